@@ -1,0 +1,151 @@
+//! Time as the engine sees it.
+//!
+//! Whether a record is still good is decided by a [`Clock`] alone, so a test can stand at the very last nanosecond of
+//! a TTL and step over it. What a cache or a server does with its own timers only gives memory back.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+/// A point in time: nanoseconds since the Unix epoch, enough until the year 2554.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Timestamp(u64);
+
+impl Timestamp {
+    /// A time that never comes: a record with this expiry lives for ever.
+    pub const NEVER: Self = Self(u64::MAX);
+
+    /// The point `nanos` nanoseconds after the Unix epoch.
+    pub const fn from_nanos(nanos: u64) -> Self {
+        Self(nanos)
+    }
+
+    /// Nanoseconds since the Unix epoch.
+    pub const fn as_nanos(self) -> u64 {
+        self.0
+    }
+
+    /// This time plus `duration`; [`Timestamp::NEVER`] where the sum does not fit, so a TTL that is too long to
+    /// count never becomes a short one.
+    #[must_use]
+    pub fn after(self, duration: Duration) -> Self {
+        let nanos = u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
+        Self(self.0.saturating_add(nanos))
+    }
+}
+
+/// Tells the time. It must never go backwards.
+pub trait Clock: Send + Sync + 'static {
+    /// The time now.
+    fn now(&self) -> Timestamp;
+}
+
+impl<C: Clock + ?Sized> Clock for Arc<C> {
+    fn now(&self) -> Timestamp {
+        (**self).now()
+    }
+}
+
+/// The machine's clock, read once and then carried on by the monotonic one: setting the wall clock back or forth
+/// while the process runs neither shortens nor lengthens a TTL.
+#[derive(Clone, Copy, Debug)]
+pub struct SystemClock {
+    started: Instant,
+    started_at: Timestamp,
+}
+
+impl SystemClock {
+    /// A clock that starts at the machine's present wall time.
+    pub fn new() -> Self {
+        // A wall clock before 1970 counts as 1970: only differences matter within one process.
+        let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        Self { started: Instant::now(), started_at: Timestamp(0).after(since_epoch) }
+    }
+}
+
+impl Default for SystemClock {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Clock for SystemClock {
+    fn now(&self) -> Timestamp {
+        self.started_at.after(self.started.elapsed())
+    }
+}
+
+/// A clock for tests that stands still until it is told to move. Clones share the time.
+///
+/// ```
+/// use std::time::Duration;
+/// use idem_runtime::{Clock, ManualClock};
+///
+/// let clock = ManualClock::new();
+/// let before = clock.now();
+/// clock.advance(Duration::from_secs(60));
+/// assert_eq!(clock.now(), before.after(Duration::from_secs(60)));
+/// ```
+#[derive(Clone)]
+pub struct ManualClock(Arc<AtomicU64>);
+
+impl ManualClock {
+    /// A clock that stands at the machine's present wall time.
+    pub fn new() -> Self {
+        Self(Arc::new(AtomicU64::new(SystemClock::new().now().as_nanos())))
+    }
+
+    /// Moves this clock, and every clone of it, forward.
+    pub fn advance(&self, duration: Duration) {
+        let nanos = u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
+        // `update` cannot fail: the closure always gives a value.
+        let _ = self.0.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |now| Some(now.saturating_add(nanos)));
+    }
+}
+
+impl Default for ManualClock {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl fmt::Debug for ManualClock {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("ManualClock").field(&self.now()).finish()
+    }
+}
+
+impl Clock for ManualClock {
+    fn now(&self) -> Timestamp {
+        Timestamp(self.0.load(Ordering::SeqCst))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sum_that_does_not_fit_never_comes() {
+        assert_eq!(Timestamp::from_nanos(1).after(Duration::MAX), Timestamp::NEVER);
+        assert_eq!(Timestamp::NEVER.after(Duration::from_nanos(1)), Timestamp::NEVER);
+    }
+
+    #[test]
+    fn the_system_clock_goes_forward() {
+        let clock = SystemClock::new();
+        let first = clock.now();
+        assert!(clock.now() >= first);
+        assert!(first > Timestamp::from_nanos(1_700_000_000_000_000_000), "counts from the epoch");
+    }
+
+    #[test]
+    fn clones_of_a_manual_clock_share_the_time() {
+        let clock = ManualClock::new();
+        let twin = clock.clone();
+        let before = twin.now();
+        clock.advance(Duration::from_nanos(1));
+        assert_eq!(twin.now(), before.after(Duration::from_nanos(1)));
+    }
+}

@@ -1,0 +1,183 @@
+//! What a store must do with claims.
+
+use std::future::poll_fn;
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::Poll;
+
+use tokio::sync::Barrier;
+use tokio::task::JoinSet;
+
+use super::{Attached, LEASE, PATIENCE, TTL, answer, fingerprint, key, record, shown, within};
+use crate::store::{Begin, Claim, Store, StoreError};
+
+/// `begin` is one atomic step: of many concurrent calls, one gets the claim and the others learn of it.
+pub async fn one_of_many_concurrent_begins_claims<S: Store>(store: &Attached<S>) {
+    const CALLERS: usize = 32;
+    for _ in 0..20 {
+        let (key, mine) = (key(), fingerprint("one"));
+        let together = Arc::new(Barrier::new(CALLERS));
+        let mut callers = JoinSet::new();
+        for _ in 0..CALLERS {
+            let (store, together) = (Arc::clone(&store.store), Arc::clone(&together));
+            callers.spawn(async move {
+                together.wait().await;
+                store.begin(&key, &mine, LEASE).await
+            });
+        }
+        let mut claims = Vec::new();
+        while let Some(begun) = within("all callers have an answer", callers.join_next()).await {
+            match begun.expect("no panic") {
+                Ok(Begin::Claimed(claim)) => claims.push(claim),
+                Ok(Begin::InFlight(other)) => assert_eq!(other, mine, "the fingerprint of the claim is reported"),
+                other => panic!("one call claims and the others find it in flight, but one got {}", shown(&other)),
+            }
+        }
+        assert_eq!(claims.len(), 1, "of many concurrent `begin`s exactly one claims");
+    }
+}
+
+/// A key in flight is in flight whatever the fingerprint, and reports the fingerprint of its claim.
+pub async fn a_claimed_key_is_in_flight_for_everybody_else<S: Store>(store: &Attached<S>) {
+    let (key, mine, other) = (key(), fingerprint("mine"), fingerprint("other"));
+    let _claim = store.claim(&key, &mine).await;
+    for asked in [mine, other, mine] {
+        match store.begin(&key, &asked).await {
+            Ok(Begin::InFlight(found)) => assert_eq!(found, mine, "the fingerprint of the claim is reported"),
+            begun => panic!("a claimed key is in flight, but `begin` gave {}", shown(&begun)),
+        }
+    }
+}
+
+/// A completed claim leaves its record, again and again, for any fingerprint.
+pub async fn a_completed_claim_leaves_its_record<S: Store>(store: &Attached<S>) {
+    let (key, mine, other) = (key(), fingerprint("mine"), fingerprint("other"));
+    let kept = record(&mine, b"answer", TTL);
+    store.claim(&key, &mine).await.complete(kept.clone(), TTL).await.expect("the owner completes");
+    for asked in [mine, other, mine] {
+        let found = store.record(&key, &asked).await;
+        assert_eq!(found, kept, "a record comes back as it was kept, whoever asks");
+    }
+}
+
+/// A released claim leaves nothing: the key is free for any fingerprint.
+pub async fn a_released_claim_leaves_nothing<S: Store>(store: &Attached<S>) {
+    let key = key();
+    store.claim(&key, &fingerprint("first")).await.release().await.expect("the owner releases");
+    let again = store.claim(&key, &fingerprint("second")).await;
+    again.release().await.expect("the owner releases");
+}
+
+/// A claim that is dropped is never free again by itself: its body may have run.
+pub async fn a_dropped_claim_is_abandoned_and_not_free<S: Store>(store: &Attached<S>) {
+    let (key, mine) = (key(), fingerprint("mine"));
+    drop(store.claim(&key, &mine).await);
+    // Abandoned at once, or in flight until its lease is over: both refuse. Twice, since looking must not change it.
+    for _ in 0..2 {
+        match store.begin(&key, &mine).await {
+            Ok(Begin::Abandoned(claim)) => drop(claim),
+            Ok(Begin::InFlight(found)) => assert_eq!(found, mine),
+            begun => panic!("a dropped claim stays, but `begin` gave {}", shown(&begun)),
+        }
+    }
+}
+
+/// An abandoned claim with another fingerprint is reported in flight with its own, and cannot be taken over.
+pub async fn an_abandoned_claim_is_in_flight_for_another_fingerprint<S: Store>(store: &Attached<S>) {
+    let (key, mine) = (key(), fingerprint("mine"));
+    drop(store.claim(&key, &mine).await);
+    match store.begin(&key, &fingerprint("other")).await {
+        Ok(Begin::InFlight(found)) => assert_eq!(found, mine, "the fingerprint of the claim is reported"),
+        begun => panic!("another fingerprint cannot have an abandoned claim, but `begin` gave {}", shown(&begun)),
+    }
+}
+
+/// Of those who find a claim abandoned, one at most takes it over, and then it is the owner.
+pub async fn an_abandoned_claim_can_be_taken_over_once<S: Store>(store: &Attached<S>) {
+    let (key, mine) = (key(), fingerprint("mine"));
+    drop(store.claim(&key, &mine).await);
+    let Ok(Begin::Abandoned(mut heir)) = store.begin(&key, &mine).await else {
+        // A store with leases needs the lease to end, which its own tests arrange.
+        return;
+    };
+    heir.renew(LEASE).await.expect("the first heir takes the claim over");
+    match store.begin(&key, &mine).await {
+        Ok(Begin::InFlight(_)) => {}
+        Ok(Begin::Abandoned(mut late)) => {
+            let renewed = late.renew(LEASE).await;
+            assert!(matches!(renewed, Err(StoreError::Lost)), "a claim was taken over twice: {renewed:?}");
+        }
+        begun => panic!("a claim that was taken over is in flight, but `begin` gave {}", shown(&begun)),
+    }
+    heir.complete(record(&mine, b"heir", TTL), TTL).await.expect("the heir completes");
+    assert_eq!(answer(&store.record(&key, &mine).await).as_deref(), Some(&b"heir"[..]));
+}
+
+/// A renewed claim is still its owner's.
+pub async fn a_renewed_claim_stays<S: Store>(store: &Attached<S>) {
+    let (key, mine) = (key(), fingerprint("mine"));
+    let mut claim = store.claim(&key, &mine).await;
+    for _ in 0..3 {
+        claim.renew(LEASE).await.expect("the owner renews");
+    }
+    assert!(matches!(store.begin(&key, &mine).await, Ok(Begin::InFlight(_))), "a renewed claim is in flight");
+    claim.complete(record(&mine, b"answer", TTL), TTL).await.expect("the owner completes");
+    store.record(&key, &mine).await;
+}
+
+/// The same owner completing twice gets the same answer, since acknowledgements get lost.
+pub async fn the_twin_of_a_claim_repeats_its_completion<S: Store>(store: &Attached<S>) {
+    let (key, mine) = (key(), fingerprint("mine"));
+    let claim = store.claim(&key, &mine).await;
+    let Some(twin) = claim.twin() else { return };
+    claim.complete(record(&mine, b"answer", TTL), TTL).await.expect("the owner completes");
+    twin.complete(record(&mine, b"answer", TTL), TTL).await.expect("the owner completes again");
+    assert_eq!(answer(&store.record(&key, &mine).await).as_deref(), Some(&b"answer"[..]));
+}
+
+/// `ended` resolves for everybody who waits, however the claim ends.
+pub async fn waiters_wake_when_the_claim_ends<S: Store>(store: &Attached<S>) {
+    for how in 0..3 {
+        let (key, mine) = (key(), fingerprint("mine"));
+        let claim = store.claim(&key, &mine).await;
+        let mut waiters = JoinSet::new();
+        for _ in 0..8 {
+            let store = Arc::clone(&store.store);
+            waiters.spawn(async move {
+                // A wake-up may be spurious, so look again each time.
+                while matches!(store.begin(&key, &mine, LEASE).await, Ok(Begin::InFlight(_))) {
+                    store.ended(&key).await;
+                    tokio::task::yield_now().await;
+                }
+            });
+        }
+        match how {
+            0 => claim.complete(record(&mine, b"answer", TTL), TTL).await.expect("the owner completes"),
+            1 => claim.release().await.expect("the owner releases"),
+            _ if store.duties.renew => {
+                // Only the end of the lease frees such a claim.
+                claim.release().await.expect("the owner releases");
+            }
+            _ => drop(claim),
+        }
+        while let Some(woken) = within("all waiters wake up", waiters.join_next()).await {
+            woken.expect("no panic");
+        }
+    }
+    within("`ended` of a free key resolves", store.store.ended(&key())).await;
+}
+
+/// A `begin` that is dropped half-way leaves the key absent, abandoned, or to be freed when its lease is over.
+pub async fn a_begin_that_is_dropped_leaves_no_claim_without_an_end<S: Store>(store: &Attached<S>) {
+    let (key, mine) = (key(), fingerprint("mine"));
+    let done = {
+        let mut begin = pin!(store.store.begin(&key, &mine, LEASE));
+        poll_fn(|cx| Poll::Ready(begin.as_mut().poll(cx).is_ready())).await
+    };
+    let begun = tokio::time::timeout(PATIENCE, store.store.begin(&key, &mine, LEASE)).await;
+    match begun.expect("`begin` answers after another was dropped") {
+        Ok(Begin::Claimed(_)) => assert!(!done, "a claim that was granted and dropped is not free"),
+        Ok(Begin::Abandoned(_) | Begin::InFlight(_)) => {}
+        begun => panic!("a dropped `begin` leaves no record, but `begin` gave {}", shown(&begun)),
+    }
+}

@@ -1,0 +1,431 @@
+//! The engine: from a request with a key to an answer, top to bottom.
+
+use std::fmt;
+use std::future::{Future, poll_fn};
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::sync::{Semaphore, oneshot};
+use tokio::time::{Instant, sleep_until, timeout_at};
+use tokio_util::task::TaskTracker;
+use tracing::Instrument;
+use tracing::instrument::WithSubscriber;
+
+use crate::clock::{Clock, SystemClock};
+use crate::erased::{BoxClaim, BoxFuture, ErasedStore};
+use crate::execution::{Ended, Execution};
+use crate::expire::Expirer;
+use crate::fingerprint::Fingerprint;
+use crate::key::StorageKey;
+use crate::memory::MemoryStore;
+use crate::record::Record;
+use crate::rules::{Abandoned, Rules};
+use crate::store::{Begin, Duties, Store, StoreError};
+
+/// How long a claim in a remote store lives without renewal, unless the builder says otherwise.
+const LEASE: Duration = Duration::from_secs(30);
+/// How many bodies may run at once, unless the builder says otherwise.
+const MAX_EXECUTIONS: usize = 16_384;
+
+/// The engine, a cheap clone over a store.
+///
+/// # Executions run in tasks of their own
+///
+/// A web server drops the future of a request when the client hangs up, at whatever `await` it stands. So the engine
+/// runs each body in a tracked task, and the request only waits for it: a body that started runs to its end, and its
+/// answer is recorded. The task carries the request's `tracing` span and subscriber. Task-locals do not reach the body;
+/// pass what it needs as an argument.
+///
+/// # Shutting down
+///
+/// A server that has shut down gracefully has answered its clients, but bodies whose client hung up may still run. Call
+/// [`drain`](Self::drain) after it.
+///
+/// ```
+/// # async fn example() {
+/// use idem_runtime::Idempotency;
+///
+/// let idempotency = Idempotency::in_memory();
+/// // axum::serve(listener, app).with_graceful_shutdown(stop).await?;
+/// idempotency.drain().await;
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct Idempotency {
+    handle: Arc<Handle>,
+}
+
+/// What the clones share, and the executions do not: when it goes, nobody can drain any more.
+struct Handle {
+    core: Arc<Core>,
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        let running = self.core.tracker.len();
+        if running > 0 {
+            tracing::warn!(running, "the last `Idempotency` was dropped while bodies run; call `drain().await` before");
+        }
+    }
+}
+
+struct Core {
+    store: Arc<dyn ErasedStore>,
+    clock: Arc<dyn Clock>,
+    duties: Duties,
+    expirer: Expirer,
+    lease: Duration,
+    executions: Arc<Semaphore>,
+    tracker: TaskTracker,
+}
+
+/// A request as the engine sees it: computed once, and carried to the end.
+#[derive(Clone, Copy, Debug)]
+pub struct Attempt {
+    /// Whose key, and which.
+    pub key: StorageKey,
+    /// What must be equal on a retry.
+    pub fingerprint: Fingerprint,
+    /// The endpoint's rules.
+    pub rules: Rules,
+}
+
+/// What became of an attempt that was not refused.
+#[derive(Debug)]
+pub enum Answer<T> {
+    /// The body ran for this request.
+    Ran(T),
+    /// The body ran earlier; this is its recorded answer, in the format of the adapter.
+    Recorded(Bytes),
+}
+
+/// Why the body did not run, or why its answer is not to be had.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum Refused {
+    /// An execution with the same fingerprint is in flight.
+    InFlight,
+    /// The key is in use with another fingerprint.
+    Mismatch,
+    /// The owner of the claim is gone, and what its body did is unknown.
+    OutcomeUnknown,
+    /// The body ran, but its answer was not kept.
+    NotReplayable,
+    /// The store could not be asked, or its answer not understood.
+    StoreUnavailable(StoreError),
+    /// The store has no room for a new key.
+    StoreFull,
+    /// As many bodies run as may run at once.
+    TooManyExecutions,
+}
+
+impl fmt::Display for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::InFlight => "an execution with this key is in flight",
+            Self::Mismatch => "the key is in use with another fingerprint",
+            Self::OutcomeUnknown => "the outcome of the execution with this key is unknown",
+            Self::NotReplayable => "the body ran, but its answer was not kept",
+            Self::StoreUnavailable(_) => "the store is unavailable",
+            Self::StoreFull => "the store has no room for a new key",
+            Self::TooManyExecutions => "too many bodies run at once",
+        })
+    }
+}
+
+impl std::error::Error for Refused {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::StoreUnavailable(source) => Some(source),
+            _ => None,
+        }
+    }
+}
+
+/// One look at the store.
+enum Look<B, T> {
+    /// The key was free, and the body ran. `None`: its task was torn down.
+    Ran(Option<T>),
+    /// Something stands in the way; the body has not started and is given back.
+    Blocked(Block, B),
+}
+
+enum Block {
+    InFlight(Fingerprint),
+    Recorded(Record),
+    Refused(Refused),
+}
+
+impl Idempotency {
+    /// An engine over a new [`MemoryStore`] with the default limits.
+    pub fn in_memory() -> Self {
+        Self::new(MemoryStore::new())
+    }
+
+    /// An engine over `store`.
+    pub fn new(store: impl Store) -> Self {
+        Self::builder(store).build()
+    }
+
+    /// An engine over `store` with settings of your own.
+    pub fn builder(store: impl Store) -> IdempotencyBuilder {
+        IdempotencyBuilder { store: Arc::new(store), clock: None, lease: LEASE, max_executions: MAX_EXECUTIONS }
+    }
+
+    /// Waits until no execution is running, those included whose client is gone. Call it after the server has stopped
+    /// taking requests; executions that start meanwhile are waited for, too.
+    ///
+    /// Cancel safe: dropping the future only stops the waiting. Bound it with `tokio::time::timeout` where a process must
+    /// end at some time.
+    pub async fn drain(&self) {
+        self.handle.core.tracker.close();
+        self.handle.core.tracker.wait().await;
+    }
+
+    /// How many executions are running.
+    pub fn executions(&self) -> usize {
+        self.handle.core.tracker.len()
+    }
+
+    /// Runs `body` if the key is free, and otherwise says what stands under it.
+    ///
+    /// `body` is called at most once, in a task of its own, and nothing that happens to the returned future stops it. It
+    /// must not panic: a panic leaves the key abandoned, and the caller is told that the outcome is unknown.
+    ///
+    /// # Errors
+    /// [`Refused`] says why the body did not run. [`Refused::OutcomeUnknown`] alone may also mean that the body's task was
+    /// torn down together with the async runtime.
+    ///
+    /// # Cancel safety
+    /// Dropped before `body` was called, the future leaves the key as it was, or, where a remote store was being asked,
+    /// `body` runs all the same. Dropped later, it changes nothing.
+    pub async fn run<B, F, T>(&self, attempt: Attempt, body: B) -> Result<Answer<T>, Refused>
+    where
+        B: FnOnce() -> F + Send + 'static,
+        F: Future<Output = Ended<T>> + Send + 'static,
+        T: Send + 'static,
+    {
+        let core = &self.handle.core;
+        let mut body = body;
+        let mut waiting = None;
+        loop {
+            let block = match core.look(attempt, body).await {
+                Look::Ran(Some(response)) => return Ok(Answer::Ran(response)),
+                Look::Ran(None) => return Err(Refused::OutcomeUnknown),
+                Look::Blocked(block, unused) => {
+                    body = unused;
+                    block
+                }
+            };
+            match block {
+                Block::Refused(refused) => return Err(refused),
+                Block::Recorded(record) if *record.fingerprint() != attempt.fingerprint => {
+                    return Err(Refused::Mismatch);
+                }
+                Block::Recorded(record) => {
+                    let content =
+                        record.read().map_err(|error| Refused::StoreUnavailable(StoreError::unavailable(error)))?;
+                    return content.answer.map(Answer::Recorded).ok_or(Refused::NotReplayable);
+                }
+                Block::InFlight(fingerprint) if fingerprint != attempt.fingerprint => return Err(Refused::Mismatch),
+                Block::InFlight(_) => {
+                    let Some(most) = attempt.rules.wait else { return Err(Refused::InFlight) };
+                    let waiting = waiting.get_or_insert_with(|| Waiting::until(Instant::now() + most));
+                    if !waiting.wait(core.store.clone().ended(attempt.key)).await {
+                        return Err(Refused::InFlight);
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl Core {
+    /// Asks the store once, and runs the body if the key is free.
+    ///
+    /// `begin` must not be cut in half, or a claim could be left without an owner. It is polled once where it is, which is
+    /// all that a store in memory needs; if it is pending, a task takes it over together with the body.
+    async fn look<B, F, T>(self: &Arc<Self>, attempt: Attempt, body: B) -> Look<B, T>
+    where
+        B: FnOnce() -> F + Send + 'static,
+        F: Future<Output = Ended<T>> + Send + 'static,
+        T: Send + 'static,
+    {
+        let mut begin = self.begin(attempt);
+        match poll_fn(|cx| Poll::Ready(begin.as_mut().poll(cx))).await {
+            Poll::Ready(Err(block)) => Look::Blocked(block, body),
+            Poll::Ready(Ok(execution)) => {
+                let (reply, response) = oneshot::channel();
+                self.spawn(execution.run(body(), reply));
+                Look::Ran(response.await.ok())
+            }
+            Poll::Pending => {
+                let (reply, response) = oneshot::channel();
+                let (unused, blocked) = oneshot::channel();
+                self.spawn(async move {
+                    match begin.await {
+                        Err(block) => drop(unused.send((block, body))),
+                        Ok(execution) => {
+                            drop(unused);
+                            execution.run(body(), reply).await;
+                        }
+                    }
+                });
+                match blocked.await {
+                    Ok((block, body)) => Look::Blocked(block, body),
+                    Err(_) => Look::Ran(response.await.ok()),
+                }
+            }
+        }
+    }
+
+    /// Claims the key, or says what stands in the way.
+    fn begin(self: &Arc<Self>, attempt: Attempt) -> BoxFuture<Result<Execution, Block>> {
+        let core = Arc::clone(self);
+        Box::pin(async move {
+            loop {
+                let Attempt { key, fingerprint, rules } = attempt;
+                let begun = if core.duties.expire {
+                    core.expirer.begin(&core.store, &*core.clock, attempt, core.lease).await
+                } else {
+                    Arc::clone(&core.store).begin(key, fingerprint, core.lease).await
+                };
+                return match begun {
+                    Ok(Begin::Claimed(claim)) => core.admit(attempt, claim).await,
+                    Ok(Begin::Completed(record)) => Err(Block::Recorded(record)),
+                    Ok(Begin::InFlight(fingerprint)) => Err(Block::InFlight(fingerprint)),
+                    Ok(Begin::Abandoned(mut claim)) => match rules.abandoned {
+                        // Dropping the claim leaves the key as it is, for an owner that was only slow.
+                        Abandoned::Refuse => Err(Block::Refused(Refused::OutcomeUnknown)),
+                        Abandoned::Rerun => match claim.renew(core.lease).await {
+                            Ok(()) => core.admit(attempt, claim).await,
+                            Err(StoreError::Lost) => continue,
+                            Err(error) => Err(Block::Refused(Refused::StoreUnavailable(error))),
+                        },
+                    },
+                    Err(StoreError::Full) => Err(Block::Refused(Refused::StoreFull)),
+                    Err(error) => Err(Block::Refused(Refused::StoreUnavailable(error))),
+                };
+            }
+        })
+    }
+
+    /// Bounds how many bodies run at once. Only new keys are refused, so this comes after the store was asked, and gives
+    /// the claim back: nothing has happened under it.
+    async fn admit(&self, attempt: Attempt, claim: BoxClaim) -> Result<Execution, Block> {
+        let Ok(place) = Arc::clone(&self.executions).try_acquire_owned() else {
+            if let Err(error) = claim.release().await {
+                tracing::error!(key = %attempt.key, %error, "a claim could not be released; its key stays in flight");
+            }
+            return Err(Block::Refused(Refused::TooManyExecutions));
+        };
+        Ok(Execution {
+            attempt,
+            claim,
+            lease: self.duties.renew.then_some(self.lease),
+            clock: Arc::clone(&self.clock),
+            _place: place,
+        })
+    }
+
+    fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        drop(self.tracker.spawn(task.in_current_span().with_current_subscriber()));
+    }
+}
+
+/// A request that waits for somebody else's execution.
+struct Waiting {
+    until: Instant,
+    /// What to sleep at least after a wake-up, for stores that wake without a reason.
+    pause: Duration,
+}
+
+impl Waiting {
+    const LONGEST_PAUSE: Duration = Duration::from_millis(100);
+
+    fn until(until: Instant) -> Self {
+        Self { until, pause: Duration::ZERO }
+    }
+
+    /// Waits for `ended`; `false` when the time is up.
+    async fn wait(&mut self, ended: BoxFuture<()>) -> bool {
+        let asked = Instant::now();
+        if self.until <= asked || timeout_at(self.until, ended).await.is_err() {
+            return false;
+        }
+        // The first wake-up is believed. After that a pause grows, so that a store whose `ended` is always ready is
+        // polled, not hammered.
+        if !self.pause.is_zero() {
+            sleep_until((asked + self.pause).min(self.until)).await;
+        }
+        self.pause = (self.pause * 2).clamp(Duration::from_millis(1), Self::LONGEST_PAUSE);
+        true
+    }
+}
+
+impl fmt::Debug for Idempotency {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Idempotency").field("executions", &self.executions()).finish_non_exhaustive()
+    }
+}
+
+/// Sets up an [`Idempotency`].
+#[must_use = "a builder does nothing until `build` is called"]
+pub struct IdempotencyBuilder {
+    store: Arc<dyn ErasedStore>,
+    clock: Option<Arc<dyn Clock>>,
+    lease: Duration,
+    max_executions: usize,
+}
+
+impl IdempotencyBuilder {
+    /// How long a claim in a remote store lives without renewal. While the body runs it is renewed three times in that
+    /// span. Never the same number as the TTL: after a crash it decides how long a retry is told that the execution is
+    /// still in flight. Default: 30 seconds. A store in memory has no use for it.
+    pub fn lease(mut self, lease: Duration) -> Self {
+        self.lease = lease;
+        self
+    }
+
+    /// How many bodies may run at once; over it a new key is refused with 503, and existing keys are still answered.
+    /// Bodies whose client hung up count, too. Default: 16,384.
+    pub fn max_executions(mut self, max_executions: usize) -> Self {
+        self.max_executions = max_executions.min(Semaphore::MAX_PERMITS);
+        self
+    }
+
+    /// The clock by which records expire. Default: [`SystemClock`].
+    pub fn clock(mut self, clock: impl Clock) -> Self {
+        self.clock = Some(Arc::new(clock));
+        self
+    }
+
+    /// Builds the engine.
+    pub fn build(self) -> Idempotency {
+        let clock = self.clock.unwrap_or_else(|| Arc::new(SystemClock::new()));
+        let core = Core {
+            duties: self.store.attach(&clock),
+            store: self.store,
+            clock,
+            expirer: Expirer::new(),
+            lease: self.lease,
+            executions: Arc::new(Semaphore::new(self.max_executions)),
+            tracker: TaskTracker::new(),
+        };
+        Idempotency { handle: Arc::new(Handle { core: Arc::new(core) }) }
+    }
+}
+
+impl fmt::Debug for IdempotencyBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("IdempotencyBuilder")
+            .field("lease", &self.lease)
+            .field("max_executions", &self.max_executions)
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,265 @@
+//! The key: what the client sends, checked and unquoted, and what the store sees instead of it.
+
+use std::fmt;
+use std::sync::Arc;
+
+use crate::fingerprint::Fingerprint;
+use crate::hash::{PartHasher, domain, hex};
+use crate::scope::Scope;
+
+/// The longest key that is accepted, in characters.
+pub const MAX_KEY: usize = 255;
+
+/// A well-formed key: 1 to 255 visible ASCII characters, unquoted.
+///
+/// A structured-field string (RFC 8941, section 3.3.3) and the bare form are the same key, and the parameters of the
+/// former are ignored, as draft-ietf-httpapi-idempotency-key-header-07, section 2.1, asks:
+///
+/// ```
+/// use idem_runtime::Key;
+///
+/// assert_eq!(Key::parse(b"\"8e03978e\";v=1").unwrap(), Key::parse(b"8e03978e").unwrap());
+/// assert!(Key::parse(b"a, b").is_err());
+/// ```
+///
+/// `Debug` and `Display` show eight hex digits of a hash and never the key, which may be a secret; [`Key::as_str`] is
+/// the key itself.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Key(Arc<str>);
+
+impl Key {
+    /// Reads the value of one header line.
+    ///
+    /// # Errors
+    /// [`InvalidKey`] says what is wrong with the value, without repeating it.
+    pub fn parse(value: &[u8]) -> Result<Self, InvalidKey> {
+        let value = value.trim_ascii();
+        let text = match value.split_first() {
+            None => return Err(InvalidKey::Empty),
+            Some((b'"', rest)) => quoted(rest)?,
+            Some(_) => bare(value)?.into(),
+        };
+        match text.len() {
+            0 => Err(InvalidKey::Empty),
+            1..=MAX_KEY => Ok(Self(text)),
+            _ => Err(InvalidKey::TooLong),
+        }
+    }
+
+    /// The key as the client sent it, without the quotes. It may be a secret: do not log it.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// Derives the stable child key of one downstream call, made while the request with this `storage_key` and
+    /// `fingerprint` runs.
+    ///
+    /// The same request gives the same child key on every run, and another scope, request or `label` gives another.
+    /// It has the form of a UUID (version 8, RFC 9562), 36 characters, which every known API accepts.
+    #[must_use]
+    pub fn derive(&self, within: Option<(&StorageKey, &Fingerprint)>, label: &str) -> Self {
+        let mut hasher = PartHasher::new(domain::CHILD_KEY);
+        hasher.part(b'k', self.0.as_bytes());
+        if let Some((storage_key, fingerprint)) = within {
+            hasher.part(b's', storage_key.as_bytes());
+            hasher.part(b'f', fingerprint.as_bytes());
+        }
+        hasher.part(b'l', label.as_bytes());
+        let mut bytes = hasher.finish();
+        bytes[6] = (bytes[6] & 0x0f) | 0x80;
+        bytes[8] = (bytes[8] & 0x3f) | 0x80;
+        let digits = hex::<16>(&bytes);
+        let (a, b, c, d, e) = (&digits[..8], &digits[8..12], &digits[12..16], &digits[16..20], &digits[20..]);
+        Self(format!("{a}-{b}-{c}-{d}-{e}").into())
+    }
+}
+
+impl fmt::Display for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut hasher = PartHasher::new(domain::LOGGED_KEY);
+        hasher.part(b'k', self.0.as_bytes());
+        write!(f, "key#{}", hex::<4>(&hasher.finish()))
+    }
+}
+
+impl fmt::Debug for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Key({self})")
+    }
+}
+
+/// The characters a key may have: visible ASCII, `0x21` to `0x7e`.
+fn visible(byte: u8) -> bool {
+    byte.is_ascii_graphic()
+}
+
+/// The bare form. A comma would be a list, a quote or a semicolon a broken structured field: guessing which key such a
+/// value means could join two clients' keys, so they are refused.
+fn bare(value: &[u8]) -> Result<&str, InvalidKey> {
+    // Before the characters, so that half a megabyte of key is not walked through.
+    if value.len() > MAX_KEY {
+        return Err(InvalidKey::TooLong);
+    }
+    if let Some(&bad) = value.iter().find(|&&byte| !visible(byte) || matches!(byte, b',' | b'"' | b';')) {
+        return Err(match bad {
+            b',' => InvalidKey::List,
+            b'"' | b';' => InvalidKey::Syntax,
+            _ => InvalidKey::Character,
+        });
+    }
+    std::str::from_utf8(value).map_err(|_| InvalidKey::Character)
+}
+
+/// The rest of a structured-field string after its opening quote.
+fn quoted(value: &[u8]) -> Result<Arc<str>, InvalidKey> {
+    let mut text = String::with_capacity(value.len().min(MAX_KEY));
+    let mut bytes = value.iter().copied().enumerate();
+    while let Some((at, byte)) = bytes.next() {
+        let character = match byte {
+            b'"' => {
+                parameters(&value[at + 1..])?;
+                return Ok(text.into());
+            }
+            b'\\' => match bytes.next() {
+                Some((_, escaped @ (b'"' | b'\\'))) => escaped,
+                _ => return Err(InvalidKey::Syntax),
+            },
+            _ => byte,
+        };
+        if !visible(character) {
+            return Err(InvalidKey::Character);
+        }
+        if text.len() == MAX_KEY {
+            return Err(InvalidKey::TooLong);
+        }
+        text.push(char::from(character));
+    }
+    Err(InvalidKey::Unterminated)
+}
+
+/// What may follow a structured-field string: `*( ";" *SP key [ "=" bare-item ] )`, RFC 8941, section 3.1.2. The
+/// parameters are ignored, but something else, such as the comma of a list, is not.
+fn parameters(mut rest: &[u8]) -> Result<(), InvalidKey> {
+    while let Some((&first, after)) = rest.split_first() {
+        if first != b';' {
+            return Err(if first == b',' { InvalidKey::List } else { InvalidKey::Syntax });
+        }
+        rest = skip(after, |byte| byte == b' ');
+        if !rest.first().is_some_and(|&byte| byte.is_ascii_lowercase() || byte == b'*') {
+            return Err(InvalidKey::Syntax);
+        }
+        rest = skip(rest, |byte| {
+            byte.is_ascii_lowercase() || byte.is_ascii_digit() || matches!(byte, b'_' | b'-' | b'.' | b'*')
+        });
+        if let Some((b'=', value)) = rest.split_first() {
+            rest = bare_item(value)?;
+        }
+    }
+    Ok(())
+}
+
+/// Skips one bare item: a string, or a run of the characters that tokens, numbers, booleans and byte sequences have.
+fn bare_item(value: &[u8]) -> Result<&[u8], InvalidKey> {
+    if let Some((b'"', string)) = value.split_first() {
+        let mut escaped = false;
+        for (at, &byte) in string.iter().enumerate() {
+            match byte {
+                _ if escaped => escaped = false,
+                b'\\' => escaped = true,
+                b'"' => return Ok(&string[at + 1..]),
+                b' '..=b'~' => {}
+                _ => return Err(InvalidKey::Syntax),
+            }
+        }
+        return Err(InvalidKey::Unterminated);
+    }
+    let rest = skip(value, |byte| visible(byte) && !matches!(byte, b';' | b',' | b'"'));
+    if rest.len() == value.len() { Err(InvalidKey::Syntax) } else { Ok(rest) }
+}
+
+fn skip(bytes: &[u8], wanted: impl Fn(u8) -> bool) -> &[u8] {
+    let end = bytes.iter().position(|&byte| !wanted(byte)).unwrap_or(bytes.len());
+    &bytes[end..]
+}
+
+/// What is wrong with a key. The text never repeats the key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum InvalidKey {
+    /// Nothing, only spaces, or `""`.
+    Empty,
+    /// More than 255 characters.
+    TooLong,
+    /// Fewer characters than the policy asks for.
+    TooShort {
+        /// The fewest characters the policy accepts.
+        min: usize,
+    },
+    /// A character that is not visible ASCII.
+    Character,
+    /// A quote without its end.
+    Unterminated,
+    /// Not one structured-field string.
+    Syntax,
+    /// A list of keys, or the header sent twice.
+    List,
+}
+
+impl fmt::Display for InvalidKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Empty => f.write_str("the key is empty"),
+            Self::TooLong => write!(f, "the key is longer than {MAX_KEY} characters"),
+            Self::TooShort { min } => write!(f, "the key is shorter than {min} characters"),
+            Self::Character => f.write_str("the key has a character that is not visible ASCII"),
+            Self::Unterminated => f.write_str("the key has an opening quote without a closing one"),
+            Self::Syntax => {
+                f.write_str("the key is not one structured-field string, nor a bare key without quotes and semicolons")
+            }
+            Self::List => f.write_str("there is more than one key"),
+        }
+    }
+}
+
+impl std::error::Error for InvalidKey {}
+
+/// Whose key, and which: what a store looks records up by. SHA-256 over scope and key, each tagged and
+/// length-prefixed, so that no client-chosen byte reaches a store and two scopes never meet.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct StorageKey([u8; 32]);
+
+impl StorageKey {
+    /// The storage key of `key` within `scope`.
+    pub fn new(scope: &Scope, key: &Key) -> Self {
+        let mut hasher = PartHasher::new(domain::STORAGE_KEY);
+        hasher.part(b's', scope.encoded());
+        hasher.part(b'k', key.0.as_bytes());
+        Self(hasher.finish())
+    }
+
+    /// A storage key that was stored earlier.
+    pub const fn from_bytes(bytes: [u8; 32]) -> Self {
+        Self(bytes)
+    }
+
+    /// The hash, as it is.
+    pub const fn as_bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+}
+
+/// Eight hex digits: enough to find the lines of one key in a log, too few to look a key up.
+impl fmt::Display for StorageKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&hex::<4>(&self.0))
+    }
+}
+
+impl fmt::Debug for StorageKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "StorageKey({self})")
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,200 @@
+//! The record: what an execution left behind, as it will be replayed.
+
+use std::fmt;
+
+use bytes::{BufMut, Bytes, BytesMut};
+
+use crate::clock::Timestamp;
+use crate::fingerprint::Fingerprint;
+
+/// What an execution left behind. A store keeps it as it is: a fingerprint and opaque bytes.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Record {
+    fingerprint: Fingerprint,
+    bytes: Bytes,
+}
+
+/// The layout of [`Record::bytes`]: version, kind, expiry, and then the answer in the adapter's own format.
+const VERSION: u8 = 1;
+const HEAD: usize = 1 + 1 + 8;
+
+const ANSWER: u8 = 1;
+const NOT_REPLAYABLE: u8 = 2;
+
+impl Record {
+    /// Puts a stored record together again.
+    pub fn new(fingerprint: Fingerprint, bytes: Bytes) -> Self {
+        Self { fingerprint, bytes }
+    }
+
+    /// The fingerprint of the request that made this record.
+    pub fn fingerprint(&self) -> &Fingerprint {
+        &self.fingerprint
+    }
+
+    /// What the store keeps. The format is versioned and private to the runtime.
+    pub fn bytes(&self) -> &Bytes {
+        &self.bytes
+    }
+
+    /// What is left of this record where there is no room for the answer: the body ran, and the answer is lost. Same
+    /// fingerprint, same expiry, a few bytes.
+    #[must_use]
+    pub fn tombstone(&self) -> Self {
+        // A record that cannot be read has no expiry to keep; it stays unreadable, which refuses as well.
+        let expires_at = self.read().map_or(Timestamp::NEVER, |content| content.expires_at);
+        Self { fingerprint: self.fingerprint, bytes: Draft::new().sealed(NOT_REPLAYABLE, expires_at) }
+    }
+
+    pub(crate) fn answer(fingerprint: Fingerprint, draft: Draft, expires_at: Timestamp) -> Self {
+        Self { fingerprint, bytes: draft.sealed(ANSWER, expires_at) }
+    }
+
+    pub(crate) fn not_replayable(fingerprint: Fingerprint, expires_at: Timestamp) -> Self {
+        Self { fingerprint, bytes: Draft::new().sealed(NOT_REPLAYABLE, expires_at) }
+    }
+
+    /// Takes the record apart. Anything unexpected is an error and never a miss: a miss would run the body again.
+    pub(crate) fn read(&self) -> Result<Content, Undecodable> {
+        let (head, _) = self.bytes.split_first_chunk::<HEAD>().ok_or(Undecodable("shorter than its head"))?;
+        let [version, kind, expires_at @ ..] = head;
+        if *version != VERSION {
+            return Err(Undecodable("of an unknown version"));
+        }
+        let answer = match *kind {
+            ANSWER => Some(self.bytes.slice(HEAD..)),
+            NOT_REPLAYABLE if self.bytes.len() == HEAD => None,
+            _ => return Err(Undecodable("of an unknown kind")),
+        };
+        Ok(Content { answer, expires_at: Timestamp::from_nanos(u64::from_le_bytes(*expires_at)) })
+    }
+}
+
+impl fmt::Debug for Record {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Record").field("fingerprint", &self.fingerprint).field("bytes", &self.bytes.len()).finish()
+    }
+}
+
+/// A record taken apart.
+pub(crate) struct Content {
+    /// `None` where the body ran but its answer was not kept.
+    pub(crate) answer: Option<Bytes>,
+    pub(crate) expires_at: Timestamp,
+}
+
+/// Why a record could not be read. It is not known whether the body ran, so it does not run now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Undecodable(pub &'static str);
+
+impl fmt::Display for Undecodable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the record is {}", self.0)
+    }
+}
+
+impl std::error::Error for Undecodable {}
+
+/// An answer while it is written down: bytes in the adapter's format, with room in front for the record's head, so that
+/// a large body is copied once.
+pub struct Draft(BytesMut);
+
+impl Draft {
+    /// An empty draft.
+    pub fn new() -> Self {
+        Self::with_capacity(0)
+    }
+
+    /// An empty draft with room for `bytes` bytes.
+    pub fn with_capacity(bytes: usize) -> Self {
+        let mut draft = BytesMut::with_capacity(HEAD + bytes);
+        draft.put_bytes(0, HEAD);
+        Self(draft)
+    }
+
+    /// Writes `bytes` at the end.
+    pub fn put(&mut self, bytes: &[u8]) {
+        self.0.extend_from_slice(bytes);
+    }
+
+    /// What was written so far.
+    pub fn bytes(&self) -> Bytes {
+        Bytes::copy_from_slice(&self.0[HEAD..])
+    }
+
+    /// How many bytes were written.
+    pub fn len(&self) -> usize {
+        self.0.len() - HEAD
+    }
+
+    /// Whether nothing was written yet.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    fn sealed(mut self, kind: u8, expires_at: Timestamp) -> Bytes {
+        self.0[0] = VERSION;
+        self.0[1] = kind;
+        self.0[2..HEAD].copy_from_slice(&expires_at.as_nanos().to_le_bytes());
+        self.0.freeze()
+    }
+}
+
+impl Default for Draft {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl fmt::Debug for Draft {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Draft({} bytes)", self.len())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FINGERPRINT: Fingerprint = Fingerprint::from_bytes([7; 32]);
+
+    fn record(text: &[u8]) -> Record {
+        let mut draft = Draft::with_capacity(text.len());
+        draft.put(text);
+        Record::answer(FINGERPRINT, draft, Timestamp::from_nanos(42))
+    }
+
+    #[test]
+    fn an_answer_comes_back_byte_for_byte() {
+        let text = [0, 255, 13, 10];
+        let kept = record(&text);
+        let content = Record::new(*kept.fingerprint(), kept.bytes().clone()).read().unwrap();
+        assert_eq!(content.answer.as_deref(), Some(&text[..]));
+        assert_eq!(content.expires_at, Timestamp::from_nanos(42));
+    }
+
+    #[test]
+    fn a_tombstone_keeps_fingerprint_and_expiry_and_nothing_else() {
+        let tombstone = record(b"secret").tombstone();
+        assert_eq!(tombstone.fingerprint(), &FINGERPRINT);
+        let content = tombstone.read().unwrap();
+        assert_eq!((content.answer, content.expires_at), (None, Timestamp::from_nanos(42)));
+        assert_eq!(tombstone.bytes().len(), HEAD);
+    }
+
+    #[test]
+    fn damaged_bytes_are_an_error_and_never_a_miss() {
+        let good = record(b"answer");
+        let damaged = |change: &dyn Fn(&mut Vec<u8>)| {
+            let mut bytes = good.bytes().to_vec();
+            change(&mut bytes);
+            Record::new(FINGERPRINT, bytes.into()).read().map(|_| ())
+        };
+        for length in 0..HEAD {
+            assert!(damaged(&|bytes| bytes.truncate(length)).is_err(), "{length}");
+        }
+        assert!(damaged(&|bytes| bytes[0] = 9).is_err(), "version");
+        assert!(damaged(&|bytes| bytes[1] = 9).is_err(), "kind");
+        assert!(damaged(&|bytes| bytes[1] = NOT_REPLAYABLE).is_err(), "a tombstone with an answer");
+    }
+}
