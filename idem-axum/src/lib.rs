@@ -1,0 +1,27 @@
+#![doc = include_str!("../README.md")]
+
+mod endpoint;
+mod extract;
+mod json;
+mod layer;
+mod policy;
+#[doc(hidden)]
+pub mod private;
+mod refusal;
+mod request;
+mod response;
+mod statuses;
+
+pub use extract::IdempotencyKey;
+pub use idem_macros::idempotent;
+#[cfg(feature = "conformance")]
+pub use idem_runtime::conformance;
+pub use idem_runtime::{
+    Abandoned, Begin, Claim, Clock, Duties, Fingerprint, Idempotency, IdempotencyBuilder, InvalidKey, ManualClock,
+    MemoryClaim, MemoryStore, MemoryStoreBuilder, Record, StorageKey, Store, StoreError, SystemClock, Timestamp, Usage,
+};
+pub use layer::{IdempotencyLayer, IdempotencyService};
+pub use policy::{InFlight, Part, Policy, Replay, Scope};
+pub use refusal::Refusal;
+pub use response::Unrecorded;
+pub use statuses::Statuses;

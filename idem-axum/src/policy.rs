@@ -1,0 +1,353 @@
+//! The policy: the declared rules of one endpoint.
+
+use std::time::Duration;
+
+use axum::response::Response;
+use idem_runtime::{Abandoned, Rules};
+
+use crate::refusal::{self, Refusal};
+use crate::statuses::Statuses;
+
+/// The declared rules of one endpoint. `#[idempotent(..)]` is sugar for a `const` chain on this type, and every option of
+/// the attribute has the method of the same name here.
+///
+/// ```
+/// use std::time::Duration;
+/// use idem_axum::{InFlight, Policy, Replay, idempotent};
+///
+/// const BOOKINGS: Policy = Policy::DEFAULT
+///     .header("X-Idempotency-Key")
+///     .ttl(Duration::from_secs(48 * 60 * 60))
+///     .in_flight(InFlight::reject(423))
+///     .replay(Replay::STATUS.and(Replay::BODY));
+///
+/// #[idempotent(policy = BOOKINGS, required)]
+/// async fn book() {}
+/// ```
+///
+/// # Panics
+/// The methods check their arguments like the attribute does. In a `const` a mistake is a compile error.
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+#[must_use = "a policy has no effect until an endpoint names it"]
+pub struct Policy {
+    /// The name of the header that carries the key, in any case.
+    pub header: &'static str,
+    /// Whether a request without the key is refused. Without it such a request runs unprotected.
+    pub required: bool,
+    /// The shortest key accepted, in characters.
+    pub min_key: usize,
+    /// How long a record lives, counted from completion.
+    pub ttl: Duration,
+    /// What must be equal on a retry, beside the endpoint.
+    pub fingerprint: &'static [Part],
+    /// Whose key it is.
+    pub scope: Scope,
+    /// What a request gets whose key is in flight.
+    pub in_flight: InFlight,
+    /// The status of a refusal for another fingerprint.
+    pub mismatch: u16,
+    /// The statuses whose responses are recorded.
+    pub record: Statuses,
+    /// What of a response is given back.
+    pub replay: Replay,
+    /// The status of a replay, where it is not the recorded one.
+    pub replay_status: Option<u16>,
+    /// The name of the header that marks a replay.
+    pub replay_header: Option<&'static str>,
+    /// What a request gets whose key is held by a claim without an owner.
+    pub abandoned: Abandoned,
+    /// The largest response that is recorded, in bytes of its body.
+    pub max_response: usize,
+    /// Makes the response of a refusal.
+    pub errors: fn(&Refusal) -> Response,
+}
+
+impl Policy {
+    /// What holds where nothing else is declared: draft-ietf-httpapi-idempotency-key-header-07, with an optional key.
+    pub const DEFAULT: Self = Self {
+        header: "idempotency-key",
+        required: false,
+        min_key: 1,
+        ttl: Rules::DEFAULT.ttl,
+        fingerprint: &[Part::Method, Part::Path, Part::Query, Part::Body],
+        scope: Scope::Caller,
+        in_flight: InFlight::reject(409),
+        mismatch: 422,
+        record: Statuses::ALL,
+        replay: Replay::ALL,
+        replay_status: None,
+        replay_header: Some("idempotent-replayed"),
+        abandoned: Abandoned::Refuse,
+        max_response: 1024 * 1024,
+        errors: refusal::problem,
+    };
+
+    /// Stripe's rules: status and body are kept for 24 hours, errors included; other parameters under the same key are
+    /// 400, a concurrent request is 409; errors have Stripe's shape.
+    pub const STRIPE: Self =
+        Self::DEFAULT.mismatch(400).replay(Replay::STATUS.and(Replay::BODY)).errors(refusal::stripe);
+
+    /// The name of the header that carries the key, in any case. Default: `Idempotency-Key`.
+    pub const fn header(mut self, name: &'static str) -> Self {
+        assert_header_name(name);
+        self.header = name;
+        self
+    }
+
+    /// Refuses a request without the key (400).
+    pub const fn required(mut self) -> Self {
+        self.required = true;
+        self
+    }
+
+    /// Runs a request without the key unprotected: the default.
+    pub const fn optional(mut self) -> Self {
+        self.required = false;
+        self
+    }
+
+    /// The shortest key accepted, 1 to 255 characters. Default: 1.
+    pub const fn min_key(mut self, characters: usize) -> Self {
+        assert!(characters >= 1 && characters <= idem_runtime::MAX_KEY, "`min_key` is 1 to 255 characters");
+        self.min_key = characters;
+        self
+    }
+
+    /// How long a record lives, counted from completion; replays do not move it. Default: 24 hours.
+    pub const fn ttl(mut self, ttl: Duration) -> Self {
+        assert!(!ttl.is_zero(), "`ttl` must be longer than zero");
+        self.ttl = ttl;
+        self
+    }
+
+    /// What must be equal on a retry, in any order. The endpoint (method and route template) always takes part. Default:
+    /// method, path, query and body.
+    pub const fn fingerprint(mut self, parts: &'static [Part]) -> Self {
+        let mut index = 0;
+        while index < parts.len() {
+            if let Part::Header(name) = parts[index] {
+                assert_header_name(name);
+            }
+            index += 1;
+        }
+        self.fingerprint = parts;
+        self
+    }
+
+    /// Whose key it is. Default: the caller's, by the `Authorization` header.
+    pub const fn scope(mut self, scope: Scope) -> Self {
+        if let Scope::Header(name) = scope {
+            assert_header_name(name);
+        }
+        self.scope = scope;
+        self
+    }
+
+    /// What a request gets whose key is in flight with the same fingerprint. Default: 409.
+    pub const fn in_flight(mut self, in_flight: InFlight) -> Self {
+        self.in_flight = in_flight;
+        self
+    }
+
+    /// The status of a refusal for another fingerprint, 400 to 599. Default: 422.
+    pub const fn mismatch(mut self, status: u16) -> Self {
+        assert_refusal_status(status);
+        self.mismatch = status;
+        self
+    }
+
+    /// The statuses whose responses are recorded; any other response releases the claim, and a retry runs the body again.
+    /// Default: all.
+    pub const fn record(mut self, statuses: Statuses) -> Self {
+        self.record = statuses;
+        self
+    }
+
+    /// What of a response is given back. Default: status, headers and body.
+    pub const fn replay(mut self, replay: Replay) -> Self {
+        self.replay = replay;
+        self
+    }
+
+    /// The status of a replay, 200 to 599, instead of the recorded one.
+    pub const fn replay_status(mut self, status: u16) -> Self {
+        assert!(status >= 200 && status <= 599, "`replay_status` is 200 to 599");
+        self.replay_status = Some(status);
+        self
+    }
+
+    /// The name of the header that marks a replay, with the value `true`. Default: `Idempotent-Replayed`.
+    pub const fn replay_header(mut self, name: &'static str) -> Self {
+        assert_header_name(name);
+        self.replay_header = Some(name);
+        self
+    }
+
+    /// Does not mark replays.
+    pub const fn no_replay_header(mut self) -> Self {
+        self.replay_header = None;
+        self
+    }
+
+    /// What a retry gets when the owner of the claim is gone and its outcome unknown. Default: refuse.
+    pub const fn abandoned(mut self, abandoned: Abandoned) -> Self {
+        self.abandoned = abandoned;
+        self
+    }
+
+    /// The largest response that is recorded, in bytes of its body. A larger one is sent, and a retry is refused. Default:
+    /// 1 MiB.
+    pub const fn max_response(mut self, bytes: usize) -> Self {
+        assert!(bytes > 0, "`max_response` must be more than zero bytes");
+        self.max_response = bytes;
+        self
+    }
+
+    /// Makes the response of a refusal. Default: problem details, RFC 9457.
+    pub const fn errors(mut self, errors: fn(&Refusal) -> Response) -> Self {
+        self.errors = errors;
+        self
+    }
+
+    pub(crate) const fn rules(&self) -> Rules {
+        Rules { ttl: self.ttl, wait: self.in_flight.wait, abandoned: self.abandoned }
+    }
+
+    /// Whether the body takes part in the fingerprint, and so has to be read before the key is claimed.
+    pub(crate) fn reads_body(&self) -> bool {
+        self.fingerprint.iter().any(|part| matches!(part, Part::Body | Part::Json | Part::JsonPointers(_)))
+    }
+}
+
+impl Default for Policy {
+    fn default() -> Self {
+        Self::DEFAULT
+    }
+}
+
+/// A part of a request that must be equal on a retry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// The method.
+    Method,
+    /// The path, as it was sent.
+    Path,
+    /// The query, as it was sent.
+    Query,
+    /// The body, byte for byte.
+    Body,
+    /// The body as JSON (RFC 8785): white space and the order of names do not count. A body that is not I-JSON (RFC 7493),
+    /// say with a name twice or an integer beyond 2^53, is compared byte for byte.
+    Json,
+    /// The values at these JSON pointers (RFC 6901), and nothing else of the body. A value that is missing differs from
+    /// every value, `null` included.
+    JsonPointers(&'static [&'static str]),
+    /// All values of this header, in order.
+    Header(&'static str),
+}
+
+impl Part {
+    pub(crate) fn pointers(&self) -> &'static [&'static str] {
+        if let Self::JsonPointers(pointers) = self { pointers } else { &[] }
+    }
+}
+
+/// Whose key it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Scope {
+    /// The caller's: the `Authorization` header takes part in the fingerprint, so that another caller who guesses the key
+    /// is refused.
+    Caller,
+    /// Everybody's: whoever knows the key and repeats the request gets the record.
+    Global,
+    /// That of the values of this header. Name one that your authentication checks. A request without it is treated as
+    /// under [`Scope::Caller`].
+    Header(&'static str),
+}
+
+/// What a request gets whose key is in flight with the same fingerprint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct InFlight {
+    pub(crate) status: u16,
+    pub(crate) wait: Option<Duration>,
+}
+
+impl InFlight {
+    /// A refusal with this status, 400 to 599, at once.
+    ///
+    /// # Panics
+    /// If the status is none of a refusal.
+    #[must_use]
+    pub const fn reject(status: u16) -> Self {
+        assert_refusal_status(status);
+        Self { status, wait: None }
+    }
+
+    /// The recorded answer, if it is there within `most`; then a refusal with 409.
+    ///
+    /// # Panics
+    /// If `most` is zero.
+    #[must_use]
+    pub const fn wait(most: Duration) -> Self {
+        assert!(!most.is_zero(), "`wait` must be longer than zero; `reject` does not wait");
+        Self { status: 409, wait: Some(most) }
+    }
+
+    /// The status of the refusal.
+    #[must_use]
+    pub const fn status(self) -> u16 {
+        self.status
+    }
+}
+
+/// What of a response is given back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Replay {
+    pub(crate) status: bool,
+    pub(crate) headers: bool,
+    pub(crate) body: bool,
+}
+
+impl Replay {
+    const NONE: Self = Self { status: false, headers: false, body: false };
+    /// The status. Without it a replay is 200, or what `replay_status` says.
+    pub const STATUS: Self = Self { status: true, ..Self::NONE };
+    /// The headers, but for those that are never replayed.
+    pub const HEADERS: Self = Self { headers: true, ..Self::NONE };
+    /// The body, with its `Content-Type` and `Content-Encoding`, without which it has no meaning.
+    pub const BODY: Self = Self { body: true, ..Self::NONE };
+    /// All three.
+    pub const ALL: Self = Self::STATUS.and(Self::HEADERS).and(Self::BODY);
+
+    /// These and those.
+    #[must_use]
+    pub const fn and(self, other: Self) -> Self {
+        Self {
+            status: self.status || other.status,
+            headers: self.headers || other.headers,
+            body: self.body || other.body,
+        }
+    }
+}
+
+const fn assert_refusal_status(status: u16) {
+    assert!(status >= 400 && status <= 599, "the status of a refusal is 400 to 599");
+}
+
+/// The characters of a header name: `token`, RFC 9110, section 5.6.2.
+const fn assert_header_name(name: &str) {
+    let bytes = name.as_bytes();
+    assert!(!bytes.is_empty(), "a header name is not empty");
+    let mut index = 0;
+    while index < bytes.len() {
+        let token = bytes[index].is_ascii_alphanumeric()
+            || matches!(
+                bytes[index],
+                b'!' | b'#' | b'$' | b'%' | b'&' | b'\'' | b'*' | b'+' | b'-' | b'.' | b'^' | b'_' | b'`' | b'|' | b'~'
+            );
+        assert!(token, "a header name has only letters, digits and !#$%&'*+-.^_`|~");
+        index += 1;
+    }
+}

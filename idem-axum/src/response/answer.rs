@@ -1,0 +1,108 @@
+//! An answer as bytes, and the replay made from it.
+//!
+//! Format, version 1, numbers little-endian: version `u8`, status `u16`, number of headers `u16`; for each header the
+//! length of its name `u16`, the length of its value `u32`, name, value; then the body to the end.
+
+use axum::body::Body;
+use axum::response::Response;
+use bytes::{Buf, Bytes};
+use http::header::CACHE_CONTROL;
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, response};
+use idem_runtime::{Draft, Undecodable};
+
+use super::headers::{self, Kept};
+use crate::policy::Policy;
+
+const VERSION: u8 = 1;
+
+/// Starts an answer: all but its body, for which there is room. `None` for headers that the format cannot hold.
+pub(super) fn head(policy: &Policy, parts: &response::Parts, room: usize) -> Option<Draft> {
+    let kept = match policy.replay {
+        replay if replay.headers => Kept::All,
+        replay if replay.body => Kept::OfTheBody,
+        _ => Kept::None,
+    };
+    let mut count = 0_usize;
+    let mut size = 5;
+    for (name, value) in headers::recorded(&parts.headers, kept) {
+        count += 1;
+        size += 6 + name.as_str().len() + value.len();
+    }
+    let mut draft = Draft::with_capacity(size + room);
+    draft.put(&[VERSION]);
+    draft.put(&parts.status.as_u16().to_le_bytes());
+    draft.put(&u16::try_from(count).ok()?.to_le_bytes());
+    for (name, value) in headers::recorded(&parts.headers, kept) {
+        draft.put(&u16::try_from(name.as_str().len()).ok()?.to_le_bytes());
+        draft.put(&u32::try_from(value.len()).ok()?.to_le_bytes());
+        draft.put(name.as_str().as_bytes());
+        draft.put(value.as_bytes());
+    }
+    Some(draft)
+}
+
+/// A recorded answer, taken apart.
+#[derive(Debug)]
+struct Answer {
+    status: StatusCode,
+    headers: HeaderMap,
+    body: Bytes,
+}
+
+impl Answer {
+    /// Takes a record apart, and checks everything: a store may give back anything.
+    fn decode(record: &Bytes) -> Result<Self, Undecodable> {
+        const SHORT: Undecodable = Undecodable("shorter than it says");
+        let mut rest = record.clone();
+        if rest.try_get_u8().map_err(|_| SHORT)? != VERSION {
+            return Err(Undecodable("of an unknown version"));
+        }
+        let status = StatusCode::from_u16(rest.try_get_u16_le().map_err(|_| SHORT)?)
+            .ok()
+            .filter(|status| !status.is_informational())
+            .ok_or(Undecodable("without a final status"))?;
+        let count = rest.try_get_u16_le().map_err(|_| SHORT)?;
+        let mut headers = HeaderMap::new();
+        for _ in 0..count {
+            let name = usize::from(rest.try_get_u16_le().map_err(|_| SHORT)?);
+            let value = rest.try_get_u32_le().map_err(|_| SHORT)? as usize;
+            if rest.len() < name || rest.len() - name < value {
+                return Err(SHORT);
+            }
+            let name =
+                HeaderName::from_bytes(&rest.split_to(name)).map_err(|_| Undecodable("with a malformed header"))?;
+            let value = HeaderValue::from_maybe_shared(rest.split_to(value))
+                .map_err(|_| Undecodable("with a malformed header"))?;
+            // Once more on the way out: whatever a record says, no framing header comes from it.
+            if !headers::never(&name) {
+                headers.try_append(name, value).map_err(|_| Undecodable("with too many headers"))?;
+            }
+        }
+        Ok(Self { status, headers, body: rest })
+    }
+}
+
+/// Makes the replay.
+///
+/// # Errors
+/// The record cannot be read. The body ran once, and does not run now.
+pub(crate) fn replay(policy: &Policy, record: &Bytes) -> Result<Response, Undecodable> {
+    let Answer { status, mut headers, body } = Answer::decode(record)?;
+    let recorded = if policy.replay.status { status } else { StatusCode::OK };
+    // The policy let only 200 to 599 in.
+    let status = policy.replay_status.and_then(|status| StatusCode::from_u16(status).ok()).unwrap_or(recorded);
+    headers.entry(CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
+    if let Some(name) = policy.replay_header.and_then(|name| HeaderName::from_bytes(name.as_bytes()).ok()) {
+        headers.insert(name, HeaderValue::from_static("true"));
+    }
+    // A body after one of these would be read as the start of the next response.
+    let bodiless = matches!(status, StatusCode::NO_CONTENT | StatusCode::RESET_CONTENT | StatusCode::NOT_MODIFIED);
+    let body = if bodiless || !policy.replay.body { Body::empty() } else { Body::from(body) };
+    let mut response = Response::new(body);
+    *response.status_mut() = status;
+    *response.headers_mut() = headers;
+    Ok(response)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,105 @@
+use axum::response::IntoResponse;
+use http::header;
+use idem_runtime::{Ended, Outcome, Recording};
+
+use super::super::capture;
+use super::*;
+use crate::policy::Replay;
+
+/// The record that `response` leaves under `policy`, as the adapter gets it back.
+async fn recorded(policy: &Policy, response: impl IntoResponse) -> Bytes {
+    let Ended { recording: Recording::Done(Outcome::Answer(draft)), .. } =
+        capture(policy, response.into_response()).await
+    else {
+        panic!("not recorded")
+    };
+    draft.bytes()
+}
+
+async fn replayed(policy: &Policy, response: impl IntoResponse) -> (StatusCode, Vec<(String, Vec<u8>)>, Vec<u8>) {
+    let record = recorded(policy, response).await;
+    let (parts, body) = replay(policy, &record).unwrap().into_parts();
+    let headers = parts.headers.iter().map(|(name, value)| (name.to_string(), value.as_bytes().to_vec())).collect();
+    (parts.status, headers, axum::body::to_bytes(body, usize::MAX).await.unwrap().to_vec())
+}
+
+fn named(headers: &[(String, Vec<u8>)]) -> Vec<&str> {
+    headers.iter().map(|(name, _)| name.as_str()).collect()
+}
+
+fn response() -> Response {
+    let mut response = (StatusCode::CREATED, [("x-a", "1")], vec![0_u8, 255, 10]).into_response();
+    response.headers_mut().append("x-b", HeaderValue::from_bytes(&[0xff, b'b']).unwrap());
+    response.headers_mut().append("x-a", HeaderValue::from_static("2"));
+    response.headers_mut().append(header::SET_COOKIE, HeaderValue::from_static("session=1"));
+    response.headers_mut().append(header::CONTENT_LENGTH, HeaderValue::from_static("1"));
+    response
+}
+
+#[tokio::test]
+async fn status_headers_and_body_come_back_byte_for_byte() {
+    let (status, headers, body) = replayed(&Policy::DEFAULT, response()).await;
+    assert_eq!(status, StatusCode::CREATED);
+    assert_eq!(named(&headers), ["content-type", "x-a", "x-a", "x-b", "cache-control", "idempotent-replayed"]);
+    assert_eq!((&headers[1].1[..], &headers[2].1[..], &headers[3].1[..]), (&b"1"[..], &b"2"[..], &b"\xffb"[..]));
+    assert_eq!(body, [0, 255, 10]);
+}
+
+#[tokio::test]
+async fn only_what_the_policy_names_is_kept_and_given_back() {
+    let policy = Policy::DEFAULT.replay(Replay::STATUS.and(Replay::BODY)).no_replay_header();
+    let (status, headers, body) = replayed(&policy, response()).await;
+    assert_eq!((status, body.len()), (StatusCode::CREATED, 3));
+    assert_eq!(named(&headers), ["content-type", "cache-control"], "the type stands with the body");
+
+    let policy = Policy::DEFAULT.replay(Replay::HEADERS).replay_header("X-Again");
+    assert!(!recorded(&policy, response()).await.ends_with(&[0, 255, 10]), "a body that is not replayed is not kept");
+    let (status, headers, body) = replayed(&policy, response()).await;
+    assert_eq!((status, body.len()), (StatusCode::OK, 0));
+    assert!(named(&headers).contains(&"x-again") && named(&headers).contains(&"x-b"));
+
+    let (status, ..) = replayed(&Policy::DEFAULT.replay_status(409), response()).await;
+    assert_eq!(status, StatusCode::CONFLICT);
+}
+
+#[tokio::test]
+async fn cache_control_of_the_handler_stays() {
+    let (_, headers, _) = replayed(&Policy::DEFAULT, [(header::CACHE_CONTROL, "private")]).await;
+    assert_eq!(headers.iter().filter(|(name, _)| name == "cache-control").count(), 1);
+    assert!(headers.contains(&("cache-control".into(), b"private".to_vec())));
+}
+
+#[tokio::test]
+async fn a_status_without_a_body_is_replayed_without_one() {
+    for status in [StatusCode::NO_CONTENT, StatusCode::NOT_MODIFIED] {
+        let (replayed, _, body) = replayed(&Policy::DEFAULT, (status, "five5")).await;
+        assert_eq!((replayed, body.len()), (status, 0));
+    }
+}
+
+#[tokio::test]
+async fn a_damaged_record_is_an_error() {
+    let good = recorded(&Policy::DEFAULT, response()).await;
+    let body = 3;
+    for length in 0..good.len() - body {
+        assert!(replay(&Policy::DEFAULT, &good.slice(..length)).is_err(), "{length}");
+    }
+    let damaged = |at: usize, byte: u8| {
+        let mut bytes = good.to_vec();
+        bytes[at] = byte;
+        replay(&Policy::DEFAULT, &bytes.into()).map(|_| ())
+    };
+    assert!(damaged(0, 2).is_err(), "version");
+    assert!(damaged(1, 101).is_err() && damaged(2, 0xff).is_err(), "no final status");
+    assert!(damaged(11, b' ').is_err(), "a space in a header name");
+    assert!(damaged(4, 0xff).is_err(), "more headers than there are");
+}
+
+#[test]
+fn a_record_cannot_smuggle_a_framing_header() {
+    let mut draft = Draft::new();
+    draft.put(&[1, 200, 0, 1, 0, 14, 0, 1, 0, 0, 0]);
+    draft.put(b"content-length9");
+    let response = replay(&Policy::DEFAULT, &draft.bytes()).unwrap();
+    assert!(!response.headers().contains_key(header::CONTENT_LENGTH));
+}

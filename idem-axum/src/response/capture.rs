@@ -1,0 +1,84 @@
+//! Captures a response on its way to the first caller.
+//!
+//! Recording never turns an answer into an error and never delays it: what is ready is recorded at once, and what is not
+//! ready goes to the caller live, frame by frame, and is recorded as it flows.
+
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::task::Poll;
+
+use axum::response::Response;
+use bytes::Bytes;
+use http_body::{Body as _, Frame};
+use idem_runtime::{Draft, Ended, Outcome, Recording};
+
+use super::live::{self, Given};
+use super::{Unrecorded, answer};
+use crate::policy::Policy;
+
+/// A recording in progress: the head of the answer, and the body as far as it has come.
+pub(super) struct Tape {
+    draft: Draft,
+    /// How many more bytes of body are recorded.
+    room: usize,
+}
+
+impl Tape {
+    /// Adds a frame; `false` when the response is larger than what is recorded. Trailers are not: they are never replayed.
+    pub(super) fn add(&mut self, frame: &Frame<Bytes>) -> bool {
+        let Some(data) = frame.data_ref() else { return true };
+        let Some(room) = self.room.checked_sub(data.len()) else { return false };
+        self.room = room;
+        self.draft.put(data);
+        true
+    }
+
+    pub(super) fn finish(self) -> Outcome {
+        Outcome::Answer(self.draft)
+    }
+}
+
+/// Splits a response into what goes to the caller and what is remembered.
+pub(crate) async fn capture(policy: &Policy, mut response: Response) -> Ended<Response> {
+    let unrecorded = response.extensions_mut().remove::<Unrecorded>().is_some();
+    // 1xx, the 101 of an upgrade among them, are in no set of statuses.
+    if unrecorded || !policy.record.contains(response.status().as_u16()) {
+        return Ended { response, recording: Recording::Done(Outcome::Release) };
+    }
+    let (parts, body) = response.into_parts();
+    let done = |body, outcome| Ended {
+        response: Response::from_parts(parts.clone(), body),
+        recording: Recording::Done(outcome),
+    };
+    let size = body.size_hint();
+    let room = if policy.replay.body { policy.max_response } else { 0 };
+    let expected = usize::try_from(size.exact().unwrap_or(0)).unwrap_or(usize::MAX).min(room);
+    let Some(draft) = answer::head(policy, &parts, expected) else { return done(body, Outcome::NotReplayable) };
+    if !policy.replay.body {
+        return done(body, Outcome::Answer(draft));
+    }
+    if size.lower() > policy.max_response as u64 {
+        return done(body, Outcome::NotReplayable);
+    }
+    let mut tape = Tape { draft, room };
+    let mut body = body;
+    let mut given = Given::default();
+    loop {
+        match poll_fn(|cx| Poll::Ready(Pin::new(&mut body).poll_frame(cx))).await {
+            Poll::Ready(None) => return done(given.whole(), tape.finish()),
+            Poll::Ready(Some(Ok(frame))) => {
+                let fits = tape.add(&frame);
+                given.push(frame);
+                if !fits {
+                    return done(given.then(body), Outcome::NotReplayable);
+                }
+            }
+            Poll::Ready(Some(Err(error))) => return done(given.failed(error), Outcome::NotReplayable),
+            Poll::Pending => {
+                let (shown, recorded) = live::record(given, body, tape);
+                let response = Response::from_parts(parts, shown);
+                return Ended { response, recording: Recording::Live(Box::pin(recorded)) };
+            }
+        }
+    }
+}

@@ -1,0 +1,42 @@
+//! Responses: captured on their way out, and replayed from a record.
+
+use std::convert::Infallible;
+
+use axum::response::{IntoResponseParts, ResponseParts};
+
+mod answer;
+mod capture;
+mod headers;
+mod live;
+
+pub(crate) use answer::replay;
+pub(crate) use capture::capture;
+
+/// Marks a response that is not to be recorded: it is sent, the claim is released, and a retry runs the body again.
+///
+/// Return it where nothing has happened that a retry must not repeat:
+///
+/// ```
+/// use axum::{http::StatusCode, response::{IntoResponse, Response}};
+/// use idem_axum::{Unrecorded, idempotent};
+///
+/// #[idempotent]
+/// async fn order() -> Response {
+///     let sold_out = true;
+///     if sold_out {
+///         return (Unrecorded, (StatusCode::CONFLICT, "sold out for now")).into_response();
+///     }
+///     StatusCode::CREATED.into_response()
+/// }
+/// ```
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Unrecorded;
+
+impl IntoResponseParts for Unrecorded {
+    type Error = Infallible;
+
+    fn into_response_parts(self, mut response: ResponseParts) -> Result<ResponseParts, Infallible> {
+        response.extensions_mut().insert(self);
+        Ok(response)
+    }
+}
