@@ -21,7 +21,7 @@ pub use idem_runtime::{
     MemoryClaim, MemoryStore, MemoryStoreBuilder, Record, StorageKey, Store, StoreError, SystemClock, Timestamp, Usage,
 };
 pub use layer::{IdempotencyLayer, IdempotencyService};
-pub use policy::{InFlight, Part, Policy, Replay, Scope};
+pub use policy::{AddedHeader, InFlight, Part, Policy, Replay, Scope};
 pub use refusal::Refusal;
 pub use response::Unrecorded;
 pub use statuses::Statuses;

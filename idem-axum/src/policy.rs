@@ -55,6 +55,8 @@ pub struct Policy {
     pub replay_status: Option<u16>,
     /// The name of the header that marks a replay.
     pub replay_header: Option<&'static str>,
+    /// Headers that a replay carries and the first answer did not.
+    pub replay_with: &'static [AddedHeader],
     /// What a request gets whose key is held by a claim without an owner.
     pub abandoned: Abandoned,
     /// The largest response that is recorded, in bytes of its body.
@@ -78,15 +80,20 @@ impl Policy {
         replay: Replay::ALL,
         replay_status: None,
         replay_header: Some("idempotent-replayed"),
+        replay_with: &[],
         abandoned: Abandoned::Refuse,
         max_response: 1024 * 1024,
         errors: refusal::problem,
     };
 
     /// Stripe's rules: status and body are kept for 24 hours, errors included; other parameters under the same key are
-    /// 400, a concurrent request is 409; errors have Stripe's shape.
-    pub const STRIPE: Self =
-        Self::DEFAULT.mismatch(400).replay(Replay::STATUS.and(Replay::BODY)).errors(refusal::stripe);
+    /// 400, a concurrent request is 409; errors have Stripe's shape, and a replayed server error tells Stripe's clients
+    /// that another retry would get the same.
+    pub const STRIPE: Self = Self::DEFAULT
+        .mismatch(400)
+        .replay(Replay::STATUS.and(Replay::BODY))
+        .replay_with(&[AddedHeader::new("stripe-should-retry", "false").on(Statuses::SERVER_ERROR)])
+        .errors(refusal::stripe);
 
     /// The name of the header that carries the key, in any case. Default: `Idempotency-Key`.
     pub const fn header(mut self, name: &'static str) -> Self {
@@ -187,6 +194,13 @@ impl Policy {
     /// Does not mark replays.
     pub const fn no_replay_header(mut self) -> Self {
         self.replay_header = None;
+        self
+    }
+
+    /// Headers that a replay carries and the first answer did not, in place of recorded ones of the same name. Default:
+    /// none but the marker.
+    pub const fn replay_with(mut self, headers: &'static [AddedHeader]) -> Self {
+        self.replay_with = headers;
         self
     }
 
@@ -329,6 +343,47 @@ impl Replay {
             headers: self.headers || other.headers,
             body: self.body || other.body,
         }
+    }
+}
+
+/// A header that is added to replays.
+///
+/// ```
+/// use idem_axum::{AddedHeader, Policy, Statuses};
+///
+/// /// Tells the client that another retry of a recorded failure would get the same.
+/// const POLICY: Policy =
+///     Policy::DEFAULT.replay_with(&[AddedHeader::new("X-Should-Retry", "false").on(Statuses::SERVER_ERROR)]);
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AddedHeader {
+    pub(crate) name: &'static str,
+    pub(crate) value: &'static str,
+    pub(crate) on: Statuses,
+}
+
+impl AddedHeader {
+    /// A header for every replay.
+    ///
+    /// # Panics
+    /// If the name is not a token, or the value not visible ASCII and spaces.
+    #[must_use]
+    pub const fn new(name: &'static str, value: &'static str) -> Self {
+        assert_header_name(name);
+        let bytes = value.as_bytes();
+        let mut index = 0;
+        while index < bytes.len() {
+            assert!(bytes[index] >= b' ' && bytes[index] <= b'~', "a header value has only visible ASCII and spaces");
+            index += 1;
+        }
+        Self { name, value, on: Statuses::ALL }
+    }
+
+    /// Only for replays whose recorded status is among these.
+    #[must_use]
+    pub const fn on(mut self, statuses: Statuses) -> Self {
+        self.on = statuses;
+        self
     }
 }
 

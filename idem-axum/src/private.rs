@@ -6,7 +6,7 @@ pub use axum::extract::{FromRequest, FromRequestParts};
 pub use axum::response::Response;
 
 pub use crate::endpoint::Call;
-pub use crate::policy::{InFlight, Part, Policy, Replay, Scope};
+pub use crate::policy::{AddedHeader, InFlight, Part, Policy, Replay, Scope};
 pub use crate::request::{ScopeValue, scope};
 pub use crate::statuses::Statuses;
 pub use idem_runtime::Abandoned;

@@ -87,13 +87,18 @@ impl Answer {
 /// # Errors
 /// The record cannot be read. The body ran once, and does not run now.
 pub(crate) fn replay(policy: &Policy, record: &Bytes) -> Result<Response, Undecodable> {
-    let Answer { status, mut headers, body } = Answer::decode(record)?;
-    let recorded = if policy.replay.status { status } else { StatusCode::OK };
+    let Answer { status: recorded, mut headers, body } = Answer::decode(record)?;
     // The policy let only 200 to 599 in.
-    let status = policy.replay_status.and_then(|status| StatusCode::from_u16(status).ok()).unwrap_or(recorded);
+    let declared = policy.replay_status.and_then(|status| StatusCode::from_u16(status).ok());
+    let status = declared.unwrap_or(if policy.replay.status { recorded } else { StatusCode::OK });
     headers.entry(CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
     if let Some(name) = policy.replay_header.and_then(|name| HeaderName::from_bytes(name.as_bytes()).ok()) {
         headers.insert(name, HeaderValue::from_static("true"));
+    }
+    for added in policy.replay_with.iter().filter(|added| added.on.contains(recorded.as_u16())) {
+        if let Ok(name) = HeaderName::from_bytes(added.name.as_bytes()) {
+            headers.insert(name, HeaderValue::from_static(added.value));
+        }
     }
     // A body after one of these would be read as the start of the next response.
     let bodiless = matches!(status, StatusCode::NO_CONTENT | StatusCode::RESET_CONTENT | StatusCode::NOT_MODIFIED);

@@ -63,6 +63,17 @@ async fn only_what_the_policy_names_is_kept_and_given_back() {
 }
 
 #[tokio::test]
+async fn headers_are_added_by_the_recorded_status() {
+    let should_retry = async |policy: &Policy, status: u16| {
+        let (_, headers, _) = replayed(policy, StatusCode::from_u16(status).unwrap()).await;
+        headers.into_iter().find(|(name, _)| name == "stripe-should-retry").map(|(_, value)| value)
+    };
+    assert_eq!(should_retry(&Policy::STRIPE, 500).await.as_deref(), Some(&b"false"[..]));
+    assert_eq!(should_retry(&Policy::STRIPE.replay_status(200), 500).await.as_deref(), Some(&b"false"[..]));
+    assert_eq!(should_retry(&Policy::STRIPE, 402).await, None);
+}
+
+#[tokio::test]
 async fn cache_control_of_the_handler_stays() {
     let (_, headers, _) = replayed(&Policy::DEFAULT, [(header::CACHE_CONTROL, "private")]).await;
     assert_eq!(headers.iter().filter(|(name, _)| name == "cache-control").count(), 1);
