@@ -12,7 +12,7 @@ use axum::response::{IntoResponse, Response};
 use futures_util::FutureExt;
 use http::StatusCode;
 use http::request::Parts;
-use idem_runtime::{Answer, Attempt, Idempotency, Key, Scope, StorageKey, StoreError};
+use idem_runtime::{Answer, Attempt, Ended, Idempotency, Key, Scope, StorageKey, StoreError};
 
 use crate::extract::{IdempotencyKey, Presented};
 use crate::policy::Policy;
@@ -165,9 +165,7 @@ impl Protected {
         let attempt =
             Attempt { key: StorageKey::new(&scope, &key), fingerprint: fingerprint.finish(), rules: policy.rules() };
         extractor.belongs_to(attempt.key, attempt.fingerprint);
-        let answer =
-            idempotency.run(attempt, move || async move { response::capture(policy, caught(body).await).await }).await;
-        match answer {
+        match idempotency.run(attempt, move || ended(policy, body)).await {
             Ok(Answer::Ran(response)) => response,
             Ok(Answer::Recorded(record)) => response::replay(policy, &record).unwrap_or_else(|undecodable| {
                 let source = StoreError::unavailable(undecodable);
@@ -178,13 +176,16 @@ impl Protected {
     }
 }
 
-/// The body's response, or a 500 where it panicked: recorded under the same rules as any response, since the body may
-/// have had effects.
-async fn caught<F: Future<Output: IntoResponse>>(body: F) -> Response {
-    let response = AssertUnwindSafe(async { body.await.into_response() }).catch_unwind().await;
-    response.unwrap_or_else(|_panic| {
-        // What it said went to the panic hook; it may hold anything, so it is not repeated.
-        tracing::error!("the body of an `#[idempotent]` handler panicked; it is answered with 500");
-        StatusCode::INTERNAL_SERVER_ERROR.into_response()
-    })
+/// Runs the body. A panic, also one while the response is made, becomes a 500 that is recorded under the same rules as any
+/// response, since the body may have had effects.
+async fn ended<F: Future<Output: IntoResponse>>(policy: &'static Policy, body: F) -> Ended<Response> {
+    let ended = AssertUnwindSafe(async { response::capture(policy, body.await.into_response()).await });
+    match ended.catch_unwind().await {
+        Ok(ended) => ended,
+        Err(_panic) => {
+            // What it said went to the panic hook; it may hold anything, so it is not repeated.
+            tracing::error!("the body of an `#[idempotent]` handler panicked; it is answered with 500");
+            response::capture(policy, StatusCode::INTERNAL_SERVER_ERROR.into_response()).await
+        }
+    }
 }

@@ -43,42 +43,44 @@ pub(crate) async fn capture(policy: &Policy, mut response: Response) -> Ended<Re
     let unrecorded = response.extensions_mut().remove::<Unrecorded>().is_some();
     // 1xx, the 101 of an upgrade among them, are in no set of statuses.
     if unrecorded || !policy.record.contains(response.status().as_u16()) {
-        return Ended { response, recording: Recording::Done(Outcome::Release) };
+        return done(response, Outcome::Release);
     }
-    let (parts, body) = response.into_parts();
-    let done = |body, outcome| Ended {
-        response: Response::from_parts(parts.clone(), body),
-        recording: Recording::Done(outcome),
-    };
-    let size = body.size_hint();
+    let size = response.body().size_hint();
     let room = if policy.replay.body { policy.max_response } else { 0 };
     let expected = usize::try_from(size.exact().unwrap_or(0)).unwrap_or(usize::MAX).min(room);
-    let Some(draft) = answer::head(policy, &parts, expected) else { return done(body, Outcome::NotReplayable) };
+    let (parts, mut body) = response.into_parts();
+    let Some(draft) = answer::head(policy, &parts, expected) else {
+        return done(Response::from_parts(parts, body), Outcome::NotReplayable);
+    };
     if !policy.replay.body {
-        return done(body, Outcome::Answer(draft));
+        return done(Response::from_parts(parts, body), Outcome::Answer(draft));
     }
     if size.lower() > policy.max_response as u64 {
-        return done(body, Outcome::NotReplayable);
+        return done(Response::from_parts(parts, body), Outcome::NotReplayable);
     }
     let mut tape = Tape { draft, room };
-    let mut body = body;
     let mut given = Given::default();
-    loop {
+    let (body, outcome) = loop {
         match poll_fn(|cx| Poll::Ready(Pin::new(&mut body).poll_frame(cx))).await {
-            Poll::Ready(None) => return done(given.whole(), tape.finish()),
+            Poll::Ready(None) => break (given.whole(), tape.finish()),
             Poll::Ready(Some(Ok(frame))) => {
                 let fits = tape.add(&frame);
                 given.push(frame);
                 if !fits {
-                    return done(given.then(body), Outcome::NotReplayable);
+                    break (given.then(body), Outcome::NotReplayable);
                 }
             }
-            Poll::Ready(Some(Err(error))) => return done(given.failed(error), Outcome::NotReplayable),
+            Poll::Ready(Some(Err(error))) => break (given.failed(error), Outcome::NotReplayable),
             Poll::Pending => {
                 let (shown, recorded) = live::record(given, body, tape);
                 let response = Response::from_parts(parts, shown);
                 return Ended { response, recording: Recording::Live(Box::pin(recorded)) };
             }
         }
-    }
+    };
+    done(Response::from_parts(parts, body), outcome)
+}
+
+fn done(response: Response, outcome: Outcome) -> Ended<Response> {
+    Ended { response, recording: Recording::Done(outcome) }
 }

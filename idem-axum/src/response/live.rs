@@ -1,11 +1,14 @@
 //! A body that goes to the caller live while it is recorded.
 
 use std::collections::VecDeque;
+use std::future::poll_fn;
+use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use axum::body::Body;
 use bytes::Bytes;
+use futures_util::FutureExt;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use idem_runtime::{Outcome, Recorded};
 use tokio::sync::{mpsc, oneshot};
@@ -143,25 +146,31 @@ pub(super) fn record(given: Given, body: Body, tape: Tape) -> (Body, impl Future
     let (sender, sent) = mpsc::channel(LAG);
     let (end_sender, end) = oneshot::channel();
     let shown = given.body(Rest::Recorded { sent, end });
-    (shown, pump(body, tape, sender, end_sender))
+    let pumped = AssertUnwindSafe(pump(body, tape, sender, end_sender)).catch_unwind();
+    // A stream that panics is a stream that fails: the caller's body breaks off, as its sender is gone without an end.
+    let recorded = pumped.map(|pumped| pumped.unwrap_or_else(|_panic| not_replayable()));
+    (shown, recorded)
+}
+
+fn not_replayable() -> Recorded {
+    Recorded { outcome: Outcome::NotReplayable, hold: None }
 }
 
 async fn pump(mut body: Body, mut tape: Tape, caller: mpsc::Sender<Sent>, end: oneshot::Sender<()>) -> Recorded {
-    let lost = |hold| Recorded { outcome: Outcome::NotReplayable, hold };
     loop {
         // A caller that is gone changes nothing: the sending fails, and the recording goes on.
-        match std::future::poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await {
+        match poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await {
             Some(Ok(frame)) => {
                 let fits = tape.add(&frame);
                 let _ = caller.send(Sent::Frame(frame)).await;
                 if !fits {
                     let _ = caller.send(Sent::Rest(body)).await;
-                    return lost(None);
+                    return not_replayable();
                 }
             }
             Some(Err(error)) => {
                 let _ = caller.send(Sent::Failed(error)).await;
-                return lost(None);
+                return not_replayable();
             }
             None => {
                 drop(caller);

@@ -21,10 +21,15 @@ pub(super) struct InFlight {
 
 struct Slot {
     fingerprint: Fingerprint,
-    /// The owner's token, or `None` where the owner is gone and the outcome unknown.
-    owner: Option<u64>,
     ended: Arc<Mutex<()>>,
-    permit: Permit,
+    owner: Owner,
+}
+
+enum Owner {
+    /// The claim with this token, which holds the permit.
+    Claim(u64),
+    /// Nobody: the owner is gone and the outcome unknown.
+    Gone(Permit),
 }
 
 /// What stands under a key.
@@ -38,69 +43,66 @@ impl InFlight {
     pub(super) fn find(&self, key: &StorageKey) -> Found {
         match self.slots.get(key) {
             None => Found::Nothing,
-            Some(slot) if slot.owner.is_some() => Found::Running(slot.fingerprint),
-            Some(slot) => Found::Abandoned(slot.fingerprint),
+            Some(Slot { fingerprint, owner: Owner::Claim(_), .. }) => Found::Running(*fingerprint),
+            Some(Slot { fingerprint, owner: Owner::Gone(_), .. }) => Found::Abandoned(*fingerprint),
         }
     }
 
-    /// Puts a claim under a key that has none.
-    pub(super) fn claim(&mut self, key: StorageKey, fingerprint: Fingerprint, permit: Permit) -> (u64, Option<Held>) {
-        let owner = self.token();
+    /// Puts a claim under a key, in place of whatever claim stands there without an owner, and gives it a token.
+    pub(super) fn claim(&mut self, key: StorageKey, fingerprint: Fingerprint) -> (u64, Option<Held>) {
+        self.next_owner += 1;
+        let owner = self.next_owner;
+        // A mutex of its own for each claim: a waiter of a former owner may still be holding that one's for a moment.
         let ended = Arc::new(Mutex::new(()));
         let held = Arc::clone(&ended).try_lock_owned().ok();
-        self.slots.insert(key, Slot { fingerprint, owner: Some(owner), ended, permit });
+        self.slots.insert(key, Slot { fingerprint, ended, owner: Owner::Claim(owner) });
         (owner, held)
     }
 
-    /// Gives an abandoned claim a new owner.
-    pub(super) fn take_over(&mut self, key: &StorageKey) -> Option<(u64, Option<Held>)> {
-        let owner = self.token();
-        let slot = self.slots.get_mut(key).filter(|slot| slot.owner.is_none())?;
-        slot.owner = Some(owner);
-        // A mutex of its own: a waiter of the former owner may still be holding the old one for a moment.
-        slot.ended = Arc::new(Mutex::new(()));
-        Some((owner, Arc::clone(&slot.ended).try_lock_owned().ok()))
-    }
-
     /// Ends the claim of `owner`, and of nobody else.
-    pub(super) fn end(&mut self, key: &StorageKey, owner: u64) -> Option<Permit> {
-        self.slots.get(key).filter(|slot| slot.owner == Some(owner))?;
-        self.remove(key)
+    pub(super) fn end(&mut self, key: &StorageKey, owner: u64) -> bool {
+        let owned = self.slots.get(key).is_some_and(|slot| matches!(slot.owner, Owner::Claim(held) if held == owner));
+        if owned {
+            self.slots.remove(key);
+            self.shrink();
+        }
+        owned
     }
 
     /// Leaves the claim of `owner` without an owner.
-    pub(super) fn abandon(&mut self, key: &StorageKey, owner: u64) {
-        if let Some(slot) = self.slots.get_mut(key).filter(|slot| slot.owner == Some(owner)) {
-            slot.owner = None;
+    pub(super) fn abandon(&mut self, key: &StorageKey, owner: u64, permit: Permit) {
+        if let Some(slot) = self.slots.get_mut(key)
+            && matches!(slot.owner, Owner::Claim(held) if held == owner)
+        {
+            slot.owner = Owner::Gone(permit);
         }
     }
 
-    /// Takes the permit of the claim of `owner` for a moment, to see whether its answer fits.
-    pub(super) fn grow(&mut self, key: &StorageKey, owner: u64, bytes: usize) -> Option<bool> {
-        let slot = self.slots.get_mut(key).filter(|slot| slot.owner == Some(owner))?;
-        Some(slot.permit.grow(bytes))
-    }
-
-    pub(super) fn remove(&mut self, key: &StorageKey) -> Option<Permit> {
-        let slot = self.slots.remove(key)?;
-        // A storm leaves a large empty table behind; give it back when little of it is in use.
-        if self.slots.capacity() > 64 && self.slots.len() * 8 < self.slots.capacity() {
-            self.slots.shrink_to(self.slots.len() * 2);
+    /// Takes an abandoned claim away.
+    pub(super) fn take_abandoned(&mut self, key: &StorageKey) -> Option<Permit> {
+        if !matches!(self.find(key), Found::Abandoned(_)) {
+            return None;
         }
-        Some(slot.permit)
+        match self.slots.remove(key)?.owner {
+            Owner::Gone(permit) => Some(permit),
+            Owner::Claim(_) => None,
+        }
     }
 
     /// What to await for the end of the claim under `key`.
     pub(super) fn ended(&self, key: &StorageKey) -> Option<Arc<Mutex<()>>> {
-        self.slots.get(key).filter(|slot| slot.owner.is_some()).map(|slot| Arc::clone(&slot.ended))
+        let slot = self.slots.get(key).filter(|slot| matches!(slot.owner, Owner::Claim(_)))?;
+        Some(Arc::clone(&slot.ended))
     }
 
     pub(super) fn len(&self) -> usize {
         self.slots.len()
     }
 
-    fn token(&mut self) -> u64 {
-        self.next_owner += 1;
-        self.next_owner
+    /// A storm leaves a large empty table behind: gives it back when little of it is in use.
+    fn shrink(&mut self) {
+        if self.slots.capacity() > 64 && self.slots.len() * 8 < self.slots.capacity() {
+            self.slots.shrink_to(self.slots.len() * 2);
+        }
     }
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use self::completed::{Expiries, Kept, Records};
 use self::in_flight::{Found, Held, InFlight};
-use self::permits::Account;
+use self::permits::{Account, Permit};
 use crate::clock::{Clock, SystemClock, Timestamp};
 use crate::fingerprint::Fingerprint;
 use crate::key::StorageKey;
@@ -225,13 +225,11 @@ impl Store for MemoryStore {
             match state.in_flight.find(key) {
                 Found::Running(other) => return Ok(Begin::InFlight(other)),
                 Found::Abandoned(other) if other != *fingerprint => return Ok(Begin::InFlight(other)),
-                Found::Abandoned(other) => {
-                    let taken = state.in_flight.take_over(key);
-                    return Ok(taken.map_or(Begin::InFlight(other), |taken| {
-                        Begin::Abandoned(MemoryClaim::new(shards, *key, taken))
-                    }));
-                }
-                Found::Nothing => {}
+                Found::Abandoned(_) | Found::Nothing => {}
+            }
+            if let Some(permit) = state.in_flight.take_abandoned(key) {
+                let claimed = state.in_flight.claim(*key, *fingerprint);
+                return Ok(Begin::Abandoned(MemoryClaim::new(shards, *key, permit, claimed)));
             }
             if let Some(kept) = shard.records.get(key) {
                 if now < kept.expires_at {
@@ -242,8 +240,8 @@ impl Store for MemoryStore {
             state.expiries.reclaim(&shard.records, now, IN_PASSING);
             shard.note_soonest(&state);
             if let Some(permit) = shards.account.admit() {
-                let claimed = state.in_flight.claim(*key, *fingerprint, permit);
-                return Ok(Begin::Claimed(MemoryClaim::new(shards, *key, claimed)));
+                let claimed = state.in_flight.claim(*key, *fingerprint);
+                return Ok(Begin::Claimed(MemoryClaim::new(shards, *key, permit, claimed)));
             }
             drop(state);
             // From the start again, since the key may have been claimed meanwhile. Ends when nothing is left to take away.
@@ -265,7 +263,7 @@ impl Store for MemoryStore {
         let mut state = shard.lock();
         Ok(match state.in_flight.find(key) {
             Found::Running(_) => false,
-            Found::Abandoned(_) => state.in_flight.remove(key).is_some(),
+            Found::Abandoned(_) => state.in_flight.take_abandoned(key).is_some(),
             Found::Nothing => {
                 let forgotten = state.expiries.remove(&shard.records, key);
                 shard.note_soonest(&state);
@@ -287,13 +285,15 @@ pub struct MemoryClaim {
     shards: Arc<Shards>,
     key: StorageKey,
     owner: u64,
+    /// Gone when the claim has ended.
+    permit: Option<Permit>,
     /// Wakes the waiters when it goes, which is after the slot has changed.
     _held: Option<Held>,
 }
 
 impl MemoryClaim {
-    fn new(shards: &Arc<Shards>, key: StorageKey, (owner, held): (u64, Option<Held>)) -> Self {
-        Self { shards: Arc::clone(shards), key, owner, _held: held }
+    fn new(shards: &Arc<Shards>, key: StorageKey, permit: Permit, (owner, held): (u64, Option<Held>)) -> Self {
+        Self { shards: Arc::clone(shards), key, owner, permit: Some(permit), _held: held }
     }
 }
 
@@ -302,32 +302,31 @@ impl Claim for MemoryClaim {
         Ok(())
     }
 
-    async fn complete(self, mut record: Record, ttl: Duration) -> Result<(), StoreError> {
+    async fn complete(mut self, record: Record, ttl: Duration) -> Result<(), StoreError> {
+        let mut permit = self.permit.take().ok_or(StoreError::Lost)?;
+        let record = if permit.grow(record.bytes().len()) { record } else { record.tombstone() };
         let shard = self.shards.of(&self.key);
-        match shard.lock().in_flight.grow(&self.key, self.owner, record.bytes().len()) {
-            None => return Err(StoreError::Lost),
-            Some(true) => {}
-            Some(false) => record = record.tombstone(),
-        }
         let expires_at = self.shards.now().after(ttl);
         shard.records.insert(self.key, Kept { record, expires_at });
         let mut state = shard.lock();
-        let permit = state.in_flight.end(&self.key, self.owner).ok_or(StoreError::Lost)?;
+        state.in_flight.end(&self.key, self.owner);
         state.expiries.insert(self.key, expires_at, permit);
         shard.note_soonest(&state);
         Ok(())
     }
 
-    async fn release(self) -> Result<(), StoreError> {
-        let mut state = self.shards.of(&self.key).lock();
-        state.in_flight.end(&self.key, self.owner).map(drop).ok_or(StoreError::Lost)
+    async fn release(mut self) -> Result<(), StoreError> {
+        self.shards.of(&self.key).lock().in_flight.end(&self.key, self.owner);
+        self.permit = None;
+        Ok(())
     }
 }
 
 impl Drop for MemoryClaim {
     fn drop(&mut self) {
-        // Finds nothing where the claim has ended.
-        self.shards.of(&self.key).lock().in_flight.abandon(&self.key, self.owner);
+        if let Some(permit) = self.permit.take() {
+            self.shards.of(&self.key).lock().in_flight.abandon(&self.key, self.owner, permit);
+        }
     }
 }
 
