@@ -1,0 +1,135 @@
+//! Collects every mistake, so that one compile shows them all, and knows what was meant.
+
+use proc_macro2::TokenStream;
+use quote::ToTokens;
+use std::fmt::Display;
+
+/// The mistakes found so far.
+///
+/// There is no constructor: [`collect`] lends one and hands the mistakes back beside the result, so none can be
+/// forgotten on the way.
+pub(crate) struct Errors(Option<syn::Error>);
+
+/// Runs `work` with a collector; the second half of the answer is one `compile_error!` per mistake.
+pub(crate) fn collect<T>(work: impl FnOnce(&mut Errors) -> T) -> (T, TokenStream) {
+    let mut errors = Errors(None);
+    let result = work(&mut errors);
+    let mistakes = errors.0.map(syn::Error::into_compile_error);
+    (result, mistakes.unwrap_or_default())
+}
+
+impl Errors {
+    pub(crate) fn push(&mut self, error: syn::Error) {
+        match &mut self.0 {
+            Some(all) => all.combine(error),
+            none => *none = Some(error),
+        }
+    }
+
+    /// A mistake at `tokens`: the caret covers all of them.
+    pub(crate) fn at(&mut self, tokens: impl ToTokens, message: impl Display) {
+        self.push(syn::Error::new_spanned(tokens, message));
+    }
+
+    /// Keeps the value, or the mistake.
+    pub(crate) fn keep<T>(&mut self, result: syn::Result<T>) -> Option<T> {
+        result.map_err(|error| self.push(error)).ok()
+    }
+}
+
+/// "unknown option `tll`; did you mean `ttl`?", or every known name where none is near.
+pub(crate) fn unknown(what: &str, name: &str, known: &[&str]) -> String {
+    match did_you_mean(name, known) {
+        Some(meant) => format!("unknown {what} `{name}`; did you mean `{meant}`?"),
+        None => format!("unknown {what} `{name}`; known are {}", list(known)),
+    }
+}
+
+/// "`a`, `b` and `c`"
+pub(crate) fn list(names: &[&str]) -> String {
+    let quoted: Vec<_> = names.iter().map(|name| format!("`{name}`")).collect();
+    match quoted.split_last() {
+        Some((last, [])) => last.clone(),
+        Some((last, rest)) => format!("{} and {last}", rest.join(", ")),
+        None => String::new(),
+    }
+}
+
+/// The known name nearest to `name`, if it is near enough to be meant.
+pub(crate) fn did_you_mean<'a>(name: &str, known: &[&'a str]) -> Option<&'a str> {
+    let name = name.to_lowercase().replace('-', "_");
+    let near = |known: &str| distance(&name, known) <= 1 + known.len() / 4;
+    let candidates = known.iter().copied().filter(|known| near(known));
+    candidates.min_by_key(|known| distance(&name, known))
+}
+
+/// Edits that turn `a` into `b`: insert, remove or replace one character, or swap two neighbours.
+fn distance(a: &str, b: &str) -> usize {
+    let (a, b): (Vec<char>, Vec<char>) = (a.chars().collect(), b.chars().collect());
+    let mut rows = vec![(0..=b.len()).collect::<Vec<usize>>()];
+    for i in 1..=a.len() {
+        let mut row = vec![i];
+        for j in 1..=b.len() {
+            let replaced = rows[i - 1][j - 1] + usize::from(a[i - 1] != b[j - 1]);
+            let mut cost = replaced.min(rows[i - 1][j] + 1).min(row[j - 1] + 1);
+            if i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1] {
+                cost = cost.min(rows[i - 2][j - 2] + 1);
+            }
+            row.push(cost);
+        }
+        rows.push(row);
+    }
+    rows[a.len()][b.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use quote::quote;
+
+    #[test]
+    fn everything_collected_comes_out() {
+        let (result, mistakes) = collect(|errors| {
+            errors.at(quote!(a), "first");
+            assert_eq!(errors.keep(Ok(1)), Some(1));
+            assert_eq!(errors.keep::<u8>(Err(syn::Error::new_spanned(quote!(b), "second"))), None);
+            "result"
+        });
+        assert_eq!(result, "result");
+        let mistakes = mistakes.to_string();
+        assert_eq!(mistakes.matches("compile_error").count(), 2, "{mistakes}");
+        assert!(mistakes.contains("first") && mistakes.contains("second"), "{mistakes}");
+    }
+
+    #[test]
+    fn nothing_collected_is_nothing_emitted() {
+        assert!(collect(|_| ()).1.is_empty());
+    }
+
+    #[test]
+    fn near_names_are_suggested() {
+        let known = ["ttl", "header", "in_flight", "fingerprint", "replay", "replay_status"];
+        for (name, meant) in [
+            ("tll", "ttl"),
+            ("TTL", "ttl"),
+            ("tl", "ttl"),
+            ("headr", "header"),
+            ("haeder", "header"),
+            ("in-flight", "in_flight"),
+            ("inflight", "in_flight"),
+            ("fingerprints", "fingerprint"),
+            ("replay_statsu", "replay_status"),
+        ] {
+            assert_eq!(did_you_mean(name, &known), Some(meant), "{name}");
+        }
+        for name in ["", "x", "timeout", "größe"] {
+            assert_eq!(did_you_mean(name, &known), None, "{name}");
+        }
+    }
+
+    #[test]
+    fn unknown_names_without_a_near_one_list_what_is_known() {
+        assert_eq!(unknown("term", "x", &["refuse", "rerun"]), "unknown term `x`; known are `refuse` and `rerun`");
+        assert_eq!(unknown("term", "rerum", &["refuse", "rerun"]), "unknown term `rerum`; did you mean `rerun`?");
+    }
+}

@@ -1,0 +1,180 @@
+use super::expand;
+use proc_macro2::{Delimiter, Group, TokenStream, TokenTree};
+use quote::quote;
+
+/// What a handler becomes, formatted. `INSTA_UPDATE=always cargo test -p idem-macros` accepts new expansions.
+macro_rules! snapshots {
+    ($($name:ident: #[idempotent $(($($options:tt)*))?] { $($item:tt)* })*) => {$(
+        #[test]
+        fn $name() -> syn::Result<()> {
+            let expanded = expand(quote!($($($options)*)?), quote!($($item)*));
+            let formatted = prettyplease::unparse(&syn::parse2(expanded)?);
+            insta::with_settings!({ omit_expression => true }, { insta::assert_snapshot!(formatted) });
+            Ok(())
+        }
+    )*};
+}
+
+snapshots! {
+    no_arguments: #[idempotent] {
+        /// Says hello.
+        async fn hello() -> &'static str {
+            "hello"
+        }
+    }
+
+    one_argument: #[idempotent()] {
+        async fn method(method: Method) -> String {
+            method.to_string()
+        }
+    }
+
+    an_argument_with_the_body: #[idempotent(header = "Idempotency-Key", ttl = "24h", fingerprint = body + path)] {
+        pub(crate) async fn create(State(orders): State<Orders>, Json(mut new): Json<NewOrder>) -> Result<Json<Order>, AppError> {
+            new.check()?;
+            Ok(Json(orders.create(new).await))
+        }
+    }
+
+    generics_and_where: #[idempotent] {
+        #[tracing::instrument]
+        #[must_use]
+        pub async fn create<'a, R: Repo, const N: usize>(State(repo): State<R>, _: Limit<N>) -> Result<impl IntoResponse + 'a, R::Error>
+        where
+            R: Clone,
+            R::Error: IntoResponse,
+        {
+            repo.create().await
+        }
+    }
+
+    an_associated_function: #[idempotent(errors = Self::render)] {
+        async fn create(State(this): State<Self>, #[allow(unused)] body: Bytes) {
+            #![allow(clippy::todo)]
+            todo!()
+        }
+    }
+
+    a_scope: #[idempotent(scope = user.id)] {
+        async fn pay(user: User, _: Method, Json(Payment { amount, .. }): Json<Payment>) -> Receipt {
+            charge(amount).await
+        }
+    }
+
+    a_scope_of_several_parts: #[idempotent(scope = (user.tenant, (user.id)))] {
+        async fn pay(user: User) {}
+    }
+
+    every_option: #[idempotent(
+        crate = crate::idem,
+        errors = render,
+        max_response = "64KiB",
+        abandoned = rerun,
+        replay_header = none,
+        replay_status = 200,
+        replay = body + status,
+        record = all - 400 - server_error + 503,
+        mismatch = 409,
+        in_flight = wait("5s"),
+        scope = header("X-Tenant"),
+        fingerprint = header("X-Version") + json("/b/0", "/a") + json + body + query + path + method,
+        ttl = "1h 30m",
+        min_key = 8,
+        required,
+        header = "X-Request-Key",
+        policy = BASE,
+    )] {
+        async fn create(body: Bytes) {}
+    }
+
+    debug_handler_below: #[idempotent] {
+        #[axum::debug_handler(state = App)]
+        #[cfg_attr(debug_assertions, axum::debug_handler)]
+        #[allow(unused)]
+        async fn create(State(app): State<App>) -> Response {
+            app.answer()
+        }
+    }
+
+    // The function stays, with the policy of what could be read.
+    wrong_options: #[idempotent(tll = "1h", ttl = "0s", required, required, mismatch = 200)] {
+        async fn create(body: Bytes) {}
+    }
+
+    // The function stays as it is.
+    a_wrong_item: #[idempotent(ttl = 24)] {
+        fn create(&self, body: impl FromRequest) {}
+    }
+}
+
+#[test]
+fn a_body_that_does_not_parse_stays_as_it_is() {
+    let body = quote!({ let half = ; typed(,); });
+    let item: TokenStream = quote!(async fn create(body: Bytes) #body);
+    let expanded = expand(quote!(), item).to_string();
+    assert!(expanded.contains(&body.to_string()), "{expanded}");
+    assert!(!expanded.contains("compile_error"), "{expanded}");
+}
+
+/// Half-typed code reaches the macro on every key press in an editor.
+#[test]
+fn no_tokens_make_it_panic() {
+    let options = quote! {
+        policy header required min_key ttl fingerprint scope in_flight record replay replay_status replay_header crate
+        errors max_response tll = , + - * . :: ? ! | & # ; 'a "24h" "" "1MiB" "0" 422 0 -1 4.2 'c' b"x" true global none
+        reject wait header json body path all success status (1) ("a", "b") () [x] {y} user.id <T> async move in crate
+    };
+    let items = quote! {
+        #[doc = "x"] #![x] pub async fn create struct impl trait unsafe extern "C" const <T: A, const N: u8> (a: A) (&self)
+        (mut a: A, B(b): B<impl C>) (...) () -> Result<(), E> impl X where T: D, { } {x} { #![y] z } ; , = idempotent
+        #[debug_handler] #[idempotent] #[cfg(a)] dyn
+    };
+    let (options, items) = (Vec::from_iter(options), Vec::from_iter(items));
+    let mut random = Random(0x9e37_79b9_7f4a_7c15);
+    for _ in 0..5_000 {
+        let options = random.tokens(&options, 12, 2);
+        // Often a real function, so that wrong options meet a wrapper.
+        let item = match random.below(4) {
+            0 => random.tokens(&items, 12, 2),
+            1 => quote!(
+                async fn create(a: A, B(b): B) -> C {
+                    b
+                }
+            ),
+            2 => {
+                let arguments = random.tokens(&items, 8, 2);
+                quote!(async fn create(#arguments) { a })
+            }
+            _ => {
+                let (generics, output) = (random.tokens(&items, 4, 1), random.tokens(&items, 4, 1));
+                quote!(pub async fn create #generics (a: A) -> #output { a })
+            }
+        };
+        drop(expand(options, item));
+    }
+}
+
+/// A small generator, so that a failure comes back on every run.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, end: usize) -> usize {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        usize::try_from(self.0 >> 33).map_or(0, |random| random % end)
+    }
+
+    fn tokens(&mut self, words: &[TokenTree], most: usize, depth: usize) -> TokenStream {
+        let count = self.below(most + 1);
+        let tokens = (0..count).map(|_| match self.below(10) {
+            0 if depth > 0 => {
+                let delimiters = [Delimiter::Parenthesis, Delimiter::Brace, Delimiter::Bracket, Delimiter::None];
+                let delimiter = delimiters[self.below(delimiters.len())];
+                TokenTree::Group(Group::new(delimiter, self.tokens(words, most / 2, depth - 1)))
+            }
+            _ => words[self.below(words.len())].clone(),
+        });
+        tokens.collect()
+    }
+}

@@ -1,0 +1,147 @@
+use super::*;
+use crate::{args, errors::collect};
+
+/// The chain and the scope, without white space; and the mistakes.
+fn resolved(options: TokenStream) -> (String, usize, String) {
+    let (resolved, mistakes) = collect(|errors| {
+        let options = args::parse(options, errors);
+        resolve(&options, errors)
+    });
+    (resolved.policy.to_string().replace(' ', ""), resolved.scope.len(), mistakes.to_string())
+}
+
+#[track_caller]
+fn chain(options: TokenStream, expected: &str) {
+    let (chain, _, mistakes) = resolved(options);
+    assert_eq!(mistakes, "");
+    assert_eq!(chain.replace("::idem_axum::private::", "").replace("::idem_axum::Policy::DEFAULT", ""), expected);
+}
+
+#[track_caller]
+fn refused(options: TokenStream, part: &str) {
+    let (chain, scope, mistakes) = resolved(options);
+    let mistakes = mistakes.replace('\\', "");
+    assert_eq!(mistakes.matches("compile_error").count(), 1, "{mistakes}");
+    assert!(mistakes.contains(part), "{mistakes} does not contain {part}");
+    // What was refused stays at its default.
+    assert!(chain.starts_with("::idem_axum::Policy::DEFAULT") && scope == 0, "{chain}");
+}
+
+#[test]
+fn an_option_that_is_missing_is_not_in_the_chain() {
+    chain(quote!(), "");
+    chain(quote!(ttl = "1h"), ".ttl(::core::time::Duration::new(3600,0))");
+}
+
+#[test]
+fn options_and_their_methods() {
+    chain(quote!(required), ".required()");
+    chain(quote!(required = true), ".required()");
+    chain(quote!(required = false), ".optional()");
+    chain(quote!(min_key = 8), ".min_key(8)");
+    chain(quote!(header = "Idempotency-Key"), ".header(\"idempotency-key\")");
+    chain(quote!(scope = global), ".scope(Scope::Global)");
+    chain(quote!(scope = header("X-Tenant")), ".scope(Scope::Header(\"x-tenant\"))");
+    chain(quote!(in_flight = reject), ".in_flight(InFlight::reject(409))");
+    chain(quote!(in_flight = reject(423)), ".in_flight(InFlight::reject(423))");
+    chain(quote!(in_flight = wait("5s")), ".in_flight(InFlight::wait(::core::time::Duration::new(5,0)))");
+    chain(quote!(replay = status, mismatch = 409), ".mismatch(409).replay(Replay::STATUS)");
+    chain(
+        quote!(replay = status + body, replay_status = 200),
+        ".replay(Replay::STATUS.and(Replay::BODY)).replay_status(200)",
+    );
+    chain(quote!(replay_header = "X-Replay"), ".replay_header(\"x-replay\")");
+    chain(quote!(replay_header = none), ".no_replay_header()");
+    chain(quote!(abandoned = rerun), ".abandoned(Abandoned::Rerun)");
+    chain(quote!(abandoned = refuse), ".abandoned(Abandoned::Refuse)");
+    chain(quote!(max_response = "1MiB"), ".max_response(1048576)");
+    chain(quote!(errors = my::render), ".errors(my::render)");
+}
+
+#[test]
+fn another_start_and_another_crate() {
+    let (chain, ..) = resolved(quote!(crate = crate::idem, record = all, policy = my::POLICY));
+    assert_eq!(chain, "my::POLICY.record(crate::idem::private::Statuses::ALL)");
+    let (chain, ..) = resolved(quote!(crate = crate::idem));
+    assert_eq!(chain, "crate::idem::Policy::DEFAULT");
+    let (chain, _, mistakes) = resolved(quote!(crate = "my::idem"));
+    assert_eq!(chain, "my::idem::Policy::DEFAULT", "what the string says is gone on with");
+    assert!(mistakes.contains("drop the quotes"), "{mistakes}");
+}
+
+#[test]
+fn scopes_over_the_arguments() {
+    for (scope, parts) in [
+        (quote!(scope = user.id), 1),
+        (quote!(scope = (user.id)), 1),
+        (quote!(scope = (user.tenant, user.id)), 2),
+        (quote!(scope = ("orders", user.id)), 2),
+        (
+            quote!(
+                scope = ids
+                    .iter()
+                    .map(|id| {
+                        return id.0;
+                    })
+                    .sum::<u64>()
+            ),
+            1,
+        ),
+    ] {
+        let (chain, count, mistakes) = resolved(scope);
+        assert_eq!((chain.as_str(), count, mistakes.as_str()), ("::idem_axum::Policy::DEFAULT", parts, ""));
+    }
+}
+
+#[test]
+fn values_that_are_refused() {
+    refused(quote!(required = 3), "is a flag");
+    refused(quote!(min_key = 0), "from 1 to 255");
+    refused(quote!(min_key = 256), "from 1 to 255");
+    refused(quote!(ttl = "0s"), "`ttl` must be longer than zero");
+    refused(quote!(scope = "x"), "scope = global");
+    refused(quote!(scope = 1), "scope = global");
+    refused(quote!(scope = ()), "scope = global");
+    refused(quote!(scope = header()), "`header` takes one name");
+    refused(quote!(scope = header(user)), "header name in quotes");
+    refused(quote!(scope = (global, user.id)), "stand alone");
+    refused(quote!(scope = (user.id, header("X"))), "stand alone");
+    refused(quote!(scope = user.id().await), "neither wait nor fail");
+    refused(quote!(scope = (1, user.id()?)), "neither wait nor fail");
+    refused(quote!(in_flight = rejct), "did you mean `reject`?");
+    refused(quote!(in_flight = "reject"), "drop the quotes: write `reject`");
+    refused(quote!(in_flight = 423), "write for example `reject(423)`");
+    refused(quote!(in_flight = (reject)), "parentheses");
+    refused(quote!(in_flight = a::b), "known are `reject` and `wait`");
+    refused(quote!(in_flight = reject(200)), "from 400 to 599");
+    refused(quote!(in_flight = reject()), "`reject` takes one status");
+    refused(quote!(in_flight = wait), "`wait` takes how long");
+    refused(quote!(in_flight = wait(5)), "write `wait(\"5s\")`");
+    refused(quote!(in_flight = wait("0s")), "in_flight = reject");
+    refused(quote!(mismatch = 200), "from 400 to 599");
+    refused(quote!(replay_status = 199), "from 200 to 599");
+    refused(quote!(replay = status, replay_status = 200), "add `body`");
+    refused(quote!(replay_header = "none"), "drop the quotes");
+    refused(quote!(replay_header = nothing), "unknown value `nothing`");
+    refused(quote!(replay_header = ""), "cannot be empty");
+    refused(quote!(abandoned = retry), "unknown value `retry`");
+    refused(quote!(abandoned = "refuse"), "drop the quotes");
+    refused(quote!(abandoned = rerun()), "takes no arguments");
+    refused(quote!(max_response = "0"), "larger than zero");
+    refused(quote!(errors = "render"), "drop the quotes");
+    refused(quote!(policy = Policy::new()), "const POLICY");
+}
+
+#[test]
+fn headers_added_to_replays() {
+    chain(quote!(replay_with = header("X-A", "1")), r#".replay_with(&[AddedHeader::new("x-a","1")])"#);
+    chain(
+        quote!(replay_with = header("X-A", "no way", server_error - 503) + header("X-B", "2")),
+        r#".replay_with(&[AddedHeader::new("x-a","noway").on(Statuses::SERVER_ERROR.minus(Statuses::of(503))),AddedHeader::new("x-b","2")])"#,
+    );
+    refused(quote!(replay_with = "X-A"), "expected a header");
+    refused(quote!(replay_with = header("X-A")), "takes a name, a value");
+    refused(quote!(replay_with = header("X A", "1")), "cannot stand in a header name");
+    refused(quote!(replay_with = header("X-A", "a\r\nSet-Cookie: b")), "cannot stand in a header value");
+    refused(quote!(replay_with = header("X-A", "1", 500 - 500)), "leaves no status");
+}

@@ -1,0 +1,224 @@
+//! Reads single values: durations, sizes, header names, numbers, paths.
+//!
+//! Every function takes what to write instead, for its message, and puts the caret on the value.
+
+use crate::errors;
+use proc_macro2::Ident;
+use std::{fmt::Display, ops::RangeInclusive, time::Duration};
+use syn::{Expr, ExprPath, Lit, LitStr, Token, punctuated::Punctuated};
+
+/// Nothing is remembered for longer, so that no clock and no store overflows when it adds this to "now".
+const LONGEST: Duration = Duration::from_secs(100 * 31_557_600);
+
+/// The statuses of refusals.
+pub(crate) const REFUSAL: RangeInclusive<u16> = 400..=599;
+/// The statuses that can be recorded, and sent with a replay.
+pub(crate) const RECORDED: RangeInclusive<u16> = 200..=599;
+
+fn wrong<T>(value: &Expr, message: impl Display) -> syn::Result<T> {
+    Err(syn::Error::new_spanned(value, message))
+}
+
+/// The expression itself: a value that went through a `macro_rules!` parameter comes in an invisible group.
+pub(crate) fn bare(mut value: &Expr) -> &Expr {
+    while let Expr::Group(group) = value {
+        value = &group.expr;
+    }
+    value
+}
+
+fn literal(value: &Expr) -> Option<&Lit> {
+    match bare(value) {
+        Expr::Lit(literal) => Some(&literal.lit),
+        _ => None,
+    }
+}
+
+/// The text, where the value is a string.
+pub(crate) fn string(value: &Expr) -> Option<&LitStr> {
+    match literal(value) {
+        Some(Lit::Str(string)) => Some(string),
+        _ => None,
+    }
+}
+
+/// `true` or `false`
+pub(crate) fn boolean(value: &Expr) -> Option<bool> {
+    match literal(value) {
+        Some(Lit::Bool(boolean)) => Some(boolean.value),
+        _ => None,
+    }
+}
+
+/// A name alone, such as `reject`.
+pub(crate) fn word(value: &Expr) -> Option<&Ident> {
+    match bare(value) {
+        Expr::Path(ExprPath { qself: None, path, .. }) => path.get_ident(),
+        _ => None,
+    }
+}
+
+/// A name with arguments, such as `reject(423)`.
+pub(crate) fn call(value: &Expr) -> Option<(&Ident, &Punctuated<Expr, Token![,]>)> {
+    match bare(value) {
+        Expr::Call(call) => Some((word(&call.func)?, &call.args)),
+        _ => None,
+    }
+}
+
+/// The only argument of a call, as in `wait("5s")`.
+pub(crate) fn argument(arguments: &Punctuated<Expr, Token![,]>) -> Option<&Expr> {
+    arguments.first().filter(|_| arguments.len() == 1)
+}
+
+pub(crate) fn path<'a>(value: &'a Expr, option: &str) -> syn::Result<&'a ExprPath> {
+    if let Expr::Path(path) = bare(value) {
+        return Ok(path);
+    }
+    match string(value) {
+        Some(path) => wrong(value, format!("drop the quotes: write `{option} = {}`", path.value())),
+        None => wrong(value, format!("expected a path: `{option}` takes the name of a `{}`", pointed_at(option))),
+    }
+}
+
+fn pointed_at(option: &str) -> &'static str {
+    match option {
+        "errors" => "fn(&Refusal) -> Response",
+        "policy" => "const POLICY: Policy",
+        _ => "crate",
+    }
+}
+
+/// A header name, lowered: that is how `http` wants a static one.
+pub(crate) fn header_name(value: &Expr, example: &str) -> syn::Result<String> {
+    let Some(string) = string(value) else {
+        return wrong(value, format!("expected a header name in quotes: write `{example}`"));
+    };
+    let name = string.value();
+    if name.is_empty() {
+        return wrong(value, format!("a header name cannot be empty: write `{example}`"));
+    }
+    match name.chars().find(|&character| !is_token(character)) {
+        Some(bad) => wrong(value, format!("{bad:?} cannot stand in a header name: write `{example}`")),
+        None => Ok(name.to_ascii_lowercase()),
+    }
+}
+
+/// What a header name may be made of (RFC 9110, section 5.6.2).
+fn is_token(character: char) -> bool {
+    character.is_ascii_alphanumeric() || "!#$%&'*+-.^_`|~".contains(character)
+}
+
+/// A header value that every client can read: visible ASCII and spaces, none of them at the ends.
+pub(crate) fn header_value(value: &Expr, example: &str) -> syn::Result<String> {
+    let Some(string) = string(value) else {
+        return wrong(value, format!("expected a header value in quotes: write for example `{example}`"));
+    };
+    let text = string.value();
+    match text.chars().find(|&character| !matches!(character, ' '..='~')) {
+        Some(bad) => wrong(value, format!("{bad:?} cannot stand in a header value")),
+        None if text.trim() != text => wrong(value, "a header value has no spaces at its ends"),
+        None => Ok(text),
+    }
+}
+
+/// A duration, never zero: `zero` is what to say about one that is.
+pub(crate) fn duration(value: &Expr, example: &str, zero: &str) -> syn::Result<Duration> {
+    let Some(string) = string(value) else {
+        return wrong(value, format!("expected a duration in quotes: write `{example}`"));
+    };
+    let written = string.value();
+    match humantime::parse_duration(&written) {
+        Ok(Duration::ZERO) => wrong(value, zero),
+        Ok(duration) if duration <= LONGEST => Ok(duration),
+        Ok(_) | Err(humantime::DurationError::NumberOverflow) => {
+            wrong(value, format!("`{written}` is too long: the longest duration is 100 years"))
+        }
+        Err(_) if !written.is_empty() && written.bytes().all(|byte| byte.is_ascii_digit()) => {
+            wrong(value, format!("`{written}` has no unit: write for example `\"{written}s\"` or `\"{written}h\"`"))
+        }
+        Err(_) => wrong(
+            value,
+            format!("`{written}` is not a duration: write numbers with units, such as \"90s\", \"24h\" or \"1h 30m\""),
+        ),
+    }
+}
+
+/// A size in bytes, never zero.
+pub(crate) fn size(value: &Expr, example: &str) -> syn::Result<u64> {
+    const UNITS: [(&str, u64); 8] = [
+        ("B", 1),
+        ("kB", 1000),
+        ("KB", 1000),
+        ("KiB", 1 << 10),
+        ("MB", 1_000_000),
+        ("MiB", 1 << 20),
+        ("GB", 1_000_000_000),
+        ("GiB", 1 << 30),
+    ];
+    let Some(string) = string(value) else {
+        return wrong(value, format!("expected a size in quotes: write `{example}`"));
+    };
+    let written = string.value().trim().to_owned();
+    let digits = written.len() - written.trim_start_matches(|character: char| character.is_ascii_digit()).len();
+    let (number, unit) = written.split_at(digits);
+    let unit = unit.trim();
+    if !number.is_empty() && number.bytes().all(|byte| byte == b'0') {
+        return wrong(value, "the size must be larger than zero: without a body, nothing could be replayed");
+    }
+    let factor = UNITS.iter().find(|(known, _)| *known == unit).map(|(_, factor)| *factor);
+    match (number.is_empty(), factor) {
+        (false, Some(factor)) => match number.parse::<u64>().ok().and_then(|number| number.checked_mul(factor)) {
+            Some(bytes) => Ok(bytes),
+            None => wrong(value, format!("`{written}` is too large")),
+        },
+        (false, None) if unit.is_empty() => {
+            wrong(value, format!("`{written}` has no unit: write for example `\"{written}B\"` or `\"{written}KiB\"`"))
+        }
+        (false, None) if unit.bytes().all(|byte| byte.is_ascii_alphabetic()) => {
+            match UNITS.iter().find(|(known, _)| known.eq_ignore_ascii_case(unit)) {
+                Some((meant, _)) => wrong(value, format!("unknown unit `{unit}`; did you mean `{meant}`?")),
+                None => {
+                    wrong(value, format!("unknown unit `{unit}`; known are {}", errors::list(&UNITS.map(|it| it.0))))
+                }
+            }
+        }
+        _ => wrong(value, format!("`{written}` is not a size: write a whole number with a unit, such as \"1MiB\"")),
+    }
+}
+
+/// A number from a range; `what` says what it is, such as "a status".
+pub(crate) fn number(value: &Expr, range: RangeInclusive<u16>, what: &str, example: &str) -> syn::Result<u16> {
+    let number = match literal(value) {
+        Some(Lit::Int(number)) if number.suffix().is_empty() => number.base10_parse::<u16>().ok(),
+        _ => None,
+    };
+    if let Some(number) = number.filter(|number| range.contains(number)) {
+        return Ok(number);
+    }
+    let quoted = string(value).and_then(|string| string.value().parse().ok());
+    match quoted.filter(|number| range.contains(number)) {
+        Some(number) => wrong(value, format!("drop the quotes: write `{number}`")),
+        None => {
+            let (lowest, highest) = (range.start(), range.end());
+            wrong(value, format!("expected {what} from {lowest} to {highest}: write for example `{example}`"))
+        }
+    }
+}
+
+/// What to say about a word that is none of the `known` ones; `what` says what it is, such as "term".
+pub(crate) fn unknown(value: &Expr, what: &str, known: &[&str]) -> syn::Error {
+    let name = word(value).or(call(value).map(|(name, _)| name)).map(Ident::to_string);
+    let quoted = string(value).map(LitStr::value);
+    let message = match (name, quoted) {
+        (Some(name), _) if known.contains(&name.as_str()) => format!("`{name}` takes no arguments: write `{name}`"),
+        (Some(name), _) => errors::unknown(what, &name, known),
+        (None, Some(quoted)) if known.contains(&quoted.as_str()) => format!("drop the quotes: write `{quoted}`"),
+        (None, _) if matches!(value, Expr::Paren(_)) => "parentheses have no meaning here: drop them".to_owned(),
+        (None, _) => format!("expected a {what}; known are {}", errors::list(known)),
+    };
+    syn::Error::new_spanned(value, message)
+}
+
+#[cfg(test)]
+mod tests;
