@@ -86,7 +86,7 @@ fn what_cannot_be_recorded() {
     refused(parse_quote!(all - 199 - 600 - sucess), record, &["from 200 to 599", "from 200 to 599", "`success`"]);
     refused(parse_quote!(all - "404"), record, &["404"]);
     refused(parse_quote!(success - success), record, &["nothing to record"]);
-    refused(parse_quote!(all + 200), record, &["recorded already"]);
+    refused(parse_quote!(all + 200), record, &["has it already"]);
     refused(parse_quote!(success - 404), record, &["nothing before this has it"]);
     refused(parse_quote!(all - (400 + 422)), record, &["parentheses"]);
 }
