@@ -6,7 +6,7 @@ use std::time::Duration;
 use axum::response::{IntoResponse, Response};
 use http::header::{CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderValue, StatusCode};
-use idem_runtime::{InvalidKey, Refused, StoreError};
+use idem_runtime::{InvalidKey, MAX_KEY, Refused, StoreError};
 use serde::Serialize;
 
 use crate::policy::Policy;
@@ -218,10 +218,11 @@ impl fmt::Display for Refusal {
                 "This endpoint needs the header `{header}`, and the request has none. Nothing was done. Send the request \
                  with a key that is unique for this operation, and retry with the same key."
             ),
-            Self::KeyInvalid { reason, .. } => write!(
+            Self::KeyInvalid { policy, reason } => write!(
                 f,
-                "The header `{header}` is not a valid key: {reason}. Nothing was done. Send one key of 1 to 255 visible \
-                 ASCII characters."
+                "The header `{header}` is not a valid key: {reason}. Nothing was done. Send one key of {} to {MAX_KEY} \
+                 visible ASCII characters.",
+                policy.min_key
             ),
             Self::InFlight { .. } => f.write_str(
                 "A request with this key is being processed. It was not started again. Retry the identical request in a \
@@ -268,7 +269,8 @@ impl std::error::Error for Refusal {
     }
 }
 
-/// The response that the policy's `errors` function makes, with this refusal as an extension.
+/// The response that the policy's `errors` function makes, with this refusal as an extension, and with `Retry-After` where
+/// waiting helps and the function did not say how long.
 impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
         match &self {
@@ -284,6 +286,9 @@ impl IntoResponse for Refusal {
             _ => {}
         }
         let mut response = (self.policy().errors)(&self);
+        if let Some(after) = self.retry_after() {
+            response.headers_mut().entry(RETRY_AFTER).or_insert(HeaderValue::from(after.as_secs()));
+        }
         response.extensions_mut().insert(self);
         response
     }
@@ -343,10 +348,6 @@ fn json(refusal: &Refusal, content_type: &'static str, body: &impl Serialize) ->
     // Serialising strings and numbers cannot fail; an empty body would still have the right status.
     let body = serde_json::to_vec(body).unwrap_or_default();
     let mut response = (refusal.status(), body).into_response();
-    let headers = response.headers_mut();
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
-    if let Some(after) = refusal.retry_after() {
-        headers.insert(RETRY_AFTER, HeaderValue::from(after.as_secs()));
-    }
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
     response
 }

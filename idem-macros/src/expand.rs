@@ -7,10 +7,10 @@ use crate::{
     item::{self, Handler},
     policy::{self, Resolved},
 };
-use proc_macro2::{Ident, Span, TokenStream};
+use proc_macro2::{Ident, Span, TokenStream, TokenTree};
 use quote::{ToTokens, format_ident, quote, quote_spanned};
 use syn::{
-    Expr, GenericParam, PatIdent, PatType, ReturnType, Signature,
+    Expr, GenericParam, PatIdent, PatType, ReturnType, Signature, Type, TypeParamBound,
     spanned::Spanned,
     visit_mut::{self, VisitMut},
 };
@@ -79,6 +79,7 @@ fn wrap(handler: &Handler, Resolved { krate, policy, scope }: &Resolved) -> Toke
     let run = quote_spanned!(mixed_site_at(output(signature).span())=> __call.run(__policy, __scope, #body).await);
     let policy = quote_spanned!(mixed_site_at(policy.span())=> &#policy);
     let debug_handler = debug_handler(handler);
+    let named_traits = named_traits(signature);
 
     quote_spanned! {Span::mixed_site()=>
         #(#attributes)*
@@ -90,6 +91,7 @@ fn wrap(handler: &Handler, Resolved { krate, policy, scope }: &Resolved) -> Toke
         {
             #(#inner_attributes)*
             #debug_handler
+            #named_traits
             let __policy: &'static #krate::Policy = const { #policy };
             if let ::core::result::Result::Err(__response) = __call.open(__policy) {
                 return __response;
@@ -214,6 +216,48 @@ fn output(signature: &Signature) -> TokenStream {
         }
         ReturnType::Default => quote_spanned!(signature.ident.span()=> ()),
     }
+}
+
+/// Names the traits of each `impl Trait` in the return type once more. The wrapper returns a response, so the import of a
+/// trait that stands nowhere else, as `IntoResponse` often does, would be reported as unused.
+fn named_traits(signature: &Signature) -> Option<TokenStream> {
+    let ReturnType::Type(_, ty) = &signature.output else { return None };
+    let own = |ident: &Ident| ident == "Self" || signature.generics.params.iter().any(|param| is_named(param, ident));
+    let hidden = item::impl_traits(&mut ty.clone()).into_iter().filter_map(|hidden| match hidden {
+        Type::ImplTrait(mut hidden) => {
+            let bounds = hidden.bounds.into_iter().filter(|bound| matches!(bound, TypeParamBound::Trait(_)));
+            hidden.bounds = bounds.collect();
+            Some(hidden)
+        }
+        _ => None,
+    });
+    // A function within a function knows nothing of the outer one's generics.
+    let hidden: Vec<_> = hidden.filter(|hidden| !mentions(hidden.to_token_stream(), &own)).collect();
+    if hidden.is_empty() {
+        return None;
+    }
+    Some(quote_spanned! {Span::mixed_site()=>
+        #[allow(dead_code, clippy::all, clippy::pedantic, clippy::nursery, clippy::restriction)]
+        const _: () = {
+            fn __named(#(_: #hidden),*) {}
+        };
+    })
+}
+
+fn is_named(param: &GenericParam, ident: &Ident) -> bool {
+    match param {
+        GenericParam::Type(param) => param.ident == *ident,
+        GenericParam::Const(param) => param.ident == *ident,
+        GenericParam::Lifetime(param) => param.lifetime.ident == *ident,
+    }
+}
+
+fn mentions(tokens: TokenStream, wanted: &dyn Fn(&Ident) -> bool) -> bool {
+    tokens.into_iter().any(|token| match token {
+        TokenTree::Ident(ident) => wanted(&ident),
+        TokenTree::Group(group) => mentions(group.stream(), wanted),
+        _ => false,
+    })
 }
 
 /// For tokens about which a diagnostic should point at `place`. The names among them are still the macro's own.

@@ -246,7 +246,8 @@ pub(crate) fn added_headers(sum: &Expr, private: &TokenStream, errors: &mut Erro
         }
         headers.extend(added_header(value, private, errors));
     }
-    Some(quote!(&[#(#headers),*]))
+    // Of its own, since the calls in it are evaluated at compile time only where a `const` says so.
+    Some(quote!(const { &[#(#headers),*] }))
 }
 
 fn added_header(term: &Expr, private: &TokenStream, errors: &mut Errors) -> Option<TokenStream> {
@@ -262,7 +263,8 @@ fn added_header(term: &Expr, private: &TokenStream, errors: &mut Errors) -> Opti
     let (Some(name), Some(text), statuses, None) =
         (arguments.next(), arguments.next(), arguments.next(), arguments.next())
     else {
-        let message = "`header` takes a name, a value, and for which recorded statuses it is added: write for example";
+        let message =
+            "`header` takes a name and a value, and then perhaps the recorded statuses it is for: write for example";
         errors.at(term, format!("{message} `{EXAMPLE}`"));
         return None;
     };

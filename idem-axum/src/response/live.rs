@@ -11,13 +11,9 @@ use bytes::Bytes;
 use futures_util::FutureExt;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use idem_runtime::{Outcome, Recorded};
-use tokio::sync::{mpsc, oneshot};
 
 use super::capture::Tape;
-
-/// How many frames the caller may lag behind the recording. The recording does not depend on how fast the caller reads,
-/// as long as it lags less than that.
-const LAG: usize = 1024;
+use super::queue::{self, End, Reader, Writer};
 
 /// The frames that were ready at once, for the caller.
 #[derive(Default)]
@@ -52,25 +48,19 @@ impl Given {
     }
 }
 
-/// What the recording sends to the caller.
-enum Sent {
-    Frame(Frame<Bytes>),
-    /// The recording is over, and the caller reads the rest itself.
-    Rest(Body),
-    Failed(axum::Error),
-}
-
 /// The caller's body.
 struct Shown {
     given: VecDeque<Frame<Bytes>>,
     rest: Rest,
 }
 
+/// What comes after the frames that were ready at once.
 enum Rest {
     Nothing,
-    Handed(Body),
     Failed(Option<axum::Error>),
-    Recorded { sent: mpsc::Receiver<Sent>, end: oneshot::Receiver<()> },
+    /// The caller reads the handler's body itself.
+    Handed(Body),
+    Recorded(Reader),
 }
 
 impl HttpBody for Shown {
@@ -84,20 +74,13 @@ impl HttpBody for Shown {
         loop {
             match &mut self.rest {
                 Rest::Nothing => return Poll::Ready(None),
-                Rest::Handed(body) => return Pin::new(body).poll_frame(cx),
                 Rest::Failed(error) => return Poll::Ready(error.take().map(Err)),
-                Rest::Recorded { sent, end } => match ready!(sent.poll_recv(cx)) {
-                    Some(Sent::Frame(frame)) => return Poll::Ready(Some(Ok(frame))),
-                    Some(Sent::Rest(body)) => self.rest = Rest::Handed(body),
-                    Some(Sent::Failed(error)) => self.rest = Rest::Failed(Some(error)),
-                    // The end comes when the record is in place. Without it the recording was torn down, and what
-                    // the caller has is not the whole.
-                    None => {
-                        self.rest = match ready!(Pin::new(end).poll(cx)) {
-                            Ok(()) => Rest::Nothing,
-                            Err(_) => Rest::Failed(Some(axum::Error::new("the response broke off"))),
-                        }
-                    }
+                Rest::Handed(body) => return Pin::new(body).poll_frame(cx),
+                Rest::Recorded(reader) => match ready!(reader.poll_read(cx)) {
+                    Ok(frame) => return Poll::Ready(Some(Ok(frame))),
+                    Err(End::Whole) => self.rest = Rest::Nothing,
+                    Err(End::Failed(error)) => self.rest = Rest::Failed(Some(error)),
+                    Err(End::Rest(body)) => self.rest = Rest::Handed(body),
                 },
             }
         }
@@ -107,9 +90,9 @@ impl HttpBody for Shown {
         self.given.is_empty()
             && match &self.rest {
                 Rest::Nothing => true,
-                Rest::Handed(body) => body.is_end_stream(),
                 Rest::Failed(error) => error.is_none(),
-                Rest::Recorded { .. } => false,
+                Rest::Handed(body) => body.is_end_stream(),
+                Rest::Recorded(_) => false,
             }
     }
 
@@ -129,53 +112,40 @@ impl HttpBody for Shown {
     }
 }
 
-/// Lets the caller's body end, once the record is in place.
-struct End(Option<oneshot::Sender<()>>);
-
-impl Drop for End {
-    fn drop(&mut self) {
-        if let Some(end) = self.0.take() {
-            // Nobody may be listening.
-            let _ = end.send(());
-        }
-    }
-}
-
 /// Splits a body: what the caller gets, and the recording of it, which goes on when the caller is gone.
 pub(super) fn record(given: Given, body: Body, tape: Tape) -> (Body, impl Future<Output = Recorded> + Send) {
-    let (sender, sent) = mpsc::channel(LAG);
-    let (end_sender, end) = oneshot::channel();
-    let shown = given.body(Rest::Recorded { sent, end });
-    let pumped = AssertUnwindSafe(pump(body, tape, sender, end_sender)).catch_unwind();
-    // A stream that panics is a stream that fails: the caller's body breaks off, as its sender is gone without an end.
+    let (writer, reader) = queue::new();
+    let shown = given.body(Rest::Recorded(reader));
+    let pumped = AssertUnwindSafe(pump(body, tape, writer)).catch_unwind();
+    // A stream that panics is a stream that fails: the caller's body breaks off, as its writer is gone without an end.
     let recorded = pumped.map(|pumped| pumped.unwrap_or_else(|_panic| not_replayable()));
     (shown, recorded)
 }
 
-fn not_replayable() -> Recorded {
-    Recorded { outcome: Outcome::NotReplayable, hold: None }
-}
-
-async fn pump(mut body: Body, mut tape: Tape, caller: mpsc::Sender<Sent>, end: oneshot::Sender<()>) -> Recorded {
+async fn pump(mut body: Body, mut tape: Tape, mut caller: Writer) -> Recorded {
     loop {
-        // A caller that is gone changes nothing: the sending fails, and the recording goes on.
         match poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await {
             Some(Ok(frame)) => {
                 let fits = tape.add(&frame);
-                let _ = caller.send(Sent::Frame(frame)).await;
+                caller.write(frame);
                 if !fits {
-                    let _ = caller.send(Sent::Rest(body)).await;
+                    caller.end(End::Rest(body));
                     return not_replayable();
                 }
             }
             Some(Err(error)) => {
-                let _ = caller.send(Sent::Failed(error)).await;
+                caller.end(End::Failed(error));
                 return not_replayable();
             }
+            // The caller's body ends when the record is in place, so that a retry finds it.
             None => {
-                drop(caller);
-                return Recorded { outcome: tape.finish(), hold: Some(Box::new(End(Some(end)))) };
+                caller.on_drop(End::Whole);
+                return Recorded { outcome: tape.finish(), hold: Some(Box::new(caller)) };
             }
         }
     }
+}
+
+fn not_replayable() -> Recorded {
+    Recorded { outcome: Outcome::NotReplayable, hold: None }
 }

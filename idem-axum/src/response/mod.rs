@@ -8,6 +8,7 @@ mod answer;
 mod capture;
 mod headers;
 mod live;
+mod queue;
 
 pub(crate) use answer::replay;
 pub(crate) use capture::capture;

@@ -134,13 +134,13 @@ fn values_that_are_refused() {
 
 #[test]
 fn headers_added_to_replays() {
-    chain(quote!(replay_with = header("X-A", "1")), r#".replay_with(&[AddedHeader::new("x-a","1")])"#);
+    chain(quote!(replay_with = header("X-A", "1")), r#".replay_with(const{&[AddedHeader::new("x-a","1")]})"#);
     chain(
         quote!(replay_with = header("X-A", "no way", server_error - 503) + header("X-B", "2")),
-        r#".replay_with(&[AddedHeader::new("x-a","noway").on(Statuses::SERVER_ERROR.minus(Statuses::of(503))),AddedHeader::new("x-b","2")])"#,
+        r#".replay_with(const{&[AddedHeader::new("x-a","noway").on(Statuses::SERVER_ERROR.minus(Statuses::of(503))),AddedHeader::new("x-b","2")]})"#,
     );
     refused(quote!(replay_with = "X-A"), "expected a header");
-    refused(quote!(replay_with = header("X-A")), "takes a name, a value");
+    refused(quote!(replay_with = header("X-A")), "takes a name and a value");
     refused(quote!(replay_with = header("X A", "1")), "cannot stand in a header name");
     refused(quote!(replay_with = header("X-A", "a\r\nSet-Cookie: b")), "cannot stand in a header value");
     refused(quote!(replay_with = header("X-A", "1", 500 - 500)), "leaves no status");

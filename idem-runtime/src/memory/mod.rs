@@ -63,7 +63,9 @@ impl Drop for Inner {
 struct Shards {
     all: Vec<Shard>,
     account: Arc<Account>,
+    /// The engine's clock, from when the store is attached on.
     clock: OnceLock<Arc<dyn Clock>>,
+    system_clock: SystemClock,
 }
 
 /// A part of the keys. A key is in flight or completed, and whoever holds the lock sees which:
@@ -88,7 +90,7 @@ impl Shards {
     }
 
     fn now(&self) -> Timestamp {
-        self.clock.get_or_init(|| Arc::new(SystemClock::new())).now()
+        self.clock.get().map_or_else(|| self.system_clock.now(), Clock::now)
     }
 
     /// Takes expired records away wherever they are, until there is room for a new key.
@@ -201,6 +203,7 @@ impl MemoryStoreBuilder {
             all: (0..SHARDS).map(|_| Shard::new()).collect(),
             account: Arc::new(Account::new(self.max_entries, self.max_bytes)),
             clock: OnceLock::new(),
+            system_clock: SystemClock::new(),
         });
         let janitor = Arc::default();
         janitor::start(&shards, &janitor);
