@@ -1,0 +1,136 @@
+//! A small order service whose clients may retry. Run it, and try the `curl` lines that it prints:
+//!
+//! ```console
+//! $ cargo run --example orders
+//! ```
+
+use std::net::Ipv4Addr;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use axum::{Json, Router, extract::State, http::StatusCode, routing::post};
+use idem_axum::{Idempotency, IdempotencyLayer, idempotent};
+use serde::{Deserialize, Serialize};
+use tokio::{net::TcpListener, signal, sync::Mutex};
+
+#[idempotent(header = "Idempotency-Key", ttl = "24h", fingerprint = body + path)]
+async fn create_order(State(orders): State<Orders>, Json(new): Json<NewOrder>) -> (StatusCode, Json<Order>) {
+    (StatusCode::CREATED, Json(orders.create(new).await))
+}
+
+/// How many orders there are, and which.
+async fn list_orders(State(orders): State<Orders>) -> Json<Listing> {
+    let orders = orders.0.lock().await.clone();
+    Json(Listing { count: orders.len(), orders })
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    match serve().await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(problem) => {
+            eprintln!("{problem}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn serve() -> Result<(), String> {
+    let listener = listen().await?;
+    let address = listener.local_addr().map_err(|error| format!("The listener has no address: {error}."))?;
+    println!("{}", welcome(&format!("http://{address}/orders")));
+
+    let idempotency = Idempotency::in_memory();
+    let app = Router::new()
+        .route("/orders", post(create_order).get(list_orders))
+        .layer(IdempotencyLayer::new(idempotency.clone()))
+        .with_state(Orders::default());
+    let server = axum::serve(listener, app).with_graceful_shutdown(ctrl_c());
+    server.await.map_err(|error| format!("The server failed: {error}."))?;
+
+    // The server has answered its clients. What runs now are bodies whose client hung up.
+    println!("No request is open. Bodies still running: {}; waiting for them.", idempotency.executions());
+    idempotency.drain().await;
+    println!("Drained: every body that started has run to its end.");
+    Ok(())
+}
+
+async fn listen() -> Result<TcpListener, String> {
+    let port = std::env::var("PORT").unwrap_or_else(|_| "3000".to_owned());
+    let port = port.parse().map_err(|_| format!("PORT is `{port}`, which is not a port. Try PORT=3001."))?;
+    TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await.map_err(|error| {
+        format!("Cannot listen on 127.0.0.1:{port}: {error}. Choose another port: PORT=3001 cargo run --example orders")
+    })
+}
+
+async fn ctrl_c() {
+    match signal::ctrl_c().await {
+        Ok(()) => println!("\nStopping: new requests are not taken any more."),
+        Err(error) => println!("Stopping, since ctrl-c could not be listened for: {error}."),
+    }
+}
+
+fn welcome(url: &str) -> String {
+    let json = "-H 'Content-Type: application/json'";
+    let tea = r#"-d '{"item":"tea","quantity":2}'"#;
+    let coffee = r#"-d '{"item":"coffee","quantity":1}'"#;
+    format!(
+        "\
+The orders are at {url}. Try this in another terminal; ctrl-c stops the service.
+
+# A first request: 201, the order is made.
+curl -i {url} -H 'Idempotency-Key: order-1' {json} {tea}
+
+# The same line again, as a client that saw no answer: the same answer, marked, and no second order.
+curl -i {url} -H 'Idempotency-Key: order-1' {json} {tea}
+
+# The same key with another body: 422.
+curl -i {url} -H 'Idempotency-Key: order-1' {json} {coffee}
+
+# A key that is none: 400.
+curl -i {url} -H 'Idempotency-Key: order 1' {json} {tea}
+
+# A body that the handler's extractor rejects, 422, does not use up the key: the corrected request is served, 201.
+curl -i {url} -H 'Idempotency-Key: order-2' {json} -d '{{\"item\":\"coffee\"}}'
+curl -i {url} -H 'Idempotency-Key: order-2' {json} {coffee}
+
+# Without a key nothing protects a request: 201, and one more order each time.
+curl -i {url} {json} {tea}
+
+# How many orders there are, and which.
+curl -i {url}
+"
+    )
+}
+
+/// Where the orders are kept.
+#[derive(Clone, Default)]
+struct Orders(Arc<Mutex<Vec<Order>>>);
+
+impl Orders {
+    async fn create(&self, NewOrder { item, quantity }: NewOrder) -> Order {
+        let mut orders = self.0.lock().await;
+        let order = Order { id: orders.len() + 1, item, quantity };
+        orders.push(order.clone());
+        order
+    }
+}
+
+#[derive(Deserialize)]
+struct NewOrder {
+    item: String,
+    quantity: u32,
+}
+
+#[derive(Clone, Serialize)]
+struct Order {
+    id: usize,
+    item: String,
+    quantity: u32,
+}
+
+#[derive(Serialize)]
+struct Listing {
+    count: usize,
+    orders: Vec<Order>,
+}

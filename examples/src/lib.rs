@@ -1,0 +1,1 @@
+//! The examples of `idem`. Run one from the root of the workspace: `cargo run --example orders`.

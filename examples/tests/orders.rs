@@ -1,0 +1,165 @@
+//! `orders` as a user meets it: a process of its own, and the `curl` lines that it prints.
+#![cfg(unix)]
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test says what it expected by failing")]
+
+use std::env;
+use std::io::{BufRead, BufReader, Lines, Read};
+use std::net::TcpListener;
+use std::path::PathBuf;
+use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
+
+/// What `curl` shows for each line that the service prints, in order, without `date`.
+const ANSWERS: [&str; 8] = [
+    r#"HTTP/1.1 201 Created
+content-type: application/json
+content-length: 34
+
+{"id":1,"item":"tea","quantity":2}"#,
+    r#"HTTP/1.1 201 Created
+content-type: application/json
+cache-control: no-store
+idempotent-replayed: true
+content-length: 34
+
+{"id":1,"item":"tea","quantity":2}"#,
+    r#"HTTP/1.1 422 Unprocessable Entity
+content-type: application/problem+json
+content-length: 297
+
+{"type":"urn:problem-type:idempotency_key_mismatch","title":"Idempotency key used for another request","status":422,"detail":"This key was used for a different request. Nothing was done. Retry with exactly the same request, or use a new key for a new operation.","code":"idempotency_key_mismatch"}"#,
+    r#"HTTP/1.1 400 Bad Request
+content-type: application/problem+json
+content-length: 311
+
+{"type":"urn:problem-type:idempotency_key_invalid","title":"Idempotency key invalid","status":400,"detail":"The header `idempotency-key` is not a valid key: the key has a character that is not visible ASCII. Nothing was done. Send one key of 1 to 255 visible ASCII characters.","code":"idempotency_key_invalid"}"#,
+    r#"HTTP/1.1 422 Unprocessable Entity
+content-type: text/plain; charset=utf-8
+content-length: 102
+
+Failed to deserialize the JSON body into the target type: missing field `quantity` at line 1 column 17"#,
+    r#"HTTP/1.1 201 Created
+content-type: application/json
+content-length: 37
+
+{"id":2,"item":"coffee","quantity":1}"#,
+    r#"HTTP/1.1 201 Created
+content-type: application/json
+content-length: 34
+
+{"id":3,"item":"tea","quantity":2}"#,
+    r#"HTTP/1.1 200 OK
+content-type: application/json
+content-length: 130
+
+{"count":3,"orders":[{"id":1,"item":"tea","quantity":2},{"id":2,"item":"coffee","quantity":1},{"id":3,"item":"tea","quantity":2}]}"#,
+];
+
+#[test]
+fn the_printed_lines_do_what_they_say() {
+    let (mut service, lines) = Service::start();
+    let shown: Vec<String> = lines.iter().map(|line| curl(line)).collect();
+    assert_eq!(shown, ANSWERS);
+
+    let status = service.stop();
+    assert!(status.success(), "{status}");
+    let last_words: Vec<String> = service.output.by_ref().map(Result::unwrap).filter(|line| !line.is_empty()).collect();
+    assert_eq!(
+        last_words,
+        [
+            "Stopping: new requests are not taken any more.",
+            "No request is open. Bodies still running: 0; waiting for them.",
+            "Drained: every body that started has run to its end.",
+        ]
+    );
+}
+
+#[test]
+fn a_port_that_is_taken_is_a_message() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap();
+    let said = refusal_to_start(&address.port().to_string());
+    assert!(said.starts_with(&format!("Cannot listen on {address}: ")), "{said}");
+    assert!(said.ends_with(" Choose another port: PORT=3001 cargo run --example orders\n"), "{said}");
+    assert_eq!(refusal_to_start("http"), "PORT is `http`, which is not a port. Try PORT=3001.\n");
+}
+
+/// The endpoint of the README is the one that runs here.
+#[test]
+fn the_readme_shows_this_endpoint() {
+    let source = include_str!("../orders.rs");
+    let from = source.find("#[idempotent(").unwrap();
+    let endpoint = &source[from..from + source[from..].find("\n}\n").unwrap()];
+    assert!(include_str!("../../README.md").contains(endpoint), "README.md lacks:\n{endpoint}");
+}
+
+struct Service {
+    process: Child,
+    output: Lines<BufReader<ChildStdout>>,
+}
+
+impl Service {
+    /// Starts the service on a free port, and gives the lines to try.
+    fn start() -> (Self, Vec<String>) {
+        let mut process = orders("0").stdout(Stdio::piped()).spawn().unwrap();
+        let output = BufReader::new(process.stdout.take().unwrap()).lines();
+        let mut service = Self { process, output };
+        let mut lines = Vec::new();
+        for line in service.output.by_ref().map(Result::unwrap).filter(|line| line.starts_with("curl ")) {
+            // The last of them reads the orders, and sends nothing.
+            let last = !line.contains(" -d ");
+            lines.push(line);
+            if last {
+                break;
+            }
+        }
+        (service, lines)
+    }
+
+    /// Presses ctrl-c.
+    fn stop(&mut self) -> ExitStatus {
+        let kill = format!("kill -INT {}", self.process.id());
+        assert!(Command::new("sh").args(["-c", &kill]).status().unwrap().success());
+        self.process.wait().unwrap()
+    }
+}
+
+/// Where a test fails half-way, no service stays behind.
+impl Drop for Service {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+fn refusal_to_start(port: &str) -> String {
+    let mut process = orders(port).stderr(Stdio::piped()).spawn().unwrap();
+    let mut said = String::new();
+    process.stderr.take().unwrap().read_to_string(&mut said).unwrap();
+    assert_eq!(process.wait().unwrap().code(), Some(1));
+    said
+}
+
+/// Cargo puts examples beside the folder of the tests.
+fn orders(port: &str) -> Command {
+    let mut path: PathBuf = env::current_exe().unwrap();
+    path.pop();
+    path.pop();
+    path.push("examples/orders");
+    assert!(path.exists(), "{} is not built: run `cargo build --examples` first", path.display());
+    let mut command = Command::new(path);
+    command.env("PORT", port).stdin(Stdio::null());
+    command
+}
+
+/// Runs a printed line as it is, in a shell.
+fn curl(line: &str) -> String {
+    let found = Command::new("curl").arg("--version").output();
+    assert!(
+        found.is_ok(),
+        "this test needs `curl`, as a user of the example does: install it (apt-get install -y curl)"
+    );
+    let output = Command::new("sh").args(["-c", line]).env("NO_PROXY", "127.0.0.1").output().unwrap();
+    assert!(output.status.success(), "{line}\n{}", String::from_utf8_lossy(&output.stderr));
+    let shown = String::from_utf8(output.stdout).unwrap().replace("\r\n", "\n");
+    shown.lines().filter(|line| !line.starts_with("date: ")).collect::<Vec<_>>().join("\n")
+}
