@@ -6,10 +6,11 @@ use serde::Deserialize;
 use serde::de::{self, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Number, Value};
 
-/// The largest integer up to which every JSON reader agrees (RFC 7493, section 2.2).
-const MAX_SAFE: u64 = 1 << 53;
+/// The largest integer that every JSON reader tells from its neighbours (RFC 7493, section 2.2): a reader that keeps
+/// numbers in an `f64` takes 2^53 + 1 for 2^53.
+const MAX_SAFE: u64 = (1 << 53) - 1;
 
-/// Reads `bytes` as I-JSON (RFC 7493): no name twice, no integer beyond 2^53. `None` for anything else, which is to be
+/// Reads `bytes` as I-JSON (RFC 7493): no name twice, no integer from 2^53 on. `None` for anything else, which is to be
 /// compared byte for byte, since two different such texts may canonicalise to one.
 pub(crate) fn parse(bytes: &[u8]) -> Option<Value> {
     serde_json::from_slice::<IJson>(bytes).ok().map(|json| json.0)
@@ -46,17 +47,21 @@ impl<'de> Visitor<'de> for IJsonVisitor {
     }
 
     fn visit_u64<E: de::Error>(self, value: u64) -> Result<Value, E> {
-        if value > MAX_SAFE { Err(E::custom("an integer beyond 2^53")) } else { Ok(value.into()) }
+        if value > MAX_SAFE { Err(E::custom("an integer that readers disagree on")) } else { Ok(value.into()) }
     }
 
     fn visit_i64<E: de::Error>(self, value: i64) -> Result<Value, E> {
-        if value.unsigned_abs() > MAX_SAFE { Err(E::custom("an integer beyond -2^53")) } else { Ok(value.into()) }
+        if value.unsigned_abs() > MAX_SAFE {
+            Err(E::custom("an integer that readers disagree on"))
+        } else {
+            Ok(value.into())
+        }
     }
 
     fn visit_f64<E: de::Error>(self, value: f64) -> Result<Value, E> {
-        // 2^53 is exact in an f64. An integer that did not fit 64 bits arrives here as well.
-        if value.abs() > 9_007_199_254_740_992.0 {
-            return Err(E::custom("a number beyond 2^53"));
+        // An integer that is spelled as a fraction or did not fit 64 bits arrives here as well.
+        if value.abs() > 9_007_199_254_740_991.0 {
+            return Err(E::custom("a number that readers disagree on"));
         }
         Number::from_f64(value).map(Value::Number).ok_or_else(|| E::custom("not a finite number"))
     }
@@ -112,7 +117,9 @@ mod tests {
             "{} {}",
             r#"{"a":1,"a":2}"#,
             r#"{"x":{"a":1,"\u0061":1}}"#,
+            "9007199254740992",
             "9007199254740993",
+            "9007199254740993.0",
             "-9007199254740993",
             "123456789012345678901234567890",
             "1e400",
@@ -120,6 +127,6 @@ mod tests {
         ] {
             assert_eq!(canonical_text(text), None, "{text}");
         }
-        assert_eq!(canonical_text("9007199254740992").as_deref(), Some("9007199254740992"));
+        assert_eq!(canonical_text("-9007199254740991").as_deref(), Some("-9007199254740991"));
     }
 }

@@ -252,7 +252,8 @@ pub enum Part {
     /// The body, byte for byte.
     Body,
     /// The body as JSON (RFC 8785): white space and the order of names do not count. A body that is not I-JSON (RFC 7493),
-    /// say with a name twice or an integer beyond 2^53, is compared byte for byte.
+    /// say with a name twice or an integer from 2^53 on, is compared byte for byte. Numbers are IEEE doubles, as the RFC has
+    /// it: `0.1` and `0.10000000000000001` are equal. Where a fraction that small counts, use [`Part::Body`].
     Json,
     /// The values at these JSON pointers (RFC 6901), and nothing else of the body. A value that is missing differs from
     /// every value, `null` included.

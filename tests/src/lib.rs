@@ -1,0 +1,30 @@
+//! The harness of the black-box tests: a server on a free port, clients that can misbehave, and bodies that say when they
+//! run and wait until they are told to go on. Tests wait for signals, never for time to pass.
+
+mod ask;
+mod faulty;
+mod h2;
+mod logs;
+mod probe;
+mod proxy;
+mod raw;
+mod reply;
+mod server;
+mod setup;
+mod shelf;
+mod streams;
+mod wait;
+
+pub use ask::{Ask, get, post, put};
+pub use faulty::{Faults, Faulty};
+pub use h2::H2;
+pub use logs::Logs;
+pub use probe::Probe;
+pub use proxy::{End, Fault, Proxy};
+pub use raw::Connection;
+pub use reply::Reply;
+pub use server::Server;
+pub use setup::{Maker, Setup};
+pub use shelf::{Shelf, ShelfClaim};
+pub use streams::{Feed, feed, once};
+pub use wait::within;

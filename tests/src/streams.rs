@@ -1,0 +1,37 @@
+//! Bodies that a test feeds by hand.
+
+use std::io;
+use std::sync::Mutex;
+
+use axum::body::Body;
+use axum::response::{IntoResponse, Response};
+use futures_util::stream;
+use tokio::sync::mpsc;
+
+/// The hand that feeds. The body ends when it is dropped.
+pub struct Feed(mpsc::UnboundedSender<io::Result<Vec<u8>>>);
+
+impl Feed {
+    /// A frame. It is fine if nobody wants it any more.
+    pub fn send(&self, frame: impl AsRef<[u8]>) {
+        let _ = self.0.send(Ok(frame.as_ref().to_vec()));
+    }
+
+    /// Makes the stream fail.
+    pub fn fail(self) {
+        let _ = self.0.send(Err(io::Error::other("the stream broke")));
+    }
+}
+
+/// A body of unknown length.
+pub fn feed() -> (Feed, Body) {
+    let (sender, receiver) = mpsc::unbounded_channel();
+    let stream = stream::unfold(receiver, async |mut receiver| Some((receiver.recv().await?, receiver)));
+    (Feed(sender), Body::from_stream(stream))
+}
+
+/// What makes this answer once, and panics where it is made twice.
+pub fn once(answer: impl IntoResponse + Send + 'static) -> impl Fn() -> Response + Send + Sync + 'static {
+    let answer = Mutex::new(Some(answer.into_response()));
+    move || answer.lock().expect("not poisoned").take().expect("the body ran twice")
+}

@@ -1,0 +1,92 @@
+//! A request that is dropped at any of its awaits leaves the key free, running, or recorded, and nothing in between.
+
+use axum::Router;
+use axum::extract::State;
+use axum::routing::post;
+use futures_util::poll;
+use idem_axum::{Idempotency, MemoryStore, idempotent};
+use idem_tests::{Ask, Faults, Faulty, Probe, Setup, post as send, within};
+use tokio::task::yield_now;
+
+#[idempotent(in_flight = wait("5s"))]
+async fn order(State(probe): State<Probe>, body: String) -> String {
+    yield_now().await;
+    let run = probe.run().await;
+    yield_now().await;
+    format!("run {run}: {body}")
+}
+
+fn routes() -> Router<Probe> {
+    Router::new().route("/", post(order))
+}
+
+fn ask() -> Ask {
+    send("/").key("k").body("body")
+}
+
+/// Polls a request `polls` times and drops it; whether it was ready before.
+async fn dropped_after(app: &Router, polls: usize) -> bool {
+    let ask = ask();
+    let mut request = Box::pin(ask.to(app));
+    for _ in 0..polls {
+        if poll!(&mut request).is_ready() {
+            return true;
+        }
+        yield_now().await;
+    }
+    false
+}
+
+/// From a request that is never polled to one that gets its answer.
+async fn at_every_await(engine: impl Fn() -> Idempotency) {
+    for polls in 0.. {
+        let idempotency = engine();
+        let (app, probe) = Setup::mount(&idempotency, routes());
+        let ready = dropped_after(&app, polls).await;
+        let retry = ask().to(&app).await;
+        assert_eq!((retry.status, retry.text()), (200, "run 1: body"), "after {polls} polls: {retry:?}");
+        within("the end", idempotency.drain()).await;
+        assert_eq!((probe.runs(), probe.finished()), (1, 1), "after {polls} polls");
+        if ready {
+            assert!(polls > 2, "the request was dropped at some await");
+            return;
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn in_memory() {
+    at_every_await(Idempotency::in_memory).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn in_a_store_whose_answers_are_long_under_way() {
+    for pending in [0, 1, 2, 5] {
+        at_every_await(|| Idempotency::new(Faulty::new(Faults { pending, ..Faults::default() }))).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_storm_of_requests_that_are_dropped_leaves_nothing_behind() {
+    let store = MemoryStore::new();
+    let idempotency = Idempotency::new(store.clone());
+    let (app, probe) = Setup::mount(&idempotency, routes());
+    for key in 0..100 {
+        let storm = (0..20).map(|number| {
+            let app = app.clone();
+            tokio::spawn(async move {
+                let ask = send("/").key(&format!("key-{key}"));
+                let mut request = Box::pin(ask.to(&app));
+                for _ in 0..number / 2 {
+                    if poll!(&mut request).is_ready() {
+                        break;
+                    }
+                    yield_now().await;
+                }
+            })
+        });
+        futures_util::future::join_all(storm).await;
+    }
+    within("the end", idempotency.drain()).await;
+    assert_eq!((store.usage().in_flight, probe.runs(), probe.finished()), (0, 100, 100));
+}

@@ -1,0 +1,111 @@
+//! Stores that fail: the client gets the real answer, the claim stays, and nothing runs twice.
+
+use std::sync::atomic::AtomicUsize;
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::routing::post;
+use bytes::Bytes;
+use idem_axum::{Idempotency, idempotent};
+use idem_tests::{Ask, Connection, Faults, Faulty, Logs, Probe, Server, Setup, post as send, within};
+
+#[idempotent]
+async fn order(State(probe): State<Probe>) -> (StatusCode, [(&'static str, &'static str); 2], String) {
+    let run = probe.run().await;
+    (StatusCode::CREATED, [("x-a", "1"), ("location", "/1")], format!("run {run}"))
+}
+
+fn setup(faults: Faults) -> (Idempotency, Router, Probe) {
+    let idempotency = Idempotency::new(Faulty::new(faults));
+    let (app, probe) = Setup::mount(&idempotency, Router::new().route("/", post(order)));
+    (idempotency, app, probe)
+}
+
+fn ask() -> Ask {
+    send("/").key("KEY-canary")
+}
+
+fn failing(times: usize, twins: bool) -> Faults {
+    Faults { failing: AtomicUsize::new(times), twins, ..Faults::default() }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_completion_that_fails_is_tried_again() {
+    let (logs, _guard) = Logs::capture();
+    let (idempotency, app, probe) = setup(failing(3, true));
+    let first = ask().to(&app).await;
+    first.assert_ran(201);
+    within("the end of the execution", idempotency.drain()).await;
+    ask().to(&app).await.assert_replay_of(&first);
+    assert_eq!(probe.runs(), 1);
+    let text = logs.text();
+    assert!(text.contains("ERROR") && !text.contains("KEY-canary"), "{text}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn while_a_completion_is_tried_again_the_claim_stays() {
+    let (_idempotency, app, probe) = setup(failing(usize::MAX, true));
+    ask().to(&app).await.assert_ran(201);
+    for _ in 0..3 {
+        ask().to(&app).await.assert_refused(409, "idempotency_key_locked");
+        ask().body("other").to(&app).await.assert_refused(422, "idempotency_key_mismatch");
+    }
+    assert_eq!(probe.runs(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_completion_that_fails_for_good_never_becomes_a_second_run() {
+    for faults in [failing(usize::MAX, true), failing(1, false)] {
+        let (idempotency, app, probe) = setup(faults);
+        ask().to(&app).await.assert_ran(201);
+        // The engine gives up at some time, so that a process can end.
+        let minutes = std::time::Duration::from_secs(600);
+        tokio::time::timeout(minutes, idempotency.drain()).await.expect("the engine gives up");
+        let refused = ask().to(&app).await;
+        assert_eq!(refused.status, 409, "{refused:?}");
+        assert_eq!(probe.runs(), 1);
+    }
+}
+
+#[tokio::test]
+async fn a_record_cut_short_in_its_head_is_an_error_and_never_a_miss() {
+    fn cut<const LENGTH: usize>(bytes: Bytes) -> Bytes {
+        bytes.slice(..LENGTH)
+    }
+    let cuts: [fn(Bytes) -> Bytes; 8] =
+        [cut::<0>, cut::<1>, cut::<2>, cut::<9>, cut::<10>, cut::<12>, cut::<15>, cut::<25>];
+    for damage in cuts {
+        let (_idempotency, app, probe) = setup(Faults { damage, ..Faults::default() });
+        ask().to(&app).await.assert_ran(201);
+        ask().to(&app).await.assert_refused(503, "idempotency_store_unavailable");
+        assert_eq!(probe.runs(), 1);
+    }
+}
+
+#[tokio::test]
+async fn a_record_with_a_flipped_bit_never_desynchronises_a_connection() {
+    use std::cell::Cell;
+    thread_local!(static FLIPPED: Cell<usize> = const { Cell::new(0) });
+    /// The expiry: a record that says it is over is over.
+    const EXPIRY: std::ops::Range<usize> = 2..10;
+    fn flip(bytes: Bytes) -> Bytes {
+        let mut bytes = bytes.to_vec();
+        let bit = FLIPPED.get();
+        if let Some(byte) = bytes.get_mut(bit / 8) {
+            *byte ^= 1 << (bit % 8);
+        }
+        bytes.into()
+    }
+    let (_idempotency, app, probe) = setup(Faults { damage: flip, ..Faults::default() });
+    ask().to(&app).await.assert_ran(201);
+    let server = Server::start(app).await;
+    let mut connection = Connection::open(&server).await;
+    for bit in (0..120 * 8).filter(|bit| !EXPIRY.contains(&(bit / 8))) {
+        FLIPPED.set(bit);
+        let reply = ask().over(&mut connection).await;
+        assert!(reply.is_replay() || matches!(reply.status, 409 | 503), "bit {bit}: {reply:?}");
+        assert_eq!(send("/none").over(&mut connection).await.status, 404, "bit {bit}");
+    }
+    assert_eq!(probe.runs(), 1);
+}

@@ -1,0 +1,174 @@
+//! What belongs to one exchange is never replayed, and a replay never desynchronises a connection.
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::{HeaderValue, StatusCode};
+use axum::response::Response;
+use axum::routing::get;
+use idem_axum::idempotent;
+use idem_tests::{Connection, Probe, Reply, Setup, answering, get as fetch, post as send};
+
+/// Each with a value that a bare server lets through.
+const NEVER: &[(&str, &str)] = &[
+    ("age", "1"),
+    ("alt-svc", "h3=\":443\""),
+    ("authentication-info", "nextnonce=\"n\""),
+    ("clear-site-data", "\"*\""),
+    ("date", "Sun, 06 Nov 1994 08:49:37 GMT"),
+    ("keep-alive", "timeout=5"),
+    ("proxy-authenticate", "Basic"),
+    ("proxy-connection", "keep-alive"),
+    ("server-timing", "db;dur=1"),
+    ("set-cookie", "session=secret"),
+    ("te", "trailers"),
+    ("traceparent", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"),
+    ("tracestate", "a=b"),
+    ("trailer", "x-checksum"),
+    ("upgrade", "h2c"),
+    ("www-authenticate", "Bearer"),
+    ("x-request-id", "r-1"),
+    ("x-hop-a", "1"),
+    ("x-hop-b", "1"),
+];
+
+fn with_headers(headers: &[(&'static str, &'static str)], body: impl Into<Body>) -> Response {
+    let mut response = Response::new(body.into());
+    for (name, value) in headers {
+        response.headers_mut().append(*name, HeaderValue::from_static(value));
+    }
+    response
+}
+
+/// Sends twice over one connection, and then something else, to see that the connection is still good.
+async fn twice(setup: &Setup) -> (Reply, Reply) {
+    let server = setup.serve().await;
+    let ask = send("/").key("k");
+    let first = ask.over(&mut Connection::open(&server).await).await;
+    let mut connection = Connection::open(&server).await;
+    let replay = ask.over(&mut connection).await;
+    assert!(replay.is_replay(), "{replay:?}");
+    assert_eq!(send("/none").over(&mut connection).await.status, 404, "the connection stays usable");
+    assert_eq!(ask.over(&mut connection).await.body, replay.body, "the connection stays usable");
+    assert_eq!(setup.probe.runs(), 1);
+    (first, replay)
+}
+
+#[tokio::test]
+async fn headers_of_one_exchange_are_not_replayed() {
+    let setup = answering!([], || {
+        let mut response = with_headers(NEVER, "body");
+        response.headers_mut().append("set-cookie", HeaderValue::from_static("second=1"));
+        response.headers_mut().append("connection", HeaderValue::from_static("X-Hop-A, keep-alive"));
+        response.headers_mut().append("connection", HeaderValue::from_static("x-hop-b"));
+        response.headers_mut().append("x-stays", HeaderValue::from_static("1"));
+        response
+    });
+    let (first, replay) = twice(&setup).await;
+    for (name, value) in NEVER {
+        assert!(!first.all(name).is_empty(), "control: `{name}` is in the first answer");
+        assert!(!replay.all(name).contains(&value.as_bytes()), "`{name}` is replayed");
+        assert!(*name == "date" || replay.all(name).is_empty(), "`{name}` is replayed");
+    }
+    assert!(replay.all("connection").is_empty(), "{replay:?}");
+    assert_eq!((replay.header("x-stays"), replay.text()), (Some("1"), "body"));
+}
+
+#[tokio::test]
+async fn the_date_of_a_replay_is_its_own() {
+    let setup = answering!([], || with_headers(&[("date", "Sun, 06 Nov 1994 08:49:37 GMT")], "x"));
+    let (first, replay) = twice(&setup).await;
+    assert_eq!(first.header("date"), Some("Sun, 06 Nov 1994 08:49:37 GMT"));
+    assert!(replay.header("date").is_some_and(|date| !date.contains("1994")));
+}
+
+#[tokio::test]
+async fn headers_named_beside_an_opaque_byte_in_connection_are_not_replayed() {
+    let setup = answering!([], || {
+        let mut response = with_headers(&[("x-hop-a", "1")], "body");
+        response.headers_mut().append("connection", HeaderValue::from_bytes(b"x-hop-a, \xfc").unwrap());
+        response
+    });
+    let ask = send("/").key("k");
+    ask.to(&setup.app).await;
+    assert!(ask.to(&setup.app).await.all("x-hop-a").is_empty());
+}
+
+/// What a wrong header does to the first answer is between the handler and hyper (which panics on it in debug builds, and
+/// sends it in release builds), so that one does not go over a socket here.
+#[tokio::test]
+async fn a_wrong_content_length_does_not_reach_the_replay() {
+    for wrong in ["3", "100"] {
+        let setup = answering!([], move || with_headers(&[("content-length", wrong)], "0123456789"));
+        let ask = send("/").key("k");
+        assert_eq!(ask.response(&setup.app).await.headers()["content-length"], wrong);
+        let (_, replay) = twice(&setup).await;
+        assert_eq!((replay.header("content-length"), replay.text()), (Some("10"), "0123456789"));
+    }
+}
+
+#[tokio::test]
+async fn a_transfer_encoding_from_the_handler_does_not_reach_the_replay() {
+    let setup = answering!([], || with_headers(&[("transfer-encoding", "gzip, chunked")], "0123456789"));
+    send("/").key("k").to(&setup.app).await.assert_ran(200);
+    let (_, replay) = twice(&setup).await;
+    assert_eq!((replay.header("content-length"), replay.text()), (Some("10"), "0123456789"));
+    assert!(replay.all("transfer-encoding").is_empty());
+}
+
+#[tokio::test]
+async fn a_body_that_a_status_forbids_does_not_desynchronise() {
+    for status in [StatusCode::NO_CONTENT, StatusCode::RESET_CONTENT, StatusCode::NOT_MODIFIED] {
+        let setup = answering!([], move || (status, [("x-a", "1")], "HTTP/1.1 200 OK\r\n\r\n"));
+        let ask = send("/").key("k");
+        ask.to(&setup.app).await;
+        let server = setup.serve().await;
+        let mut connection = Connection::open(&server).await;
+        let replay = ask.over(&mut connection).await;
+        assert!(replay.is_replay() && replay.status == status.as_u16(), "{replay:?}");
+        assert_eq!((replay.body.len(), replay.header("x-a")), (0, Some("1")), "{replay:?}");
+        assert!(ask.over(&mut connection).await.is_replay());
+    }
+}
+
+#[tokio::test]
+async fn a_stream_is_replayed_with_its_length() {
+    let setup = answering!([], || {
+        let frames = ["one", "two"].map(Ok::<_, std::io::Error>);
+        Body::from_stream(futures_util::stream::iter(frames))
+    });
+    let (_, replay) = twice(&setup).await;
+    assert_eq!((replay.text(), replay.header("content-length")), ("onetwo", Some("6")));
+}
+
+#[idempotent]
+async fn read(State(probe): State<Probe>) -> String {
+    format!("run {}", probe.run().await)
+}
+
+#[tokio::test]
+async fn head_is_another_method_and_its_replay_has_no_body() {
+    let setup = Setup::of(Router::new().route("/", get(read)));
+    let server = setup.serve().await;
+    let mut connection = Connection::open(&server).await;
+    let ask = idem_tests::Ask::new("HEAD", "/").key("k");
+    for replayed in [false, true] {
+        connection.send(ask.bytes()).await;
+        let head = connection.head().await;
+        assert_eq!((head.status, head.is_replay(), head.header("content-length")), (200, replayed, Some("5")));
+    }
+    fetch("/").key("k").over(&mut connection).await.assert_refused(422, "idempotency_key_mismatch");
+}
+
+#[tokio::test]
+async fn a_replay_over_http_1_0_is_one_answer() {
+    let setup = answering!([], || "body");
+    let server = setup.serve().await;
+    let ask = "POST / HTTP/1.0\r\nidempotency-key: k\r\ncontent-length: 0\r\n\r\n";
+    for replayed in [false, true] {
+        let mut connection = Connection::open(&server).await;
+        connection.send(ask).await;
+        let reply = connection.reply().await;
+        assert_eq!((reply.text(), reply.is_replay()), ("body", replayed));
+    }
+}

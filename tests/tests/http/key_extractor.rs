@@ -1,0 +1,114 @@
+//! `IdempotencyKey` as an argument.
+
+use axum::Router;
+use axum::extract::State;
+use axum::routing::post;
+use idem_axum::{IdempotencyKey, idempotent};
+use idem_tests::{Ask, Probe, Setup, post as send};
+
+#[idempotent(record = success - 200 + 200, scope = header("X-Tenant"))]
+async fn derives(State(probe): State<Probe>, key: IdempotencyKey) -> String {
+    probe.run().await;
+    let (charge, mail) = (key.derive("charge"), key.derive("mail"));
+    let again = key.clone().derive("charge");
+    assert_eq!(charge.as_str(), again.as_str(), "stable within a run");
+    format!("{} {} {} {}", key.as_str(), charge.as_str(), mail.as_str(), charge.derive("charge").as_str())
+}
+
+/// Never recorded, so that each request runs.
+#[idempotent(record = server_error, scope = header("X-Tenant"))]
+async fn derives_again(State(probe): State<Probe>, key: IdempotencyKey, _body: String) -> String {
+    probe.run().await;
+    key.derive("charge").as_str().to_owned()
+}
+
+#[idempotent]
+async fn optional(State(probe): State<Probe>, key: Option<IdempotencyKey>) -> String {
+    probe.run().await;
+    key.map_or_else(|| "none".to_owned(), |key| key.as_str().to_owned())
+}
+
+#[idempotent(header = "X-Operation", min_key = 3)]
+async fn mandatory(State(probe): State<Probe>, key: IdempotencyKey) -> String {
+    probe.run().await;
+    key.as_str().to_owned()
+}
+
+async fn outside(key: IdempotencyKey) -> String {
+    key.as_str().to_owned()
+}
+
+fn setup() -> Setup {
+    let routes = Router::new()
+        .route("/derives", post(derives))
+        .route("/again", post(derives_again))
+        .route("/optional", post(optional))
+        .route("/mandatory", post(mandatory))
+        .route("/outside", post(outside));
+    Setup::of(routes)
+}
+
+async fn text(setup: &Setup, ask: Ask) -> String {
+    let reply = ask.to(&setup.app).await;
+    assert_eq!(reply.status, 200, "{reply:?}");
+    reply.text().to_owned()
+}
+
+#[tokio::test]
+async fn the_key_is_what_the_client_sent_without_quotes() {
+    let setup = setup();
+    assert_eq!(text(&setup, send("/optional").key(r#""a\"b";v=1"#)).await, r#"a"b"#);
+    assert_eq!(text(&setup, send("/mandatory").header("x-operation", "abc")).await, "abc");
+}
+
+#[tokio::test]
+async fn where_the_key_is_optional_it_may_be_none() {
+    let setup = setup();
+    assert_eq!(text(&setup, send("/optional")).await, "none");
+    assert_eq!(text(&setup, send("/optional")).await, "none");
+    assert_eq!(setup.probe.runs(), 2);
+}
+
+#[tokio::test]
+async fn a_handler_that_takes_the_key_refuses_a_request_without_it() {
+    let setup = setup();
+    let refused = send("/mandatory").to(&setup.app).await;
+    refused.assert_refused(400, "idempotency_key_missing");
+    assert!(refused.text().contains("x-operation"), "by its own policy: {refused:?}");
+    send("/mandatory").header("x-operation", "ab").to(&setup.app).await.assert_refused(400, "idempotency_key_invalid");
+    assert_eq!(setup.probe.runs(), 0);
+}
+
+#[tokio::test]
+async fn outside_of_an_idempotent_handler_the_default_policy_holds() {
+    let setup = setup();
+    assert_eq!(text(&setup, send("/outside").key("\"k\"")).await, "k");
+    send("/outside").to(&setup.app).await.assert_refused(400, "idempotency_key_missing");
+    send("/outside").key("a b").to(&setup.app).await.assert_refused(400, "idempotency_key_invalid");
+}
+
+#[tokio::test]
+async fn child_keys_differ_by_label_and_are_keys() {
+    let setup = setup();
+    let answer = text(&setup, send("/derives").key("k")).await;
+    let keys: Vec<&str> = answer.split(' ').collect();
+    assert_eq!(keys[0], "k");
+    for (at, key) in keys.iter().enumerate().skip(1) {
+        assert!(key.len() == 36 && key.is_ascii() && !keys[..at].contains(key), "{answer}");
+    }
+}
+
+#[tokio::test]
+async fn a_child_key_is_the_same_on_every_run_of_the_same_request_and_of_no_other() {
+    let setup = setup();
+    let ask = |tenant: &str, key: &str| send("/again").header("x-tenant", tenant).key(key);
+    let base = text(&setup, ask("a", "k")).await;
+    assert_eq!(text(&setup, ask("a", "k")).await, base, "a second run");
+    assert_eq!(text(&setup, ask("a", "\"k\"")).await, base, "another spelling");
+    assert_eq!(setup.probe.runs(), 3);
+    for other in [ask("b", "k"), ask("a", "K"), ask("a", "k").body("other")] {
+        assert_ne!(text(&setup, other).await, base);
+    }
+    // Another process computes the same.
+    assert_eq!(text(&self::setup(), ask("a", "k")).await, base);
+}

@@ -1,0 +1,32 @@
+//! The promises, black box: over real sockets and over the router.
+
+mod abandoned;
+mod bodies;
+mod cancellation;
+mod concurrency;
+mod credentials;
+mod disconnect;
+mod endpoints;
+mod expiry;
+mod faults;
+mod framing;
+mod handlers;
+mod json;
+mod key_extractor;
+mod keys;
+mod limits;
+mod logs;
+mod mismatch;
+mod options;
+mod panics;
+mod refusals;
+mod rejections;
+mod replay;
+mod scopes;
+mod shutdown;
+mod streams;
+mod tombstones;
+mod unrecorded;
+mod upload;
+mod user_store;
+mod waiting;

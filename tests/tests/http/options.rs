@@ -1,0 +1,211 @@
+//! The options that are about answers, and policies as constants.
+
+use std::time::Duration;
+
+use axum::Json;
+use axum::http::StatusCode;
+use idem_axum::{InFlight, Part, Policy, Replay, Scope, Statuses};
+use idem_tests::{Ask, Reply, Setup, answering, post as send};
+use serde_json::json;
+
+fn ask() -> Ask {
+    send("/").key("k")
+}
+
+fn answer() -> (StatusCode, [(&'static str, &'static str); 2], Json<serde_json::Value>) {
+    (StatusCode::CREATED, [("location", "/1"), ("content-encoding", "identity")], Json(json!({ "id": 1 })))
+}
+
+async fn twice(setup: &Setup) -> (Reply, Reply) {
+    let (first, replay) = (ask().to(&setup.app).await, ask().to(&setup.app).await);
+    assert_eq!(setup.probe.runs(), 1);
+    (first, replay)
+}
+
+/// A request while the body stands at the gate.
+async fn during(setup: &Setup, other: Ask) -> Reply {
+    setup.probe.close();
+    let app = setup.app.clone();
+    let running = tokio::spawn(async move { ask().to(&app).await });
+    setup.probe.started(1).await;
+    let reply = other.to(&setup.app).await;
+    setup.probe.open();
+    running.await.unwrap();
+    reply
+}
+
+#[tokio::test]
+async fn in_flight_and_mismatch_may_have_other_statuses() {
+    let setup = answering!([in_flight = reject(423), mismatch = 400], answer);
+    let locked = during(&setup, ask()).await;
+    locked.assert_refused(423, "idempotency_key_locked");
+    assert_eq!(locked.header("retry-after"), Some("1"));
+    let setup = answering!([in_flight = reject(423), mismatch = 400], answer);
+    during(&setup, ask().body("x")).await.assert_refused(400, "idempotency_key_mismatch");
+    ask().body("x").to(&setup.app).await.assert_refused(400, "idempotency_key_mismatch");
+}
+
+#[tokio::test]
+async fn record_keeps_what_it_names_and_releases_the_rest() {
+    async fn recorded(setup: Setup) -> bool {
+        ask().to(&setup.app).await;
+        let replayed = ask().to(&setup.app).await.is_replay();
+        assert_eq!((setup.probe.runs(), setup.store.usage().entries), if replayed { (1, 1) } else { (2, 0) });
+        replayed
+    }
+    let status = |status: u16| move || StatusCode::from_u16(status).unwrap();
+    for (code, expected) in [(200, true), (299, true), (302, false), (404, false), (500, false)] {
+        assert_eq!(recorded(answering!([record = success], status(code))).await, expected, "{code}");
+    }
+    for (code, expected) in [(201, true), (303, true), (400, false), (404, true), (422, false), (500, true)] {
+        assert_eq!(recorded(answering!([record = all - 400 - 422], status(code))).await, expected, "{code}");
+    }
+    for (code, expected) in [(201, true), (302, true), (404, true), (500, false), (503, true)] {
+        let setup = answering!([record = success + redirect + client_error + 503], status(code));
+        assert_eq!(recorded(setup).await, expected, "{code}");
+    }
+    for (code, expected) in [(404, true), (500, false), (503, true)] {
+        let setup = answering!([record = all - server_error + 503], status(code));
+        assert_eq!(recorded(setup).await, expected, "{code}");
+    }
+}
+
+#[tokio::test]
+async fn an_interim_status_is_never_recorded() {
+    let setup = answering!([], || StatusCode::SWITCHING_PROTOCOLS);
+    ask().to(&setup.app).await;
+    assert!(!ask().to(&setup.app).await.is_replay());
+    setup.assert_nothing_stored();
+}
+
+#[tokio::test]
+async fn replay_gives_back_status_and_body() {
+    let setup = answering!([replay = status + body], answer);
+    let (first, replay) = twice(&setup).await;
+    assert_eq!((replay.status, &replay.body), (201, &first.body));
+    assert_eq!(replay.header("location"), None);
+    assert_eq!(replay.header("content-type"), Some("application/json"), "without it the body has no meaning");
+    assert!(replay.is_replay());
+}
+
+#[tokio::test]
+async fn replay_gives_back_each_piece_alone() {
+    let (_, replay) = twice(&answering!([replay = body], answer)).await;
+    assert_eq!((replay.status, replay.json(), replay.header("location")), (200, json!({ "id": 1 }), None));
+    let (_, replay) = twice(&answering!([replay = status], answer)).await;
+    assert_eq!((replay.status, replay.text(), replay.header("content-type")), (201, "", None));
+    let (_, replay) = twice(&answering!([replay = headers], answer)).await;
+    assert_eq!((replay.status, replay.text(), replay.header("location")), (200, "", Some("/1")));
+    let (_, replay) = twice(&answering!([replay = headers + status], answer)).await;
+    assert_eq!((replay.status, replay.text(), replay.header("location")), (201, "", Some("/1")));
+}
+
+#[tokio::test]
+async fn without_the_body_its_size_does_not_matter() {
+    let setup = answering!([replay = status, max_response = "1B"], || (StatusCode::CREATED, "larger"));
+    let (first, replay) = twice(&setup).await;
+    assert_eq!((first.text(), replay.status, replay.is_replay()), ("larger", 201, true));
+}
+
+#[tokio::test]
+async fn replay_status_is_what_a_replay_is_sent_with() {
+    let (first, replay) = twice(&answering!([replay_status = 409], answer)).await;
+    assert_eq!((first.status, replay.status, replay.json()), (201, 409, json!({ "id": 1 })));
+    assert!(replay.is_replay());
+    // What a status forbids, it forbids here as well.
+    let (_, replay) = twice(&answering!([replay_status = 204], answer)).await;
+    assert_eq!((replay.status, replay.text()), (204, ""));
+}
+
+#[tokio::test]
+async fn replay_header_has_the_name_one_wants_or_is_none() {
+    let (first, replay) = twice(&answering!([replay_header = "X-Replay"], answer)).await;
+    assert_eq!((first.header("x-replay"), replay.header("x-replay")), (None, Some("true")));
+    assert_eq!(replay.header("idempotent-replayed"), None);
+    let (first, replay) = twice(&answering!([replay_header = none], answer)).await;
+    assert_eq!(replay.headers.len(), first.headers.len() + 1, "only `cache-control` is added: {replay:?}");
+    assert_eq!((replay.status, replay.body), (first.status, first.body));
+}
+
+const BOOKINGS: Policy = Policy::DEFAULT
+    .header("X-Idempotency-Key")
+    .required()
+    .ttl(Duration::from_secs(60))
+    .fingerprint(&[Part::Path])
+    .scope(Scope::Header("X-Tenant"))
+    .in_flight(InFlight::reject(423))
+    .mismatch(400)
+    .record(Statuses::SUCCESS)
+    .replay(Replay::STATUS.and(Replay::BODY))
+    .replay_status(409)
+    .replay_header("X-Replay")
+    .max_response(100);
+
+#[tokio::test]
+async fn a_policy_is_a_constant_that_endpoints_share() {
+    let setup = answering!([policy = BOOKINGS], answer);
+    send("/").key("k").to(&setup.app).await.assert_refused(400, "idempotency_key_missing");
+    let ask = send("/").header("x-idempotency-key", "k");
+    ask.to(&setup.app).await.assert_ran(201);
+    let replay = ask.clone().body("does not count").to(&setup.app).await;
+    assert_eq!((replay.status, replay.header("x-replay"), replay.header("location")), (409, Some("true"), None));
+    ask.clone().header("x-tenant", "other").to(&setup.app).await.assert_ran(201);
+    setup.clock.advance(Duration::from_secs(60));
+    ask.to(&setup.app).await.assert_ran(201);
+}
+
+#[tokio::test]
+async fn options_override_the_policy_they_start_from() {
+    let setup = answering!(
+        [ttl = "2m", replay_header = none, policy = BOOKINGS, header = "K", required = false, record = all],
+        || StatusCode::NOT_FOUND
+    );
+    send("/").to(&setup.app).await.assert_ran(404);
+    let ask = send("/").header("k", "k");
+    ask.to(&setup.app).await.assert_ran(404);
+    setup.clock.advance(Duration::from_secs(119));
+    let replay = ask.to(&setup.app).await;
+    assert_eq!((replay.status, replay.header("x-replay"), setup.probe.runs()), (409, None, 2));
+    setup.clock.advance(Duration::from_secs(1));
+    ask.to(&setup.app).await.assert_ran(404);
+}
+
+#[tokio::test]
+async fn the_order_of_terms_makes_no_difference() {
+    let one = answering!([fingerprint = body + path + method + query], || "x");
+    let two = answering!(@routes [fingerprint = query + method + path + body], || "x");
+    let first = ask().body("x").to(&one.app).await;
+    // The same store behind the other spelling.
+    let (app, probe) = Setup::mount(&one.idempotency, two);
+    ask().body("x").to(&app).await.assert_replay_of(&first);
+    assert_eq!(probe.runs(), 0);
+}
+
+#[tokio::test]
+async fn stripes_policy_has_stripes_shapes() {
+    let setup = answering!([policy = Policy::STRIPE], answer);
+    let error = |reply: &Reply| {
+        assert_eq!(reply.header("content-type"), Some("application/json"));
+        let body = reply.json();
+        assert_eq!(body.as_object().unwrap().len(), 1, "{body}");
+        let error = &body["error"];
+        assert!(error["message"].as_str().is_some_and(|message| !message.is_empty()));
+        (
+            reply.status,
+            error["type"].as_str().unwrap().to_owned(),
+            error["code"].as_str().unwrap_or_default().to_owned(),
+        )
+    };
+    let locked = during(&setup, ask()).await;
+    assert_eq!(error(&locked), (409, "idempotency_error".into(), "idempotency_key_in_use".into()));
+    let mismatch = error(&ask().body("other").to(&setup.app).await);
+    assert_eq!((mismatch.0, mismatch.1.as_str()), (400, "idempotency_error"));
+    let replay = ask().to(&setup.app).await;
+    assert_eq!((replay.status, replay.json(), replay.header("location")), (201, json!({ "id": 1 }), None));
+    assert!(replay.is_replay());
+    // No key: Stripe runs it, every time.
+    send("/").to(&setup.app).await.assert_ran(201);
+    send("/").to(&setup.app).await.assert_ran(201);
+    setup.clock.advance(Duration::from_secs(24 * 60 * 60));
+    ask().to(&setup.app).await.assert_ran(201);
+}

@@ -1,0 +1,6 @@
+use idem_axum::idempotent;
+
+#[idempotent]
+pub const fn create() {}
+
+fn main() {}

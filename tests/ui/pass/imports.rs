@@ -1,0 +1,21 @@
+//! The return type is gone from the wrapper, and the imports it needed are still used.
+
+#![deny(unused_imports)]
+
+use axum::response::IntoResponse;
+use idem_axum::idempotent;
+
+#[idempotent]
+async fn hidden() -> impl IntoResponse + use<> {
+    "hidden"
+}
+
+#[idempotent]
+async fn nested() -> Result<impl IntoResponse, impl IntoResponse + Send> {
+    if false {
+        return Err("error");
+    }
+    Ok("nested")
+}
+
+fn main() {}

@@ -1,0 +1,27 @@
+//! `#[tracing::instrument]` above sees the arguments; below, it is on the function that axum calls.
+
+use axum::{Router, http::Method, routing::post};
+use idem_axum::idempotent;
+
+#[tracing::instrument(skip(body), fields(length = body.len()))]
+#[idempotent]
+async fn above(method: Method, body: String) -> String {
+    format!("{method} {body}")
+}
+
+#[idempotent]
+#[tracing::instrument]
+async fn below(method: Method, body: String) -> String {
+    format!("{method} {body}")
+}
+
+#[idempotent(scope = body.len())]
+#[tracing::instrument(skip_all)]
+async fn below_with_scope(body: String) -> Result<String, String> {
+    Err(body)
+}
+
+fn main() {
+    let _: Router =
+        Router::new().route("/above", post(above)).route("/below", post(below)).route("/scope", post(below_with_scope));
+}

@@ -1,0 +1,8 @@
+use idem_axum::idempotent;
+
+#[idempotent(min_key = 256)]
+async fn create(body: String) -> String {
+    body
+}
+
+fn main() {}

@@ -1,0 +1,8 @@
+use idem_axum::idempotent;
+
+#[idempotent(ttl = "18446744073709551615y")]
+async fn create(body: String) -> String {
+    body
+}
+
+fn main() {}

@@ -1,0 +1,10 @@
+use idem_axum::idempotent;
+
+struct Order;
+
+#[idempotent]
+async fn create() -> Order {
+    Order
+}
+
+fn main() {}
