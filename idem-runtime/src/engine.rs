@@ -7,15 +7,15 @@ use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::sync::{Semaphore, oneshot};
-use tokio::time::{Instant, sleep_until, timeout_at};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 use tokio_util::task::TaskTracker;
 use tracing::Instrument;
 use tracing::instrument::WithSubscriber;
 
 use crate::clock::{Clock, SystemClock};
 use crate::erased::{BoxClaim, BoxFuture, ErasedStore};
-use crate::execution::{Ended, Execution};
+use crate::execution::{self, Ended, Execution, STEP, without_panics};
 use crate::expire::Expirer;
 use crate::fingerprint::Fingerprint;
 use crate::key::StorageKey;
@@ -26,6 +26,8 @@ use crate::store::{Begin, Duties, Store, StoreError};
 
 /// How long a claim in a remote store lives without renewal, unless the builder says otherwise.
 const LEASE: Duration = Duration::from_secs(30);
+/// Shorter than any store's answer, so renewing would be all that is done.
+const SHORTEST_LEASE: Duration = Duration::from_millis(10);
 /// How many bodies may run at once, unless the builder says otherwise.
 const MAX_EXECUTIONS: usize = 16_384;
 
@@ -77,7 +79,8 @@ struct Core {
     duties: Duties,
     expirer: Expirer,
     lease: Duration,
-    executions: Arc<Semaphore>,
+    places: Arc<Semaphore>,
+    max_executions: usize,
     tracker: TaskTracker,
 }
 
@@ -186,7 +189,7 @@ impl Idempotency {
 
     /// How many executions are running.
     pub fn executions(&self) -> usize {
-        self.handle.core.tracker.len()
+        self.handle.core.max_executions - self.handle.core.places.available_permits()
     }
 
     /// Runs `body` if the key is free, and otherwise says what stands under it.
@@ -232,7 +235,7 @@ impl Idempotency {
                 Block::InFlight(fingerprint) if fingerprint != attempt.fingerprint => return Err(Refused::Mismatch),
                 Block::InFlight(_) => {
                     let Some(most) = attempt.rules.wait else { return Err(Refused::InFlight) };
-                    let waiting = waiting.get_or_insert_with(|| Waiting::until(Instant::now() + most));
+                    let waiting = waiting.get_or_insert_with(|| Waiting::at_most(most));
                     if !waiting.wait(core.store.clone().ended(attempt.key)).await {
                         return Err(Refused::InFlight);
                     }
@@ -264,12 +267,22 @@ impl Core {
             Poll::Pending => {
                 let (reply, response) = oneshot::channel();
                 let (unused, blocked) = oneshot::channel();
+                let lease = self.lease;
                 self.spawn(async move {
-                    match begin.await {
-                        Err(block) => drop(unused.send((block, body))),
-                        Ok(execution) => {
+                    match timeout(STEP, begin.as_mut()).await {
+                        Ok(Err(block)) => drop(unused.send((block, body))),
+                        Ok(Ok(execution)) => {
                             drop(unused);
                             execution.run(body(), reply).await;
+                        }
+                        Err(_) => {
+                            let silent = StoreError::unavailable(format!("no answer from the store within {STEP:?}"));
+                            drop(unused.send((Block::Refused(Refused::StoreUnavailable(silent)), body)));
+                            // The client was told that nothing is done, so a claim that comes late goes back. One that
+                            // comes later than that is nobody's, until its lease is over.
+                            if let Ok(Ok(late)) = timeout(lease, begin).await {
+                                execution::release(attempt.key, late.claim).await;
+                            }
                         }
                     }
                 });
@@ -285,49 +298,57 @@ impl Core {
     fn begin(self: &Arc<Self>, attempt: Attempt) -> BoxFuture<Result<Execution, Block>> {
         let core = Arc::clone(self);
         Box::pin(async move {
+            let unavailable = |error| Block::Refused(Refused::StoreUnavailable(error));
             loop {
-                let Attempt { key, fingerprint, rules } = attempt;
-                let begun = if core.duties.expire {
-                    core.expirer.begin(&core.store, &*core.clock, attempt, core.lease).await
-                } else {
-                    Arc::clone(&core.store).begin(key, fingerprint, core.lease).await
-                };
-                return match begun {
-                    Ok(Begin::Claimed(claim)) => core.admit(attempt, claim).await,
-                    Ok(Begin::Completed(record)) => Err(Block::Recorded(record)),
-                    Ok(Begin::InFlight(fingerprint)) => Err(Block::InFlight(fingerprint)),
-                    Ok(Begin::Abandoned(mut claim)) => match rules.abandoned {
-                        // Dropping the claim leaves the key as it is, for an owner that was only slow.
-                        Abandoned::Refuse => Err(Block::Refused(Refused::OutcomeUnknown)),
-                        Abandoned::Rerun => match claim.renew(core.lease).await {
-                            Ok(()) => core.admit(attempt, claim).await,
-                            Err(StoreError::Lost) => continue,
-                            Err(error) => Err(Block::Refused(Refused::StoreUnavailable(error))),
-                        },
-                    },
-                    Err(StoreError::Full) => Err(Block::Refused(Refused::StoreFull)),
-                    Err(error) => Err(Block::Refused(Refused::StoreUnavailable(error))),
-                };
+                match without_panics(core.ask(attempt)).await {
+                    Ok(Begin::Claimed(claim)) => {
+                        // Only new keys are refused for want of a place, so this comes after the store was asked.
+                        let Some(place) = core.place() else {
+                            execution::release(attempt.key, claim).await;
+                            return Err(Block::Refused(Refused::TooManyExecutions));
+                        };
+                        return Ok(core.execution(attempt, claim, place));
+                    }
+                    Ok(Begin::Completed(record)) => return Err(Block::Recorded(record)),
+                    Ok(Begin::InFlight(fingerprint)) => return Err(Block::InFlight(fingerprint)),
+                    Ok(Begin::Abandoned(mut claim)) => {
+                        // A claim that is dropped here stays abandoned: for an owner that was only slow, and since its
+                        // body may have run it is never given back.
+                        if attempt.rules.abandoned == Abandoned::Refuse {
+                            return Err(Block::Refused(Refused::OutcomeUnknown));
+                        }
+                        let Some(place) = core.place() else {
+                            return Err(Block::Refused(Refused::TooManyExecutions));
+                        };
+                        match without_panics(claim.renew(core.lease)).await {
+                            Ok(()) => return Ok(core.execution(attempt, claim, place)),
+                            Err(StoreError::Lost) => {}
+                            Err(error) => return Err(unavailable(error)),
+                        }
+                    }
+                    Err(StoreError::Full) => return Err(Block::Refused(Refused::StoreFull)),
+                    Err(error) => return Err(unavailable(error)),
+                }
             }
         })
     }
 
-    /// Bounds how many bodies run at once. Only new keys are refused, so this comes after the store was asked, and gives
-    /// the claim back: nothing has happened under it.
-    async fn admit(&self, attempt: Attempt, claim: BoxClaim) -> Result<Execution, Block> {
-        let Ok(place) = Arc::clone(&self.executions).try_acquire_owned() else {
-            if let Err(error) = claim.release().await {
-                tracing::error!(key = %attempt.key, %error, "a claim could not be released; its key stays in flight");
-            }
-            return Err(Block::Refused(Refused::TooManyExecutions));
-        };
-        Ok(Execution {
-            attempt,
-            claim,
-            lease: self.duties.renew.then_some(self.lease),
-            clock: Arc::clone(&self.clock),
-            _place: place,
-        })
+    async fn ask(&self, attempt: Attempt) -> Result<Begin<BoxClaim>, StoreError> {
+        if self.duties.expire {
+            self.expirer.begin(&self.store, &*self.clock, attempt, self.lease).await
+        } else {
+            Arc::clone(&self.store).begin(attempt.key, attempt.fingerprint, self.lease).await
+        }
+    }
+
+    /// One of the places that bound how many bodies run at once.
+    fn place(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.places).try_acquire_owned().ok()
+    }
+
+    fn execution(&self, attempt: Attempt, claim: BoxClaim, place: OwnedSemaphorePermit) -> Execution {
+        let lease = self.duties.renew.then_some(self.lease);
+        Execution { attempt, claim, lease, clock: Arc::clone(&self.clock), _place: place }
     }
 
     fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
@@ -345,8 +366,11 @@ struct Waiting {
 impl Waiting {
     const LONGEST_PAUSE: Duration = Duration::from_millis(100);
 
-    fn until(until: Instant) -> Self {
-        Self { until, pause: Duration::ZERO }
+    /// Longer than anybody waits, and short enough to be added to any time.
+    const LONGEST: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
+
+    fn at_most(most: Duration) -> Self {
+        Self { until: Instant::now() + most.min(Self::LONGEST), pause: Duration::ZERO }
     }
 
     /// Waits for `ended`; `false` when the time is up.
@@ -383,9 +407,9 @@ pub struct IdempotencyBuilder {
 impl IdempotencyBuilder {
     /// How long a claim in a remote store lives without renewal. While the body runs it is renewed three times in that
     /// span. Never the same number as the TTL: after a crash it decides how long a retry is told that the execution is
-    /// still in flight. Default: 30 seconds. A store in memory has no use for it.
+    /// still in flight. Default: 30 seconds; at least 10 milliseconds. A store in memory has no use for it.
     pub fn lease(mut self, lease: Duration) -> Self {
-        self.lease = lease;
+        self.lease = lease.max(SHORTEST_LEASE);
         self
     }
 
@@ -409,9 +433,10 @@ impl IdempotencyBuilder {
             duties: self.store.attach(&clock),
             store: self.store,
             clock,
-            expirer: Expirer::new(),
+            expirer: Expirer::default(),
             lease: self.lease,
-            executions: Arc::new(Semaphore::new(self.max_executions)),
+            places: Arc::new(Semaphore::new(self.max_executions)),
+            max_executions: self.max_executions,
             tracker: TaskTracker::new(),
         };
         Idempotency { handle: Arc::new(Handle { core: Arc::new(core) }) }

@@ -2,21 +2,26 @@
 
 use std::fmt;
 use std::future::{Future, poll_fn};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
+use tokio::time::{sleep, timeout};
 
 use crate::clock::Clock;
 use crate::engine::Attempt;
 use crate::erased::BoxClaim;
+use crate::key::StorageKey;
 use crate::record::{Draft, Record};
 use crate::store::StoreError;
 
 /// How long a slow store may hold the answer back. After that the client gets it, and the completion goes on.
 const PATIENCE: Duration = Duration::from_secs(1);
+/// How long a store may take for one step. A step that takes longer is taken for one that failed.
+pub(crate) const STEP: Duration = Duration::from_secs(5);
 /// How often a completion is tried, and the pause before the second try; it doubles up to [`LONGEST_PAUSE`].
 const TRIES: u32 = 12;
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
@@ -89,32 +94,31 @@ impl Execution {
     pub(crate) async fn run<T>(mut self, body: impl Future<Output = Ended<T>>, reply: oneshot::Sender<T>) {
         let Ended { response, recording } = self.keep(body).await;
         match recording {
-            Recording::Done(Outcome::Release) => {
-                self.release().await;
-                let _ = reply.send(response);
-            }
-            Recording::Done(outcome) => {
-                let record = self.record(outcome);
-                let mut complete = pin!(self.complete(record));
-                let in_time = at_once(complete.as_mut()).await.is_some()
-                    || tokio::time::timeout(PATIENCE, complete.as_mut()).await.is_ok();
-                let _ = reply.send(response);
-                if !in_time {
-                    complete.await;
-                }
-            }
+            Recording::Done(outcome) => self.end(outcome, || drop(reply.send(response))).await,
             Recording::Live(recorded) => {
                 let _ = reply.send(response);
                 let Recorded { outcome, hold } = self.keep(recorded).await;
-                match outcome {
-                    Outcome::Release => self.release().await,
-                    outcome => {
-                        let record = self.record(outcome);
-                        self.complete(record).await;
-                    }
-                }
-                drop(hold);
+                self.end(outcome, || drop(hold)).await;
             }
+        }
+    }
+
+    /// Ends the claim, and then lets the caller go: after [`PATIENCE`] at the latest, since a slow store is no reason to
+    /// withhold an answer that is there.
+    async fn end(self, outcome: Outcome, let_go: impl FnOnce()) {
+        let mut end = pin!(async {
+            match outcome {
+                Outcome::Release => self.release().await,
+                outcome => {
+                    let record = self.record(outcome);
+                    self.complete(record).await;
+                }
+            }
+        });
+        let in_time = at_once(end.as_mut()).await.is_some() || timeout(PATIENCE, end.as_mut()).await.is_ok();
+        let_go();
+        if !in_time {
+            end.await;
         }
     }
 
@@ -130,13 +134,13 @@ impl Execution {
             tokio::select! {
                 biased;
                 result = &mut work => return result,
-                () = tokio::time::sleep(lease / 3), if !lost => {}
+                () = sleep(lease / 3), if !lost => {}
             }
             // The body goes on while the store answers, and whatever it answers: it has started.
             let renewed = tokio::select! {
                 biased;
                 result = &mut work => return result,
-                renewed = self.claim.renew(lease) => renewed,
+                renewed = step(self.claim.renew(lease)) => renewed,
             };
             match renewed {
                 Ok(()) => {}
@@ -145,7 +149,7 @@ impl Execution {
                     tracing::error!(key = %self.attempt.key, "the lease was lost while the body runs: it took longer than the lease without a renewal, or the store forgot the claim");
                 }
                 Err(error) => {
-                    tracing::warn!(key = %self.attempt.key, %error, "the lease could not be renewed; trying again")
+                    tracing::warn!(key = %self.attempt.key, %error, "the lease could not be renewed; trying again");
                 }
             }
         }
@@ -160,45 +164,71 @@ impl Execution {
         }
     }
 
-    /// Completes the claim, again and again if need be. It is never released here: the body ran.
+    /// Completes the claim, again and again if need be, and renews it between two tries. It is never released here: the
+    /// body ran.
     async fn complete(self, record: Record) {
         let Attempt { key, rules, .. } = self.attempt;
-        let mut claim = Some(self.claim);
+        let mut claim = self.claim;
         let mut pause = FIRST_PAUSE;
         for _ in 0..TRIES {
-            let Some(current) = claim.take() else { break };
-            claim = current.twin();
-            match current.complete(record.clone(), rules.ttl).await {
+            let twin = claim.twin();
+            let record = record.clone();
+            match step(async move { claim.complete(record, rules.ttl).await }).await {
                 Ok(()) => return,
-                Err(error @ StoreError::Lost) => {
-                    tracing::error!(%key, %error, "the answer was sent but not recorded: the outcome under this key is unknown");
-                    return;
-                }
                 Err(error) => {
                     tracing::error!(%key, %error, source = error_source(&error), "the answer could not be recorded; the claim stays");
-                    if claim.is_none() {
-                        return;
+                    match twin {
+                        Some(twin) if !matches!(error, StoreError::Lost) => claim = twin,
+                        _ => break,
                     }
                 }
             }
-            tokio::time::sleep(pause).await;
+            if let Some(lease) = self.lease {
+                pause = pause.min(lease / 3);
+                // Its answer changes nothing: the next try says what became of the claim.
+                let _ = step(claim.renew(lease)).await;
+            }
+            sleep(pause).await;
             pause = (pause * 2).min(LONGEST_PAUSE);
         }
         tracing::error!(%key, "the answer was sent but not recorded: the outcome under this key is unknown");
     }
 
     async fn release(self) {
-        let Attempt { key, .. } = self.attempt;
-        let twin = self.claim.twin();
-        let Err(error) = self.claim.release().await else { return };
-        let again = match (error, twin) {
-            (StoreError::Lost, _) | (_, None) => Err(StoreError::Lost),
-            (_, Some(twin)) => twin.release().await,
-        };
-        if again.is_err() {
-            tracing::error!(%key, "a claim could not be released; its key stays in flight until its lease ends");
-        }
+        release(self.attempt.key, self.claim).await;
     }
+}
+
+/// Gives a claim back under which nothing has happened, or nothing that counts.
+pub(crate) async fn release(key: StorageKey, claim: BoxClaim) {
+    let twin = claim.twin();
+    let mut released = step(async move { claim.release().await }).await;
+    if let (Err(StoreError::Unavailable(_)), Some(twin)) = (&released, twin) {
+        released = step(async move { twin.release().await }).await;
+    }
+    if let Err(error) = released {
+        tracing::error!(%key, %error, source = error_source(&error), "a claim could not be released; its key stays in flight");
+    }
+}
+
+/// One step of a store: in time, and without its panics, which would take the body's answer with them.
+pub(crate) async fn step<T>(work: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
+    let mut work = pin!(without_panics(work));
+    if let Some(result) = at_once(work.as_mut()).await {
+        return result;
+    }
+    let in_time = timeout(STEP, work).await;
+    in_time.unwrap_or_else(|_| Err(StoreError::unavailable(format!("no answer from the store within {STEP:?}"))))
+}
+
+/// A panic of the store as an error.
+pub(crate) async fn without_panics<T>(work: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
+    let mut work = pin!(work);
+    poll_fn(|cx| {
+        catch_unwind(AssertUnwindSafe(|| work.as_mut().poll(cx)))
+            .unwrap_or_else(|_panic| Poll::Ready(Err(StoreError::unavailable("the store panicked"))))
+    })
+    .await
 }
 
 /// The result of `work` if it has one now.

@@ -1,6 +1,7 @@
 //! Expiry for stores that do not judge it themselves.
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex as Lock, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::Mutex;
@@ -8,23 +9,48 @@ use tokio::sync::Mutex;
 use crate::clock::Clock;
 use crate::engine::Attempt;
 use crate::erased::{BoxClaim, ErasedStore};
+use crate::key::StorageKey;
 use crate::store::{Begin, StoreError};
 
-/// How many keys are begun at the same time at most.
-const STRIPES: usize = 256;
+/// How often an expired record is asked to go.
+const TRIES: usize = 3;
 
 /// Turns an expired record into a free key.
 ///
 /// Asking, forgetting and asking again are three steps, so they happen under a mutex of the key: otherwise a second
 /// request, late with its forgetting, could forget the record that the first one has made meanwhile. Every `begin` takes
 /// the mutex, since a store may give an expired record's place away by itself.
-pub(crate) struct Expirer(Vec<Mutex<()>>);
+#[derive(Default)]
+pub(crate) struct Expirer {
+    keys: Lock<HashMap<StorageKey, Arc<Mutex<()>>>>,
+}
+
+/// Somebody who is at a key, or waits to be; the last one to leave takes the mutex away.
+struct Visit<'a> {
+    expirer: &'a Expirer,
+    key: StorageKey,
+    mutex: Option<Arc<Mutex<()>>>,
+}
+
+impl<'a> Visit<'a> {
+    fn new(expirer: &'a Expirer, key: StorageKey) -> Self {
+        let mut keys = expirer.keys.lock().unwrap_or_else(PoisonError::into_inner);
+        let mutex = Some(Arc::clone(keys.entry(key).or_default()));
+        Self { expirer, key, mutex }
+    }
+}
+
+impl Drop for Visit<'_> {
+    fn drop(&mut self) {
+        let mut keys = self.expirer.keys.lock().unwrap_or_else(PoisonError::into_inner);
+        self.mutex = None;
+        if keys.get(&self.key).is_some_and(|mutex| Arc::strong_count(mutex) == 1) {
+            keys.remove(&self.key);
+        }
+    }
+}
 
 impl Expirer {
-    pub(crate) fn new() -> Self {
-        Self((0..STRIPES).map(|_| Mutex::new(())).collect())
-    }
-
     pub(crate) async fn begin(
         &self,
         store: &Arc<dyn ErasedStore>,
@@ -33,8 +59,12 @@ impl Expirer {
         lease: Duration,
     ) -> Result<Begin<BoxClaim>, StoreError> {
         let Attempt { key, fingerprint, .. } = attempt;
-        let _alone = self.0[usize::from(key.as_bytes()[0]) % STRIPES].lock().await;
-        loop {
+        let visit = Visit::new(self, key);
+        let _alone = match &visit.mutex {
+            Some(mutex) => Some(mutex.lock().await),
+            None => None,
+        };
+        for _ in 0..TRIES {
             let begun = Arc::clone(store).begin(key, fingerprint, lease).await?;
             let Begin::Completed(record) = &begun else { return Ok(begun) };
             match record.read() {
@@ -45,5 +75,11 @@ impl Expirer {
                 _ => return Ok(begun),
             }
         }
+        Err(StoreError::unavailable("the store keeps an expired record that it was asked to forget"))
+    }
+
+    #[cfg(test)]
+    pub(crate) fn is_idle(&self) -> bool {
+        self.keys.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
     }
 }

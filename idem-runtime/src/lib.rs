@@ -16,6 +16,9 @@ mod erased;
 mod execution;
 mod expire;
 mod fingerprint;
+#[cfg(feature = "__fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 mod hash;
 mod key;
 mod memory;

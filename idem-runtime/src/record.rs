@@ -136,6 +136,10 @@ impl Draft {
         self.0[0] = VERSION;
         self.0[1] = kind;
         self.0[2..HEAD].copy_from_slice(&expires_at.as_nanos().to_le_bytes());
+        // A record is charged for its length, so it must not keep much more.
+        if self.0.capacity() > self.0.len() + self.0.len() / 8 + 64 {
+            return Bytes::copy_from_slice(&self.0);
+        }
         self.0.freeze()
     }
 }

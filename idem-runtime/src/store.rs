@@ -15,7 +15,7 @@ use crate::record::Record;
 ///
 /// # Contract
 ///
-/// The engine relies on these rules for every promise it makes, and `conformance` checks them:
+/// The engine relies on these rules for every promise it makes. `conformance` checks what of them can be checked from outside:
 ///
 /// - **`begin` is one atomic step.** Of any number of concurrent calls with one key, at most one gets
 ///   [`Begin::Claimed`] until that claim is released or its record has expired.
@@ -29,7 +29,7 @@ use crate::record::Record;
 /// - **Cancel safety.** A future that is dropped before it is ready may or may not have taken effect, but leaves the
 ///   key absent, claimed by a live owner, abandoned, or recorded, and nothing in between.
 ///
-/// A store sees opaque keys and bytes, and knows nothing of HTTP. It needs four methods and a claim with three:
+/// A store sees opaque keys and bytes, and knows nothing of HTTP. It needs three methods, and its claim three:
 ///
 /// ```
 /// use std::{future::{self, Future}, time::Duration};

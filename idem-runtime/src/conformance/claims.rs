@@ -4,6 +4,7 @@ use std::future::poll_fn;
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::Poll;
+use std::time::Duration;
 
 use tokio::sync::Barrier;
 use tokio::task::JoinSet;
@@ -113,6 +114,69 @@ pub async fn an_abandoned_claim_can_be_taken_over_once<S: Store>(store: &Attache
     assert_eq!(answer(&store.record(&key, &mine).await).as_deref(), Some(&b"heir"[..]));
 }
 
+/// When a lease is over and somebody has taken the claim over, the former owner changes nothing any more.
+///
+/// Passes where the store keeps a claim for as long as its owner lives, or for ever.
+pub async fn a_former_owner_changes_nothing<S: Store>(store: &Attached<S>) {
+    const SHORT: Duration = Duration::from_millis(200);
+    for how in 0..3 {
+        let (key, mine) = (key(), fingerprint("mine"));
+        let mut former = match within("`begin` answers", store.store.begin(&key, &mine, SHORT)).await {
+            Ok(Begin::Claimed(claim)) => claim,
+            begun => panic!("a free key can be claimed, but `begin` gave {}", shown(&begun)),
+        };
+        let abandoned = tokio::time::timeout(SHORT * 10, async {
+            loop {
+                match store.begin(&key, &mine).await {
+                    Ok(Begin::Abandoned(claim)) => break claim,
+                    Ok(Begin::InFlight(_)) => tokio::time::sleep(SHORT / 10).await,
+                    begun => panic!("a claim whose lease is over is abandoned, but `begin` gave {}", shown(&begun)),
+                }
+            }
+        });
+        let Ok(mut heir) = abandoned.await else { return };
+        heir.renew(LEASE).await.expect("the first heir takes the claim over");
+        let done = match how {
+            0 => former.complete(record(&mine, b"former", TTL), TTL).await,
+            1 => former.release().await,
+            _ => former.renew(LEASE).await,
+        };
+        assert!(matches!(done, Err(StoreError::Lost)), "a former owner changed a claim that was taken over: {done:?}");
+        assert!(matches!(store.begin(&key, &mine).await, Ok(Begin::InFlight(_))), "the claim is the heir's");
+        heir.complete(record(&mine, b"heir", TTL), TTL).await.expect("the heir completes");
+        assert_eq!(answer(&store.record(&key, &mine).await).as_deref(), Some(&b"heir"[..]));
+    }
+}
+
+/// Of many who take an abandoned claim over at the same time, one succeeds.
+pub async fn of_many_concurrent_heirs_one_takes_over<S: Store>(store: &Attached<S>) {
+    const HEIRS: usize = 16;
+    let (key, mine) = (key(), fingerprint("mine"));
+    drop(store.claim(&key, &mine).await);
+    let together = Arc::new(Barrier::new(HEIRS));
+    let mut heirs = JoinSet::new();
+    for _ in 0..HEIRS {
+        let (store, together) = (Arc::clone(&store.store), Arc::clone(&together));
+        heirs.spawn(async move {
+            together.wait().await;
+            match store.begin(&key, &mine, LEASE).await {
+                Ok(Begin::Abandoned(mut claim)) => match claim.renew(LEASE).await {
+                    Ok(()) => Some(claim),
+                    Err(StoreError::Lost) => None,
+                    Err(error) => panic!("an heir takes over or has lost, but `renew` gave: {error}"),
+                },
+                Ok(Begin::InFlight(_)) => None,
+                begun => panic!("a dropped claim stays, but `begin` gave {}", shown(&begun)),
+            }
+        });
+    }
+    let mut owners = Vec::new();
+    while let Some(heir) = within("all heirs have an answer", heirs.join_next()).await {
+        owners.extend(heir.expect("no panic"));
+    }
+    assert!(owners.len() <= 1, "{} heirs took one claim over", owners.len());
+}
+
 /// A renewed claim is still its owner's.
 pub async fn a_renewed_claim_stays<S: Store>(store: &Attached<S>) {
     let (key, mine) = (key(), fingerprint("mine"));
@@ -144,9 +208,13 @@ pub async fn waiters_wake_when_the_claim_ends<S: Store>(store: &Attached<S>) {
         for _ in 0..8 {
             let store = Arc::clone(&store.store);
             waiters.spawn(async move {
-                // A wake-up may be spurious, so look again each time.
-                while matches!(store.begin(&key, &mine, LEASE).await, Ok(Begin::InFlight(_))) {
-                    store.ended(&key).await;
+                loop {
+                    match store.begin(&key, &mine, LEASE).await {
+                        // A wake-up may be spurious, so look again each time.
+                        Ok(Begin::InFlight(_)) => store.ended(&key).await,
+                        Ok(Begin::Claimed(claim)) => break claim.release().await.expect("the owner releases"),
+                        _ => break,
+                    }
                     tokio::task::yield_now().await;
                 }
             });

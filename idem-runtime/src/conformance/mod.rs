@@ -62,12 +62,15 @@ macro_rules! __conformance_cases {
             a_dropped_claim_is_abandoned_and_not_free
             an_abandoned_claim_is_in_flight_for_another_fingerprint
             an_abandoned_claim_can_be_taken_over_once
+            a_former_owner_changes_nothing
+            of_many_concurrent_heirs_one_takes_over
             a_renewed_claim_stays
             the_twin_of_a_claim_repeats_its_completion
             waiters_wake_when_the_claim_ends
             a_begin_that_is_dropped_leaves_no_claim_without_an_end
             bytes_come_back_as_they_went_in
             keys_do_not_touch_each_other
+            nothing_live_is_evicted
             a_record_is_over_at_its_ttl_and_not_before
             asking_does_not_move_the_ttl
             of_many_begins_on_an_expired_record_one_claims

@@ -8,7 +8,7 @@ use tokio::task::JoinSet;
 
 use super::{Attached, LEASE, TTL, answer, expires_at, fingerprint, key, record, shown, within};
 use crate::clock::{Clock, SystemClock};
-use crate::store::{Begin, Claim, Store};
+use crate::store::{Begin, Claim, Store, StoreError};
 
 /// Long enough for a slow machine to look before it is over, short enough to wait for.
 const SHORT: Duration = Duration::from_millis(400);
@@ -52,6 +52,35 @@ pub async fn keys_do_not_touch_each_other<S: Store>(store: &Attached<S>) {
             Ok(Begin::Claimed(claim)) if index % 2 == 1 => claim.release().await.expect("the owner releases"),
             begun => panic!("key {index} has what another key should have: {}", shown(&begun)),
         }
+    }
+}
+
+/// Nothing live is dropped to make room: of thousands of claims and records, all are there.
+pub async fn nothing_live_is_evicted<S: Store>(store: &Attached<S>) {
+    const KEYS: usize = 3000;
+    let mine = fingerprint("mine");
+    let keys: Vec<_> = (0..KEYS).map(|_| key()).collect();
+    let mut claims = Vec::new();
+    for (index, key) in keys.iter().enumerate() {
+        match store.begin(key, &mine).await {
+            Ok(Begin::Claimed(claim)) if index % 2 == 0 => claims.push(claim),
+            Ok(Begin::Claimed(claim)) => {
+                claim.complete(record(&mine, b"answer", TTL), TTL).await.expect("the owner completes");
+            }
+            // A store that is full says so, and keeps what it has.
+            Err(StoreError::Full) => return,
+            begun => panic!("a free key can be claimed, but `begin` gave {}", shown(&begun)),
+        }
+    }
+    for (index, key) in keys.iter().enumerate() {
+        match store.begin(key, &mine).await {
+            Ok(Begin::InFlight(_)) if index % 2 == 0 => {}
+            Ok(Begin::Completed(_)) if index % 2 == 1 => {}
+            begun => panic!("claim or record {index} of {KEYS} is gone: `begin` gave {}", shown(&begun)),
+        }
+    }
+    for claim in claims {
+        claim.release().await.expect("the owner releases");
     }
 }
 

@@ -241,6 +241,26 @@ struct Faults {
     fail_completions: AtomicUsize,
     renewals: AtomicUsize,
     lost: bool,
+    /// What `complete`, `release` and `renew` do instead.
+    step: Step,
+}
+
+#[derive(Default, Clone, Copy, PartialEq)]
+enum Step {
+    #[default]
+    Works,
+    Hangs,
+    Panics,
+}
+
+impl Step {
+    async fn take(self) {
+        match self {
+            Self::Works => {}
+            Self::Hangs => std::future::pending().await,
+            Self::Panics => panic!("on purpose"),
+        }
+    }
 }
 
 struct FaultyClaim(Faulty, StorageKey);
@@ -281,11 +301,13 @@ impl Store for Faulty {
 
 impl Claim for FaultyClaim {
     async fn renew(&mut self, _: Duration) -> Result<(), StoreError> {
+        self.0.0.step.take().await;
         self.0.0.renewals.fetch_add(1, Ordering::SeqCst);
         if self.0.0.lost { Err(StoreError::Lost) } else { Ok(()) }
     }
 
     async fn complete(self, record: Record, _: Duration) -> Result<(), StoreError> {
+        self.0.0.step.take().await;
         let failures = &self.0.0.fail_completions;
         if failures.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)).is_ok() {
             return Err(StoreError::unavailable("the network is down"));
@@ -295,6 +317,7 @@ impl Claim for FaultyClaim {
     }
 
     async fn release(self) -> Result<(), StoreError> {
+        self.0.0.step.take().await;
         self.0.0.map.lock().unwrap().remove(&self.1);
         Ok(())
     }
@@ -416,4 +439,98 @@ async fn a_store_that_wakes_without_a_reason_is_polled_and_not_hammered() {
     store.0.map.lock().unwrap().insert(attempt.key, None);
     let refused = idempotency.run(attempt, Body::ready().run(answer("one"))).await;
     assert!(matches!(refused, Err(Refused::InFlight)), "{refused:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_that_hangs_or_panics_withholds_no_answer() {
+    for step in [Step::Hangs, Step::Panics] {
+        let idempotency = Idempotency::new(Faulty(Arc::new(Faults { step, ..Faults::default() })));
+        let body = Body::ready();
+        let asked = Instant::now();
+        assert_eq!(ran(idempotency.run(attempt("a", "x"), body.run(answer("one"))).await), 1);
+        assert_eq!(ran(idempotency.run(attempt("b", "x"), body.run(Outcome::Release)).await), 2);
+        let (held, free) = oneshot::channel::<()>();
+        let live = move || async move {
+            let recording = async move { Recorded { outcome: answer("live"), hold: Some(Box::new(held)) } };
+            Ended { response: 3, recording: Recording::Live(Box::pin(recording)) }
+        };
+        assert_eq!(ran(idempotency.run(attempt("c", "x"), live).await), 3);
+        let _ = free.await;
+        assert!(asked.elapsed() <= Duration::from_secs(4), "{:?}", asked.elapsed());
+        idempotency.drain().await;
+        let retry = idempotency.run(attempt("a", "x"), body.run(answer("two"))).await;
+        assert!(matches!(retry, Err(Refused::InFlight)), "the body ran, so the claim stays: {retry:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_that_panics_while_the_body_runs_does_not_end_the_body() {
+    let store = Faulty(Arc::new(Faults { step: Step::Panics, ..Faults::default() }));
+    let idempotency = Idempotency::builder(store).lease(Duration::from_secs(3)).build();
+    let slow = || async {
+        tokio::time::sleep(Duration::from_secs(10)).await;
+        Ended { response: 1, recording: Recording::Done(answer("slow")) }
+    };
+    assert_eq!(ran(idempotency.run(attempt("a", "x"), slow).await), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_begin_without_an_answer_is_refused_and_a_late_claim_goes_back() {
+    let store = Faulty(Arc::new(Faults { gate: Some(Gate::new(0)), ..Faults::default() }));
+    let idempotency = Idempotency::new(store.clone());
+    let body = Body::ready();
+    let refused = idempotency.run(attempt("a", "x"), body.run(answer("one"))).await;
+    assert!(matches!(refused, Err(Refused::StoreUnavailable(_))), "{refused:?}");
+    assert_eq!(idempotency.executions(), 0, "no body is running");
+    store.0.gate.as_ref().unwrap().add_permits(1);
+    idempotency.drain().await;
+    assert_eq!(body.runs(), 0);
+    assert!(store.0.map.lock().unwrap().is_empty(), "the client was told that nothing was done");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_that_never_answers_does_not_keep_drain_waiting_for_ever() {
+    let store = Faulty(Arc::new(Faults { gate: Some(Gate::new(0)), ..Faults::default() }));
+    let idempotency = Idempotency::new(store.clone());
+    let refused = idempotency.run(attempt("a", "x"), Body::ready().run(answer("one"))).await;
+    assert!(matches!(refused, Err(Refused::StoreUnavailable(_))), "{refused:?}");
+    idempotency.drain().await;
+    assert!(idempotency.handle.core.expirer.is_idle(), "no mutex is left behind");
+}
+
+#[tokio::test]
+async fn an_abandoned_claim_is_not_freed_for_want_of_a_place() {
+    let store = MemoryStore::new();
+    let idempotency = Idempotency::builder(store.clone()).max_executions(1).build();
+    let body = Body::new();
+    let lost = attempt("a", "x");
+    drop(store.begin(&lost.key, &lost.fingerprint, Duration::ZERO).await.unwrap());
+    let mut first = Box::pin(idempotency.run(attempt("b", "x"), body.run(answer("one"))));
+    tokio::select! {
+        () = body.started.notified() => {}
+        _ = &mut first => panic!("the body waits"),
+    }
+    let mut rerun = lost;
+    rerun.rules.abandoned = Abandoned::Rerun;
+    let refused = idempotency.run(rerun, body.run(answer("two"))).await;
+    assert!(matches!(refused, Err(Refused::TooManyExecutions)), "{refused:?}");
+    let other = idempotency.run(attempt("a", "y"), body.run(answer("three"))).await;
+    assert!(matches!(other, Err(Refused::Mismatch)), "{other:?}");
+    body.go_on.add_permits(2);
+    assert_eq!(ran(first.await), 1);
+    idempotency.drain().await;
+    assert_eq!(ran(idempotency.run(rerun, body.run(answer("two"))).await), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn waiting_for_ever_is_not_too_long() {
+    let store = Faulty::default();
+    let idempotency = Idempotency::new(store.clone());
+    let mut attempt = attempt("a", "x");
+    attempt.rules.wait = Some(Duration::MAX);
+    store.0.map.lock().unwrap().insert(attempt.key, None);
+    let body = Body::ready();
+    let waiting =
+        tokio::time::timeout(Duration::from_secs(60), idempotency.run(attempt, body.run(answer("one")))).await;
+    assert!(waiting.is_err(), "{waiting:?}");
 }

@@ -43,20 +43,29 @@ impl Records {
     }
 }
 
+/// moka gives memory back some time after a record was removed. When this many bytes wait for that, it is made to.
+const UNTIDY: usize = 256 * 1024;
+
 /// When the records of one shard are over, soonest first, each with the permit it holds: a record is alive for as long as
 /// it stands here. Kept under the shard's lock.
 #[derive(Default)]
-pub(super) struct Expiries(BTreeMap<(Timestamp, StorageKey), Permit>);
+pub(super) struct Expiries {
+    alive: BTreeMap<(Timestamp, StorageKey), Permit>,
+    /// The bytes of what was removed and is perhaps still in memory.
+    removed: usize,
+}
 
 impl Expiries {
     pub(super) fn insert(&mut self, key: StorageKey, expires_at: Timestamp, permit: Permit) {
-        self.0.insert((expires_at, key), permit);
+        self.alive.insert((expires_at, key), permit);
     }
 
     /// Removes a record from both, and says whether it was there.
     pub(super) fn remove(&mut self, records: &Records, key: &StorageKey) -> bool {
         let Some(kept) = records.0.remove(key) else { return false };
-        self.0.remove(&(kept.expires_at, *key)).is_some()
+        let permit = self.alive.remove(&(kept.expires_at, *key));
+        self.removed += permit.as_ref().map_or(0, Permit::bytes);
+        permit.is_some()
     }
 
     /// Removes up to `most` records that are over at `now`, and says how many went.
@@ -66,23 +75,37 @@ impl Expiries {
     pub(super) fn reclaim(&mut self, records: &Records, now: Timestamp, most: usize) -> usize {
         let mut reclaimed = 0;
         while reclaimed < most {
-            let Some(first) = self.0.first_entry() else { break };
+            let Some(first) = self.alive.first_entry() else { break };
             let (expires_at, key) = *first.key();
             if now < expires_at {
                 break;
             }
-            first.remove();
+            self.removed += first.remove().bytes();
             records.0.invalidate(&key);
             reclaimed += 1;
         }
         reclaimed
     }
 
+    /// Whether memory should be given back before anything else is done; `true` once for what was removed.
+    pub(super) fn is_untidy(&mut self) -> bool {
+        let untidy = self.removed > UNTIDY;
+        if untidy {
+            self.removed = 0;
+        }
+        untidy
+    }
+
+    /// Whether any memory waits to be given back; `true` once for what was removed.
+    pub(super) fn is_any_removed(&mut self) -> bool {
+        std::mem::take(&mut self.removed) > 0
+    }
+
     pub(super) fn soonest(&self) -> Timestamp {
-        self.0.first_key_value().map_or(Timestamp::NEVER, |((expires_at, _), _)| *expires_at)
+        self.alive.first_key_value().map_or(Timestamp::NEVER, |((expires_at, _), _)| *expires_at)
     }
 
     pub(super) fn len(&self) -> usize {
-        self.0.len()
+        self.alive.len()
     }
 }

@@ -51,14 +51,16 @@ fn round(shards: &Weak<Shards>) -> bool {
     let Some(shards) = shards.upgrade() else { return false };
     let now = shards.now();
     for shard in &shards.all {
-        if shard.soonest() > now {
-            continue;
+        if shard.soonest() <= now {
+            while shard.reclaim(now, BATCH) == BATCH {
+                // Between two batches requests get at the shard, and on a machine with few cores at the processor.
+                thread::yield_now();
+            }
         }
-        while shard.reclaim(now, BATCH) == BATCH {
-            // Between two batches requests get at the shard, and on a machine with few cores at the processor.
-            thread::yield_now();
+        // Also after what requests took away in passing, and what was forgotten.
+        if shard.lock().expiries.is_any_removed() {
+            shard.records.tidy();
         }
-        shard.records.tidy();
     }
     true
 }

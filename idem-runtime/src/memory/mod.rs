@@ -118,10 +118,20 @@ impl Shard {
         self.soonest.store(state.expiries.soonest().as_nanos(), Ordering::Release);
     }
 
+    /// Lets go of the lock, and makes moka give memory back where much was removed.
+    fn unlock(&self, mut state: MutexGuard<'_, State>) {
+        let untidy = state.expiries.is_untidy();
+        drop(state);
+        if untidy {
+            self.records.tidy();
+        }
+    }
+
     fn reclaim(&self, now: Timestamp, most: usize) -> usize {
         let mut state = self.lock();
         let reclaimed = state.expiries.reclaim(&self.records, now, most);
         self.note_soonest(&state);
+        self.unlock(state);
         reclaimed
     }
 }
@@ -244,6 +254,7 @@ impl Store for MemoryStore {
             shard.note_soonest(&state);
             if let Some(permit) = shards.account.admit() {
                 let claimed = state.in_flight.claim(*key, *fingerprint);
+                shard.unlock(state);
                 return Ok(Begin::Claimed(MemoryClaim::new(shards, *key, permit, claimed)));
             }
             drop(state);
@@ -270,7 +281,8 @@ impl Store for MemoryStore {
             Found::Nothing => {
                 let forgotten = state.expiries.remove(&shard.records, key);
                 shard.note_soonest(&state);
-                forgotten
+                shard.unlock(state);
+                return Ok(forgotten);
             }
         })
     }

@@ -65,6 +65,12 @@ impl Permit {
     }
 }
 
+impl Permit {
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+}
+
 impl Drop for Permit {
     fn drop(&mut self) {
         self.account.bytes.fetch_sub(self.bytes, Ordering::AcqRel);
