@@ -55,8 +55,9 @@ impl IdempotencyKey {
     /// `label`. Every run for the same request gives the same child key, and another caller, request or label another, so
     /// that the downstream service never mixes two of them up.
     ///
-    /// Call it in the body. Before, in an extractor or in `scope`, the request is not known in full, and the child key
-    /// depends on key and label alone.
+    /// Call it in the body of an `#[idempotent]` handler. Anywhere else, in an extractor, in `scope` or in a handler without
+    /// the attribute, the request is not known in full, and the child key depends on key and label alone: two callers with
+    /// the same key get the same one.
     #[must_use]
     pub fn derive(&self, label: &str) -> Self {
         let within = self.request.get().map(|(storage_key, fingerprint)| (storage_key, fingerprint));

@@ -10,10 +10,58 @@ use serde_json::{Map, Number, Value};
 /// numbers in an `f64` takes 2^53 + 1 for 2^53.
 const MAX_SAFE: u64 = (1 << 53) - 1;
 
-/// Reads `bytes` as I-JSON (RFC 7493): no name twice, no integer from 2^53 on. `None` for anything else, which is to be
+/// Reads `bytes` as I-JSON (RFC 7493): no name twice, no integer from 2^53 on, no more digits than an `f64` keeps. `None` for anything else, which is to be
 /// compared byte for byte, since two different such texts may canonicalise to one.
 pub(crate) fn parse(bytes: &[u8]) -> Option<Value> {
-    serde_json::from_slice::<IJson>(bytes).ok().map(|json| json.0)
+    let json = serde_json::from_slice::<IJson>(bytes).ok()?;
+    numbers(bytes).all(is_exact).then_some(json.0)
+}
+
+/// The numbers of a well-formed JSON text, as they are spelled.
+fn numbers(text: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let mut rest = text;
+    std::iter::from_fn(move || {
+        while let Some((&first, after)) = rest.split_first() {
+            match first {
+                b'"' => rest = after_string(after),
+                b'-' | b'0'..=b'9' => {
+                    let spelled = |byte: &u8| matches!(byte, b'+' | b'-' | b'.' | b'e' | b'E' | b'0'..=b'9');
+                    let end = rest.iter().position(|byte| !spelled(byte)).unwrap_or(rest.len());
+                    let (number, after) = rest.split_at(end);
+                    rest = after;
+                    return Some(number);
+                }
+                _ => rest = after,
+            }
+        }
+        None
+    })
+}
+
+/// What follows a string after its opening quote.
+fn after_string(mut text: &[u8]) -> &[u8] {
+    while let Some((&first, after)) = text.split_first() {
+        match first {
+            b'"' => return after,
+            b'\\' => text = after.get(1..).unwrap_or_default(),
+            _ => text = after,
+        }
+    }
+    text
+}
+
+/// Whether no other spelling of another number gives the same `f64`: an integer, which the visitor has checked, or at most
+/// 15 significant digits that are not too small to be told from zero.
+fn is_exact(number: &[u8]) -> bool {
+    if !number.iter().any(|byte| matches!(byte, b'.' | b'e' | b'E')) {
+        return true;
+    }
+    let mantissa = number.split(|byte| matches!(byte, b'e' | b'E')).next().unwrap_or_default();
+    let mut digits = mantissa.iter().filter(|byte| byte.is_ascii_digit()).skip_while(|&&digit| digit == b'0');
+    let significant = digits.by_ref().zip(1..).filter(|&(&digit, _)| digit != b'0').map(|(_, place)| place).last();
+    let significant: usize = significant.unwrap_or(0);
+    let value = std::str::from_utf8(number).ok().and_then(|number| number.parse::<f64>().ok());
+    significant == 0 || (significant <= 15 && value.is_some_and(|value| value.abs() >= f64::MIN_POSITIVE))
 }
 
 /// The canonical form, RFC 8785.
@@ -109,6 +157,20 @@ mod tests {
     }
 
     #[test]
+    fn a_number_that_every_reader_reads_alike_is_canonical() {
+        for (text, canonical) in [
+            ("0.10", "0.1"),
+            ("10.00000000000000000000", "10"),
+            ("0e-400", "0"),
+            ("-0.0", "0"),
+            ("123456789.012345", "123456789.012345"),
+            ("\"3.141592653589793238462643383279\"", "\"3.141592653589793238462643383279\""),
+        ] {
+            assert_eq!(canonical_text(text).as_deref(), Some(canonical), "{text}");
+        }
+    }
+
+    #[test]
     fn what_readers_disagree_on_has_no_canonical_form() {
         for text in [
             "",
@@ -124,6 +186,10 @@ mod tests {
             "123456789012345678901234567890",
             "1e400",
             "1e17",
+            "3.141592653589793238462643383279",
+            "[10.0000000000000000009]",
+            "{\"\\\"1\":1e-400}",
+            "0.30000000000000004",
         ] {
             assert_eq!(canonical_text(text), None, "{text}");
         }

@@ -21,6 +21,10 @@ use tower_service::Service;
 /// let app: Router = Router::new().route("/pay", post(pay)).layer(IdempotencyLayer::new(idempotency.clone()));
 /// ```
 ///
+/// # One engine, one set of endpoints
+/// An endpoint is known by its method and route template. Two routers that have the same template for different endpoints,
+/// say one on a public and one on an internal port, need an [`Idempotency`] each, or scopes that tell them apart.
+///
 /// # Order of layers
 /// Every extractor runs on every request, so authentication in an extractor always guards the record. Authentication in
 /// middleware guards it as well, since the record is looked up in the handler, within all layers. A `TimeoutLayer` only cuts

@@ -6,6 +6,7 @@ use axum::response::Response;
 use idem_runtime::{Abandoned, Rules};
 
 use crate::refusal::{self, Refusal};
+use crate::response::NEVER;
 use crate::statuses::Statuses;
 
 /// The declared rules of one endpoint. `#[idempotent(..)]` is sugar for a `const` chain on this type, and every option of
@@ -28,41 +29,40 @@ use crate::statuses::Statuses;
 /// # Panics
 /// The methods check their arguments like the attribute does. In a `const` a mistake is a compile error.
 #[derive(Clone, Copy, Debug)]
-#[non_exhaustive]
 #[must_use = "a policy has no effect until an endpoint names it"]
 pub struct Policy {
     /// The name of the header that carries the key, in any case.
-    pub header: &'static str,
+    pub(crate) header: &'static str,
     /// Whether a request without the key is refused. Without it such a request runs unprotected.
-    pub required: bool,
+    pub(crate) required: bool,
     /// The shortest key accepted, in characters.
-    pub min_key: usize,
+    pub(crate) min_key: usize,
     /// How long a record lives, counted from completion.
-    pub ttl: Duration,
+    pub(crate) ttl: Duration,
     /// What must be equal on a retry, beside the endpoint.
-    pub fingerprint: &'static [Part],
+    pub(crate) fingerprint: &'static [Part],
     /// Whose key it is.
-    pub scope: Scope,
+    pub(crate) scope: Scope,
     /// What a request gets whose key is in flight.
-    pub in_flight: InFlight,
+    pub(crate) in_flight: InFlight,
     /// The status of a refusal for another fingerprint.
-    pub mismatch: u16,
+    pub(crate) mismatch: u16,
     /// The statuses whose responses are recorded.
-    pub record: Statuses,
+    pub(crate) record: Statuses,
     /// What of a response is given back.
-    pub replay: Replay,
+    pub(crate) replay: Replay,
     /// The status of a replay, where it is not the recorded one.
-    pub replay_status: Option<u16>,
+    pub(crate) replay_status: Option<u16>,
     /// The name of the header that marks a replay.
-    pub replay_header: Option<&'static str>,
+    pub(crate) replay_header: Option<&'static str>,
     /// Headers that a replay carries and the first answer did not.
-    pub replay_with: &'static [AddedHeader],
+    pub(crate) replay_with: &'static [AddedHeader],
     /// What a request gets whose key is held by a claim without an owner.
-    pub abandoned: Abandoned,
+    pub(crate) abandoned: Abandoned,
     /// The largest response that is recorded, in bytes of its body.
-    pub max_response: usize,
+    pub(crate) max_response: usize,
     /// Makes the response of a refusal.
-    pub errors: fn(&Refusal) -> Response,
+    pub(crate) errors: fn(&Refusal) -> Response,
 }
 
 impl Policy {
@@ -186,7 +186,7 @@ impl Policy {
 
     /// The name of the header that marks a replay, with the value `true`. Default: `Idempotent-Replayed`.
     pub const fn replay_header(mut self, name: &'static str) -> Self {
-        assert_header_name(name);
+        assert_added_header(name);
         self.replay_header = Some(name);
         self
     }
@@ -224,6 +224,24 @@ impl Policy {
         self
     }
 
+    /// The name of the header that carries the key, as declared.
+    #[must_use]
+    pub const fn header_name(&self) -> &'static str {
+        self.header
+    }
+
+    /// How long a record lives.
+    #[must_use]
+    pub const fn time_to_live(&self) -> Duration {
+        self.ttl
+    }
+
+    /// Whether a request without the key is refused.
+    #[must_use]
+    pub const fn is_required(&self) -> bool {
+        self.required
+    }
+
     pub(crate) const fn rules(&self) -> Rules {
         Rules { ttl: self.ttl, wait: self.in_flight.wait, abandoned: self.abandoned }
     }
@@ -252,8 +270,7 @@ pub enum Part {
     /// The body, byte for byte.
     Body,
     /// The body as JSON (RFC 8785): white space and the order of names do not count. A body that is not I-JSON (RFC 7493),
-    /// say with a name twice or an integer from 2^53 on, is compared byte for byte. Numbers are IEEE doubles, as the RFC has
-    /// it: `0.1` and `0.10000000000000001` are equal. Where a fraction that small counts, use [`Part::Body`].
+    /// say with a name twice, an integer from 2^53 on or a fraction of more than 15 digits, is compared byte for byte.
     Json,
     /// The values at these JSON pointers (RFC 6901), and nothing else of the body. A value that is missing differs from
     /// every value, `null` included.
@@ -367,10 +384,10 @@ impl AddedHeader {
     /// A header for every replay.
     ///
     /// # Panics
-    /// If the name is not a token, or the value not visible ASCII and spaces.
+    /// If the name is not a token or one that is never replayed, or the value not visible ASCII and spaces.
     #[must_use]
     pub const fn new(name: &'static str, value: &'static str) -> Self {
-        assert_header_name(name);
+        assert_added_header(name);
         let bytes = value.as_bytes();
         let mut index = 0;
         while index < bytes.len() {
@@ -390,6 +407,24 @@ impl AddedHeader {
 
 const fn assert_refusal_status(status: u16) {
     assert!(status >= 400 && status <= 599, "the status of a refusal is 400 to 599");
+}
+
+/// What is never replayed cannot be added either: a forged framing header would desynchronise the connection.
+const fn assert_added_header(name: &str) {
+    assert_header_name(name);
+    let mut index = 0;
+    while index < NEVER.len() {
+        assert!(!is_same(name.as_bytes(), NEVER[index].as_bytes()), "this header is never sent with a replay");
+        index += 1;
+    }
+}
+
+const fn is_same(name: &[u8], other: &[u8]) -> bool {
+    let mut index = 0;
+    while index < name.len() && index < other.len() && name[index].eq_ignore_ascii_case(&other[index]) {
+        index += 1;
+    }
+    index == name.len() && index == other.len()
 }
 
 /// The characters of a header name: `token`, RFC 9110, section 5.6.2.

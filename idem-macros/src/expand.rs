@@ -7,7 +7,7 @@ use crate::{
     item::{self, Handler},
     policy::{self, Resolved},
 };
-use proc_macro2::{Ident, Span, TokenStream, TokenTree};
+use proc_macro2::{Ident, Span, TokenStream};
 use quote::{ToTokens, format_ident, quote, quote_spanned};
 use syn::{
     Expr, GenericParam, PatIdent, PatType, ReturnType, Signature, Type, TypeParamBound,
@@ -222,7 +222,6 @@ fn output(signature: &Signature) -> TokenStream {
 /// trait that stands nowhere else, as `IntoResponse` often does, would be reported as unused.
 fn named_traits(signature: &Signature) -> Option<TokenStream> {
     let ReturnType::Type(_, ty) = &signature.output else { return None };
-    let own = |ident: &Ident| ident == "Self" || signature.generics.params.iter().any(|param| is_named(param, ident));
     let hidden = item::impl_traits(&mut ty.clone()).into_iter().filter_map(|hidden| match hidden {
         Type::ImplTrait(mut hidden) => {
             let bounds = hidden.bounds.into_iter().filter(|bound| matches!(bound, TypeParamBound::Trait(_)));
@@ -231,8 +230,17 @@ fn named_traits(signature: &Signature) -> Option<TokenStream> {
         }
         _ => None,
     });
-    // A function within a function knows nothing of the outer one's generics.
-    let hidden: Vec<_> = hidden.filter(|hidden| !mentions(hidden.to_token_stream(), &own)).collect();
+    // A function within a function knows nothing of the generics around it, those of an `impl` block among them; so only
+    // traits without arguments are named.
+    let own = |bound: &TypeParamBound| match bound {
+        TypeParamBound::Trait(bound) => bound.path.segments.iter().all(|segment| {
+            segment.arguments.is_none()
+                && segment.ident != "Self"
+                && !signature.generics.params.iter().any(|param| is_named(param, &segment.ident))
+        }),
+        _ => true,
+    };
+    let hidden: Vec<_> = hidden.filter(|hidden| hidden.bounds.iter().all(own)).collect();
     if hidden.is_empty() {
         return None;
     }
@@ -250,14 +258,6 @@ fn is_named(param: &GenericParam, ident: &Ident) -> bool {
         GenericParam::Const(param) => param.ident == *ident,
         GenericParam::Lifetime(param) => param.lifetime.ident == *ident,
     }
-}
-
-fn mentions(tokens: TokenStream, wanted: &dyn Fn(&Ident) -> bool) -> bool {
-    tokens.into_iter().any(|token| match token {
-        TokenTree::Ident(ident) => wanted(&ident),
-        TokenTree::Group(group) => mentions(group.stream(), wanted),
-        _ => false,
-    })
 }
 
 /// For tokens about which a diagnostic should point at `place`. The names among them are still the macro's own.

@@ -76,7 +76,8 @@ use proc_macro::TokenStream;
 /// # Handlers
 ///
 /// Any `async fn` that axum takes as a handler: up to 16 extractors, the last of which may take the request's body, in any
-/// pattern (but for `ref` and `ref mut` where `scope` is an expression); any response, also `impl IntoResponse` and `Result<_, E>` with `?`; generic functions; associated functions
+/// pattern (where `scope` is an expression, without `ref`, and a part that is not bound, as in `(user, _)`, goes with the
+/// request and not with the body); any response, also `impl IntoResponse` and `Result<_, E>` with `?`; generic functions; associated functions
 /// without `self`.
 ///
 /// - What is left is a handler, no longer a function to call with the arguments. Code that is to be called from elsewhere

@@ -1,7 +1,8 @@
 //! An answer as bytes, and the replay made from it.
 //!
 //! Format, version 1, numbers little-endian: version `u8`, status `u16`, number of headers `u16`; for each header the
-//! length of its name `u16`, the length of its value `u32`, name, value; then the body to the end.
+//! length of its name `u16`, the length of its value `u32` (its highest bit set where the value is sensitive), name, value;
+//! then the body to the end.
 
 use axum::body::Body;
 use axum::response::Response;
@@ -14,6 +15,8 @@ use super::headers::{self, Kept};
 use crate::policy::Policy;
 
 const VERSION: u8 = 1;
+/// Of the length of a value: it must not be logged, nor indexed by HPACK.
+const SENSITIVE: u32 = 1 << 31;
 
 /// Starts an answer: all but its body, for which there is room. `None` for headers that the format cannot hold.
 pub(super) fn head(policy: &Policy, parts: &response::Parts, room: usize) -> Option<Draft> {
@@ -34,7 +37,8 @@ pub(super) fn head(policy: &Policy, parts: &response::Parts, room: usize) -> Opt
     draft.put(&u16::try_from(count).ok()?.to_le_bytes());
     for (name, value) in headers::recorded(&parts.headers, kept) {
         draft.put(&u16::try_from(name.as_str().len()).ok()?.to_le_bytes());
-        draft.put(&u32::try_from(value.len()).ok()?.to_le_bytes());
+        let length = u32::try_from(value.len()).ok().filter(|length| length & SENSITIVE == 0)?;
+        draft.put(&(if value.is_sensitive() { length | SENSITIVE } else { length }).to_le_bytes());
         draft.put(name.as_str().as_bytes());
         draft.put(value.as_bytes());
     }
@@ -65,14 +69,16 @@ impl Answer {
         let mut headers = HeaderMap::new();
         for _ in 0..count {
             let name = usize::from(rest.try_get_u16_le().map_err(|_| SHORT)?);
-            let value = rest.try_get_u32_le().map_err(|_| SHORT)? as usize;
+            let value = rest.try_get_u32_le().map_err(|_| SHORT)?;
+            let (sensitive, value) = (value & SENSITIVE != 0, (value & !SENSITIVE) as usize);
             if rest.len() < name || rest.len() - name < value {
                 return Err(SHORT);
             }
             let name =
                 HeaderName::from_bytes(&rest.split_to(name)).map_err(|_| Undecodable("with a malformed header"))?;
-            let value = HeaderValue::from_maybe_shared(rest.split_to(value))
+            let mut value = HeaderValue::from_maybe_shared(rest.split_to(value))
                 .map_err(|_| Undecodable("with a malformed header"))?;
+            value.set_sensitive(sensitive);
             // Once more on the way out: whatever a record says, no framing header comes from it.
             if !headers::never(&name) {
                 headers.try_append(name, value).map_err(|_| Undecodable("with too many headers"))?;

@@ -6,7 +6,7 @@ use http::{HeaderMap, HeaderValue};
 /// Never recorded and never replayed, sorted. Framing and hop-by-hop fields (RFC 9110, section 7.6.1) describe a
 /// connection that is gone; `Content-Length` is computed anew, since a wrong one desynchronises the connection; the
 /// others belong to one exchange, one client or one point in time.
-const NEVER: &[&str] = &[
+pub(crate) const NEVER: &[&str] = &[
     "age",
     "alt-svc",
     "authentication-info",

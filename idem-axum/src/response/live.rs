@@ -1,6 +1,5 @@
 //! A body that goes to the caller live while it is recorded.
 
-use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
@@ -13,45 +12,47 @@ use http_body::{Body as HttpBody, Frame, SizeHint};
 use idem_runtime::{Outcome, Recorded};
 
 use super::capture::Tape;
-use super::queue::{self, End, Reader, Writer};
+use super::queue::{self, End, Frames, Reader, Writer};
 
 /// The frames that were ready at once, for the caller.
 #[derive(Default)]
-pub(super) struct Given(VecDeque<Frame<Bytes>>);
+pub(super) struct Given(Frames);
 
 impl Given {
     pub(super) fn push(&mut self, frame: Frame<Bytes>) {
-        self.0.push_back(frame);
+        self.0.push(frame);
     }
 
     /// They were all.
     pub(super) fn whole(mut self) -> Body {
-        if self.0.len() <= 1 && self.0.iter().all(Frame::is_data) {
-            let only = self.0.pop_front().and_then(|frame| frame.into_data().ok());
+        if self.0.is_one_of_data() {
+            let only = self.0.pop().and_then(|frame| frame.into_data().ok());
             return only.map_or_else(Body::empty, Body::from);
         }
-        self.body(Rest::Nothing)
+        self.body(Rest::Nothing, None)
     }
 
     /// The caller gets the rest straight from the handler's body.
     pub(super) fn then(self, body: Body) -> Body {
-        self.body(Rest::Handed(body))
+        self.body(Rest::Handed(body), None)
     }
 
     /// The handler's body failed after them.
     pub(super) fn failed(self, error: axum::Error) -> Body {
-        self.body(Rest::Failed(Some(error)))
+        self.body(Rest::Failed(Some(error)), None)
     }
 
-    fn body(self, rest: Rest) -> Body {
-        Body::new(Shown { given: self.0, rest })
+    fn body(self, rest: Rest, remaining: Option<u64>) -> Body {
+        Body::new(Shown { given: self.0, rest, remaining })
     }
 }
 
 /// The caller's body.
 struct Shown {
-    given: VecDeque<Frame<Bytes>>,
+    given: Frames,
     rest: Rest,
+    /// What is still to come of a recorded body whose length the handler knew.
+    remaining: Option<u64>,
 }
 
 /// What comes after the frames that were ready at once.
@@ -68,7 +69,7 @@ impl HttpBody for Shown {
     type Error = axum::Error;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
-        if let Some(frame) = self.given.pop_front() {
+        if let Some(frame) = self.given.pop() {
             return Poll::Ready(Some(Ok(frame)));
         }
         loop {
@@ -77,7 +78,11 @@ impl HttpBody for Shown {
                 Rest::Failed(error) => return Poll::Ready(error.take().map(Err)),
                 Rest::Handed(body) => return Pin::new(body).poll_frame(cx),
                 Rest::Recorded(reader) => match ready!(reader.poll_read(cx)) {
-                    Ok(frame) => return Poll::Ready(Some(Ok(frame))),
+                    Ok(frame) => {
+                        let sent = frame.data_ref().map_or(0, |data| data.len() as u64);
+                        self.remaining = self.remaining.map(|remaining| remaining.saturating_sub(sent));
+                        return Poll::Ready(Some(Ok(frame)));
+                    }
                     Err(End::Whole) => self.rest = Rest::Nothing,
                     Err(End::Failed(error)) => self.rest = Rest::Failed(Some(error)),
                     Err(End::Rest(body)) => self.rest = Rest::Handed(body),
@@ -97,11 +102,12 @@ impl HttpBody for Shown {
     }
 
     fn size_hint(&self) -> SizeHint {
-        let given = self.given.iter().filter_map(Frame::data_ref).map(|data| data.len() as u64).sum();
-        let mut hint = match &self.rest {
+        let given = self.given.size();
+        let mut hint = match (&self.rest, self.remaining) {
             // Trailers can only be sent with a body of unknown length.
-            Rest::Nothing if self.given.iter().all(Frame::is_data) => SizeHint::with_exact(0),
-            Rest::Handed(body) => body.size_hint(),
+            (Rest::Nothing, _) if self.given.has_only_data() => SizeHint::with_exact(0),
+            (Rest::Handed(body), _) => body.size_hint(),
+            (Rest::Recorded(_), Some(remaining)) => SizeHint::with_exact(remaining),
             _ => SizeHint::default(),
         };
         if let Some(upper) = hint.upper() {
@@ -115,7 +121,7 @@ impl HttpBody for Shown {
 /// Splits a body: what the caller gets, and the recording of it, which goes on when the caller is gone.
 pub(super) fn record(given: Given, body: Body, tape: Tape) -> (Body, impl Future<Output = Recorded> + Send) {
     let (writer, reader) = queue::new();
-    let shown = given.body(Rest::Recorded(reader));
+    let shown = given.body(Rest::Recorded(reader), body.size_hint().exact());
     let pumped = AssertUnwindSafe(pump(body, tape, writer)).catch_unwind();
     // A stream that panics is a stream that fails: the caller's body breaks off, as its writer is gone without an end.
     let recorded = pumped.map(|pumped| pumped.unwrap_or_else(|_panic| not_replayable()));

@@ -12,6 +12,7 @@ mod queue;
 
 pub(crate) use answer::replay;
 pub(crate) use capture::capture;
+pub(crate) use headers::NEVER;
 
 /// Marks a response that is not to be recorded: it is sent, the claim is released, and a retry runs the body again.
 ///

@@ -25,21 +25,62 @@ pub(super) enum End {
     Rest(Body),
 }
 
+/// Frames in order, and no more memory than their bytes need.
 #[derive(Default)]
-struct Queue {
+pub(super) struct Frames {
     frames: VecDeque<Frame<Bytes>>,
     /// The data that came when there were [`FRAMES`] frames.
     tail: BytesMut,
+}
+
+impl Frames {
+    pub(super) fn push(&mut self, frame: Frame<Bytes>) {
+        let merge = !self.tail.is_empty() || self.frames.len() >= FRAMES;
+        match frame.data_ref() {
+            Some(data) if merge => self.tail.extend_from_slice(data),
+            _ => {
+                // Trailers come after all data.
+                let tail = self.take_tail();
+                self.frames.extend(tail);
+                self.frames.push_back(frame);
+            }
+        }
+    }
+
+    pub(super) fn pop(&mut self) -> Option<Frame<Bytes>> {
+        self.frames.pop_front().or_else(|| self.take_tail())
+    }
+
+    fn take_tail(&mut self) -> Option<Frame<Bytes>> {
+        (!self.tail.is_empty()).then(|| Frame::data(self.tail.split().freeze()))
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.frames.is_empty() && self.tail.is_empty()
+    }
+
+    /// Whether there is at most one frame, and that of data.
+    pub(super) fn is_one_of_data(&self) -> bool {
+        self.frames.len() <= 1 && self.tail.is_empty() && self.has_only_data()
+    }
+
+    pub(super) fn has_only_data(&self) -> bool {
+        self.frames.iter().all(Frame::is_data)
+    }
+
+    /// The bytes of data.
+    pub(super) fn size(&self) -> u64 {
+        let frames = self.frames.iter().filter_map(Frame::data_ref).map(|data| data.len() as u64);
+        frames.sum::<u64>() + self.tail.len() as u64
+    }
+}
+
+#[derive(Default)]
+struct Queue {
+    frames: Frames,
     end: Option<End>,
     waiting: Option<Waker>,
     reader_gone: bool,
-}
-
-impl Queue {
-    fn pop(&mut self) -> Option<Frame<Bytes>> {
-        let tail = || (!self.tail.is_empty()).then(|| Frame::data(self.tail.split().freeze()));
-        self.frames.pop_front().or_else(tail)
-    }
 }
 
 type Shared = Arc<Mutex<Queue>>;
@@ -71,18 +112,7 @@ impl Writer {
         if queue.reader_gone {
             return;
         }
-        let merge = !queue.tail.is_empty() || queue.frames.len() >= FRAMES;
-        match frame.data_ref() {
-            Some(data) if merge => queue.tail.extend_from_slice(data),
-            _ => {
-                // Trailers come after all data.
-                let tail = queue.tail.split().freeze();
-                if !tail.is_empty() {
-                    queue.frames.push_back(Frame::data(tail));
-                }
-                queue.frames.push_back(frame);
-            }
-        }
+        queue.frames.push(frame);
         let waiting = queue.waiting.take();
         drop(queue);
         if let Some(waiting) = waiting {
@@ -120,7 +150,7 @@ impl Reader {
     /// The next frame, or the end.
     pub(super) fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Result<Frame<Bytes>, End>> {
         let mut queue = lock(&self.0);
-        if let Some(frame) = queue.pop() {
+        if let Some(frame) = queue.frames.pop() {
             return Poll::Ready(Ok(frame));
         }
         if let Some(end) = queue.end.take() {
@@ -135,7 +165,7 @@ impl Drop for Reader {
     fn drop(&mut self) {
         let mut queue = lock(&self.0);
         queue.reader_gone = true;
-        let unread = (std::mem::take(&mut queue.frames), std::mem::take(&mut queue.tail), queue.end.take());
+        let unread = (std::mem::take(&mut queue.frames), queue.end.take());
         drop(queue);
         drop(unread);
     }

@@ -111,7 +111,7 @@ async fn of_two_layers_the_innermost_counts() {
 
 fn own_errors(refusal: &Refusal) -> Response {
     let again = refusal.retry_after().map_or(0, |after| after.as_secs());
-    let header = refusal.policy().header;
+    let header = refusal.policy().header_name();
     (StatusCode::IM_A_TEAPOT, format!("{} {} {again} {header}: {refusal}", refusal.status().as_u16(), refusal.code()))
         .into_response()
 }

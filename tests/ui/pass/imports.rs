@@ -19,3 +19,16 @@ async fn nested() -> Result<impl IntoResponse, impl IntoResponse + Send> {
 }
 
 fn main() {}
+
+trait Of<T> {}
+impl<T, X> Of<T> for X {}
+
+struct Api<T>(T);
+
+impl<T: Clone + Send + Sync + 'static> Api<T> {
+    #[idempotent]
+    #[allow(dead_code)]
+    async fn generic() -> impl IntoResponse + Of<T> {
+        "generic"
+    }
+}

@@ -74,6 +74,22 @@ async fn headers_are_added_by_the_recorded_status() {
 }
 
 #[tokio::test]
+async fn a_sensitive_value_stays_sensitive() {
+    let mut secret = HeaderValue::from_static("secret");
+    secret.set_sensitive(true);
+    let record = recorded(&Policy::DEFAULT, [("x-secret", secret), ("x-open", HeaderValue::from_static("1"))]).await;
+    let response = replay(&Policy::DEFAULT, &record).unwrap();
+    assert!(response.headers()["x-secret"].is_sensitive() && !response.headers()["x-open"].is_sensitive());
+    assert_eq!(response.headers()["x-secret"], "secret");
+}
+
+#[test]
+#[should_panic(expected = "never sent with a replay")]
+fn a_policy_cannot_forge_a_framing_header() {
+    let _ = Policy::DEFAULT.replay_header("Content-Length");
+}
+
+#[tokio::test]
 async fn cache_control_of_the_handler_stays() {
     let (_, headers, _) = replayed(&Policy::DEFAULT, [(header::CACHE_CONTROL, "private")]).await;
     assert_eq!(headers.iter().filter(|(name, _)| name == "cache-control").count(), 1);
