@@ -1,0 +1,207 @@
+//! What must hold of every history, whatever went wrong in it.
+//!
+//! A window is what lies between two crashes of the server: with a store in memory a crash forgets everything. A client
+//! that gave up knows nothing, so no check draws a conclusion from it. Every check has a bad history in the tests
+//! that it catches.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::time::Duration;
+
+use crate::history::{Answer, Asked, Event, Line, SERVER};
+
+mod answers;
+mod executions;
+#[cfg(test)]
+mod tests;
+
+/// An invariant that does not hold, and where.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Violation {
+    /// The number of the invariant.
+    pub invariant: &'static str,
+    pub seq: u64,
+    pub text: String,
+}
+
+impl fmt::Display for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} at line {}: {}", self.invariant, self.seq, self.text)
+    }
+}
+
+/// How long an answer may take once nothing goes wrong any more.
+#[derive(Clone, Copy, Debug)]
+pub struct Bounds {
+    /// From the request to the answer, the body and every wait included.
+    pub answer: Duration,
+    /// From the end of the body, or from the request if that is later, to the replay.
+    pub replay: Duration,
+}
+
+/// What is wrong, and in which line.
+type Findings = Vec<(u64, String)>;
+
+/// A check, with the number of its invariant.
+type Check = (&'static str, fn(&Story<'_>) -> Findings);
+
+const CHECKS: &[Check] = &[
+    ("I0 well-formed", executions::well_formed),
+    ("I1 at most one at a time", executions::one_at_a_time),
+    ("I2 at most once", executions::at_most_once),
+    ("I4 effect bound", executions::one_effect),
+    ("I7 replay identity", answers::replays_are_identical),
+    ("I8 first = replay", answers::first_answers_are_the_recorded_ones),
+    ("I9 single source", answers::single_source),
+    ("I10 mismatch", answers::mismatch),
+    ("I11 isolation", answers::isolation),
+    ("I14 conservation", executions::conservation),
+    ("I17 to the end", executions::to_the_end),
+    ("I17 recorded", answers::recorded),
+    ("I22 fail closed", executions::fail_closed),
+    ("I24 liveness", answers::liveness),
+    ("I26 shutdown", executions::shutdown),
+];
+
+/// Everything in the history that must not be, in the order of the invariants.
+pub fn check(lines: &[Line], bounds: Bounds) -> Vec<Violation> {
+    let story = Story::read(lines, bounds);
+    let violations = CHECKS.iter().flat_map(|&(invariant, check)| {
+        check(&story).into_iter().map(move |(seq, text)| Violation { invariant, seq, text })
+    });
+    violations.collect()
+}
+
+/// Whose key, and which: the storage key.
+type Place<'a> = (&'a str, &'a str);
+
+/// When something happened.
+#[derive(Clone, Copy, Debug)]
+struct Moment {
+    seq: u64,
+    at: u64,
+    window: usize,
+}
+
+/// A request and what the client learned of it.
+struct Request<'a> {
+    sent: Moment,
+    asked: &'a Asked,
+    /// `None` while nothing is known.
+    outcome: Option<(Moment, Outcome<'a>)>,
+}
+
+enum Outcome<'a> {
+    Answered { replayed: bool, code: Option<&'a str>, answer: &'a Answer },
+    Lost,
+}
+
+/// One run of a body.
+struct Execution<'a> {
+    started: Moment,
+    req: u64,
+    asked: &'a Asked,
+    canary: &'a str,
+    ended: Option<(Moment, &'a Answer)>,
+}
+
+/// A history by its requests and executions.
+struct Story<'a> {
+    lines: &'a [Line],
+    bounds: Bounds,
+    requests: BTreeMap<u64, Request<'a>>,
+    executions: BTreeMap<u64, Execution<'a>>,
+    /// When nothing went wrong any more.
+    calm: Option<Moment>,
+    last: Moment,
+}
+
+/// An answer that a client got, with the request it belongs to.
+struct Given<'s> {
+    id: u64,
+    asked: &'s Asked,
+    sent: Moment,
+    got: Moment,
+    replayed: bool,
+    code: Option<&'s str>,
+    answer: &'s Answer,
+}
+
+impl<'a> Story<'a> {
+    fn read(lines: &'a [Line], bounds: Bounds) -> Self {
+        let last = Moment { seq: 0, at: 0, window: 0 };
+        let mut story =
+            Self { lines, bounds, requests: BTreeMap::new(), executions: BTreeMap::new(), calm: None, last };
+        for Line { seq, at, event } in lines {
+            let now = Moment { seq: *seq, at: *at, window: story.last.window };
+            story.last = now;
+            match event {
+                Event::Req { id, asked, .. } => {
+                    story.requests.entry(*id).or_insert(Request { sent: now, asked, outcome: None });
+                }
+                Event::Start { exec, req, asked, canary } => {
+                    let execution = Execution { started: now, req: *req, asked, canary, ended: None };
+                    story.executions.entry(*exec).or_insert(execution);
+                }
+                Event::End { exec, answer } => {
+                    if let Some(execution) = story.executions.get_mut(exec) {
+                        execution.ended.get_or_insert((now, answer));
+                    }
+                }
+                Event::Resp { id, replayed, code, answer } => {
+                    let outcome = Outcome::Answered { replayed: *replayed, code: code.as_deref(), answer };
+                    story.learn(*id, now, outcome);
+                }
+                Event::Lost { id, .. } => story.learn(*id, now, Outcome::Lost),
+                Event::Crash { node } if node == SERVER => story.last.window += 1,
+                Event::Calm => story.calm = Some(now),
+                _ => {}
+            }
+        }
+        story
+    }
+
+    fn learn(&mut self, id: u64, now: Moment, outcome: Outcome<'a>) {
+        if let Some(request) = self.requests.get_mut(&id) {
+            request.outcome.get_or_insert((now, outcome));
+        }
+    }
+
+    /// The answers that clients got.
+    fn given(&self) -> impl Iterator<Item = Given<'_>> {
+        self.requests.iter().filter_map(|(&id, request)| match &request.outcome {
+            Some((got, Outcome::Answered { replayed, code, answer })) => Some(Given {
+                id,
+                asked: request.asked,
+                sent: request.sent,
+                got: *got,
+                replayed: *replayed,
+                code: *code,
+                answer,
+            }),
+            _ => None,
+        })
+    }
+
+    /// The executions of which this answer holds anything, which must be one, or none for a refusal.
+    fn sources(&self, answer: &Answer) -> Vec<(u64, &Execution<'a>)> {
+        let holds = |canary: &str| {
+            answer.body.contains(canary)
+                || answer.headers.iter().any(|(name, value)| name.contains(canary) || value.contains(canary))
+        };
+        self.executions.iter().filter(|(_, execution)| holds(execution.canary)).map(|(&id, it)| (id, it)).collect()
+    }
+
+    /// The executions by place and window.
+    fn by_place(&self) -> BTreeMap<(Place<'a>, usize), Vec<(u64, &Execution<'a>)>> {
+        let mut by_place = BTreeMap::<_, Vec<_>>::new();
+        for (&id, execution) in &self.executions {
+            by_place.entry((place(execution.asked), execution.started.window)).or_default().push((id, execution));
+        }
+        by_place
+    }
+}
+
+fn place(asked: &Asked) -> Place<'_> {
+    (&asked.scope, &asked.key)
+}

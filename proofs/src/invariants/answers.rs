@@ -1,0 +1,213 @@
+//! Checks of what clients got.
+
+use std::collections::BTreeMap;
+
+use super::{Execution, Findings, Given, Outcome, Story, place};
+use crate::history::Answer;
+
+/// Headers that no record keeps, in the words of the promise, not of the implementation.
+const NEVER_REPLAYED: &[&str] = &[
+    "age",
+    "alt-svc",
+    "authentication-info",
+    "clear-site-data",
+    "connection",
+    "content-length",
+    "date",
+    "keep-alive",
+    "proxy-authenticate",
+    "proxy-connection",
+    "server-timing",
+    "set-cookie",
+    "te",
+    "traceparent",
+    "tracestate",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+    "www-authenticate",
+    "x-request-id",
+];
+/// Set by the server for each message, whether it is a replay or not.
+const OF_THE_MESSAGE: &[&str] = &["connection", "content-length", "date", "transfer-encoding"];
+const MARKER: (&str, &str) = ("idempotent-replayed", "true");
+const NO_STORE: (&str, &str) = ("cache-control", "no-store");
+
+type Headers<'a> = Vec<(&'a str, &'a str)>;
+
+fn without<'a>(answer: &'a Answer, names: &[&str]) -> Headers<'a> {
+    let all = answer.headers.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+    all.filter(|(name, _)| !names.contains(name)).collect()
+}
+
+/// What a replay of this answer has.
+fn as_replayed(recorded: &Answer) -> Headers<'_> {
+    let mut headers = without(recorded, NEVER_REPLAYED);
+    headers.push(MARKER);
+    if !headers.iter().any(|(name, _)| *name == NO_STORE.0) {
+        headers.push(NO_STORE);
+    }
+    headers
+}
+
+/// Equal but for the order of headers with different names, which HTTP gives no meaning.
+fn differ(expected: Headers<'_>, got: Headers<'_>) -> bool {
+    let by_name = |headers: Headers<'_>| {
+        let mut by_name = BTreeMap::<String, Vec<String>>::new();
+        for (name, value) in headers {
+            by_name.entry(name.to_owned()).or_default().push(value.to_owned());
+        }
+        by_name
+    };
+    by_name(expected) != by_name(got)
+}
+
+/// Every replay is what the body gave back, byte for byte, but for the headers that are never replayed.
+pub(super) fn replays_are_identical(story: &Story<'_>) -> Findings {
+    let mut wrong = Vec::new();
+    for given in story.given().filter(|given| given.replayed) {
+        let sources = story.sources(given.answer);
+        let [(exec, execution)] = sources[..] else {
+            wrong.push((given.got.seq, format!("a replay of {} executions", sources.len())));
+            continue;
+        };
+        let Some((_, recorded)) = execution.ended.filter(|(ended, _)| ended.seq < given.got.seq) else {
+            wrong.push((given.got.seq, format!("a replay of execution {exec}, which had not ended")));
+            continue;
+        };
+        let Answer { status, body, .. } = given.answer;
+        // Framing is the server's own on every message; that none comes from the record is a matter of raw sockets.
+        let got = without(given.answer, OF_THE_MESSAGE);
+        if *status != recorded.status || *body != recorded.body || differ(as_replayed(recorded), got) {
+            wrong.push((given.got.seq, format!("not what execution {exec} gave back")));
+        }
+    }
+    wrong
+}
+
+/// Who gets the answer first gets the real one, which is also the recorded one.
+pub(super) fn first_answers_are_the_recorded_ones(story: &Story<'_>) -> Findings {
+    let mut wrong = Vec::new();
+    for given in story.given().filter(|given| !given.replayed && given.code.is_none()) {
+        let sources = story.sources(given.answer);
+        let [(exec, execution)] = sources[..] else { continue };
+        let Some((_, real)) = execution.ended else { continue };
+        let Answer { status, body, .. } = given.answer;
+        let (expected, got) = (without(real, OF_THE_MESSAGE), without(given.answer, OF_THE_MESSAGE));
+        if execution.req != given.id || *status != real.status || *body != real.body || differ(expected, got) {
+            wrong.push((given.got.seq, format!("not marked as a replay, and not what execution {exec} gave back")));
+        }
+    }
+    wrong
+}
+
+/// Whatever is no refusal comes from one execution of the place, and in one window from the same one.
+pub(super) fn single_source(story: &Story<'_>) -> Findings {
+    let (mut known, mut wrong) = (BTreeMap::new(), Vec::new());
+    for given in story.given().filter(|given| given.code.is_none()) {
+        let sources = story.sources(given.answer);
+        let [(exec, execution)] = sources[..] else {
+            wrong.push((
+                given.got.seq,
+                format!("an answer with status {} of {} executions", given.answer.status, sources.len()),
+            ));
+            continue;
+        };
+        let window = execution.started.window;
+        if place(execution.asked) != place(given.asked) || !(given.sent.window..=given.got.window).contains(&window) {
+            wrong.push((given.got.seq, format!("execution {exec} belongs elsewhere")));
+        }
+        let first = *known.entry((place(given.asked), window)).or_insert(exec);
+        if first != exec {
+            wrong.push((given.got.seq, format!("an answer of execution {exec}, after one of execution {first}")));
+        }
+    }
+    wrong
+}
+
+/// A request with another fingerprint than the execution of its place gets 422 and nothing else; one with the same
+/// fingerprint never does.
+pub(super) fn mismatch(story: &Story<'_>) -> Findings {
+    let by_place = story.by_place();
+    let mut wrong = Vec::new();
+    for given in story.given() {
+        let mut say = |text: String| wrong.push((given.got.seq, text));
+        let here = |window| by_place.get(&(place(given.asked), window)).into_iter().flatten();
+        let refused = given.code == Some("idempotency_key_mismatch");
+        for (exec, execution) in story.sources(given.answer) {
+            if place(execution.asked) == place(given.asked) && execution.asked.fp != given.asked.fp {
+                say(format!("holds the answer of execution {exec}, which had another fingerprint"));
+            }
+        }
+        if refused {
+            let mut windows = given.sent.window..=given.got.window;
+            let other = |(_, other): &(u64, &Execution<'_>)| {
+                other.asked.fp != given.asked.fp && other.started.seq < given.got.seq
+            };
+            if given.answer.status != 422 || !windows.any(|window| here(window).any(other)) {
+                say("refused as a mismatch, and there is none".to_owned());
+            }
+        } else if given.sent.window == given.got.window {
+            let first = here(given.sent.window).next();
+            if let Some((exec, first)) = first.filter(|(_, first)| first.started.seq < given.sent.seq)
+                && first.asked.fp != given.asked.fp
+            {
+                say(format!("not refused, though execution {exec} had another fingerprint"));
+            }
+        }
+    }
+    wrong
+}
+
+/// No answer to one tenant holds anything of an execution for another.
+pub(super) fn isolation(story: &Story<'_>) -> Findings {
+    let foreign = |given: Given<'_>| {
+        let sources = story.sources(given.answer).into_iter();
+        let mut foreign = sources.filter(|(_, execution)| execution.asked.tenant != given.asked.tenant);
+        foreign.next().map(|(exec, _)| (given.got.seq, format!("holds something of execution {exec}")))
+    };
+    story.given().filter_map(foreign).collect()
+}
+
+/// Once a body has ended, each later request of the same window with the same fingerprint gets its replay: nothing is lost
+/// because the client had gone, and nothing is dropped to make room.
+pub(super) fn recorded(story: &Story<'_>) -> Findings {
+    let by_place = story.by_place();
+    let mut wrong = Vec::new();
+    for given in story.given().filter(|given| given.sent.window == given.got.window && !given.replayed) {
+        let here = by_place.get(&(place(given.asked), given.sent.window));
+        for (exec, execution) in here.into_iter().flatten() {
+            let ended_before = execution.ended.is_some_and(|(ended, _)| ended.seq < given.sent.seq);
+            if ended_before && execution.asked.fp == given.asked.fp {
+                let got = given.code.unwrap_or("an answer that is no replay");
+                wrong.push((given.got.seq, format!("{got}, though execution {exec} had ended before")));
+            }
+        }
+    }
+    wrong
+}
+
+/// Once nothing goes wrong any more, every request gets an answer in time, and waiters get it soon after the end of the
+/// body.
+pub(super) fn liveness(story: &Story<'_>) -> Findings {
+    let Some(calm) = story.calm else { return Vec::new() };
+    let nanos = |bound: std::time::Duration| u64::try_from(bound.as_nanos()).unwrap_or(u64::MAX);
+    let (answer, replay) = (nanos(story.bounds.answer), nanos(story.bounds.replay));
+    let mut wrong = Vec::new();
+    for (id, request) in story.requests.iter().filter(|(_, request)| request.sent.seq > calm.seq) {
+        let until = request.outcome.as_ref().map_or(story.last, |(got, _)| *got);
+        let known = matches!(request.outcome, Some((_, Outcome::Answered { .. })));
+        if until.at - request.sent.at > answer {
+            let what = if known { "was answered late" } else { "was not answered" };
+            wrong.push((request.sent.seq, format!("request {id} {what}")));
+        }
+    }
+    for given in story.given().filter(|given| given.replayed && given.sent.seq > calm.seq) {
+        let [(exec, execution)] = story.sources(given.answer)[..] else { continue };
+        let Some((ended, _)) = execution.ended else { continue };
+        if given.got.at - given.got.at.min(ended.at.max(given.sent.at)) > replay {
+            wrong.push((given.got.seq, format!("the replay of execution {exec} came late")));
+        }
+    }
+    wrong
+}

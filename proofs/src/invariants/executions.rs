@@ -1,0 +1,161 @@
+//! Checks of what bodies did.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{Execution, Findings, Outcome, Place, Story, place};
+use crate::history::{Event, SERVER};
+
+/// The history itself makes sense: otherwise no other check means anything.
+pub(super) fn well_formed(story: &Story<'_>) -> Findings {
+    let mut wrong = Vec::new();
+    let (mut requests, mut learned) = (BTreeSet::new(), BTreeSet::new());
+    let (mut started, mut running) = (BTreeSet::new(), BTreeSet::new());
+    for (index, line) in story.lines.iter().enumerate() {
+        let before = index.checked_sub(1).map(|before| &story.lines[before]);
+        if before.is_some_and(|before| before.seq >= line.seq || before.at > line.at) {
+            wrong.push((line.seq, "the order or the time goes back".to_owned()));
+        }
+        let fits = match &line.event {
+            Event::Req { id, .. } => requests.insert(*id),
+            Event::Resp { id, .. } | Event::Lost { id, .. } => requests.contains(id) && learned.insert(*id),
+            Event::Start { exec, .. } => started.insert(*exec) && running.insert(*exec),
+            Event::Effect { exec, .. } => running.contains(exec),
+            Event::End { exec, .. } => running.remove(exec),
+            Event::Crash { node } => {
+                if node == SERVER {
+                    running.clear();
+                }
+                true
+            }
+            Event::Fault { .. } | Event::Calm | Event::Drained { .. } | Event::Usage { .. } => true,
+        };
+        if !fits {
+            wrong.push((line.seq, format!("does not fit what came before: {:?}", line.event)));
+        }
+    }
+    wrong
+}
+
+/// No two bodies run for one place at any instant, whatever the policy allows one after the other.
+pub(super) fn one_at_a_time(story: &Story<'_>) -> Findings {
+    let mut running = BTreeMap::<Place<'_>, BTreeSet<u64>>::new();
+    let mut wrong = Vec::new();
+    for line in story.lines {
+        match &line.event {
+            Event::Start { exec, asked, .. } => {
+                let here = running.entry(place(asked)).or_default();
+                here.insert(*exec);
+                if here.len() > 1 {
+                    wrong.push((line.seq, format!("executions {here:?} run at once for {asked:?}")));
+                }
+            }
+            Event::End { exec, .. } => running.values_mut().for_each(|here| here.retain(|running| running != exec)),
+            Event::Crash { node } if node == SERVER => running.clear(),
+            _ => {}
+        }
+    }
+    wrong
+}
+
+/// In one window a body starts at most once for one place.
+pub(super) fn at_most_once(story: &Story<'_>) -> Findings {
+    let started_again = |(_, here): (_, Vec<(u64, &Execution<'_>)>)| {
+        let &(first, _) = here.first()?;
+        let &(again, execution) = here.get(1)?;
+        Some((execution.started.seq, format!("execution {again} after {first} for {:?}", execution.asked)))
+    };
+    story.by_place().into_iter().filter_map(started_again).collect()
+}
+
+/// In one window each effect happens at most once for one place.
+pub(super) fn one_effect(story: &Story<'_>) -> Findings {
+    let (mut seen, mut wrong) = (BTreeSet::new(), Vec::new());
+    for line in story.lines {
+        let Event::Effect { exec, n } = &line.event else { continue };
+        let Some(execution) = story.executions.get(exec) else { continue };
+        if !seen.insert((place(execution.asked), execution.started.window, *n)) {
+            wrong.push((line.seq, format!("effect {n} again, by execution {exec}, for {:?}", execution.asked)));
+        }
+    }
+    wrong
+}
+
+/// A body that started ends, unless the server crashed or the history says that it was abandoned.
+pub(super) fn to_the_end(story: &Story<'_>) -> Findings {
+    let abandoned = story.lines.iter().any(|line| matches!(line.event, Event::Drained { abandoned } if abandoned > 0));
+    let cut = story.executions.iter().filter(|(_, execution)| {
+        execution.ended.is_none() && execution.started.window == story.last.window && !abandoned
+    });
+    cut.map(|(id, execution)| (execution.started.seq, format!("execution {id} never ended"))).collect()
+}
+
+/// A body starts only for a request that was sent, once for each, and a request that was refused or answered with a
+/// replay started none.
+pub(super) fn fail_closed(story: &Story<'_>) -> Findings {
+    let (mut seen, mut wrong) = (BTreeSet::new(), Vec::new());
+    for (id, execution) in &story.executions {
+        let mut say = |text: &str| wrong.push((execution.started.seq, format!("execution {id}: {text}")));
+        let Some(request) = story.requests.get(&execution.req) else {
+            say("nobody asked for it");
+            continue;
+        };
+        if !seen.insert(execution.req) {
+            say("its request started a body before");
+        }
+        if request.asked != execution.asked {
+            say("its request asked for something else");
+        }
+        match request.outcome {
+            Some((_, Outcome::Answered { code: Some(code), .. })) => say(&format!("its request was refused: {code}")),
+            Some((_, Outcome::Answered { replayed: true, .. })) => say("its request was answered with a replay"),
+            _ => {}
+        }
+    }
+    wrong
+}
+
+/// When nothing is under way, no execution runs, and exactly the places of this window are held.
+pub(super) fn conservation(story: &Story<'_>) -> Findings {
+    let (mut running, mut held, mut wrong) = (BTreeSet::new(), BTreeSet::new(), Vec::new());
+    for line in story.lines {
+        match &line.event {
+            Event::Start { exec, asked, .. } => {
+                running.insert(*exec);
+                held.insert(place(asked));
+            }
+            Event::End { exec, .. } => drop(running.remove(exec)),
+            Event::Crash { node } if node == SERVER => (running, held) = Default::default(),
+            Event::Usage { entries, executions } if (*entries, *executions) != (held.len(), running.len()) => {
+                let (places, bodies) = (held.len(), running.len());
+                let text =
+                    format!("{entries} entries for {places} places, {executions} executions for {bodies} bodies");
+                wrong.push((line.seq, text));
+            }
+            _ => {}
+        }
+    }
+    wrong
+}
+
+/// When a server has shut down, as many bodies run as it says it left behind, and none starts or goes on after that.
+pub(super) fn shutdown(story: &Story<'_>) -> Findings {
+    let (mut running, mut drained, mut wrong) = (BTreeSet::new(), false, Vec::new());
+    for line in story.lines {
+        match &line.event {
+            Event::Start { exec, .. } => drop(running.insert(*exec)),
+            Event::End { exec, .. } => drop(running.remove(exec)),
+            Event::Crash { node } if node == SERVER => (running, drained) = Default::default(),
+            Event::Drained { abandoned } => {
+                drained = true;
+                if running.len() != *abandoned {
+                    wrong.push((line.seq, format!("{abandoned} abandoned, but these run: {running:?}")));
+                }
+            }
+            _ => {}
+        }
+        if drained && matches!(line.event, Event::Start { .. } | Event::Effect { .. } | Event::End { .. }) {
+            wrong.push((line.seq, format!("after the shutdown: {:?}", line.event)));
+        }
+    }
+    wrong
+}

@@ -1,0 +1,310 @@
+//! Each check catches the history it is made for, and passes a good one.
+
+use super::*;
+use crate::history::History;
+
+const BOUNDS: Bounds = Bounds { answer: Duration::from_secs(9), replay: Duration::from_millis(400) };
+
+/// A history by hand: every event a millisecond after the one before.
+struct Tale {
+    history: History,
+    now: Duration,
+}
+
+fn asked(tenant: &str, fp: &str) -> Asked {
+    Asked { tenant: tenant.into(), scope: tenant.into(), key: "k".into(), fp: fp.into() }
+}
+
+fn answer(exec: u64) -> Answer {
+    let headers = [("link", "a"), ("link", "b"), ("set-cookie", "s"), ("x-exec", &canary(exec))];
+    let headers = headers.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec();
+    Answer { status: 201, headers, body: format!("{} \u{ff}", canary(exec)) }
+}
+
+fn replay(exec: u64) -> Answer {
+    let mut replay = answer(exec);
+    replay.headers.retain(|(name, _)| name != "set-cookie");
+    replay.headers.push(("idempotent-replayed".into(), "true".into()));
+    replay.headers.push(("cache-control".into(), "no-store".into()));
+    replay.headers.push(("content-length".into(), "12".into()));
+    replay
+}
+
+fn canary(exec: u64) -> String {
+    format!("canary-{exec}-")
+}
+
+fn refusal(status: u16) -> Answer {
+    Answer { status, headers: Vec::new(), body: "{}".into() }
+}
+
+impl Tale {
+    fn new() -> Self {
+        Self { history: History::default(), now: Duration::ZERO }
+    }
+
+    fn event(mut self, event: Event) -> Self {
+        self.now += Duration::from_millis(1);
+        self.history.write(self.now, event);
+        self
+    }
+
+    fn wait(mut self, seconds: u64) -> Self {
+        self.now += Duration::from_secs(seconds);
+        self
+    }
+
+    fn req(self, id: u64, tenant: &str, fp: &str) -> Self {
+        self.event(Event::Req { id, client: "c".into(), asked: asked(tenant, fp) })
+    }
+
+    fn start(self, exec: u64, req: u64, tenant: &str, fp: &str) -> Self {
+        self.event(Event::Start { exec, req, asked: asked(tenant, fp), canary: canary(exec) })
+    }
+
+    fn effect(self, exec: u64) -> Self {
+        self.event(Event::Effect { exec, n: 1 })
+    }
+
+    fn end(self, exec: u64) -> Self {
+        self.event(Event::End { exec, answer: answer(exec) })
+    }
+
+    fn run(self, exec: u64, req: u64, tenant: &str, fp: &str) -> Self {
+        self.start(exec, req, tenant, fp).effect(exec).end(exec)
+    }
+
+    fn first(self, id: u64, exec: u64) -> Self {
+        self.event(Event::Resp { id, replayed: false, code: None, answer: answer(exec) })
+    }
+
+    fn replay(self, id: u64, exec: u64) -> Self {
+        self.event(Event::Resp { id, replayed: true, code: None, answer: replay(exec) })
+    }
+
+    fn refuse(self, id: u64, code: &str, status: u16) -> Self {
+        self.event(Event::Resp { id, replayed: false, code: Some(code.into()), answer: refusal(status) })
+    }
+
+    fn lost(self, id: u64) -> Self {
+        self.event(Event::Lost { id, why: "patience".into() })
+    }
+
+    fn crash(self) -> Self {
+        self.event(Event::Crash { node: SERVER.into() })
+    }
+
+    fn violations(&self) -> Vec<Violation> {
+        check(&self.history.lines(), BOUNDS)
+    }
+
+    #[track_caller]
+    fn passes(self) {
+        assert_eq!(self.violations(), []);
+    }
+
+    /// Each of these is violated, and nothing else.
+    #[track_caller]
+    fn violates(self, invariants: &[&str]) {
+        let violations = self.violations();
+        let found =
+            |violation: &Violation| invariants.iter().any(|it| violation.invariant.starts_with(&format!("{it} ")));
+        for invariant in invariants {
+            let names = violations.iter().map(|violation| violation.invariant);
+            assert!(
+                names.into_iter().any(|name| name.starts_with(&format!("{invariant} "))),
+                "{invariant}: {violations:#?}"
+            );
+        }
+        assert!(violations.iter().all(found), "more than {invariants:?}: {violations:#?}");
+    }
+}
+
+/// Request 1 of tenant a ran as execution 10.
+fn told() -> Tale {
+    Tale::new().req(1, "a", "x").run(10, 1, "a", "x").first(1, 10)
+}
+
+#[test]
+fn a_good_history_passes() {
+    let running = Tale::new().req(1, "a", "x").start(10, 1, "a", "x").req(2, "a", "x").req(3, "a", "y");
+    let refused = running.refuse(2, "idempotency_key_locked", 409).refuse(3, "idempotency_key_mismatch", 422);
+    let two_tenants = refused.req(4, "b", "x").run(11, 4, "b", "x").effect(10).end(10).lost(1).first(4, 11);
+    let replayed = two_tenants.req(5, "a", "x").replay(5, 10).req(6, "b", "x").replay(6, 11);
+    let crashed = replayed.req(7, "c", "x").start(12, 7, "c", "x").crash().lost(7).req(8, "a", "x");
+    let again = crashed.run(13, 8, "a", "x").first(8, 13).event(Event::Calm).req(9, "a", "x").replay(9, 13);
+    again.event(Event::Drained { abandoned: 0 }).event(Event::Usage { entries: 1, executions: 0 }).passes();
+}
+
+#[test]
+fn an_answer_may_arrive_after_the_crash_of_its_server() {
+    told().req(2, "a", "x").crash().replay(2, 10).req(3, "a", "y").run(11, 3, "a", "y").first(3, 11).passes();
+}
+
+#[test]
+fn i0_a_body_that_goes_on_after_the_crash() {
+    Tale::new().req(1, "a", "x").start(10, 1, "a", "x").crash().effect(10).violates(&["I0"]);
+}
+
+#[test]
+fn i0_an_answer_without_a_request() {
+    told().refuse(7, "idempotency_key_locked", 409).violates(&["I0"]);
+}
+
+#[test]
+fn i0_lines_out_of_order() {
+    let mut lines = told().history.lines();
+    lines.swap(0, 3);
+    assert!(check(&lines, BOUNDS).iter().any(|violation| violation.invariant.starts_with("I0 ")));
+}
+
+#[test]
+fn i1_two_bodies_at_once() {
+    let both = Tale::new().req(1, "a", "x").req(2, "a", "x").start(10, 1, "a", "x").start(11, 2, "a", "x");
+    both.end(10).end(11).violates(&["I1", "I2"]);
+}
+
+#[test]
+fn i2_a_second_start_for_a_client_that_learned_nothing() {
+    let first = Tale::new().req(1, "a", "x").start(10, 1, "a", "x").end(10).lost(1);
+    first.req(2, "a", "x").start(11, 2, "a", "x").end(11).lost(2).violates(&["I2"]);
+}
+
+#[test]
+fn i4_an_effect_twice() {
+    Tale::new().req(1, "a", "x").start(10, 1, "a", "x").effect(10).effect(10).end(10).first(1, 10).violates(&["I4"]);
+}
+
+#[test]
+fn i7_a_replay_with_other_bytes() {
+    let changes: [fn(&mut Answer); 6] = [
+        |answer| answer.status = 200,
+        |answer| answer.body.push(' '),
+        |answer| answer.headers.swap(0, 1),
+        |answer| drop(answer.headers.remove(0)),
+        |answer| answer.headers.push(("set-cookie".into(), "s".into())),
+        |answer| answer.headers.retain(|(name, _)| name != "cache-control"),
+    ];
+    for change in changes {
+        let mut answer = replay(10);
+        change(&mut answer);
+        let resp = Event::Resp { id: 2, replayed: true, code: None, answer };
+        told().req(2, "a", "x").event(resp).violates(&["I7"]);
+    }
+}
+
+#[test]
+fn i7_a_replay_before_the_end() {
+    Tale::new().req(1, "a", "x").start(10, 1, "a", "x").req(2, "a", "x").replay(2, 10).end(10).violates(&["I7"]);
+}
+
+#[test]
+fn i8_a_first_answer_that_is_not_the_recorded_one() {
+    let mut other = answer(10);
+    other.body.push(' ');
+    let resp = Event::Resp { id: 1, replayed: false, code: None, answer: other };
+    Tale::new().req(1, "a", "x").run(10, 1, "a", "x").event(resp).violates(&["I8"]);
+}
+
+#[test]
+fn i8_an_answer_for_another_request_without_the_marker() {
+    Tale::new().req(1, "a", "x").req(2, "a", "x").run(10, 1, "a", "x").first(1, 10).first(2, 10).violates(&["I8"]);
+}
+
+#[test]
+fn i9_an_answer_from_nowhere() {
+    let resp = Event::Resp { id: 1, replayed: false, code: None, answer: refusal(500) };
+    Tale::new().req(1, "a", "x").run(10, 1, "a", "x").event(resp).violates(&["I9"]);
+}
+
+#[test]
+fn i9_an_answer_from_before_the_crash() {
+    told().crash().req(2, "a", "x").replay(2, 10).violates(&["I9"]);
+}
+
+#[test]
+fn i9_two_sources_in_one_window() {
+    told().req(2, "a", "x").run(11, 2, "a", "x").first(2, 11).violates(&["I2", "I4", "I9", "I17"]);
+}
+
+#[test]
+fn i10_another_fingerprint_gets_the_record() {
+    told().req(2, "a", "y").replay(2, 10).violates(&["I10"]);
+}
+
+#[test]
+fn i10_another_fingerprint_is_told_that_the_first_runs() {
+    let running = Tale::new().req(1, "a", "x").start(10, 1, "a", "x").req(2, "a", "y");
+    running.refuse(2, "idempotency_key_locked", 409).end(10).first(1, 10).violates(&["I10"]);
+}
+
+#[test]
+fn i10_a_mismatch_with_itself() {
+    told().req(2, "a", "x").refuse(2, "idempotency_key_mismatch", 422).violates(&["I10", "I17"]);
+}
+
+#[test]
+fn i11_a_refusal_that_gives_away_somebody_elses_answer() {
+    let leak = Answer { status: 409, headers: vec![("x-hint".into(), canary(10))], body: String::new() };
+    let resp = Event::Resp { id: 2, replayed: false, code: Some("idempotency_key_locked".into()), answer: leak };
+    told().req(2, "b", "x").event(resp).violates(&["I11"]);
+}
+
+#[test]
+fn i11_another_tenant_gets_the_record() {
+    told().req(2, "b", "x").replay(2, 10).violates(&["I9", "I11"]);
+}
+
+#[test]
+fn i14_an_entry_that_is_left_or_missing() {
+    told().event(Event::Usage { entries: 2, executions: 0 }).violates(&["I14"]);
+    told().event(Event::Usage { entries: 0, executions: 0 }).violates(&["I14"]);
+    told().event(Event::Usage { entries: 1, executions: 1 }).violates(&["I14"]);
+}
+
+#[test]
+fn i17_a_body_that_was_cut() {
+    Tale::new().req(1, "a", "x").start(10, 1, "a", "x").lost(1).violates(&["I17"]);
+}
+
+#[test]
+fn i17_a_body_that_ended_and_was_not_recorded() {
+    told().req(2, "a", "x").refuse(2, "idempotency_key_locked", 409).violates(&["I17"]);
+    told().req(2, "a", "x").refuse(2, "idempotency_outcome_unknown", 409).violates(&["I17"]);
+}
+
+#[test]
+fn i22_a_refused_request_that_started_a_body() {
+    let refused = Tale::new().req(1, "a", "x").run(10, 1, "a", "x").refuse(1, "idempotency_store_full", 503);
+    refused.violates(&["I22"]);
+}
+
+#[test]
+fn i22_a_body_that_nobody_asked_for() {
+    Tale::new().run(10, 1, "a", "x").violates(&["I22"]);
+    Tale::new().req(1, "a", "x").run(10, 1, "a", "y").lost(1).violates(&["I22"]);
+}
+
+#[test]
+fn i24_no_answer_or_a_late_one() {
+    told().event(Event::Calm).req(2, "a", "x").wait(10).lost(2).violates(&["I24"]);
+    told().event(Event::Calm).req(2, "a", "x").wait(10).event(Event::Fault { what: "none".into() }).violates(&["I24"]);
+    let waiting = Tale::new().event(Event::Calm).req(1, "a", "x").start(10, 1, "a", "x").req(2, "a", "x").end(10);
+    waiting.first(1, 10).wait(1).replay(2, 10).violates(&["I24"]);
+}
+
+#[test]
+fn i24_says_nothing_of_clients_that_give_up_early_or_while_things_go_wrong() {
+    told().req(2, "a", "x").wait(10).lost(2).event(Event::Calm).req(3, "a", "x").wait(1).lost(3).passes();
+}
+
+#[test]
+fn i26_a_body_that_outlives_the_shutdown() {
+    let drained = |abandoned| Event::Drained { abandoned };
+    let running = || Tale::new().req(1, "a", "x").start(10, 1, "a", "x").lost(1);
+    running().event(drained(0)).end(10).violates(&["I26"]);
+    running().event(drained(1)).passes();
+    running().event(drained(2)).violates(&["I26"]);
+    running().end(10).event(drained(1)).violates(&["I26"]);
+    running().event(drained(1)).effect(10).violates(&["I26"]);
+}

@@ -1,0 +1,10 @@
+//! Proofs of the promises: histories of what happened, and checkers that read them.
+
+pub mod dice;
+pub mod faulty;
+pub mod history;
+pub mod invariants;
+pub mod map_store;
+pub mod model;
+pub mod network;
+pub mod reference;

@@ -1,0 +1,18 @@
+//! A simulated network: a server with idempotent endpoints and clients that retry, while everything between them fails.
+
+mod chaos;
+mod client;
+mod inline;
+mod server;
+mod shop;
+
+pub use chaos::{Outcome, Plan, run};
+pub use client::{Client, Learned, Order, script};
+pub use server::{Server, listen};
+pub use shop::{Protection, Shop, asked};
+
+/// How long an answer may take once nothing goes wrong any more: the longest body, the longest wait, and the network.
+pub const BOUNDS: crate::invariants::Bounds = crate::invariants::Bounds {
+    answer: std::time::Duration::from_secs(9),
+    replay: std::time::Duration::from_millis(500),
+};

@@ -1,0 +1,203 @@
+//! The reference: what a store must say to any sequence of calls, in a plain map. It serves every store, and the engine.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+pub mod drive;
+pub mod engine;
+pub mod steps;
+
+/// The lease of every claim in a history.
+pub const LEASE: Duration = Duration::from_secs(30);
+
+/// For how long a store keeps a claim alive.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Claims {
+    /// As long as its owner; dropped, it is abandoned at once. A store in this process.
+    LiveWithOwner,
+    /// As long as its lease, whether the owner is there or not. A remote store.
+    LiveForLease,
+}
+
+/// What the reference must know of a store.
+#[derive(Clone, Copy, Debug)]
+pub struct Profile {
+    /// For how long its claims live.
+    pub claims: Claims,
+    /// How many keys fit in.
+    pub capacity: usize,
+}
+
+/// One call. Keys and fingerprints are small numbers; a claim is named by the number of the grant that made it.
+#[derive(Clone, Debug)]
+#[allow(missing_docs, reason = "the words of the store")]
+pub enum Step {
+    Begin { key: u8, fingerprint: u8, heir: bool },
+    Complete { claim: usize, ttl: Duration },
+    Release { claim: usize },
+    Drop { claim: usize },
+    Renew { claim: usize },
+    Forget { key: u8 },
+    Advance(Duration),
+}
+
+/// What the store says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs, reason = "the words of the store")]
+pub enum Said {
+    Claimed,
+    /// The claim had no owner, and the heir has it now.
+    TookOver,
+    /// The claim had no owner, and was left as it was.
+    Abandoned,
+    InFlight {
+        fingerprint: u8,
+    },
+    /// The record that the completion of this claim left.
+    Completed {
+        fingerprint: u8,
+        claim: usize,
+    },
+    Full,
+    Done,
+    Lost,
+    Forgot(bool),
+    /// Only the reference says this: the record is over, and whether its remains are still there is nobody's business.
+    ForgotOrNot,
+}
+
+impl Said {
+    /// Whether a store may say `said` where the reference says this.
+    pub fn allows(self, said: Self) -> bool {
+        self == said || (self == Self::ForgotOrNot && matches!(said, Self::Forgot(_)))
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Entry {
+    Claim { fingerprint: u8, owner: Option<usize>, until: Duration },
+    Record { fingerprint: u8, claim: usize, until: Duration },
+}
+
+/// The reference model of a store.
+#[derive(Clone, Debug)]
+pub struct Model {
+    profile: Profile,
+    now: Duration,
+    entries: HashMap<u8, Entry>,
+    /// The key of each claim that was ever granted, until its owner has ended or dropped it.
+    granted: Vec<Option<u8>>,
+}
+
+impl Model {
+    /// An empty store.
+    pub fn new(profile: Profile) -> Self {
+        Self { profile, now: Duration::ZERO, entries: HashMap::new(), granted: Vec::new() }
+    }
+
+    /// The claims whose owner still has them.
+    pub fn held(&self) -> Vec<usize> {
+        (0..self.granted.len()).filter(|&claim| self.granted[claim].is_some()).collect()
+    }
+
+    /// How many claims were ever granted.
+    pub fn granted(&self) -> usize {
+        self.granted.len()
+    }
+
+    /// What a store must say.
+    pub fn apply(&mut self, step: &Step) -> Said {
+        match *step {
+            Step::Begin { key, fingerprint, heir } => self.begin(key, fingerprint, heir),
+            Step::Complete { claim, ttl } => match self.granted[claim].take() {
+                Some(key) if self.owns(key, claim) => {
+                    let Some(Entry::Claim { fingerprint, .. }) = self.entries.get(&key).copied() else {
+                        return Said::Lost;
+                    };
+                    self.entries.insert(key, Entry::Record { fingerprint, claim, until: self.now + ttl });
+                    Said::Done
+                }
+                _ => Said::Lost,
+            },
+            Step::Release { claim } => match self.granted[claim].take() {
+                Some(key) if self.owns(key, claim) => {
+                    self.entries.remove(&key);
+                    Said::Done
+                }
+                _ => Said::Lost,
+            },
+            Step::Drop { claim } => {
+                if let Some(Entry::Claim { owner, .. }) =
+                    self.granted[claim].take().and_then(|key| self.entries.get_mut(&key))
+                    && *owner == Some(claim)
+                {
+                    *owner = None;
+                }
+                Said::Done
+            }
+            Step::Renew { claim } => match self.granted[claim] {
+                Some(key) if self.owns(key, claim) => self.hold(key, claim),
+                _ => Said::Lost,
+            },
+            Step::Forget { key } => match self.entries.get(&key) {
+                None => Said::Forgot(false),
+                Some(Entry::Claim { .. }) if !self.abandoned(key) => Said::Forgot(false),
+                Some(Entry::Record { until, .. }) if *until <= self.now => {
+                    self.entries.remove(&key);
+                    Said::ForgotOrNot
+                }
+                Some(_) => Said::Forgot(self.entries.remove(&key).is_some()),
+            },
+            Step::Advance(by) => {
+                self.now += by;
+                Said::Done
+            }
+        }
+    }
+
+    fn begin(&mut self, key: u8, fingerprint: u8, heir: bool) -> Said {
+        match self.entries.get(&key).copied() {
+            Some(Entry::Claim { fingerprint: other, .. }) if other != fingerprint || !self.abandoned(key) => {
+                return Said::InFlight { fingerprint: other };
+            }
+            Some(Entry::Claim { .. }) if !heir => return Said::Abandoned,
+            Some(Entry::Claim { .. }) => {
+                self.granted.push(Some(key));
+                self.hold(key, self.granted.len() - 1);
+                return Said::TookOver;
+            }
+            Some(Entry::Record { fingerprint, claim, until }) if self.now < until => {
+                return Said::Completed { fingerprint, claim };
+            }
+            _ => {}
+        }
+        let now = self.now;
+        let over = |entry: &Entry| matches!(entry, Entry::Record { until, .. } if *until <= now);
+        if self.entries.values().filter(|entry| !over(entry)).count() >= self.profile.capacity {
+            return Said::Full;
+        }
+        self.granted.push(Some(key));
+        let claim = Entry::Claim { fingerprint, owner: Some(self.granted.len() - 1), until: now + LEASE };
+        self.entries.insert(key, claim);
+        Said::Claimed
+    }
+
+    fn owns(&self, key: u8, claim: usize) -> bool {
+        matches!(self.entries.get(&key), Some(Entry::Claim { owner, .. }) if *owner == Some(claim))
+    }
+
+    fn hold(&mut self, key: u8, claim: usize) -> Said {
+        if let Some(Entry::Claim { owner, until, .. }) = self.entries.get_mut(&key) {
+            (*owner, *until) = (Some(claim), self.now + LEASE);
+        }
+        Said::Done
+    }
+
+    fn abandoned(&self, key: u8) -> bool {
+        match (self.entries.get(&key), self.profile.claims) {
+            (Some(Entry::Claim { owner, .. }), Claims::LiveWithOwner) => owner.is_none(),
+            (Some(Entry::Claim { until, .. }), Claims::LiveForLease) => *until <= self.now,
+            _ => false,
+        }
+    }
+}

@@ -1,0 +1,131 @@
+//! Plays a history to a store and compares what it says with the reference.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use idem_runtime::{Begin, Claim, Clock, Fingerprint, ManualClock, Record, StorageKey, Store, StoreError, Timestamp};
+
+use super::{LEASE, Model, Said, Step};
+
+/// Plays `steps` to a new store. The error says where it first said something else.
+///
+/// # Errors
+/// What the store said, and what it should have said.
+pub async fn play<S: Store>(store: S, mut model: Model, steps: &[Step]) -> Result<(), String> {
+    let mut driven = Driven::new(store);
+    for (index, step) in steps.iter().enumerate() {
+        let expected = model.apply(step);
+        let said = driven.apply(step).await.map_err(|error| format!("step {index}, {step:?}: {error}"))?;
+        if !expected.allows(said) {
+            return Err(format!("step {index}, {step:?}: the store said {said:?}, the reference {expected:?}"));
+        }
+    }
+    Ok(())
+}
+
+/// A store, with the claims it has granted.
+struct Driven<S: Store> {
+    store: S,
+    clock: ManualClock,
+    judge: bool,
+    granted: Vec<Option<S::Claim>>,
+    fingerprints: Vec<u8>,
+}
+
+impl<S: Store> Driven<S> {
+    fn new(store: S) -> Self {
+        let clock = ManualClock::new();
+        let shared: Arc<dyn Clock> = Arc::new(clock.clone());
+        let judge = store.attach(&shared).expire;
+        Self { store, clock, judge, granted: Vec::new(), fingerprints: Vec::new() }
+    }
+
+    async fn apply(&mut self, step: &Step) -> Result<Said, StoreError> {
+        let ended = match *step {
+            Step::Begin { key, fingerprint, heir } => return self.begin(key, fingerprint, heir).await,
+            Step::Forget { key } => return self.store.forget(&storage_key(key)).await.map(Said::Forgot),
+            Step::Advance(by) => {
+                self.clock.advance(by);
+                Ok(())
+            }
+            Step::Drop { claim } => {
+                self.granted[claim] = None;
+                Ok(())
+            }
+            Step::Complete { claim, ttl } => {
+                let record = record(self.fingerprints[claim], claim, self.clock.now().after(ttl));
+                match self.granted[claim].take() {
+                    Some(held) => held.complete(record, ttl).await,
+                    None => Err(StoreError::Lost),
+                }
+            }
+            Step::Release { claim } => match self.granted[claim].take() {
+                Some(held) => held.release().await,
+                None => Err(StoreError::Lost),
+            },
+            Step::Renew { claim } => match self.granted[claim].as_mut() {
+                Some(held) => held.renew(LEASE).await,
+                None => Err(StoreError::Lost),
+            },
+        };
+        match ended {
+            Ok(()) => Ok(Said::Done),
+            Err(StoreError::Lost) => Ok(Said::Lost),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn begin(&mut self, key: u8, fingerprint: u8, heir: bool) -> Result<Said, StoreError> {
+        let key = storage_key(key);
+        loop {
+            let (claim, said) = match self.store.begin(&key, &self::fingerprint(fingerprint), LEASE).await {
+                Ok(Begin::Claimed(claim)) => (claim, Said::Claimed),
+                Ok(Begin::Abandoned(_)) if !heir => return Ok(Said::Abandoned),
+                Ok(Begin::Abandoned(mut claim)) => {
+                    claim.renew(LEASE).await?;
+                    (claim, Said::TookOver)
+                }
+                Ok(Begin::InFlight(other)) => return Ok(Said::InFlight { fingerprint: other.as_bytes()[0] }),
+                Ok(Begin::Completed(kept)) => {
+                    let (claim, expires_at) = read(&kept)?;
+                    if self.judge && expires_at <= self.clock.now() {
+                        // As the engine does for a store that leaves expiry to it.
+                        self.store.forget(&key).await?;
+                        continue;
+                    }
+                    return Ok(Said::Completed { fingerprint: kept.fingerprint().as_bytes()[0], claim });
+                }
+                Err(StoreError::Full) => return Ok(Said::Full),
+                Err(error) => return Err(error),
+            };
+            self.granted.push(Some(claim));
+            self.fingerprints.push(fingerprint);
+            return Ok(said);
+        }
+    }
+}
+
+pub(super) fn storage_key(key: u8) -> StorageKey {
+    StorageKey::from_bytes([key; 32])
+}
+
+pub(super) fn fingerprint(number: u8) -> Fingerprint {
+    Fingerprint::from_bytes([number; 32])
+}
+
+/// A record that tells which claim it came from. To a store its bytes are opaque; the first two are those of a record of
+/// the engine, for stores that look.
+fn record(fingerprint: u8, claim: usize, expires_at: Timestamp) -> Record {
+    let bytes = [&[1, 1][..], &expires_at.as_nanos().to_le_bytes(), &(claim as u64).to_le_bytes()].concat();
+    Record::new(self::fingerprint(fingerprint), bytes.into())
+}
+
+fn read(record: &Record) -> Result<(usize, Timestamp), StoreError> {
+    let number = |bytes: Bytes| bytes[..].try_into().map(u64::from_le_bytes).map_err(StoreError::unavailable);
+    let bytes = record.bytes();
+    if bytes.len() != 18 {
+        return Err(StoreError::unavailable("the record is not the one that was kept"));
+    }
+    let claim = usize::try_from(number(bytes.slice(10..))?).map_err(StoreError::unavailable)?;
+    Ok((claim, Timestamp::from_nanos(number(bytes.slice(2..10))?)))
+}

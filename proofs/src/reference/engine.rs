@@ -1,0 +1,208 @@
+//! Plays a history to the engine. Every claim becomes a body that runs until the history ends it, so that requests meet
+//! bodies that run, have ended, have panicked, and have lost their client.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use idem_runtime::{
+    Abandoned, Answer, Attempt, Draft, Ended, Idempotency, ManualClock, Outcome, Recording, Refused, Rules, Store,
+};
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+
+use super::drive::{fingerprint, storage_key};
+use super::{LEASE, Model, Said, Step};
+
+/// What a client hears. Executions are numbered as the claims are.
+#[derive(Debug, PartialEq, Eq)]
+enum Heard {
+    Ran(usize),
+    Recorded(usize),
+    Mismatch,
+    InFlight,
+    Unknown,
+    NotReplayable,
+    Full,
+    Other(String),
+}
+
+type Client = JoinHandle<Result<Answer<usize>, Refused>>;
+
+struct Execution {
+    claim: usize,
+    key: u8,
+    /// `None` if the client has hung up.
+    client: Option<Client>,
+    end: oneshot::Sender<Outcome>,
+}
+
+struct Played<S> {
+    engine: Idempotency,
+    store: S,
+    clock: ManualClock,
+    model: Model,
+    running: Vec<Execution>,
+    bodies: Arc<AtomicUsize>,
+}
+
+/// Plays `steps` to an engine over a new store, whose clones share their contents. The error says where a client first
+/// heard something else than the reference allows, or a body ran too often.
+///
+/// A claim is named by its place among those that run. Renewing is left to the engine, and the TTL to the key.
+///
+/// # Errors
+/// What the client heard, and what it should have heard.
+pub async fn play<S: Store + Clone>(store: S, model: Model, steps: &[Step]) -> Result<(), String> {
+    let clock = ManualClock::new();
+    let engine = Idempotency::builder(store.clone()).clock(clock.clone()).lease(LEASE).build();
+    let mut played = Played { engine, store, clock, model, running: Vec::new(), bodies: Arc::default() };
+    for (index, step) in steps.iter().enumerate() {
+        played.apply(step).await.map_err(|error| format!("step {index}, {step:?}: {error}"))?;
+        let (bodies, claims) = (played.bodies.load(Ordering::SeqCst), played.model.granted());
+        if bodies != claims {
+            return Err(format!("step {index}, {step:?}: {bodies} bodies have run, the reference grants {claims}"));
+        }
+    }
+    Ok(())
+}
+
+/// The answers of these executions are not kept.
+fn leaves_tombstone(claim: usize) -> bool {
+    claim % 5 == 4
+}
+
+/// The clients of these executions hang up.
+fn hangs_up(claim: usize) -> bool {
+    claim % 3 == 2
+}
+
+fn ttl(key: u8) -> Duration {
+    LEASE * [1, 2, 3, 50][usize::from(key % 4)]
+}
+
+impl<S: Store> Played<S> {
+    async fn apply(&mut self, step: &Step) -> Result<(), String> {
+        match *step {
+            Step::Begin { key, fingerprint, heir } => return self.request(key, fingerprint, heir).await,
+            Step::Complete { claim, .. } | Step::Release { claim } | Step::Drop { claim } => {
+                return if self.running.is_empty() { Ok(()) } else { self.end(step, claim % self.running.len()).await };
+            }
+            Step::Renew { .. } => {}
+            Step::Forget { key } => {
+                let said = self.store.forget(&storage_key(key)).await.map_err(|error| error.to_string())?;
+                let expected = self.model.apply(step);
+                if !expected.allows(Said::Forgot(said)) {
+                    return Err(format!("the store forgot: {said}, the reference: {expected:?}"));
+                }
+            }
+            Step::Advance(by) => {
+                self.clock.advance(by);
+                self.model.apply(step);
+            }
+        }
+        Ok(())
+    }
+
+    async fn request(&mut self, key: u8, fingerprint: u8, heir: bool) -> Result<(), String> {
+        let claim = self.model.granted();
+        let expected = match self.model.apply(&Step::Begin { key, fingerprint, heir }) {
+            Said::Claimed | Said::TookOver => Heard::Ran(claim),
+            Said::Abandoned => Heard::Unknown,
+            Said::Full => Heard::Full,
+            Said::InFlight { fingerprint: other } if other == fingerprint => Heard::InFlight,
+            Said::Completed { fingerprint: other, claim } if other == fingerprint => {
+                if leaves_tombstone(claim) {
+                    Heard::NotReplayable
+                } else {
+                    Heard::Recorded(claim)
+                }
+            }
+            _ => Heard::Mismatch,
+        };
+        let abandoned = if heir { Abandoned::Rerun } else { Abandoned::Refuse };
+        let attempt = Attempt {
+            key: storage_key(key),
+            fingerprint: self::fingerprint(fingerprint),
+            rules: Rules { ttl: ttl(key), wait: None, abandoned },
+        };
+        let (starts, started) = oneshot::channel();
+        let (end, ended) = oneshot::channel();
+        let (engine, bodies) = (self.engine.clone(), Arc::clone(&self.bodies));
+        let body = move || {
+            bodies.fetch_add(1, Ordering::SeqCst);
+            let _ = starts.send(());
+            async move {
+                let Ok(outcome) = ended.await else { std::panic::resume_unwind(Box::new("the body panics")) };
+                Ended { response: claim, recording: Recording::Done(outcome) }
+            }
+        };
+        let client = tokio::spawn(async move { engine.run(attempt, body).await });
+        if started.await.is_err() {
+            return compare(&heard(client).await, &expected);
+        }
+        let client = if hangs_up(claim) {
+            client.abort();
+            None
+        } else {
+            Some(client)
+        };
+        self.running.push(Execution { claim, key, client, end });
+        compare(&Heard::Ran(claim), &expected)
+    }
+
+    async fn end(&mut self, step: &Step, index: usize) -> Result<(), String> {
+        let Execution { claim, key, client, end } = self.running.swap_remove(index);
+        let mut expected = Heard::Ran(claim);
+        // An owner that has lost its claim cannot end it, but its client gets its answer all the same.
+        match step {
+            Step::Release { .. } => {
+                self.model.apply(&Step::Release { claim });
+                let _ = end.send(Outcome::Release);
+            }
+            Step::Drop { .. } => {
+                self.model.apply(&Step::Drop { claim });
+                expected = Heard::Unknown;
+                drop(end);
+            }
+            _ => {
+                self.model.apply(&Step::Complete { claim, ttl: ttl(key) });
+                let mut draft = Draft::new();
+                draft.put(&(claim as u64).to_le_bytes());
+                let tombstone = leaves_tombstone(claim);
+                let _ = end.send(if tombstone { Outcome::NotReplayable } else { Outcome::Answer(draft) });
+            }
+        }
+        if let Some(client) = client {
+            compare(&heard(client).await, &expected)?;
+        }
+        for _ in 0..1000 {
+            if self.engine.executions() == self.running.len() {
+                return Ok(());
+            }
+            tokio::task::yield_now().await;
+        }
+        Err(format!("{} executions run, but {} should", self.engine.executions(), self.running.len()))
+    }
+}
+
+fn compare(heard: &Heard, expected: &Heard) -> Result<(), String> {
+    if heard == expected { Ok(()) } else { Err(format!("the client heard {heard:?}, the reference says {expected:?}")) }
+}
+
+async fn heard(client: Client) -> Heard {
+    match client.await {
+        Ok(Ok(Answer::Ran(execution))) => Heard::Ran(execution),
+        Ok(Ok(Answer::Recorded(bytes))) => match bytes[..].try_into().map(u64::from_le_bytes).map(usize::try_from) {
+            Ok(Ok(execution)) => Heard::Recorded(execution),
+            _ => Heard::Other(format!("{bytes:?}")),
+        },
+        Ok(Err(Refused::Mismatch)) => Heard::Mismatch,
+        Ok(Err(Refused::InFlight)) => Heard::InFlight,
+        Ok(Err(Refused::OutcomeUnknown)) => Heard::Unknown,
+        Ok(Err(Refused::NotReplayable)) => Heard::NotReplayable,
+        Ok(Err(Refused::StoreFull)) => Heard::Full,
+        Ok(Err(refused)) => Heard::Other(refused.to_string()),
+        Err(error) => Heard::Other(error.to_string()),
+    }
+}
