@@ -2,6 +2,9 @@
 
 mod endpoint;
 mod extract;
+#[cfg(feature = "__fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 mod json;
 mod layer;
 mod policy;

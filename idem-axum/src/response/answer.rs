@@ -18,6 +18,10 @@ const VERSION: u8 = 1;
 /// Of the length of a value: it must not be logged, nor indexed by HPACK.
 const SENSITIVE: u32 = 1 << 31;
 
+/// A header map holds 24,576 names and panics beyond; a replay adds a few of its own.
+const MAX_HEADERS: usize = 24_000;
+const TOO_MANY: Undecodable = Undecodable("with too many headers");
+
 /// Starts an answer: all but its body, for which there is room. `None` for headers that the format cannot hold.
 pub(super) fn head(policy: &Policy, parts: &response::Parts, room: usize) -> Option<Draft> {
     let kept = match policy.replay {
@@ -30,6 +34,9 @@ pub(super) fn head(policy: &Policy, parts: &response::Parts, room: usize) -> Opt
     for (name, value) in headers::recorded(&parts.headers, kept) {
         count += 1;
         size += 6 + name.as_str().len() + value.len();
+    }
+    if count > MAX_HEADERS {
+        return None;
     }
     let mut draft = Draft::with_capacity(size + room);
     draft.put(&[VERSION]);
@@ -81,7 +88,7 @@ impl Answer {
             value.set_sensitive(sensitive);
             // Once more on the way out: whatever a record says, no framing header comes from it.
             if !headers::never(&name) {
-                headers.try_append(name, value).map_err(|_| Undecodable("with too many headers"))?;
+                headers.try_append(name, value).map_err(|_| TOO_MANY)?;
             }
         }
         Ok(Self { status, headers, body: rest })
@@ -97,13 +104,15 @@ pub(crate) fn replay(policy: &Policy, record: &Bytes) -> Result<Response, Undeco
     // The policy let only 200 to 599 in.
     let declared = policy.replay_status.and_then(|status| StatusCode::from_u16(status).ok());
     let status = declared.unwrap_or(if policy.replay.status { recorded } else { StatusCode::OK });
-    headers.entry(CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
+    if !headers.contains_key(CACHE_CONTROL) {
+        headers.try_insert(CACHE_CONTROL, HeaderValue::from_static("no-store")).map_err(|_| TOO_MANY)?;
+    }
     if let Some(name) = policy.replay_header.and_then(|name| HeaderName::from_bytes(name.as_bytes()).ok()) {
-        headers.insert(name, HeaderValue::from_static("true"));
+        headers.try_insert(name, HeaderValue::from_static("true")).map_err(|_| TOO_MANY)?;
     }
     for added in policy.replay_with.iter().filter(|added| added.on.contains(recorded.as_u16())) {
         if let Ok(name) = HeaderName::from_bytes(added.name.as_bytes()) {
-            headers.insert(name, HeaderValue::from_static(added.value));
+            headers.try_insert(name, HeaderValue::from_static(added.value)).map_err(|_| TOO_MANY)?;
         }
     }
     // A body after one of these would be read as the start of the next response.

@@ -130,3 +130,26 @@ fn a_record_cannot_smuggle_a_framing_header() {
     let response = replay(&Policy::DEFAULT, &draft.bytes()).unwrap();
     assert!(!response.headers().contains_key(header::CONTENT_LENGTH));
 }
+
+#[tokio::test]
+async fn a_full_header_map_is_not_recorded_and_does_not_panic() {
+    let mut full = Response::new(Body::empty());
+    for number in 0..24_576 {
+        let name = HeaderName::from_bytes(format!("x-{number}").as_bytes()).unwrap();
+        full.headers_mut().insert(name, HeaderValue::from_static("1"));
+    }
+    let ended = capture(&Policy::DEFAULT, full).await;
+    assert!(matches!(ended.recording, Recording::Done(Outcome::NotReplayable)));
+    assert_eq!(ended.response.headers().len(), 24_576, "the first caller gets them all");
+
+    // A record that says so all the same, as a store may.
+    let mut forged = Draft::new();
+    forged.put(&[1, 200, 0]);
+    forged.put(&24_576_u16.to_le_bytes());
+    for number in 0..24_576 {
+        let name = format!("x-{number:05}");
+        forged.put(&[7, 0, 0, 0, 0, 0]);
+        forged.put(name.as_bytes());
+    }
+    assert!(replay(&Policy::DEFAULT, &forged.bytes()).is_err());
+}
