@@ -191,6 +191,11 @@ impl Refusal {
         }
     }
 
+    /// The default response, problem details (RFC 9457): for an `errors` function that only adds to it.
+    pub fn problem(&self) -> Response {
+        problem(self)
+    }
+
     /// A few words for a person.
     fn title(&self) -> &'static str {
         match self {

@@ -8,12 +8,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
-use tokio::time::{Instant, sleep_until, timeout, timeout_at};
+use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
 use tracing::Instrument;
 use tracing::instrument::WithSubscriber;
 
-use crate::clock::{Clock, SystemClock};
+use crate::clock::Clock;
 use crate::erased::{BoxClaim, BoxFuture, ErasedStore};
 use crate::execution::{self, Ended, Execution, STEP, without_panics};
 use crate::expire::Expirer;
@@ -24,12 +24,11 @@ use crate::record::Record;
 use crate::rules::{Abandoned, Rules};
 use crate::store::{Begin, Duties, Store, StoreError};
 
-/// How long a claim in a remote store lives without renewal, unless the builder says otherwise.
-const LEASE: Duration = Duration::from_secs(30);
-/// Shorter than any store's answer, so renewing would be all that is done.
-const SHORTEST_LEASE: Duration = Duration::from_millis(10);
-/// How many bodies may run at once, unless the builder says otherwise.
-const MAX_EXECUTIONS: usize = 16_384;
+mod builder;
+mod waiting;
+
+pub use builder::IdempotencyBuilder;
+use waiting::Waiting;
 
 /// The engine, a cheap clone over a store.
 ///
@@ -174,7 +173,7 @@ impl Idempotency {
 
     /// An engine over `store` with settings of your own.
     pub fn builder(store: impl Store) -> IdempotencyBuilder {
-        IdempotencyBuilder { store: Arc::new(store), clock: None, lease: LEASE, max_executions: MAX_EXECUTIONS }
+        IdempotencyBuilder::new(Arc::new(store))
     }
 
     /// Waits until no execution is running, those included whose client is gone. Call it after the server has stopped
@@ -356,99 +355,9 @@ impl Core {
     }
 }
 
-/// A request that waits for somebody else's execution.
-struct Waiting {
-    until: Instant,
-    /// What to sleep at least after a wake-up, for stores that wake without a reason.
-    pause: Duration,
-}
-
-impl Waiting {
-    const LONGEST_PAUSE: Duration = Duration::from_millis(100);
-
-    /// Longer than anybody waits, and short enough to be added to any time.
-    const LONGEST: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
-
-    fn at_most(most: Duration) -> Self {
-        Self { until: Instant::now() + most.min(Self::LONGEST), pause: Duration::ZERO }
-    }
-
-    /// Waits for `ended`; `false` when the time is up.
-    async fn wait(&mut self, ended: BoxFuture<()>) -> bool {
-        let asked = Instant::now();
-        if self.until <= asked || timeout_at(self.until, ended).await.is_err() {
-            return false;
-        }
-        // The first wake-up is believed. After that a pause grows, so that a store whose `ended` is always ready is
-        // polled, not hammered.
-        if !self.pause.is_zero() {
-            sleep_until((asked + self.pause).min(self.until)).await;
-        }
-        self.pause = (self.pause * 2).clamp(Duration::from_millis(1), Self::LONGEST_PAUSE);
-        true
-    }
-}
-
 impl fmt::Debug for Idempotency {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Idempotency").field("executions", &self.executions()).finish_non_exhaustive()
-    }
-}
-
-/// Sets up an [`Idempotency`].
-#[must_use = "a builder does nothing until `build` is called"]
-pub struct IdempotencyBuilder {
-    store: Arc<dyn ErasedStore>,
-    clock: Option<Arc<dyn Clock>>,
-    lease: Duration,
-    max_executions: usize,
-}
-
-impl IdempotencyBuilder {
-    /// How long a claim in a remote store lives without renewal. While the body runs it is renewed three times in that
-    /// span. Never the same number as the TTL: after a crash it decides how long a retry is told that the execution is
-    /// still in flight. Default: 30 seconds; at least 10 milliseconds. A store in memory has no use for it.
-    pub fn lease(mut self, lease: Duration) -> Self {
-        self.lease = lease.max(SHORTEST_LEASE);
-        self
-    }
-
-    /// How many bodies may run at once; over it a new key is refused with 503, and existing keys are still answered.
-    /// Bodies whose client hung up count, too. Default: 16,384.
-    pub fn max_executions(mut self, max_executions: usize) -> Self {
-        self.max_executions = max_executions.min(Semaphore::MAX_PERMITS);
-        self
-    }
-
-    /// The clock by which records expire. Default: [`SystemClock`].
-    pub fn clock(mut self, clock: impl Clock) -> Self {
-        self.clock = Some(Arc::new(clock));
-        self
-    }
-
-    /// Builds the engine.
-    pub fn build(self) -> Idempotency {
-        let clock = self.clock.unwrap_or_else(|| Arc::new(SystemClock::new()));
-        let core = Core {
-            duties: self.store.attach(&clock),
-            store: self.store,
-            clock,
-            expirer: Expirer::default(),
-            lease: self.lease,
-            places: Arc::new(Semaphore::new(self.max_executions)),
-            max_executions: self.max_executions,
-            tracker: TaskTracker::new(),
-        };
-        Idempotency { handle: Arc::new(Handle { core: Arc::new(core) }) }
-    }
-}
-
-impl fmt::Debug for IdempotencyBuilder {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("IdempotencyBuilder")
-            .field("lease", &self.lease)
-            .field("max_executions", &self.max_executions)
-            .finish_non_exhaustive()
     }
 }
 

@@ -32,6 +32,7 @@ pub enum Abandoned {
     /// Refuse: the body may have had effects, and nobody knows which. At most one run.
     #[default]
     Refuse,
-    /// Run the body again. For bodies that are safe to run twice: at least one run, perhaps more.
+    /// Run the body again. For bodies that are safe to run twice: at least one run, perhaps more. An owner that was only slow
+    /// still answers its own client, so two clients may get the answers of two runs.
     Rerun,
 }

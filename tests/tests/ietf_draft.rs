@@ -58,7 +58,7 @@ struct Payment {
 const PUBLISHED: Policy = Policy::DEFAULT.required().ttl(DAY).errors(with_link);
 
 fn with_link(refusal: &Refusal) -> Response {
-    let mut response = (Policy::DEFAULT.errors)(refusal);
+    let mut response = refusal.problem();
     let link = HeaderValue::from_static("</idempotency>; rel=\"describedby\"; type=\"text/plain\"");
     response.headers_mut().insert(LINK, link);
     response
@@ -70,7 +70,7 @@ async fn pay_published(State(probe): State<Probe>, Json(payment): Json<Payment>)
 }
 
 async fn documentation() -> String {
-    let Policy { header, required, ttl, .. } = PUBLISHED;
+    let (header, required, ttl) = (PUBLISHED.header_name(), PUBLISHED.is_required(), PUBLISHED.time_to_live());
     format!("header {header}, required {required}, expires after {} seconds", ttl.as_secs())
 }
 

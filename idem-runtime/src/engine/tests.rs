@@ -3,6 +3,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tokio::sync::{Notify, Semaphore as Gate};
+use tokio::time::Instant;
 
 use super::*;
 use crate::clock::ManualClock;
