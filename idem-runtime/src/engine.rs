@@ -201,8 +201,9 @@ impl Idempotency {
     /// torn down together with the async runtime.
     ///
     /// # Cancel safety
-    /// Dropped before `body` was called, the future leaves the key as it was, or, where a remote store was being asked,
-    /// `body` runs all the same. Dropped later, it changes nothing.
+    /// Dropped before the store was asked, the future leaves the key as it was. Dropped while a remote store is being asked,
+    /// it changes nothing: `body` runs if the store grants the claim in time, and otherwise a claim that comes late is
+    /// released. Dropped later, it changes nothing either.
     pub async fn run<B, F, T>(&self, attempt: Attempt, body: B) -> Result<Answer<T>, Refused>
     where
         B: FnOnce() -> F + Send + 'static,
@@ -336,7 +337,8 @@ impl Core {
         if self.duties.expire {
             self.expirer.begin(&self.store, &*self.clock, attempt, self.lease).await
         } else {
-            Arc::clone(&self.store).begin(attempt.key, attempt.fingerprint, self.lease).await
+            let Attempt { key, fingerprint, rules } = attempt;
+            Arc::clone(&self.store).begin(key, fingerprint, self.lease, rules.ttl).await
         }
     }
 

@@ -22,6 +22,7 @@ pub(crate) trait ErasedStore: Send + Sync {
         key: StorageKey,
         fingerprint: Fingerprint,
         lease: Duration,
+        ttl: Duration,
     ) -> BoxFuture<Result<Begin<BoxClaim>, StoreError>>;
     fn ended(self: Arc<Self>, key: StorageKey) -> BoxFuture<()>;
     fn forget(self: Arc<Self>, key: StorageKey) -> BoxFuture<Result<bool, StoreError>>;
@@ -37,9 +38,10 @@ impl<S: Store> ErasedStore for S {
         key: StorageKey,
         fingerprint: Fingerprint,
         lease: Duration,
+        ttl: Duration,
     ) -> BoxFuture<Result<Begin<BoxClaim>, StoreError>> {
         Box::pin(async move {
-            Ok(match Store::begin(&*self, &key, &fingerprint, lease).await? {
+            Ok(match Store::begin_with_ttl(&*self, &key, &fingerprint, lease, ttl).await? {
                 Begin::Claimed(claim) => Begin::Claimed(Box::new(claim) as BoxClaim),
                 Begin::Abandoned(claim) => Begin::Abandoned(Box::new(claim) as BoxClaim),
                 Begin::InFlight(fingerprint) => Begin::InFlight(fingerprint),

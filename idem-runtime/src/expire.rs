@@ -58,14 +58,14 @@ impl Expirer {
         attempt: Attempt,
         lease: Duration,
     ) -> Result<Begin<BoxClaim>, StoreError> {
-        let Attempt { key, fingerprint, .. } = attempt;
+        let Attempt { key, fingerprint, rules } = attempt;
         let visit = Visit::new(self, key);
         let _alone = match &visit.mutex {
             Some(mutex) => Some(mutex.lock().await),
             None => None,
         };
         for _ in 0..TRIES {
-            let begun = Arc::clone(store).begin(key, fingerprint, lease).await?;
+            let begun = Arc::clone(store).begin(key, fingerprint, lease, rules.ttl).await?;
             let Begin::Completed(record) = &begun else { return Ok(begun) };
             match record.read() {
                 Ok(content) if content.expires_at <= clock.now() => {

@@ -25,6 +25,7 @@ mod memory;
 mod record;
 mod rules;
 mod scope;
+mod seal;
 mod store;
 
 pub use clock::{Clock, ManualClock, SystemClock, Timestamp};

@@ -78,6 +78,25 @@ pub trait Store: Send + Sync + 'static {
         lease: Duration,
     ) -> impl Future<Output = Result<Begin<Self::Claim>, StoreError>> + Send;
 
+    /// As [`begin`](Self::begin), for an endpoint whose records live for `ttl`. The engine calls this one.
+    ///
+    /// A claim outlives its owner, so that a retry learns that the outcome is unknown; but not for ever. A store whose
+    /// abandoned claims go away by themselves keeps one for `ttl` from its last renewal, which must not be shorter than
+    /// the lease. By default this calls `begin`: right where an abandoned claim stays until somebody ends or forgets it.
+    ///
+    /// # Errors
+    /// As for [`begin`](Self::begin).
+    fn begin_with_ttl(
+        &self,
+        key: &StorageKey,
+        fingerprint: &Fingerprint,
+        lease: Duration,
+        ttl: Duration,
+    ) -> impl Future<Output = Result<Begin<Self::Claim>, StoreError>> + Send {
+        let _ = ttl;
+        self.begin(key, fingerprint, lease)
+    }
+
     /// Resolves when the claim that `begin` reported in flight may have ended. Spurious wake-ups are fine: the engine
     /// calls `begin` again.
     fn ended(&self, key: &StorageKey) -> impl Future<Output = ()> + Send;

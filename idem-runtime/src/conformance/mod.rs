@@ -138,7 +138,7 @@ pub fn attached<S: Store>(store: S) -> Attached<S> {
 
 impl<S: Store> Attached<S> {
     async fn begin(&self, key: &StorageKey, fingerprint: &Fingerprint) -> Result<Begin<S::Claim>, StoreError> {
-        within("`begin` answers", self.store.begin(key, fingerprint, LEASE)).await
+        within("`begin` answers", self.store.begin_with_ttl(key, fingerprint, LEASE, TTL)).await
     }
 
     async fn claim(&self, key: &StorageKey, fingerprint: &Fingerprint) -> S::Claim {
