@@ -27,6 +27,7 @@ mod rules;
 mod scope;
 mod seal;
 mod store;
+mod sync;
 
 pub use clock::{Clock, ManualClock, SystemClock, Timestamp};
 pub use engine::{Answer, Attempt, Idempotency, IdempotencyBuilder, Refused};

@@ -1,108 +1,72 @@
-//! The first place: claims. Nothing here expires and nothing is evicted; a slot is gone when its claim has ended.
+//! A claim as the store sees it. It never expires and is never evicted: it stays until it ends.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
-use tokio::sync::{Mutex, OwnedMutexGuard};
-
-use super::permits::Permit;
 use crate::fingerprint::Fingerprint;
-use crate::key::StorageKey;
+use crate::sync::{AsyncMutex, OwnedMutexGuard};
 
-/// Held by the owner of a claim for as long as it lives. Whoever waits for the end awaits the same mutex.
-pub(super) type Held = OwnedMutexGuard<()>;
-
-/// The claims of one shard.
-#[derive(Default)]
+/// A claim under a key.
 pub(super) struct InFlight {
-    slots: HashMap<StorageKey, Slot>,
-    next_owner: u64,
-}
-
-struct Slot {
-    fingerprint: Fingerprint,
-    ended: Arc<Mutex<()>>,
+    pub(super) fingerprint: Fingerprint,
     owner: Owner,
+    turn: Option<Turn>,
 }
 
+#[derive(Clone, Copy, PartialEq, Eq)]
 enum Owner {
-    /// The claim with this token, which holds the permit.
+    /// The claim with this token.
     Claim(u64),
     /// Nobody: the owner is gone and the outcome unknown.
-    Gone(Permit),
+    Gone,
 }
 
-/// What stands under a key.
-pub(super) enum Found {
-    Nothing,
-    Running(Fingerprint),
-    Abandoned(Fingerprint),
+/// The mutex of one claim, made when the first request waits for its end. The store holds it for the owner; whoever waits
+/// awaits it. Dropped, it wakes the waiters one after the other, which must be after the claim has ended.
+pub(super) struct Turn {
+    ended: Arc<AsyncMutex<()>>,
+    _held: Option<OwnedMutexGuard<()>>,
 }
 
 impl InFlight {
-    pub(super) fn find(&self, key: &StorageKey) -> Found {
-        match self.slots.get(key) {
-            None => Found::Nothing,
-            Some(Slot { fingerprint, owner: Owner::Claim(_), .. }) => Found::Running(*fingerprint),
-            Some(Slot { fingerprint, owner: Owner::Gone(_), .. }) => Found::Abandoned(*fingerprint),
-        }
+    pub(super) fn new(fingerprint: Fingerprint, owner: u64) -> Self {
+        Self { fingerprint, owner: Owner::Claim(owner), turn: None }
     }
 
-    /// Puts a claim under a key, in place of whatever claim stands there without an owner, and gives it a token.
-    pub(super) fn claim(&mut self, key: StorageKey, fingerprint: Fingerprint) -> (u64, Option<Held>) {
-        self.next_owner += 1;
-        let owner = self.next_owner;
-        // A mutex of its own for each claim: a waiter of a former owner may still be holding that one's for a moment.
-        let ended = Arc::new(Mutex::new(()));
-        let held = Arc::clone(&ended).try_lock_owned().ok();
-        self.slots.insert(key, Slot { fingerprint, ended, owner: Owner::Claim(owner) });
-        (owner, held)
+    pub(super) fn is_abandoned(&self) -> bool {
+        self.owner == Owner::Gone
     }
 
-    /// Ends the claim of `owner`, and of nobody else.
-    pub(super) fn end(&mut self, key: &StorageKey, owner: u64) -> bool {
-        let owned = self.slots.get(key).is_some_and(|slot| matches!(slot.owner, Owner::Claim(held) if held == owner));
-        if owned {
-            self.slots.remove(key);
-            self.shrink();
-        }
-        owned
+    pub(super) fn is_owned_by(&self, owner: u64) -> bool {
+        self.owner == Owner::Claim(owner)
     }
 
-    /// Leaves the claim of `owner` without an owner.
-    pub(super) fn abandon(&mut self, key: &StorageKey, owner: u64, permit: Permit) {
-        if let Some(slot) = self.slots.get_mut(key)
-            && matches!(slot.owner, Owner::Claim(held) if held == owner)
-        {
-            slot.owner = Owner::Gone(permit);
-        }
+    /// Leaves the claim without an owner. The mutex is given up with the owner: whoever takes the claim over is waited for
+    /// with another one, since a waiter of the former may still be holding that for a moment.
+    pub(super) fn abandon(&mut self) -> Option<Turn> {
+        self.owner = Owner::Gone;
+        self.turn.take()
     }
 
-    /// Takes an abandoned claim away.
-    pub(super) fn take_abandoned(&mut self, key: &StorageKey) -> Option<Permit> {
-        if !matches!(self.find(key), Found::Abandoned(_)) {
+    /// Gives an abandoned claim to the owner with this token.
+    pub(super) fn take_over(&mut self, owner: u64) {
+        self.owner = Owner::Claim(owner);
+    }
+
+    /// What to await for the end of the claim; nothing where no owner will ever end it.
+    pub(super) fn ended(&mut self) -> Option<Arc<AsyncMutex<()>>> {
+        if self.is_abandoned() {
             return None;
         }
-        match self.slots.remove(key)?.owner {
-            Owner::Gone(permit) => Some(permit),
-            Owner::Claim(_) => None,
-        }
+        let turn = self.turn.get_or_insert_with(|| {
+            let ended = Arc::new(AsyncMutex::new(()));
+            let held = Arc::clone(&ended).try_lock_owned().ok();
+            Turn { ended, _held: held }
+        });
+        Some(Arc::clone(&turn.ended))
     }
 
-    /// What to await for the end of the claim under `key`.
-    pub(super) fn ended(&self, key: &StorageKey) -> Option<Arc<Mutex<()>>> {
-        let slot = self.slots.get(key).filter(|slot| matches!(slot.owner, Owner::Claim(_)))?;
-        Some(Arc::clone(&slot.ended))
-    }
-
-    pub(super) fn len(&self) -> usize {
-        self.slots.len()
-    }
-
-    /// A storm leaves a large empty table behind: gives it back when little of it is in use.
-    fn shrink(&mut self) {
-        if self.slots.capacity() > 64 && self.slots.len() * 8 < self.slots.capacity() {
-            self.slots.shrink_to(self.slots.len() * 2);
-        }
+    /// The claim has ended: what is to be dropped once the store says so.
+    pub(super) fn into_turn(self) -> Option<Turn> {
+        self.turn
     }
 }

@@ -1,10 +1,10 @@
 //! Gives memory back in silence: a thread that takes expired records away when no request comes by to do it.
 
-use std::sync::{Condvar, Mutex, PoisonError, Weak};
-use std::thread;
+use std::sync::{PoisonError, Weak};
 use std::time::Duration;
 
 use super::Shards;
+use crate::sync::{Condvar, Mutex, thread};
 
 /// How often the janitor looks.
 const ROUND: Duration = Duration::from_millis(250);
@@ -47,7 +47,7 @@ pub(super) fn start(shards: &std::sync::Arc<Shards>, stop: &std::sync::Arc<Stop>
 }
 
 /// One walk over all shards; `false` when the store is gone.
-fn round(shards: &Weak<Shards>) -> bool {
+pub(super) fn round(shards: &Weak<Shards>) -> bool {
     let Some(shards) = shards.upgrade() else { return false };
     let now = shards.now();
     for shard in &shards.all {
@@ -56,10 +56,6 @@ fn round(shards: &Weak<Shards>) -> bool {
                 // Between two batches requests get at the shard, and on a machine with few cores at the processor.
                 thread::yield_now();
             }
-        }
-        // Also after what requests took away in passing, and what was forgotten.
-        if shard.lock().expiries.is_any_removed() {
-            shard.records.tidy();
         }
     }
     true

@@ -1,26 +1,24 @@
 //! The store in this process's memory.
 
 use std::fmt;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use self::completed::{Expiries, Kept, Records};
-use self::in_flight::{Found, Held, InFlight};
-use self::permits::{Account, Permit};
+use self::permits::Account;
+use self::shard::{Found, Shard};
 use crate::clock::{Clock, SystemClock, Timestamp};
 use crate::fingerprint::Fingerprint;
 use crate::key::StorageKey;
 use crate::record::Record;
 use crate::store::{Begin, Claim, Duties, Store, StoreError};
 
-mod completed;
 mod in_flight;
 mod janitor;
 mod permits;
+mod shard;
 
-/// How many shards a store has. Each has a lock and a small moka cache of its own.
-const SHARDS: usize = 64;
+/// How many shards a store has, each with a lock of its own. Many, since a table that grows is moved under its lock.
+const SHARDS: usize = 256;
 /// How many expired records a request takes away in passing.
 const IN_PASSING: usize = 4;
 /// How many it takes away when the store is full.
@@ -68,21 +66,6 @@ struct Shards {
     system_clock: SystemClock,
 }
 
-/// A part of the keys. A key is in flight or completed, and whoever holds the lock sees which:
-/// [`MemoryClaim::complete`] puts the record in place first and only then, under the lock, takes the claim away.
-struct Shard {
-    state: Mutex<State>,
-    records: Records,
-    /// [`Expiries::soonest`], to be read without the lock.
-    soonest: AtomicU64,
-}
-
-#[derive(Default)]
-struct State {
-    in_flight: InFlight,
-    expiries: Expiries,
-}
-
 impl Shards {
     fn of(&self, key: &StorageKey) -> &Shard {
         // The key is a SHA-256, so any of its bytes spreads evenly.
@@ -96,43 +79,6 @@ impl Shards {
     /// Takes expired records away wherever they are, until there is room for a new key.
     fn make_room(&self, now: Timestamp) -> bool {
         self.all.iter().any(|shard| shard.soonest() <= now && shard.reclaim(now, WHEN_FULL) > 0)
-    }
-}
-
-impl Shard {
-    fn new() -> Self {
-        Self { state: Mutex::default(), records: Records::new(), soonest: AtomicU64::new(Timestamp::NEVER.as_nanos()) }
-    }
-
-    /// The state is changed in single steps that cannot panic half-way, so a poisoned lock is as good as any.
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn soonest(&self) -> Timestamp {
-        Timestamp::from_nanos(self.soonest.load(Ordering::Acquire))
-    }
-
-    /// To be called by whoever changed the expiries, still under the lock.
-    fn note_soonest(&self, state: &State) {
-        self.soonest.store(state.expiries.soonest().as_nanos(), Ordering::Release);
-    }
-
-    /// Lets go of the lock, and makes moka give memory back where much was removed.
-    fn unlock(&self, mut state: MutexGuard<'_, State>) {
-        let untidy = state.expiries.is_untidy();
-        drop(state);
-        if untidy {
-            self.records.tidy();
-        }
-    }
-
-    fn reclaim(&self, now: Timestamp, most: usize) -> usize {
-        let mut state = self.lock();
-        let reclaimed = state.expiries.reclaim(&self.records, now, most);
-        self.note_soonest(&state);
-        self.unlock(state);
-        reclaimed
     }
 }
 
@@ -152,9 +98,9 @@ impl MemoryStore {
         let shards = &self.inner.shards;
         let (mut in_flight, mut completed) = (0, 0);
         for shard in &shards.all {
-            let state = shard.lock();
-            in_flight += state.in_flight.len();
-            completed += state.expiries.len();
+            let (claims, records) = shard.lock().len();
+            in_flight += claims;
+            completed += records;
         }
         Usage { in_flight, completed, entries: shards.account.entries(), bytes: shards.account.bytes() }
     }
@@ -232,41 +178,32 @@ impl Store for MemoryStore {
     ) -> Result<Begin<MemoryClaim>, StoreError> {
         let shards = &self.inner.shards;
         let shard = shards.of(key);
-        let now = shards.now();
         loop {
+            let mut gone = Vec::new();
             let mut state = shard.lock();
-            match state.in_flight.find(key) {
-                Found::Running(other) => return Ok(Begin::InFlight(other)),
-                Found::Abandoned(other) if other != *fingerprint => return Ok(Begin::InFlight(other)),
-                Found::Abandoned(_) | Found::Nothing => {}
+            // Within the lock, so that of two requests the later one has the later time.
+            let now = shards.now();
+            if shard.soonest() <= now {
+                state.reclaim(now, IN_PASSING, &mut gone);
+                shard.note_soonest(&state);
             }
-            if let Some(permit) = state.in_flight.take_abandoned(key) {
-                let claimed = state.in_flight.claim(*key, *fingerprint);
-                return Ok(Begin::Abandoned(MemoryClaim::new(shards, *key, permit, claimed)));
-            }
-            if let Some(kept) = shard.records.get(key) {
-                if now < kept.expires_at {
-                    return Ok(Begin::Completed(kept.record));
-                }
-                state.expiries.remove(&shard.records, key);
-            }
-            state.expiries.reclaim(&shard.records, now, IN_PASSING);
-            shard.note_soonest(&state);
-            if let Some(permit) = shards.account.admit() {
-                let claimed = state.in_flight.claim(*key, *fingerprint);
-                shard.unlock(state);
-                return Ok(Begin::Claimed(MemoryClaim::new(shards, *key, permit, claimed)));
-            }
+            let found = state.begin(key, fingerprint, now, &shards.account);
             drop(state);
-            // From the start again, since the key may have been claimed meanwhile. Ends when nothing is left to take away.
-            if !shards.make_room(now) {
-                return Err(StoreError::Full);
-            }
+            return Ok(match found {
+                Found::Claimed(owner) => Begin::Claimed(MemoryClaim::new(shards, *key, owner)),
+                Found::Abandoned(owner) => Begin::Abandoned(MemoryClaim::new(shards, *key, owner)),
+                Found::InFlight(fingerprint) => Begin::InFlight(fingerprint),
+                Found::Completed(record) => Begin::Completed(record),
+                // From the start again, since the key may have been claimed meanwhile. Ends when nothing is left to take
+                // away.
+                Found::Full if shards.make_room(now) => continue,
+                Found::Full => return Err(StoreError::Full),
+            });
         }
     }
 
     async fn ended(&self, key: &StorageKey) {
-        let ended = self.inner.shards.of(key).lock().in_flight.ended(key);
+        let ended = self.inner.shards.of(key).lock().ended(key);
         if let Some(ended) = ended {
             drop(ended.lock().await);
         }
@@ -275,16 +212,10 @@ impl Store for MemoryStore {
     async fn forget(&self, key: &StorageKey) -> Result<bool, StoreError> {
         let shard = self.inner.shards.of(key);
         let mut state = shard.lock();
-        Ok(match state.in_flight.find(key) {
-            Found::Running(_) => false,
-            Found::Abandoned(_) => state.in_flight.take_abandoned(key).is_some(),
-            Found::Nothing => {
-                let forgotten = state.expiries.remove(&shard.records, key);
-                shard.note_soonest(&state);
-                shard.unlock(state);
-                return Ok(forgotten);
-            }
-        })
+        let gone = state.forget(key);
+        shard.note_soonest(&state);
+        drop(state);
+        Ok(gone.is_some())
     }
 
     /// The store judges expiry itself, by the engine's clock, in the same step in which it grants a claim; and a claim
@@ -300,15 +231,12 @@ pub struct MemoryClaim {
     shards: Arc<Shards>,
     key: StorageKey,
     owner: u64,
-    /// Gone when the claim has ended.
-    permit: Option<Permit>,
-    /// Wakes the waiters when it goes, which is after the slot has changed.
-    _held: Option<Held>,
+    ended: bool,
 }
 
 impl MemoryClaim {
-    fn new(shards: &Arc<Shards>, key: StorageKey, permit: Permit, (owner, held): (u64, Option<Held>)) -> Self {
-        Self { shards: Arc::clone(shards), key, owner, permit: Some(permit), _held: held }
+    fn new(shards: &Arc<Shards>, key: StorageKey, owner: u64) -> Self {
+        Self { shards: Arc::clone(shards), key, owner, ended: false }
     }
 }
 
@@ -318,29 +246,29 @@ impl Claim for MemoryClaim {
     }
 
     async fn complete(mut self, record: Record, ttl: Duration) -> Result<(), StoreError> {
-        let mut permit = self.permit.take().ok_or(StoreError::Lost)?;
-        let record = if permit.grow(record.bytes().len()) { record } else { record.tombstone() };
+        self.ended = true;
         let shard = self.shards.of(&self.key);
-        let expires_at = self.shards.now().after(ttl);
-        shard.records.insert(self.key, Kept { record, expires_at });
         let mut state = shard.lock();
-        state.in_flight.end(&self.key, self.owner);
-        state.expiries.insert(self.key, expires_at, permit);
+        let expires_at = self.shards.now().after(ttl);
+        let ended = state.complete(&self.key, self.owner, record, expires_at);
         shard.note_soonest(&state);
-        Ok(())
+        // Before the waiters wake, who go when `ended` does.
+        drop(state);
+        ended.map(drop).ok_or(StoreError::Lost)
     }
 
     async fn release(mut self) -> Result<(), StoreError> {
-        self.shards.of(&self.key).lock().in_flight.end(&self.key, self.owner);
-        self.permit = None;
-        Ok(())
+        self.ended = true;
+        let ended = self.shards.of(&self.key).lock().release(&self.key, self.owner);
+        ended.map(drop).ok_or(StoreError::Lost)
     }
 }
 
 impl Drop for MemoryClaim {
     fn drop(&mut self) {
-        if let Some(permit) = self.permit.take() {
-            self.shards.of(&self.key).lock().in_flight.abandon(&self.key, self.owner, permit);
+        if !self.ended {
+            let ended = self.shards.of(&self.key).lock().abandon(&self.key, self.owner);
+            drop(ended);
         }
     }
 }

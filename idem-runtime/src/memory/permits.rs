@@ -2,7 +2,9 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
+
+use crate::sync::AtomicUsize;
 
 /// What one key costs apart from its answer: the nodes, hashes and counters of the two places, measured with a million
 /// keys and rounded up.
@@ -62,12 +64,6 @@ impl Permit {
             self.bytes += bytes;
         }
         grown
-    }
-}
-
-impl Permit {
-    pub(super) fn bytes(&self) -> usize {
-        self.bytes
     }
 }
 
