@@ -1,33 +1,39 @@
 //! The engine: from a request with a key to an answer, top to bottom.
 
 use std::fmt;
-use std::future::{Future, poll_fn};
+use std::future::Future;
 use std::sync::Arc;
-use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
 use tracing::Instrument;
 use tracing::instrument::WithSubscriber;
 
 use crate::clock::Clock;
-use crate::erased::{BoxClaim, BoxFuture, ErasedStore};
-use crate::execution::{self, Ended, Execution, STEP, without_panics};
+use crate::ending::{self, STEP};
+use crate::erased::{BoxFuture, ErasedStore};
+use crate::execution::{Ended, Execution, at_once};
 use crate::expire::Expirer;
 use crate::fingerprint::Fingerprint;
 use crate::key::StorageKey;
+use crate::lease::Lease;
 use crate::memory::MemoryStore;
 use crate::record::Record;
-use crate::rules::{Abandoned, Rules};
-use crate::store::{Begin, Duties, Store, StoreError};
+use crate::rules::Rules;
+use crate::store::{Duties, Store, StoreError};
 
+mod begin;
 mod builder;
+mod places;
 mod waiting;
 
+use begin::Verdict;
 pub use builder::IdempotencyBuilder;
+pub(crate) use places::Place;
+use places::Places;
 use waiting::Waiting;
 
 /// The engine, a cheap clone over a store.
@@ -72,14 +78,13 @@ impl Drop for Handle {
     }
 }
 
-struct Core {
+pub(crate) struct Core {
     store: Arc<dyn ErasedStore>,
-    clock: Arc<dyn Clock>,
+    pub(crate) clock: Arc<dyn Clock>,
     duties: Duties,
     expirer: Expirer,
     lease: Duration,
-    places: Arc<Semaphore>,
-    max_executions: usize,
+    places: Arc<Places>,
     tracker: TaskTracker,
 }
 
@@ -148,13 +153,14 @@ impl std::error::Error for Refused {
 
 /// One look at the store.
 enum Look<B, T> {
-    /// The key was free, and the body ran. `None`: its task was torn down.
+    /// The key was free, and the body ran. `None`: its outcome is not known here, since its task was torn down or the
+    /// claim lost to another run.
     Ran(Option<T>),
     /// Something stands in the way; the body has not started and is given back.
     Blocked(Block, B),
 }
 
-enum Block {
+pub(crate) enum Block {
     InFlight(Fingerprint),
     Recorded(Record),
     Refused(Refused),
@@ -188,7 +194,7 @@ impl Idempotency {
 
     /// How many executions are running.
     pub fn executions(&self) -> usize {
-        self.handle.core.max_executions - self.handle.core.places.available_permits()
+        self.handle.core.places.taken()
     }
 
     /// Runs `body` if the key is free, and otherwise says what stands under it.
@@ -198,7 +204,7 @@ impl Idempotency {
     ///
     /// # Errors
     /// [`Refused`] says why the body did not run. [`Refused::OutcomeUnknown`] alone may also mean that the body's task was
-    /// torn down together with the async runtime.
+    /// torn down together with the async runtime, or that another run took the claim over ([`Abandoned::Rerun`](crate::Abandoned::Rerun)).
     ///
     /// # Cancel safety
     /// Dropped before the store was asked, the future leaves the key as it was. Dropped while a remote store is being asked,
@@ -207,6 +213,19 @@ impl Idempotency {
     pub async fn run<B, F, T>(&self, attempt: Attempt, body: B) -> Result<Answer<T>, Refused>
     where
         B: FnOnce() -> F + Send + 'static,
+        F: Future<Output = Ended<T>> + Send + 'static,
+        T: Send + 'static,
+    {
+        self.run_leased(attempt, |_| body()).await
+    }
+
+    /// As [`run`](Self::run), for a body that wants to know whether its claim is still its own.
+    ///
+    /// # Errors
+    /// As for [`run`](Self::run).
+    pub async fn run_leased<B, F, T>(&self, attempt: Attempt, body: B) -> Result<Answer<T>, Refused>
+    where
+        B: FnOnce(Lease) -> F + Send + 'static,
         F: Future<Output = Ended<T>> + Send + 'static,
         T: Send + 'static,
     {
@@ -252,108 +271,79 @@ impl Core {
     /// all that a store in memory needs; if it is pending, a task takes it over together with the body.
     async fn look<B, F, T>(self: &Arc<Self>, attempt: Attempt, body: B) -> Look<B, T>
     where
-        B: FnOnce() -> F + Send + 'static,
+        B: FnOnce(Lease) -> F + Send + 'static,
         F: Future<Output = Ended<T>> + Send + 'static,
         T: Send + 'static,
     {
-        let mut begin = self.begin(attempt);
-        match poll_fn(|cx| Poll::Ready(begin.as_mut().poll(cx))).await {
-            Poll::Ready(Err(block)) => Look::Blocked(block, body),
-            Poll::Ready(Ok(execution)) => {
-                let (reply, response) = oneshot::channel();
-                self.spawn(execution.run(body(), reply));
-                Look::Ran(response.await.ok())
-            }
-            Poll::Pending => {
-                let (reply, response) = oneshot::channel();
-                let (unused, blocked) = oneshot::channel();
-                let lease = self.lease;
-                self.spawn(async move {
-                    match timeout(STEP, begin.as_mut()).await {
-                        Ok(Err(block)) => drop(unused.send((block, body))),
-                        Ok(Ok(execution)) => {
-                            drop(unused);
-                            execution.run(body(), reply).await;
-                        }
-                        Err(_) => {
-                            let silent = StoreError::unavailable(format!("no answer from the store within {STEP:?}"));
-                            drop(unused.send((Block::Refused(Refused::StoreUnavailable(silent)), body)));
-                            // The client was told that nothing is done, so a claim that comes late goes back. One that
-                            // comes later than that is nobody's, until its lease is over.
-                            if let Ok(Ok(late)) = timeout(lease, begin).await {
-                                execution::release(attempt.key, late.claim).await;
-                            }
-                        }
-                    }
-                });
-                match blocked.await {
-                    Ok((block, body)) => Look::Blocked(block, body),
-                    Err(_) => Look::Ran(response.await.ok()),
+        let mut asked = self.ask(attempt);
+        let verdict = match at_once(&mut asked).await {
+            Some(begun) => self.judge(attempt, begun),
+            None => Verdict::Asking(asked),
+        };
+        let execution = match verdict {
+            Verdict::Blocked(block) => return Look::Blocked(block, body),
+            Verdict::Run(execution) => execution,
+            unsettled => {
+                let mut rest = Arc::clone(self).settle(attempt, unsettled);
+                match at_once(&mut rest).await {
+                    Some(Err(block)) => return Look::Blocked(block, body),
+                    Some(Ok(execution)) => execution,
+                    None => return self.look_in_task(attempt, rest, body).await,
                 }
             }
-        }
+        };
+        let lease = execution.lease();
+        // In a box of its own before anything else, since it is large and would be moved from hand to hand.
+        let run = Box::pin(execution.run(body(lease)));
+        Look::Ran(self.spawn(run).await.ok().flatten())
     }
 
-    /// Claims the key, or says what stands in the way.
-    fn begin(self: &Arc<Self>, attempt: Attempt) -> BoxFuture<Result<Execution, Block>> {
+    async fn look_in_task<B, F, T>(
+        self: &Arc<Self>,
+        attempt: Attempt,
+        mut rest: BoxFuture<Result<Execution, Block>>,
+        body: B,
+    ) -> Look<B, T>
+    where
+        B: FnOnce(Lease) -> F + Send + 'static,
+        F: Future<Output = Ended<T>> + Send + 'static,
+        T: Send + 'static,
+    {
         let core = Arc::clone(self);
-        Box::pin(async move {
-            let unavailable = |error| Block::Refused(Refused::StoreUnavailable(error));
-            loop {
-                match without_panics(core.ask(attempt)).await {
-                    Ok(Begin::Claimed(claim)) => {
-                        // Only new keys are refused for want of a place, so this comes after the store was asked.
-                        let Some(place) = core.place() else {
-                            execution::release(attempt.key, claim).await;
-                            return Err(Block::Refused(Refused::TooManyExecutions));
-                        };
-                        return Ok(core.execution(attempt, claim, place));
-                    }
-                    Ok(Begin::Completed(record)) => return Err(Block::Recorded(record)),
-                    Ok(Begin::InFlight(fingerprint)) => return Err(Block::InFlight(fingerprint)),
-                    Ok(Begin::Abandoned(mut claim)) => {
-                        // A claim that is dropped here stays abandoned: for an owner that was only slow, and since its
-                        // body may have run it is never given back.
-                        if attempt.rules.abandoned == Abandoned::Refuse {
-                            return Err(Block::Refused(Refused::OutcomeUnknown));
-                        }
-                        let Some(place) = core.place() else {
-                            return Err(Block::Refused(Refused::TooManyExecutions));
-                        };
-                        match without_panics(claim.renew(core.lease)).await {
-                            Ok(()) => return Ok(core.execution(attempt, claim, place)),
-                            Err(StoreError::Lost) => {}
-                            Err(error) => return Err(unavailable(error)),
-                        }
-                    }
-                    Err(StoreError::Full) => return Err(Block::Refused(Refused::StoreFull)),
-                    Err(error) => return Err(unavailable(error)),
+        let task = Box::pin(async move {
+            match timeout(STEP, rest.as_mut()).await {
+                Ok(Ok(execution)) => {
+                    let lease = execution.lease();
+                    Ok(execution.run(body(lease)).await)
+                }
+                Ok(Err(block)) => Err((block, body)),
+                Err(_) => {
+                    core.release_late(attempt.key, rest);
+                    Err((Block::Refused(Refused::StoreUnavailable(ending::silent())), body))
                 }
             }
-        })
-    }
-
-    async fn ask(&self, attempt: Attempt) -> Result<Begin<BoxClaim>, StoreError> {
-        if self.duties.expire {
-            self.expirer.begin(&self.store, &*self.clock, attempt, self.lease).await
-        } else {
-            let Attempt { key, fingerprint, rules } = attempt;
-            Arc::clone(&self.store).begin(key, fingerprint, self.lease, rules.ttl).await
+        });
+        match self.spawn(task).await {
+            Ok(Ok(response)) => Look::Ran(response),
+            Ok(Err((block, body))) => Look::Blocked(block, body),
+            Err(_) => Look::Ran(None),
         }
     }
 
-    /// One of the places that bound how many bodies run at once.
-    fn place(&self) -> Option<OwnedSemaphorePermit> {
-        Arc::clone(&self.places).try_acquire_owned().ok()
+    /// The client was told that nothing is done, so a claim that comes late goes back. One that comes later than that is
+    /// nobody's, until its lease is over.
+    fn release_late(self: &Arc<Self>, key: StorageKey, rest: BoxFuture<Result<Execution, Block>>) {
+        let lease = self.lease;
+        drop(self.spawn(Box::pin(async move {
+            if let Ok(Ok(late)) = timeout(lease, rest).await {
+                ending::release(key, late.claim).await;
+            }
+        })));
     }
 
-    fn execution(&self, attempt: Attempt, claim: BoxClaim, place: OwnedSemaphorePermit) -> Execution {
-        let lease = self.duties.renew.then_some(self.lease);
-        Execution { attempt, claim, lease, clock: Arc::clone(&self.clock), _place: place }
-    }
-
-    fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
-        drop(self.tracker.spawn(task.in_current_span().with_current_subscriber()));
+    /// A task that [`Idempotency::drain`] waits for, in the request's span.
+    pub(crate) fn spawn<T: Send + 'static>(&self, task: BoxFuture<T>) -> JoinHandle<T> {
+        self.tracker.spawn(task.in_current_span().with_current_subscriber())
     }
 }
 

@@ -1,8 +1,11 @@
-//! Stores without their type, so that neither a handler nor a layer carries a type parameter.
+//! Stores without their type, so that neither a handler nor a layer carries a type parameter; and without their panics,
+//! which would take the body's answer with them.
 
 use std::future::Future;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use crate::clock::Clock;
@@ -12,6 +15,24 @@ use crate::record::Record;
 use crate::store::{Begin, Claim, Duties, Store, StoreError};
 
 pub(crate) type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
+/// What a store answers, some time.
+pub(crate) struct Answering<'a, T>(Pin<Box<dyn Future<Output = Result<T, StoreError>> + Send + 'a>>);
+
+impl<'a, T> Answering<'a, T> {
+    pub(crate) fn new(answer: impl Future<Output = Result<T, StoreError>> + Send + 'a) -> Self {
+        Self(Box::pin(answer))
+    }
+}
+
+impl<T> Future for Answering<'_, T> {
+    type Output = Result<T, StoreError>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        catch_unwind(AssertUnwindSafe(|| self.0.as_mut().poll(cx)))
+            .unwrap_or_else(|_panic| Poll::Ready(Err(StoreError::unavailable("the store panicked"))))
+    }
+}
+
 pub(crate) type BoxClaim = Box<dyn ErasedClaim>;
 
 /// [`Store`] with futures that own what they need: a task can take over a `begin` that the request started.
@@ -23,9 +44,9 @@ pub(crate) trait ErasedStore: Send + Sync {
         fingerprint: Fingerprint,
         lease: Duration,
         ttl: Duration,
-    ) -> BoxFuture<Result<Begin<BoxClaim>, StoreError>>;
+    ) -> Answering<'static, Begin<BoxClaim>>;
     fn ended(self: Arc<Self>, key: StorageKey) -> BoxFuture<()>;
-    fn forget(self: Arc<Self>, key: StorageKey) -> BoxFuture<Result<bool, StoreError>>;
+    fn forget(self: Arc<Self>, key: StorageKey) -> Answering<'static, bool>;
 }
 
 impl<S: Store> ErasedStore for S {
@@ -39,8 +60,8 @@ impl<S: Store> ErasedStore for S {
         fingerprint: Fingerprint,
         lease: Duration,
         ttl: Duration,
-    ) -> BoxFuture<Result<Begin<BoxClaim>, StoreError>> {
-        Box::pin(async move {
+    ) -> Answering<'static, Begin<BoxClaim>> {
+        Answering::new(async move {
             Ok(match Store::begin_with_ttl(&*self, &key, &fingerprint, lease, ttl).await? {
                 Begin::Claimed(claim) => Begin::Claimed(Box::new(claim) as BoxClaim),
                 Begin::Abandoned(claim) => Begin::Abandoned(Box::new(claim) as BoxClaim),
@@ -54,32 +75,33 @@ impl<S: Store> ErasedStore for S {
         Box::pin(async move { Store::ended(&*self, &key).await })
     }
 
-    fn forget(self: Arc<Self>, key: StorageKey) -> BoxFuture<Result<bool, StoreError>> {
-        Box::pin(async move { Store::forget(&*self, &key).await })
+    fn forget(self: Arc<Self>, key: StorageKey) -> Answering<'static, bool> {
+        Answering::new(async move { Store::forget(&*self, &key).await })
     }
 }
 
 pub(crate) trait ErasedClaim: Send {
-    fn renew(&mut self, lease: Duration) -> Pin<Box<dyn Future<Output = Result<(), StoreError>> + Send + '_>>;
-    fn complete(self: Box<Self>, record: Record, ttl: Duration) -> BoxFuture<Result<(), StoreError>>;
-    fn release(self: Box<Self>) -> BoxFuture<Result<(), StoreError>>;
+    fn renew(&mut self, lease: Duration) -> Answering<'_, ()>;
+    fn complete(self: Box<Self>, record: Record, ttl: Duration) -> Answering<'static, ()>;
+    fn release(self: Box<Self>) -> Answering<'static, ()>;
     fn twin(&self) -> Option<BoxClaim>;
 }
 
 impl<C: Claim> ErasedClaim for C {
-    fn renew(&mut self, lease: Duration) -> Pin<Box<dyn Future<Output = Result<(), StoreError>> + Send + '_>> {
-        Box::pin(Claim::renew(self, lease))
+    fn renew(&mut self, lease: Duration) -> Answering<'_, ()> {
+        Answering::new(Claim::renew(self, lease))
     }
 
-    fn complete(self: Box<Self>, record: Record, ttl: Duration) -> BoxFuture<Result<(), StoreError>> {
-        Box::pin(Claim::complete(*self, record, ttl))
+    fn complete(self: Box<Self>, record: Record, ttl: Duration) -> Answering<'static, ()> {
+        Answering::new(Claim::complete(*self, record, ttl))
     }
 
-    fn release(self: Box<Self>) -> BoxFuture<Result<(), StoreError>> {
-        Box::pin(Claim::release(*self))
+    fn release(self: Box<Self>) -> Answering<'static, ()> {
+        Answering::new(Claim::release(*self))
     }
 
     fn twin(&self) -> Option<BoxClaim> {
-        Claim::twin(self).map(|twin| Box::new(twin) as BoxClaim)
+        let twin = catch_unwind(AssertUnwindSafe(|| Claim::twin(self))).unwrap_or_default();
+        twin.map(|twin| Box::new(twin) as BoxClaim)
     }
 }

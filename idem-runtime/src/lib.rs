@@ -11,6 +11,7 @@
 mod clock;
 #[cfg(feature = "conformance")]
 pub mod conformance;
+mod ending;
 mod engine;
 mod erased;
 mod execution;
@@ -21,6 +22,7 @@ mod fingerprint;
 pub mod fuzzing;
 mod hash;
 mod key;
+mod lease;
 mod memory;
 mod record;
 mod rules;
@@ -34,6 +36,7 @@ pub use engine::{Answer, Attempt, Idempotency, IdempotencyBuilder, Refused};
 pub use execution::{Ended, Outcome, Recorded, Recording};
 pub use fingerprint::{Fingerprint, FingerprintBuilder};
 pub use key::{InvalidKey, Key, MAX_KEY, StorageKey};
+pub use lease::Lease;
 pub use memory::{MemoryClaim, MemoryStore, MemoryStoreBuilder, Usage};
 pub use record::{Draft, Record, Undecodable};
 pub use rules::{Abandoned, Rules};

@@ -33,6 +33,7 @@ pub enum Abandoned {
     #[default]
     Refuse,
     /// Run the body again. For bodies that are safe to run twice: at least one run, perhaps more. An owner that was only slow
-    /// still answers its own client, so two clients may get the answers of two runs.
+    /// and learns from the store that another run has taken its claim over does not answer its client, who is told that
+    /// the outcome is unknown: a retry gets the answer that everybody gets.
     Rerun,
 }

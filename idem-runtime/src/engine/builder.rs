@@ -4,9 +4,9 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 
+use super::places::Places;
 use super::{Core, Handle, Idempotency};
 use crate::clock::{Clock, SystemClock};
 use crate::erased::ErasedStore;
@@ -44,7 +44,7 @@ impl IdempotencyBuilder {
     /// How many bodies may run at once; over it a new key is refused with 503, and existing keys are still answered.
     /// Bodies whose client hung up count, too. Default: 16,384.
     pub fn max_executions(mut self, max_executions: usize) -> Self {
-        self.max_executions = max_executions.min(Semaphore::MAX_PERMITS);
+        self.max_executions = max_executions;
         self
     }
 
@@ -63,8 +63,7 @@ impl IdempotencyBuilder {
             clock,
             expirer: Expirer::default(),
             lease: self.lease,
-            places: Arc::new(Semaphore::new(self.max_executions)),
-            max_executions: self.max_executions,
+            places: Arc::new(Places::new(self.max_executions)),
             tracker: TaskTracker::new(),
         };
         Idempotency { handle: Arc::new(Handle { core: Arc::new(core) }) }

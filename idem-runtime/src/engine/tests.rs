@@ -1,8 +1,9 @@
 use std::collections::HashMap;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::Poll;
 
-use tokio::sync::{Notify, Semaphore as Gate};
+use tokio::sync::{Notify, Semaphore as Gate, oneshot};
 use tokio::time::Instant;
 
 use super::*;
@@ -10,8 +11,9 @@ use crate::clock::ManualClock;
 use crate::execution::{Outcome, Recorded, Recording};
 use crate::key::Key;
 use crate::record::Draft;
+use crate::rules::Abandoned;
 use crate::scope::Scope;
-use crate::store::Claim;
+use crate::store::{Begin, Claim};
 
 fn attempt(key: &str, request: &str) -> Attempt {
     let key = Key::parse(key.as_bytes()).unwrap();

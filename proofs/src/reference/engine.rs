@@ -32,6 +32,8 @@ type Client = JoinHandle<Result<Answer<usize>, Refused>>;
 struct Execution {
     claim: usize,
     key: u8,
+    /// Whether it takes abandoned claims over, and so may lose its own to another run.
+    heir: bool,
     /// `None` if the client has hung up.
     client: Option<Client>,
     end: oneshot::Sender<Outcome>,
@@ -147,17 +149,18 @@ impl<S: Store> Played<S> {
         } else {
             Some(client)
         };
-        self.running.push(Execution { claim, key, client, end });
+        self.running.push(Execution { claim, key, heir, client, end });
         compare(&Heard::Ran(claim), &expected)
     }
 
     async fn end(&mut self, step: &Step, index: usize) -> Result<(), String> {
-        let Execution { claim, key, client, end } = self.running.swap_remove(index);
+        let Execution { claim, key, heir, client, end } = self.running.swap_remove(index);
         let mut expected = Heard::Ran(claim);
-        // An owner that has lost its claim cannot end it, but its client gets its answer all the same.
         match step {
             Step::Release { .. } => {
-                self.model.apply(&Step::Release { claim });
+                if self.model.apply(&Step::Release { claim }) == Said::Lost && heir {
+                    expected = Heard::Unknown;
+                }
                 let _ = end.send(Outcome::Release);
             }
             Step::Drop { .. } => {
@@ -166,7 +169,10 @@ impl<S: Store> Played<S> {
                 drop(end);
             }
             _ => {
-                self.model.apply(&Step::Complete { claim, ttl: ttl(key) });
+                // A lost claim cannot be completed. Where another run may have it, its answer is the one that counts.
+                if self.model.apply(&Step::Complete { claim, ttl: ttl(key) }) == Said::Lost && heir {
+                    expected = Heard::Unknown;
+                }
                 let mut draft = Draft::new();
                 draft.put(&(claim as u64).to_le_bytes());
                 let tombstone = leaves_tombstone(claim);

@@ -1,0 +1,51 @@
+//! What an execution can learn about its claim.
+
+use std::fmt;
+use std::future;
+
+use tokio::sync::watch;
+
+/// The lease of the claim under which a body runs.
+///
+/// A store outside this process gives a claim for some time only, and the engine renews it while the body runs. Where that
+/// fails for longer than the lease, because the process stood still or the store could not be reached, somebody else may
+/// have taken the claim over. The body is not stopped: what it has done is done. But it may ask, before a step that must
+/// not happen twice.
+///
+/// A claim in memory is never lost.
+#[derive(Clone)]
+pub struct Lease {
+    /// `None` where claims live as long as their owners. The value says whether the lease was lost.
+    lost: Option<watch::Receiver<bool>>,
+}
+
+impl Lease {
+    pub(crate) const FOR_LIFE: Self = Self { lost: None };
+
+    /// The lease of which `lost` says whether it was lost.
+    pub(crate) fn watching(lost: &watch::Sender<bool>) -> Self {
+        Self { lost: Some(lost.subscribe()) }
+    }
+
+    /// Whether the store said that the claim is not this execution's any more. `false` is no guarantee: the store may say so
+    /// the next time it is asked.
+    pub fn is_lost(&self) -> bool {
+        self.lost.as_ref().is_some_and(|lost| *lost.borrow())
+    }
+
+    /// Resolves when the lease is lost, and never otherwise. Cancel safe.
+    pub async fn lost(&self) {
+        if let Some(mut lost) = self.lost.clone()
+            && lost.wait_for(|lost| *lost).await.is_ok()
+        {
+            return;
+        }
+        future::pending().await
+    }
+}
+
+impl fmt::Debug for Lease {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Lease").field("lost", &self.is_lost()).finish()
+    }
+}
