@@ -3,6 +3,7 @@
 use std::future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use axum::extract::State;
 use axum::http::StatusCode;
@@ -14,28 +15,53 @@ use serde::{Deserialize, Serialize};
 /// Where every request goes.
 pub const PATH: &str = "/orders";
 
-/// The state of the handler. Clones share the count.
+/// The state of the handler. Clones share the counts.
 #[derive(Clone, Debug, Default)]
 pub struct Shop {
-    executions: Arc<AtomicU64>,
-    /// A body that starts never ends, so that its key stays in flight.
-    stuck: bool,
+    counts: Arc<Counts>,
+    pace: Pace,
+    padding: usize,
+}
+
+#[derive(Debug, Default)]
+struct Counts {
+    started: AtomicU64,
+    ended: AtomicU64,
+}
+
+/// How long the body of the handler takes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Pace {
+    /// It answers at once.
+    #[default]
+    Prompt,
+    /// It takes a while.
+    Slow(Duration),
+    /// It never ends, so that its key stays in flight.
+    Stuck,
 }
 
 impl Shop {
-    /// A shop whose handler answers at once.
-    pub fn new() -> Self {
-        Self::default()
+    /// A shop whose handler answers at this pace.
+    pub fn new(pace: Pace) -> Self {
+        Self { pace, ..Self::default() }
     }
 
-    /// A shop whose handler never ends.
-    pub fn stuck() -> Self {
-        Self { stuck: true, ..Self::default() }
+    /// A shop whose answers are larger by `padding` bytes.
+    #[must_use]
+    pub fn with_padding(mut self, padding: usize) -> Self {
+        self.padding = padding;
+        self
     }
 
     /// How often the body of the handler was started.
     pub fn executions(&self) -> u64 {
-        self.executions.load(Ordering::SeqCst)
+        self.counts.started.load(Ordering::SeqCst)
+    }
+
+    /// How often it reached its end.
+    pub fn ended(&self) -> u64 {
+        self.counts.ended.load(Ordering::SeqCst)
     }
 }
 
@@ -52,15 +78,21 @@ pub struct Order {
     id: u64,
     length: usize,
     quantity: u32,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    padding: String,
 }
 
 /// The body of both handlers. It does next to nothing, so that what stands around it shows.
 async fn create(shop: Shop, new: NewOrder) -> (StatusCode, Json<Order>) {
-    let id = shop.executions.fetch_add(1, Ordering::SeqCst);
-    if shop.stuck {
-        future::pending::<()>().await;
+    let id = shop.counts.started.fetch_add(1, Ordering::SeqCst);
+    match shop.pace {
+        Pace::Prompt => {}
+        Pace::Slow(pause) => tokio::time::sleep(pause).await,
+        Pace::Stuck => future::pending().await,
     }
-    (StatusCode::CREATED, Json(Order { id, length: new.item.len(), quantity: new.quantity }))
+    shop.counts.ended.fetch_add(1, Ordering::SeqCst);
+    let padding = "p".repeat(shop.padding);
+    (StatusCode::CREATED, Json(Order { id, length: new.item.len(), quantity: new.quantity, padding }))
 }
 
 async fn bare_handler(State(shop): State<Shop>, Json(new): Json<NewOrder>) -> (StatusCode, Json<Order>) {

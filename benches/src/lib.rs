@@ -1,12 +1,25 @@
-//! What one request costs with `#[idempotent]` and without, in instructions, in time and in memory. `BENCHMARKS.md` says
+//! What one request costs with `#[idempotent]` and without: in instructions, in time and in memory. `BENCHMARKS.md` says
 //! how to run it and what the numbers mean.
 //!
-//! A benchmark that measures the wrong path is worse than none, so every answer that is timed is also checked: its
-//! status, whether it is marked as a replay, and how often the body of the handler ran.
+//! A benchmark that measures the wrong path is worse than none. So every answer that is timed is also checked, and a run
+//! in which one answer was not what its row is about fails: its status, whether it is marked as a replay, and how often
+//! the body of the handler ran.
 
 pub mod app;
 pub mod batch;
+pub mod chart;
+pub mod cli;
+pub mod document;
+pub mod floors;
+pub mod handwritten;
+pub mod http;
+pub mod in_process;
+pub mod promises;
+pub mod report;
 pub mod row;
+pub mod sample;
+pub mod scale;
+pub mod subject;
 
 /// Any failure ends a benchmark with its message: a number from a broken run is worth nothing.
 pub type Failure = Box<dyn std::error::Error + Send + Sync>;

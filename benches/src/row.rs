@@ -1,17 +1,29 @@
-//! What a row of a table measures, and how its answers are told from those of another row.
+//! What a row of a table measures, and the requests that it sends.
 
 use std::fmt;
 
 use axum::body::Body;
-use axum::http::{Request, StatusCode};
+use axum::http::header::CONTENT_TYPE;
+use axum::http::{HeaderName, HeaderValue, Method, Request, Uri};
 use bytes::Bytes;
 
 use crate::app::PATH;
+use crate::subject::{KeyedBy, Subject};
+
+/// How many keys the replays and the mismatches go round.
+pub const KEYS: u64 = 256;
+
+/// The header that carries the key.
+pub const KEY_HEADER: HeaderName = HeaderName::from_static("idempotency-key");
+
+/// A header as long as `Idempotency-Key` that nobody reads: a request without a key carries it in its place, so that every
+/// row is charged for the same number of headers.
+pub const OTHER_HEADER: HeaderName = HeaderName::from_static("x-request-label");
 
 /// What happens to each request of a row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Kind {
-    /// The body runs without any protection mounted, and the key is a header like any other.
+    /// No protection is mounted; the key is a header like any other.
     Bare,
     /// The protection is mounted, but the request has no key.
     Unprotected,
@@ -30,7 +42,7 @@ impl Kind {
     pub const ALL: [Self; 6] =
         [Self::Bare, Self::Unprotected, Self::First, Self::Replay, Self::InFlight, Self::Mismatch];
 
-    /// The name in tables and in files.
+    /// The name in files and on command lines.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Bare => "bare",
@@ -52,12 +64,17 @@ impl Kind {
         matches!(self, Self::Bare | Self::Unprotected | Self::First)
     }
 
-    /// The status of every answer where nothing else was declared.
-    pub const fn status(self) -> StatusCode {
+    /// Whether each key must have been used before.
+    pub const fn needs_records(self) -> bool {
+        matches!(self, Self::Replay | Self::Mismatch)
+    }
+
+    /// The key of the request with this number. Numbers below [`KEYS`] are the keys that were used before.
+    pub const fn key(self, number: u64) -> u64 {
         match self {
-            Self::Bare | Self::Unprotected | Self::First | Self::Replay => StatusCode::CREATED,
-            Self::InFlight => StatusCode::CONFLICT,
-            Self::Mismatch => StatusCode::UNPROCESSABLE_ENTITY,
+            Self::Bare | Self::Unprotected | Self::First => KEYS + number,
+            Self::Replay | Self::Mismatch => number % KEYS,
+            Self::InFlight => 0,
         }
     }
 }
@@ -68,27 +85,36 @@ impl fmt::Display for Kind {
     }
 }
 
-/// The bodies of requests of one size: the usual one, and another of the same length for mismatches.
+/// The bodies of requests of one size.
 #[derive(Clone, Debug)]
 pub struct Bodies {
-    /// Sent by every row.
-    pub usual: Bytes,
-    /// Sent with the key of the usual one, to be refused.
-    pub other: Bytes,
+    size: usize,
+    usual: Bytes,
+    other: Bytes,
 }
 
 impl Bodies {
-    /// The smallest size there is: an order of an empty item.
-    pub const SMALLEST: usize = r#"{"item":"","quantity":12}"#.len();
-
-    /// Bodies of exactly `size` bytes.
+    /// Bodies of exactly `size` bytes, at least 30.
     pub fn new(size: usize) -> Self {
-        let body = |quantity: u32| {
-            let item = "x".repeat(size.saturating_sub(Self::SMALLEST));
-            Bytes::from(format!(r#"{{"item":"{item}","quantity":{quantity}}}"#))
-        };
-        Self { usual: body(12), other: body(34) }
+        Self { size, usual: body(size, 0, 12), other: body(size, 0, 34) }
     }
+
+    /// The body of a request: the same for all but mismatches, and where the body itself is the key.
+    pub fn of(&self, subject: &Subject, kind: Kind, key: u64) -> Bytes {
+        match (subject.keyed_by, kind) {
+            (KeyedBy::Body, _) => body(self.size, key, 12),
+            (KeyedBy::Header, Kind::Mismatch) => self.other.clone(),
+            (KeyedBy::Header, _) => self.usual.clone(),
+        }
+    }
+}
+
+fn body(size: usize, number: u64, quantity: u32) -> Bytes {
+    let mut body = format!(r#"{{"quantity":{quantity},"item":"{number:05x}"#);
+    let padding = size.saturating_sub(body.len() + 2);
+    body.extend(std::iter::repeat_n('x', padding));
+    body.push_str(r#""}"#);
+    Bytes::from(body)
 }
 
 /// The key with this number, 36 characters like a UUID.
@@ -96,20 +122,20 @@ pub fn key(number: u64) -> String {
     format!("{number:08x}-5a2b-4c1d-8e3f-{:012x}", number.wrapping_mul(0x9e37_79b9_7f4a) & 0xffff_ffff_ffff)
 }
 
-/// A header as long as `Idempotency-Key` that nobody reads: a request without a key carries it in its place, so that every
-/// row is charged for the same number of headers.
-pub const OTHER_HEADER: &str = "x-request-label";
+/// The headers of a request, the same in process and over HTTP.
+pub fn headers(subject: &Subject, kind: Kind, number: u64) -> Vec<(HeaderName, HeaderValue)> {
+    let name = if kind == Kind::Unprotected { OTHER_HEADER } else { KEY_HEADER };
+    let mut headers = vec![(CONTENT_TYPE, HeaderValue::from_static("application/json"))];
+    headers.extend(HeaderValue::try_from(key(kind.key(number))).ok().map(|key| (name, key)));
+    headers.extend(subject.also.map(|also| also(kind.key(number))));
+    headers
+}
 
-/// One request. The body is shared, so that making it costs the same whatever its size is.
-pub fn request(header: &str, key: u64, body: &Bytes) -> Request<Body> {
-    let mut request = Request::new(Body::from(body.clone()));
-    *request.method_mut() = http::Method::POST;
-    *request.uri_mut() = http::Uri::from_static(PATH);
-    let headers = request.headers_mut();
-    headers.insert(http::header::CONTENT_TYPE, http::HeaderValue::from_static("application/json"));
-    // A key is hexadecimal digits, and the header names are constants of this crate.
-    if let (Ok(name), Ok(value)) = (http::HeaderName::try_from(header), http::HeaderValue::try_from(self::key(key))) {
-        headers.insert(name, value);
-    }
+/// The request with this number. A body is shared where it can be, so that making it costs nothing.
+pub fn request(subject: &Subject, kind: Kind, number: u64, bodies: &Bodies) -> Request<Body> {
+    let mut request = Request::new(Body::from(bodies.of(subject, kind, kind.key(number))));
+    *request.method_mut() = Method::POST;
+    *request.uri_mut() = Uri::from_static(PATH);
+    request.headers_mut().extend(headers(subject, kind, number));
     request
 }

@@ -3,8 +3,9 @@
 //! Warm-up, making the requests and the checks are outside of the function that is counted.
 
 use idem_benches::Failure;
-use idem_benches::batch::{BARE, Bench, IDEM};
+use idem_benches::batch::Bench;
 use idem_benches::row::Kind;
+use idem_benches::subject::{BARE, IDEM};
 
 /// Enough that every lazy start is over and every buffer has its size.
 const WARM_UP: u64 = 512;

@@ -1,0 +1,65 @@
+//! Bytes per key, by an allocator that counts: a program of its own, since counting takes time. Writes one line of JSON.
+
+use std::alloc::System;
+use std::thread;
+use std::time::Duration;
+
+use bytes::Bytes;
+use idem_benches::Failure;
+use idem_benches::report::Memory;
+use idem_benches::scale::{RECORD, claim, execute, record_bytes, storage_key};
+use idem_runtime::MemoryStore;
+use moka::sync::Cache;
+use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
+
+#[global_allocator]
+static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
+
+fn main() -> Result<(), Failure> {
+    let keys = std::env::args().nth(1).map_or(Ok(100_000), |keys| keys.parse())?;
+
+    // The floor: a moka cache from the key's hash to the record's bytes, which knows no fingerprint and no expiry.
+    let before = Region::new(ALLOCATOR);
+    let cache: Cache<[u8; 32], Bytes> = Cache::builder().max_capacity(u64::MAX).build();
+    for number in 0..keys {
+        cache.insert(*storage_key(number)?.as_bytes(), record_bytes());
+    }
+    cache.run_pending_tasks();
+    let floor = settled(&before) / keys as f64;
+
+    // Nothing is dropped before the end: moka gives memory back later, which would count for what comes next.
+    let store = MemoryStore::builder().max_entries(usize::MAX).max_bytes(usize::MAX).build();
+    let before = Region::new(ALLOCATOR);
+    for number in 0..keys {
+        execute(&store, &storage_key(number)?)?;
+    }
+    let completed = settled(&before) / keys as f64;
+    let usage = store.usage();
+    if usage.completed as u64 != keys {
+        return Err(format!("{} records instead of {keys}", usage.completed).into());
+    }
+    let accounted = usage.bytes as f64 / keys as f64;
+
+    let claimed = MemoryStore::builder().max_entries(usize::MAX).max_bytes(usize::MAX).build();
+    let mut claims = Vec::with_capacity(usize::try_from(keys)?);
+    let before = Region::new(ALLOCATOR);
+    for number in 0..keys {
+        claims.push(claim(&claimed, &storage_key(number)?)?);
+    }
+    let in_flight = settled(&before) / keys as f64;
+    // Beside what the allocator gave for the store, each claim is a value in its owner's hands.
+    let held = std::mem::size_of_val(&claims[..]) as f64 / keys as f64;
+    drop((claims, store, cache));
+
+    let memory = Memory { keys, record: RECORD, floor, completed, accounted, in_flight: in_flight + held };
+    println!("{}", serde_json::to_string(&memory)?);
+    Ok(())
+}
+
+/// The bytes that were allocated since and have not been given back, when moka and the janitor have tidied up.
+fn settled(since: &Region<'_, System>) -> f64 {
+    thread::sleep(Duration::from_secs(1));
+    let change = since.change();
+    // What `realloc` added or took away is in both.
+    change.bytes_allocated as f64 - change.bytes_deallocated as f64
+}

@@ -1,0 +1,209 @@
+//! What `begin` and `complete` of a `MemoryStore` cost with few keys in it and with many, on one thread and on two, on one
+//! key and on many.
+
+use std::hint::black_box;
+use std::sync::Barrier;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use futures_util::FutureExt;
+use idem_runtime::{Begin, Claim, Fingerprint, Key, MemoryStore, Record, Scope, StorageKey, Store};
+use serde::Serialize;
+
+use crate::Failure;
+use crate::row;
+use crate::sample::Series;
+
+/// How many keys the store holds, unless fewer are asked for.
+pub const LIVE_KEYS: [u64; 4] = [1_000, 100_000, 1_000_000, 10_000_000];
+/// How long a claim may stand still, which a `MemoryStore` ignores.
+const LEASE: Duration = Duration::from_secs(60);
+/// So long that nothing expires meanwhile.
+const TTL: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// What is done to the store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub enum Work {
+    /// `begin` and `complete` of new keys.
+    Execute,
+    /// `begin` of keys whose records are there.
+    Replay,
+    /// `begin` of one such key, over and over.
+    ReplayHot,
+}
+
+impl Work {
+    /// All of it.
+    pub const ALL: [Self; 3] = [Self::Execute, Self::Replay, Self::ReplayHot];
+
+    /// The name in tables.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Execute => "begin and complete, new keys",
+            Self::Replay => "begin, recorded keys",
+            Self::ReplayHot => "begin, one recorded key",
+        }
+    }
+}
+
+/// One cell of the table.
+#[derive(Clone, Debug, Serialize)]
+pub struct Scaled {
+    /// What was done.
+    pub work: &'static str,
+    /// By how many threads at once.
+    pub threads: u64,
+    /// How many keys were in the store.
+    pub live_keys: u64,
+    /// Nanoseconds per key, one value per round; with two threads, of each thread.
+    pub nanos: Series,
+}
+
+/// Measures all work at all sizes up to `most` keys, in rounds in which they take turns.
+///
+/// # Errors
+/// A `begin` that was answered otherwise than the work expects.
+pub fn measure(most: u64, rounds: usize, batch: u64) -> Result<Vec<Scaled>, Failure> {
+    let mut stores = Vec::new();
+    for live_keys in LIVE_KEYS.into_iter().filter(|keys| *keys <= most) {
+        eprintln!("filling a store with {live_keys} keys");
+        stores.push(Filled::new(live_keys)?);
+    }
+    let mut cells = Vec::new();
+    for store in 0..stores.len() {
+        for work in Work::ALL {
+            for threads in [1, 2] {
+                let live_keys = stores[store].live_keys;
+                let scaled = Scaled { work: work.name(), threads, live_keys, nanos: Series::default() };
+                cells.push((store, work, scaled));
+            }
+        }
+    }
+    let count = cells.len();
+    for round in 0..=rounds {
+        for turn in 0..count {
+            let (store, work, scaled) = &mut cells[(round + turn) % count];
+            let took = stores[*store].run(*work, scaled.threads, batch)?;
+            // The first round warms up.
+            if round > 0 {
+                scaled.nanos.0.push(took.as_secs_f64() * 1e9 / batch as f64);
+            }
+        }
+    }
+    Ok(cells.into_iter().map(|(_, _, scaled)| scaled).collect())
+}
+
+struct Filled {
+    store: MemoryStore,
+    live_keys: u64,
+    next: u64,
+}
+
+impl Filled {
+    fn new(live_keys: u64) -> Result<Self, Failure> {
+        let store = MemoryStore::builder().max_entries(20_000_000).max_bytes(64 << 30).build();
+        for number in 0..live_keys {
+            execute(&store, &storage_key(number)?)?;
+        }
+        Ok(Self { store, live_keys, next: live_keys })
+    }
+
+    /// Does `work` for `batch` keys on each of `threads` threads: the time of the slowest.
+    fn run(&mut self, work: Work, threads: u64, batch: u64) -> Result<Duration, Failure> {
+        let mut shares = Vec::new();
+        for _ in 0..threads {
+            let keys: Result<Vec<_>, Failure> = match work {
+                Work::Execute => (self.next..self.next + batch).map(storage_key).collect(),
+                // A stride that visits the keys in no order, and each thread others.
+                Work::Replay => (self.next..self.next + batch)
+                    .map(|number| storage_key(number.wrapping_mul(2_654_435_761) % self.live_keys))
+                    .collect(),
+                Work::ReplayHot => (0..batch).map(|_| storage_key(0)).collect(),
+            };
+            self.next += batch;
+            shares.push(keys?);
+        }
+        let together = Barrier::new(shares.len());
+        let store = &self.store;
+        let slowest = thread::scope(|scope| {
+            let running: Vec<_> =
+                shares.iter().map(|keys| scope.spawn(|| timed(store, keys, work, &together))).collect();
+            let mut slowest = Duration::ZERO;
+            for thread in running {
+                slowest = slowest.max(thread.join().map_err(|_| "a thread panicked")??);
+            }
+            Ok::<_, Failure>(slowest)
+        })?;
+        if work == Work::Execute {
+            // So that the store stays at its size.
+            for key in shares.iter().flatten() {
+                let forgotten = ready(self.store.forget(key))??;
+                if !forgotten {
+                    return Err("a completed key was not there".into());
+                }
+            }
+        }
+        Ok(slowest)
+    }
+}
+
+fn timed(store: &MemoryStore, keys: &[StorageKey], work: Work, together: &Barrier) -> Result<Duration, Failure> {
+    together.wait();
+    let started = Instant::now();
+    for key in keys {
+        match work {
+            Work::Execute => execute(store, key)?,
+            Work::Replay | Work::ReplayHot => match ready(store.begin(key, &fingerprint(), LEASE))?? {
+                Begin::Completed(record) => drop(black_box(record)),
+                other => return Err(format!("a recorded key was answered with {other:?}").into()),
+            },
+        }
+    }
+    Ok(started.elapsed())
+}
+
+/// Claims `key` and completes it with a record as a response of 100 bytes leaves it.
+///
+/// # Errors
+/// Where the key was not new.
+pub fn execute(store: &MemoryStore, key: &StorageKey) -> Result<(), Failure> {
+    let claim = claim(store, key)?;
+    Ok(ready(claim.complete(Record::new(fingerprint(), record_bytes()), TTL))??)
+}
+
+/// Claims `key`.
+///
+/// # Errors
+/// Where the key was not new.
+pub fn claim(store: &MemoryStore, key: &StorageKey) -> Result<<MemoryStore as Store>::Claim, Failure> {
+    match ready(store.begin(key, &fingerprint(), LEASE))?? {
+        Begin::Claimed(claim) => Ok(claim),
+        other => Err(format!("a new key was answered with {other:?}").into()),
+    }
+}
+
+/// The storage key with this number.
+///
+/// # Errors
+/// None: the keys are well-formed.
+pub fn storage_key(number: u64) -> Result<StorageKey, Failure> {
+    Ok(StorageKey::new(&Scope::GLOBAL, &Key::parse(row::key(number).as_bytes())?))
+}
+
+/// What a response of 100 bytes with its content type is as a record, in an allocation of its own.
+pub fn record_bytes() -> Bytes {
+    Bytes::copy_from_slice(&[b'r'; RECORD])
+}
+
+/// How long that is: the head of a record, status, one header, and the body.
+pub const RECORD: usize = 10 + 40 + 100;
+
+fn fingerprint() -> Fingerprint {
+    Fingerprint::from_bytes([7; 32])
+}
+
+/// A `MemoryStore` never waits.
+fn ready<F: Future>(future: F) -> Result<F::Output, Failure> {
+    future.now_or_never().ok_or_else(|| "the store had to wait".into())
+}

@@ -1,0 +1,91 @@
+//! What is compared: something around the handler, how its requests look, and what its answers are told by.
+
+use axum::Router;
+use axum::http::{HeaderName, HeaderValue, StatusCode};
+
+use crate::app::{self, Shop};
+use crate::handwritten;
+use crate::row::Kind;
+
+/// Something that can be put around the handler.
+#[derive(Clone, Copy, Debug)]
+pub struct Subject {
+    /// The name in tables and on command lines.
+    pub name: &'static str,
+    /// Makes the router, within a tokio runtime.
+    pub router: fn(&Shop) -> Router,
+    /// What tells two requests apart.
+    pub keyed_by: KeyedBy,
+    /// A header that every request needs, such as a cookie, by the number of the request.
+    pub also: Option<fn(u64) -> (HeaderName, HeaderValue)>,
+    /// The header of a replay, where there is one.
+    pub marker: Option<&'static str>,
+    /// What a request gets whose key is in flight; `None` where it runs the body again.
+    pub in_flight: Option<StatusCode>,
+    /// What a request gets whose key was used with another body; `None` where it is not refused.
+    pub mismatch: Option<StatusCode>,
+}
+
+/// What tells two requests apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KeyedBy {
+    /// The header `Idempotency-Key`.
+    Header,
+    /// A hash of the request, so each needs a body of its own.
+    Body,
+}
+
+/// The handler alone.
+pub const BARE: Subject = Subject {
+    name: "bare",
+    router: app::bare,
+    keyed_by: KeyedBy::Header,
+    also: None,
+    marker: None,
+    in_flight: None,
+    mismatch: None,
+};
+
+/// The handler with `#[idempotent]`.
+pub const IDEM: Subject = Subject {
+    name: "idem",
+    router: app::idem,
+    marker: Some("idempotent-replayed"),
+    in_flight: Some(StatusCode::CONFLICT),
+    mismatch: Some(StatusCode::UNPROCESSABLE_ENTITY),
+    ..BARE
+};
+
+/// The handler under a few lines of middleware, as they are written in an afternoon: a floor, and no protection.
+pub const HANDWRITTEN: Subject =
+    Subject { name: "60 lines by hand", router: handwritten::router, in_flight: None, mismatch: None, ..IDEM };
+
+impl Subject {
+    /// The rows it can be measured in. Where a promise is not kept there is no answer to time.
+    pub fn kinds(&self) -> Vec<Kind> {
+        if self.name == BARE.name {
+            return vec![Kind::Bare];
+        }
+        Kind::ALL.into_iter().filter(|kind| *kind != Kind::Bare && self.status(*kind).is_some()).collect()
+    }
+
+    /// The status of every answer in a row; `None` where the subject has no such row.
+    pub fn status(&self, kind: Kind) -> Option<StatusCode> {
+        match kind {
+            Kind::Bare | Kind::First | Kind::Replay => Some(StatusCode::CREATED),
+            Kind::Unprotected => (self.keyed_by == KeyedBy::Header).then_some(StatusCode::CREATED),
+            Kind::InFlight => self.in_flight,
+            Kind::Mismatch => self.mismatch,
+        }
+    }
+
+    /// Whether a failure is ours, and ends the run.
+    pub fn is_ours(&self) -> bool {
+        self.name == BARE.name || self.name == IDEM.name
+    }
+
+    /// Whether the answers of a row carry the marker.
+    pub fn marks(&self, kind: Kind) -> bool {
+        kind == Kind::Replay && self.marker.is_some()
+    }
+}
