@@ -11,7 +11,7 @@ use tower::Service;
 
 use crate::Failure;
 use crate::app::{Pace, Shop};
-use crate::row::{Bodies, KEYS, Kind, request};
+use crate::row::{Bodies, Kind, request};
 use crate::subject::Subject;
 
 /// A router in the state that a row needs.
@@ -37,13 +37,14 @@ impl Bench {
             (subject.router)(&shop)
         };
         let mut bench = Self { subject, kind, bodies: Bodies::new(size), shop, router, next: 0 };
+        let used = bench.bodies.used_keys;
         if kind.needs_records() {
             // A replay's request is, number for number, the request that made its record.
-            let first = (0..KEYS).map(|number| request(&subject, Kind::Replay, number, &bench.bodies)).collect();
+            let first = (0..used).map(|number| request(&subject, Kind::Replay, number, &bench.bodies)).collect();
             let expected = Expected { status: StatusCode::CREATED, marker: subject.marker };
             let tally = runtime.block_on(send_all(&mut bench.router, first, expected))?;
-            bench.expect("first executions for the records", tally.as_expected, KEYS)?;
-            bench.expect("executions for the records", bench.shop.executions(), KEYS)?;
+            bench.expect("first executions for the records", tally.as_expected, used)?;
+            bench.expect("executions for the records", bench.shop.executions(), used)?;
         }
         if kind == Kind::InFlight {
             let mut router = bench.router.clone();

@@ -61,6 +61,9 @@ impl Options {
                 _ => return Err(USAGE.into()),
             }
         }
+        if options.rounds == 0 {
+            return Err("no rounds, no numbers".into());
+        }
         if options.quick {
             options.rounds = 1;
             options.keys = options.keys.min(1_000);

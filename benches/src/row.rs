@@ -10,8 +10,8 @@ use bytes::Bytes;
 use crate::app::PATH;
 use crate::subject::{KeyedBy, Subject};
 
-/// How many keys the replays and the mismatches go round.
-pub const KEYS: u64 = 256;
+/// The first key of new requests; those below were used before.
+const NEW: u64 = 256;
 
 /// The header that carries the key.
 pub const KEY_HEADER: HeaderName = HeaderName::from_static("idempotency-key");
@@ -69,11 +69,11 @@ impl Kind {
         matches!(self, Self::Replay | Self::Mismatch)
     }
 
-    /// The key of the request with this number. Numbers below [`KEYS`] are the keys that were used before.
-    pub const fn key(self, number: u64) -> u64 {
+    /// The key of the request with this number, where `used` keys were used before.
+    const fn key(self, number: u64, used: u64) -> u64 {
         match self {
-            Self::Bare | Self::Unprotected | Self::First => KEYS + number,
-            Self::Replay | Self::Mismatch => number % KEYS,
+            Self::Bare | Self::Unprotected | Self::First => NEW + number,
+            Self::Replay | Self::Mismatch => number % used,
             Self::InFlight => 0,
         }
     }
@@ -91,18 +91,25 @@ pub struct Bodies {
     size: usize,
     usual: Bytes,
     other: Bytes,
+    /// How many keys the replays and the mismatches go round: fewer for large bodies, which take long to send.
+    pub used_keys: u64,
 }
 
 impl Bodies {
     /// Bodies of exactly `size` bytes, at least 30.
     pub fn new(size: usize) -> Self {
-        Self { size, usual: body(size, 0, 12), other: body(size, 0, 34) }
+        let used_keys = match size {
+            size if size >= 1 << 20 => 4,
+            size if size >= 1 << 16 => 16,
+            _ => NEW,
+        };
+        Self { size, usual: body(size, 0, 12), other: body(size, 0, 34), used_keys }
     }
 
-    /// The body of a request: the same for all but mismatches, and where the body itself is the key.
-    pub fn of(&self, subject: &Subject, kind: Kind, key: u64) -> Bytes {
+    /// The body of the request with this number: the same for all but mismatches, and where the body itself is the key.
+    pub fn of(&self, subject: &Subject, kind: Kind, number: u64) -> Bytes {
         match (subject.keyed_by, kind) {
-            (KeyedBy::Body, _) => body(self.size, key, 12),
+            (KeyedBy::Body, _) => body(self.size, kind.key(number, self.used_keys), 12),
             (KeyedBy::Header, Kind::Mismatch) => self.other.clone(),
             (KeyedBy::Header, _) => self.usual.clone(),
         }
@@ -112,7 +119,7 @@ impl Bodies {
 fn body(size: usize, number: u64, quantity: u32) -> Bytes {
     let mut body = format!(r#"{{"quantity":{quantity},"item":"{number:05x}"#);
     let padding = size.saturating_sub(body.len() + 2);
-    body.extend(std::iter::repeat_n('x', padding));
+    body.push_str(&"x".repeat(padding));
     body.push_str(r#""}"#);
     Bytes::from(body)
 }
@@ -123,19 +130,20 @@ pub fn key(number: u64) -> String {
 }
 
 /// The headers of a request, the same in process and over HTTP.
-pub fn headers(subject: &Subject, kind: Kind, number: u64) -> Vec<(HeaderName, HeaderValue)> {
+pub fn headers(subject: &Subject, kind: Kind, number: u64, bodies: &Bodies) -> Vec<(HeaderName, HeaderValue)> {
     let name = if kind == Kind::Unprotected { OTHER_HEADER } else { KEY_HEADER };
     let mut headers = vec![(CONTENT_TYPE, HeaderValue::from_static("application/json"))];
-    headers.extend(HeaderValue::try_from(key(kind.key(number))).ok().map(|key| (name, key)));
-    headers.extend(subject.also.map(|also| also(kind.key(number))));
+    let number = kind.key(number, bodies.used_keys);
+    headers.extend(HeaderValue::try_from(key(number)).ok().map(|key| (name, key)));
+    headers.extend(subject.also.map(|also| also(number)));
     headers
 }
 
 /// The request with this number. A body is shared where it can be, so that making it costs nothing.
 pub fn request(subject: &Subject, kind: Kind, number: u64, bodies: &Bodies) -> Request<Body> {
-    let mut request = Request::new(Body::from(bodies.of(subject, kind, kind.key(number))));
+    let mut request = Request::new(Body::from(bodies.of(subject, kind, number)));
     *request.method_mut() = Method::POST;
     *request.uri_mut() = Uri::from_static(PATH);
-    request.headers_mut().extend(headers(subject, kind, number));
+    request.headers_mut().extend(headers(subject, kind, number, bodies));
     request
 }

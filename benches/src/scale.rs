@@ -71,11 +71,11 @@ pub fn measure(most: u64, rounds: usize, batch: u64) -> Result<Vec<Scaled>, Fail
         stores.push(Filled::new(live_keys)?);
     }
     let mut cells = Vec::new();
-    for store in 0..stores.len() {
+    for (store, filled) in stores.iter().enumerate() {
         for work in Work::ALL {
             for threads in [1, 2] {
-                let live_keys = stores[store].live_keys;
-                let scaled = Scaled { work: work.name(), threads, live_keys, nanos: Series::default() };
+                let nanos = Series::default();
+                let scaled = Scaled { work: work.name(), threads, live_keys: filled.live_keys, nanos };
                 cells.push((store, work, scaled));
             }
         }

@@ -75,7 +75,10 @@ impl Load {
         // A replay's request is, number for number, the request that made its record.
         let sent = if job.what == Job::PREPARE { Kind::Replay } else { kind };
         let bodies = Bodies::new(job.bytes);
-        let request = |number| encode(&headers(subject, sent, number), &bodies.of(subject, sent, sent.key(number)));
+        let request = |number| {
+            let headers = headers(subject, sent, number, &bodies);
+            encode(&headers, &bodies.of(subject, sent, number))
+        };
         if job.what == Job::STICK {
             let mut connection = Connection::open(job.port).await?;
             connection.write(&request(0)).await?;

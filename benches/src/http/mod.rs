@@ -16,7 +16,7 @@ use self::load::{Job, Report};
 use self::processes::{Load, Server};
 use crate::Failure;
 use crate::batch::expect;
-use crate::row::{KEYS, Kind};
+use crate::row::{Bodies, Kind};
 use crate::sample::{Measured, Series, relate_to_bare};
 use crate::subject::Subject;
 
@@ -45,7 +45,8 @@ pub fn measure(subjects: &[Subject], rounds: usize, shrink: u64) -> Result<OverH
     let mut load = Load::start()?;
     for (bytes, requests, connections) in SIZES {
         eprintln!("over HTTP, {bytes} bytes");
-        let requests = (requests / shrink).max(2 * connections as u64);
+        let connections = if shrink > 1 { 2 } else { connections };
+        let requests = (requests / shrink).max(connections as u64);
         let mut rows = start(subjects, bytes, connections, &mut load)?;
         let count = rows.len();
         // The first round warms up, and is not kept.
@@ -68,6 +69,7 @@ pub fn measure(subjects: &[Subject], rounds: usize, shrink: u64) -> Result<OverH
 
 /// Starts a server of its own for each row, and brings it into the state that the row needs.
 fn start(subjects: &[Subject], bytes: usize, connections: usize, load: &mut Load) -> Result<Vec<Row>, Failure> {
+    let used = Bodies::new(bytes).used_keys;
     let mut rows = Vec::new();
     for subject in subjects {
         for kind in subject.kinds() {
@@ -90,10 +92,10 @@ fn start(subjects: &[Subject], bytes: usize, connections: usize, load: &mut Load
                 rate: empty.clone(),
                 p99: empty,
             };
-            let before = row.job(Job::PREPARE, if kind.needs_records() { KEYS } else { 1 });
             if kind.needs_records() {
-                let report = load.run(&before)?;
-                expect(subject, kind, "first executions for the records", report.created, KEYS)?;
+                let report = load.run(&row.job(Job::PREPARE, used))?;
+                expect(subject, kind, "first executions for the records", report.created, used)?;
+                expect(subject, kind, "executions for the records", row.server.executions()?, used)?;
             } else if kind == Kind::InFlight {
                 load.run(&row.job(Job::STICK, 1))?;
                 expect(subject, kind, "executions in flight", row.server.wait_for_execution()?, 1)?;
