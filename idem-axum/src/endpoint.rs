@@ -12,9 +12,10 @@ use axum::response::{IntoResponse, Response};
 use futures_util::FutureExt;
 use http::StatusCode;
 use http::request::Parts;
-use idem_runtime::{Answer, Attempt, Ended, Idempotency, Key, Scope, StorageKey, StoreError};
+use idem_runtime::{Answer, Attempt, Ended, Idempotency, Scope, StorageKey, StoreError};
 
 use crate::extract::{IdempotencyKey, Presented};
+use crate::layer::Mounted;
 use crate::policy::Policy;
 use crate::refusal::Refusal;
 use crate::request::{self, Owner, ScopeValue, Unfinished};
@@ -35,9 +36,8 @@ pub struct Call<S> {
 struct Protected {
     policy: &'static Policy,
     idempotency: Idempotency,
-    key: Key,
-    /// The handler's [`IdempotencyKey`], which learns at the end what request it belongs to.
-    extractor: IdempotencyKey,
+    /// The handler's own, which learns at the end what request it belongs to.
+    key: IdempotencyKey,
     owner: Owner,
     fingerprint: Unfinished,
     body_read: bool,
@@ -72,21 +72,20 @@ where
     #[allow(clippy::result_large_err, reason = "a response is what the generated function returns")]
     pub fn open(&mut self, policy: &'static Policy) -> Result<(), Response> {
         let Parts { headers, extensions, .. } = &mut self.parts;
-        let Some(idempotency) = extensions.get::<Idempotency>().cloned() else {
+        let Some(mounted) = extensions.get_mut::<Mounted>() else {
             return Err(Refusal::LayerMissing { policy }.into_response());
         };
         let key =
             request::key(headers, policy).map_err(|reason| Refusal::KeyInvalid { policy, reason }.into_response())?;
-        let extractor = key.clone().map(IdempotencyKey::new);
-        extensions.insert(Presented { policy, key: extractor.clone() });
-        let (Some(key), Some(extractor)) = (key, extractor) else {
+        let key = key.map(IdempotencyKey::new);
+        mounted.presented = Some(Presented { policy, key: key.clone() });
+        let Some(key) = key else {
             return if policy.required { Err(Refusal::KeyMissing { policy }.into_response()) } else { Ok(()) };
         };
         self.protected = Some(Protected {
             policy,
-            idempotency,
+            idempotency: mounted.idempotency.clone(),
             key,
-            extractor,
             owner: request::owner(&self.parts.headers, policy),
             fingerprint: Unfinished::new(&self.parts, policy),
             body_read: !policy.reads_body(),
@@ -113,7 +112,7 @@ where
     }
 
     /// Runs the body unless it ran before: the answer of either, or a refusal.
-    pub async fn run<F>(mut self, policy: &'static Policy, scope: Option<ScopeValue>, body: F) -> Response
+    pub async fn run<F>(&mut self, policy: &'static Policy, scope: Option<ScopeValue>, body: F) -> Response
     where
         F: Future<Output: IntoResponse> + Send + 'static,
     {
@@ -121,7 +120,7 @@ where
         if let Err(rejection) = self.read_body().await {
             return rejection;
         }
-        match self.protected {
+        match self.protected.take() {
             Some(protected) => protected.run(policy, scope, body).await,
             None => body.await.into_response(),
         }
@@ -132,9 +131,7 @@ where
         if self.protected.as_ref().is_none_or(|protected| protected.body_read) {
             return Ok(());
         }
-        let (parts, body) = self.take();
-        let (parts, bytes) = request::buffer(parts, body).await?;
-        self.parts = parts;
+        let bytes = request::buffer(&mut self.parts, mem::take(&mut self.body)).await?;
         if let Some(protected) = &mut self.protected {
             protected.fingerprint.body(&bytes, protected.policy);
             protected.body_read = true;
@@ -154,7 +151,7 @@ impl Protected {
     where
         F: Future<Output: IntoResponse> + Send + 'static,
     {
-        let Self { idempotency, key, extractor, owner, mut fingerprint, .. } = self;
+        let Self { idempotency, key, owner, mut fingerprint, .. } = self;
         let scope = match (evaluated, owner) {
             (Some(ScopeValue(scope)), _) | (None, Owner::Scope(scope)) => scope,
             (None, Owner::Caller(authorization)) => {
@@ -162,9 +159,9 @@ impl Protected {
                 Scope::GLOBAL
             }
         };
-        let attempt =
-            Attempt { key: StorageKey::new(&scope, &key), fingerprint: fingerprint.finish(), rules: policy.rules() };
-        extractor.belongs_to(attempt.key, attempt.fingerprint);
+        let storage_key = StorageKey::new(&scope, key.key());
+        let attempt = Attempt { key: storage_key, fingerprint: fingerprint.finish(), rules: policy.rules() };
+        key.belongs_to(attempt.key, attempt.fingerprint);
         match idempotency.run(attempt, move || ended(policy, body)).await {
             Ok(Answer::Ran(response)) => response,
             Ok(Answer::Recorded(record)) => response::replay(policy, &record).unwrap_or_else(|undecodable| {

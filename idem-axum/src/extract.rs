@@ -7,6 +7,7 @@ use axum::extract::{FromRequestParts, OptionalFromRequestParts};
 use http::request::Parts;
 use idem_runtime::{Fingerprint, Key, StorageKey};
 
+use crate::layer::Mounted;
 use crate::policy::Policy;
 use crate::refusal::Refusal;
 use crate::request;
@@ -39,6 +40,10 @@ pub struct IdempotencyKey {
 impl IdempotencyKey {
     pub(crate) fn new(key: Key) -> Self {
         Self { key, request: Arc::default() }
+    }
+
+    pub(crate) fn key(&self) -> &Key {
+        &self.key
     }
 
     pub(crate) fn belongs_to(&self, storage_key: StorageKey, fingerprint: Fingerprint) {
@@ -85,7 +90,7 @@ pub(crate) struct Presented {
 }
 
 fn presented(parts: &Parts) -> Result<Presented, Refusal> {
-    if let Some(presented) = parts.extensions.get::<Presented>() {
+    if let Some(Mounted { presented: Some(presented), .. }) = parts.extensions.get::<Mounted>() {
         return Ok(presented.clone());
     }
     let policy = &Policy::DEFAULT;

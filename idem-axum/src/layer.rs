@@ -7,6 +7,8 @@ use idem_runtime::Idempotency;
 use tower_layer::Layer;
 use tower_service::Service;
 
+use crate::extract::Presented;
+
 /// Hands an [`Idempotency`] to the `#[idempotent]` endpoints beneath it, and touches nothing else. Where several are
 /// mounted, the innermost counts.
 ///
@@ -50,6 +52,14 @@ impl<S> Layer<S> for IdempotencyLayer {
     }
 }
 
+/// What the layer leaves in a request: one extension, for what the endpoint finds as well.
+#[derive(Clone)]
+pub(crate) struct Mounted {
+    pub(crate) idempotency: Idempotency,
+    /// Set by the endpoint, for the extractors.
+    pub(crate) presented: Option<Presented>,
+}
+
 /// The service of [`IdempotencyLayer`].
 #[derive(Clone, Debug)]
 pub struct IdempotencyService<S> {
@@ -70,7 +80,7 @@ where
     }
 
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
-        request.extensions_mut().insert(self.idempotency.clone());
+        request.extensions_mut().insert(Mounted { idempotency: self.idempotency.clone(), presented: None });
         self.inner.call(request)
     }
 }

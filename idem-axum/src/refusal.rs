@@ -351,7 +351,8 @@ pub(crate) fn stripe(refusal: &Refusal) -> Response {
 
 fn json(refusal: &Refusal, content_type: &'static str, body: &impl Serialize) -> Response {
     // Serialising strings and numbers cannot fail; an empty body would still have the right status.
-    let body = serde_json::to_vec(body).unwrap_or_default();
+    let mut text = Vec::with_capacity(512);
+    let body = serde_json::to_writer(&mut text, body).map(|()| text).unwrap_or_default();
     let mut response = (refusal.status(), body).into_response();
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
     response

@@ -1,14 +1,19 @@
 //! What is read from a request: its key, its scope, its body, and the fingerprint over them.
 
 use std::fmt::Display;
+use std::future::poll_fn;
+use std::mem;
+use std::pin::Pin;
 
 use axum::RequestExt;
 use axum::body::Body;
 use axum::extract::{DefaultBodyLimit, FromRequest, MatchedPath, OriginalUri, Request};
 use axum::response::{IntoResponse, Response};
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
+use futures_util::stream;
 use http::request::Parts;
-use http::{HeaderMap, HeaderValue, Uri, header};
+use http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
+use http_body::Body as _;
 use idem_runtime::{Fingerprint, FingerprintBuilder, InvalidKey, Key, Scope};
 use serde_json::Value;
 
@@ -129,10 +134,10 @@ impl Unfinished {
             self.builder.part(tag::BODY, body);
         }
         let whole = declares(Part::Json);
-        let mut pointers: Vec<&str> = policy.fingerprint.iter().flat_map(Part::pointers).copied().collect();
-        if !whole && pointers.is_empty() {
+        if !whole && !policy.fingerprint.iter().any(|part| !part.pointers().is_empty()) {
             return;
         }
+        let mut pointers: Vec<&str> = policy.fingerprint.iter().flat_map(Part::pointers).copied().collect();
         pointers.sort_unstable();
         pointers.dedup();
         let Some(value) = json::parse(body) else {
@@ -173,6 +178,9 @@ fn query(builder: &mut FingerprintBuilder, uri: &Uri) {
 
 fn declared_headers(builder: &mut FingerprintBuilder, headers: &HeaderMap, policy: &Policy) {
     let name_of = |part: &Part| if let Part::Header(name) = part { Some(name.to_ascii_lowercase()) } else { None };
+    if !policy.fingerprint.iter().any(|part| matches!(part, Part::Header(_))) {
+        return;
+    }
     let mut names: Vec<String> = policy.fingerprint.iter().filter_map(name_of).collect();
     names.sort_unstable();
     names.dedup();
@@ -188,11 +196,45 @@ fn declared_headers(builder: &mut FingerprintBuilder, headers: &HeaderMap, polic
 ///
 /// # Errors
 /// axum's own rejection: 413 over the limit, 400 where the body breaks off. Nothing has been claimed.
-pub(crate) async fn buffer(parts: Parts, body: Body) -> Result<(Parts, Bytes), Response> {
-    let (parts, limited) = Request::from_parts(parts, body).with_limited_body().into_parts();
-    // A request of its own, since the extractor consumes it. The limit is already around the body.
-    let mut alone = Request::new(limited);
-    DefaultBodyLimit::disable().apply(&mut alone);
-    let bytes = Bytes::from_request(alone, &()).await.map_err(IntoResponse::into_response)?;
-    Ok((parts, bytes))
+pub(crate) async fn buffer(parts: &mut Parts, body: Body) -> Result<Bytes, Response> {
+    // axum knows the limit, and finds it in the extensions.
+    let mut carrier = Request::new(body);
+    mem::swap(carrier.extensions_mut(), &mut parts.extensions);
+    let mut carrier = carrier.with_limited_body();
+    mem::swap(carrier.extensions_mut(), &mut parts.extensions);
+    let mut body = carrier.into_body();
+    let mut bytes = Bytes::new();
+    let mut more = BytesMut::new();
+    loop {
+        let frame = match poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await {
+            None => break,
+            Some(Ok(frame)) => frame,
+            // An extractor that fails in the same way says it in axum's words.
+            Some(Err(error)) => return Err(rejection(error).await),
+        };
+        // Trailers are no part of the body.
+        let Ok(data) = frame.into_data() else { continue };
+        if bytes.is_empty() && more.is_empty() {
+            bytes = data;
+        } else {
+            more.extend_from_slice(&mem::take(&mut bytes));
+            more.extend_from_slice(&data);
+        }
+        if body.is_end_stream() {
+            break;
+        }
+    }
+    Ok(if more.is_empty() { bytes } else { more.freeze() })
+}
+
+/// What axum answers when reading a body fails with `error`. It looks for the reason within two wrappings, which the stream
+/// makes anew.
+async fn rejection(error: axum::Error) -> Response {
+    let failing = Body::from_stream(stream::iter([Err::<Bytes, _>(error.into_inner())]));
+    let mut request = Request::new(failing);
+    DefaultBodyLimit::disable().apply(&mut request);
+    match Bytes::from_request(request, &()).await {
+        Err(rejection) => rejection.into_response(),
+        Ok(_) => StatusCode::BAD_REQUEST.into_response(),
+    }
 }
