@@ -162,7 +162,11 @@ impl Protected {
         let storage_key = StorageKey::new(&scope, key.key());
         let attempt = Attempt { key: storage_key, fingerprint: fingerprint.finish(), rules: policy.rules() };
         key.belongs_to(attempt.key, attempt.fingerprint);
-        match idempotency.run(attempt, move || ended(policy, body)).await {
+        let run = move |lease| {
+            key.runs_under(lease);
+            ended(policy, body)
+        };
+        match idempotency.run_leased(attempt, run).await {
             Ok(Answer::Ran(response)) => response,
             Ok(Answer::Recorded(record)) => response::replay(policy, &record).unwrap_or_else(|undecodable| {
                 let source = StoreError::unavailable(undecodable);

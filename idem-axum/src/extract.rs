@@ -5,7 +5,7 @@ use std::sync::{Arc, OnceLock};
 
 use axum::extract::{FromRequestParts, OptionalFromRequestParts};
 use http::request::Parts;
-use idem_runtime::{Fingerprint, Key, StorageKey};
+use idem_runtime::{Fingerprint, Key, Lease, StorageKey};
 
 use crate::layer::Mounted;
 use crate::policy::Policy;
@@ -33,8 +33,16 @@ use crate::request;
 #[derive(Clone)]
 pub struct IdempotencyKey {
     key: Key,
+    request: Arc<Known>,
+}
+
+/// What becomes known of the request after its key.
+#[derive(Default)]
+struct Known {
     /// Set when the arguments are extracted, and so before the body runs.
-    request: Arc<OnceLock<(StorageKey, Fingerprint)>>,
+    identity: OnceLock<(StorageKey, Fingerprint)>,
+    /// Set when the body starts.
+    lease: OnceLock<Lease>,
 }
 
 impl IdempotencyKey {
@@ -48,12 +56,39 @@ impl IdempotencyKey {
 
     pub(crate) fn belongs_to(&self, storage_key: StorageKey, fingerprint: Fingerprint) {
         // Once per request; a second time would say the same.
-        let _ = self.request.set((storage_key, fingerprint));
+        let _ = self.request.identity.set((storage_key, fingerprint));
+    }
+
+    pub(crate) fn runs_under(&self, lease: Lease) {
+        let _ = self.request.lease.set(lease);
     }
 
     /// The key, as the client sent it, without quotes. It may be a secret: do not log it.
     pub fn as_str(&self) -> &str {
         self.key.as_str()
+    }
+
+    /// The lease under which the body runs, for a body that must stop before its next step when a store outside this process
+    /// has given its claim to another run (`abandoned = rerun`).
+    ///
+    /// ```
+    /// use axum::http::StatusCode;
+    /// use idem_axum::{IdempotencyKey, idempotent};
+    ///
+    /// #[idempotent(required, abandoned = rerun)]
+    /// async fn pay(key: IdempotencyKey) -> StatusCode {
+    ///     // .. something slow ..
+    ///     if key.lease().is_lost() {
+    ///         return StatusCode::SERVICE_UNAVAILABLE;
+    ///     }
+    ///     // .. the step that must not happen twice ..
+    ///     StatusCode::CREATED
+    /// }
+    /// ```
+    ///
+    /// Anywhere but in the body of an `#[idempotent]` handler it is a lease that is never lost.
+    pub fn lease(&self) -> Lease {
+        self.request.lease.get().cloned().unwrap_or_default()
     }
 
     /// A stable child key for a downstream call: a UUID (version 8) made from the scope, the key, the fingerprint and
@@ -65,7 +100,7 @@ impl IdempotencyKey {
     /// the same key get the same one.
     #[must_use]
     pub fn derive(&self, label: &str) -> Self {
-        let within = self.request.get().map(|(storage_key, fingerprint)| (storage_key, fingerprint));
+        let within = self.request.identity.get().map(|(storage_key, fingerprint)| (storage_key, fingerprint));
         Self { key: self.key.derive(within, label), request: Arc::clone(&self.request) }
     }
 }

@@ -20,8 +20,9 @@ pub use idem_macros::idempotent;
 #[cfg(feature = "conformance")]
 pub use idem_runtime::conformance;
 pub use idem_runtime::{
-    Abandoned, Begin, Claim, Clock, Duties, Fingerprint, Idempotency, IdempotencyBuilder, InvalidKey, ManualClock,
-    MemoryClaim, MemoryStore, MemoryStoreBuilder, Record, StorageKey, Store, StoreError, SystemClock, Timestamp, Usage,
+    Abandoned, Begin, Claim, Clock, Duties, Fingerprint, Idempotency, IdempotencyBuilder, InvalidKey, Lease,
+    ManualClock, MemoryClaim, MemoryStore, MemoryStoreBuilder, Record, StorageKey, Store, StoreError, SystemClock,
+    Timestamp, Usage,
 };
 pub use layer::{IdempotencyLayer, IdempotencyService};
 pub use policy::{AddedHeader, InFlight, Part, Policy, Replay, Scope};

@@ -93,7 +93,7 @@ pub(crate) struct Renewal {
 impl Execution {
     /// What the body can learn about its claim.
     pub(crate) fn lease(&self) -> Lease {
-        self.renewal.as_ref().map_or(Lease::FOR_LIFE, |renewal| Lease::watching(&renewal.lost))
+        self.renewal.as_ref().map_or_else(Lease::default, |renewal| Lease::watching(&renewal.lost))
     }
 
     /// Runs the body to its end and ends the claim: its answer, which a retry finds recorded. Nobody may be listening any

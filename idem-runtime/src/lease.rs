@@ -12,16 +12,14 @@ use tokio::sync::watch;
 /// have taken the claim over. The body is not stopped: what it has done is done. But it may ask, before a step that must
 /// not happen twice.
 ///
-/// A claim in memory is never lost.
-#[derive(Clone)]
+/// The default, and that of a claim in memory, is never lost.
+#[derive(Clone, Default)]
 pub struct Lease {
     /// `None` where claims live as long as their owners. The value says whether the lease was lost.
     lost: Option<watch::Receiver<bool>>,
 }
 
 impl Lease {
-    pub(crate) const FOR_LIFE: Self = Self { lost: None };
-
     /// The lease of which `lost` says whether it was lost.
     pub(crate) fn watching(lost: &watch::Sender<bool>) -> Self {
         Self { lost: Some(lost.subscribe()) }

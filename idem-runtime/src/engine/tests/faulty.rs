@@ -1,0 +1,321 @@
+//! The engine over a store that fails.
+
+use super::*;
+
+/// A plain map with faults: what the engine must make up for.
+#[derive(Clone, Default)]
+struct Faulty(Arc<Faults>);
+
+#[derive(Default)]
+struct Faults {
+    map: Mutex<HashMap<StorageKey, Option<Record>>>,
+    /// `begin` waits for a permit, if there is a gate.
+    gate: Option<Gate>,
+    fail_begin: bool,
+    /// How many completions fail before one succeeds.
+    fail_completions: AtomicUsize,
+    renewals: AtomicUsize,
+    lost: bool,
+    /// What `complete`, `release` and `renew` do instead.
+    step: Step,
+}
+
+#[derive(Default, Clone, Copy, PartialEq)]
+enum Step {
+    #[default]
+    Works,
+    Hangs,
+    Panics,
+}
+
+impl Step {
+    async fn take(self) {
+        match self {
+            Self::Works => {}
+            Self::Hangs => std::future::pending().await,
+            Self::Panics => panic!("on purpose"),
+        }
+    }
+}
+
+struct FaultyClaim(Faulty, StorageKey);
+
+impl Store for Faulty {
+    type Claim = FaultyClaim;
+
+    async fn begin(
+        &self,
+        key: &StorageKey,
+        fingerprint: &Fingerprint,
+        _: Duration,
+    ) -> Result<Begin<FaultyClaim>, StoreError> {
+        if let Some(gate) = &self.0.gate {
+            gate.acquire().await.unwrap().forget();
+        }
+        if self.0.fail_begin {
+            return Err(StoreError::unavailable("the network is down"));
+        }
+        Ok(match self.0.map.lock().unwrap().entry(*key) {
+            std::collections::hash_map::Entry::Vacant(free) => {
+                free.insert(None);
+                Begin::Claimed(FaultyClaim(self.clone(), *key))
+            }
+            std::collections::hash_map::Entry::Occupied(taken) => match taken.get() {
+                Some(record) => Begin::Completed(record.clone()),
+                None => Begin::InFlight(*fingerprint),
+            },
+        })
+    }
+
+    async fn ended(&self, _: &StorageKey) {}
+
+    async fn forget(&self, key: &StorageKey) -> Result<bool, StoreError> {
+        Ok(self.0.map.lock().unwrap().remove(key).is_some())
+    }
+}
+
+impl Claim for FaultyClaim {
+    async fn renew(&mut self, _: Duration) -> Result<(), StoreError> {
+        self.0.0.step.take().await;
+        self.0.0.renewals.fetch_add(1, Ordering::SeqCst);
+        if self.0.0.lost { Err(StoreError::Lost) } else { Ok(()) }
+    }
+
+    async fn complete(self, record: Record, _: Duration) -> Result<(), StoreError> {
+        self.0.0.step.take().await;
+        if self.0.0.lost {
+            return Err(StoreError::Lost);
+        }
+        let failures = &self.0.0.fail_completions;
+        if failures.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)).is_ok() {
+            return Err(StoreError::unavailable("the network is down"));
+        }
+        self.0.0.map.lock().unwrap().insert(self.1, Some(record));
+        Ok(())
+    }
+
+    async fn release(self) -> Result<(), StoreError> {
+        self.0.0.step.take().await;
+        self.0.0.map.lock().unwrap().remove(&self.1);
+        Ok(())
+    }
+
+    fn twin(&self) -> Option<Self> {
+        Some(Self(self.0.clone(), self.1))
+    }
+}
+
+#[tokio::test]
+async fn a_store_that_fails_refuses_and_the_body_does_not_start() {
+    let store = Faulty(Arc::new(Faults { fail_begin: true, ..Faults::default() }));
+    let idempotency = Idempotency::new(store);
+    let body = Body::ready();
+    let refused = idempotency.run(attempt("a", "x"), body.run(answer("one"))).await;
+    assert!(matches!(refused, Err(Refused::StoreUnavailable(_))), "{refused:?}");
+    assert_eq!(body.runs(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_completion_that_fails_is_repeated_and_the_answer_goes_out() {
+    let store = Faulty(Arc::new(Faults { fail_completions: AtomicUsize::new(5), ..Faults::default() }));
+    let idempotency = Idempotency::new(store);
+    let body = Body::ready();
+    let attempt = attempt("a", "x");
+    assert_eq!(ran(idempotency.run(attempt, body.run(answer("one"))).await), 1);
+    idempotency.drain().await;
+    assert_eq!(recorded(idempotency.run(attempt, body.run(answer("two"))).await), "one");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_that_stays_down_leaves_the_claim_and_never_releases_it() {
+    let store = Faulty(Arc::new(Faults { fail_completions: AtomicUsize::new(usize::MAX), ..Faults::default() }));
+    let idempotency = Idempotency::new(store);
+    let body = Body::ready();
+    let attempt = attempt("a", "x");
+    assert_eq!(ran(idempotency.run(attempt, body.run(answer("one"))).await), 1);
+    idempotency.drain().await;
+    let retry = idempotency.run(attempt, body.run(answer("two"))).await;
+    assert!(matches!(retry, Err(Refused::InFlight)), "{retry:?}");
+    assert_eq!(body.runs(), 1);
+}
+
+#[tokio::test]
+async fn a_begin_that_is_pending_when_the_request_goes_is_not_cut_in_half() {
+    let store = Faulty(Arc::new(Faults { gate: Some(Gate::new(0)), ..Faults::default() }));
+    let idempotency = Idempotency::new(store.clone());
+    let body = Body::ready();
+    let attempt = attempt("a", "x");
+    let mut first = Box::pin(idempotency.run(attempt, body.run(answer("one"))));
+    assert!(std::future::poll_fn(|cx| Poll::Ready(first.as_mut().poll(cx))).await.is_pending());
+    drop(first);
+    store.0.gate.as_ref().unwrap().add_permits(2);
+    idempotency.drain().await;
+    assert_eq!(body.runs(), 1, "the task that owns `begin` owns the body, too");
+    assert_eq!(recorded(idempotency.run(attempt, body.run(answer("two"))).await), "one");
+}
+
+#[tokio::test]
+async fn a_pending_begin_that_finds_a_record_gives_the_answer() {
+    let store = Faulty(Arc::new(Faults { gate: Some(Gate::new(1)), ..Faults::default() }));
+    let idempotency = Idempotency::new(store.clone());
+    let body = Body::ready();
+    let attempt = attempt("a", "x");
+    assert_eq!(ran(idempotency.run(attempt, body.run(answer("one"))).await), 1);
+    let mut second = Box::pin(idempotency.run(attempt, body.run(answer("two"))));
+    assert!(std::future::poll_fn(|cx| Poll::Ready(second.as_mut().poll(cx))).await.is_pending());
+    store.0.gate.as_ref().unwrap().add_permits(1);
+    assert_eq!(recorded(second.await), "one");
+}
+
+#[tokio::test]
+async fn the_engine_expires_records_of_stores_that_do_not() {
+    let clock = ManualClock::new();
+    let idempotency = Idempotency::builder(Faulty::default()).clock(clock.clone()).build();
+    let body = Body::ready();
+    let attempt = attempt("a", "x");
+    assert_eq!(ran(idempotency.run(attempt, body.run(answer("one"))).await), 1);
+    clock.advance(Rules::DEFAULT.ttl - Duration::from_nanos(1));
+    assert_eq!(recorded(idempotency.run(attempt, body.run(answer("two"))).await), "one");
+    clock.advance(Duration::from_nanos(1));
+    assert_eq!(ran(idempotency.run(attempt, body.run(answer("two"))).await), 2);
+    assert_eq!(recorded(idempotency.run(attempt, body.run(answer("three"))).await), "two");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_lease_is_renewed_three_times_in_its_span_while_the_body_runs() {
+    for lost in [false, true] {
+        let store = Faulty(Arc::new(Faults { lost, ..Faults::default() }));
+        let idempotency = Idempotency::builder(store.clone()).lease(Duration::from_secs(30)).build();
+        let slow = || async {
+            tokio::time::sleep(Duration::from_secs(95)).await;
+            Ended { response: 1, recording: Recording::Done(answer("slow")) }
+        };
+        assert_eq!(ran(idempotency.run(attempt("a", "x"), slow).await), 1);
+        assert_eq!(store.0.renewals.load(Ordering::SeqCst), if lost { 1 } else { 9 });
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_body_learns_that_its_lease_was_lost() {
+    let lost = Faulty(Arc::new(Faults { lost: true, ..Faults::default() }));
+    for (store, is_lost) in [(Faulty::default(), false), (lost, true)] {
+        let idempotency = Idempotency::builder(store).lease(Duration::from_secs(30)).build();
+        let body = |lease: Lease| async move {
+            assert!(!lease.is_lost(), "nobody has asked the store yet");
+            let told = tokio::time::timeout(Duration::from_secs(60), lease.lost()).await.is_ok();
+            let response = usize::from(told && lease.is_lost());
+            Ended { response, recording: Recording::Done(answer("slow")) }
+        };
+        assert_eq!(ran(idempotency.run_leased(attempt("a", "x"), body).await), usize::from(is_lost));
+    }
+}
+
+#[tokio::test]
+async fn an_answer_is_withheld_only_where_another_run_may_have_given_one() {
+    for (abandoned, answered) in [(Abandoned::Refuse, true), (Abandoned::Rerun, false)] {
+        let idempotency = Idempotency::new(Faulty(Arc::new(Faults { lost: true, ..Faults::default() })));
+        let mut attempt = attempt("a", "x");
+        attempt.rules.abandoned = abandoned;
+        let body = Body::ready();
+        match idempotency.run(attempt, body.run(answer("one"))).await {
+            Ok(Answer::Ran(1)) if answered => {}
+            Err(Refused::OutcomeUnknown) if !answered => {}
+            other => panic!("{abandoned:?}: {other:?}"),
+        }
+        assert_eq!(body.runs(), 1, "{abandoned:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_record_that_cannot_be_read_is_an_error_and_never_a_miss() {
+    let store = Faulty::default();
+    let idempotency = Idempotency::new(store.clone());
+    let attempt = attempt("a", "x");
+    let damaged = Record::new(attempt.fingerprint, Bytes::from_static(b"nonsense"));
+    store.0.map.lock().unwrap().insert(attempt.key, Some(damaged));
+    let body = Body::ready();
+    let refused = idempotency.run(attempt, body.run(answer("one"))).await;
+    assert!(matches!(refused, Err(Refused::StoreUnavailable(_))), "{refused:?}");
+    assert_eq!(body.runs(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_that_wakes_without_a_reason_is_polled_and_not_hammered() {
+    let store = Faulty::default();
+    let idempotency = Idempotency::new(store.clone());
+    let mut attempt = attempt("a", "x");
+    attempt.rules.wait = Some(Duration::from_secs(2));
+    store.0.map.lock().unwrap().insert(attempt.key, None);
+    let refused = idempotency.run(attempt, Body::ready().run(answer("one"))).await;
+    assert!(matches!(refused, Err(Refused::InFlight)), "{refused:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_that_hangs_or_panics_withholds_no_answer() {
+    for step in [Step::Hangs, Step::Panics] {
+        let idempotency = Idempotency::new(Faulty(Arc::new(Faults { step, ..Faults::default() })));
+        let body = Body::ready();
+        let asked = Instant::now();
+        assert_eq!(ran(idempotency.run(attempt("a", "x"), body.run(answer("one"))).await), 1);
+        assert_eq!(ran(idempotency.run(attempt("b", "x"), body.run(Outcome::Release)).await), 2);
+        let (held, free) = oneshot::channel::<()>();
+        let live = move || async move {
+            let recording = async move { Recorded { outcome: answer("live"), hold: Some(Box::new(held)) } };
+            Ended { response: 3, recording: Recording::Live(Box::pin(recording)) }
+        };
+        assert_eq!(ran(idempotency.run(attempt("c", "x"), live).await), 3);
+        let _ = free.await;
+        assert!(asked.elapsed() <= Duration::from_secs(4), "{:?}", asked.elapsed());
+        idempotency.drain().await;
+        let retry = idempotency.run(attempt("a", "x"), body.run(answer("two"))).await;
+        assert!(matches!(retry, Err(Refused::InFlight)), "the body ran, so the claim stays: {retry:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_that_panics_while_the_body_runs_does_not_end_the_body() {
+    let store = Faulty(Arc::new(Faults { step: Step::Panics, ..Faults::default() }));
+    let idempotency = Idempotency::builder(store).lease(Duration::from_secs(3)).build();
+    let slow = || async {
+        tokio::time::sleep(Duration::from_secs(10)).await;
+        Ended { response: 1, recording: Recording::Done(answer("slow")) }
+    };
+    assert_eq!(ran(idempotency.run(attempt("a", "x"), slow).await), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_begin_without_an_answer_is_refused_and_a_late_claim_goes_back() {
+    let store = Faulty(Arc::new(Faults { gate: Some(Gate::new(0)), ..Faults::default() }));
+    let idempotency = Idempotency::new(store.clone());
+    let body = Body::ready();
+    let refused = idempotency.run(attempt("a", "x"), body.run(answer("one"))).await;
+    assert!(matches!(refused, Err(Refused::StoreUnavailable(_))), "{refused:?}");
+    assert_eq!(idempotency.executions(), 0, "no body is running");
+    store.0.gate.as_ref().unwrap().add_permits(1);
+    idempotency.drain().await;
+    assert_eq!(body.runs(), 0);
+    assert!(store.0.map.lock().unwrap().is_empty(), "the client was told that nothing was done");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_that_never_answers_does_not_keep_drain_waiting_for_ever() {
+    let store = Faulty(Arc::new(Faults { gate: Some(Gate::new(0)), ..Faults::default() }));
+    let idempotency = Idempotency::new(store.clone());
+    let refused = idempotency.run(attempt("a", "x"), Body::ready().run(answer("one"))).await;
+    assert!(matches!(refused, Err(Refused::StoreUnavailable(_))), "{refused:?}");
+    idempotency.drain().await;
+    assert!(idempotency.handle.core.expirer.is_idle(), "no mutex is left behind");
+}
+
+#[tokio::test(start_paused = true)]
+async fn waiting_for_ever_is_not_too_long() {
+    let store = Faulty::default();
+    let idempotency = Idempotency::new(store.clone());
+    let mut attempt = attempt("a", "x");
+    attempt.rules.wait = Some(Duration::MAX);
+    store.0.map.lock().unwrap().insert(attempt.key, None);
+    let body = Body::ready();
+    let waiting =
+        tokio::time::timeout(Duration::from_secs(60), idempotency.run(attempt, body.run(answer("one")))).await;
+    assert!(waiting.is_err(), "{waiting:?}");
+}
