@@ -24,6 +24,8 @@ pub use idem_runtime::{
     ManualClock, MemoryClaim, MemoryStore, MemoryStoreBuilder, Record, StorageKey, Store, StoreError, SystemClock,
     Timestamp, Usage,
 };
+#[cfg(feature = "layered")]
+pub use idem_runtime::{Layered, LayeredBuilder, LayeredClaim};
 pub use layer::{IdempotencyLayer, IdempotencyService};
 pub use policy::{AddedHeader, InFlight, Part, Policy, Replay, Scope};
 pub use refusal::Refusal;

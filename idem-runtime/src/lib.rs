@@ -22,6 +22,8 @@ mod fingerprint;
 pub mod fuzzing;
 mod hash;
 mod key;
+#[cfg(feature = "layered")]
+mod layered;
 mod lease;
 mod memory;
 mod record;
@@ -36,6 +38,8 @@ pub use engine::{Answer, Attempt, Idempotency, IdempotencyBuilder, Refused};
 pub use execution::{Ended, Outcome, Recorded, Recording};
 pub use fingerprint::{Fingerprint, FingerprintBuilder};
 pub use key::{InvalidKey, Key, MAX_KEY, StorageKey};
+#[cfg(feature = "layered")]
+pub use layered::{Layered, LayeredBuilder, LayeredClaim};
 pub use lease::Lease;
 pub use memory::{MemoryClaim, MemoryStore, MemoryStoreBuilder, Usage};
 pub use record::{Draft, Record, Undecodable};
