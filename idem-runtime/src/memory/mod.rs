@@ -147,7 +147,7 @@ impl MemoryStoreBuilder {
         self
     }
 
-    /// The most bytes, by the store's own account: 640 for each key and the size of each answer. Default: 1 GiB.
+    /// The most bytes, by the store's own account: 384 for each key and the size of each answer. Default: 1 GiB.
     pub fn max_bytes(mut self, max_bytes: usize) -> Self {
         self.max_bytes = max_bytes;
         self

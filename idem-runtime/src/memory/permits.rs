@@ -6,9 +6,9 @@ use std::sync::atomic::Ordering;
 
 use crate::sync::AtomicUsize;
 
-/// What one key costs apart from its answer: the nodes, hashes and counters of the two places, measured with a million
-/// keys and rounded up.
-pub(super) const KEY_BYTES: usize = 640;
+/// What one key costs apart from its answer: its share of the shard's table and of the expiries, measured with up to three
+/// million keys, where a table has just grown, and rounded up.
+pub(super) const KEY_BYTES: usize = 384;
 
 /// How much may live at once, and how much does.
 pub(super) struct Account {
