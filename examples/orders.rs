@@ -50,8 +50,10 @@ async fn serve() -> Result<(), String> {
 
     // The server has answered its clients. What runs now are bodies whose client hung up.
     println!("No request is open. Bodies still running: {}; waiting for them.", idempotency.executions());
-    idempotency.drain().await;
-    println!("Drained: every body that started has run to its end.");
+    match idempotency.drain_until(second_ctrl_c()).await {
+        Ok(()) => println!("Drained: every body that started has run to its end."),
+        Err(undrained) => println!("Not drained: {undrained}."),
+    }
     Ok(())
 }
 
@@ -67,6 +69,13 @@ async fn ctrl_c() {
     match signal::ctrl_c().await {
         Ok(()) => println!("\nStopping: new requests are not taken any more."),
         Err(error) => println!("Stopping, since ctrl-c could not be listened for: {error}."),
+    }
+}
+
+async fn second_ctrl_c() {
+    // Where ctrl-c cannot be listened for, the drain is not cut short by it either.
+    if signal::ctrl_c().await.is_err() {
+        std::future::pending::<()>().await;
     }
 }
 

@@ -22,7 +22,7 @@ pub use idem_runtime::conformance;
 pub use idem_runtime::{
     Abandoned, Begin, Claim, Clock, Duties, Fingerprint, Idempotency, IdempotencyBuilder, InvalidKey, Lease,
     ManualClock, MemoryClaim, MemoryStore, MemoryStoreBuilder, Record, StorageKey, Store, StoreError, SystemClock,
-    Timestamp, Usage,
+    Timestamp, Undrained, Usage,
 };
 #[cfg(feature = "layered")]
 pub use idem_runtime::{Layered, LayeredBuilder, LayeredClaim};

@@ -27,11 +27,13 @@ use crate::store::{Duties, Store, StoreError};
 
 mod begin;
 mod builder;
+mod drain;
 mod places;
 mod waiting;
 
 use begin::Verdict;
 pub use builder::IdempotencyBuilder;
+pub use drain::Undrained;
 pub(crate) use places::Place;
 use places::Places;
 use waiting::Waiting;
@@ -185,8 +187,8 @@ impl Idempotency {
     /// Waits until no execution is running, those included whose client is gone. Call it after the server has stopped
     /// taking requests; executions that start meanwhile are waited for, too.
     ///
-    /// Cancel safe: dropping the future only stops the waiting. Bound it with `tokio::time::timeout` where a process must
-    /// end at some time.
+    /// Cancel safe: dropping the future only stops the waiting. Where a process must end at some time, use
+    /// [`drain_until`](Self::drain_until).
     pub async fn drain(&self) {
         self.handle.core.tracker.close();
         self.handle.core.tracker.wait().await;

@@ -34,7 +34,7 @@ mod store;
 mod sync;
 
 pub use clock::{Clock, ManualClock, SystemClock, Timestamp};
-pub use engine::{Answer, Attempt, Idempotency, IdempotencyBuilder, Refused};
+pub use engine::{Answer, Attempt, Idempotency, IdempotencyBuilder, Refused, Undrained};
 pub use execution::{Ended, Outcome, Recorded, Recording};
 pub use fingerprint::{Fingerprint, FingerprintBuilder};
 pub use key::{InvalidKey, Key, MAX_KEY, StorageKey};

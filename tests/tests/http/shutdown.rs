@@ -6,7 +6,8 @@ use axum::http::StatusCode;
 use axum::routing::post;
 use futures_util::poll;
 use idem_axum::idempotent;
-use idem_tests::{Ask, Connection, Probe, Server, Setup, post as send, within};
+use idem_tests::{Ask, Connection, Logs, Probe, Server, Setup, post as send, within};
+use tokio::sync::oneshot;
 
 #[idempotent]
 async fn order(State(probe): State<Probe>) -> StatusCode {
@@ -81,4 +82,46 @@ async fn a_drain_that_is_given_up_changes_nothing() {
     setup.probe.open();
     running.await.unwrap().assert_ran(201);
     within("the drain", setup.idempotency.drain()).await;
+}
+
+#[tokio::test]
+async fn a_second_signal_ends_the_drain_and_says_how_many_bodies_are_left() {
+    let (logs, _guard) = Logs::capture();
+    let setup = setup();
+    let server = setup.serve().await;
+    setup.probe.close();
+    let mut running = 0;
+    for key in ["a", "b", "c"] {
+        let mut client = Connection::open(&server).await;
+        client.send(send("/").key(key).bytes()).await;
+        running += 1;
+        setup.probe.started(running).await;
+        client.hang_up();
+    }
+    setup.probe.left(3).await;
+    server.shut_down().await;
+    let (signal, signalled) = oneshot::channel::<()>();
+    let mut drained = Box::pin(setup.idempotency.drain_until(async { drop(signalled.await) }));
+    assert!(poll!(&mut drained).is_pending());
+    signal.send(()).unwrap();
+    let undrained = within("the drain", drained).await.unwrap_err();
+    assert_eq!(undrained.executions(), 3);
+    assert!(undrained.to_string().contains("3 executions were running; if the process ends now"), "{undrained}");
+    assert!(logs.text().contains("WARN") && logs.text().contains(&undrained.to_string()), "{}", logs.text());
+    // The runtime lives on, and so do the bodies: nothing is lost.
+    setup.probe.open();
+    let never = std::future::pending::<()>();
+    within("the second drain", setup.idempotency.drain_until(never)).await.unwrap();
+    assert_eq!(setup.probe.finished(), 3);
+    for key in ["a", "b", "c"] {
+        assert!(send("/").key(key).to(&setup.app).await.is_replay());
+    }
+}
+
+#[tokio::test]
+async fn a_drain_with_nothing_to_wait_for_is_at_once_even_when_it_is_already_over() {
+    let setup = setup();
+    within("the drain", setup.idempotency.drain_until(std::future::ready(()))).await.unwrap();
+    ask().to(&setup.app).await.assert_ran(201);
+    within("the drain", setup.idempotency.drain_until(std::future::ready(()))).await.unwrap();
 }
