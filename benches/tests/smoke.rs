@@ -37,7 +37,7 @@ fn the_promises_of_idem_hold_and_those_of_the_floor_do_not() {
     assert_eq!(kept.other_body, "refused with 422");
     for broken in [BARE, HANDWRITTEN] {
         let broken = promises::try_out(&broken).unwrap();
-        assert!(broken.concurrent == 8 && !broken.hang_up, "{broken:?}");
+        assert!(broken.concurrent > 1 && !broken.hang_up, "{broken:?}");
     }
 }
 

@@ -58,7 +58,7 @@ fn main() -> Result<(), Failure> {
 
 /// The bytes that were allocated since and have not been given back, when moka and the janitor have tidied up.
 fn settled(since: &Region<'_, System>) -> f64 {
-    thread::sleep(Duration::from_secs(1));
+    thread::sleep(Duration::from_millis(600));
     let change = since.change();
     // What `realloc` added or took away is in both.
     change.bytes_allocated as f64 - change.bytes_deallocated as f64

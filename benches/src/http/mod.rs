@@ -23,7 +23,7 @@ use crate::subject::Subject;
 /// The sizes of request bodies, how many requests make a batch of some ten milliseconds or more, and over how many
 /// connections they go.
 pub const SIZES: [(usize, u64, usize); 4] =
-    [(30, 8_000, 32), (1024, 8_000, 32), (64 * 1024, 800, 16), (1024 * 1024, 64, 8)];
+    [(30, 4_000, 32), (1024, 4_000, 32), (64 * 1024, 480, 16), (1024 * 1024, 48, 8)];
 
 /// What was measured over HTTP, row by row in the same order.
 #[derive(Debug, Default, Serialize)]
