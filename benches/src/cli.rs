@@ -104,7 +104,9 @@ impl Options {
 
     fn save(&self, results: &Results) -> Result<(), Failure> {
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-        let folder = if self.write { root.join("benches") } else { env::temp_dir().join("idem-benches") };
+        // A run of some parts renews their tables, and leaves the files that hold the whole run alone.
+        let whole = self.write && self.parts.is_empty();
+        let folder = if whole { root.join("benches") } else { env::temp_dir().join("idem-benches") };
         fs::create_dir_all(&folder)?;
         let (numbers, picture) = (folder.join("results.json"), folder.join("chart.svg"));
         fs::write(&numbers, serde_json::to_string(results)? + "\n")?;
