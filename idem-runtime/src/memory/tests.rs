@@ -150,6 +150,30 @@ async fn a_key_that_is_used_again_after_expiry_keeps_its_new_record() {
 }
 
 #[tokio::test]
+async fn in_a_storm_no_request_works_for_many_others() {
+    const RECORDS: usize = 20_000;
+    let (store, clock) = with_clock(MemoryStore::builder().max_entries(RECORDS).build());
+    // The test makes the janitor's round.
+    store.inner.janitor.stop();
+    for number in 0..RECORDS {
+        complete(&store, number, 1).await;
+    }
+    clock.advance(TTL);
+    for number in 0..100 {
+        // Into a full store first, then into one that has room.
+        let before = store.usage().completed;
+        let held = claim(&store, RECORDS + number).await;
+        let between = store.usage().completed;
+        assert!(before - between <= IN_PASSING + WHEN_FULL, "{before} to {between}");
+        held.complete(record(1), TTL).await.unwrap();
+        assert_eq!(store.usage().completed, between + 1, "a completion takes nothing away");
+    }
+    assert!(store.usage().completed > RECORDS / 2, "most is left to the janitor");
+    janitor::round(&Arc::downgrade(&store.inner.shards));
+    assert_eq!(store.usage().completed, 100);
+}
+
+#[tokio::test]
 async fn memory_is_given_back_in_silence() {
     let store = MemoryStore::new();
     for number in 0..1000 {
@@ -200,4 +224,58 @@ async fn a_waiter_of_a_former_owner_does_not_hold_the_heir_up() {
 
 async fn futures_poll<F: Future<Output = ()>>(mut future: std::pin::Pin<&mut F>) -> Poll<()> {
     std::future::poll_fn(|cx| Poll::Ready(future.as_mut().poll(cx))).await
+}
+
+/// Each future of the store, dropped before it was polled and after: the key is free, has an owner, is abandoned, or
+/// has a record, and in the end nothing is left on the account. All but `ended` are ready when they are polled once.
+#[tokio::test]
+async fn futures_that_are_dropped_leave_the_key_in_one_of_its_states() {
+    let (store, clock) = with_clock(MemoryStore::new());
+    let at = key(1);
+    // Not polled, they have not happened.
+    drop(store.begin(&at, &FINGERPRINT, LEASE));
+    assert_eq!(store.usage().entries, 0);
+    let mut held = claim(&store, 1).await;
+    drop(store.forget(&at));
+    drop(held.renew(LEASE));
+    drop(store.ended(&at));
+    assert!(matches!(begin(&store, 1).await, Ok(Begin::InFlight(_))));
+    // The claim goes with the future that took it: its owner is gone.
+    drop(held.complete(record(1), TTL));
+    let Ok(Begin::Abandoned(heir)) = begin(&store, 1).await else { panic!("abandoned") };
+    drop(heir.release());
+    let Ok(Begin::Abandoned(mut heir)) = begin(&store, 1).await else { panic!("still abandoned") };
+    heir.renew(LEASE).await.unwrap();
+    // A waiter that is dropped while it waits, at each number of polls, holds nobody up.
+    for polls in 0..4 {
+        let mut waiter = Box::pin(store.ended(&at));
+        for _ in 0..polls {
+            assert!(futures_poll(waiter.as_mut()).await.is_pending());
+        }
+    }
+    heir.complete(record(1), TTL).await.unwrap();
+    store.ended(&at).await;
+    assert!(matches!(begin(&store, 1).await, Ok(Begin::Completed(_))));
+    // Not polled, a record is not forgotten; and one that is over is not taken away by asking alone.
+    drop(store.forget(&at));
+    assert!(matches!(begin(&store, 1).await, Ok(Begin::Completed(_))));
+    clock.advance(TTL);
+    claim(&store, 1).await.release().await.unwrap();
+    assert_eq!(store.usage(), Usage { in_flight: 0, completed: 0, entries: 0, bytes: 0 });
+}
+
+#[tokio::test]
+async fn a_waiter_that_is_dropped_hands_the_end_on_to_the_others() {
+    let store = MemoryStore::new();
+    let (held, at) = (claim(&store, 1).await, key(1));
+    let mut waiters: Vec<_> = (0..4).map(|_| Box::pin(store.ended(&at))).collect();
+    for waiter in &mut waiters {
+        assert!(futures_poll(waiter.as_mut()).await.is_pending());
+    }
+    held.complete(record(1), TTL).await.unwrap();
+    // The first has been woken, and goes before it looks.
+    drop(waiters.remove(0));
+    for waiter in waiters {
+        waiter.await;
+    }
 }

@@ -47,6 +47,7 @@ async fn at_every_await(engine: impl Fn() -> Idempotency) {
         assert_eq!((retry.status, retry.text()), (200, "run 1: body"), "after {polls} polls: {retry:?}");
         within("the end", idempotency.drain()).await;
         assert_eq!((probe.runs(), probe.finished()), (1, 1), "after {polls} polls");
+        assert_eq!(idempotency.executions(), 0, "after {polls} polls");
         if ready {
             assert!(polls > 2, "the request was dropped at some await");
             return;
@@ -63,6 +64,30 @@ async fn in_memory() {
 async fn in_a_store_whose_answers_are_long_under_way() {
     for pending in [0, 1, 2, 5] {
         at_every_await(|| Idempotency::new(Faulty::new(Faults { pending, ..Faults::default() }))).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_drain_that_is_dropped_at_any_poll_changes_nothing() {
+    for polls in 0..4 {
+        let store = MemoryStore::new();
+        let idempotency = Idempotency::new(store.clone());
+        let (app, probe) = Setup::mount(&idempotency, routes());
+        probe.close();
+        dropped_after(&app, 4).await;
+        probe.started(1).await;
+        let mut drained = Box::pin(idempotency.drain());
+        let mut until = Box::pin(idempotency.drain_until(std::future::pending()));
+        for _ in 0..polls {
+            assert!(poll!(&mut drained).is_pending() && poll!(&mut until).is_pending());
+            yield_now().await;
+        }
+        drop((drained, until));
+        assert_eq!((idempotency.executions(), store.usage().in_flight), (1, 1), "after {polls} polls");
+        probe.open();
+        within("the drain", idempotency.drain()).await;
+        assert_eq!((idempotency.executions(), store.usage().in_flight, store.usage().completed), (0, 0, 1));
+        assert!(ask().to(&app).await.is_replay(), "after {polls} polls");
     }
 }
 
