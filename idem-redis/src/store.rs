@@ -1,0 +1,219 @@
+//! The store: each step is one script and one round trip.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use idem_runtime::{Begin, Clock, Duties, Fingerprint, StorageKey, Store, StoreError};
+use redis::{Pipeline, Value};
+
+use crate::builder::{Durability, RedisStoreBuilder};
+use crate::claim::RedisClaim;
+use crate::errors::{ConnectError, Trouble};
+use crate::link::Link;
+use crate::orphans::Orphans;
+use crate::scripts::{Scripts, Text, microseconds};
+use crate::waiting::Waiting;
+use crate::wire::{self, Name, Owner, Said};
+
+/// How long an abandoned claim stays where the caller did not say.
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// Claims and records in Redis or Valkey, for services that run as several processes.
+///
+/// A clone is cheap and shares the connection. See the [crate's front page](crate) for what holds and what does not.
+#[derive(Clone)]
+pub struct RedisStore {
+    pub(crate) inner: Arc<Inner>,
+}
+
+/// What the clones and the claims share.
+pub(crate) struct Inner {
+    pub(crate) link: Arc<Link>,
+    pub(crate) scripts: Arc<Scripts>,
+    prefix: String,
+    durability: Durability,
+    waiting: Waiting,
+    orphans: Orphans,
+}
+
+/// Whether a step must be in the replicas before it counts.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Copies {
+    AsDeclared,
+    One,
+}
+
+impl RedisStore {
+    /// Connects to the server at `url`, such as `redis://:password@localhost:6379/0`, with the default settings.
+    ///
+    /// # Errors
+    /// [`ConnectError`] says what is wrong with the URL or with the server. Nothing was written.
+    pub async fn connect(url: impl Into<String>) -> Result<Self, ConnectError> {
+        Self::builder(url).connect().await
+    }
+
+    /// A store with settings of your own.
+    pub fn builder(url: impl Into<String>) -> RedisStoreBuilder {
+        RedisStoreBuilder::new(url.into())
+    }
+}
+
+impl Inner {
+    pub(crate) fn new(link: Arc<Link>, scripts: Scripts, prefix: String, durability: Durability) -> Self {
+        let scripts = Arc::new(scripts);
+        let waiting = Waiting::new(Arc::clone(&link));
+        let orphans = Orphans::new(Arc::clone(&link), Arc::clone(&scripts));
+        Self { link, scripts, prefix, durability, waiting, orphans }
+    }
+
+    /// Runs one script. The inner error says that it took effect, but not in as many copies as it must.
+    pub(crate) async fn step(
+        &self,
+        text: &Text,
+        name: &Name,
+        arguments: &[&[u8]],
+        copies: Copies,
+    ) -> Result<(Said, Result<(), Trouble>), Trouble> {
+        let wait = match self.durability {
+            Durability::Replicas { count, within } if copies == Copies::AsDeclared => Some((count, within)),
+            _ => None,
+        };
+        let (said, waited) = run(&self.link, text, name, arguments, wait).await?;
+        let copied = match (wait, waited) {
+            (None, _) => Ok(()),
+            (Some((want, _)), Some(Value::Int(have))) if have >= i64::from(want) => Ok(()),
+            (Some((want, within)), Some(Value::Int(have))) => Err(Trouble::NotReplicated { have, want, within }),
+            (Some(_), Some(Value::ServerError(error))) => Err(Trouble::Refused(error)),
+            (Some(_), _) => Err(Trouble::Reply),
+        };
+        Ok((said, copied))
+    }
+
+    pub(crate) fn name(&self, key: &StorageKey) -> Name {
+        Name::new(&self.prefix, key)
+    }
+}
+
+/// Runs one script, and WAIT behind it in the same round trip. A server that does not know the script gets its text.
+pub(crate) async fn run(
+    link: &Link,
+    text: &Text,
+    name: &Name,
+    arguments: &[&[u8]],
+    wait: Option<(u32, Duration)>,
+) -> Result<(Said, Option<Value>), Trouble> {
+    let deadline = link.deadline();
+    let mut known = true;
+    loop {
+        let mut commands = Pipeline::new();
+        let script = if known { text.by_name(&name.key, arguments) } else { text.in_full(&name.key, arguments) };
+        commands.add_command(script);
+        if let Some((count, within)) = wait {
+            let milliseconds = u64::try_from(within.as_millis()).unwrap_or(u64::MAX);
+            commands.cmd("WAIT").arg(count).arg(milliseconds);
+        }
+        let mut replies = link.send(&commands, deadline).await?.into_iter();
+        match replies.next() {
+            Some(Value::ServerError(error)) if known && error.code() == "NOSCRIPT" => known = false,
+            Some(Value::ServerError(error)) => return Err(Trouble::Refused(error)),
+            Some(reply) => return Ok((Said::read(reply)?, replies.next())),
+            None => return Err(Trouble::Reply),
+        }
+    }
+}
+
+impl Store for RedisStore {
+    type Claim = RedisClaim;
+
+    async fn begin(
+        &self,
+        key: &StorageKey,
+        fingerprint: &Fingerprint,
+        lease: Duration,
+    ) -> Result<Begin<RedisClaim>, StoreError> {
+        self.begin_with_ttl(key, fingerprint, lease, DAY).await
+    }
+
+    /// # Cancel safety
+    /// A claim that is granted to nobody, since the future was dropped or the answer was lost, is given back in the
+    /// background as long as this process lives and Redis can be reached. Otherwise it is abandoned when its lease is over.
+    async fn begin_with_ttl(
+        &self,
+        key: &StorageKey,
+        fingerprint: &Fingerprint,
+        lease: Duration,
+        ttl: Duration,
+    ) -> Result<Begin<RedisClaim>, StoreError> {
+        let Inner { scripts, orphans, .. } = &*self.inner;
+        let name = self.inner.name(key);
+        let owner = Owner::random()?;
+        let (lives, stays) = (microseconds(lease), microseconds(ttl));
+        let arguments: [&[u8]; 4] = [&owner.0, fingerprint.as_bytes(), lives.as_bytes(), stays.as_bytes()];
+        // From here on there may be a claim of which nobody knows.
+        let unheard = orphans.guard(&name, owner, lease);
+        let (said, copied) = match self.inner.step(&scripts.begin, &name, &arguments, Copies::AsDeclared).await {
+            Ok(answer) => answer,
+            Err(trouble) => {
+                if !trouble.is_uncertain() {
+                    unheard.disarm();
+                }
+                return Err(if trouble.is_full() { StoreError::Full } else { trouble.into() });
+            }
+        };
+        if said == Said::Done
+            && let Err(trouble) = copied
+        {
+            // The body must not run, so this claim is nobody's.
+            if run(&self.inner.link, &scripts.release, &name, &release_arguments(&owner, &name), None).await.is_ok() {
+                unheard.disarm();
+            }
+            return Err(trouble.into());
+        }
+        unheard.disarm();
+        let claim = |former| RedisClaim::new(Arc::clone(&self.inner), *key, name.clone(), owner, former, ttl);
+        match said {
+            Said::Done => Ok(Begin::Claimed(claim(owner))),
+            Said::Abandoned(former) => Ok(Begin::Abandoned(claim(wire::owner(&former)?))),
+            Said::InFlight(fingerprint) => Ok(Begin::InFlight(wire::fingerprint(&fingerprint)?)),
+            Said::Record(sealed) => Ok(Begin::Completed(wire::record(key, &name, &sealed)?)),
+            Said::Unreadable => Err(Trouble::Unreadable { name: name.short(), why: None }.into()),
+            Said::Lost | Said::Absent => Err(Trouble::Reply.into()),
+        }
+    }
+
+    async fn ended(&self, key: &StorageKey) {
+        self.inner.waiting.ended(&self.inner.name(key)).await;
+    }
+
+    /// A value that cannot be read is an error, and stays.
+    async fn forget(&self, key: &StorageKey) -> Result<bool, StoreError> {
+        let name = self.inner.name(key);
+        let arguments = [name.channel.as_bytes()];
+        let (said, _) = self.inner.step(&self.inner.scripts.forget, &name, &arguments, Copies::One).await?;
+        match said {
+            Said::Done => Ok(true),
+            Said::Absent | Said::InFlight(_) => Ok(false),
+            Said::Unreadable => Err(Trouble::Unreadable { name: name.short(), why: None }.into()),
+            _ => Err(Trouble::Reply.into()),
+        }
+    }
+
+    /// Expiry is judged by the server's clock, and leases need renewal.
+    fn attach(&self, _: &Arc<dyn Clock>) -> Duties {
+        Duties { expire: false, renew: true }
+    }
+}
+
+pub(crate) fn release_arguments<'a>(owner: &'a Owner, name: &'a Name) -> [&'a [u8]; 2] {
+    [&owner.0, name.channel.as_bytes()]
+}
+
+impl fmt::Debug for RedisStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RedisStore")
+            .field("prefix", &self.inner.prefix)
+            .field("durability", &self.inner.durability)
+            .finish_non_exhaustive()
+    }
+}
