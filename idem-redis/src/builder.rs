@@ -98,7 +98,7 @@ impl RedisStoreBuilder {
             Durability::Replicas { within, .. } => within,
         };
         let link = Arc::new(Link::new(client, self.timeout.saturating_add(wait)));
-        inspect(&link, self.timeout).await?;
+        inspect(&link, &scripts, self.timeout).await?;
         Ok(RedisStore { inner: Arc::new(Inner::new(link, scripts, self.prefix, self.durability)) })
     }
 }
@@ -114,18 +114,22 @@ impl fmt::Debug for RedisStoreBuilder {
     }
 }
 
-/// Looks at the server's version and at what it does when its memory is full.
-async fn inspect(link: &Link, timeout: Duration) -> Result<(), ConnectError> {
+/// Makes the scripts known, and looks at the server's version and at what it does when its memory is full.
+async fn inspect(link: &Link, scripts: &Scripts, timeout: Duration) -> Result<(), ConnectError> {
     let mut questions = Pipeline::new();
     questions.cmd("INFO").arg("server");
     questions.cmd("CONFIG").arg("GET").arg("maxmemory-policy");
     // CONFIG is closed where somebody else runs the server.
     questions.cmd("INFO").arg("memory");
+    // Whether this succeeds does not matter: a step whose script the server does not know sends the text along.
+    for text in scripts.texts() {
+        questions.cmd("SCRIPT").arg("LOAD").arg(text);
+    }
     let answers = link.send(&questions, link.deadline()).await.map_err(|trouble| match trouble {
         Trouble::Unreachable(error) | Trouble::Broken(error) => ConnectError::Unreachable(error),
         _ => ConnectError::Silent(timeout),
     })?;
-    let mut answers = answers.into_iter();
+    let mut answers = answers.each.into_iter();
     let mut next = || answers.next().unwrap_or_default();
     let (server, config, memory) = (info(next()), next(), info(next()));
 

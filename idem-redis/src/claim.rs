@@ -8,7 +8,7 @@ use idem_runtime::{Claim, Record, StorageKey, StoreError};
 
 use crate::errors::Trouble;
 use crate::scripts::microseconds;
-use crate::store::{Copies, Inner, release_arguments};
+use crate::store::{Copies, Inner, Stepped, release_arguments};
 use crate::wire::{Name, Owner, Said};
 
 /// A claim in a [`RedisStore`](crate::RedisStore). It lives for its lease, whether this value is there or not, and then it
@@ -55,7 +55,7 @@ impl RedisClaim {
         let small: &[u8] = if small { b"1" } else { b"0" };
         let arguments = [&self.owner.0, lives.as_bytes(), self.name.channel.as_bytes(), &sealed, small];
         let step = self.inner.step(&self.inner.scripts.complete, &self.name, &arguments, Copies::AsDeclared);
-        let (said, copied) = match step.await {
+        let Stepped { said, copied, .. } = match step.await {
             // No room for the answer. That there was one is all the more worth keeping, and takes hardly more than the claim.
             Err(trouble) if trouble.is_full() && small == b"0" => {
                 tracing::warn!(key = %self.key, "Redis is full, so the answer was not kept, only that there was one");
@@ -74,7 +74,8 @@ impl Claim for RedisClaim {
         let arguments: [&[u8]; 4] = [&self.owner.0, &self.former.0, lease.as_bytes(), ttl.as_bytes()];
         // Taking over lets a body run, as `begin` does. A renewal that no replica has is made up for by the next one.
         let copies = if self.former == self.owner { Copies::One } else { Copies::AsDeclared };
-        let (said, copied) = self.inner.step(&self.inner.scripts.renew, &self.name, &arguments, copies).await?;
+        let Stepped { said, copied, .. } =
+            self.inner.step(&self.inner.scripts.renew, &self.name, &arguments, copies).await?;
         self.judge(&said)?;
         copied?;
         self.former = self.owner;
@@ -87,10 +88,10 @@ impl Claim for RedisClaim {
 
     async fn release(self) -> Result<(), StoreError> {
         let arguments = release_arguments(&self.owner, &self.name);
-        let (said, _) = self.inner.step(&self.inner.scripts.release, &self.name, &arguments, Copies::One).await?;
-        match said {
-            // The other twin's answer was lost, and this is what it left.
-            Said::Absent if self.twin => Ok(()),
+        let stepped = self.inner.step(&self.inner.scripts.release, &self.name, &arguments, Copies::One).await?;
+        match stepped.said {
+            // An answer was lost, and this is what that step left.
+            Said::Absent if self.twin || stepped.repeated => Ok(()),
             said => self.judge(&said),
         }
     }

@@ -74,10 +74,12 @@ pub(crate) enum Trouble {
     Unconnected(Duration),
     /// The connection broke after the step was sent.
     Broken(RedisError),
+    /// The connection broke, and the repetition does not tell what the step itself did.
+    Unheard,
     /// No answer in time.
     Silent(Duration),
-    /// The server refused the step.
-    Refused(ServerError),
+    /// The server refused the step; if it was sent twice, the first time may have taken effect.
+    Refused { error: ServerError, repeated: bool },
     /// The server answered something that the scripts do not say.
     Reply,
     /// What stands under the key was not written by this store, or was damaged.
@@ -89,11 +91,15 @@ pub(crate) enum Trouble {
 impl Trouble {
     /// Whether the step may have taken effect all the same.
     pub(crate) fn is_uncertain(&self) -> bool {
-        matches!(self, Self::Broken(_) | Self::Silent(_) | Self::Reply | Self::NotReplicated { .. })
+        match self {
+            Self::Random(_) | Self::Unreachable(_) | Self::Unconnected(_) | Self::Unreadable { .. } => false,
+            Self::Refused { repeated, .. } => *repeated,
+            Self::Broken(_) | Self::Unheard | Self::Silent(_) | Self::Reply | Self::NotReplicated { .. } => true,
+        }
     }
 
     pub(crate) fn is_full(&self) -> bool {
-        matches!(self, Self::Refused(error) if error.code() == "OOM")
+        matches!(self, Self::Refused { error, .. } if error.code() == "OOM")
     }
 }
 
@@ -108,10 +114,13 @@ impl fmt::Display for Trouble {
             Self::Broken(error) => {
                 write!(f, "the connection to Redis broke, whether the step took effect is unknown: {error}")
             }
+            Self::Unheard => {
+                f.write_str("the connection to Redis broke, and it is unknown what the step did; look again")
+            }
             Self::Silent(timeout) => {
                 write!(f, "no answer from Redis within {timeout:?}, whether the step took effect is unknown")
             }
-            Self::Refused(error) => write!(f, "Redis refused the step, nothing was changed: {error}"),
+            Self::Refused { error, .. } => write!(f, "Redis refused the step: {error}"),
             Self::Reply => f.write_str("Redis gave an answer that this version of the store does not know"),
             Self::Unreadable { name, why } => {
                 write!(f, "the value under `{name}` in Redis cannot be read")?;
@@ -132,7 +141,7 @@ impl Error for Trouble {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         match self {
             Self::Unreachable(source) | Self::Broken(source) => Some(source),
-            Self::Refused(source) => Some(source),
+            Self::Refused { error, .. } => Some(error),
             _ => None,
         }
     }

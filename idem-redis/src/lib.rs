@@ -3,6 +3,8 @@
 mod builder;
 mod claim;
 mod errors;
+#[cfg(test)]
+mod histories;
 mod link;
 mod orphans;
 mod scripts;

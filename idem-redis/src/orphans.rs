@@ -52,8 +52,8 @@ async fn give_back(link: &Link, scripts: &Scripts, name: &Name, owner: Owner, le
     let mut pause = FIRST_PAUSE;
     while Instant::now() < end {
         match run(link, &scripts.release, name, &release_arguments(&owner, name), None).await {
-            Ok((Said::Absent, _)) | Err(_) => {}
-            Ok(_) => return,
+            Ok(stepped) if stepped.said != Said::Absent => return,
+            Ok(_) | Err(_) => {}
         }
         sleep(pause).await;
         pause = (pause * 2).min(LONGEST_PAUSE);

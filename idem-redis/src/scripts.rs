@@ -41,6 +41,10 @@ impl Scripts {
             forget: text(include_str!("scripts/forget.lua")),
         }
     }
+
+    pub(crate) fn texts(&self) -> [&str; 5] {
+        [&self.begin, &self.renew, &self.complete, &self.release, &self.forget].map(|script| &*script.text)
+    }
 }
 
 impl Text {

@@ -37,6 +37,15 @@ pub(crate) struct Inner {
     orphans: Orphans,
 }
 
+/// What became of a step that the server has answered.
+pub(crate) struct Stepped {
+    pub(crate) said: Said,
+    /// The error says that it took effect, but not in as many copies as it must.
+    pub(crate) copied: Result<(), Trouble>,
+    /// Whether it was sent twice, so that this may be the answer to a repetition.
+    pub(crate) repeated: bool,
+}
+
 /// Whether a step must be in the replicas before it counts.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Copies {
@@ -67,27 +76,19 @@ impl Inner {
         Self { link, scripts, prefix, durability, waiting, orphans }
     }
 
-    /// Runs one script. The inner error says that it took effect, but not in as many copies as it must.
+    /// Runs one script.
     pub(crate) async fn step(
         &self,
         text: &Text,
         name: &Name,
         arguments: &[&[u8]],
         copies: Copies,
-    ) -> Result<(Said, Result<(), Trouble>), Trouble> {
+    ) -> Result<Stepped, Trouble> {
         let wait = match self.durability {
             Durability::Replicas { count, within } if copies == Copies::AsDeclared => Some((count, within)),
             _ => None,
         };
-        let (said, waited) = run(&self.link, text, name, arguments, wait).await?;
-        let copied = match (wait, waited) {
-            (None, _) => Ok(()),
-            (Some((want, _)), Some(Value::Int(have))) if have >= i64::from(want) => Ok(()),
-            (Some((want, within)), Some(Value::Int(have))) => Err(Trouble::NotReplicated { have, want, within }),
-            (Some(_), Some(Value::ServerError(error))) => Err(Trouble::Refused(error)),
-            (Some(_), _) => Err(Trouble::Reply),
-        };
-        Ok((said, copied))
+        run(&self.link, text, name, arguments, wait).await
     }
 
     pub(crate) fn name(&self, key: &StorageKey) -> Name {
@@ -102,9 +103,9 @@ pub(crate) async fn run(
     name: &Name,
     arguments: &[&[u8]],
     wait: Option<(u32, Duration)>,
-) -> Result<(Said, Option<Value>), Trouble> {
+) -> Result<Stepped, Trouble> {
     let deadline = link.deadline();
-    let mut known = true;
+    let (mut known, mut repeated) = (true, false);
     loop {
         let mut commands = Pipeline::new();
         let script = if known { text.by_name(&name.key, arguments) } else { text.in_full(&name.key, arguments) };
@@ -113,13 +114,28 @@ pub(crate) async fn run(
             let milliseconds = u64::try_from(within.as_millis()).unwrap_or(u64::MAX);
             commands.cmd("WAIT").arg(count).arg(milliseconds);
         }
-        let mut replies = link.send(&commands, deadline).await?.into_iter();
-        match replies.next() {
+        let replies = link.send(&commands, deadline).await?;
+        repeated |= replies.repeated;
+        let mut each = replies.each.into_iter();
+        match each.next() {
             Some(Value::ServerError(error)) if known && error.code() == "NOSCRIPT" => known = false,
-            Some(Value::ServerError(error)) => return Err(Trouble::Refused(error)),
-            Some(reply) => return Ok((Said::read(reply)?, replies.next())),
+            Some(Value::ServerError(error)) => return Err(Trouble::Refused { error, repeated }),
+            Some(reply) => {
+                let (said, copied) = (Said::read(reply)?, wait.map_or(Ok(()), |wait| copied(wait, each.next())));
+                return Ok(Stepped { said, copied, repeated });
+            }
             None => return Err(Trouble::Reply),
         }
+    }
+}
+
+/// What the answer to WAIT says.
+fn copied((want, within): (u32, Duration), answer: Option<Value>) -> Result<(), Trouble> {
+    match answer {
+        Some(Value::Int(have)) if have >= i64::from(want) => Ok(()),
+        Some(Value::Int(have)) => Err(Trouble::NotReplicated { have, want, within }),
+        Some(Value::ServerError(error)) => Err(Trouble::Refused { error, repeated: false }),
+        _ => Err(Trouble::Reply),
     }
 }
 
@@ -152,15 +168,16 @@ impl Store for RedisStore {
         let arguments: [&[u8]; 4] = [&owner.0, fingerprint.as_bytes(), lives.as_bytes(), stays.as_bytes()];
         // From here on there may be a claim of which nobody knows.
         let unheard = orphans.guard(&name, owner, lease);
-        let (said, copied) = match self.inner.step(&scripts.begin, &name, &arguments, Copies::AsDeclared).await {
-            Ok(answer) => answer,
-            Err(trouble) => {
-                if !trouble.is_uncertain() {
-                    unheard.disarm();
+        let Stepped { said, copied, .. } =
+            match self.inner.step(&scripts.begin, &name, &arguments, Copies::AsDeclared).await {
+                Ok(answer) => answer,
+                Err(trouble) => {
+                    if !trouble.is_uncertain() {
+                        unheard.disarm();
+                    }
+                    return Err(if trouble.is_full() { StoreError::Full } else { trouble.into() });
                 }
-                return Err(if trouble.is_full() { StoreError::Full } else { trouble.into() });
-            }
-        };
+            };
         if said == Said::Done
             && let Err(trouble) = copied
         {
@@ -190,8 +207,10 @@ impl Store for RedisStore {
     async fn forget(&self, key: &StorageKey) -> Result<bool, StoreError> {
         let name = self.inner.name(key);
         let arguments = [name.channel.as_bytes()];
-        let (said, _) = self.inner.step(&self.inner.scripts.forget, &name, &arguments, Copies::One).await?;
-        match said {
+        let stepped = self.inner.step(&self.inner.scripts.forget, &name, &arguments, Copies::One).await?;
+        match stepped.said {
+            // What the first of two found is not known.
+            Said::Absent if stepped.repeated => Err(Trouble::Unheard.into()),
             Said::Done => Ok(true),
             Said::Absent | Said::InFlight(_) => Ok(false),
             Said::Unreadable => Err(Trouble::Unreadable { name: name.short(), why: None }.into()),

@@ -116,7 +116,8 @@ impl Waiting {
     async fn in_flight(&self, name: &Name) -> bool {
         let mut look = Pipeline::new();
         look.cmd("GETRANGE").arg(&name.key).arg(0).arg(wire::CLAIM.len() - 1);
-        match self.shared.link.send(&look, self.shared.link.deadline()).await.as_deref() {
+        let looked = self.shared.link.send(&look, self.shared.link.deadline()).await;
+        match looked.as_ref().map(|replies| &replies.each[..]) {
             Ok([Value::BulkString(start)]) => start == wire::CLAIM,
             _ => true,
         }
