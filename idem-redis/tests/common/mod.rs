@@ -35,6 +35,10 @@ pub fn record(answer: &str) -> Record {
     Record::new(fingerprint(1), answer.as_bytes().to_vec().into())
 }
 
+pub async fn store(server: &Redis) -> RedisStore {
+    RedisStore::builder(server.url()).timeout(TIMEOUT).connect().await.unwrap()
+}
+
 /// A store that talks to `server` through a proxy.
 pub async fn through_proxy(server: &Redis) -> (RedisStore, Proxy) {
     let proxy = Proxy::to(server.port()).await;

@@ -116,7 +116,7 @@ impl Redis {
         said.ok().and_then(Result::ok).unwrap_or_else(|| panic!("no answer to {command} on port {}", self.port))
     }
 
-    /// Waits until the server answers, or has ended.
+    /// Waits until the server answers. `false` if it has ended.
     async fn answers(&mut self) -> bool {
         let start = Instant::now();
         while start.elapsed() < PATIENCE {
@@ -132,7 +132,7 @@ impl Redis {
             }
             sleep(Duration::from_millis(5)).await;
         }
-        false
+        panic!("`redis-server` runs on port {}, but does not answer", self.port);
     }
 }
 
