@@ -41,7 +41,11 @@ impl Redis {
         let port = self.port.to_string();
         let replica = Self::with(&["--save", "", "--replicaof", "127.0.0.1", &port]).await;
         let start = Instant::now();
-        while !replica.say("INFO replication").await.contains("master_link_status:up") {
+        // Both of them must say so: the server may still send what it held before.
+        let online = format!("port={},state=online", replica.port);
+        while !(replica.say("INFO replication").await.contains("master_link_status:up")
+            && self.say("INFO replication").await.contains(&online))
+        {
             assert!(start.elapsed() < PATIENCE, "the replica does not follow");
             sleep(Duration::from_millis(10)).await;
         }
