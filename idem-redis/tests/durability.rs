@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use common::*;
 use idem_redis::{Durability, RedisStore};
-use idem_runtime::{Begin, Claim, Store, StoreError};
+use idem_runtime::{Claim, Store, StoreError};
 use idem_servers::proxy::Proxy;
 use idem_servers::redis::Redis;
 
@@ -73,6 +73,8 @@ async fn without_a_replica_in_time_no_body_may_run_and_the_key_stays_free() {
     let twin = claimed.twin().unwrap();
     replica.stall();
     unavailable(claimed.complete(record("answer"), TTL).await);
+    // Repeated on another connection, which has not written anything that the server could wait for.
+    proxy.cut();
     unavailable(twin.twin().unwrap().complete(record("answer"), TTL).await);
     replica.resume();
     until("the record is in both", async || twin.twin().unwrap().complete(record("answer"), TTL).await.is_ok()).await;
@@ -87,15 +89,7 @@ async fn a_takeover_that_no_replica_has_is_refused_too() {
     let store = replicated(&proxy).await;
     let short = Duration::from_millis(50);
     drop(store.begin_with_ttl(&key(1), &fingerprint(1), short, TTL).await.unwrap());
-    let mut heir = None;
-    until("the lease is over", async || {
-        if let Ok(Begin::Abandoned(claim)) = begin(&store, 1).await {
-            heir = Some(claim);
-        }
-        heir.is_some()
-    })
-    .await;
-    let mut heir = heir.unwrap();
+    let mut heir = abandoned(&store).await;
     replica.stall();
     let said = unavailable(heir.renew(LEASE).await);
     assert!(said.contains("replicas"), "{said}");

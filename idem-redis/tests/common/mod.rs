@@ -72,6 +72,19 @@ pub async fn claim_in_time(store: &RedisStore, number: u8) -> RedisClaim {
     }
 }
 
+/// Waits until the lease of the claim is over.
+pub async fn abandoned(store: &RedisStore) -> RedisClaim {
+    let mut found = None;
+    until("the lease is over", async || {
+        if let Ok(Begin::Abandoned(claim)) = begin(store, 1).await {
+            found = Some(claim);
+        }
+        found.is_some()
+    })
+    .await;
+    found.unwrap()
+}
+
 pub async fn recorded(store: &RedisStore, number: u8) -> Record {
     match begin(store, number).await {
         Ok(Begin::Completed(record)) => record,
