@@ -59,7 +59,8 @@
 //! the outcome is unknown. Every step is one script on one key, so the scripts fit a cluster; connecting to one is not
 //! supported yet.
 //!
-//! With `Replicas`, the steps of one process wait for their replicas one after the other, since they share a connection.
+//! With `Replicas`, a claim and a completion take a second round trip, and the steps of one process wait for their replicas one
+//! after the other, since they share a connection.
 
 mod builder;
 mod claim;

@@ -5,7 +5,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use redis::aio::{ConnectionLike, MultiplexedConnection};
-use redis::{AsyncConnectionConfig, Client, Pipeline, RedisError, Value};
+use redis::{AsyncConnectionConfig, Client, Cmd, Pipeline, RedisError, Value};
 use tokio::time::{Instant, timeout_at};
 
 use crate::errors::Trouble;
@@ -34,6 +34,8 @@ pub(crate) struct Replies {
     pub(crate) each: Vec<Value>,
     /// Whether they were sent twice, so that the first time may have taken effect as well.
     pub(crate) repeated: bool,
+    /// The connection that they came on.
+    number: u64,
 }
 
 #[derive(Clone)]
@@ -84,6 +86,24 @@ impl Link {
         }
     }
 
+    /// Sends one more command on the connection that `replies` came on, and on no other.
+    pub(crate) async fn follow(&self, replies: &Replies, command: &Cmd, deadline: Instant) -> Result<Value, Trouble> {
+        let live = self.current().clone().filter(|live| live.number == replies.number);
+        let Some(mut live) = live else { return Err(Trouble::Unheard) };
+        match timeout_at(deadline, live.connection.req_packed_command(command)).await {
+            Ok(Ok(Value::ServerError(error))) => Err(Trouble::Refused { error, repeated: false }),
+            Ok(Ok(reply)) => Ok(reply),
+            Ok(Err(error)) => {
+                self.lost(live.number);
+                Err(Trouble::Broken(error))
+            }
+            Err(_) => {
+                self.lost(live.number);
+                Err(Trouble::Silent(self.timeout))
+            }
+        }
+    }
+
     /// A connection that stood for a while may have ended unnoticed, so a failure on it is followed by another try.
     async fn attempt(&self, commands: &Pipeline, used: &mut Option<u64>) -> Result<Replies, Trouble> {
         let mut broken = None;
@@ -102,7 +122,9 @@ impl Link {
                 self.lost(live.number);
             }
             match sent {
-                Ok(each) if last_try || !demoted => return Ok(Replies { each, repeated: broken.is_some() }),
+                Ok(each) if last_try || !demoted => {
+                    return Ok(Replies { each, repeated: broken.is_some(), number: live.number });
+                }
                 Ok(_) => broken = Some(std::io::Error::other("the server is not the primary any more").into()),
                 Err(error) if last_try => return Err(Trouble::Broken(error)),
                 Err(error) => broken = Some(error),

@@ -5,12 +5,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use idem_runtime::{Begin, Clock, Duties, Fingerprint, StorageKey, Store, StoreError};
-use redis::{Pipeline, Value};
+use redis::{Pipeline, Value, cmd};
+use tokio::time::Instant;
 
 use crate::builder::{Durability, RedisStoreBuilder};
 use crate::claim::RedisClaim;
 use crate::errors::{ConnectError, Trouble};
-use crate::link::Link;
+use crate::link::{Link, Replies};
 use crate::orphans::Orphans;
 use crate::scripts::{Scripts, Text, microseconds};
 use crate::waiting::Waiting;
@@ -96,7 +97,7 @@ impl Inner {
     }
 }
 
-/// Runs one script, and WAIT behind it in the same round trip. A server that does not know the script gets its text.
+/// Runs one script, and waits for replicas if it wrote. A server that does not know the script gets its text.
 pub(crate) async fn run(
     link: &Link,
     text: &Text,
@@ -110,18 +111,17 @@ pub(crate) async fn run(
         let mut commands = Pipeline::new();
         let script = if known { text.by_name(&name.key, arguments) } else { text.in_full(&name.key, arguments) };
         commands.add_command(script);
-        if let Some((count, within)) = wait {
-            let milliseconds = u64::try_from(within.as_millis()).unwrap_or(u64::MAX);
-            commands.cmd("WAIT").arg(count).arg(milliseconds);
-        }
-        let replies = link.send(&commands, deadline).await?;
+        let mut replies = link.send(&commands, deadline).await?;
         repeated |= replies.repeated;
-        let mut each = replies.each.into_iter();
-        match each.next() {
+        match replies.each.pop() {
             Some(Value::ServerError(error)) if known && error.code() == "NOSCRIPT" => known = false,
             Some(Value::ServerError(error)) => return Err(Trouble::Refused { error, repeated }),
             Some(reply) => {
-                let (said, copied) = (Said::read(reply)?, wait.map_or(Ok(()), |wait| copied(wait, each.next())));
+                let said = Said::read(reply)?;
+                let copied = match wait {
+                    Some(wait) if said == Said::Done => copied(link, &replies, wait, deadline).await,
+                    _ => Ok(()),
+                };
                 return Ok(Stepped { said, copied, repeated });
             }
             None => return Err(Trouble::Reply),
@@ -129,12 +129,19 @@ pub(crate) async fn run(
     }
 }
 
-/// What the answer to WAIT says.
-fn copied((want, within): (u32, Duration), answer: Option<Value>) -> Result<(), Trouble> {
-    match answer {
-        Some(Value::Int(have)) if have >= i64::from(want) => Ok(()),
-        Some(Value::Int(have)) => Err(Trouble::NotReplicated { have, want, within }),
-        Some(Value::ServerError(error)) => Err(Trouble::Refused { error, repeated: false }),
+/// Waits until enough replicas have what was written. Not in the same round trip as the write: a step that finds a record
+/// writes nothing, and must not wait for replicas that are gone. On the same connection, since WAIT waits for its writes.
+async fn copied(
+    link: &Link,
+    replies: &Replies,
+    (want, within): (u32, Duration),
+    deadline: Instant,
+) -> Result<(), Trouble> {
+    let mut wait = cmd("WAIT");
+    wait.arg(want).arg(u64::try_from(within.as_millis()).unwrap_or(u64::MAX));
+    match link.follow(replies, &wait, deadline).await? {
+        Value::Int(have) if have >= i64::from(want) => Ok(()),
+        Value::Int(have) => Err(Trouble::NotReplicated { have, want, within }),
         _ => Err(Trouble::Reply),
     }
 }

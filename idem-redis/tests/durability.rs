@@ -3,7 +3,7 @@
 #[allow(unreachable_pub, reason = "a module of each test")]
 mod common;
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use common::*;
 use idem_redis::{Durability, RedisStore};
@@ -45,8 +45,11 @@ async fn what_a_replica_has_survives_the_failover_to_it() {
     claim_in_time(&store, 2).await.complete(record("answer"), TTL).await.unwrap();
     fail_over(primary, &replica, &proxy).await;
     // The new primary has no replica yet, and what is there is answered all the same.
+    until("the new primary answers", async || begin(&store, 1).await.is_ok()).await;
+    let start = Instant::now();
     assert_in_flight(&begin(&store, 1).await);
     assert_eq!(recorded(&store, 2).await, record("answer"));
+    assert!(start.elapsed() < WITHIN, "what writes nothing waits for no replica");
     let said = unavailable(begin(&store, 3).await);
     assert!(said.contains("0 of 1 replicas"), "{said}");
     // The owner of the claim gets its record in as soon as there is a second copy.

@@ -41,14 +41,15 @@ impl Redis {
         let port = self.port.to_string();
         let replica = Self::with(&["--save", "", "--replicaof", "127.0.0.1", &port]).await;
         let start = Instant::now();
-        // Something to acknowledge, which leaves nothing behind: the first acknowledgement may take a second.
-        self.say("PUBLISH following 1").await;
+        // The first acknowledgement may take a second.
         let known = format!("port={},state=online,offset=", replica.port);
         let acknowledged = |info: String| info.split_once(&known).is_some_and(|(_, offset)| !offset.starts_with("0,"));
         while !(replica.say("INFO replication").await.contains("master_link_status:up")
             && acknowledged(self.say("INFO replication").await))
         {
             assert!(start.elapsed() < PATIENCE, "the replica does not follow");
+            // Something to acknowledge, which leaves nothing behind.
+            self.say("PUBLISH following 1").await;
             sleep(Duration::from_millis(10)).await;
         }
         replica
