@@ -1,4 +1,5 @@
 //! What replicas add, and what a failover costs with and without them.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a failed check panics")]
 
 #[allow(unreachable_pub, reason = "a module of each test")]
 mod common;

@@ -1,4 +1,5 @@
 //! The engine over Redis: what a client sees, and how often a body runs.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a failed check panics")]
 
 #[allow(unreachable_pub, reason = "a module of each test")]
 mod common;

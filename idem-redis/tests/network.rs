@@ -1,4 +1,5 @@
 //! What a step does when the network between store and server fails in the middle of it.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a failed check panics")]
 
 #[allow(unreachable_pub, reason = "a module of each test")]
 mod common;

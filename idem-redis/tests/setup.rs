@@ -1,4 +1,5 @@
 //! What a store refuses to work with, and what it works with all the same.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a failed check panics")]
 
 #[allow(unreachable_pub, reason = "a module of each test")]
 mod common;
