@@ -24,8 +24,8 @@ pub enum Durability {
     /// One, in the server that was asked. Nothing is waited for.
     #[default]
     None,
-    /// So many replicas must have it, too (`WAIT`). If they have not in time, the body does not run, and a record is
-    /// written again until they have. Replicas need not have it on disk.
+    /// So many replicas must have it, too (`WAIT`). If they have not in time, the body does not run, and the engine tries
+    /// again to keep the record. Replicas need not have it on disk.
     Replicas {
         /// How many replicas, at least 1.
         count: u32,

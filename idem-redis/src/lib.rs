@@ -31,7 +31,7 @@
 //! | the server restarts with `appendonly yes` and `appendfsync everysec` | nothing, if only the process died; with the machine up to a second is lost | the same |
 //! | the server restarts without an append-only file | **everything since the last snapshot is lost, and bodies run again** | the same |
 //! | failover to a replica | **what the replica did not have yet is lost, and a body may run again** | what was acknowledged is in `count` replicas: nothing is lost if one of those is promoted |
-//! | too few replicas | nothing is noticed | the body does not run (503); a record is written again until they have it |
+//! | too few replicas | nothing is noticed | the body does not run (503); a record is tried again for a while |
 //!
 //! `WAIT` does not make Redis a store with consensus. If a replica is promoted that is not one of those that
 //! acknowledged, its claims and records are lost, and no client of Redis can prevent that. Where a second run is worse than

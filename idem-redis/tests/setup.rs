@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use common::*;
 use idem_redis::{ConnectError, Durability, RedisStore};
-use idem_runtime::Claim;
+use idem_runtime::{Claim, Store};
 use idem_servers::proxy::Proxy;
 use idem_servers::redis::Redis;
 
@@ -76,4 +76,36 @@ async fn settings_that_make_no_sense_are_refused_before_anything_is_sent() {
         assert!(matches!(refused, ConnectError::Setting(text) if text.contains(word)), "{refused:?}");
     }
     assert!(matches!(RedisStore::connect("no url").await, Err(ConnectError::Unreachable(_))));
+}
+
+/// All steps once.
+async fn works(store: &RedisStore) {
+    let mut claimed = claim(store, 1).await;
+    claimed.renew(LEASE).await.unwrap();
+    assert_in_flight(&begin(store, 1).await);
+    let waiting = {
+        let store = store.clone();
+        tokio::spawn(async move { store.ended(&key(1)).await })
+    };
+    claimed.complete(record("answer"), TTL).await.unwrap();
+    waiting.await.unwrap();
+    assert_eq!(recorded(store, 1).await, record("answer"));
+    assert!(store.forget(&key(1)).await.unwrap());
+    claim(store, 1).await.release().await.unwrap();
+}
+
+#[tokio::test]
+async fn both_protocols_and_another_database_will_do() {
+    let server = Redis::start().await;
+    works(&RedisStore::connect(server.url()).await.unwrap()).await;
+    works(&RedisStore::connect(format!("{}/3?protocol=resp3", server.url())).await.unwrap()).await;
+}
+
+/// Every script takes one key and touches no other, which is all that a cluster asks of it.
+#[tokio::test]
+async fn the_scripts_run_on_a_node_of_a_cluster() {
+    let server = Redis::with(&["--save", "", "--cluster-enabled", "yes"]).await;
+    assert!(server.say("CLUSTER ADDSLOTSRANGE 0 16383").await.starts_with("+OK"));
+    until("the cluster is up", async || server.say("CLUSTER INFO").await.contains("cluster_state:ok")).await;
+    works(&RedisStore::connect(server.url()).await.unwrap()).await;
 }
