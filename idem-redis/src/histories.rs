@@ -4,16 +4,18 @@
 //! `PROPTEST_CASES` sets the number of histories, for the long form.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::channel;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use idem_proofs::reference::steps::histories;
-use idem_proofs::reference::{Claims, Model, Profile, drive};
+use idem_proofs::reference::{Claims, Model, Profile, Step, drive, engine};
 use idem_runtime::{Begin, Claim, Clock, Duties, Fingerprint, Record, StorageKey, Store, StoreError};
 use idem_servers::redis::Redis;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 use redis::Pipeline;
+use tokio::runtime::Handle;
 
 use crate::scripts::Scripts;
 use crate::{RedisClaim, RedisStore};
@@ -32,6 +34,8 @@ struct Timed {
     store: RedisStore,
     /// The clock, and what it showed at first: nanoseconds since 1970 are more than a Lua number holds.
     clock: Arc<OnceLock<(Arc<dyn Clock>, u64)>>,
+    /// Where the connection lives: other threads than those of the history.
+    elsewhere: Handle,
 }
 
 struct TimedClaim {
@@ -40,12 +44,19 @@ struct TimedClaim {
 }
 
 impl Timed {
-    async fn set_clock(&self) -> Result<(), StoreError> {
+    /// Ends before it returns. A history of the engine counts on it that a claim ends in a few turns of its own thread.
+    fn at_once<T: Send + 'static>(&self, step: impl Future<Output = T> + Send + 'static) -> T {
+        let (send, receive) = channel();
+        self.elsewhere.spawn(async move { send.send(step.await) });
+        receive.recv().unwrap()
+    }
+
+    fn set_clock(&self) -> Result<(), StoreError> {
         let (clock, start) = self.clock.get().unwrap();
         let mut set = Pipeline::new();
         set.cmd("SET").arg("clock").arg(clock.now().as_nanos() - start);
-        let link = &self.store.inner.link;
-        link.send(&set, link.deadline()).await?;
+        let link = Arc::clone(&self.store.inner.link);
+        self.at_once(async move { link.send(&set, link.deadline()).await })?;
         Ok(())
     }
 }
@@ -59,7 +70,7 @@ impl Store for Timed {
         fingerprint: &Fingerprint,
         lease: Duration,
     ) -> Result<Begin<TimedClaim>, StoreError> {
-        self.set_clock().await?;
+        self.set_clock()?;
         let timed = |claim| TimedClaim { claim, store: self.clone() };
         Ok(match self.store.begin(key, fingerprint, lease * SCALE).await? {
             Begin::Claimed(claim) => Begin::Claimed(timed(claim)),
@@ -74,7 +85,7 @@ impl Store for Timed {
     }
 
     async fn forget(&self, key: &StorageKey) -> Result<bool, StoreError> {
-        self.set_clock().await?;
+        self.set_clock()?;
         self.store.forget(key).await
     }
 
@@ -86,26 +97,27 @@ impl Store for Timed {
 
 impl Claim for TimedClaim {
     async fn renew(&mut self, lease: Duration) -> Result<(), StoreError> {
-        self.store.set_clock().await?;
+        self.store.set_clock()?;
         self.claim.renew(lease * SCALE).await
     }
 
     async fn complete(self, record: Record, ttl: Duration) -> Result<(), StoreError> {
-        self.store.set_clock().await?;
-        self.claim.complete(record, ttl * SCALE).await
+        self.store.set_clock()?;
+        self.store.at_once(self.claim.complete(record, ttl * SCALE))
     }
 
     async fn release(self) -> Result<(), StoreError> {
-        self.store.set_clock().await?;
-        self.claim.release().await
+        self.store.set_clock()?;
+        self.store.at_once(self.claim.release())
     }
 }
 
-#[test]
-fn the_redis_store_does_as_the_reference() {
-    const REMOTE: Profile = Profile { claims: Claims::LiveForLease, capacity: usize::MAX };
-    let cases = if std::env::var_os("PROPTEST_CASES").is_some() { Config::default().cases } else { 300 };
+const REMOTE: Profile = Profile { claims: Claims::LiveForLease, capacity: usize::MAX };
+
+fn check<F: Future<Output = Result<(), String>>>(cases: u32, play: impl Fn(Timed, Model, Vec<Step>) -> F) {
+    let cases = if std::env::var_os("PROPTEST_CASES").is_some() { Config::default().cases } else { cases };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let elsewhere = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     let server = runtime.block_on(Redis::start());
     let played = AtomicUsize::new(0);
     let config = Config { cases, failure_persistence: None, ..Config::default() };
@@ -113,15 +125,22 @@ fn the_redis_store_does_as_the_reference() {
         // What is beyond the last step seen is thrown away first when a failure is made smaller.
         seen.iter().for_each(|seen| seen.store(steps.len(), Ordering::SeqCst));
         let prefix = format!("history-{}", played.fetch_add(1, Ordering::SeqCst));
-        runtime
-            .block_on(async {
-                let store = RedisStore::builder(server.url()).prefix(prefix).connect_with(Scripts::with_clock(CLOCK));
-                let store = Timed { store: store.await.unwrap(), clock: Arc::default() };
-                drive::play(store, Model::clone(&model), &steps).await
-            })
-            .map_err(TestCaseError::fail)
+        let store = RedisStore::builder(server.url()).prefix(prefix);
+        let store = elsewhere.block_on(store.connect_with(Scripts::with_clock(CLOCK))).unwrap();
+        let store = Timed { store, clock: Arc::default(), elsewhere: elsewhere.handle().clone() };
+        runtime.block_on(play(store, model, steps)).map_err(TestCaseError::fail)
     });
     if let Err(error) = checked {
         panic!("{error}");
     }
+}
+
+#[test]
+fn the_redis_store_does_as_the_reference() {
+    check(300, |store, model, steps| async move { drive::play(store, model, &steps).await });
+}
+
+#[test]
+fn the_engine_over_redis_does_as_the_reference() {
+    check(100, |store, model, steps| async move { engine::play(store, model, &steps).await });
 }
