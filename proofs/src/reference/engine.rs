@@ -182,11 +182,14 @@ impl<S: Store> Played<S> {
         if let Some(client) = client {
             compare(&heard(client).await, &expected)?;
         }
-        for _ in 0..1000 {
-            if self.engine.executions() == self.running.len() {
-                return Ok(());
+        let settled = async {
+            while self.engine.executions() != self.running.len() {
+                tokio::task::yield_now().await;
             }
-            tokio::task::yield_now().await;
+        };
+        // A store in another process needs more than a few turns of this thread.
+        if tokio::time::timeout(Duration::from_secs(10), settled).await.is_ok() {
+            return Ok(());
         }
         Err(format!("{} executions run, but {} should", self.engine.executions(), self.running.len()))
     }

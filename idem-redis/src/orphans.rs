@@ -1,0 +1,84 @@
+//! Claims that may have been granted to nobody: `begin` was sent, and its answer was never heard. Their bodies have not run,
+//! so they are given back; otherwise their keys would be in flight for a lease, and then their outcome unknown.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::runtime::Handle;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep};
+
+use crate::link::Link;
+use crate::scripts::Scripts;
+use crate::store::{release_arguments, run};
+use crate::wire::{Name, Owner, Said};
+
+/// How many are followed up at once. Beyond that, their leases end them.
+const MOST: usize = 1024;
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+
+pub(crate) struct Orphans {
+    link: Arc<Link>,
+    scripts: Arc<Scripts>,
+    /// Ends with the store.
+    tasks: Mutex<JoinSet<()>>,
+}
+
+impl Orphans {
+    pub(crate) fn new(link: Arc<Link>, scripts: Arc<Scripts>) -> Self {
+        Self { link, scripts, tasks: Mutex::default() }
+    }
+
+    /// Gives the claim back when it is dropped, unless it is disarmed.
+    pub(crate) fn guard<'a>(&'a self, name: &'a Name, owner: Owner, lease: Duration) -> Guard<'a> {
+        Guard { orphans: self, name, owner, lease, armed: true }
+    }
+
+    fn follow_up(&self, name: Name, owner: Owner, lease: Duration) {
+        let Ok(runtime) = Handle::try_current() else { return };
+        let mut tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
+        while tasks.try_join_next().is_some() {}
+        if tasks.len() < MOST {
+            let (link, scripts) = (Arc::clone(&self.link), Arc::clone(&self.scripts));
+            tasks.spawn_on(async move { give_back(&link, &scripts, &name, owner, lease).await }, &runtime);
+        }
+    }
+}
+
+/// Gives a claim back. It may not be there yet: what was sent on another connection can arrive late.
+async fn give_back(link: &Link, scripts: &Scripts, name: &Name, owner: Owner, lease: Duration) {
+    let end = Instant::now() + lease;
+    let mut pause = FIRST_PAUSE;
+    while Instant::now() < end {
+        match run(link, &scripts.release, name, &release_arguments(&owner, name), None).await {
+            Ok(stepped) if stepped.said != Said::Absent => return,
+            Ok(_) | Err(_) => {}
+        }
+        sleep(pause).await;
+        pause = (pause * 2).min(LONGEST_PAUSE);
+    }
+}
+
+pub(crate) struct Guard<'a> {
+    orphans: &'a Orphans,
+    name: &'a Name,
+    owner: Owner,
+    lease: Duration,
+    armed: bool,
+}
+
+impl Guard<'_> {
+    /// It is known what became of the claim.
+    pub(crate) fn disarm(mut self) {
+        self.armed = false;
+    }
+}
+
+impl Drop for Guard<'_> {
+    fn drop(&mut self) {
+        if self.armed {
+            self.orphans.follow_up(self.name.clone(), self.owner, self.lease);
+        }
+    }
+}

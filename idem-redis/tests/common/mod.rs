@@ -1,0 +1,114 @@
+//! What the tests share.
+#![allow(dead_code, reason = "each test uses some of it")]
+
+use std::time::{Duration, Instant};
+
+use idem_redis::{RedisClaim, RedisStore};
+use idem_runtime::{Begin, Fingerprint, Record, StorageKey, Store, StoreError};
+use idem_servers::proxy::Proxy;
+use idem_servers::redis::Redis;
+
+/// A lease and a TTL that no test outlives.
+pub const LEASE: Duration = Duration::from_secs(30);
+pub const TTL: Duration = Duration::from_secs(3600);
+/// How long a step may take in tests that let it time out.
+pub const TIMEOUT: Duration = Duration::from_millis(400);
+/// How long a test waits for what must happen.
+const PATIENCE: Duration = Duration::from_secs(15);
+
+pub type Begun = Result<Begin<RedisClaim>, StoreError>;
+
+pub fn key(number: u8) -> StorageKey {
+    StorageKey::from_bytes([number; 32])
+}
+
+/// The name of a key in Redis.
+pub fn name(number: u8) -> String {
+    format!("idem:{}", format!("{number:02x}").repeat(32))
+}
+
+pub fn fingerprint(number: u8) -> Fingerprint {
+    Fingerprint::from_bytes([number; 32])
+}
+
+pub fn record(answer: &str) -> Record {
+    Record::new(fingerprint(1), answer.as_bytes().to_vec().into())
+}
+
+pub async fn store(server: &Redis) -> RedisStore {
+    RedisStore::builder(server.url()).timeout(TIMEOUT).connect().await.unwrap()
+}
+
+/// A store that talks to `server` through a proxy.
+pub async fn through_proxy(server: &Redis) -> (RedisStore, Proxy) {
+    let proxy = Proxy::to(server.port()).await;
+    let url = format!("redis://127.0.0.1:{}", proxy.port());
+    (RedisStore::builder(url).timeout(TIMEOUT).connect().await.unwrap(), proxy)
+}
+
+pub async fn begin(store: &RedisStore, number: u8) -> Begun {
+    store.begin_with_ttl(&key(number), &fingerprint(1), LEASE, TTL).await
+}
+
+pub async fn claim(store: &RedisStore, number: u8) -> RedisClaim {
+    match begin(store, number).await {
+        Ok(Begin::Claimed(claim)) => claim,
+        begun => panic!("the key is free, but `begin` gave {begun:?}"),
+    }
+}
+
+/// Begins until the key can be claimed, for a claim that has to go first.
+pub async fn claim_in_time(store: &RedisStore, number: u8) -> RedisClaim {
+    let start = Instant::now();
+    loop {
+        match begin(store, number).await {
+            Ok(Begin::Claimed(claim)) => return claim,
+            begun if start.elapsed() > PATIENCE => panic!("the key does not get free: {begun:?}"),
+            Ok(Begin::InFlight(_)) => store.ended(&key(number)).await,
+            // While the server or the network comes back.
+            Err(StoreError::Unavailable(_)) => tokio::time::sleep(Duration::from_millis(5)).await,
+            begun => panic!("the key gets free, but `begin` gave {begun:?}"),
+        }
+    }
+}
+
+/// Waits until the lease of the claim is over.
+pub async fn abandoned(store: &RedisStore) -> RedisClaim {
+    let mut found = None;
+    until("the lease is over", async || {
+        if let Ok(Begin::Abandoned(claim)) = begin(store, 1).await {
+            found = Some(claim);
+        }
+        found.is_some()
+    })
+    .await;
+    found.unwrap()
+}
+
+pub async fn recorded(store: &RedisStore, number: u8) -> Record {
+    match begin(store, number).await {
+        Ok(Begin::Completed(record)) => record,
+        begun => panic!("there is a record, but `begin` gave {begun:?}"),
+    }
+}
+
+pub fn assert_in_flight(begun: &Begun) {
+    assert!(matches!(begun, Ok(Begin::InFlight(found)) if *found == fingerprint(1)), "{begun:?}");
+}
+
+/// The source of an error that says that the store is unavailable.
+pub fn unavailable<T: std::fmt::Debug>(result: Result<T, StoreError>) -> String {
+    match result {
+        Err(StoreError::Unavailable(source)) => source.to_string(),
+        other => panic!("the store is unavailable, but it gave {other:?}"),
+    }
+}
+
+/// Waits until `done`, looking again and again.
+pub async fn until(what: &str, mut done: impl AsyncFnMut() -> bool) {
+    let start = Instant::now();
+    while !done().await {
+        assert!(start.elapsed() < PATIENCE, "not in time: {what}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}

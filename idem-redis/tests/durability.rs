@@ -1,0 +1,130 @@
+//! What replicas add, and what a failover costs with and without them.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a failed check panics")]
+
+#[allow(unreachable_pub, reason = "a module of each test")]
+mod common;
+
+use std::time::{Duration, Instant};
+
+use common::*;
+use idem_redis::{Durability, RedisStore};
+use idem_runtime::{Claim, Store, StoreError};
+use idem_servers::proxy::Proxy;
+use idem_servers::redis::Redis;
+
+const WITHIN: Duration = Duration::from_millis(300);
+
+/// A store that goes wherever the proxy leads.
+async fn replicated(proxy: &Proxy) -> RedisStore {
+    RedisStore::builder(format!("redis://127.0.0.1:{}", proxy.port()))
+        .timeout(TIMEOUT)
+        .durability(Durability::Replicas { count: 1, within: WITHIN })
+        .connect()
+        .await
+        .unwrap()
+}
+
+async fn exists(server: &Redis, number: u8) -> bool {
+    server.say(&format!("EXISTS {}", name(number))).await.starts_with(":1")
+}
+
+/// As an operator or a sentinel does it.
+async fn fail_over(mut old: Redis, new: &Redis, proxy: &Proxy) {
+    old.kill();
+    new.say("REPLICAOF NO ONE").await;
+    proxy.redirect(new.port());
+    proxy.cut();
+}
+
+#[tokio::test]
+async fn what_a_replica_has_survives_the_failover_to_it() {
+    let primary = Redis::start().await;
+    let replica = primary.replica().await;
+    let proxy = Proxy::to(primary.port()).await;
+    let store = replicated(&proxy).await;
+    let running = claim_in_time(&store, 1).await;
+    claim_in_time(&store, 2).await.complete(record("answer"), TTL).await.unwrap();
+    fail_over(primary, &replica, &proxy).await;
+    // The new primary has no replica yet, and what is there is answered all the same.
+    until("the new primary answers", async || begin(&store, 1).await.is_ok()).await;
+    let start = Instant::now();
+    assert_in_flight(&begin(&store, 1).await);
+    assert_eq!(recorded(&store, 2).await, record("answer"));
+    assert!(start.elapsed() < WITHIN, "what writes nothing waits for no replica");
+    let said = unavailable(begin(&store, 3).await);
+    assert!(said.contains("0 of 1 replicas"), "{said}");
+    // The owner of the claim gets its record in as soon as there is a second copy.
+    let twin = running.twin().unwrap();
+    unavailable(running.complete(record("late answer"), TTL).await);
+    let second = replica.replica().await;
+    // As the engine does. A replica may take its time on a busy machine.
+    until("the record is in both", async || twin.twin().unwrap().complete(record("late answer"), TTL).await.is_ok())
+        .await;
+    assert!(exists(&second, 1).await);
+    assert_eq!(recorded(&store, 1).await, record("late answer"));
+}
+
+#[tokio::test]
+async fn without_a_replica_in_time_no_body_may_run_and_the_key_stays_free() {
+    let primary = Redis::start().await;
+    let proxy = Proxy::to(primary.port()).await;
+    let store = replicated(&proxy).await;
+    let said = unavailable(begin(&store, 1).await);
+    assert!(said.contains("0 of 1 replicas"), "{said}");
+    assert!(!exists(&primary, 1).await, "the claim was given back");
+    let replica = primary.replica().await;
+    let claimed = claim_in_time(&store, 1).await;
+    let twin = claimed.twin().unwrap();
+    replica.stall();
+    unavailable(claimed.complete(record("answer"), TTL).await);
+    // Repeated on another connection, which has not written anything that the server could wait for.
+    proxy.cut();
+    unavailable(twin.twin().unwrap().complete(record("answer"), TTL).await);
+    replica.resume();
+    until("the record is in both", async || twin.twin().unwrap().complete(record("answer"), TTL).await.is_ok()).await;
+    assert!(replica.say(&format!("GETRANGE {} 0 1", name(1))).await.contains("\u{1}R"));
+}
+
+#[tokio::test]
+async fn a_takeover_that_no_replica_has_is_refused_too() {
+    let primary = Redis::start().await;
+    let replica = primary.replica().await;
+    let proxy = Proxy::to(primary.port()).await;
+    let store = replicated(&proxy).await;
+    let short = Duration::from_millis(50);
+    drop(store.begin_with_ttl(&key(1), &fingerprint(1), short, TTL).await.unwrap());
+    let mut heir = abandoned(&store).await;
+    replica.stall();
+    let said = unavailable(heir.renew(LEASE).await);
+    assert!(said.contains("replicas"), "{said}");
+    replica.resume();
+    until("the claim is in both", async || heir.renew(LEASE).await.is_ok()).await;
+    // From then on a renewal waits for nobody.
+    replica.stall();
+    heir.renew(LEASE).await.unwrap();
+    replica.resume();
+}
+
+/// The limit that the front page states, and what `Replicas` does about it.
+#[tokio::test]
+async fn a_failover_to_a_replica_that_lacks_the_claim_lets_another_one_claim() {
+    let primary = Redis::start().await;
+    let replica = primary.replica().await;
+    let proxy = Proxy::to(primary.port()).await;
+    let careful = replicated(&proxy).await;
+    let url = format!("redis://127.0.0.1:{}", proxy.port());
+    let careless = RedisStore::builder(url).timeout(TIMEOUT).connect().await.unwrap();
+    // A partition: the replica hears nothing from its primary any more.
+    replica.say("REPLICAOF 127.0.0.1 1").await;
+    until("the primary has noticed", async || primary.say("INFO replication").await.contains("connected_slaves:0"))
+        .await;
+    unavailable(begin(&careful, 1).await);
+    let acknowledged = claim(&careless, 2).await;
+
+    fail_over(primary, &replica, &proxy).await;
+    // With `None` the acknowledged claim is lost, and a second body may run while the first one does.
+    claim_in_time(&careless, 2).await;
+    assert!(matches!(acknowledged.complete(record("answer"), TTL).await, Err(StoreError::Lost)));
+    // With `Replicas` there was no claim to lose.
+    assert!(!exists(&replica, 1).await);
+}

@@ -1,0 +1,278 @@
+//! The engine over Redis: what a client sees, and how often a body runs.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a failed check panics")]
+
+#[allow(unreachable_pub, reason = "a module of each test")]
+mod common;
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use common::{TIMEOUT, TTL, fingerprint, key, store, through_proxy, until};
+use idem_redis::RedisStore;
+use idem_runtime::{Abandoned, Answer, Attempt, Draft, Ended, Idempotency, Outcome, Recording, Refused, Rules, Store};
+use idem_servers::proxy::{Direction, Fault};
+use idem_servers::redis::Redis;
+use tokio::sync::oneshot;
+use tokio::task::JoinSet;
+
+const SHORT: Duration = Duration::from_millis(300);
+
+fn attempt(number: u8, wait: Option<Duration>, abandoned: Abandoned) -> Attempt {
+    Attempt { key: key(number), fingerprint: fingerprint(1), rules: Rules { ttl: TTL, wait, abandoned } }
+}
+
+fn ended(answer: String) -> Ended<String> {
+    let mut draft = Draft::new();
+    draft.put(answer.as_bytes());
+    Ended { response: answer, recording: Recording::Done(Outcome::Answer(draft)) }
+}
+
+/// A body that counts its runs, and whose answer says which run it was.
+fn body(runs: &Arc<AtomicUsize>) -> impl FnOnce() -> std::future::Ready<Ended<String>> + Send + use<> {
+    let runs = Arc::clone(runs);
+    move || std::future::ready(ended(format!("run {}", runs.fetch_add(1, Ordering::SeqCst) + 1)))
+}
+
+fn text(answer: Answer<String>) -> String {
+    match answer {
+        Answer::Ran(text) => text,
+        Answer::Recorded(bytes) => String::from_utf8(bytes.to_vec()).unwrap(),
+    }
+}
+
+#[tokio::test]
+async fn a_body_that_outlives_its_lease_many_times_is_renewed_and_runs_once() {
+    let server = Redis::start().await;
+    let engines =
+        [store(&server).await, store(&server).await].map(|store| Idempotency::builder(store).lease(SHORT).build());
+    let runs = Arc::new(AtomicUsize::new(0));
+    let (end, ends) = oneshot::channel::<()>();
+    let (starts, started) = oneshot::channel::<()>();
+    let first = {
+        let (engine, runs) = (engines[0].clone(), Arc::clone(&runs));
+        tokio::spawn(async move {
+            let body = move || async move {
+                let _ = starts.send(());
+                let _ = ends.await;
+                body(&runs)().await
+            };
+            engine.run(attempt(1, None, Abandoned::Rerun), body).await
+        })
+    };
+    started.await.unwrap();
+    let start = Instant::now();
+    while start.elapsed() < 5 * SHORT {
+        // A retry that would take the claim over, were it abandoned.
+        let refused = engines[1].run(attempt(1, None, Abandoned::Rerun), body(&runs)).await;
+        assert!(matches!(refused, Err(Refused::InFlight)), "{refused:?}");
+        tokio::time::sleep(SHORT / 10).await;
+    }
+    end.send(()).unwrap();
+    assert_eq!(text(first.await.unwrap().unwrap()), "run 1");
+    assert_eq!(text(engines[1].run(attempt(1, None, Abandoned::Rerun), body(&runs)).await.unwrap()), "run 1");
+    assert_eq!(runs.load(Ordering::SeqCst), 1);
+}
+
+#[test]
+fn a_process_that_is_gone_leaves_an_unknown_outcome_that_only_a_policy_reruns() {
+    let here = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    let gone = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let server = here.block_on(Redis::start());
+    let (starts, started) = std::sync::mpsc::channel();
+    let url = server.url();
+    gone.spawn(async move {
+        let engine = Idempotency::builder(RedisStore::connect(url).await.unwrap()).lease(SHORT).build();
+        let body = move || async move {
+            starts.send(()).unwrap();
+            std::future::pending::<Ended<String>>().await
+        };
+        engine.run(attempt(1, None, Abandoned::Refuse), body).await
+    });
+    started.recv().unwrap();
+    // As `kill -9` does, as far as Redis can see.
+    gone.shutdown_background();
+    here.block_on(async {
+        let runs = Arc::new(AtomicUsize::new(0));
+        let engine = Idempotency::builder(store(&server).await).lease(SHORT).build();
+        let run = |abandoned| engine.run(attempt(1, None, abandoned), body(&runs));
+        until("the lease is over", async || match run(Abandoned::Refuse).await {
+            Err(Refused::InFlight) => false,
+            Err(Refused::OutcomeUnknown) => true,
+            other => panic!("the body may have run, but a retry got {other:?}"),
+        })
+        .await;
+        assert_eq!(runs.load(Ordering::SeqCst), 0);
+        assert_eq!(text(run(Abandoned::Rerun).await.unwrap()), "run 1");
+        assert_eq!(text(run(Abandoned::Refuse).await.unwrap()), "run 1");
+    });
+}
+
+#[tokio::test]
+async fn a_retry_that_waits_in_another_process_gets_the_answer() {
+    let server = Redis::start().await;
+    let engines = [store(&server).await, store(&server).await].map(Idempotency::new);
+    let runs = Arc::new(AtomicUsize::new(0));
+    let (end, ends) = oneshot::channel::<()>();
+    let (starts, started) = oneshot::channel::<()>();
+    let first = {
+        let (engine, runs) = (engines[0].clone(), Arc::clone(&runs));
+        tokio::spawn(async move {
+            let body = move || async move {
+                let _ = starts.send(());
+                let _ = ends.await;
+                body(&runs)().await
+            };
+            engine.run(attempt(1, None, Abandoned::Refuse), body).await
+        })
+    };
+    started.await.unwrap();
+    let mut retries = JoinSet::new();
+    for _ in 0..10 {
+        let (engine, runs) = (engines[1].clone(), Arc::clone(&runs));
+        retries.spawn(async move {
+            engine.run(attempt(1, Some(Duration::from_secs(20)), Abandoned::Refuse), body(&runs)).await
+        });
+    }
+    until("the retries wait", async || {
+        server.say(&format!("PUBSUB NUMSUB {}:ended", common::name(1))).await.contains(":1\r\n")
+    })
+    .await;
+    end.send(()).unwrap();
+    assert_eq!(text(first.await.unwrap().unwrap()), "run 1");
+    while let Some(retry) = retries.join_next().await {
+        assert!(matches!(retry.unwrap(), Ok(Answer::Recorded(answer)) if answer == "run 1"));
+    }
+    assert_eq!(runs.load(Ordering::SeqCst), 1);
+}
+
+#[tokio::test]
+async fn while_the_store_cannot_be_asked_no_body_starts() {
+    let server = Redis::start().await;
+    let (store, proxy) = through_proxy(&server).await;
+    let engine = Idempotency::new(store);
+    let runs = Arc::new(AtomicUsize::new(0));
+    let run = |number| engine.run(attempt(number, None, Abandoned::Rerun), body(&runs));
+    proxy.refuse();
+    assert!(matches!(run(1).await, Err(Refused::StoreUnavailable(_))));
+    proxy.heal();
+    proxy.set(Direction::ToClient, Fault::Drop);
+    assert!(matches!(run(2).await, Err(Refused::StoreUnavailable(_))));
+    proxy.heal();
+    server.say(&format!("SET {} damaged", common::name(3))).await;
+    assert!(matches!(run(3).await, Err(Refused::StoreUnavailable(_))));
+    server.say("CONFIG SET maxmemory 1mb").await;
+    assert!(matches!(run(4).await, Err(Refused::StoreFull)));
+    assert_eq!(runs.load(Ordering::SeqCst), 0);
+    server.say("CONFIG SET maxmemory 0").await;
+    until("the key is free again", async || run(2).await.is_ok()).await;
+    assert_eq!(runs.load(Ordering::SeqCst), 1);
+}
+
+#[tokio::test]
+async fn an_answer_that_the_server_was_down_for_is_recorded_when_it_is_back() {
+    let mut server = Redis::durable().await;
+    let engine = Idempotency::new(store(&server).await);
+    let runs = Arc::new(AtomicUsize::new(0));
+    let (end, ends) = oneshot::channel::<()>();
+    let (starts, started) = oneshot::channel::<()>();
+    let first = {
+        let (engine, runs) = (engine.clone(), Arc::clone(&runs));
+        tokio::spawn(async move {
+            let body = move || async move {
+                let _ = starts.send(());
+                let _ = ends.await;
+                body(&runs)().await
+            };
+            engine.run(attempt(1, None, Abandoned::Refuse), body).await
+        })
+    };
+    started.await.unwrap();
+    server.kill();
+    end.send(()).unwrap();
+    // The client has its answer, though the store has not.
+    assert_eq!(text(first.await.unwrap().unwrap()), "run 1");
+    server.restart().await;
+    engine.drain().await;
+    let retry = engine.run(attempt(1, None, Abandoned::Refuse), body(&runs)).await;
+    assert!(matches!(&retry, Ok(Answer::Recorded(answer)) if answer == "run 1"), "{retry:?}");
+    assert_eq!(runs.load(Ordering::SeqCst), 1);
+}
+
+/// Two processes, clients that retry until they have an answer, and a network that fails all the time.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn in_a_storm_of_faults_each_body_runs_once_and_all_its_clients_get_the_same_answer() {
+    const KEYS: u8 = 40;
+    const CLIENTS: usize = 4;
+    let server = Redis::start().await;
+    let ((one, one_proxy), (other, other_proxy)) = (through_proxy(&server).await, through_proxy(&server).await);
+    let watch = store(&server).await;
+    let engines = [one, other].map(Idempotency::new);
+    let runs: Arc<Mutex<HashMap<u8, usize>>> = Arc::default();
+    let mut clients = JoinSet::new();
+    for number in 0..KEYS {
+        for client in 0..CLIENTS {
+            let (engine, runs) = (engines[client % 2].clone(), Arc::clone(&runs));
+            clients.spawn(async move {
+                // Not all at the same moment, so that they meet the faults at different steps.
+                tokio::time::sleep(Duration::from_millis(u64::from(number) * 25)).await;
+                let start = Instant::now();
+                loop {
+                    let runs = Arc::clone(&runs);
+                    let body = move || async move {
+                        let run = {
+                            let mut runs = runs.lock().unwrap();
+                            *runs.entry(number).and_modify(|runs| *runs += 1).or_insert(1)
+                        };
+                        tokio::time::sleep(Duration::from_millis(10)).await;
+                        ended(format!("key {number}, run {run}"))
+                    };
+                    let wait = (client > 1).then_some(Duration::from_secs(1));
+                    match engine.run(attempt(number, wait, Abandoned::Refuse), body).await {
+                        Ok(answer) => return (number, text(answer)),
+                        Err(Refused::InFlight | Refused::StoreUnavailable(_)) if start.elapsed().as_secs() < 20 => {
+                            tokio::time::sleep(Duration::from_millis(20)).await;
+                        }
+                        Err(refused) => panic!("key {number}: {refused:?}"),
+                    }
+                }
+            });
+        }
+    }
+    let storm = tokio::spawn(async move {
+        for round in 0usize.. {
+            for proxy in [&one_proxy, &other_proxy] {
+                match round % 5 {
+                    0 => proxy.set(Direction::ToClient, Fault::ResetAfter(round % 50)),
+                    1 => proxy.set(Direction::ToServer, Fault::ResetAfter(round * 7 % 400)),
+                    2 => proxy.set(Direction::ToClient, Fault::Drop),
+                    3 => proxy.black_hole(),
+                    _ => proxy.cut(),
+                }
+            }
+            tokio::time::sleep(Duration::from_millis(15)).await;
+            one_proxy.heal();
+            other_proxy.heal();
+            // What was dropped is missing in the stream, and only another connection can go on.
+            one_proxy.cut();
+            other_proxy.cut();
+            tokio::time::sleep(Duration::from_millis(40)).await;
+        }
+    });
+    let mut answers: HashMap<u8, String> = HashMap::new();
+    while let Some(answer) = clients.join_next().await {
+        let (number, answer) = answer.unwrap();
+        let first = answers.entry(number).or_insert_with(|| answer.clone());
+        assert_eq!(*first, answer, "all clients of one key get the same answer");
+    }
+    storm.abort();
+    for (number, runs) in runs.lock().unwrap().iter() {
+        assert_eq!(*runs, 1, "the body of key {number} ran {runs} times");
+    }
+    assert_eq!(answers.len(), usize::from(KEYS));
+    for engine in &engines {
+        tokio::time::timeout(20 * TIMEOUT, engine.drain()).await.expect("every execution ends");
+    }
+    assert!(watch.forget(&key(0)).await.unwrap());
+}

@@ -1,0 +1,297 @@
+//! What a step does when the server fails, refuses, or holds what it should not.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a failed check panics")]
+
+#[allow(unreachable_pub, reason = "a module of each test")]
+mod common;
+
+use std::time::{Duration, Instant};
+
+use common::*;
+use idem_redis::RedisStore;
+use idem_runtime::{Begin, Claim, Store, StoreError};
+use idem_servers::redis::Redis;
+
+#[tokio::test]
+async fn with_an_append_only_file_nothing_is_lost_when_the_server_is_killed_before_any_step() {
+    let mut server = Redis::durable().await;
+    let store = RedisStore::connect(server.url()).await.unwrap();
+    let mut claimed = claim(&store, 1).await;
+    server.restart().await;
+    assert_in_flight(&begin(&store, 1).await);
+    server.restart().await;
+    claimed.renew(LEASE).await.unwrap();
+    server.restart().await;
+    claimed.complete(record("answer"), TTL).await.unwrap();
+    server.restart().await;
+    assert_eq!(recorded(&store, 1).await, record("answer"));
+    let released = claim(&store, 2).await;
+    server.restart().await;
+    released.release().await.unwrap();
+    server.restart().await;
+    assert!(store.forget(&key(1)).await.unwrap());
+    server.restart().await;
+    claim(&store, 1).await;
+    claim(&store, 2).await;
+}
+
+#[tokio::test]
+async fn while_the_server_is_down_every_step_is_an_error_and_then_goes_on() {
+    let mut server = Redis::durable().await;
+    let store = store(&server).await;
+    let (mut first, second) = (claim(&store, 1).await, claim(&store, 2).await);
+    let (first_twin, second_twin) = (first.twin().unwrap(), second.twin().unwrap());
+    server.kill();
+    unavailable(begin(&store, 3).await);
+    unavailable(first.renew(LEASE).await);
+    unavailable(first.complete(record("answer"), TTL).await);
+    unavailable(second.release().await);
+    unavailable(store.forget(&key(1)).await);
+    server.restart().await;
+    first_twin.complete(record("answer"), TTL).await.unwrap();
+    second_twin.release().await.unwrap();
+    assert_eq!(recorded(&store, 1).await, record("answer"));
+    claim(&store, 2).await;
+    claim(&store, 3).await;
+}
+
+/// The limit that the front page states: a server that keeps nothing on disk forgets everything.
+#[tokio::test]
+async fn without_a_file_a_restart_forgets_and_the_owner_learns_of_it() {
+    let mut server = Redis::start().await;
+    let store = store(&server).await;
+    let claimed = claim(&store, 1).await;
+    server.restart().await;
+    assert!(matches!(claimed.complete(record("answer"), TTL).await, Err(StoreError::Lost)));
+    claim(&store, 1).await;
+}
+
+#[tokio::test]
+async fn a_server_that_has_forgotten_the_scripts_is_told_them_again() {
+    let server = Redis::start().await;
+    let store = store(&server).await;
+    let flush = async || assert!(server.say("SCRIPT FLUSH").await.starts_with("+OK"));
+    flush().await;
+    let mut claimed = claim(&store, 1).await;
+    flush().await;
+    claimed.renew(LEASE).await.unwrap();
+    flush().await;
+    claimed.complete(record("answer"), TTL).await.unwrap();
+    flush().await;
+    assert_eq!(recorded(&store, 1).await, record("answer"));
+    flush().await;
+    assert!(store.forget(&key(1)).await.unwrap());
+    let claimed = claim(&store, 1).await;
+    flush().await;
+    claimed.release().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_server_that_takes_no_writes_refuses_and_keeps_everything() {
+    let server = Redis::start().await;
+    let store = store(&server).await;
+    let claimed = claim(&store, 1).await;
+    let twin = claimed.twin().unwrap();
+    for (close, word, open) in [
+        ("REPLICAOF 127.0.0.1 1", "READONLY", "REPLICAOF NO ONE"),
+        ("CONFIG SET min-replicas-to-write 1", "NOREPLICAS", "CONFIG SET min-replicas-to-write 0"),
+    ] {
+        server.say(close).await;
+        let said = unavailable(begin(&store, 2).await);
+        assert!(said.to_uppercase().replace([' ', '-'], "").contains(word) || said.contains("primary"), "{said}");
+        unavailable(twin.twin().unwrap().complete(record("answer"), TTL).await);
+        unavailable(twin.twin().unwrap().release().await);
+        server.say(open).await;
+    }
+    claimed.complete(record("answer"), TTL).await.unwrap();
+    assert_eq!(recorded(&store, 1).await, record("answer"));
+    claim(&store, 2).await;
+}
+
+#[tokio::test]
+async fn a_stalled_server_is_an_error_in_time_and_goes_on_where_it_was() {
+    let server = Redis::start().await;
+    let store = store(&server).await;
+    let claimed = claim(&store, 1).await;
+    let twin = claimed.twin().unwrap();
+    server.stall();
+    let start = Instant::now();
+    let said = unavailable(begin(&store, 2).await);
+    unavailable(claimed.complete(record("answer"), TTL).await);
+    assert!(start.elapsed() < 2 * TIMEOUT + Duration::from_secs(2), "{:?}", start.elapsed());
+    assert!(said.contains("within"), "{said}");
+    server.resume();
+    twin.complete(record("answer"), TTL).await.unwrap();
+    assert_eq!(recorded(&store, 1).await, record("answer"));
+    // The server has read the `begin` by now. Nobody heard of its claim, so it does not stand in the way for a lease.
+    claim_in_time(&store, 2).await;
+}
+
+#[tokio::test]
+async fn a_full_server_refuses_new_keys_and_serves_the_ones_it_has() {
+    let server = Redis::start().await;
+    let store = store(&server).await;
+    claim(&store, 1).await.complete(record("answer"), TTL).await.unwrap();
+    let (mut second, third) = (claim(&store, 2).await, claim(&store, 3).await);
+    server.say("CONFIG SET maxmemory 1mb").await;
+    assert!(server.say("SET room 1").await.starts_with("-OOM"), "the server is full");
+
+    assert!(matches!(begin(&store, 4).await, Err(StoreError::Full)));
+    assert_eq!(recorded(&store, 1).await, record("answer"));
+    assert_in_flight(&begin(&store, 2).await);
+    second.renew(LEASE).await.unwrap();
+    // The answer has no room, but that there was one is kept.
+    second.complete(record("the second answer"), TTL).await.unwrap();
+    assert_eq!(recorded(&store, 2).await, record("the second answer").tombstone());
+    third.release().await.unwrap();
+    assert!(store.forget(&key(1)).await.unwrap());
+
+    server.say("CONFIG SET maxmemory 0").await;
+    for number in [1, 3, 4] {
+        claim(&store, number).await;
+    }
+}
+
+/// One byte of a value, as SETRANGE takes it.
+async fn damage(server: &Redis, at: usize) {
+    // Whatever the byte was, it is another one now.
+    let script = "local b=redis.call('GETRANGE',KEYS[1],ARGV[1],ARGV[1]);\
+                  redis.call('SETRANGE',KEYS[1],ARGV[1],string.char((b:byte()+128)%256))";
+    let said = server.say(&format!("EVAL \"{script}\" 1 {} {at}", name(1))).await;
+    assert!(said.starts_with("$-1"), "{said}");
+}
+
+async fn stands(server: &Redis) -> String {
+    server.say(&format!("DUMP {}", name(1))).await
+}
+
+#[tokio::test]
+async fn a_damaged_claim_or_record_is_an_error_for_everybody_and_is_left_as_it_is() {
+    let server = Redis::start().await;
+    let store = store(&server).await;
+    let mut claimed = claim(&store, 1).await;
+    for completed in [false, true] {
+        if completed {
+            claimed.twin().unwrap().complete(record("answer"), TTL).await.unwrap();
+        }
+        let length = server.say(&format!("STRLEN {}", name(1))).await;
+        let length: usize = length.lines().next().unwrap()[1..].trim().parse().unwrap();
+        let head = 34;
+        for at in 0..length {
+            damage(&server, at).await;
+            let before = stands(&server).await;
+            let said = unavailable(begin(&store, 1).await);
+            assert!(said.contains("`idem:01010101*`") && said.contains("cannot be read"), "byte {at}: {said}");
+            if !completed || at < head {
+                unavailable(claimed.renew(LEASE).await);
+                unavailable(claimed.twin().unwrap().complete(record("other"), TTL).await);
+                unavailable(claimed.twin().unwrap().release().await);
+                unavailable(store.forget(&key(1)).await);
+            }
+            // The remaining life may be written anew, the value may not.
+            assert_eq!(before, stands(&server).await, "byte {at}");
+            damage(&server, at).await;
+        }
+    }
+    assert_eq!(recorded(&store, 1).await, record("answer"));
+}
+
+#[tokio::test]
+async fn what_this_store_did_not_write_is_an_error_and_is_left_as_it_is() {
+    let server = Redis::start().await;
+    let store = store(&server).await;
+    // The value of another key, cut values, other text, and another type.
+    claim(&store, 2).await;
+    claim(&store, 3).await.complete(record("answer"), TTL).await.unwrap();
+    let mut foreign =
+        vec![format!("COPY {} {} REPLACE", name(2), name(1)), format!("COPY {} {} REPLACE", name(3), name(1))];
+    for from in [2, 3] {
+        for length in [0, 1, 2, 33, 34, 65] {
+            let cut = "redis.call('SET',KEYS[1],string.sub(redis.call('GET',ARGV[1]),1,ARGV[2]))";
+            foreign.push(format!("EVAL \"{cut}\" 1 {} {} {length}", name(1), name(from)));
+        }
+    }
+    foreign.push(format!("SET {} other", name(1)));
+    foreign.push(format!("EVAL \"redis.call('DEL',KEYS[1]) redis.call('RPUSH',KEYS[1],1)\" 1 {}", name(1)));
+    for write in foreign {
+        let said = server.say(&write).await;
+        assert!(!said.starts_with("-"), "{write}: {said}");
+        let before = stands(&server).await;
+        unavailable(begin(&store, 1).await);
+        assert_eq!(before, stands(&server).await, "{write}");
+    }
+}
+
+#[tokio::test]
+async fn two_prefixes_do_not_meet() {
+    let server = Redis::start().await;
+    let one = store(&server).await;
+    let other = RedisStore::builder(server.url()).prefix("other").connect().await.unwrap();
+    claim(&one, 1).await.complete(record("one"), TTL).await.unwrap();
+    claim(&other, 1).await.complete(record("other"), TTL).await.unwrap();
+    assert_eq!(recorded(&one, 1).await, record("one"));
+    assert!(one.forget(&key(1)).await.unwrap());
+    assert_eq!(recorded(&other, 1).await, record("other"));
+}
+
+/// How long Redis keeps the key, in milliseconds.
+async fn kept_for(server: &Redis) -> u64 {
+    let said = server.say(&format!("PTTL {}", name(1))).await;
+    said.lines().next().unwrap()[1..].trim().parse().unwrap_or_else(|_| panic!("the key has no end: {said}"))
+}
+
+#[tokio::test]
+async fn a_claim_outlives_its_lease_for_its_ttl_and_every_value_has_an_end() {
+    let server = Redis::start().await;
+    let store = store(&server).await;
+    let short = Duration::from_millis(50);
+    let near = |milliseconds: u64, duration: Duration| {
+        let expected = u64::try_from(duration.as_millis()).unwrap();
+        assert!(
+            milliseconds <= expected && milliseconds + 10_000 > expected,
+            "{milliseconds} is not near {duration:?}"
+        );
+    };
+    let Ok(Begin::Claimed(mut claimed)) = store.begin_with_ttl(&key(1), &fingerprint(1), short, TTL).await else {
+        panic!("the key is free");
+    };
+    near(kept_for(&server).await, TTL);
+    until("the lease is over", async || matches!(begin(&store, 1).await, Ok(Begin::Abandoned(_)))).await;
+    assert!(matches!(
+        store.begin_with_ttl(&key(1), &fingerprint(2), LEASE, TTL).await,
+        Ok(Begin::InFlight(found)) if found == fingerprint(1)
+    ));
+    // Its owner was only late, and nobody came in between.
+    server.say(&format!("PEXPIRE {} 5000", name(1))).await;
+    claimed.renew(short).await.unwrap();
+    near(kept_for(&server).await, TTL);
+    until("the lease is over", async || matches!(begin(&store, 1).await, Ok(Begin::Abandoned(_)))).await;
+    claimed.complete(record("answer"), 2 * TTL).await.unwrap();
+    near(kept_for(&server).await, 2 * TTL);
+    // A lease that is longer than the TTL: the claim must not go before it.
+    assert!(store.forget(&key(1)).await.unwrap());
+    store.begin_with_ttl(&key(1), &fingerprint(1), LEASE, short).await.unwrap();
+    near(kept_for(&server).await, LEASE);
+}
+
+#[tokio::test]
+async fn an_abandoned_claim_is_taken_over_with_its_key_and_its_late_owner_has_lost_it() {
+    let server = Redis::start().await;
+    let store = store(&server).await;
+    let short = Duration::from_millis(50);
+    let Ok(Begin::Claimed(mut late)) = store.begin_with_ttl(&key(1), &fingerprint(1), short, TTL).await else {
+        panic!("the key is free");
+    };
+    let mut early = abandoned(&store).await;
+    // An owner that comes back in time keeps its claim, though an heir has seen it abandoned.
+    late.renew(short).await.unwrap();
+    assert!(matches!(early.renew(LEASE).await, Err(StoreError::Lost)));
+    let mut heir = abandoned(&store).await;
+    // Before it takes over, the heir has no right to end the claim.
+    assert!(matches!(heir.twin().unwrap().complete(record("heir"), TTL).await, Err(StoreError::Lost)));
+    heir.renew(LEASE).await.unwrap();
+    heir.renew(LEASE).await.unwrap();
+    assert!(matches!(late.twin().unwrap().release().await, Err(StoreError::Lost)));
+    assert!(matches!(late.complete(record("late"), TTL).await, Err(StoreError::Lost)));
+    heir.complete(record("heir"), TTL).await.unwrap();
+    assert_eq!(recorded(&store, 1).await, record("heir"));
+}

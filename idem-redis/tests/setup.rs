@@ -1,0 +1,111 @@
+//! What a store refuses to work with, and what it works with all the same.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a failed check panics")]
+
+#[allow(unreachable_pub, reason = "a module of each test")]
+mod common;
+
+use std::error::Error;
+use std::time::Duration;
+
+use common::*;
+use idem_redis::{ConnectError, Durability, RedisStore};
+use idem_runtime::{Claim, Store};
+use idem_servers::proxy::Proxy;
+use idem_servers::redis::Redis;
+
+#[tokio::test]
+async fn a_server_that_throws_keys_away_is_refused_whichever_way_it_says_so() {
+    for policy in ["allkeys-lru", "volatile-ttl", "allkeys-random", "volatile-lfu"] {
+        for closed in [&[][..], &["--rename-command", "CONFIG", ""]] {
+            let server = Redis::with(&[&["--save", "", "--maxmemory-policy", policy][..], closed].concat()).await;
+            let refused = RedisStore::connect(server.url()).await.unwrap_err();
+            assert!(matches!(&refused, ConnectError::Evicts { policy: found } if found == policy), "{refused:?}");
+            assert!(refused.to_string().contains("Set `maxmemory-policy noeviction`"), "{refused}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_user_who_may_do_little_is_enough() {
+    let may = "~idem:* +evalsha +eval +get +getrange +set +del +pexpire +pttl +time";
+    let server = Redis::start().await;
+    server.say(&format!("ACL SETUSER little on >secret resetchannels {may}")).await;
+    let url = format!("redis://little:secret@127.0.0.1:{}", server.port());
+    let store = RedisStore::connect(url).await.unwrap();
+    let claimed = claim(&store, 1).await;
+    assert_in_flight(&begin(&store, 1).await);
+    claimed.complete(record("answer"), TTL).await.unwrap();
+    assert_eq!(recorded(&store, 1).await, record("answer"));
+}
+
+#[tokio::test]
+async fn a_server_that_is_not_there_or_silent_or_closed_is_refused_without_the_password() {
+    let server = Redis::start().await;
+    server.say("CONFIG SET requirepass right").await;
+    let silent = Proxy::to(server.port()).await;
+    silent.black_hole();
+    let nobody = Proxy::to(server.port()).await;
+    nobody.refuse();
+    for (port, password) in [(server.port(), "hidden-word"), (silent.port(), "right"), (nobody.port(), "right")] {
+        let url = format!("redis://:{password}@127.0.0.1:{port}");
+        let refused = RedisStore::builder(url).timeout(TIMEOUT).connect().await.unwrap_err();
+        let mut said = format!("{refused} {refused:?}");
+        let mut source = refused.source();
+        while let Some(error) = source {
+            said += &format!(" {error} {error:?}");
+            source = error.source();
+        }
+        assert!(matches!(refused, ConnectError::Unreachable(_) | ConnectError::Silent(_)), "{said}");
+        assert!(!said.contains("hidden-word"), "{said}");
+    }
+}
+
+#[tokio::test]
+async fn settings_that_make_no_sense_are_refused_before_anything_is_sent() {
+    let nowhere = "redis://127.0.0.1:1";
+    let builder = || RedisStore::builder(nowhere);
+    let replicas = |count, within| Durability::Replicas { count, within };
+    let second = Duration::from_secs(1);
+    for (refused, word) in [
+        (builder().prefix(""), "prefix"),
+        (builder().timeout(Duration::ZERO), "timeout"),
+        (builder().durability(replicas(0, second)), "count"),
+        (builder().durability(replicas(1, Duration::from_micros(999))), "within"),
+    ] {
+        let refused = refused.connect().await.unwrap_err();
+        assert!(matches!(refused, ConnectError::Setting(text) if text.contains(word)), "{refused:?}");
+    }
+    assert!(matches!(RedisStore::connect("no url").await, Err(ConnectError::Unreachable(_))));
+}
+
+/// All steps once.
+async fn works(store: &RedisStore) {
+    let mut claimed = claim(store, 1).await;
+    claimed.renew(LEASE).await.unwrap();
+    assert_in_flight(&begin(store, 1).await);
+    let waiting = {
+        let store = store.clone();
+        tokio::spawn(async move { store.ended(&key(1)).await })
+    };
+    claimed.complete(record("answer"), TTL).await.unwrap();
+    waiting.await.unwrap();
+    assert_eq!(recorded(store, 1).await, record("answer"));
+    assert!(store.forget(&key(1)).await.unwrap());
+    claim(store, 1).await.release().await.unwrap();
+}
+
+#[tokio::test]
+async fn both_protocols_and_another_database_will_do() {
+    let server = Redis::start().await;
+    works(&RedisStore::connect(server.url()).await.unwrap()).await;
+    works(&RedisStore::connect(format!("{}/3?protocol=resp3", server.url())).await.unwrap()).await;
+}
+
+/// Every script takes one key and touches no other, which is all that a cluster asks of it.
+#[tokio::test]
+async fn the_scripts_run_on_a_node_of_a_cluster() {
+    let server = Redis::with(&["--save", "", "--cluster-enabled", "yes"]).await;
+    assert!(server.say("CLUSTER ADDSLOTSRANGE 0 16383").await.starts_with("+OK"));
+    until("the cluster is up", async || server.say("CLUSTER INFO").await.contains("cluster_state:ok")).await;
+    works(&RedisStore::connect(server.url()).await.unwrap()).await;
+}
