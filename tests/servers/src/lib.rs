@@ -1,0 +1,5 @@
+//! Real servers for tests, each on a port and in a folder of its own, and a network between that fails on demand.
+
+pub mod process;
+pub mod proxy;
+pub mod redis;
