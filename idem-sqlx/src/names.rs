@@ -49,7 +49,8 @@ mod tests {
     #[test]
     fn whatever_could_be_more_than_a_name_is_refused() {
         let long = "a".repeat(LONGEST + 1);
-        let names = ["", "1a", "A", "a b", "a-b", "a.b", "a\"b", "a'b", "a;drop table b", "a\0", "ä", "a\n", "$1", &long];
+        let names =
+            ["", "1a", "A", "a b", "a-b", "a.b", "a\"b", "a'b", "a;drop table b", "a\0", "ä", "a\n", "$1", &long];
         for name in names {
             assert!(check(name).is_err(), "{name:?}");
         }

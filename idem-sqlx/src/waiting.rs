@@ -137,8 +137,8 @@ impl<D: Database> Core<D> {
         let asker = self.reader.as_ref().unwrap_or(&self.asker);
         let asked = asker.ask(Step::Wait, sql, &[key_value(key)]).await?;
         let Some(row) = asked.rows.first() else { return Ok(None) };
-        let left = D::number(row)
-            .map_err(|error| DatabaseError { step: Step::Wait, problem: Problem::Refused(error) })?;
+        let left =
+            D::number(row).map_err(|error| DatabaseError { step: Step::Wait, problem: Problem::Refused(error) })?;
         // At least a moment: the lease may end within the unit that is counted.
         Ok(Some(Duration::from_millis(u64::try_from(left).unwrap_or(0).max(1))))
     }

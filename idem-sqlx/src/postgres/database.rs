@@ -57,12 +57,7 @@ impl Database for Postgres {
 
     fn seen(row: &PgRow) -> Result<Seen, sqlx::Error> {
         let Some(owner) = row.try_get(0)? else { return Ok(Seen::Claimed) };
-        Ok(Seen::Standing {
-            owner,
-            fingerprint: row.try_get(1)?,
-            record: row.try_get(2)?,
-            lapsed: row.try_get(3)?,
-        })
+        Ok(Seen::Standing { owner, fingerprint: row.try_get(1)?, record: row.try_get(2)?, lapsed: row.try_get(3)? })
     }
 
     fn number(row: &PgRow) -> Result<i64, sqlx::Error> {

@@ -12,7 +12,8 @@ const NOW: &str = "clock_timestamp()";
 /// two tables may share one only wakes a waiter in vain.
 pub(super) fn channel(schema: &str, table: &str) -> String {
     let bytes = schema.bytes().chain([b'.']).chain(table.bytes());
-    let hash = bytes.fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3));
+    let hash =
+        bytes.fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3));
     format!("idem_{hash:016x}")
 }
 
@@ -28,8 +29,7 @@ pub(super) fn statements(table: &str, channel: &str) -> Statements {
         // What stands there is answered by `held` without a lock and without a write. Where nothing does, `begun` is the
         // one step that decides. Neither gives a row if somebody else has just won: the statement does not see the row that
         // it had to wait for, and the next one will.
-        begin: sql(
-            "WITH held AS ( \
+        begin: sql("WITH held AS ( \
                  SELECT owner, fingerprint, record, lease_until <= {now} AS lapsed FROM {t} \
                  WHERE key = $1 AND expires_at > {now} AND NOT (owner = $2 AND record IS NULL) \
              ), begun AS ( \
@@ -44,19 +44,14 @@ pub(super) fn statements(table: &str, channel: &str) -> Statements {
                  RETURNING 1 \
              ) \
              SELECT NULL::bytea, NULL::bytea, NULL::bytea, NULL::boolean FROM begun \
-             UNION ALL SELECT owner, fingerprint, record, lapsed FROM held",
-        ),
-        renew: sql(
-            "UPDATE {t} SET lease_until = {now} + $3 * interval '1 microsecond', \
+             UNION ALL SELECT owner, fingerprint, record, lapsed FROM held"),
+        renew: sql("UPDATE {t} SET lease_until = {now} + $3 * interval '1 microsecond', \
                  expires_at = {now} + $4 * interval '1 microsecond' \
-             WHERE key = $1 AND owner = $2 AND record IS NULL RETURNING 1",
-        ),
-        take_over: sql(
-            "UPDATE {t} SET owner = $2, lease_until = {now} + $3 * interval '1 microsecond', \
+             WHERE key = $1 AND owner = $2 AND record IS NULL RETURNING 1"),
+        take_over: sql("UPDATE {t} SET owner = $2, lease_until = {now} + $3 * interval '1 microsecond', \
                  expires_at = {now} + $4 * interval '1 microsecond' \
              WHERE key = $1 AND record IS NULL AND fingerprint = $6 \
-                 AND (owner = $2 OR (owner = $5 AND lease_until <= {now})) RETURNING 1",
-        ),
+                 AND (owner = $2 OR (owner = $5 AND lease_until <= {now})) RETURNING 1"),
         // Repeated by the same owner it changes nothing, the expiry included.
         complete: sql(&format!(
             "WITH done AS ( \
@@ -76,21 +71,15 @@ pub(super) fn statements(table: &str, channel: &str) -> Statements {
                  RETURNING key, awaited \
              ) {tell}"
         )),
-        wait: sql(
-            "UPDATE {t} SET awaited = true WHERE key = $1 AND record IS NULL AND lease_until > {now} \
-             RETURNING (extract(epoch FROM lease_until - {now}) * 1000)::bigint",
-        ),
-        still: sql(
-            "SELECT (extract(epoch FROM lease_until - {now}) * 1000)::bigint FROM {t} \
-             WHERE key = $1 AND record IS NULL AND lease_until > {now}",
-        ),
+        wait: sql("UPDATE {t} SET awaited = true WHERE key = $1 AND record IS NULL AND lease_until > {now} \
+             RETURNING (extract(epoch FROM lease_until - {now}) * 1000)::bigint"),
+        still: sql("SELECT (extract(epoch FROM lease_until - {now}) * 1000)::bigint FROM {t} \
+             WHERE key = $1 AND record IS NULL AND lease_until > {now}"),
         // The time is asked for once, so that the index can be used; and again of each row, since a `begin` may have taken
         // it meanwhile. `SKIP LOCKED`: what somebody works on is not for us.
-        clean: sql(
-            "WITH expired AS MATERIALIZED ( \
+        clean: sql("WITH expired AS MATERIALIZED ( \
                  SELECT key FROM {t} WHERE expires_at <= (SELECT {now}) ORDER BY expires_at LIMIT $1 \
                  FOR UPDATE SKIP LOCKED \
-             ) DELETE FROM {t} WHERE key IN (SELECT key FROM expired) AND expires_at <= {now} RETURNING 1",
-        ),
+             ) DELETE FROM {t} WHERE key IN (SELECT key FROM expired) AND expires_at <= {now} RETURNING 1"),
     }
 }

@@ -47,13 +47,7 @@ pub struct SqliteStoreBuilder {
 
 impl SqliteStoreBuilder {
     pub(super) fn new() -> Self {
-        Self {
-            table: "idempotency".into(),
-            readers: 4,
-            timeout: Duration::from_secs(4),
-            batch: 1000,
-            max_bytes: None,
-        }
+        Self { table: "idempotency".into(), readers: 4, timeout: Duration::from_secs(4), batch: 1000, max_bytes: None }
     }
 
     /// The name of the table: 1 to 40 of `a-z`, `0-9` and `_`, and no digit first. Default: `idempotency`.
@@ -96,7 +90,11 @@ impl SqliteStoreBuilder {
     pub async fn open(self, path: impl AsRef<Path>) -> Result<SqliteStore, ConnectError> {
         let path = path.as_ref().to_owned();
         names::check(&self.table)?;
-        if self.readers == 0 || self.timeout.is_zero() || self.batch == 0 || self.max_bytes.is_some_and(|max| max < PAGE) {
+        if self.readers == 0
+            || self.timeout.is_zero()
+            || self.batch == 0
+            || self.max_bytes.is_some_and(|max| max < PAGE)
+        {
             let what = "`max_readers`, `timeout` and `cleanup_batch` must be more than 0, and `max_bytes` at least a page, 4096";
             return Err(ConnectError::Setting(what));
         }

@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use idem_runtime::{Begin, Clock, Duties, Fingerprint, StorageKey, Store, StoreError};
 
-pub struct Kept<S, K> {
-    pub store: S,
-    pub _with: K,
+pub(crate) struct Kept<S, K> {
+    pub(crate) store: S,
+    pub(crate) _with: K,
 }
 
 impl<S: Store, K: Send + Sync + 'static> Store for Kept<S, K> {

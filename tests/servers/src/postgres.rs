@@ -159,7 +159,9 @@ impl Postgres {
             let said = fs::read_to_string(self.folder.path().join("data/postmaster.pid")).unwrap_or_default();
             let mut lines = said.lines();
             // The first line is the process, the eighth its state: what a killed server left behind has another process.
-            if lines.next() == Some(&child.id().to_string()) && lines.nth(6).is_some_and(|state| state.trim() == "ready") {
+            if lines.next() == Some(&child.id().to_string())
+                && lines.nth(6).is_some_and(|state| state.trim() == "ready")
+            {
                 return true;
             }
             sleep(Duration::from_millis(5)).await;
@@ -225,7 +227,8 @@ fn binary(name: &str) -> PathBuf {
 fn copy_of_template(to: &Path, user: Option<User>) {
     let initdb = binary("initdb");
     let version = text(&succeed("initdb", Command::new(&initdb).arg("--version")).stdout);
-    let version: String = version.chars().filter(|character| character.is_ascii_digit() || *character == '.').collect();
+    // `initdb (PostgreSQL) 15.18 (Debian ..)`
+    let version = version.split_whitespace().nth(2).expect("a version").to_owned();
     let uid = user.map_or_else(|| id(&["-u"]).expect("a user"), |user| user.uid);
     let template = std::env::temp_dir().join(format!("idem-servers-postgres-{version}-{uid}"));
     if !template.exists() {
