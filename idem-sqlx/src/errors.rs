@@ -80,6 +80,7 @@ impl Error for DatabaseError {
             Problem::Refused(source) | Problem::Broken(source) | Problem::Busy(source) | Problem::Full(source) => {
                 Some(source)
             }
+            Problem::Unreachable { source: Some(source), .. } => Some(source),
             _ => None,
         }
     }
@@ -107,8 +108,10 @@ pub enum Problem {
     },
     /// No connection could be made in time.
     Unreachable {
-        /// How long the store tried.
+        /// How long the store may try.
         waited: Duration,
+        /// What the last try got, if it got anything.
+        source: Option<sqlx::Error>,
     },
     /// No answer in time. What was asked may still take effect.
     TimedOut {
@@ -146,11 +149,13 @@ impl fmt::Display for Problem {
                 "none of the store's {max_connections} connections was free within {waited:?}. Raise `max_connections`, \
                  or find out what keeps the database busy"
             ),
-            Self::Unreachable { waited } => write!(
-                f,
-                "no connection to the database within {waited:?}. Check that it runs, that it is reachable, and that it \
-                 has connections left"
-            ),
+            Self::Unreachable { waited, source } => {
+                write!(f, "no connection to the database within {waited:?}")?;
+                if let Some(source) = source {
+                    write!(f, " ({source})")?;
+                }
+                f.write_str(". Check that it runs, that it is reachable, and that it has connections left")
+            }
             Self::TimedOut { waited } => {
                 write!(f, "no answer from the database within {waited:?}. Find out what keeps it busy, or raise `timeout`")
             }

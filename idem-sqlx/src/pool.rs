@@ -49,12 +49,9 @@ impl<C: Connection> Pool<C> {
         match timeout_at(until, self.options.connect()).await {
             Ok(Ok(connection)) => Ok(connection),
             // Starting up, shutting down, out of connections, or not there: all of which may pass.
-            Ok(Err(sqlx::Error::Io(_))) => Err(Problem::Unreachable { waited }),
-            Ok(Err(sqlx::Error::Database(error))) if error.is_transient_in_connect_phase() => {
-                Err(Problem::Unreachable { waited })
-            }
+            Ok(Err(error)) if may_pass(&error) => Err(Problem::Unreachable { waited, source: Some(error) }),
             Ok(Err(error)) => Err(Problem::Refused(error)),
-            Err(_) => Err(Problem::Unreachable { waited }),
+            Err(_) => Err(Problem::Unreachable { waited, source: None }),
         }
     }
 
@@ -62,6 +59,14 @@ impl<C: Connection> Pool<C> {
     pub(crate) fn distrust(&self) {
         let idle = std::mem::take(&mut *self.idle());
         drop(idle);
+    }
+}
+
+fn may_pass(error: &sqlx::Error) -> bool {
+    match error {
+        sqlx::Error::Io(_) => true,
+        sqlx::Error::Database(error) => error.is_transient_in_connect_phase(),
+        _ => false,
     }
 }
 

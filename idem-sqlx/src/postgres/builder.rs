@@ -90,6 +90,10 @@ impl PostgresStoreBuilder {
     /// # Errors
     /// A name or a setting is not valid, the URL is not understood, or no connection could be made.
     pub async fn connect(self, url: &str) -> Result<PostgresStore, ConnectError> {
+        // sqlx takes any scheme for its own, and would connect to something else.
+        if !(url.starts_with("postgres://") || url.starts_with("postgresql://")) {
+            return Err(ConnectError::Url(sqlx::Error::Configuration("it is not one of PostgreSQL".into())));
+        }
         let options = PgConnectOptions::from_str(url).map_err(ConnectError::Url)?;
         self.connect_with(options).await
     }
@@ -129,7 +133,9 @@ impl PostgresStoreBuilder {
         };
         match core.asker.pool.lend(Instant::now() + self.timeout, self.timeout).await {
             Ok(lent) => lent.give_back(),
-            Err(Problem::Refused(error)) => return Err(ConnectError::Connection(error)),
+            Err(Problem::Refused(error) | Problem::Unreachable { source: Some(error), .. }) => {
+                return Err(ConnectError::Connection(error));
+            }
             Err(_) => return Err(ConnectError::TimedOut(self.timeout)),
         }
         Ok(PostgresStore { core: Arc::new(core), shared: Arc::new(Shared { names, options, channel }) })
