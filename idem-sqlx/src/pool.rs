@@ -29,10 +29,6 @@ impl<C: Connection> Pool<C> {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(crate) fn options(&self) -> &C::Options {
-        &self.options
-    }
-
     /// Lends a connection: the one used last, or a new one.
     pub(crate) async fn lend(&self, until: Instant, waited: Duration) -> Result<Lent<'_, C>, Problem> {
         let none = || Problem::NoConnection { max_connections: self.max_connections, waited };

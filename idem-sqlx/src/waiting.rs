@@ -27,6 +27,7 @@ pub(crate) struct Waiters {
 struct State {
     keys: HashMap<StorageKey, watch::Sender<()>>,
     /// A task passes on what the database tells.
+    #[cfg(feature = "postgres")]
     listening: bool,
 }
 

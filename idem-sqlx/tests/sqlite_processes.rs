@@ -1,6 +1,7 @@
 //! Several processes on one file, of which some are killed. The processes are this test once more, told by their environment
 //! what to be.
 #![cfg(feature = "sqlite")]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a failed check panics")]
 
 mod asked;
 

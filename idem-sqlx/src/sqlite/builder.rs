@@ -122,7 +122,7 @@ impl SqliteStoreBuilder {
             batch: self.batch,
         };
         first_connection(&core, self.timeout).await?;
-        Ok(SqliteStore { core: Arc::new(core), shared: Arc::new(Shared { path, table: self.table }) })
+        Ok(SqliteStore { core: Arc::new(core), shared: Arc::new(Shared { path, table: self.table, options }) })
     }
 }
 
@@ -132,7 +132,10 @@ async fn first_connection(core: &Core<Sqlite>, patience: Duration) -> Result<(),
     let until = Instant::now() + patience;
     loop {
         match core.asker.pool.lend(until, patience).await {
-            Ok(lent) => return Ok(lent.give_back()),
+            Ok(lent) => {
+                lent.give_back();
+                return Ok(());
+            }
             Err(Problem::Refused(error)) => match Sqlite::problem(error, &core.asker.table) {
                 Problem::Busy(_) if Instant::now() < until => sleep(jittered(Duration::from_millis(20))).await,
                 Problem::Busy(error) | Problem::Refused(error) | Problem::Full(error) | Problem::Broken(error) => {

@@ -6,8 +6,7 @@ use sqlx::sqlite::SqliteConnection;
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection};
 use tokio::time::timeout;
 
-use super::database::Sqlite;
-use crate::core::Core;
+use super::Shared;
 use crate::errors::MigrateError;
 use crate::migrations::{due, fill_in};
 
@@ -15,11 +14,11 @@ use crate::migrations::{due, fill_in};
 const ALL: &[&str] = &[include_str!("../../migrations/sqlite/0001_table.sql")];
 const PATIENCE: Duration = Duration::from_secs(60);
 
-pub(super) async fn run(core: &Core<Sqlite>, table: &str) -> Result<(), MigrateError> {
+pub(super) async fn run(shared: &Shared) -> Result<(), MigrateError> {
     let work = async {
         // It waits for others that migrate, and longer than a step would.
-        let mut connection = core.asker.pool.options().clone().busy_timeout(PATIENCE).connect().await?;
-        migrate(&mut connection, table).await?;
+        let mut connection = shared.options.clone().busy_timeout(PATIENCE).connect().await?;
+        migrate(&mut connection, &shared.table).await?;
         // Everything is committed, so a goodbye that fails changes nothing.
         let _ = connection.close().await;
         Ok(())

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use idem_runtime::{Begin, Claim, Clock, Duties, Fingerprint, Record, StorageKey, Store, StoreError};
+use sqlx::sqlite::SqliteConnectOptions;
 
 use self::database::Sqlite;
 use crate::claim::CoreClaim;
@@ -75,6 +76,8 @@ pub struct SqliteStore {
 struct Shared {
     path: PathBuf,
     table: String,
+    /// For a connection that is not lent: one that migrates.
+    options: SqliteConnectOptions,
 }
 
 impl SqliteStore {
@@ -97,7 +100,7 @@ impl SqliteStore {
     /// # Errors
     /// Nothing was changed, unless the error says that it is unknown.
     pub async fn migrate(&self) -> Result<(), MigrateError> {
-        migrations::run(&self.core, &self.shared.table).await
+        migrations::run(&self.shared).await
     }
 
     /// Deletes what has expired, about once a minute and in batches, for as long as the future is polled. Spawn it; abort
@@ -120,7 +123,7 @@ impl SqliteStore {
 
 impl fmt::Debug for SqliteStore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Shared { path, table } = &*self.shared;
+        let Shared { path, table, .. } = &*self.shared;
         f.debug_struct("SqliteStore").field("path", path).field("table", table).finish_non_exhaustive()
     }
 }

@@ -51,9 +51,11 @@ impl Beside {
         const EMPTY: &str = "DELETE FROM idempotency";
         match self {
             Self::Postgres(connection) => {
-                drop(sqlx::query(EMPTY).execute(&mut *connection.lock().await).await.unwrap())
+                sqlx::query(EMPTY).execute(&mut *connection.lock().await).await.unwrap();
             }
-            Self::Sqlite(connection) => drop(sqlx::query(EMPTY).execute(&mut *connection.lock().await).await.unwrap()),
+            Self::Sqlite(connection) => {
+                sqlx::query(EMPTY).execute(&mut *connection.lock().await).await.unwrap();
+            }
         }
     }
 
