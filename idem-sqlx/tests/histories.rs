@@ -20,7 +20,7 @@ use tempfile::TempDir;
 const REMOTE: Profile = Profile { claims: Claims::LiveForLease, capacity: usize::MAX };
 
 fn check<F: Future<Output = Result<(), String>>>(play: impl Fn(Model, Vec<Step>) -> F) {
-    let cases = if std::env::var_os("PROPTEST_CASES").is_some() { Config::default().cases } else { 150 };
+    let cases = if std::env::var_os("PROPTEST_CASES").is_some() { Config::default().cases } else { 80 };
     let config = Config { cases, failure_persistence: None, ..Config::default() };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let checked = TestRunner::new(config).run(&histories(REMOTE, 60), |(model, steps, seen)| {

@@ -2,17 +2,16 @@
 #![cfg(feature = "postgres")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a failed check panics")]
 
-mod kept;
-
+use idem_runtime::conformance;
 use idem_servers::postgres::Postgres;
 use idem_sqlx::PostgresStore;
-use kept::Kept;
 
-async fn on_a_server() -> Kept<PostgresStore, Postgres> {
+/// One test and not one for each case: a server takes longer to start than most cases do. A case that fails says which one
+/// it is by its message.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_postgres_store_does_what_every_store_must() {
     let server = Postgres::quick().await;
     let store = PostgresStore::connect(&server.url()).await.unwrap();
     store.migrate().await.unwrap();
-    Kept { store, _with: server }
+    conformance::all(|| async { store.clone() }).await;
 }
-
-idem_runtime::conformance_tests!(on_a_server);

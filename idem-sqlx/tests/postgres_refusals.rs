@@ -38,18 +38,16 @@ fn tries(server: &Postgres) -> String {
 #[tokio::test]
 async fn what_others_cause_passes_when_it_is_tried_again_and_happens_once() {
     let (server, store) = with_a_store().await;
-    for state in ["40001", "40P01", "55P03", "57014", "57P01", "08006"] {
+    for state in ["40001", "40P01", "55P03", "57P01"] {
         let key = key();
         fail_twice(&server, state, "INSERT");
         let mut claimed = claim(&store, &key).await;
         assert_eq!(tries(&server), "3", "{state}: begin");
-        server.sql("DROP TRIGGER fail ON idempotency");
         fail_twice(&server, state, "UPDATE");
         claimed.renew(LEASE).await.unwrap();
         assert_eq!(tries(&server), "3", "{state}: renew");
         claimed.complete(record("answer"), TTL).await.unwrap();
         assert_eq!(tries(&server), "6", "{state}: complete");
-        server.sql("DROP TRIGGER fail ON idempotency");
         assert_eq!(stands(&store, &key).await, "completed: answer", "{state}");
     }
 }
