@@ -33,6 +33,10 @@ impl<C: Connection> Pool<C> {
     pub(crate) async fn lend(&self, until: Instant, waited: Duration) -> Result<Lent<'_, C>, Problem> {
         let none = || Problem::NoConnection { max_connections: self.max_connections, waited };
         let place = timeout_at(until, self.places.acquire()).await.map_err(|_| none())?.map_err(|_| none())?;
+        // Somebody else's time was up in the same moment as this one's.
+        if Instant::now() >= until {
+            return Err(none());
+        }
         let idle = self.idle().pop();
         let connection = match idle {
             Some(connection) => connection,

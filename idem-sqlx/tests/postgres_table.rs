@@ -69,6 +69,17 @@ async fn an_heir_that_was_late_itself_does_not_take_over_from_an_owner_that_rene
     assert!(matches!(heir.renew(LEASE).await, Err(StoreError::Lost)));
 }
 
+#[tokio::test]
+async fn an_heir_does_not_take_over_from_another_heir_that_is_gone_as_well() {
+    let (_server, store) = with_a_store().await;
+    let key = key();
+    drop(claim_for(&store, &key, SHORT, TTL).await);
+    let (mut one, mut two) = (abandoned(&store, &key).await, abandoned(&store, &key).await);
+    one.renew(SHORT).await.unwrap();
+    drop(abandoned(&store, &key).await);
+    assert!(matches!(two.renew(LEASE).await, Err(StoreError::Lost)), "it has not looked since");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn of_sixteen_heirs_at_once_one_takes_over() {
     let (server, store) = with_a_store().await;
