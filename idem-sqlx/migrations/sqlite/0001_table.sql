@@ -1,0 +1,19 @@
+-- {table}, {index}: the names of the table and of its index, quoted.
+
+-- One row for each key: a claim while `record` is null, a record from then on. Times are milliseconds since 1970.
+CREATE TABLE {table} (
+    -- SHA-256 over scope and key; what a client sends never gets here.
+    key BLOB NOT NULL PRIMARY KEY CHECK (length(key) = 32),
+    -- Whose claim it is, or was: every change compares it.
+    owner BLOB NOT NULL CHECK (length(owner) = 16),
+    fingerprint BLOB NOT NULL CHECK (length(fingerprint) = 32),
+    -- From then on the claim is abandoned.
+    lease_until INTEGER NOT NULL,
+    -- From then on the row counts as gone.
+    expires_at INTEGER NOT NULL,
+    -- The answer, with a checksum over it.
+    record BLOB
+) STRICT;
+
+-- For the cleanup.
+CREATE INDEX {index} ON {table} (expires_at);

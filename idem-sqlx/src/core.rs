@@ -1,0 +1,111 @@
+//! What both stores are inside: the steps of a store over one table.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use idem_runtime::{Begin, Fingerprint, Record, StorageKey, StoreError};
+
+use crate::claim::CoreClaim;
+use crate::database::{Asker, Database, Seen, Statements, Value};
+use crate::errors::{DatabaseError, Problem, Step};
+use crate::waiting::Waiters;
+
+/// How often `begin` looks again where the key changed hands while it was looking.
+const LOOKS: usize = 16;
+/// For how long a claim stays that nobody said a TTL for. Longer than anybody keeps a database.
+pub(crate) const FOR_EVER: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
+
+pub(crate) struct Core<D: Database> {
+    pub(crate) asker: Asker<D>,
+    /// Where reading has connections of its own.
+    pub(crate) reader: Option<Asker<D>>,
+    pub(crate) sql: Statements,
+    pub(crate) waiters: Arc<Waiters>,
+    pub(crate) batch: u32,
+}
+
+impl<D: Database> Core<D> {
+    pub(crate) async fn begin(
+        self: &Arc<Self>,
+        key: &StorageKey,
+        fingerprint: &Fingerprint,
+        lease: Duration,
+        ttl: Duration,
+    ) -> Result<Begin<CoreClaim<D>>, StoreError> {
+        let failed = |problem| DatabaseError { step: Step::Begin, problem };
+        let owner = new_owner().map_err(failed)?;
+        let claim = CoreClaim::new(self, *key, *fingerprint, owner, ttl);
+        let retention = D::ticks(claim.retention(lease));
+        for _ in 0..LOOKS {
+            if let (Some(look), Some(reader)) = (&self.sql.look, &self.reader) {
+                let asked = reader.ask(Step::Begin, look, &[key_value(key), Value::Bytes(&owner)]).await?;
+                if let Some(row) = asked.rows.first() {
+                    let seen = D::seen(row).map_err(|error| failed(Problem::Refused(error)))?;
+                    return Ok(judge(seen, claim).map_err(failed)?);
+                }
+            }
+            let values = [
+                key_value(key),
+                Value::Bytes(&owner),
+                Value::Bytes(fingerprint.as_bytes()),
+                Value::Number(D::ticks(lease)),
+                Value::Number(retention),
+            ];
+            let asked = self.asker.ask(Step::Begin, &self.sql.begin, &values).await?;
+            if let Some(row) = asked.rows.first() {
+                let seen = D::seen(row).map_err(|error| failed(Problem::Refused(error)))?;
+                return Ok(judge(seen, claim).map_err(failed)?);
+            }
+            // Somebody else's statement won, and this one could not see yet what it left; the next one will.
+        }
+        Err(failed(Problem::Contended).into())
+    }
+
+    pub(crate) async fn forget(&self, key: &StorageKey) -> Result<bool, StoreError> {
+        let asked = self.asker.ask(Step::Forget, &self.sql.forget, &[key_value(key)]).await?;
+        if !asked.rows.is_empty() {
+            self.waiters.wake(key);
+            return Ok(true);
+        }
+        if asked.repeated {
+            // It is gone, but whether the first try removed it or there was nothing is not known.
+            let problem = Problem::TimedOut { waited: self.asker.timeout };
+            return Err(DatabaseError { step: Step::Forget, problem }.into());
+        }
+        Ok(false)
+    }
+}
+
+/// What a row says to whoever wants to claim its key. A row that this crate cannot have written is an error.
+fn judge<D: Database>(seen: Seen, claim: CoreClaim<D>) -> Result<Begin<CoreClaim<D>>, Problem> {
+    let Seen::Standing { owner, fingerprint, record, lapsed } = seen else { return Ok(Begin::Claimed(claim)) };
+    let (Ok(owner), Ok(fingerprint)) = (<[u8; 16]>::try_from(owner), <[u8; 32]>::try_from(fingerprint)) else {
+        return Err(Problem::Damaged("damaged: its owner or its fingerprint is too short or too long"));
+    };
+    let fingerprint = Fingerprint::from_bytes(fingerprint);
+    if let Some(sealed) = record {
+        let Ok(record) = Record::unseal(&claim.key, &Bytes::from(sealed)) else {
+            return Err(Problem::Damaged("damaged: its record does not match its seal"));
+        };
+        if *record.fingerprint() != fingerprint {
+            return Err(Problem::Damaged("damaged: its record is of another fingerprint"));
+        }
+        return Ok(Begin::Completed(record));
+    }
+    if lapsed && fingerprint == claim.fingerprint {
+        return Ok(Begin::Abandoned(claim.heir_of(owner)));
+    }
+    Ok(Begin::InFlight(fingerprint))
+}
+
+pub(crate) fn key_value(key: &StorageKey) -> Value<'_> {
+    Value::Bytes(key.as_bytes())
+}
+
+/// What makes a claim somebody's: 16 random bytes.
+fn new_owner() -> Result<[u8; 16], Problem> {
+    let mut owner = [0; 16];
+    getrandom::fill(&mut owner).map_err(|_| Problem::NoRandomness)?;
+    Ok(owner)
+}

@@ -1,0 +1,301 @@
+//! What can go wrong, what was not done then, and what to do now.
+
+use std::error::Error;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use idem_runtime::StoreError;
+
+use crate::names::InvalidName;
+
+/// What the store was about to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Step {
+    /// To claim a key, or to say what stands under it.
+    Begin,
+    /// To extend a lease, or to take an abandoned claim over.
+    Renew,
+    /// To replace a claim by its record.
+    Complete,
+    /// To give a claim back.
+    Release,
+    /// To remove a record or an abandoned claim.
+    Forget,
+    /// To wait for the end of a claim.
+    Wait,
+    /// To delete what has expired.
+    Cleanup,
+}
+
+impl Step {
+    /// What is not done when this step fails.
+    fn undone(self) -> &'static str {
+        match self {
+            Self::Begin => "the body does not run",
+            Self::Renew => "whether the lease was extended is unknown",
+            Self::Complete => "whether the record was kept is unknown; the claim stays where it was not",
+            Self::Release => "whether the claim was released is unknown",
+            Self::Forget => "whether it was removed is unknown",
+            Self::Wait => "the waiting goes on by asking again",
+            Self::Cleanup => "what has expired stays until the next cleanup",
+        }
+    }
+}
+
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Begin => "`begin`",
+            Self::Renew => "`renew`",
+            Self::Complete => "`complete`",
+            Self::Release => "`release`",
+            Self::Forget => "`forget`",
+            Self::Wait => "waiting for the end of a claim",
+            Self::Cleanup => "the cleanup",
+        })
+    }
+}
+
+/// A step that failed: the source of [`StoreError::Unavailable`].
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct DatabaseError {
+    /// What the store was about to do.
+    pub step: Step,
+    /// What stood in the way.
+    pub problem: Problem,
+}
+
+impl fmt::Display for DatabaseError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} failed, and {}: {}", self.step, self.step.undone(), self.problem)
+    }
+}
+
+impl Error for DatabaseError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        match &self.problem {
+            Problem::Refused(source) | Problem::Broken(source) | Problem::Busy(source) | Problem::Full(source) => {
+                Some(source)
+            }
+            Problem::Unreachable { source: Some(source), .. } => Some(source),
+            _ => None,
+        }
+    }
+}
+
+impl From<DatabaseError> for StoreError {
+    fn from(error: DatabaseError) -> Self {
+        match error {
+            DatabaseError { step: Step::Begin, problem: Problem::Full(_) } => Self::Full,
+            error => Self::Unavailable(Arc::new(error)),
+        }
+    }
+}
+
+/// What stood in the way of a step.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Problem {
+    /// All connections were in use.
+    NoConnection {
+        /// How many the store may open.
+        max_connections: usize,
+        /// How long it waited for one.
+        waited: Duration,
+    },
+    /// No connection could be made in time.
+    Unreachable {
+        /// How long the store may try.
+        waited: Duration,
+        /// What the last try got, if it got anything.
+        source: Option<sqlx::Error>,
+    },
+    /// No answer in time. What was asked may still take effect.
+    TimedOut {
+        /// How long the store waited.
+        waited: Duration,
+    },
+    /// The table is not there.
+    TableMissing {
+        /// The table, as it is named in SQL.
+        table: String,
+    },
+    /// The database does not take writes.
+    ReadOnly,
+    /// The disk, or the size that the store may have, is used up.
+    Full(sqlx::Error),
+    /// Other transactions were in the way, and went on being so.
+    Busy(sqlx::Error),
+    /// The key changed hands again and again while it was looked at.
+    Contended,
+    /// The row cannot be what the store wrote.
+    Damaged(&'static str),
+    /// The connection broke.
+    Broken(sqlx::Error),
+    /// The database refused, or its answer was not understood.
+    Refused(sqlx::Error),
+    /// The system gave no random bytes for an owner token.
+    NoRandomness,
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoConnection { max_connections, waited } => write!(
+                f,
+                "none of the store's {max_connections} connections was free within {waited:?}. Raise `max_connections`, \
+                 or find out what keeps the database busy"
+            ),
+            Self::Unreachable { waited, source } => {
+                write!(f, "no connection to the database within {waited:?}")?;
+                if let Some(source) = source {
+                    write!(f, " ({source})")?;
+                }
+                f.write_str(". Check that it runs, that it is reachable, and that it has connections left")
+            }
+            Self::TimedOut { waited } => {
+                write!(f, "no answer from the database within {waited:?}. Find out what keeps it busy, or raise `timeout`")
+            }
+            Self::TableMissing { table } => {
+                write!(f, "the table {table} does not exist. Call `migrate()` once before the first request")
+            }
+            Self::ReadOnly => f.write_str(
+                "the database is read-only. After a failover this is a standby: connect to the primary, for example with \
+                 a proxy that follows it",
+            ),
+            Self::Full(_) => f.write_str("there is no room left on the database's disk. Make room, or call `clean_once()`"),
+            Self::Busy(_) => f.write_str("other transactions were in the way. Find out what holds locks on the table"),
+            Self::Contended => f.write_str("the key changed hands again and again. Try again"),
+            Self::Damaged(how) => {
+                write!(f, "the row under this key is {how}. Look at it, and delete it once its outcome is known")
+            }
+            Self::Broken(source) => write!(f, "the connection to the database broke ({source})"),
+            Self::Refused(source) => write!(f, "the database refused ({source})"),
+            Self::NoRandomness => f.write_str("the system gave no random bytes for an owner token"),
+        }
+    }
+}
+
+impl Problem {
+    /// Whether the statement may have taken effect, or may do so still.
+    pub(crate) fn leaves_doubt(&self) -> bool {
+        matches!(self, Self::TimedOut { .. } | Self::Broken(_))
+    }
+
+    /// Whether the same statement is worth another try. It is the same owner's, so it cannot take effect twice.
+    pub(crate) fn may_pass(&self) -> bool {
+        matches!(self, Self::TimedOut { .. } | Self::Broken(_) | Self::Busy(_) | Self::Unreachable { .. })
+    }
+}
+
+/// Why a store could not be opened.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum ConnectError {
+    /// A schema or table has a name that is none.
+    Name(InvalidName),
+    /// A setting that cannot work.
+    Setting(&'static str),
+    /// The URL is not one of this database.
+    Url(sqlx::Error),
+    /// No connection could be made.
+    Connection(sqlx::Error),
+    /// No connection could be made in time.
+    TimedOut(Duration),
+}
+
+impl fmt::Display for ConnectError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Name(name) => name.fmt(f),
+            Self::Setting(what) => write!(f, "the store was not opened: {what}"),
+            Self::Url(source) => write!(
+                f,
+                "the store was not opened: the URL is not understood ({source}). Write postgres://user@host/database"
+            ),
+            Self::Connection(source) => write!(
+                f,
+                "the store was not opened: no connection to the database ({source}). Check its address, that it runs, \
+                 and that it lets this user in"
+            ),
+            Self::TimedOut(waited) => write!(
+                f,
+                "the store was not opened: no connection to the database within {waited:?}. Check its address and that it \
+                 runs"
+            ),
+        }
+    }
+}
+
+impl Error for ConnectError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        match self {
+            Self::Name(name) => Some(name),
+            Self::Url(source) | Self::Connection(source) => Some(source),
+            Self::Setting(_) | Self::TimedOut(_) => None,
+        }
+    }
+}
+
+impl From<InvalidName> for ConnectError {
+    fn from(name: InvalidName) -> Self {
+        Self::Name(name)
+    }
+}
+
+/// Why `migrate` did not bring the table up to date.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum MigrateError {
+    /// The table was made by a later version of this crate.
+    Newer {
+        /// The version of the table.
+        found: i64,
+        /// The latest version that this crate knows.
+        known: i64,
+    },
+    /// The database refused, or could not be reached.
+    Database(sqlx::Error),
+    /// Not done in time.
+    TimedOut(Duration),
+}
+
+impl fmt::Display for MigrateError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Newer { found, known } => write!(
+                f,
+                "nothing was migrated: the table has version {found}, and this `idem-sqlx` knows versions up to {known}. \
+                 Use the version of `idem-sqlx` that made it, or a later one"
+            ),
+            Self::Database(source) => write!(
+                f,
+                "nothing was migrated: the database refused ({source}). The user needs the right to create the schema \
+                 and its tables; otherwise run the shipped .sql files by hand"
+            ),
+            Self::TimedOut(waited) => write!(
+                f,
+                "it is unknown whether anything was migrated: not done within {waited:?}. Call `migrate()` again; it does \
+                 nothing twice"
+            ),
+        }
+    }
+}
+
+impl Error for MigrateError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        match self {
+            Self::Database(source) => Some(source),
+            Self::Newer { .. } | Self::TimedOut(_) => None,
+        }
+    }
+}
+
+impl From<sqlx::Error> for MigrateError {
+    fn from(source: sqlx::Error) -> Self {
+        Self::Database(source)
+    }
+}

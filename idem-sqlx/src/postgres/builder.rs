@@ -1,0 +1,143 @@
+//! Opening a store.
+
+use std::str::FromStr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use sqlx::ConnectOptions;
+use sqlx::postgres::PgConnectOptions;
+use tokio::time::Instant;
+
+use super::statements::{channel, statements};
+use super::{Names, PostgresStore, Shared};
+use crate::core::Core;
+use crate::database::{Asker, Table};
+use crate::errors::{ConnectError, Problem};
+use crate::names;
+use crate::pool::Pool;
+
+/// Sets a [`PostgresStore`] up.
+///
+/// ```no_run
+/// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+/// use std::time::Duration;
+/// use idem_sqlx::PostgresStore;
+///
+/// let store = PostgresStore::builder()
+///     .schema("shop")
+///     .table("idempotency")
+///     .max_connections(20)
+///     .timeout(Duration::from_secs(2))
+///     .connect("postgres://app@localhost/shop")
+///     .await?;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Debug)]
+#[must_use = "a builder does nothing until `connect` is called"]
+pub struct PostgresStoreBuilder {
+    schema: String,
+    table: String,
+    max_connections: usize,
+    timeout: Duration,
+    batch: u32,
+}
+
+impl PostgresStoreBuilder {
+    pub(super) fn new() -> Self {
+        Self {
+            schema: "public".into(),
+            table: "idempotency".into(),
+            max_connections: 10,
+            timeout: Duration::from_secs(4),
+            batch: 1000,
+        }
+    }
+
+    /// The schema of the table: 1 to 40 of `a-z`, `0-9` and `_`, and no digit first. Default: `public`.
+    pub fn schema(mut self, schema: impl Into<String>) -> Self {
+        self.schema = schema.into();
+        self
+    }
+
+    /// The name of the table, of the same form. Default: `idempotency`.
+    pub fn table(mut self, table: impl Into<String>) -> Self {
+        self.table = table.into();
+        self
+    }
+
+    /// The most connections for steps. One more is open while somebody waits for a claim to end. Default: 10.
+    pub fn max_connections(mut self, max_connections: usize) -> Self {
+        self.max_connections = max_connections;
+        self
+    }
+
+    /// How long one step may take, with the wait for a connection and with further tries. Keep it below 5 seconds, after
+    /// which the engine gives a step up. Default: 4 seconds.
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = timeout;
+        self
+    }
+
+    /// How many rows the cleanup deletes at once. Default: 1000.
+    pub fn cleanup_batch(mut self, rows: u32) -> Self {
+        self.batch = rows;
+        self
+    }
+
+    /// Opens the store in the database at `url`. The table need not be there yet.
+    ///
+    /// # Errors
+    /// A name or a setting is not valid, the URL is not understood, or no connection could be made.
+    pub async fn connect(self, url: &str) -> Result<PostgresStore, ConnectError> {
+        // sqlx takes any scheme for its own, and would connect to something else.
+        if !(url.starts_with("postgres://") || url.starts_with("postgresql://")) {
+            return Err(ConnectError::Url(sqlx::Error::Configuration("it is not one of PostgreSQL".into())));
+        }
+        let options = PgConnectOptions::from_str(url).map_err(ConnectError::Url)?;
+        self.connect_with(options).await
+    }
+
+    /// Opens the store with options of `sqlx`, for what a URL cannot say.
+    ///
+    /// # Errors
+    /// As for [`connect`](Self::connect).
+    pub async fn connect_with(self, options: PgConnectOptions) -> Result<PostgresStore, ConnectError> {
+        names::check(&self.schema)?;
+        names::check(&self.table)?;
+        if self.max_connections == 0 || self.timeout.is_zero() || self.batch == 0 {
+            return Err(ConnectError::Setting("`max_connections`, `timeout` and `cleanup_batch` must be more than 0"));
+        }
+        // The last word is ours: without these a claim that was acknowledged could be lost in a crash, or every loser of a
+        // race would get an error. A statement is given up by the server at about the time at which the store asks again.
+        let options = options
+            .options([
+                ("synchronous_commit", "on".to_owned()),
+                ("default_transaction_isolation", "read committed".to_owned()),
+                ("statement_timeout", (self.timeout / 2).as_millis().max(1).to_string()),
+            ])
+            .disable_statement_logging();
+        let names = Names { schema: self.schema, table: self.table };
+        let channel = channel(&names.schema, &names.table);
+        let quoted = names.quoted("");
+        let core = Core {
+            sql: statements(&quoted, &channel),
+            asker: Asker {
+                pool: Pool::new(options.clone(), self.max_connections),
+                table: Arc::new(Table { quoted }),
+                timeout: self.timeout,
+            },
+            reader: None,
+            waiters: Arc::default(),
+            batch: self.batch,
+        };
+        match core.asker.pool.lend(Instant::now() + self.timeout, self.timeout).await {
+            Ok(lent) => lent.give_back(),
+            Err(Problem::Refused(error) | Problem::Unreachable { source: Some(error), .. }) => {
+                return Err(ConnectError::Connection(error));
+            }
+            Err(_) => return Err(ConnectError::TimedOut(self.timeout)),
+        }
+        Ok(PostgresStore { core: Arc::new(core), shared: Arc::new(Shared { names, options, channel }) })
+    }
+}

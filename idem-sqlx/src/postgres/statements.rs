@@ -1,0 +1,85 @@
+//! The statements, each of which is a transaction of its own under READ COMMITTED.
+
+use std::sync::Arc;
+
+use crate::database::Statements;
+
+/// Time is `clock_timestamp()`, which goes on within a statement: `now()` would stand still while it waits for a lock, and
+/// the clocks of those who ask would not agree.
+const NOW: &str = "clock_timestamp()";
+
+/// The channel on which the end of a claim is told. Names are long and channels are not, so it has a hash of them; that
+/// two tables may share one only wakes a waiter in vain.
+pub(super) fn channel(schema: &str, table: &str) -> String {
+    let bytes = schema.bytes().chain([b'.']).chain(table.bytes());
+    let hash =
+        bytes.fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3));
+    format!("idem_{hash:016x}")
+}
+
+/// `table` is quoted and `channel` needs no quotes.
+pub(super) fn statements(table: &str, channel: &str) -> Statements {
+    let sql = |text: &str| -> Arc<str> { text.replace("{t}", table).replace("{now}", NOW).into() };
+    // PostgreSQL makes all transactions that notify commit one after the other, so only those do that somebody waits for.
+    let tell = format!(
+        "SELECT CASE WHEN awaited THEN pg_notify('{channel}', encode(key, 'hex')) IS NOT NULL ELSE true END FROM done"
+    );
+    Statements {
+        look: None,
+        // What stands there is answered by `held` without a lock and without a write. Where nothing does, `begun` is the
+        // one step that decides. Neither gives a row if somebody else has just won: the statement does not see the row that
+        // it had to wait for, and the next one will.
+        begin: sql("WITH held AS ( \
+                 SELECT owner, fingerprint, record, lease_until <= {now} AS lapsed FROM {t} \
+                 WHERE key = $1 AND expires_at > {now} AND NOT (owner = $2 AND record IS NULL) \
+             ), begun AS ( \
+                 INSERT INTO {t} AS old (key, owner, fingerprint, lease_until, expires_at) \
+                 SELECT $1::bytea, $2::bytea, $3::bytea, {now} + $4::bigint * interval '1 microsecond', \
+                     {now} + $5::bigint * interval '1 microsecond' \
+                 WHERE NOT EXISTS (SELECT FROM held) \
+                 ON CONFLICT (key) DO UPDATE SET owner = excluded.owner, fingerprint = excluded.fingerprint, \
+                     lease_until = {now} + $4::bigint * interval '1 microsecond', \
+                     expires_at = {now} + $5::bigint * interval '1 microsecond', awaited = false, record = NULL \
+                 WHERE old.expires_at <= {now} OR (old.owner = excluded.owner AND old.record IS NULL) \
+                 RETURNING 1 \
+             ) \
+             SELECT NULL::bytea, NULL::bytea, NULL::bytea, NULL::boolean FROM begun \
+             UNION ALL SELECT owner, fingerprint, record, lapsed FROM held"),
+        renew: sql("UPDATE {t} SET lease_until = {now} + $3 * interval '1 microsecond', \
+                 expires_at = {now} + $4 * interval '1 microsecond' \
+             WHERE key = $1 AND owner = $2 AND record IS NULL RETURNING 1"),
+        take_over: sql("UPDATE {t} SET owner = $2, lease_until = {now} + $3 * interval '1 microsecond', \
+                 expires_at = {now} + $4 * interval '1 microsecond' \
+             WHERE key = $1 AND record IS NULL AND fingerprint = $6 \
+                 AND (owner = $2 OR (owner = $5 AND lease_until <= {now})) RETURNING 1"),
+        // Repeated by the same owner it changes nothing, the expiry included.
+        complete: sql(&format!(
+            "WITH done AS ( \
+                 UPDATE {{t}} SET record = coalesce(record, $3), expires_at = CASE WHEN record IS NULL \
+                     THEN {{now}} + $4 * interval '1 microsecond' ELSE expires_at END \
+                 WHERE key = $1 AND owner = $2 RETURNING key, awaited \
+             ) {tell}"
+        )),
+        release: sql(&format!(
+            "WITH done AS ( \
+                 DELETE FROM {{t}} WHERE key = $1 AND owner = $2 AND record IS NULL RETURNING key, awaited \
+             ) {tell}"
+        )),
+        forget: sql(&format!(
+            "WITH done AS ( \
+                 DELETE FROM {{t}} WHERE key = $1 AND (record IS NOT NULL OR lease_until <= {{now}}) \
+                 RETURNING key, awaited \
+             ) {tell}"
+        )),
+        wait: sql("UPDATE {t} SET awaited = true WHERE key = $1 AND record IS NULL AND lease_until > {now} \
+             RETURNING (extract(epoch FROM lease_until - {now}) * 1000)::bigint"),
+        still: sql("SELECT (extract(epoch FROM lease_until - {now}) * 1000)::bigint FROM {t} \
+             WHERE key = $1 AND record IS NULL AND lease_until > {now}"),
+        // The time is asked for once, so that the index can be used; and again of each row, since a `begin` may have taken
+        // it meanwhile. `SKIP LOCKED`: what somebody works on is not for us.
+        clean: sql("WITH expired AS MATERIALIZED ( \
+                 SELECT key FROM {t} WHERE expires_at <= (SELECT {now}) ORDER BY expires_at LIMIT $1 \
+                 FOR UPDATE SKIP LOCKED \
+             ) DELETE FROM {t} WHERE key IN (SELECT key FROM expired) AND expires_at <= {now} RETURNING 1"),
+    }
+}

@@ -1,0 +1,149 @@
+//! Opening a store.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use sqlx::ConnectOptions;
+use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous};
+use tokio::time::{Instant, sleep};
+
+use super::database::Sqlite;
+use super::statements::statements;
+use super::{Shared, SqliteStore};
+use crate::core::Core;
+use crate::database::{Asker, Database, Table, jittered};
+use crate::errors::{ConnectError, Problem};
+use crate::names;
+use crate::pool::Pool;
+
+/// The size of a page in a new file, which [`SqliteStoreBuilder::max_bytes`] is counted in.
+const PAGE: u64 = 4096;
+
+/// Sets a [`SqliteStore`] up.
+///
+/// ```no_run
+/// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+/// use std::time::Duration;
+/// use idem_sqlx::SqliteStore;
+///
+/// let store = SqliteStore::builder()
+///     .max_bytes(1024 * 1024 * 1024)
+///     .timeout(Duration::from_secs(2))
+///     .open("idempotency.db")
+///     .await?;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Debug)]
+#[must_use = "a builder does nothing until `open` is called"]
+pub struct SqliteStoreBuilder {
+    table: String,
+    readers: usize,
+    timeout: Duration,
+    batch: u32,
+    max_bytes: Option<u64>,
+}
+
+impl SqliteStoreBuilder {
+    pub(super) fn new() -> Self {
+        Self { table: "idempotency".into(), readers: 4, timeout: Duration::from_secs(4), batch: 1000, max_bytes: None }
+    }
+
+    /// The name of the table: 1 to 40 of `a-z`, `0-9` and `_`, and no digit first. Default: `idempotency`.
+    pub fn table(mut self, table: impl Into<String>) -> Self {
+        self.table = table.into();
+        self
+    }
+
+    /// The most connections that read. One more writes. Default: 4.
+    pub fn max_readers(mut self, max_readers: usize) -> Self {
+        self.readers = max_readers;
+        self
+    }
+
+    /// How long one step may take, with the wait for others that write. Keep it below 5 seconds, after which the engine
+    /// gives a step up. Default: 4 seconds.
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = timeout;
+        self
+    }
+
+    /// How many rows the cleanup deletes at once. Default: 1000.
+    pub fn cleanup_batch(mut self, rows: u32) -> Self {
+        self.batch = rows;
+        self
+    }
+
+    /// The most bytes that the file may have, its WAL aside. At the limit new keys are refused
+    /// ([`StoreError::Full`](idem_runtime::StoreError::Full)), and a record without room for its answer says so in its place.
+    /// Space that the cleanup gives back is used again. Default: what the disk has.
+    pub fn max_bytes(mut self, max_bytes: u64) -> Self {
+        self.max_bytes = Some(max_bytes);
+        self
+    }
+
+    /// Opens the store in the file at `path`, which is created if it is not there. The table need not be there yet.
+    ///
+    /// # Errors
+    /// A name or a setting is not valid, or the file could not be opened or created, or is no SQLite database.
+    pub async fn open(self, path: impl AsRef<Path>) -> Result<SqliteStore, ConnectError> {
+        let path = path.as_ref().to_owned();
+        names::check(&self.table)?;
+        if self.readers == 0
+            || self.timeout.is_zero()
+            || self.batch == 0
+            || self.max_bytes.is_some_and(|max| max < PAGE)
+        {
+            let what = "`max_readers`, `timeout` and `cleanup_batch` must be more than 0, and `max_bytes` at least a page, 4096";
+            return Err(ConnectError::Setting(what));
+        }
+        let mut options = SqliteConnectOptions::new()
+            .filename(&path)
+            .create_if_missing(true)
+            .journal_mode(SqliteJournalMode::Wal)
+            .synchronous(SqliteSynchronous::Full)
+            .busy_timeout(self.timeout / 2)
+            .disable_statement_logging();
+        if let Some(max_bytes) = self.max_bytes {
+            options = options.pragma("max_page_count", (max_bytes / PAGE).to_string());
+        }
+        let table = Arc::new(Table { quoted: format!("\"{}\"", self.table) });
+        let asker = |connections| Asker::<Sqlite> {
+            pool: Pool::new(options.clone(), connections),
+            table: Arc::clone(&table),
+            timeout: self.timeout,
+        };
+        let core = Core {
+            sql: statements(&table.quoted),
+            asker: asker(1),
+            reader: Some(asker(self.readers)),
+            waiters: Arc::default(),
+            batch: self.batch,
+        };
+        first_connection(&core, self.timeout).await?;
+        Ok(SqliteStore { core: Arc::new(core), shared: Arc::new(Shared { path, table: self.table, options }) })
+    }
+}
+
+/// Makes the file and puts it into WAL mode. Where several processes do that at once, SQLite refuses all but one without
+/// regard to its timeout, so they come again.
+async fn first_connection(core: &Core<Sqlite>, patience: Duration) -> Result<(), ConnectError> {
+    let until = Instant::now() + patience;
+    loop {
+        match core.asker.pool.lend(until, patience).await {
+            Ok(lent) => {
+                lent.give_back();
+                return Ok(());
+            }
+            Err(Problem::Refused(error)) => match Sqlite::problem(error, &core.asker.table) {
+                Problem::Busy(_) if Instant::now() < until => sleep(jittered(Duration::from_millis(20))).await,
+                Problem::Busy(error) | Problem::Refused(error) | Problem::Full(error) | Problem::Broken(error) => {
+                    return Err(ConnectError::Connection(error));
+                }
+                _ => return Err(ConnectError::Setting("the file is read-only")),
+            },
+            Err(_) => return Err(ConnectError::TimedOut(patience)),
+        }
+    }
+}

@@ -1,0 +1,44 @@
+//! Creating the table.
+
+use std::time::Duration;
+
+use sqlx::sqlite::SqliteConnection;
+use sqlx::{AssertSqlSafe, ConnectOptions, Connection};
+use tokio::time::timeout;
+
+use super::Shared;
+use crate::errors::MigrateError;
+use crate::migrations::{due, fill_in};
+
+/// The migrations in their order. What was released is never changed; a later version adds one.
+const ALL: &[&str] = &[include_str!("../../migrations/sqlite/0001_table.sql")];
+const PATIENCE: Duration = Duration::from_secs(60);
+
+pub(super) async fn run(shared: &Shared) -> Result<(), MigrateError> {
+    let work = async {
+        // It waits for others that migrate, and longer than a step would.
+        let mut connection = shared.options.clone().busy_timeout(PATIENCE).connect().await?;
+        migrate(&mut connection, &shared.table).await?;
+        // Everything is committed, so a goodbye that fails changes nothing.
+        let _ = connection.close().await;
+        Ok(())
+    };
+    timeout(PATIENCE, work).await.unwrap_or(Err(MigrateError::TimedOut(PATIENCE)))
+}
+
+async fn migrate(connection: &mut SqliteConnection, table: &str) -> Result<(), MigrateError> {
+    // Writing from the start: a transaction that first reads and then writes is refused where another has written.
+    let mut transaction = connection.begin_with("BEGIN IMMEDIATE").await?;
+    let versions = format!("\"{table}_migrations\"");
+    let create = format!("CREATE TABLE IF NOT EXISTS {versions} (version INTEGER NOT NULL PRIMARY KEY) STRICT");
+    sqlx::raw_sql(AssertSqlSafe(create)).execute(&mut *transaction).await?;
+    let latest = format!("SELECT coalesce(max(version), 0) FROM {versions}");
+    let found: i64 = sqlx::query_scalar(AssertSqlSafe(latest)).fetch_one(&mut *transaction).await?;
+    for (version, text) in due(ALL, found)? {
+        let text = fill_in(text, &format!("\"{table}\""), &format!("\"{table}_expires_at\""));
+        sqlx::raw_sql(AssertSqlSafe(text)).execute(&mut *transaction).await?;
+        let note = format!("INSERT INTO {versions} (version) VALUES (?1)");
+        sqlx::query(AssertSqlSafe(note)).bind(version).execute(&mut *transaction).await?;
+    }
+    Ok(transaction.commit().await?)
+}

@@ -1,0 +1,104 @@
+//! Keys, fingerprints and records for tests, and what a store says to them.
+#![allow(dead_code, reason = "each test uses some of it")]
+
+use std::error::Error;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use idem_runtime::{
+    Abandoned, Attempt, Begin, Claim, Draft, Ended, Fingerprint, Outcome, Record, Recording, Rules, StorageKey, Store,
+    StoreError,
+};
+use idem_sqlx::{DatabaseError, Problem};
+use tokio::time::sleep;
+
+pub(crate) const LEASE: Duration = Duration::from_secs(30);
+pub(crate) const TTL: Duration = Duration::from_secs(60 * 60);
+/// Over so soon that a test can wait for it.
+pub(crate) const SHORT: Duration = Duration::from_millis(150);
+pub(crate) const MINE: Fingerprint = Fingerprint::from_bytes([7; 32]);
+pub(crate) const OTHER: Fingerprint = Fingerprint::from_bytes([8; 32]);
+
+/// A key that no other call gives.
+pub(crate) fn key() -> StorageKey {
+    static NEXT: AtomicU64 = AtomicU64::new(1);
+    numbered(NEXT.fetch_add(1, Ordering::Relaxed))
+}
+
+pub(crate) fn numbered(number: u64) -> StorageKey {
+    let mut key = [0; 32];
+    key[..8].copy_from_slice(&number.to_be_bytes());
+    StorageKey::from_bytes(key)
+}
+
+/// The key as it is written in SQL after a backslash or an x.
+pub(crate) fn hex(key: &StorageKey) -> String {
+    key.as_bytes().iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+pub(crate) fn record(text: &str) -> Record {
+    Record::new(MINE, Bytes::copy_from_slice(text.as_bytes()))
+}
+
+/// A record as the engine makes it, which can become a tombstone.
+pub(crate) fn attempt(key: StorageKey) -> Attempt {
+    Attempt { key, fingerprint: MINE, rules: Rules { ttl: TTL, wait: None, abandoned: Abandoned::Refuse } }
+}
+
+/// The end of a body that answers `text`.
+pub(crate) fn answered(text: &str) -> Ended<String> {
+    let mut draft = Draft::new();
+    draft.put(text.as_bytes());
+    Ended { response: text.to_owned(), recording: Recording::Done(Outcome::Answer(draft)) }
+}
+
+pub(crate) async fn claim<S: Store>(store: &S, key: &StorageKey) -> S::Claim {
+    claim_for(store, key, LEASE, TTL).await
+}
+
+pub(crate) async fn claim_for<S: Store>(store: &S, key: &StorageKey, lease: Duration, ttl: Duration) -> S::Claim {
+    match store.begin_with_ttl(key, &MINE, lease, ttl).await {
+        Ok(Begin::Claimed(claim)) => claim,
+        begun => panic!("a free key can be claimed, but `begin` gave {}", shown(&begun)),
+    }
+}
+
+/// Waits until the lease of the claim under `key` is over.
+pub(crate) async fn abandoned<S: Store>(store: &S, key: &StorageKey) -> S::Claim {
+    loop {
+        match store.begin_with_ttl(key, &MINE, LEASE, TTL).await {
+            Ok(Begin::Abandoned(claim)) => return claim,
+            Ok(Begin::InFlight(found)) => assert_eq!(found, MINE),
+            begun => panic!("a claim without an owner stays, but `begin` gave {}", shown(&begun)),
+        }
+        sleep(Duration::from_millis(5)).await;
+    }
+}
+
+pub(crate) async fn leave_record<S: Store>(store: &S, key: &StorageKey, text: &str) {
+    claim(store, key).await.complete(record(text), TTL).await.expect("the owner completes");
+}
+
+/// What `begin` says, in words.
+pub(crate) async fn stands<S: Store>(store: &S, key: &StorageKey) -> String {
+    shown(&store.begin_with_ttl(key, &MINE, LEASE, TTL).await)
+}
+
+pub(crate) fn shown<C>(begun: &Result<Begin<C>, StoreError>) -> String {
+    match begun {
+        Ok(Begin::Claimed(_)) => "claimed".into(),
+        Ok(Begin::Abandoned(_)) => "abandoned".into(),
+        Ok(Begin::InFlight(_)) => "in flight".into(),
+        Ok(Begin::Completed(record)) => format!("completed: {}", String::from_utf8_lossy(record.bytes())),
+        Err(StoreError::Unavailable(source)) => format!("unavailable: {source}"),
+        Err(error) => error.to_string(),
+    }
+}
+
+/// What stood in the way.
+pub(crate) fn problem(error: &StoreError) -> &Problem {
+    let StoreError::Unavailable(source) = error else { panic!("not unavailable, but {error}") };
+    let source: &(dyn Error + Send + Sync + 'static) = &**source;
+    &source.downcast_ref::<DatabaseError>().expect("an error of this crate").problem
+}

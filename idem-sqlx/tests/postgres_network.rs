@@ -1,0 +1,304 @@
+//! PostgreSQL behind a network that loses answers, and a server that is killed or stands still.
+#![cfg(feature = "postgres")]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a failed check panics")]
+
+mod asked;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use asked::*;
+use idem_runtime::{Answer, Begin, Claim, Idempotency, Refused, Store, StoreError};
+use idem_servers::postgres::Postgres;
+use idem_servers::proxy::{Direction, Fault, Proxy};
+use idem_sqlx::{PostgresStore, Problem};
+use tokio::task::JoinSet;
+
+/// A server, the network before it, a store behind that, and one that reaches the server directly.
+struct Apart {
+    server: Postgres,
+    proxy: Proxy,
+    store: PostgresStore,
+    near: PostgresStore,
+}
+
+async fn apart() -> Apart {
+    let server = Postgres::quick().await;
+    let proxy = Proxy::to(server.port()).await;
+    let near = PostgresStore::connect(&server.url()).await.unwrap();
+    near.migrate().await.unwrap();
+    let store = PostgresStore::builder()
+        .timeout(Duration::from_secs(2))
+        .max_connections(2)
+        .connect(&server.url_through(proxy.port()))
+        .await
+        .unwrap();
+    // Every statement is prepared on the connection, so that from now on a step is one round trip.
+    let mut first = claim(&store, &key()).await;
+    first.renew(LEASE).await.unwrap();
+    first.complete(record("first"), TTL).await.unwrap();
+    claim(&store, &key()).await.release().await.unwrap();
+    Apart { server, proxy, store, near }
+}
+
+impl Apart {
+    /// Does `step`, whose answer is made and does not come back; then the connection breaks.
+    async fn answer_lost<T>(&self, step: impl Future<Output = T>) -> T {
+        self.proxy.set(Direction::ToClient, Fault::Drop);
+        let trouble = async {
+            self.proxy.seen(Direction::ToClient).await;
+            self.proxy.heal();
+            self.proxy.cut();
+        };
+        tokio::join!(step, trouble).0
+    }
+
+    fn rows(&self) -> String {
+        self.server.sql("SELECT count(*) FROM idempotency").trim().to_owned()
+    }
+}
+
+#[tokio::test]
+async fn a_begin_whose_answer_is_lost_claims_all_the_same_and_once() {
+    let apart = apart().await;
+    let key = key();
+    let claim = apart.answer_lost(claim(&apart.store, &key)).await;
+    assert_eq!(apart.rows(), "2", "the first record and this claim");
+    assert_eq!(stands(&apart.near, &key).await, "in flight");
+    claim.complete(record("answer"), TTL).await.unwrap();
+    assert_eq!(stands(&apart.near, &key).await, "completed: answer");
+}
+
+#[tokio::test]
+async fn a_complete_whose_answer_is_lost_has_completed_and_its_ttl_counts_from_the_first_time() {
+    let apart = apart().await;
+    let key = key();
+    let claim = claim(&apart.store, &key).await;
+    let before = apart.server.sql("SELECT clock_timestamp()");
+    apart.answer_lost(claim.complete(record("answer"), TTL)).await.unwrap();
+    assert_eq!(stands(&apart.near, &key).await, "completed: answer");
+    let within = format!(
+        "SELECT expires_at - interval '1 hour' BETWEEN '{}' AND clock_timestamp() FROM idempotency WHERE key = '\\x{}'",
+        before.trim(),
+        hex(&key)
+    );
+    assert_eq!(apart.server.sql(&within).trim(), "t");
+}
+
+#[tokio::test]
+async fn a_completion_repeated_by_its_owner_changes_nothing() {
+    let apart = apart().await;
+    let key = key();
+    let claim = claim(&apart.near, &key).await;
+    let twin = claim.twin().unwrap();
+    claim.complete(record("answer"), TTL).await.unwrap();
+    let row = format!("SELECT md5(record), expires_at FROM idempotency WHERE key = '\\x{}'", hex(&key));
+    let before = apart.server.sql(&row);
+    twin.complete(record("another answer"), 2 * TTL).await.unwrap();
+    assert_eq!(apart.server.sql(&row), before);
+}
+
+#[tokio::test]
+async fn a_release_whose_answer_is_lost_has_released() {
+    let apart = apart().await;
+    let key = key();
+    let claim = claim(&apart.store, &key).await;
+    let twin = claim.twin().unwrap();
+    apart.answer_lost(claim.release()).await.unwrap();
+    twin.release().await.unwrap();
+    assert_eq!(stands(&apart.near, &key).await, "claimed");
+}
+
+#[tokio::test]
+async fn a_renewal_whose_answer_is_lost_has_renewed() {
+    let apart = apart().await;
+    let key = key();
+    let mut claim = claim(&apart.store, &key).await;
+    apart.answer_lost(claim.renew(2 * LEASE)).await.unwrap();
+    let longer =
+        format!("SELECT lease_until > now() + interval '45 s' FROM idempotency WHERE key = '\\x{}'", hex(&key));
+    assert_eq!(apart.server.sql(&longer).trim(), "t");
+    claim.complete(record("answer"), TTL).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_takeover_whose_answer_is_lost_has_taken_over() {
+    let apart = apart().await;
+    let key = key();
+    let mut former = claim_for(&apart.near, &key, SHORT, TTL).await;
+    let mut heir = abandoned(&apart.store, &key).await;
+    apart.answer_lost(heir.renew(LEASE)).await.unwrap();
+    assert!(matches!(former.renew(LEASE).await, Err(StoreError::Lost)));
+    heir.complete(record("heir"), TTL).await.unwrap();
+    assert_eq!(stands(&apart.near, &key).await, "completed: heir");
+}
+
+#[tokio::test]
+async fn a_network_that_is_gone_is_an_error_in_time_and_the_twin_completes_when_it_is_back() {
+    let apart = apart().await;
+    let key = key();
+    let claim = claim(&apart.store, &key).await;
+    let twin = claim.twin().unwrap();
+    apart.proxy.black_hole();
+    let asked = Instant::now();
+    let gone = claim.complete(record("answer"), TTL).await.unwrap_err();
+    assert!(asked.elapsed() < Duration::from_secs(4), "{:?}", asked.elapsed());
+    assert!(matches!(problem(&gone), Problem::TimedOut { .. } | Problem::Unreachable { .. }), "{gone:?}");
+    assert_eq!(stands(&apart.near, &key).await, "in flight");
+    apart.proxy.heal();
+    twin.complete(record("answer"), TTL).await.unwrap();
+    assert_eq!(stands(&apart.near, &key).await, "completed: answer");
+}
+
+#[tokio::test]
+async fn an_engine_whose_every_answer_is_lost_once_runs_the_body_once_and_replays_its_answer() {
+    let apart = apart().await;
+    let engine = Idempotency::new(apart.store.clone());
+    let (key, runs) = (key(), Arc::new(AtomicUsize::new(0)));
+    let begun = Arc::new(tokio::sync::Notify::new());
+    let go_on = Arc::new(tokio::sync::Notify::new());
+    let body = {
+        let (runs, begun, go_on) = (Arc::clone(&runs), Arc::clone(&begun), Arc::clone(&go_on));
+        move || async move {
+            runs.fetch_add(1, Ordering::SeqCst);
+            begun.notify_one();
+            go_on.notified().await;
+            answered("the answer")
+        }
+    };
+    let request = tokio::spawn({
+        let engine = engine.clone();
+        async move { engine.run(attempt(key), body).await }
+    });
+    // Of `begin` the answer is lost, and of `complete`.
+    apart.answer_lost(begun.notified()).await;
+    apart.answer_lost(async { go_on.notify_one() }).await;
+    assert!(matches!(request.await.unwrap(), Ok(Answer::Ran(response)) if response == "the answer"));
+    let again = Idempotency::new(apart.near.clone()).run(attempt(key), || async { answered("another") }).await;
+    assert!(matches!(again, Ok(Answer::Recorded(bytes)) if &bytes[..] == b"the answer"));
+    assert_eq!(runs.load(Ordering::SeqCst), 1);
+}
+
+#[tokio::test]
+async fn what_was_acknowledged_is_there_after_kill_9_at_each_step() {
+    // What the database's own default would lose, the store's connections must not. The system survives, so its page cache
+    // is as good as a disk.
+    let mut server = Postgres::with(&["fsync=off", "synchronous_commit=off", "wal_writer_delay=10s"]).await;
+    let store = PostgresStore::connect(&server.url()).await.unwrap();
+    store.migrate().await.unwrap();
+    let (claimed, renewed, completed, released) = (key(), key(), key(), key());
+
+    let claim_1 = claim(&store, &claimed).await;
+    server.kill();
+    server.restart().await;
+    assert_eq!(stands(&store, &claimed).await, "in flight", "a claim was acknowledged");
+
+    let mut claim_2 = claim_for(&store, &renewed, SHORT, TTL).await;
+    claim_2.renew(LEASE).await.unwrap();
+    server.kill();
+    server.restart().await;
+    assert_eq!(stands(&store, &renewed).await, "in flight", "a claim was acknowledged, and so was its renewal");
+
+    leave_record(&store, &completed, "answer").await;
+    server.kill();
+    server.restart().await;
+    assert_eq!(stands(&store, &completed).await, "completed: answer", "a record was acknowledged");
+
+    claim(&store, &released).await.release().await.unwrap();
+    server.kill();
+    server.restart().await;
+    assert_eq!(stands(&store, &released).await, "claimed", "a release was acknowledged");
+
+    // The owners are still there and go on.
+    claim_1.complete(record("one"), TTL).await.unwrap();
+    claim_2.complete(record("two"), TTL).await.unwrap();
+    assert_eq!(stands(&store, &claimed).await, "completed: one");
+    assert_eq!(stands(&store, &renewed).await, "completed: two");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_killed_under_load_has_all_that_was_acknowledged_and_no_second_claim() {
+    let mut server = Postgres::with(&["fsync=off", "synchronous_commit=off", "wal_writer_delay=10s"]).await;
+    let store = PostgresStore::builder().timeout(Duration::from_secs(1)).connect(&server.url()).await.unwrap();
+    store.migrate().await.unwrap();
+    let acknowledged = Arc::new(AtomicUsize::new(0));
+    let mut clients = JoinSet::new();
+    for client in 0..6 {
+        let (store, acknowledged) = (store.clone(), Arc::clone(&acknowledged));
+        clients.spawn(async move {
+            let (mut claims, mut records) = (Vec::new(), Vec::new());
+            for number in 0.. {
+                let key = numbered(1_000_000 * (client + 1) + number);
+                let Ok(Begin::Claimed(claim)) = store.begin_with_ttl(&key, &MINE, LEASE, TTL).await else { break };
+                claims.push(key);
+                if number % 2 == 0 {
+                    if claim.complete(record("answer"), TTL).await.is_err() {
+                        break;
+                    }
+                    records.push(key);
+                }
+                acknowledged.fetch_add(1, Ordering::SeqCst);
+            }
+            (claims, records)
+        });
+    }
+    while acknowledged.load(Ordering::SeqCst) < 300 {
+        tokio::task::yield_now().await;
+    }
+    server.kill();
+    // Before it comes back: nobody gets through by trying again.
+    let clients = clients.join_all().await;
+    server.restart().await;
+    for (claims, records) in clients {
+        for key in records {
+            assert_eq!(stands(&store, &key).await, "completed: answer");
+        }
+        for key in claims {
+            let stands = stands(&store, &key).await;
+            assert!(
+                ["in flight", "completed: answer"].contains(&&*stands),
+                "a claim was acknowledged, but it is {stands}"
+            );
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_stands_still_is_an_error_in_time_and_all_goes_on_when_it_does() {
+    let server = Postgres::quick().await;
+    let store = PostgresStore::builder().timeout(Duration::from_millis(600)).connect(&server.url()).await.unwrap();
+    store.migrate().await.unwrap();
+    let claimed = key();
+    let mut claim = claim(&store, &claimed).await;
+    let engine = Idempotency::new(store.clone());
+    server.stall();
+    let asked = Instant::now();
+    let refused = engine.run(attempt(key()), || async { panic!("the body runs without a claim") }).await;
+    assert!(matches!(refused, Err::<Answer<String>, _>(Refused::StoreUnavailable(_))), "{refused:?}");
+    assert!(claim.renew(LEASE).await.is_err());
+    assert!(asked.elapsed() < Duration::from_secs(3), "{:?}", asked.elapsed());
+    server.resume();
+    claim.renew(LEASE).await.unwrap();
+    claim.complete(record("answer"), TTL).await.unwrap();
+    let ran = engine.run(attempt(key()), || async { answered("answer") }).await;
+    assert!(matches!(ran, Ok(Answer::Ran(_))), "{ran:?}");
+}
+
+#[tokio::test]
+async fn a_store_finds_the_server_again_after_a_restart_with_all_its_connections_broken() {
+    let mut server = Postgres::quick().await;
+    let store = PostgresStore::builder().max_connections(10).connect(&server.url()).await.unwrap();
+    store.migrate().await.unwrap();
+    let begins = async || {
+        let mut begins = JoinSet::new();
+        for _ in 0..10 {
+            let store = store.clone();
+            begins.spawn(async move { stands(&store, &key()).await });
+        }
+        begins.join_all().await
+    };
+    assert_eq!(begins().await, vec!["claimed"; 10]);
+    server.restart().await;
+    assert_eq!(begins().await, vec!["claimed"; 10]);
+}

@@ -1,0 +1,264 @@
+//! The table: who owns a row, when it is over, how it is made, and how it is cleaned up.
+#![cfg(feature = "postgres")]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a failed check panics")]
+
+mod asked;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use asked::*;
+use idem_runtime::{Begin, Claim, Store, StoreError};
+use idem_servers::postgres::Postgres;
+use idem_sqlx::{ConnectError, MigrateError, PostgresStore};
+use sqlx::postgres::PgConnection;
+use sqlx::{Connection, Executor};
+use tokio::sync::Barrier;
+use tokio::task::JoinSet;
+
+async fn with_a_store() -> (Postgres, PostgresStore) {
+    let server = Postgres::quick().await;
+    let store = PostgresStore::connect(&server.url()).await.unwrap();
+    store.migrate().await.unwrap();
+    (server, store)
+}
+
+#[tokio::test]
+async fn a_claim_whose_owner_is_gone_is_abandoned_and_looking_does_not_change_that() {
+    let (_server, store) = with_a_store().await;
+    let key = key();
+    drop(claim_for(&store, &key, SHORT, TTL).await);
+    assert_eq!(stands(&store, &key).await, "in flight");
+    drop(abandoned(&store, &key).await);
+    assert_eq!(stands(&store, &key).await, "abandoned");
+    assert!(matches!(store.begin(&key, &OTHER, LEASE).await, Ok(Begin::InFlight(found)) if found == MINE));
+    let mut heir = abandoned(&store, &key).await;
+    heir.renew(LEASE).await.unwrap();
+    assert_eq!(stands(&store, &key).await, "in flight");
+}
+
+#[tokio::test]
+async fn a_late_owner_goes_on_if_nobody_has_replaced_it_and_is_lost_otherwise() {
+    let (_server, store) = with_a_store().await;
+    let (renews, completes, replaced) = (key(), key(), key());
+    let mut one = claim_for(&store, &renews, SHORT, TTL).await;
+    let two = claim_for(&store, &completes, SHORT, TTL).await;
+    let mut three = claim_for(&store, &replaced, SHORT, TTL).await;
+    for key in [&renews, &completes] {
+        drop(abandoned(&store, key).await);
+    }
+    one.renew(LEASE).await.unwrap();
+    assert_eq!(stands(&store, &renews).await, "in flight");
+    two.complete(record("late"), TTL).await.unwrap();
+    assert_eq!(stands(&store, &completes).await, "completed: late");
+    abandoned(&store, &replaced).await.renew(LEASE).await.unwrap();
+    let (twin, another) = (three.twin().unwrap(), three.twin().unwrap());
+    assert!(matches!(three.renew(LEASE).await, Err(StoreError::Lost)));
+    assert!(matches!(twin.complete(record("late"), TTL).await, Err(StoreError::Lost)));
+    assert!(matches!(another.release().await, Err(StoreError::Lost)));
+    assert_eq!(stands(&store, &replaced).await, "in flight");
+}
+
+#[tokio::test]
+async fn an_heir_that_was_late_itself_does_not_take_over_from_an_owner_that_renewed() {
+    let (_server, store) = with_a_store().await;
+    let key = key();
+    let mut owner = claim_for(&store, &key, SHORT, TTL).await;
+    let mut heir = abandoned(&store, &key).await;
+    owner.renew(LEASE).await.unwrap();
+    assert!(matches!(heir.renew(LEASE).await, Err(StoreError::Lost)));
+}
+
+#[tokio::test]
+async fn an_heir_does_not_take_over_from_another_heir_that_is_gone_as_well() {
+    let (_server, store) = with_a_store().await;
+    let key = key();
+    drop(claim_for(&store, &key, SHORT, TTL).await);
+    let (mut one, mut two) = (abandoned(&store, &key).await, abandoned(&store, &key).await);
+    one.renew(SHORT).await.unwrap();
+    drop(abandoned(&store, &key).await);
+    assert!(matches!(two.renew(LEASE).await, Err(StoreError::Lost)), "it has not looked since");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_sixteen_heirs_at_once_one_takes_over() {
+    let (server, store) = with_a_store().await;
+    for _ in 0..10 {
+        let key = key();
+        drop(claim_for(&store, &key, SHORT, TTL).await);
+        let mut heirs = Vec::new();
+        for _ in 0..16 {
+            heirs.push(abandoned(&store, &key).await);
+        }
+        let together = Arc::new(Barrier::new(heirs.len()));
+        let mut takeovers = JoinSet::new();
+        for mut heir in heirs {
+            let together = Arc::clone(&together);
+            takeovers.spawn(async move {
+                together.wait().await;
+                heir.renew(LEASE).await.is_ok()
+            });
+        }
+        assert_eq!(takeovers.join_all().await.into_iter().filter(|&owns| owns).count(), 1);
+    }
+    drop(server);
+}
+
+#[tokio::test]
+async fn an_abandoned_claim_stays_for_its_ttl_from_the_last_renewal_and_then_the_key_is_free() {
+    let (server, store) = with_a_store().await;
+    let key = key();
+    let mut claim = claim_for(&store, &key, SHORT, 10 * SHORT).await;
+    claim.renew(SHORT).await.unwrap();
+    let renewed = Instant::now();
+    drop(abandoned(&store, &key).await);
+    let row = format!("SELECT expires_at - lease_until FROM idempotency WHERE key = '\\x{}'", hex(&key));
+    assert!(server.sql(&row).trim().starts_with("00:00:01.35"), "{}", server.sql(&row));
+    while stands(&store, &key).await == "abandoned" {}
+    assert!(renewed.elapsed() > 9 * SHORT, "{:?}", renewed.elapsed());
+    assert_eq!(stands(&store, &key).await, "in flight", "of the new owner");
+    assert!(matches!(claim.renew(LEASE).await, Err(StoreError::Lost)));
+}
+
+#[tokio::test]
+async fn a_ttl_shorter_than_the_lease_does_not_free_a_claim_that_lives() {
+    let (_server, store) = with_a_store().await;
+    let key = key();
+    let mut claim = claim_for(&store, &key, LEASE, Duration::from_millis(1)).await;
+    tokio::time::sleep(Duration::from_millis(5)).await;
+    assert_eq!(stands(&store, &key).await, "in flight");
+    claim.renew(LEASE).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(5)).await;
+    assert_eq!(stands(&store, &key).await, "in flight");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn eight_may_migrate_at_once_and_again() {
+    let server = Postgres::quick().await;
+    let mut migrations = JoinSet::new();
+    let together = Arc::new(Barrier::new(8));
+    for number in 0..8 {
+        // Two tables in one schema that is not there yet.
+        let table = if number % 2 == 0 { "one" } else { "two" };
+        let store = PostgresStore::builder().schema("shop").table(table).connect(&server.url()).await.unwrap();
+        let together = Arc::clone(&together);
+        migrations.spawn(async move {
+            together.wait().await;
+            store.migrate().await.map(|()| store)
+        });
+    }
+    for migrated in migrations.join_all().await {
+        let store = migrated.unwrap();
+        store.migrate().await.unwrap();
+        assert_eq!(stands(&store, &key()).await, "claimed");
+    }
+    assert_eq!(server.sql("SELECT count(*) FROM shop.one_migrations").trim(), "1");
+}
+
+#[tokio::test]
+async fn a_table_of_a_later_version_is_left_alone() {
+    let (server, store) = with_a_store().await;
+    server.sql("INSERT INTO idempotency_migrations (version) VALUES (99)");
+    let refused = store.migrate().await.unwrap_err();
+    assert!(matches!(refused, MigrateError::Newer { found: 99, .. }), "{refused:?}");
+}
+
+#[tokio::test]
+async fn a_user_who_may_not_create_anything_may_migrate_what_is_there() {
+    let (server, _store) = with_a_store().await;
+    server.sql(
+        "CREATE ROLE app LOGIN; GRANT SELECT, INSERT, UPDATE, DELETE ON idempotency TO app; \
+         GRANT SELECT ON idempotency_migrations TO app",
+    );
+    let store = PostgresStore::connect(&server.url().replace("idem@", "app@")).await.unwrap();
+    store.migrate().await.unwrap();
+    leave_record(&store, &key(), "answer").await;
+}
+
+#[tokio::test]
+async fn names_and_settings_that_cannot_be_are_refused_before_anything_is_opened() {
+    let nowhere = "postgres://nobody:secret@127.0.0.1:1/nothing";
+    for name in ["", "a b", "Robert'); DROP TABLE students; --", "a\"b", "1a", "pg.x"] {
+        for builder in [PostgresStore::builder().schema(name), PostgresStore::builder().table(name)] {
+            let refused = builder.connect(nowhere).await.unwrap_err();
+            assert!(matches!(refused, ConnectError::Name(_)), "{name}: {refused:?}");
+        }
+    }
+    let refused = PostgresStore::builder().max_connections(0).connect(nowhere).await.unwrap_err();
+    assert!(matches!(refused, ConnectError::Setting(_)), "{refused:?}");
+    let refused = PostgresStore::connect("mysql://nobody@127.0.0.1/nothing").await.unwrap_err();
+    assert!(matches!(refused, ConnectError::Url(_)), "{refused:?}");
+    let builder = PostgresStore::builder().timeout(Duration::from_millis(100));
+    let refused = builder.connect(nowhere).await.unwrap_err();
+    assert!(matches!(refused, ConnectError::Connection(_)), "{refused:?}");
+    assert!(!refused.to_string().contains("secret"), "{refused}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cleanup_deletes_what_is_over_batch_by_batch_and_nothing_else_while_begins_run() {
+    const OVER: u64 = 2500;
+    let (server, store) = with_a_store().await;
+    server.sql(&format!(
+        "INSERT INTO idempotency SELECT decode(lpad(to_hex(n), 16, '0') || repeat('00', 24), 'hex'), \
+             decode(repeat('11', 16), 'hex'), decode(repeat('07', 32), 'hex'), now(), now(), false, \
+             CASE WHEN n % 2 = 0 THEN '\\x00'::bytea END FROM generate_series(1000000, 1000000 + {OVER} - 1) n"
+    ));
+    let (kept, locked) = (key(), numbered(1_000_007));
+    leave_record(&store, &kept, "answer").await;
+    let claimed = claim(&store, &key()).await;
+    // Somebody works on an expired row: it is not waited for.
+    let mut other = PgConnection::connect(&server.url()).await.unwrap();
+    let mut transaction = other.begin().await.unwrap();
+    let lock = format!("SELECT 1 FROM idempotency WHERE key = '\\x{}' FOR UPDATE", hex(&locked));
+    transaction.execute(sqlx::AssertSqlSafe(lock)).await.unwrap();
+    // Of the others every fifth is claimed anew meanwhile.
+    let begins = tokio::spawn({
+        let store = store.clone();
+        async move {
+            let mut claims = Vec::new();
+            for number in (1_000_010..1_000_000 + OVER).step_by(5) {
+                claims.push(claim(&store, &numbered(number)).await);
+            }
+            claims
+        }
+    });
+    let cleaners = tokio::join!(store.clean_once(), store.clean_once());
+    let claims = begins.await.unwrap();
+    let deleted = cleaners.0.unwrap() + cleaners.1.unwrap();
+    assert!(deleted >= OVER - 1 - claims.len() as u64 && deleted < OVER, "{deleted}");
+    for claim in claims {
+        claim.complete(record("anew"), TTL).await.expect("a claim that lives is not deleted");
+    }
+    transaction.rollback().await.unwrap();
+    assert_eq!(store.clean_once().await.unwrap(), 1, "the row that was locked");
+    assert_eq!(store.clean_once().await.unwrap(), 0);
+    assert_eq!(stands(&store, &kept).await, "completed: answer");
+    claimed.complete(record("answer"), TTL).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_cleanup_finds_what_is_over_by_its_index() {
+    let (server, store) = with_a_store().await;
+    leave_record(&store, &key(), "answer").await;
+    let plan = server.sql(
+        "SET enable_seqscan = off; EXPLAIN SELECT key FROM idempotency \
+         WHERE expires_at <= (SELECT clock_timestamp()) ORDER BY expires_at LIMIT 10 FOR UPDATE SKIP LOCKED",
+    );
+    assert!(plan.contains("Index Scan using idempotency_expires_at") && plan.contains("Index Cond"), "{plan}");
+}
+
+#[tokio::test]
+async fn a_replay_neither_writes_nor_locks() {
+    let (server, store) = with_a_store().await;
+    let (recorded, claimed) = (key(), key());
+    leave_record(&store, &recorded, "answer").await;
+    let _claim = claim(&store, &claimed).await;
+    let position = "SELECT pg_current_wal_insert_lsn(), (SELECT string_agg(xmax::text, ',') FROM idempotency)";
+    server.sql("CHECKPOINT");
+    let before = server.sql(position);
+    for _ in 0..20 {
+        assert_eq!(stands(&store, &recorded).await, "completed: answer");
+        assert_eq!(stands(&store, &claimed).await, "in flight");
+    }
+    assert_eq!(server.sql(position), before);
+}

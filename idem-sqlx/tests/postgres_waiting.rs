@@ -1,0 +1,188 @@
+//! Waiting for the end of a claim, leases that are renewed, and what the engine makes of both.
+#![cfg(feature = "postgres")]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a failed check panics")]
+
+mod asked;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use asked::*;
+use idem_runtime::{Abandoned, Answer, Attempt, Claim, Idempotency, Refused, Rules, Store};
+use idem_servers::postgres::Postgres;
+use idem_sqlx::PostgresStore;
+use tokio::sync::Notify;
+use tokio::task::JoinSet;
+use tokio::time::sleep;
+
+/// Two processes, as far as the server can tell.
+async fn two_stores() -> (Postgres, PostgresStore, PostgresStore) {
+    let server = Postgres::quick().await;
+    let store = PostgresStore::connect(&server.url()).await.unwrap();
+    store.migrate().await.unwrap();
+    let other = PostgresStore::connect(&server.url()).await.unwrap();
+    (server, store, other)
+}
+
+/// How long each of `keys` keys waits in `there` after its claim in `here` was completed. By then the waiters have asked so
+/// often that they pause for long.
+async fn latencies(here: &PostgresStore, there: &PostgresStore, keys: usize) -> Vec<Duration> {
+    let mut waits = JoinSet::new();
+    let mut claims = Vec::new();
+    for _ in 0..keys {
+        let key = key();
+        claims.push(claim(here, &key).await);
+        let there = there.clone();
+        waits.spawn(async move {
+            there.ended(&key).await;
+            let woken = Instant::now();
+            assert_eq!(stands(&there, &key).await, "completed: answer");
+            woken
+        });
+    }
+    sleep(Duration::from_millis(1500)).await;
+    assert!(waits.try_join_next().is_none(), "a wait ended before its claim did");
+    for claim in claims {
+        claim.complete(record("answer"), TTL).await.unwrap();
+    }
+    let completed = Instant::now();
+    waits.join_all().await.into_iter().map(|woken| woken.saturating_duration_since(completed)).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn waiters_in_another_process_are_told_at_once() {
+    let (server, here, there) = two_stores().await;
+    let latencies = latencies(&here, &there, 12).await;
+    assert!(latencies.iter().all(|&latency| latency < Duration::from_millis(150)), "{latencies:?}");
+    let listens = "SELECT count(*) FROM pg_stat_activity WHERE query LIKE 'LISTEN%'";
+    assert_eq!(server.sql(listens).trim(), "1", "one connection listens, for whoever waits");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn waiters_whom_nobody_tells_ask() {
+    let (server, here, there) = two_stores().await;
+    server.sql(
+        "CREATE FUNCTION deaf() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN NEW.awaited = false; RETURN NEW; END $$; \
+         CREATE TRIGGER deaf BEFORE UPDATE ON idempotency FOR EACH ROW EXECUTE FUNCTION deaf()",
+    );
+    let latencies = latencies(&here, &there, 4).await;
+    assert!(latencies.iter().all(|&latency| latency < Duration::from_millis(1500)), "{latencies:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn waiters_are_told_again_after_the_listening_connection_was_lost() {
+    let (server, here, there) = two_stores().await;
+    latencies(&here, &there, 1).await;
+    server.sql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE 'LISTEN%'");
+    let listens = "SELECT count(*) FROM pg_stat_activity WHERE query LIKE 'LISTEN%'";
+    let lost = Instant::now();
+    // Somebody must wait for the connection to be made anew.
+    let key = key();
+    let _claim = claim(&here, &key).await;
+    let waits = tokio::spawn({
+        let there = there.clone();
+        async move { there.ended(&key).await }
+    });
+    while server.sql(listens).trim() != "1" {
+        assert!(lost.elapsed() < Duration::from_secs(10), "nobody listens any more");
+    }
+    let latencies = latencies(&here, &there, 8).await;
+    waits.abort();
+    assert!(latencies.iter().all(|&latency| latency < Duration::from_millis(150)), "{latencies:?}");
+}
+
+#[tokio::test]
+async fn a_wait_ends_with_the_lease_with_a_release_and_at_once_where_there_is_nothing() {
+    let (_server, here, there) = two_stores().await;
+    let (lapses, released) = (key(), key());
+    let _claim = claim_for(&here, &lapses, SHORT, TTL).await;
+    there.ended(&lapses).await;
+    assert_eq!(stands(&there, &lapses).await, "abandoned");
+    let claim = claim(&here, &released).await;
+    let (_, released) = tokio::join!(there.ended(&released), async {
+        tokio::task::yield_now().await;
+        claim.release().await
+    });
+    released.unwrap();
+    there.ended(&key()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nobody_is_told_where_nobody_waits() {
+    let (server, here, there) = two_stores().await;
+    let (quiet, awaited) = (key(), key());
+    let claim = claim(&here, &awaited).await;
+    let waits = tokio::spawn(async move { there.ended(&awaited).await });
+    let listening = "SELECT query FROM pg_stat_activity WHERE query LIKE 'LISTEN%'";
+    while server.sql(listening).is_empty() || server.sql("SELECT 1 FROM idempotency WHERE awaited").is_empty() {}
+    let channel = server.sql(listening);
+    let mut listener = sqlx::postgres::PgListener::connect(&server.url()).await.unwrap();
+    listener.listen(channel.trim().trim_start_matches("LISTEN ").trim_matches('"')).await.unwrap();
+    leave_record(&here, &quiet, "answer").await;
+    claim.complete(record("answer"), TTL).await.unwrap();
+    assert_eq!(listener.recv().await.unwrap().payload(), hex(&awaited));
+    waits.await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_body_longer_than_its_lease_is_renewed_runs_once_and_its_waiters_get_its_answer() {
+    let (_server, here, there) = two_stores().await;
+    let lease = Duration::from_millis(400);
+    let here = Idempotency::builder(here).lease(lease).build();
+    let there = Idempotency::builder(there).lease(lease).build();
+    let (key, runs) = (key(), Arc::new(AtomicUsize::new(0)));
+    let (begun, end) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let first = tokio::spawn({
+        let (runs, begun, end) = (Arc::clone(&runs), Arc::clone(&begun), Arc::clone(&end));
+        let body = move || async move {
+            runs.fetch_add(1, Ordering::SeqCst);
+            begun.notify_one();
+            end.notified().await;
+            answered("answer")
+        };
+        async move { here.run(attempt(key), body).await }
+    });
+    begun.notified().await;
+    let ask = async |wait| {
+        let rules = Rules { ttl: TTL, wait, abandoned: Abandoned::Rerun };
+        let runs = Arc::clone(&runs);
+        let body = move || async move {
+            runs.fetch_add(1, Ordering::SeqCst);
+            answered("another answer")
+        };
+        there.run(Attempt { key, fingerprint: MINE, rules }, body).await
+    };
+    // Through several leases the claim is never abandoned.
+    let start = Instant::now();
+    while start.elapsed() < 4 * lease {
+        let refused = ask(None).await;
+        assert!(matches!(refused, Err(Refused::InFlight)), "{refused:?}");
+        sleep(lease / 20).await;
+    }
+    let (waited, ()) = tokio::join!(ask(Some(Duration::from_secs(10))), async {
+        sleep(lease).await;
+        end.notify_one();
+    });
+    assert!(matches!(waited, Ok(Answer::Recorded(bytes)) if &bytes[..] == b"answer"));
+    assert!(matches!(first.await.unwrap(), Ok(Answer::Ran(response)) if response == "answer"));
+    assert_eq!(runs.load(Ordering::SeqCst), 1);
+}
+
+#[tokio::test]
+async fn the_retry_after_an_owner_is_gone_is_refused_or_runs_again_as_the_policy_says() {
+    let (_server, here, there) = two_stores().await;
+    let key = key();
+    drop(claim_for(&here, &key, SHORT, TTL).await);
+    drop(abandoned(&here, &key).await);
+    let engine = Idempotency::new(there);
+    let ask = async |abandoned| {
+        let rules = Rules { ttl: TTL, wait: None, abandoned };
+        engine.run(Attempt { key, fingerprint: MINE, rules }, || async { answered("again") }).await
+    };
+    for _ in 0..2 {
+        assert!(matches!(ask(Abandoned::Refuse).await, Err(Refused::OutcomeUnknown)));
+    }
+    assert!(matches!(ask(Abandoned::Rerun).await, Ok(Answer::Ran(_))));
+    assert!(matches!(ask(Abandoned::Refuse).await, Ok(Answer::Recorded(_))));
+}

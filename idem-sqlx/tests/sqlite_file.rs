@@ -1,0 +1,220 @@
+//! The file: damaged, full, locked, read-only, and cleaned up.
+#![cfg(feature = "sqlite")]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a failed check panics")]
+
+mod asked;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use asked::*;
+use idem_runtime::{Answer, Begin, Claim, Idempotency, Refused, Store, StoreError};
+use idem_sqlx::{ConnectError, MigrateError, Problem, SqliteStore};
+use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
+use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Executor};
+use tempfile::TempDir;
+use tokio::sync::Barrier;
+use tokio::task::JoinSet;
+
+struct File {
+    _folder: TempDir,
+    path: PathBuf,
+    store: SqliteStore,
+}
+
+impl File {
+    async fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("idempotency.db");
+        let store = SqliteStore::open(&path).await.unwrap();
+        store.migrate().await.unwrap();
+        Self { _folder: folder, path, store }
+    }
+
+    async fn connection(&self) -> SqliteConnection {
+        SqliteConnectOptions::new().filename(&self.path).connect().await.unwrap()
+    }
+
+    async fn sql(&self, statement: String) {
+        self.connection().await.execute(AssertSqlSafe(statement)).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_damaged_row_is_an_error_and_never_a_free_key() {
+    let file = File::new().await;
+    let store = &file.store;
+    let other = key();
+    leave_record(store, &other, "of another key").await;
+    for change in [
+        "record = substr(record, 1, length(record) - 1)",
+        "record = x''",
+        "record = zeroblob(length(record))",
+        &format!("record = (SELECT record FROM idempotency WHERE key = x'{}')", hex(&other)),
+        "fingerprint = zeroblob(32)",
+    ] {
+        let damaged = key();
+        leave_record(store, &damaged, "answer").await;
+        file.sql(format!("UPDATE idempotency SET {change} WHERE key = x'{}'", hex(&damaged))).await;
+        for _ in 0..2 {
+            let stands = stands(store, &damaged).await;
+            assert!(stands.contains("unavailable") && stands.contains("damaged"), "{change}: {stands}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_full_file_refuses_new_keys_answers_old_ones_and_keeps_that_a_body_ran() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("idempotency.db");
+    let store = SqliteStore::builder().max_bytes(512 * 1024).open(&path).await.unwrap();
+    store.migrate().await.unwrap();
+    let engine = Idempotency::new(store.clone());
+    // Some room is needed for the last page of a claim; the answers are far larger.
+    let mut keys = Vec::new();
+    let tombstone = loop {
+        let key = key();
+        match engine.run(attempt(key), || async { answered(&"long ".repeat(10_000)) }).await {
+            Ok(Answer::Ran(response)) => assert_eq!(response.len(), 50_000, "the client gets its answer"),
+            ran => panic!("{ran:?}"),
+        }
+        match engine.run(attempt(key), || async { answered("another") }).await {
+            Ok(Answer::Recorded(bytes)) => assert_eq!(bytes.len(), 50_000),
+            Err(Refused::NotReplayable) => break key,
+            ran => panic!("{ran:?}"),
+        }
+        keys.push(key);
+    };
+    assert!(keys.len() > 5, "{}", keys.len());
+    let refused = loop {
+        match store.begin_with_ttl(&key(), &MINE, LEASE, TTL).await {
+            Ok(Begin::Claimed(_)) => {}
+            begun => break begun,
+        }
+    };
+    assert!(matches!(refused, Err(StoreError::Full)), "{}", shown(&refused));
+    for key in keys {
+        assert!(matches!(engine.run(attempt(key), || async { answered("another") }).await, Ok(Answer::Recorded(_))));
+    }
+    let again = engine.run(attempt(tombstone), || async { answered("another") }).await;
+    assert!(matches!(again, Err(Refused::NotReplayable)), "{again:?}");
+}
+
+#[tokio::test]
+async fn a_file_that_others_keep_locked_is_an_error_in_time_and_reading_goes_on() {
+    let file = File::new().await;
+    let store = SqliteStore::builder().timeout(Duration::from_millis(400)).open(&file.path).await.unwrap();
+    let recorded = key();
+    leave_record(&store, &recorded, "answer").await;
+    let mut other = file.connection().await;
+    let transaction = other.begin_with("BEGIN IMMEDIATE").await.unwrap();
+    let asked = Instant::now();
+    let refused = store.begin(&key(), &MINE, LEASE).await.unwrap_err();
+    assert!(matches!(problem(&refused), Problem::Busy(_) | Problem::TimedOut { .. }), "{refused:?}");
+    assert!(asked.elapsed() < Duration::from_secs(2), "{:?}", asked.elapsed());
+    assert_eq!(stands(&store, &recorded).await, "completed: answer");
+    transaction.rollback().await.unwrap();
+    assert_eq!(stands(&store, &key()).await, "claimed");
+}
+
+#[tokio::test]
+async fn a_missing_table_is_an_error_that_says_what_to_call() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = SqliteStore::open(folder.path().join("idempotency.db")).await.unwrap();
+    let refused = store.begin(&key(), &MINE, LEASE).await.unwrap_err();
+    assert!(matches!(problem(&refused), Problem::TableMissing { .. }), "{refused:?}");
+    store.migrate().await.unwrap();
+    store.migrate().await.unwrap();
+    assert_eq!(stands(&store, &key()).await, "claimed");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn eight_may_make_the_file_and_migrate_at_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("idempotency.db");
+    let (together, mut migrations) = (Arc::new(Barrier::new(8)), JoinSet::new());
+    for _ in 0..8 {
+        let (together, path) = (Arc::clone(&together), path.clone());
+        migrations.spawn(async move {
+            together.wait().await;
+            let store = SqliteStore::open(path).await.unwrap();
+            store.migrate().await.unwrap();
+            stands(&store, &key()).await
+        });
+    }
+    assert_eq!(migrations.join_all().await, vec!["claimed"; 8]);
+}
+
+#[tokio::test]
+async fn what_cannot_be_opened_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    for name in ["", "a b", "a\"; DROP TABLE b; --"] {
+        let refused = SqliteStore::builder().table(name).open(folder.path().join("new.db")).await.unwrap_err();
+        assert!(matches!(refused, ConnectError::Name(_)), "{refused:?}");
+    }
+    assert!(!folder.path().join("new.db").exists());
+    std::fs::write(folder.path().join("text.db"), "not a database, and long enough to be looked at".repeat(30))
+        .unwrap();
+    for path in [folder.path().join("text.db"), folder.path().join("nowhere").join("new.db")] {
+        let refused = SqliteStore::open(path).await.unwrap_err();
+        assert!(matches!(refused, ConnectError::Connection(_)), "{refused:?}");
+    }
+    let file = File::new().await;
+    file.sql("INSERT INTO idempotency_migrations (version) VALUES (99)".into()).await;
+    assert!(matches!(file.store.migrate().await, Err(MigrateError::Newer { found: 99, .. })));
+}
+
+#[tokio::test]
+async fn a_cleanup_deletes_what_is_over_batch_by_batch_and_nothing_else() {
+    let file = File::new().await;
+    let store = SqliteStore::builder().cleanup_batch(100).open(&file.path).await.unwrap();
+    let (kept, claimed) = (key(), claim(&store, &key()).await);
+    leave_record(&store, &kept, "answer").await;
+    file.sql(
+        "WITH RECURSIVE n (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n WHERE n < 350) INSERT INTO idempotency \
+         SELECT randomblob(32), randomblob(16), randomblob(32), 0, 0, NULL FROM n"
+            .into(),
+    )
+    .await;
+    assert_eq!(store.clean_once().await.unwrap(), 350);
+    assert_eq!(store.clean_once().await.unwrap(), 0);
+    assert_eq!(stands(&store, &kept).await, "completed: answer");
+    claimed.complete(record("answer"), TTL).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_late_owner_goes_on_if_nobody_has_replaced_it_and_is_lost_otherwise() {
+    let file = File::new().await;
+    let (here, there) = (&file.store, SqliteStore::open(&file.path).await.unwrap());
+    let (completes, replaced) = (key(), key());
+    let one = claim_for(here, &completes, SHORT, TTL).await;
+    let two = claim_for(here, &replaced, SHORT, TTL).await;
+    drop(abandoned(&there, &completes).await);
+    one.complete(record("late"), TTL).await.unwrap();
+    assert_eq!(stands(&there, &completes).await, "completed: late");
+    abandoned(&there, &replaced).await.renew(LEASE).await.unwrap();
+    assert!(matches!(two.complete(record("late"), TTL).await, Err(StoreError::Lost)));
+    assert_eq!(stands(here, &replaced).await, "in flight");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn waiters_here_are_told_and_waiters_elsewhere_ask() {
+    let file = File::new().await;
+    let (here, there) = (&file.store, SqliteStore::open(&file.path).await.unwrap());
+    let awaited = key();
+    let claim = claim(here, &awaited).await;
+    let mut waits = JoinSet::new();
+    for (store, patience) in [(here.clone(), 150), (there, 1500)] {
+        waits.spawn(async move {
+            store.ended(&awaited).await;
+            (Instant::now(), Duration::from_millis(patience))
+        });
+    }
+    tokio::time::sleep(Duration::from_millis(1200)).await;
+    claim.complete(record("answer"), TTL).await.unwrap();
+    let completed = Instant::now();
+    for (woken, patience) in waits.join_all().await {
+        assert!(woken.saturating_duration_since(completed) < patience);
+    }
+}

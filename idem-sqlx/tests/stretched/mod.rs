@@ -1,0 +1,175 @@
+//! A store whose table follows the clock of a history.
+
+use std::path::Path;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use idem_proofs::reference::LEASE;
+use idem_runtime::{Begin, Claim, Clock, Duties, Fingerprint, Record, StorageKey, Store, StoreError, Timestamp};
+use sqlx::postgres::PgConnection;
+use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
+use sqlx::{ConnectOptions, Connection};
+use tokio::sync::Mutex;
+
+/// In a history moments are a nanosecond apart, and a database needs longer than that. So every span is stretched: a third
+/// of a lease becomes a million seconds, and a nanosecond a thousand.
+const THIRD: Duration = Duration::from_secs(1_000_000);
+const TICK: Duration = Duration::from_secs(1_000);
+/// What ends, ends so much earlier, so that "at this moment" does not depend on how long the test has been running.
+const SOONER: Duration = Duration::from_secs(100);
+/// Longer than a moment of either database.
+const A_MOMENT: Duration = Duration::from_millis(10);
+
+fn stretched(span: Duration) -> Duration {
+    let (third, nanos) = ((LEASE / 3).as_nanos(), span.as_nanos());
+    let thirds = (nanos + third / 2) / third;
+    let whole = THIRD * u32::try_from(thirds).unwrap();
+    let ticks = |nanos| TICK * u32::try_from(nanos).unwrap();
+    if thirds * third > nanos { whole - ticks(thirds * third - nanos) } else { whole + ticks(nanos - thirds * third) }
+}
+
+fn deadline(span: Duration) -> Duration {
+    stretched(span).saturating_sub(SOONER)
+}
+
+/// A connection to the table beside the store's own.
+pub(crate) enum Beside {
+    Postgres(Mutex<PgConnection>),
+    Sqlite(Mutex<SqliteConnection>),
+}
+
+impl Beside {
+    pub(crate) async fn postgres(url: &str) -> Self {
+        Self::Postgres(Mutex::new(PgConnection::connect(url).await.unwrap()))
+    }
+
+    pub(crate) async fn sqlite(file: &Path) -> Self {
+        Self::Sqlite(Mutex::new(SqliteConnectOptions::new().filename(file).connect().await.unwrap()))
+    }
+
+    pub(crate) async fn empty(&self) {
+        const EMPTY: &str = "DELETE FROM idempotency";
+        match self {
+            Self::Postgres(connection) => {
+                sqlx::query(EMPTY).execute(&mut *connection.lock().await).await.unwrap();
+            }
+            Self::Sqlite(connection) => {
+                sqlx::query(EMPTY).execute(&mut *connection.lock().await).await.unwrap();
+            }
+        }
+    }
+
+    /// Lets time go on, by moving all deadlines back.
+    async fn shift(&self, by: Duration) {
+        let millis = i64::try_from(by.as_millis()).unwrap();
+        match self {
+            Self::Postgres(connection) => {
+                let shift = "UPDATE idempotency SET lease_until = lease_until - $1 * interval '1 millisecond', \
+                             expires_at = expires_at - $1 * interval '1 millisecond'";
+                sqlx::query(shift).bind(millis).execute(&mut *connection.lock().await).await.unwrap();
+            }
+            Self::Sqlite(connection) => {
+                let shift = "UPDATE idempotency SET lease_until = lease_until - ?1, expires_at = expires_at - ?1";
+                sqlx::query(shift).bind(millis).execute(&mut *connection.lock().await).await.unwrap();
+            }
+        }
+    }
+}
+
+struct Time {
+    beside: Beside,
+    clock: OnceLock<Arc<dyn Clock>>,
+    /// Up to when the table has followed the clock.
+    shown: Mutex<Option<Timestamp>>,
+}
+
+impl Time {
+    async fn follow(&self) {
+        let mut shown = self.shown.lock().await;
+        let now = self.clock.get().expect("an attached store").now();
+        let since = now.as_nanos() - shown.unwrap_or(now).as_nanos();
+        if since > 0 {
+            self.beside.shift(stretched(Duration::from_nanos(since))).await;
+        }
+        *shown = Some(now);
+    }
+}
+
+#[derive(Clone)]
+pub(crate) struct Stretched<S> {
+    store: S,
+    time: Arc<Time>,
+}
+
+impl<S> Stretched<S> {
+    pub(crate) fn new(store: S, beside: Beside) -> Self {
+        Self { store, time: Arc::new(Time { beside, clock: OnceLock::new(), shown: Mutex::new(None) }) }
+    }
+}
+
+/// Of `begin` only the form without a TTL: in the reference an abandoned claim stays for ever.
+impl<S: Store> Store for Stretched<S> {
+    type Claim = StretchedClaim<S::Claim>;
+
+    async fn begin(
+        &self,
+        key: &StorageKey,
+        fingerprint: &Fingerprint,
+        lease: Duration,
+    ) -> Result<Begin<Self::Claim>, StoreError> {
+        self.time.follow().await;
+        let claim = |claim| StretchedClaim { claim, time: Arc::clone(&self.time) };
+        Ok(match self.store.begin(key, fingerprint, deadline(lease)).await? {
+            Begin::Claimed(claimed) => Begin::Claimed(claim(claimed)),
+            Begin::Abandoned(abandoned) => Begin::Abandoned(claim(abandoned)),
+            Begin::InFlight(fingerprint) => Begin::InFlight(fingerprint),
+            Begin::Completed(record) => Begin::Completed(record),
+        })
+    }
+
+    async fn ended(&self, key: &StorageKey) {
+        self.store.ended(key).await;
+    }
+
+    async fn forget(&self, key: &StorageKey) -> Result<bool, StoreError> {
+        self.time.follow().await;
+        self.store.forget(key).await
+    }
+
+    fn attach(&self, clock: &Arc<dyn Clock>) -> Duties {
+        let _ = self.time.clock.set(Arc::clone(clock));
+        // From the first moment on.
+        *self.time.shown.try_lock().expect("nobody else") = Some(clock.now());
+        self.store.attach(clock)
+    }
+}
+
+pub(crate) struct StretchedClaim<C> {
+    claim: C,
+    time: Arc<Time>,
+}
+
+impl<C: Claim> Claim for StretchedClaim<C> {
+    async fn renew(&mut self, lease: Duration) -> Result<(), StoreError> {
+        self.time.follow().await;
+        self.claim.renew(deadline(lease)).await
+    }
+
+    async fn complete(self, record: Record, ttl: Duration) -> Result<(), StoreError> {
+        self.time.follow().await;
+        let completed = self.claim.complete(record, deadline(ttl)).await;
+        if deadline(ttl).is_zero() {
+            self.time.beside.shift(A_MOMENT).await;
+        }
+        completed
+    }
+
+    async fn release(self) -> Result<(), StoreError> {
+        self.time.follow().await;
+        self.claim.release().await
+    }
+
+    fn twin(&self) -> Option<Self> {
+        Some(Self { claim: self.claim.twin()?, time: Arc::clone(&self.time) })
+    }
+}
