@@ -10,6 +10,11 @@ pub mod steps;
 /// The lease of every claim in a history.
 pub const LEASE: Duration = Duration::from_secs(30);
 
+/// What a key costs the store in memory apart from its answer.
+pub const KEY_BYTES: usize = 640;
+/// The length of every record in a history.
+pub const RECORD_BYTES: usize = 18;
+
 /// For how long a store keeps a claim alive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Claims {
@@ -26,6 +31,10 @@ pub struct Profile {
     pub claims: Claims,
     /// How many keys fit in.
     pub capacity: usize,
+    /// For how many bytes there is room: [`KEY_BYTES`] for each key, [`RECORD_BYTES`] for each answer. `None` where there
+    /// is always room. Exact in histories in which no record expires: one that is over still counts until it is
+    /// taken away, and when that is, is nobody's business.
+    pub bytes: Option<usize>,
 }
 
 /// One call. Keys and fingerprints are small numbers; a claim is named by the number of the grant that made it.
@@ -58,6 +67,10 @@ pub enum Said {
         fingerprint: u8,
         claim: usize,
     },
+    /// The record of a completion for whose answer there was no room.
+    Tombstone {
+        fingerprint: u8,
+    },
     Full,
     Done,
     Lost,
@@ -69,14 +82,17 @@ pub enum Said {
 impl Said {
     /// Whether a store may say `said` where the reference says this.
     pub fn allows(self, said: Self) -> bool {
-        self == said || (self == Self::ForgotOrNot && matches!(said, Self::Forgot(_)))
+        match self {
+            Self::ForgotOrNot => matches!(said, Self::Forgot(_)),
+            _ => self == said,
+        }
     }
 }
 
 #[derive(Clone, Copy, Debug)]
 enum Entry {
     Claim { fingerprint: u8, owner: Option<usize>, until: Duration },
-    Record { fingerprint: u8, claim: usize, until: Duration },
+    Record { fingerprint: u8, claim: usize, until: Duration, whole: bool },
 }
 
 /// The reference model of a store.
@@ -114,7 +130,10 @@ impl Model {
                     let Some(Entry::Claim { fingerprint, .. }) = self.entries.get(&key).copied() else {
                         return Said::Lost;
                     };
-                    self.entries.insert(key, Entry::Record { fingerprint, claim, until: self.now + ttl });
+                    self.entries.insert(
+                        key,
+                        Entry::Record { fingerprint, claim, until: self.now + ttl, whole: self.has_room(RECORD_BYTES) },
+                    );
                     Said::Done
                 }
                 _ => Said::Lost,
@@ -166,20 +185,31 @@ impl Model {
                 self.hold(key, self.granted.len() - 1);
                 return Said::TookOver;
             }
-            Some(Entry::Record { fingerprint, claim, until }) if self.now < until => {
-                return Said::Completed { fingerprint, claim };
+            Some(Entry::Record { fingerprint, claim, until, whole }) if self.now < until => {
+                return if whole { Said::Completed { fingerprint, claim } } else { Said::Tombstone { fingerprint } };
             }
             _ => {}
         }
         let now = self.now;
         let over = |entry: &Entry| matches!(entry, Entry::Record { until, .. } if *until <= now);
-        if self.entries.values().filter(|entry| !over(entry)).count() >= self.profile.capacity {
+        if self.entries.values().filter(|entry| !over(entry)).count() >= self.profile.capacity
+            || !self.has_room(KEY_BYTES)
+        {
             return Said::Full;
         }
         self.granted.push(Some(key));
         let claim = Entry::Claim { fingerprint, owner: Some(self.granted.len() - 1), until: now + LEASE };
         self.entries.insert(key, claim);
         Said::Claimed
+    }
+
+    fn has_room(&self, bytes: usize) -> bool {
+        let used = self.entries.values().map(|entry| match entry {
+            Entry::Record { until, .. } if *until <= self.now => 0,
+            Entry::Record { whole: true, .. } => KEY_BYTES + RECORD_BYTES,
+            _ => KEY_BYTES,
+        });
+        self.profile.bytes.is_none_or(|most| used.sum::<usize>() + bytes <= most)
     }
 
     fn owns(&self, key: u8, claim: usize) -> bool {

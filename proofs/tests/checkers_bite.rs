@@ -24,8 +24,8 @@ use proptest::test_runner::{Config, RngAlgorithm, TestCaseError, TestRng, TestRu
 use tower::ServiceExt;
 
 const CAPACITY: usize = 3;
-const IN_PROCESS: Profile = Profile { claims: Claims::LiveWithOwner, capacity: CAPACITY };
-const REMOTE: Profile = Profile { claims: Claims::LiveForLease, capacity: CAPACITY };
+const IN_PROCESS: Profile = Profile { claims: Claims::LiveWithOwner, capacity: CAPACITY, bytes: None };
+const REMOTE: Profile = Profile { claims: Claims::LiveForLease, capacity: CAPACITY, bytes: None };
 
 fn map(fault: impl Into<Option<Fault>>) -> MapStore {
     MapStore::new(CAPACITY, fault.into())

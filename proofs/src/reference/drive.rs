@@ -5,7 +5,10 @@ use std::sync::Arc;
 use bytes::Bytes;
 use idem_runtime::{Begin, Claim, Clock, Fingerprint, ManualClock, Record, StorageKey, Store, StoreError, Timestamp};
 
-use super::{LEASE, Model, Said, Step};
+use super::{LEASE, Model, RECORD_BYTES, Said, Step};
+
+/// What is left of a record without room.
+const TOMBSTONE_BYTES: usize = 10;
 
 /// Plays `steps` to a new store. The error says where it first said something else.
 ///
@@ -86,6 +89,10 @@ impl<S: Store> Driven<S> {
                     (claim, Said::TookOver)
                 }
                 Ok(Begin::InFlight(other)) => return Ok(Said::InFlight { fingerprint: other.as_bytes()[0] }),
+                // What a tombstone says is the engine's business; that it is one shows in its length.
+                Ok(Begin::Completed(kept)) if kept.bytes().len() == TOMBSTONE_BYTES => {
+                    return Ok(Said::Tombstone { fingerprint: kept.fingerprint().as_bytes()[0] });
+                }
                 Ok(Begin::Completed(kept)) => {
                     let (claim, expires_at) = read(&kept)?;
                     if self.judge && expires_at <= self.clock.now() {
@@ -123,7 +130,7 @@ fn record(fingerprint: u8, claim: usize, expires_at: Timestamp) -> Record {
 fn read(record: &Record) -> Result<(usize, Timestamp), StoreError> {
     let number = |bytes: Bytes| bytes[..].try_into().map(u64::from_le_bytes).map_err(StoreError::unavailable);
     let bytes = record.bytes();
-    if bytes.len() != 18 {
+    if bytes.len() != RECORD_BYTES {
         return Err(StoreError::unavailable("the record is not the one that was kept"));
     }
     let claim = usize::try_from(number(bytes.slice(10..))?).map_err(StoreError::unavailable)?;

@@ -48,7 +48,9 @@ fn step(model: &Model) -> BoxedStrategy<Step> {
         heir,
     });
     let forget = (0..KEYS).prop_map(|key| Step::Forget { key });
-    let advance = spans().prop_map(Step::Advance);
+    // Where bytes are counted no record expires, and time stands still.
+    let timeless = model.profile.bytes.is_some();
+    let advance = spans().prop_map(move |by| Step::Advance(if timeless { Duration::ZERO } else { by }));
     let held = model.held();
     if held.is_empty() {
         return prop_oneof![6 => begin, 1 => forget, 2 => advance].boxed();
@@ -58,7 +60,10 @@ fn step(model: &Model) -> BoxedStrategy<Step> {
         6 => begin,
         1 => forget,
         3 => advance,
-        3 => (claim.clone(), spans()).prop_map(|(claim, ttl)| Step::Complete { claim, ttl }),
+        3 => (claim.clone(), spans()).prop_map(move |(claim, ttl)| {
+            let ttl = if timeless { LEASE } else { ttl };
+            Step::Complete { claim, ttl }
+        }),
         1 => claim.clone().prop_map(|claim| Step::Release { claim }),
         1 => claim.clone().prop_map(|claim| Step::Drop { claim }),
         1 => claim.prop_map(|claim| Step::Renew { claim }),
