@@ -47,6 +47,7 @@ fn copy(from: &Path, to: &Path, changes: &[(&str, &str, &str)]) {
             assert_eq!(text.matches(old).count(), 1, "{file} does not have this exactly once: {old}");
             text = text.replace(old, new);
         }
-        fs::write(to.join(file), text).unwrap();
+        // Their unit tests run where the files are at home, and not under the scheduler.
+        fs::write(to.join(file), text.replace("#[cfg(test)]", "#[cfg(any())]")).unwrap();
     }
 }
