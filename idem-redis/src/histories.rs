@@ -112,7 +112,7 @@ impl Claim for TimedClaim {
     }
 }
 
-const REMOTE: Profile = Profile { claims: Claims::LiveForLease, capacity: usize::MAX };
+const REMOTE: Profile = Profile { claims: Claims::LiveForLease, capacity: usize::MAX, bytes: None };
 
 fn check<F: Future<Output = Result<(), String>>>(cases: u32, play: impl Fn(Timed, Model, Vec<Step>) -> F) {
     let cases = if std::env::var_os("PROPTEST_CASES").is_some() { Config::default().cases } else { cases };

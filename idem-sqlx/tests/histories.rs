@@ -17,7 +17,7 @@ use proptest::test_runner::{Config, TestCaseError, TestRunner};
 use stretched::{Beside, Stretched};
 use tempfile::TempDir;
 
-const REMOTE: Profile = Profile { claims: Claims::LiveForLease, capacity: usize::MAX };
+const REMOTE: Profile = Profile { claims: Claims::LiveForLease, capacity: usize::MAX, bytes: None };
 
 fn check<F: Future<Output = Result<(), String>>>(play: impl Fn(Model, Vec<Step>) -> F) {
     let cases = if std::env::var_os("PROPTEST_CASES").is_some() { Config::default().cases } else { 80 };

@@ -11,7 +11,7 @@ pub mod steps;
 pub const LEASE: Duration = Duration::from_secs(30);
 
 /// What a key costs the store in memory apart from its answer.
-pub const KEY_BYTES: usize = 640;
+pub const KEY_BYTES: usize = 384;
 /// The length of every record in a history.
 pub const RECORD_BYTES: usize = 18;
 
