@@ -166,7 +166,12 @@ impl Protected {
             key.runs_under(lease);
             ended(policy, body)
         };
-        match idempotency.run_leased(attempt, run).await {
+        let answered = if policy.without_store {
+            idempotency.dangerously_run_without_store(attempt, run).await
+        } else {
+            idempotency.run_leased(attempt, run).await
+        };
+        match answered {
             Ok(Answer::Ran(response)) => response,
             Ok(Answer::Recorded(record)) => response::replay(policy, &record).unwrap_or_else(|undecodable| {
                 let source = StoreError::unavailable(undecodable);

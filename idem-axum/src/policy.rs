@@ -63,6 +63,8 @@ pub struct Policy {
     pub(crate) max_response: usize,
     /// Makes the response of a refusal.
     pub(crate) errors: fn(&Refusal) -> Response,
+    /// Whether the body runs without protection where the store cannot be asked.
+    pub(crate) without_store: bool,
 }
 
 impl Policy {
@@ -84,6 +86,7 @@ impl Policy {
         abandoned: Abandoned::Refuse,
         max_response: 1024 * 1024,
         errors: refusal::problem,
+        without_store: false,
     };
 
     /// Stripe's rules: status and body are kept for 24 hours, errors included; other parameters under the same key are
@@ -221,6 +224,25 @@ impl Policy {
     /// Makes the response of a refusal. Default: problem details, RFC 9457.
     pub const fn errors(mut self, errors: fn(&Refusal) -> Response) -> Self {
         self.errors = errors;
+        self
+    }
+
+    /// Runs the body **without protection** where the store cannot be asked, instead of refusing the request (503): its
+    /// answer is not recorded, and as long as the store is down a retry runs the body again.
+    ///
+    /// Danger: this gives up the promise that the body runs once, exactly when retries come. It is for endpoints that do less
+    /// harm twice than not at all, and has no option in the attribute: name a policy.
+    ///
+    /// ```
+    /// use idem_axum::{Policy, idempotent};
+    ///
+    /// const BEACON: Policy = Policy::DEFAULT.dangerously_run_without_store();
+    ///
+    /// #[idempotent(policy = BEACON)]
+    /// async fn count_a_visit() {}
+    /// ```
+    pub const fn dangerously_run_without_store(mut self) -> Self {
+        self.without_store = true;
         self
     }
 

@@ -15,7 +15,7 @@ use tracing::instrument::WithSubscriber;
 use crate::clock::Clock;
 use crate::ending::{self, STEP};
 use crate::erased::{BoxFuture, ErasedStore};
-use crate::execution::{Ended, Execution, at_once};
+use crate::execution::{Ended, Execution, at_once, unprotected};
 use crate::expire::Expirer;
 use crate::fingerprint::Fingerprint;
 use crate::key::StorageKey;
@@ -231,34 +231,73 @@ impl Idempotency {
         F: Future<Output = Ended<T>> + Send + 'static,
         T: Send + 'static,
     {
+        self.attempt(attempt, body).await.map_err(|(refused, _)| refused)
+    }
+
+    /// As [`run_leased`](Self::run_leased), but where the store cannot be asked, `body` runs all the same: **without
+    /// protection**, and its answer is not recorded. While the store is down a retry runs it again.
+    ///
+    /// Only for bodies that do less harm twice than not at all.
+    ///
+    /// # Errors
+    /// As for [`run`](Self::run), but for [`Refused::StoreUnavailable`], which then means that a record could not be read.
+    pub async fn dangerously_run_without_store<B, F, T>(&self, attempt: Attempt, body: B) -> Result<Answer<T>, Refused>
+    where
+        B: FnOnce(Lease) -> F + Send + 'static,
+        F: Future<Output = Ended<T>> + Send + 'static,
+        T: Send + 'static,
+    {
+        match self.attempt(attempt, body).await {
+            Err((Refused::StoreUnavailable(error), Some(body))) => {
+                let core = &self.handle.core;
+                let place = core.places.take().ok_or(Refused::TooManyExecutions)?;
+                tracing::error!(key = %attempt.key, %error, "the store is unavailable; the body runs without protection, as its policy says");
+                let answer = core.spawn(Box::pin(unprotected(Arc::clone(core), place, body(Lease::default()))));
+                answer.await.map(Answer::Ran).map_err(|_| Refused::OutcomeUnknown)
+            }
+            answered => answered.map_err(|(refused, _)| refused),
+        }
+    }
+
+    /// A refusal gives the body back where it was not started and the engine itself refused.
+    async fn attempt<B, F, T>(&self, attempt: Attempt, body: B) -> Result<Answer<T>, (Refused, Option<B>)>
+    where
+        B: FnOnce(Lease) -> F + Send + 'static,
+        F: Future<Output = Ended<T>> + Send + 'static,
+        T: Send + 'static,
+    {
         let core = &self.handle.core;
         let mut body = body;
         let mut waiting = None;
         loop {
             let block = match core.look(attempt, body).await {
                 Look::Ran(Some(response)) => return Ok(Answer::Ran(response)),
-                Look::Ran(None) => return Err(Refused::OutcomeUnknown),
+                Look::Ran(None) => return Err((Refused::OutcomeUnknown, None)),
                 Look::Blocked(block, unused) => {
                     body = unused;
                     block
                 }
             };
             match block {
-                Block::Refused(refused) => return Err(refused),
+                Block::Refused(refused) => return Err((refused, Some(body))),
                 Block::Recorded(record) if *record.fingerprint() != attempt.fingerprint => {
-                    return Err(Refused::Mismatch);
+                    return Err((Refused::Mismatch, None));
                 }
                 Block::Recorded(record) => {
-                    let content =
-                        record.read().map_err(|error| Refused::StoreUnavailable(StoreError::unavailable(error)))?;
-                    return content.answer.map(Answer::Recorded).ok_or(Refused::NotReplayable);
+                    // The body has run, so it is not given back, whatever can be read.
+                    let content = record
+                        .read()
+                        .map_err(|error| (Refused::StoreUnavailable(StoreError::unavailable(error)), None))?;
+                    return content.answer.map(Answer::Recorded).ok_or((Refused::NotReplayable, None));
                 }
-                Block::InFlight(fingerprint) if fingerprint != attempt.fingerprint => return Err(Refused::Mismatch),
+                Block::InFlight(fingerprint) if fingerprint != attempt.fingerprint => {
+                    return Err((Refused::Mismatch, None));
+                }
                 Block::InFlight(_) => {
-                    let Some(most) = attempt.rules.wait else { return Err(Refused::InFlight) };
+                    let Some(most) = attempt.rules.wait else { return Err((Refused::InFlight, None)) };
                     let waiting = waiting.get_or_insert_with(|| Waiting::at_most(most));
                     if !waiting.wait(core.store.clone().ended(attempt.key)).await {
-                        return Err(Refused::InFlight);
+                        return Err((Refused::InFlight, None));
                     }
                 }
             }

@@ -156,6 +156,19 @@ impl Execution {
     }
 }
 
+/// Runs a body that has no claim to its end. What is to be remembered of it is not.
+pub(crate) async fn unprotected<T>(core: Arc<Core>, place: Place, body: impl Future<Output = Ended<T>>) -> T {
+    let Ended { response, recording } = body.await;
+    if let Recording::Live(recorded) = recording {
+        // The stream to the client flows through the recording.
+        drop(core.spawn(Box::pin(async move {
+            let _place = place;
+            drop(recorded.await);
+        })));
+    }
+    response
+}
+
 /// Awaits `work` and renews the lease of `claim` meanwhile. Work that is ready at once costs no timer.
 async fn renewed<R>(
     mut work: Pin<&mut (impl Future<Output = R> + ?Sized)>,

@@ -1,7 +1,7 @@
 //! A store that is slow, fails, or damages what it keeps.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -13,6 +13,8 @@ use crate::{Shelf, ShelfClaim};
 pub struct Faults {
     /// How often `begin`, `complete` and `release` are polled before they do anything.
     pub pending: usize,
+    /// Whether the store cannot be asked for a key.
+    pub down: AtomicBool,
     /// How many more completions fail.
     pub failing: AtomicUsize,
     /// Whether a failed step can be repeated.
@@ -23,7 +25,13 @@ pub struct Faults {
 
 impl Default for Faults {
     fn default() -> Self {
-        Self { pending: 0, failing: AtomicUsize::new(0), twins: true, damage: |bytes| bytes }
+        Self {
+            pending: 0,
+            down: AtomicBool::new(false),
+            failing: AtomicUsize::new(0),
+            twins: true,
+            damage: |bytes| bytes,
+        }
     }
 }
 
@@ -62,6 +70,9 @@ impl Store for Faulty {
         lease: Duration,
     ) -> Result<Begin<FaultyClaim>, StoreError> {
         pending(self.faults.pending).await;
+        if self.faults.down.load(Ordering::SeqCst) {
+            return Err(StoreError::unavailable("the connection was refused"));
+        }
         let begun = self.shelf.begin(key, fingerprint, lease).await?;
         // Once it has taken effect, the answer may be long under way.
         pending(self.faults.pending).await;

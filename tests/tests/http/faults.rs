@@ -1,13 +1,13 @@
 //! Stores that fail: the client gets the real answer, the claim stays, and nothing runs twice.
 
-use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use axum::Router;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::routing::post;
 use bytes::Bytes;
-use idem_axum::{Idempotency, idempotent};
+use idem_axum::{Idempotency, Policy, idempotent};
 use idem_tests::{Ask, Connection, Faults, Faulty, Logs, Probe, Server, Setup, post as send, within};
 
 #[idempotent]
@@ -108,4 +108,43 @@ async fn a_record_with_a_flipped_bit_never_desynchronises_a_connection() {
         assert_eq!(send("/none").over(&mut connection).await.status, 404, "bit {bit}");
     }
     assert_eq!(probe.runs(), 1);
+}
+
+const BEACON: Policy = Policy::DEFAULT.dangerously_run_without_store();
+
+#[idempotent(policy = BEACON)]
+async fn beacon(State(probe): State<Probe>) -> String {
+    format!("run {}", probe.run().await)
+}
+
+#[tokio::test]
+async fn a_policy_that_says_danger_runs_without_a_store_and_only_then() {
+    for pending in [0, 2] {
+        let (logs, _guard) = Logs::capture();
+        let store = Faulty::new(Faults { pending, ..Faults::default() });
+        let routes = Router::new().route("/", post(order)).route("/beacon", post(beacon));
+        let idempotency = Idempotency::new(store.clone());
+        let (app, probe) = Setup::mount(&idempotency, routes);
+        let beacon = || send("/beacon").key("KEY-canary");
+
+        let first = beacon().to(&app).await;
+        first.assert_ran(200);
+        beacon().to(&app).await.assert_replay_of(&first);
+        beacon().body("other").to(&app).await.assert_refused(422, "idempotency_key_mismatch");
+
+        store.faults.down.store(true, Ordering::SeqCst);
+        ask().to(&app).await.assert_refused(503, "idempotency_store_unavailable");
+        assert_eq!(probe.runs(), 1, "an endpoint that does not say so refuses");
+        for run in [2, 3] {
+            beacon().to(&app).await.assert_ran(200);
+            assert_eq!(probe.runs(), run);
+        }
+        let text = logs.text();
+        assert!(text.contains("without protection") && !text.contains("KEY-canary"), "{text}");
+
+        store.faults.down.store(false, Ordering::SeqCst);
+        beacon().to(&app).await.assert_replay_of(&first);
+        within("the end of every execution", idempotency.drain()).await;
+        assert_eq!((probe.runs(), idempotency.executions()), (3, 0));
+    }
 }
