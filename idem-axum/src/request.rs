@@ -12,7 +12,7 @@ use axum::response::{IntoResponse, Response};
 use bytes::{Bytes, BytesMut};
 use futures_util::stream;
 use http::request::Parts;
-use http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri, header};
 use http_body::Body as _;
 use idem_runtime::{Fingerprint, FingerprintBuilder, InvalidKey, Key, Scope};
 use serde_json::Value;
@@ -40,7 +40,9 @@ mod tag {
 
 /// The key of a request: `None` where it has none.
 pub(crate) fn key(headers: &HeaderMap, policy: &Policy) -> Result<Option<Key>, InvalidKey> {
-    let mut lines = headers.get_all(policy.header).iter();
+    // Looking at every name is cheaper than hashing the wanted one, since requests have few headers.
+    let wanted = |(name, _): &(&HeaderName, _)| name.as_str().eq_ignore_ascii_case(policy.header);
+    let mut lines = headers.iter().filter(wanted).map(|(_, line)| line);
     let Some(line) = lines.next() else { return Ok(None) };
     // Two lines are refused even if they are equal: a proxy that repeats one line may as well change the other.
     if lines.next().is_some() {
