@@ -188,7 +188,8 @@ async fn ended<F: Future<Output: IntoResponse>>(policy: &'static Policy, body: F
     let ended = AssertUnwindSafe(async { response::capture(policy, body.await.into_response()).await });
     match ended.catch_unwind().await {
         Ok(ended) => ended,
-        Err(_panic) => {
+        Err(panic) => {
+            response::discard(panic);
             // What it said went to the panic hook; it may hold anything, so it is not repeated.
             tracing::error!("the body of an `#[idempotent]` handler panicked; it is answered with 500");
             response::capture(policy, StatusCode::INTERNAL_SERVER_ERROR.into_response()).await

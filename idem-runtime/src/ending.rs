@@ -102,13 +102,21 @@ pub(crate) async fn release(key: StorageKey, claim: BoxClaim) {
 }
 
 /// One step of a store, in time.
-pub(crate) async fn step<T>(work: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
-    timeout(STEP, work).await.unwrap_or_else(|_| Err(silent()))
+async fn step<T>(work: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
+    within(STEP, work).await
+}
+
+/// A step of a store that must not take longer than `time`.
+pub(crate) async fn within<T>(
+    time: Duration,
+    work: impl Future<Output = Result<T, StoreError>>,
+) -> Result<T, StoreError> {
+    timeout(time, work).await.unwrap_or_else(|_| Err(silent(time)))
 }
 
 /// The error of a store that did not answer in time.
-pub(crate) fn silent() -> StoreError {
-    StoreError::unavailable(format!("no answer from the store within {STEP:?}"))
+pub(crate) fn silent(time: Duration) -> StoreError {
+    StoreError::unavailable(format!("no answer from the store within {time:?}"))
 }
 
 fn source(error: &StoreError) -> Option<String> {

@@ -360,7 +360,7 @@ impl Core {
                 Ok(Err(block)) => Err((block, body)),
                 Err(_) => {
                     core.release_late(attempt.key, rest);
-                    Err((Block::Refused(Refused::StoreUnavailable(ending::silent())), body))
+                    Err((Block::Refused(Refused::StoreUnavailable(ending::silent(STEP))), body))
                 }
             }
         });
@@ -371,12 +371,14 @@ impl Core {
         }
     }
 
-    /// The client was told that nothing is done, so a claim that comes late goes back. One that comes later than that is
-    /// nobody's, until its lease is over.
+    /// The client was told that nothing is done, so a new claim that comes late goes back. One that comes later than that is
+    /// nobody's, until its lease is over; so is one that was taken over, since an earlier body may have run under it.
     fn release_late(self: &Arc<Self>, key: StorageKey, rest: BoxFuture<Result<Execution, Block>>) {
         let lease = self.lease;
         drop(self.spawn(Box::pin(async move {
-            if let Ok(Ok(late)) = timeout(lease, rest).await {
+            if let Ok(Ok(late)) = timeout(lease, rest).await
+                && !late.took_over
+            {
                 ending::release(key, late.claim).await;
             }
         })));

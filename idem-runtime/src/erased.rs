@@ -1,7 +1,9 @@
 //! Stores without their type, so that neither a handler nor a layer carries a type parameter; and without their panics,
 //! which would take the body's answer with them.
 
+use std::any::Any;
 use std::future::Future;
+use std::mem;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -28,8 +30,17 @@ impl<T> Future for Answering<'_, T> {
     type Output = Result<T, StoreError>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        catch_unwind(AssertUnwindSafe(|| self.0.as_mut().poll(cx)))
-            .unwrap_or_else(|_panic| Poll::Ready(Err(StoreError::unavailable("the store panicked"))))
+        catch_unwind(AssertUnwindSafe(|| self.0.as_mut().poll(cx))).unwrap_or_else(|panic| {
+            discard(panic);
+            Poll::Ready(Err(StoreError::unavailable("the store panicked")))
+        })
+    }
+}
+
+/// Drops what a panic left, which may panic as well.
+fn discard(panic: Box<dyn Any + Send>) {
+    if let Err(again) = catch_unwind(AssertUnwindSafe(|| drop(panic))) {
+        mem::forget(again);
     }
 }
 
@@ -72,7 +83,12 @@ impl<S: Store> ErasedStore for S {
     }
 
     fn ended(self: Arc<Self>, key: StorageKey) -> BoxFuture<()> {
-        Box::pin(async move { Store::ended(&*self, &key).await })
+        let ended = Answering::new(async move {
+            Store::ended(&*self, &key).await;
+            Ok(())
+        });
+        // A panic wakes the request up, which then asks again.
+        Box::pin(async move { drop(ended.await) })
     }
 
     fn forget(self: Arc<Self>, key: StorageKey) -> Answering<'static, bool> {
@@ -89,19 +105,22 @@ pub(crate) trait ErasedClaim: Send {
 
 impl<C: Claim> ErasedClaim for C {
     fn renew(&mut self, lease: Duration) -> Answering<'_, ()> {
-        Answering::new(Claim::renew(self, lease))
+        Answering::new(async move { Claim::renew(self, lease).await })
     }
 
     fn complete(self: Box<Self>, record: Record, ttl: Duration) -> Answering<'static, ()> {
-        Answering::new(Claim::complete(*self, record, ttl))
+        Answering::new(async move { Claim::complete(*self, record, ttl).await })
     }
 
     fn release(self: Box<Self>) -> Answering<'static, ()> {
-        Answering::new(Claim::release(*self))
+        Answering::new(async move { Claim::release(*self).await })
     }
 
     fn twin(&self) -> Option<BoxClaim> {
-        let twin = catch_unwind(AssertUnwindSafe(|| Claim::twin(self))).unwrap_or_default();
+        let twin = catch_unwind(AssertUnwindSafe(|| Claim::twin(self))).unwrap_or_else(|panic| {
+            discard(panic);
+            None
+        });
         twin.map(|twin| Box::new(twin) as BoxClaim)
     }
 }

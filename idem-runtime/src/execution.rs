@@ -10,7 +10,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
-use crate::ending::{End, Ending, step};
+use crate::ending::{End, Ending, STEP, within};
 use crate::engine::{Attempt, Core, Place};
 use crate::erased::BoxClaim;
 use crate::key::StorageKey;
@@ -77,6 +77,8 @@ pub enum Outcome {
 pub(crate) struct Execution {
     pub(crate) attempt: Attempt,
     pub(crate) claim: BoxClaim,
+    /// Whether the claim was another owner's, whose body may have run.
+    pub(crate) took_over: bool,
     /// `None` where the store's claims need no renewal.
     pub(crate) renewal: Option<Renewal>,
     pub(crate) core: Arc<Core>,
@@ -123,7 +125,7 @@ impl Execution {
     /// Ends the claim, and says how it ended; `None` when that takes longer than [`PATIENCE`], and a task goes on with it: a
     /// slow store is no reason to withhold an answer that is there.
     async fn end(self, outcome: Outcome) -> Option<Result<(), StoreError>> {
-        let Self { attempt: Attempt { key, fingerprint, rules }, claim, renewal, core, place } = self;
+        let Self { attempt: Attempt { key, fingerprint, rules }, claim, renewal, core, place, .. } = self;
         let expires_at = || core.clock.now().after(rules.ttl);
         let end = match outcome {
             Outcome::Answer(draft) => End::Complete(Record::answer(fingerprint, draft, expires_at()), rules.ttl),
@@ -189,7 +191,8 @@ async fn renewed<R>(
         let renewed = tokio::select! {
             biased;
             result = &mut work => return result,
-            renewed = step(claim.renew(*lease)) => renewed,
+            // Long enough for an answer, and short enough that one that gets lost does not cost the lease.
+            renewed = within(STEP.min(*lease / 3), claim.renew(*lease)) => renewed,
         };
         match renewed {
             Ok(()) => {}

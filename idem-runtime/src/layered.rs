@@ -1,7 +1,7 @@
 //! Records of a remote store, kept at hand.
 
 use std::fmt;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use moka::sync::Cache;
@@ -28,6 +28,8 @@ use crate::store::{Begin, Claim, Duties, Store, StoreError};
 /// it. A claim is always asked for at the store, which alone decides who runs the body; so what the cache drops for want of
 /// room costs a round trip and nothing else.
 ///
+/// Time that a machine spends asleep does not count here. Where machines sleep, keep `max_age` short.
+///
 /// [`forget`](Store::forget) empties the cache of the process that calls it. Another process may answer from its own for as
 /// long as [`max_age`](LayeredBuilder::max_age) says.
 #[derive(Clone)]
@@ -40,6 +42,8 @@ pub struct Layered<S> {
 #[derive(Clone)]
 struct Front {
     records: Cache<StorageKey, Kept>,
+    /// How often something was forgotten. A record that the store acknowledged late is not put back by it.
+    forgotten: Arc<Mutex<u64>>,
     /// The engine's clock, from when the store is attached on.
     clock: Arc<OnceLock<Arc<dyn Clock>>>,
     system_clock: SystemClock,
@@ -64,6 +68,10 @@ impl Front {
         self.records.invalidate(key);
         None
     }
+
+    fn forgotten(&self) -> MutexGuard<'_, u64> {
+        self.forgotten.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl<S: Store> Layered<S> {
@@ -83,7 +91,7 @@ impl<S: Store> Layered<S> {
     }
 
     fn front_of<C>(&self, key: &StorageKey, begun: Begin<C>) -> Begin<LayeredClaim<C>> {
-        let layered = |claim| LayeredClaim { claim, key: *key, front: self.front.clone() };
+        let layered = |claim| LayeredClaim { claim, key: *key, front: self.front.clone(), asked: Arc::default() };
         match begun {
             Begin::Claimed(claim) => Begin::Claimed(layered(claim)),
             Begin::Abandoned(claim) => Begin::Abandoned(layered(claim)),
@@ -129,7 +137,8 @@ impl<S: Store> LayeredBuilder<S> {
             .max_capacity(self.max_bytes)
             .time_to_live(max_age)
             .build();
-        let front = Front { records, clock: Arc::default(), system_clock: SystemClock::new() };
+        let front =
+            Front { records, forgotten: Arc::default(), clock: Arc::default(), system_clock: SystemClock::new() };
         Layered { store: self.store, front }
     }
 }
@@ -180,7 +189,10 @@ impl<S: Store> Store for Layered<S> {
         let forgotten = self.store.forget(key).await;
         // After the store, so that a retry in between does not find it here any more once this returns; and also where it is
         // not known whether the store forgot it.
+        let mut count = self.front.forgotten();
+        *count += 1;
         self.front.records.invalidate(key);
+        drop(count);
         forgotten
     }
 
@@ -195,6 +207,8 @@ pub struct LayeredClaim<C> {
     claim: C,
     key: StorageKey,
     front: Front,
+    /// When the store was first asked to complete the claim: the twin that asks again has the same record in mind.
+    asked: Arc<OnceLock<Timestamp>>,
 }
 
 impl<C: Claim> Claim for LayeredClaim<C> {
@@ -203,11 +217,16 @@ impl<C: Claim> Claim for LayeredClaim<C> {
     }
 
     async fn complete(self, record: Record, ttl: Duration) -> Result<(), StoreError> {
-        let Self { claim, key, front } = self;
+        let Self { claim, key, front, asked } = self;
         // Before the store is asked, so that the record is over here first.
-        let kept = Kept { record: record.clone(), expires_at: front.now().after(ttl) };
+        let expires_at = asked.get_or_init(|| front.now()).after(ttl);
+        let forgotten = *front.forgotten();
+        let kept = Kept { record: record.clone(), expires_at };
         claim.complete(record, ttl).await?;
-        front.records.insert(key, kept);
+        let now_forgotten = front.forgotten();
+        if *now_forgotten == forgotten {
+            front.records.insert(key, kept);
+        }
         Ok(())
     }
 
@@ -216,8 +235,8 @@ impl<C: Claim> Claim for LayeredClaim<C> {
     }
 
     fn twin(&self) -> Option<Self> {
-        let Self { claim, key, front } = self;
-        claim.twin().map(|claim| Self { claim, key: *key, front: front.clone() })
+        let Self { claim, key, front, asked } = self;
+        claim.twin().map(|claim| Self { claim, key: *key, front: front.clone(), asked: Arc::clone(asked) })
     }
 }
 

@@ -153,7 +153,7 @@ pub enum Begin<C> {
 /// The right to run the body: a value that only its owner has, so that nobody else can complete or release it, and
 /// the compiler stops a second completion.
 pub trait Claim: Send + 'static {
-    /// Extends the lease to `lease` from now.
+    /// Extends the lease to `lease` from now. Cancel safe: the engine drops it when the body ends meanwhile.
     ///
     /// # Errors
     /// [`StoreError::Lost`] if the claim is not the owner's any more.

@@ -12,6 +12,7 @@ use http_body::{Body as HttpBody, Frame, SizeHint};
 use idem_runtime::{Outcome, Recorded};
 
 use super::capture::Tape;
+use super::discard;
 use super::queue::{self, End, Frames, Reader, Writer};
 
 /// The frames that were ready at once, for the caller.
@@ -124,7 +125,12 @@ pub(super) fn record(given: Given, body: Body, tape: Tape) -> (Body, impl Future
     let shown = given.body(Rest::Recorded(reader), body.size_hint().exact());
     let pumped = AssertUnwindSafe(pump(body, tape, writer)).catch_unwind();
     // A stream that panics is a stream that fails: the caller's body breaks off, as its writer is gone without an end.
-    let recorded = pumped.map(|pumped| pumped.unwrap_or_else(|_panic| not_replayable()));
+    let recorded = pumped.map(|pumped| {
+        pumped.unwrap_or_else(|panic| {
+            discard(panic);
+            not_replayable()
+        })
+    });
     (shown, recorded)
 }
 

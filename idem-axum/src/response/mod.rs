@@ -1,6 +1,9 @@
 //! Responses: captured on their way out, and replayed from a record.
 
+use std::any::Any;
 use std::convert::Infallible;
+use std::mem;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use axum::response::{IntoResponseParts, ResponseParts};
 
@@ -40,5 +43,12 @@ impl IntoResponseParts for Unrecorded {
     fn into_response_parts(self, mut response: ResponseParts) -> Result<ResponseParts, Infallible> {
         response.extensions_mut().insert(self);
         Ok(response)
+    }
+}
+
+/// Drops what a panic left, which may panic as well.
+pub(crate) fn discard(panic: Box<dyn Any + Send>) {
+    if let Err(again) = catch_unwind(AssertUnwindSafe(|| drop(panic))) {
+        mem::forget(again);
     }
 }

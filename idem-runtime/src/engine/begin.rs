@@ -44,7 +44,7 @@ impl Core {
         match begun {
             // Only new keys are refused for want of a place, so this comes after the store was asked.
             Ok(Begin::Claimed(claim)) => match self.places.take() {
-                Some(place) => Verdict::Run(self.execution(attempt, claim, place)),
+                Some(place) => Verdict::Run(self.execution(attempt, claim, place, false)),
                 None => Verdict::GiveBack(claim),
             },
             Ok(Begin::Completed(record)) => Verdict::Blocked(Block::Recorded(record)),
@@ -77,7 +77,7 @@ impl Core {
                         Verdict::Blocked(Block::Refused(Refused::TooManyExecutions))
                     }
                     Verdict::TakeOver(mut claim, place) => match claim.renew(self.lease).await {
-                        Ok(()) => Verdict::Run(self.execution(attempt, claim, place)),
+                        Ok(()) => Verdict::Run(self.execution(attempt, claim, place, true)),
                         // Somebody else was first.
                         Err(StoreError::Lost) => Verdict::Asking(self.ask(attempt)),
                         Err(error) => Verdict::Blocked(Block::Refused(Refused::StoreUnavailable(error))),
@@ -87,8 +87,8 @@ impl Core {
         })
     }
 
-    fn execution(self: &Arc<Self>, attempt: Attempt, claim: BoxClaim, place: Place) -> Execution {
+    fn execution(self: &Arc<Self>, attempt: Attempt, claim: BoxClaim, place: Place, took_over: bool) -> Execution {
         let renewal = self.duties.renew.then(|| Renewal { lease: self.lease, lost: watch::Sender::new(false) });
-        Execution { attempt, claim, renewal, core: Arc::clone(self), place }
+        Execution { attempt, claim, took_over, renewal, core: Arc::clone(self), place }
     }
 }

@@ -15,6 +15,7 @@ use crate::rules::Abandoned;
 use crate::scope::Scope;
 use crate::store::{Begin, Claim};
 
+mod far;
 mod faulty;
 
 fn attempt(key: &str, request: &str) -> Attempt {
