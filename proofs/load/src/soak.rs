@@ -20,7 +20,7 @@ use crate::client::Client;
 use crate::process::resident;
 
 /// As many as the clients keep alive at [`PACE`], so that the store is full at times and most requests find room.
-const MAX_ENTRIES: usize = 270;
+const MAX_ENTRIES: usize = 285;
 const CLIENTS: u64 = 16;
 /// How often a client sends, late turns made up for: how full the store gets must not depend on how fast the machine is.
 const PACE: Duration = Duration::from_millis(10);
