@@ -58,6 +58,8 @@ pub enum Event {
     Fault { what: String },
     /// From here on nothing goes wrong any more.
     Calm,
+    /// A server starts, with a store that has room for so many places.
+    Room { entries: usize },
     /// The server has shut down, and left so many executions behind.
     Drained { abandoned: usize },
     /// What the engine and its store hold when nothing is under way.

@@ -55,6 +55,7 @@ const CHECKS: &[Check] = &[
     ("I9 single source", answers::single_source),
     ("I10 mismatch", answers::mismatch),
     ("I11 isolation", answers::isolation),
+    ("I13 bounded", executions::bounded),
     ("I14 conservation", executions::conservation),
     ("I17 to the end", executions::to_the_end),
     ("I17 recorded", answers::recorded),

@@ -4,6 +4,10 @@
 //! end whenever nobody renews it, that is while its owner is crashed, paused, gone, or does not know that it has the claim.
 //! What the engine does: it leaves an abandoned claim as it is (`refuse`) or takes it over before it runs (`rerun`), it
 //! never releases after the body started unless the policy says so, and an owner that lost its claim cannot complete it.
+//! Under `rerun` such an owner does not answer its client either: the answer that counts is that of the run which took the
+//! claim over, so all clients hear of one execution ([`Protocol::RERUN`]). Two answers are out before anybody can know of
+//! the loss, and make one of two sources, as if the owner did not care: that of a body which streams, and that of a store
+//! which takes longer over a completion than the engine makes a client wait ([`Protocol::lost_owner_answers`]).
 
 mod check;
 
@@ -58,7 +62,8 @@ pub struct Protocol {
     pub shared_lease: bool,
     /// The store loses an acknowledged record, once. A failover does; no protocol can repair it.
     pub loses_record: bool,
-    /// An owner that lost its claim hands its own answer to the client. What the engine does.
+    /// An owner that lost its claim hands its own answer to the client. What the engine does under `refuse`, where the loss
+    /// has no other run behind it, and never under `rerun`, unless the answer was out before the loss was known.
     pub lost_owner_answers: bool,
     /// The effect and the completion are one transaction.
     pub transaction: bool,
@@ -82,6 +87,9 @@ impl Protocol {
         lost_owner_answers: true,
         transaction: false,
     };
+
+    /// The engine where the policy is to run again.
+    pub const RERUN: Self = Self { abandoned: Abandoned::Rerun, lost_owner_answers: false, ..Self::CALM };
 }
 
 /// What stands under the key.
@@ -257,7 +265,12 @@ impl Protocol {
                 state.attempts[me].step = step;
             }
             Action::Release(me) => {
-                let answer = if state.attempts[me].step == Step::Ran { Answer::From(me) } else { Answer::Refused };
+                let owned = matches!(state.slot, Slot::Claim { owner, .. } if owner == me);
+                let answer = match state.attempts[me].step {
+                    Step::Ran if owned || self.lost_owner_answers => Answer::From(me),
+                    Step::Ran => Answer::Unknown,
+                    _ => Answer::Refused,
+                };
                 self.release(state, me);
                 state.attempts[me].step = Step::Answered(answer);
             }

@@ -41,7 +41,7 @@ fn follows<F: Future<Output = Result<(), String>>>(
     play: impl Fn(Model, Vec<Step>) -> F,
 ) -> Result<(), String> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let config = Config { cases: 200, failure_persistence: None, ..Config::default() };
+    let config = Config { cases: 100, failure_persistence: None, ..Config::default() };
     let mut runner = TestRunner::new_with_rng(config, TestRng::deterministic_rng(RngAlgorithm::ChaCha));
     let checked = runner.run(&histories(profile, 60), |(model, steps, seen)| {
         seen.iter().for_each(|seen| seen.store(steps.len(), Ordering::SeqCst));

@@ -19,7 +19,7 @@ const ONE_ANSWER: Profile = Profile { bytes: Some(IN_PROCESS.capacity * KEY_BYTE
 const REMOTE: Profile = Profile { claims: Claims::LiveForLease, capacity: 3, bytes: None };
 
 fn config() -> Config {
-    let cases = if std::env::var_os("PROPTEST_CASES").is_some() { Config::default().cases } else { 500 };
+    let cases = if std::env::var_os("PROPTEST_CASES").is_some() { Config::default().cases } else { 100 };
     Config { cases, failure_persistence: None, ..Config::default() }
 }
 

@@ -4,12 +4,14 @@
 use idem_proofs::model::property::{
     NO_OVERWRITE, NOT_LOCKED_OUT, ONE_EFFECT, ONE_SOURCE, OWNER_ONLY, PROMISES, RECORDED, REPLAYED,
 };
-use idem_proofs::model::{Abandoned, Action, HangUp, Protocol};
+use idem_proofs::model::{Action, HangUp, Protocol};
 use stateright::{Checker, Model};
 
 const CALM: Protocol = Protocol::CALM;
 const REFUSE: Protocol = Protocol { crash: true, pause: true, ..CALM };
-const RERUN: Protocol = Protocol { abandoned: Abandoned::Rerun, ..CALM };
+const RERUN: Protocol = Protocol::RERUN;
+/// As a stream does, whose answer is out before its owner can know of the loss.
+const RERUN_AND_ANSWER: Protocol = Protocol { lost_owner_answers: true, ..RERUN };
 
 /// Goes through every interleaving: of the promises exactly `violated` are broken. Gives a shortest counterexample of
 /// each, in that order.
@@ -59,15 +61,39 @@ fn rerunning_after_a_crash_can_run_twice() {
 }
 
 #[test]
-fn rerunning_while_the_owner_is_only_slow_can_answer_twice() {
-    let [_, sources] = check(Protocol { pause: true, ..RERUN }, [ONE_EFFECT, ONE_SOURCE]);
+fn rerunning_while_an_owner_that_answers_anyway_is_only_slow_can_answer_twice() {
+    let [_, sources] = check(Protocol { pause: true, ..RERUN_AND_ANSWER }, [ONE_EFFECT, ONE_SOURCE]);
     assert!(sources.contains(&Action::LeaseEnds), "{sources:?}");
     assert_eq!(sources.iter().filter(|action| matches!(action, Action::Effect(_))).count(), 2, "{sources:?}");
 }
 
 #[test]
-fn an_owner_that_tells_its_loss_keeps_to_one_response_source() {
-    check(Protocol { pause: true, lost_owner_answers: false, ..RERUN }, [ONE_EFFECT]);
+fn an_owner_that_withholds_its_answer_after_a_loss_keeps_to_one_response_source() {
+    check(Protocol { pause: true, ..RERUN }, [ONE_EFFECT]);
+    check(Protocol { attempts: 3, pause: true, crash: true, hang_up: HangUp::GoesOn, ..RERUN }, [ONE_EFFECT]);
+}
+
+/// Whoever takes a claim over and then does not run takes from a slow owner the record that it would have left; the next
+/// retry runs, as the policy says. All clients still hear of one execution.
+#[test]
+fn a_claim_that_is_taken_over_and_given_back_or_up_costs_a_record_and_not_the_one_source() {
+    let slow = Protocol { attempts: 3, pause: true, ..RERUN };
+    check(Protocol { release: true, ..slow.clone() }, [ONE_EFFECT, RECORDED]);
+    check(Protocol { lost_acks: true, ..slow }, [ONE_EFFECT, RECORDED]);
+}
+
+/// Without a token the owner does not learn of its loss, so that there is nothing to withhold.
+#[test]
+fn an_owner_without_a_token_cannot_withhold_its_answer() {
+    check(
+        Protocol { attempts: 2, pause: true, token: false, ..RERUN },
+        [ONE_EFFECT, ONE_SOURCE, NO_OVERWRITE, OWNER_ONLY],
+    );
+}
+
+#[test]
+fn refusing_needs_no_owner_that_withholds_its_answer() {
+    check(Protocol { lost_owner_answers: false, ..REFUSE }, []);
 }
 
 #[test]

@@ -66,6 +66,7 @@ fn the_invariants_hold_whatever_goes_wrong() {
         "replay",
         "idempotency_key_locked",
         "idempotency_key_mismatch",
+        "idempotency_store_full",
         "first answer",
         "body cut by a crash",
     ];

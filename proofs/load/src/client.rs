@@ -99,7 +99,8 @@ impl Client {
                 }
             }
         }
-        self.connection = Some(connection);
+        // A server may end a connection after any answer, if it says so.
+        self.connection = (!text.contains("connection: close")).then_some(connection);
         let status = text.split(' ').nth(1).unwrap_or_default().to_owned();
         let problem = String::from_utf8_lossy(&read[head..]);
         let code = problem.split("\"code\":\"").nth(1).and_then(|rest| rest.split('"').next());

@@ -8,6 +8,7 @@
 
 pub mod faults;
 pub mod scenario;
+mod subject;
 mod sync;
 
 // The names by which the store's files know what they need.

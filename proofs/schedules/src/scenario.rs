@@ -4,46 +4,14 @@ use std::sync::{Arc, Mutex as StdMutex, MutexGuard as StdGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use idem_runtime::{Begin, Claim, Clock, Fingerprint, ManualClock, Record, StorageKey, Store, StoreError};
+use idem_runtime::{Begin, Claim, Clock, Fingerprint, ManualClock, Record, StorageKey, StoreError};
 use shuttle::future::block_on;
+
+pub use crate::subject::Subject;
 
 const LEASE: Duration = Duration::from_secs(30);
 /// How long records live, in scenarios with a clock that moves and in those without.
 pub const TTL: Duration = Duration::from_secs(60);
-
-/// A store, sound or with a fault.
-pub trait Subject: Store + Clone {
-    /// A store with these limits.
-    fn limited(entries: usize, bytes: usize) -> Self;
-    /// One round of its janitor.
-    fn janitor(&self);
-    /// Claims, records, entries and bytes on the account.
-    fn account(&self) -> [usize; 4];
-}
-
-macro_rules! subjects {
-    ($($name:ident)*) => { $(
-        impl Subject for crate::stores::$name::MemoryStore {
-            fn limited(entries: usize, bytes: usize) -> Self {
-                Self::builder().max_entries(entries).max_bytes(bytes).build()
-            }
-
-            fn janitor(&self) {
-                self.round();
-            }
-
-            fn account(&self) -> [usize; 4] {
-                let usage = self.usage();
-                [usage.in_flight, usage.completed, usage.entries, usage.bytes]
-            }
-        }
-    )* };
-}
-
-subjects! {
-    sound check_then_act claim_goes_before_the_record_comes drop_releases counts_in_two_steps a_refusal_costs_an_entry
-    wakes_nobody an_old_expiry_stays reclaims_the_living what_is_gone_counts makes_room_without_a_second_look
-}
 
 /// How a thread's claim ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

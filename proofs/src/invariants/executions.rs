@@ -27,7 +27,9 @@ pub(super) fn well_formed(story: &Story<'_>) -> Findings {
                 }
                 true
             }
-            Event::Fault { .. } | Event::Calm | Event::Drained { .. } | Event::Usage { .. } => true,
+            Event::Fault { .. } | Event::Calm | Event::Room { .. } | Event::Drained { .. } | Event::Usage { .. } => {
+                true
+            }
         };
         if !fits {
             wrong.push((line.seq, format!("does not fit what came before: {:?}", line.event)));
@@ -132,6 +134,38 @@ pub(super) fn conservation(story: &Story<'_>) -> Findings {
                 wrong.push((line.seq, text));
             }
             _ => {}
+        }
+    }
+    wrong
+}
+
+/// No more places are held than there is room for, and a request is refused for want of room only while there is none.
+pub(super) fn bounded(story: &Story<'_>) -> Findings {
+    let (mut held, mut room, mut wrong) = (BTreeSet::new(), usize::MAX, Vec::new());
+    // The lines at which the store was full; a request may have been refused at any time while it was under way.
+    let mut full = Vec::new();
+    for line in story.lines {
+        match &line.event {
+            Event::Start { exec, asked, .. } => {
+                held.insert(place(asked));
+                if held.len() > room {
+                    wrong.push((
+                        line.seq,
+                        format!("execution {exec} makes {} places, with room for {room}", held.len()),
+                    ));
+                }
+            }
+            Event::Crash { node } if node == SERVER => held.clear(),
+            Event::Room { entries } => room = *entries,
+            _ => {}
+        }
+        if held.len() >= room {
+            full.push(line.seq);
+        }
+    }
+    for given in story.given().filter(|given| given.code == Some("idempotency_store_full")) {
+        if !full.iter().any(|seq| (given.sent.seq..=given.got.seq).contains(seq)) {
+            wrong.push((given.got.seq, "refused for want of room, and there was room".to_owned()));
         }
     }
     wrong

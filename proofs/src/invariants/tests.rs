@@ -1,124 +1,10 @@
 //! Each check catches the history it is made for, and passes a good one.
 
 use super::*;
-use crate::history::History;
 
-const BOUNDS: Bounds = Bounds { answer: Duration::from_secs(9), replay: Duration::from_millis(400) };
+mod tale;
 
-/// A history by hand: every event a millisecond after the one before.
-struct Tale {
-    history: History,
-    now: Duration,
-}
-
-fn asked(tenant: &str, fp: &str) -> Asked {
-    Asked { tenant: tenant.into(), scope: tenant.into(), key: "k".into(), fp: fp.into() }
-}
-
-fn answer(exec: u64) -> Answer {
-    let headers = [("link", "a"), ("link", "b"), ("set-cookie", "s"), ("x-exec", &canary(exec))];
-    let headers = headers.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec();
-    Answer { status: 201, headers, body: format!("{} \u{ff}", canary(exec)) }
-}
-
-fn replay(exec: u64) -> Answer {
-    let mut replay = answer(exec);
-    replay.headers.retain(|(name, _)| name != "set-cookie");
-    replay.headers.push(("idempotent-replayed".into(), "true".into()));
-    replay.headers.push(("cache-control".into(), "no-store".into()));
-    replay.headers.push(("content-length".into(), "12".into()));
-    replay
-}
-
-fn canary(exec: u64) -> String {
-    format!("canary-{exec}-")
-}
-
-fn refusal(status: u16) -> Answer {
-    Answer { status, headers: Vec::new(), body: "{}".into() }
-}
-
-impl Tale {
-    fn new() -> Self {
-        Self { history: History::default(), now: Duration::ZERO }
-    }
-
-    fn event(mut self, event: Event) -> Self {
-        self.now += Duration::from_millis(1);
-        self.history.write(self.now, event);
-        self
-    }
-
-    fn wait(mut self, seconds: u64) -> Self {
-        self.now += Duration::from_secs(seconds);
-        self
-    }
-
-    fn req(self, id: u64, tenant: &str, fp: &str) -> Self {
-        self.event(Event::Req { id, client: "c".into(), asked: asked(tenant, fp) })
-    }
-
-    fn start(self, exec: u64, req: u64, tenant: &str, fp: &str) -> Self {
-        self.event(Event::Start { exec, req, asked: asked(tenant, fp), canary: canary(exec) })
-    }
-
-    fn effect(self, exec: u64) -> Self {
-        self.event(Event::Effect { exec, n: 1 })
-    }
-
-    fn end(self, exec: u64) -> Self {
-        self.event(Event::End { exec, answer: answer(exec) })
-    }
-
-    fn run(self, exec: u64, req: u64, tenant: &str, fp: &str) -> Self {
-        self.start(exec, req, tenant, fp).effect(exec).end(exec)
-    }
-
-    fn first(self, id: u64, exec: u64) -> Self {
-        self.event(Event::Resp { id, replayed: false, code: None, answer: answer(exec) })
-    }
-
-    fn replay(self, id: u64, exec: u64) -> Self {
-        self.event(Event::Resp { id, replayed: true, code: None, answer: replay(exec) })
-    }
-
-    fn refuse(self, id: u64, code: &str, status: u16) -> Self {
-        self.event(Event::Resp { id, replayed: false, code: Some(code.into()), answer: refusal(status) })
-    }
-
-    fn lost(self, id: u64) -> Self {
-        self.event(Event::Lost { id, why: "patience".into() })
-    }
-
-    fn crash(self) -> Self {
-        self.event(Event::Crash { node: SERVER.into() })
-    }
-
-    fn violations(&self) -> Vec<Violation> {
-        check(&self.history.lines(), BOUNDS)
-    }
-
-    #[track_caller]
-    fn passes(self) {
-        assert_eq!(self.violations(), []);
-    }
-
-    /// Each of these is violated, and nothing else.
-    #[track_caller]
-    fn violates(self, invariants: &[&str]) {
-        let violations = self.violations();
-        let found =
-            |violation: &Violation| invariants.iter().any(|it| violation.invariant.starts_with(&format!("{it} ")));
-        for invariant in invariants {
-            let names = violations.iter().map(|violation| violation.invariant);
-            assert!(
-                names.into_iter().any(|name| name.starts_with(&format!("{invariant} "))),
-                "{invariant}: {violations:#?}"
-            );
-        }
-        assert!(violations.iter().all(found), "more than {invariants:?}: {violations:#?}");
-    }
-}
+use tale::{BOUNDS, Tale, answer, canary, refusal, replay};
 
 /// Request 1 of tenant a ran as execution 10.
 fn told() -> Tale {
@@ -255,6 +141,31 @@ fn i11_another_tenant_gets_the_record() {
     told().req(2, "b", "x").replay(2, 10).violates(&["I9", "I11"]);
 }
 
+fn room(entries: usize) -> Tale {
+    Tale::new().event(Event::Room { entries })
+}
+
+#[test]
+fn i13_a_place_more_than_there_is_room_for() {
+    let held = |entries| room(entries).req(1, "a", "x").run(10, 1, "a", "x").first(1, 10).req(2, "b", "x");
+    held(1).run(11, 2, "b", "x").first(2, 11).violates(&["I13"]);
+    held(2).run(11, 2, "b", "x").first(2, 11).passes();
+}
+
+#[test]
+fn i13_a_refusal_for_want_of_room_where_there_is_room() {
+    let held = |entries| room(entries).req(1, "a", "x").run(10, 1, "a", "x").first(1, 10).req(2, "b", "x");
+    held(2).refuse(2, "idempotency_store_full", 503).violates(&["I13"]);
+    held(1).refuse(2, "idempotency_store_full", 503).passes();
+    held(1).crash().req(3, "b", "x").refuse(3, "idempotency_store_full", 503).violates(&["I13"]);
+}
+
+#[test]
+fn i17_a_full_store_that_refuses_a_key_it_holds() {
+    let held = room(1).req(1, "a", "x").run(10, 1, "a", "x").first(1, 10);
+    held.req(2, "a", "x").refuse(2, "idempotency_store_full", 503).violates(&["I17"]);
+}
+
 #[test]
 fn i14_an_entry_that_is_left_or_missing() {
     told().event(Event::Usage { entries: 2, executions: 0 }).violates(&["I14"]);
@@ -275,7 +186,7 @@ fn i17_a_body_that_ended_and_was_not_recorded() {
 
 #[test]
 fn i22_a_refused_request_that_started_a_body() {
-    let refused = Tale::new().req(1, "a", "x").run(10, 1, "a", "x").refuse(1, "idempotency_store_full", 503);
+    let refused = room(1).req(1, "a", "x").run(10, 1, "a", "x").refuse(1, "idempotency_store_full", 503);
     refused.violates(&["I22"]);
 }
 

@@ -32,6 +32,8 @@ pub struct Plan {
     /// How often a message is lost, and the connection with it.
     pub loss: f64,
     pub latency: Duration,
+    /// For how many keys the store has room.
+    pub room: usize,
     steps: Vec<Step>,
 }
 
@@ -80,7 +82,9 @@ impl Plan {
             pair(&mut dice, Action::Crash(SERVER), Action::Bounce(SERVER));
         }
         steps.sort_by_key(|step| step.at);
-        Self { seed, hasty, loss, latency, steps }
+        let room = if dice.percent(30) { dice.within(2..=6) } else { 10_000 };
+        let room = usize::try_from(room).unwrap_or(usize::MAX);
+        Self { seed, hasty, loss, latency, room, steps }
     }
 
     /// Whether the network and the hosts do what they should, all the time.
@@ -136,7 +140,7 @@ pub fn run(seed: u64, protection: Protection) -> Outcome {
         .repair_rate(0.2)
         .enable_random_order()
         .build();
-    let server = Server::new(shop.clone(), protection);
+    let server = Server::new(shop.clone(), protection).with_room(plan.room);
     sim.host(SERVER, {
         let server = server.clone();
         move || server.clone().serve()

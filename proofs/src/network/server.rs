@@ -9,6 +9,7 @@ use idem_axum::{Idempotency, ManualClock, MemoryStore};
 use turmoil::net::{TcpListener, TcpStream};
 
 use super::shop::{Protection, Shop};
+use crate::history::Event;
 
 /// Where the server listens.
 pub(super) const PORT: u16 = 80;
@@ -47,12 +48,20 @@ impl axum::serve::Listener for Listener {
 pub struct Server {
     pub shop: Shop,
     pub protection: Protection,
+    /// For how many keys its store has room.
+    pub room: usize,
     running: Arc<Mutex<Option<(Idempotency, MemoryStore)>>>,
 }
 
 impl Server {
     pub fn new(shop: Shop, protection: Protection) -> Self {
-        Self { shop, protection, running: Arc::default() }
+        Self { shop, protection, room: usize::MAX, running: Arc::default() }
+    }
+
+    /// The same with a store for so many keys.
+    #[must_use]
+    pub fn with_room(self, room: usize) -> Self {
+        Self { room, ..self }
     }
 
     /// The engine and the store since the last start.
@@ -65,7 +74,8 @@ impl Server {
 
     /// A new engine over a new store, whose records do not grow old in the simulation.
     pub fn restart(&self) -> Idempotency {
-        let store = MemoryStore::new();
+        let store = MemoryStore::builder().max_entries(self.room).build();
+        self.shop.history.write((self.shop.now)(), Event::Room { entries: self.room });
         let idempotency = Idempotency::builder(store.clone()).clock(ManualClock::new()).build();
         *self.running.lock().unwrap() = Some((idempotency.clone(), store));
         idempotency
