@@ -76,7 +76,7 @@ impl Results {
 }
 
 /// Nanoseconds, with three digits.
-fn time(nanos: f64) -> String {
+pub fn time(nanos: f64) -> String {
     match nanos {
         nanos if nanos >= 1e6 => format!("{:.2} ms", nanos / 1e6),
         nanos if nanos >= 1e4 => format!("{:.1} µs", nanos / 1e3),
