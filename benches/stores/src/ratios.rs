@@ -1,6 +1,7 @@
 //! Each store beside the bare commands, one task and one connection: in rounds in which they take turns.
 
 use std::ops::Range;
+use std::time::Duration;
 
 use idem_benches::Failure;
 use idem_benches::sample::Series;
@@ -14,6 +15,8 @@ use crate::subject::{Subject, Work, key};
 
 /// How many keys have a record before reading begins.
 const RECORDED: u64 = 64;
+/// In how many slices the rows take turns within a round, so that what else the machine does hits all of them alike.
+const SLICES: u64 = 10;
 /// How many keys the counting of round trips takes.
 const COUNTED: u64 = 16;
 
@@ -90,18 +93,23 @@ pub fn measure(
         runtime.block_on(row.subject.batch(Work::Execute, &row.recorded))?;
     }
     let turns = rows.len() * WORKS.len();
+    let slice = batch.div_ceil(SLICES);
     for round in 0..=rounds {
-        for turn in 0..turns {
+        let mut took = vec![Duration::ZERO; turns];
+        for turn in 0..turns * usize::try_from(SLICES)? {
             let at = (round + turn) % turns;
-            let (row, work) = (&mut rows[at / WORKS.len()], at % WORKS.len());
-            let keys: Vec<StorageKey> = match WORKS[work] {
-                Work::Execute => numbers.take(batch).map(key).collect(),
-                Work::Replay => row.recorded.iter().copied().cycle().take(usize::try_from(batch)?).collect(),
+            let (row, work) = (&mut rows[at / WORKS.len()], WORKS[at % WORKS.len()]);
+            let keys: Vec<StorageKey> = match work {
+                Work::Execute => numbers.take(slice).map(key).collect(),
+                Work::Replay => row.recorded.iter().copied().cycle().take(usize::try_from(slice)?).collect(),
             };
-            let took = runtime.block_on(row.subject.batch(WORKS[work], &keys))?;
-            // The first round warms up.
-            if round > 0 {
-                row.nanos[work].0.push(took.as_secs_f64() * 1e9 / batch as f64);
+            took[at] += runtime.block_on(row.subject.batch(work, &keys))?;
+        }
+        // The first round warms up.
+        if round > 0 {
+            for (at, took) in took.into_iter().enumerate() {
+                let nanos = took.as_secs_f64() * 1e9 / (slice * SLICES) as f64;
+                rows[at / WORKS.len()].nanos[at % WORKS.len()].0.push(nanos);
             }
         }
     }
