@@ -73,6 +73,7 @@ fn panel(svg: &mut String, y: &mut f64, title: &str, measured: &[Measured]) {
     *y += 34.0;
 }
 
-fn escaped(text: &str) -> String {
+/// Text as it stands in SVG.
+pub fn escaped(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
 }

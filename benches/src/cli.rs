@@ -7,7 +7,7 @@ use std::{env, fs};
 use crate::report::{Memory, Results};
 use crate::row::Kind;
 use crate::subject::Subject;
-use crate::{Failure, chart, document, http, in_process, promises, scale};
+use crate::{Failure, chart, document, http, in_process, machine, promises, scale};
 
 const USAGE: &str = "usage: idem-benches [--quick] [--write] [--rounds <number>] [--keys <most live keys>] [<part>..]
 parts, all of them where none is named: in-process http promises scale memory
@@ -80,8 +80,13 @@ impl Options {
 
     fn measure(&self, subjects: &[Subject]) -> Result<Results, Failure> {
         let shrink = if self.quick { 100 } else { 1 };
-        let mut results =
-            Results { machine: machine(self.rounds), quick: self.quick, rounds: self.rounds, ..Results::default() };
+        let pinned = if http::can_pin() { "server and load on a processor each" } else { "server and load not pinned" };
+        let mut results = Results {
+            machine: machine::described(self.rounds, pinned),
+            quick: self.quick,
+            rounds: self.rounds,
+            ..Results::default()
+        };
         if self.wants("promises") {
             for subject in subjects {
                 results.promises.push(promises::try_out(subject)?);
@@ -134,27 +139,4 @@ fn memory(keys: u64) -> Result<Option<Memory>, Failure> {
         return Err(String::from_utf8_lossy(&output.stderr).into_owned().into());
     }
     Ok(Some(serde_json::from_slice(&output.stdout)?))
-}
-
-/// What the numbers were measured on, for the page.
-fn machine(rounds: usize) -> String {
-    let said = |program: &str, arguments: &[&str]| {
-        let output = Command::new(program).args(arguments).output();
-        output.map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned()).unwrap_or_default()
-    };
-    let cpus = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let model = cpus.lines().find_map(|line| line.strip_prefix("model name")).unwrap_or_default();
-    let sha = if cpus.contains(" sha_ni") { "with" } else { "without" };
-    let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    let pinned = if http::can_pin() { "on a processor each" } else { "not pinned" };
-    let load = fs::read_to_string("/proc/loadavg").unwrap_or_default();
-    format!(
-        "{processors} processors, {}, {sha} SHA instructions; Linux {}; {}. {rounds} rounds; server and load {pinned}. \
-         {}; load of the machine when it began: {}.",
-        model.trim_start_matches([' ', '\t', ':']),
-        said("uname", &["-r"]),
-        said("rustc", &["--version"]),
-        said("date", &["-u", "+%Y-%m-%d"]),
-        load.split(' ').next().unwrap_or("unknown"),
-    )
 }

@@ -76,7 +76,7 @@ impl Results {
 }
 
 /// Nanoseconds, with three digits.
-fn time(nanos: f64) -> String {
+pub fn time(nanos: f64) -> String {
     match nanos {
         nanos if nanos >= 1e6 => format!("{:.2} ms", nanos / 1e6),
         nanos if nanos >= 1e4 => format!("{:.1} µs", nanos / 1e3),
@@ -195,7 +195,7 @@ fn bytes_per_key(memory: &Memory) -> String {
     let over = |bytes: f64| bytes / floor;
     format!(
         "| bytes per key, of {keys} keys | | of the floor |\n|---|---|---|\n\
-         | floor: moka, hash of the key to a record of {record} bytes | {floor:.0} | 1.00 |\n\
+         | floor: moka alone, hash of the key to a record of {record} bytes | {floor:.0} | 1.00 |\n\
          | completed key, record of {record} bytes | {completed:.0} | **{:.2}** |\n\
          | what the store charges itself for it | {accounted:.0} | {:.2} |\n\
          | claim | {in_flight:.0} | **{:.2}** |",

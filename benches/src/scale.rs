@@ -67,7 +67,7 @@ pub fn measure(most: u64, rounds: usize, batch: u64) -> Result<Vec<Scaled>, Fail
         eprintln!("filling a store with {live_keys} keys");
         stores.push(Filled::new(live_keys)?);
     }
-    // Reading comes first: after records were forgotten, moka's maps are larger than the keys in them need.
+    // Reading comes first: after records were forgotten, the maps may be larger than the keys in them need.
     let mut cells = phase(&mut stores, &[Work::Replay, Work::ReplayHot], rounds, batch)?;
     cells.extend(phase(&mut stores, &[Work::Execute], rounds, batch)?);
     Ok(cells)
@@ -147,8 +147,6 @@ impl Filled {
                     return Err("a completed key was not there".into());
                 }
             }
-            // What was forgotten is tidied up every 250 ms, and otherwise in passing, which the next row would pay for.
-            thread::sleep(Duration::from_millis(350));
         }
         Ok(slowest)
     }

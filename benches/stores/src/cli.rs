@@ -1,0 +1,114 @@
+//! The command line.
+
+use std::path::Path;
+use std::time::Duration;
+use std::{env, fs};
+
+use idem_benches::{Failure, document, machine};
+use tokio::runtime::Builder;
+
+use crate::chart;
+use crate::place::Place;
+use crate::ratios::{self, Numbers};
+use crate::report::Results;
+use crate::throughput::{self, TASKS};
+
+const USAGE: &str = "usage: idem-store-benches [--quick] [--write] [--rounds <number>] [<part>..]
+parts, both of them where none is named: ratios throughput
+  --quick   a round of a few keys, which only shows that everything is measured as it says
+  --write   puts the tables into BENCHMARKS.md, and stores.json and stores.svg into benches/
+  --rounds  how many rounds; the default is 11";
+
+/// Measures as the arguments of this process ask for.
+///
+/// # Errors
+/// A wrong argument, or a run that did not measure what it says.
+pub fn main() -> Result<(), Failure> {
+    let options = Options::parse()?;
+    let results = options.measure()?;
+    for (name, table) in results.tables() {
+        println!("\n## {name}\n\n{table}");
+    }
+    options.save(&results)
+}
+
+#[derive(Debug)]
+struct Options {
+    quick: bool,
+    write: bool,
+    rounds: usize,
+    parts: Vec<String>,
+}
+
+impl Options {
+    fn parse() -> Result<Self, Failure> {
+        let mut options = Self { quick: false, write: false, rounds: 11, parts: Vec::new() };
+        let mut arguments = env::args().skip(1);
+        while let Some(argument) = arguments.next() {
+            match argument.as_str() {
+                "--quick" => options.quick = true,
+                "--write" => options.write = true,
+                "--rounds" => options.rounds = arguments.next().ok_or(USAGE)?.parse()?,
+                "ratios" | "throughput" => options.parts.push(argument),
+                _ => return Err(USAGE.into()),
+            }
+        }
+        if options.rounds == 0 {
+            return Err("no rounds, no numbers".into());
+        }
+        if options.quick {
+            options.rounds = 1;
+        }
+        if options.quick && options.write {
+            return Err("the numbers of a quick run say nothing, so they are not written".into());
+        }
+        Ok(options)
+    }
+
+    fn wants(&self, part: &str) -> bool {
+        self.parts.is_empty() || self.parts.iter().any(|wanted| wanted == part)
+    }
+
+    fn measure(&self) -> Result<Results, Failure> {
+        let machine = machine::described(self.rounds, "client and servers not pinned");
+        let mut results = Results { machine, quick: self.quick, rounds: self.rounds, ..Results::default() };
+        // One thread, as cheap as a client can be, so that nothing hides what the store adds.
+        let alone = Builder::new_current_thread().enable_all().build()?;
+        let places = alone.block_on(Place::all())?;
+        if self.wants("ratios") {
+            let mut numbers = Numbers::default();
+            for place in &places {
+                let batch = if self.quick { 4 } else { 200 };
+                results.ratios.extend(ratios::measure(&alone, place, &mut numbers, self.rounds, batch)?);
+            }
+        }
+        if self.wants("throughput") {
+            let runtime = Builder::new_multi_thread().enable_all().build()?;
+            let (tasks, time): (&[usize], _) = if self.quick { (&[1, 4], 5) } else { (&TASKS, 200) };
+            let time = Duration::from_millis(time);
+            results.throughput = throughput::measure(&runtime, &places, tasks, self.rounds, time)?;
+        }
+        Ok(results)
+    }
+
+    fn save(&self, results: &Results) -> Result<(), Failure> {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+        // A run of one part renews its table, and leaves the files that hold the whole run alone.
+        let whole = self.write && self.parts.is_empty();
+        let folder = if whole { root.join("benches") } else { env::temp_dir().join("idem-benches") };
+        fs::create_dir_all(&folder)?;
+        let (numbers, picture) = (folder.join("stores.json"), folder.join("stores.svg"));
+        fs::write(&numbers, serde_json::to_string(results)? + "\n")?;
+        if !results.throughput.is_empty() {
+            fs::write(&picture, chart::draw(results))?;
+        }
+        println!("\nWrote {} and {}.", numbers.display(), picture.display());
+        if self.write {
+            let page = root.join("BENCHMARKS.md");
+            let written = document::with_tables(&fs::read_to_string(&page)?, &results.tables())?;
+            fs::write(&page, written)?;
+            println!("Wrote the tables of {}.", page.display());
+        }
+        Ok(())
+    }
+}
