@@ -37,7 +37,7 @@ pub enum Kill {
 /// If a process does not start.
 pub async fn run(service: &Service, path: &'static str, operations: usize, kill: Kill) -> Findings {
     let began = Instant::now();
-    let processes: Vec<Process> = (0..PROCESSES).map(|_| service.start()).collect();
+    let mut processes: Vec<Process> = (0..PROCESSES).map(|_| service.start()).collect();
     let proxy = RoundRobin::over(processes.iter().map(Process::port)).await;
     let next = Arc::new(AtomicUsize::new(0));
     let through = watch::Sender::new(0);
@@ -45,48 +45,40 @@ pub async fn run(service: &Service, path: &'static str, operations: usize, kill:
         let (client, next, through) = (Client::new(proxy.port()), Arc::clone(&next), through.clone());
         tokio::spawn(operate(client, path, operations, next, through))
     });
-    let clients = join_all(clients.collect::<Vec<_>>());
-    let killing = kill_in_turn(service, processes, &proxy, kill, through.subscribe());
-    tokio::pin!(clients, killing);
-    let kills = Arc::new(AtomicUsize::new(0));
-    let counted = Arc::clone(&kills);
+    let mut clients = join_all(clients.collect::<Vec<_>>());
+    let mut kills = 0;
     let done = loop {
         tokio::select! {
             done = &mut clients => break done,
-            processes = &mut killing => {
-                counted.fetch_add(1, Ordering::Relaxed);
-                killing.set(kill_in_turn(service, processes, &proxy, kill, through.subscribe()));
-            }
+            () = due(kill, through.subscribe()) => {}
         }
+        replace_one(service, &mut processes, &proxy).await;
+        kills += 1;
     };
     let operations = done.into_iter().flat_map(|client| client.expect("no client panics")).collect();
-    let lines = effects::read(service.effects());
-    Findings { operations, lines, kills: kills.load(Ordering::Relaxed), took: began.elapsed() }
+    Findings { operations, lines: effects::read(service.effects()), kills, took: began.elapsed() }
 }
 
-/// Waits, kills a process, and starts another one in its place.
-async fn kill_in_turn(
-    service: &Service,
-    mut processes: Vec<Process>,
-    proxy: &RoundRobin,
-    kill: Kill,
-    mut through: watch::Receiver<usize>,
-) -> Vec<Process> {
+/// Resolves when a process is to be killed.
+async fn due(kill: Kill, mut through: watch::Receiver<usize>) {
     match kill {
         Kill::Every(time) => sleep(time).await,
         Kill::After(more) => {
             let until = *through.borrow() + more;
-            // Ends when the last client is through, and then so does the run.
+            // May never come to that: then the clients are through, and so is the run.
             let _ = through.wait_for(|&through| through >= until).await;
         }
     }
+}
+
+/// Kills a process, and starts another one in its place. Clients go on meanwhile, in tasks of their own.
+async fn replace_one(service: &Service, processes: &mut [Process], proxy: &RoundRobin) {
     let place = usize::try_from(dice::roll(PROCESSES as u64)).unwrap_or_default();
     processes[place].kill();
     let service = service.clone();
     let started = tokio::task::spawn_blocking(move || service.start()).await.expect("a process is started again");
     proxy.replace(place, started.port());
     processes[place] = started;
-    processes
 }
 
 /// One client: takes the next operation until there are no more.
