@@ -2,14 +2,22 @@
 //!
 //! ```console
 //! $ cargo run --example orders
+//! $ STORE=redis://localhost:6379 cargo run --example orders
+//! $ STORE=postgres://user@localhost/database cargo run --example orders
+//! $ STORE=sqlite://orders.db cargo run --example orders
 //! ```
+//!
+//! The store keeps claims and records. The orders themselves are kept in this process, and a restart forgets them.
 
+use std::error::Error;
 use std::net::Ipv4Addr;
 use std::process::ExitCode;
 use std::sync::Arc;
 
 use axum::{Json, Router, extract::State, http::StatusCode, routing::post};
 use idem_axum::{Idempotency, IdempotencyLayer, idempotent};
+use idem_redis::RedisStore;
+use idem_sqlx::{PostgresStore, SqliteStore};
 use serde::{Deserialize, Serialize};
 use tokio::{net::TcpListener, signal, sync::Mutex};
 
@@ -36,11 +44,11 @@ async fn main() -> ExitCode {
 }
 
 async fn serve() -> Result<(), String> {
+    let idempotency = idempotency(&std::env::var("STORE").unwrap_or_else(|_| "memory".to_owned())).await?;
     let listener = listen().await?;
     let address = listener.local_addr().map_err(|error| format!("The listener has no address: {error}."))?;
     println!("{}", welcome(&format!("http://{address}/orders")));
 
-    let idempotency = Idempotency::in_memory();
     let app = Router::new()
         .route("/orders", post(create_order).get(list_orders))
         .layer(IdempotencyLayer::new(idempotency.clone()))
@@ -55,6 +63,34 @@ async fn serve() -> Result<(), String> {
         Err(undrained) => println!("Not drained: {undrained}."),
     }
     Ok(())
+}
+
+/// Where claims and records are kept: what changes when a service grows beyond one process.
+async fn idempotency(store: &str) -> Result<Idempotency, String> {
+    Ok(match store.split_once("://") {
+        None if store == "memory" => Idempotency::in_memory(),
+        Some(("redis", _)) => Idempotency::new(RedisStore::connect(store).await.map_err(unusable)?),
+        Some(("postgres" | "postgresql", _)) => {
+            let store = PostgresStore::connect(store).await.map_err(unusable)?;
+            store.migrate().await.map_err(unusable)?;
+            println!("The table for claims and records is up to date: it was migrated, if it had to be.");
+            tokio::spawn(store.cleanup());
+            Idempotency::new(store)
+        }
+        Some(("sqlite", path)) => {
+            let store = SqliteStore::open(path).await.map_err(unusable)?;
+            store.migrate().await.map_err(unusable)?;
+            println!("The table for claims and records is up to date: it was migrated, if it had to be.");
+            tokio::spawn(store.cleanup());
+            Idempotency::new(store)
+        }
+        // Not shown, since a URL may have a password.
+        _ => return Err("STORE is not a store. Try memory, redis://.., postgres://.. or sqlite://path.".to_owned()),
+    })
+}
+
+fn unusable(error: impl Error) -> String {
+    format!("STORE cannot be used: {error}.")
 }
 
 async fn listen() -> Result<TcpListener, String> {

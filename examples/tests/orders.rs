@@ -8,6 +8,9 @@ use std::net::TcpListener;
 use std::path::PathBuf;
 use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
 
+use idem_servers::postgres::Postgres;
+use idem_servers::redis::Redis;
+
 /// What `curl` shows for each line that the service prints, in order, without `date`.
 const ANSWERS: [&str; 8] = [
     r#"HTTP/1.1 201 Created
@@ -56,7 +59,7 @@ content-length: 130
 
 #[test]
 fn the_printed_lines_do_what_they_say() {
-    let (mut service, lines) = Service::start();
+    let (mut service, lines) = Service::over("memory");
     let shown: Vec<String> = lines.iter().map(|line| curl(line)).collect();
     assert_eq!(shown, ANSWERS);
 
@@ -73,14 +76,63 @@ fn the_printed_lines_do_what_they_say() {
     );
 }
 
+#[tokio::test]
+async fn over_redis_the_printed_lines_do_the_same_and_a_restart_forgets_nothing() {
+    let redis = Redis::start().await;
+    does_the_same_and_remembers(&redis.url());
+}
+
+#[tokio::test]
+async fn over_postgres_the_printed_lines_do_the_same_and_a_restart_forgets_nothing() {
+    let postgres = Postgres::quick().await;
+    does_the_same_and_remembers(&postgres.url());
+}
+
+#[test]
+fn over_sqlite_the_printed_lines_do_the_same_and_a_restart_forgets_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    does_the_same_and_remembers(&format!("sqlite://{}", folder.path().join("orders.db").display()));
+}
+
+fn does_the_same_and_remembers(store: &str) {
+    let (mut service, lines) = Service::over(store);
+    assert_eq!(service.has_migrated, !store.starts_with("redis"), "a store with a table says what became of it");
+    let shown: Vec<String> = lines.iter().map(|line| curl(line)).collect();
+    assert_eq!(shown, ANSWERS);
+    assert!(service.stop().success());
+
+    let (_service, lines) = Service::over(store);
+    assert_eq!(curl(&lines[0]), ANSWERS[1], "what the process before had recorded");
+}
+
+#[test]
+fn a_store_that_cannot_be_used_is_a_message() {
+    let said = |store: &str| refusal_to_start("0", store);
+    let nobody = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let redis = said(&format!("redis://:secret@{nobody}"));
+    assert!(redis.starts_with("STORE cannot be used: Redis cannot be reached, so there is no store; "), "{redis}");
+    let postgres = said(&format!("postgres://user:secret@{nobody}/orders"));
+    assert!(
+        postgres.starts_with("STORE cannot be used: the store was not opened: no connection to the database ("),
+        "{postgres}"
+    );
+    let sqlite = said("sqlite:///no/such/folder/orders.db");
+    assert!(sqlite.starts_with("STORE cannot be used: the store was not opened: "), "{sqlite}");
+    let other = said("mysql://user:secret@localhost");
+    assert_eq!(other, "STORE is not a store. Try memory, redis://.., postgres://.. or sqlite://path.\n");
+    for said in [redis, postgres, sqlite, other] {
+        assert_eq!((said.lines().count(), said.contains("secret")), (1, false), "{said}");
+    }
+}
+
 #[test]
 fn a_port_that_is_taken_is_a_message() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap();
-    let said = refusal_to_start(&address.port().to_string());
+    let said = refusal_to_start(&address.port().to_string(), "memory");
     assert!(said.starts_with(&format!("Cannot listen on {address}: ")), "{said}");
     assert!(said.ends_with(" Choose another port: PORT=3001 cargo run --example orders\n"), "{said}");
-    assert_eq!(refusal_to_start("http"), "PORT is `http`, which is not a port. Try PORT=3001.\n");
+    assert_eq!(refusal_to_start("http", "memory"), "PORT is `http`, which is not a port. Try PORT=3001.\n");
 }
 
 /// The endpoint of the README is the one that runs here.
@@ -95,16 +147,21 @@ fn the_readme_shows_this_endpoint() {
 struct Service {
     process: Child,
     output: Lines<BufReader<ChildStdout>>,
+    has_migrated: bool,
 }
 
 impl Service {
     /// Starts the service on a free port, and gives the lines to try.
-    fn start() -> (Self, Vec<String>) {
-        let mut process = orders("0").stdout(Stdio::piped()).spawn().unwrap();
+    fn over(store: &str) -> (Self, Vec<String>) {
+        let mut process = orders("0", store).stdout(Stdio::piped()).spawn().unwrap();
         let output = BufReader::new(process.stdout.take().unwrap()).lines();
-        let mut service = Self { process, output };
+        let mut service = Self { process, output, has_migrated: false };
         let mut lines = Vec::new();
-        for line in service.output.by_ref().map(Result::unwrap).filter(|line| line.starts_with("curl ")) {
+        for line in service.output.by_ref().map(Result::unwrap) {
+            service.has_migrated |= line.contains("migrated");
+            if !line.starts_with("curl ") {
+                continue;
+            }
             // The last of them reads the orders, and sends nothing.
             let last = !line.contains(" -d ");
             lines.push(line);
@@ -131,8 +188,8 @@ impl Drop for Service {
     }
 }
 
-fn refusal_to_start(port: &str) -> String {
-    let mut process = orders(port).stderr(Stdio::piped()).spawn().unwrap();
+fn refusal_to_start(port: &str, store: &str) -> String {
+    let mut process = orders(port, store).stderr(Stdio::piped()).spawn().unwrap();
     let mut said = String::new();
     process.stderr.take().unwrap().read_to_string(&mut said).unwrap();
     assert_eq!(process.wait().unwrap().code(), Some(1));
@@ -140,14 +197,14 @@ fn refusal_to_start(port: &str) -> String {
 }
 
 /// Cargo puts examples beside the folder of the tests.
-fn orders(port: &str) -> Command {
+fn orders(port: &str, store: &str) -> Command {
     let mut path: PathBuf = env::current_exe().unwrap();
     path.pop();
     path.pop();
     path.push("examples/orders");
     assert!(path.exists(), "{} is not built: run `cargo build --examples` first", path.display());
     let mut command = Command::new(path);
-    command.env("PORT", port).stdin(Stdio::null());
+    command.env("PORT", port).env("STORE", store).stdin(Stdio::null());
     command
 }
 
