@@ -2,13 +2,14 @@
 //!
 //! ```console
 //! $ cargo run --example orders
-//! $ STORE=redis://localhost:6379 cargo run --example orders
-//! $ STORE=postgres://user@localhost/database cargo run --example orders
-//! $ STORE=sqlite://orders.db cargo run --example orders
+//! $ STORE=redis://localhost:6379 cargo run --example orders --features stores
+//! $ STORE=postgres://user@localhost/database cargo run --example orders --features stores
+//! $ STORE=sqlite://orders.db cargo run --example orders --features stores
 //! ```
 //!
 //! The store keeps claims and records. The orders themselves are kept in this process, and a restart forgets them.
 
+#[cfg(feature = "stores")]
 use std::error::Error;
 use std::net::Ipv4Addr;
 use std::process::ExitCode;
@@ -16,7 +17,9 @@ use std::sync::Arc;
 
 use axum::{Json, Router, extract::State, http::StatusCode, routing::post};
 use idem_axum::{Idempotency, IdempotencyLayer, idempotent};
+#[cfg(feature = "stores")]
 use idem_redis::RedisStore;
+#[cfg(feature = "stores")]
 use idem_sqlx::{PostgresStore, SqliteStore};
 use serde::{Deserialize, Serialize};
 use tokio::{net::TcpListener, signal, sync::Mutex};
@@ -67,8 +70,12 @@ async fn serve() -> Result<(), String> {
 
 /// Where claims and records are kept: what changes when a service grows beyond one process.
 async fn idempotency(store: &str) -> Result<Idempotency, String> {
+    if store == "memory" { Ok(Idempotency::in_memory()) } else { beyond_this_process(store).await }
+}
+
+#[cfg(feature = "stores")]
+async fn beyond_this_process(store: &str) -> Result<Idempotency, String> {
     Ok(match store.split_once("://") {
-        None if store == "memory" => Idempotency::in_memory(),
         Some(("redis", _)) => Idempotency::new(RedisStore::connect(store).await.map_err(unusable)?),
         Some(("postgres" | "postgresql", _)) => {
             let store = PostgresStore::connect(store).await.map_err(unusable)?;
@@ -89,6 +96,14 @@ async fn idempotency(store: &str) -> Result<Idempotency, String> {
     })
 }
 
+/// So that a first look at this example need not build the clients of three databases.
+#[cfg(not(feature = "stores"))]
+async fn beyond_this_process(_: &str) -> Result<Idempotency, String> {
+    Err("This build keeps everything in memory. For another STORE: cargo run --example orders --features stores"
+        .to_owned())
+}
+
+#[cfg(feature = "stores")]
 fn unusable(error: impl Error) -> String {
     format!("STORE cannot be used: {error}.")
 }

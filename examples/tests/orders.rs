@@ -76,24 +76,28 @@ fn the_printed_lines_do_what_they_say() {
     );
 }
 
+#[cfg(feature = "stores")]
 #[tokio::test]
 async fn over_redis_the_printed_lines_do_the_same_and_a_restart_forgets_nothing() {
     let redis = Redis::start().await;
     does_the_same_and_remembers(&redis.url());
 }
 
+#[cfg(feature = "stores")]
 #[tokio::test]
 async fn over_postgres_the_printed_lines_do_the_same_and_a_restart_forgets_nothing() {
     let postgres = Postgres::quick().await;
     does_the_same_and_remembers(&postgres.url());
 }
 
+#[cfg(feature = "stores")]
 #[test]
 fn over_sqlite_the_printed_lines_do_the_same_and_a_restart_forgets_nothing() {
     let folder = tempfile::tempdir().unwrap();
     does_the_same_and_remembers(&format!("sqlite://{}", folder.path().join("orders.db").display()));
 }
 
+#[cfg(feature = "stores")]
 fn does_the_same_and_remembers(store: &str) {
     let (mut service, lines) = Service::over(store);
     assert_eq!(service.has_migrated, !store.starts_with("redis"), "a store with a table says what became of it");
@@ -105,6 +109,7 @@ fn does_the_same_and_remembers(store: &str) {
     assert_eq!(curl(&lines[0]), ANSWERS[1], "what the process before had recorded");
 }
 
+#[cfg(feature = "stores")]
 #[test]
 fn a_store_that_cannot_be_used_is_a_message() {
     let said = |store: &str| refusal_to_start("0", store);

@@ -38,9 +38,9 @@ async fn dropped_after(app: &Router, polls: usize) -> bool {
 }
 
 /// From a request that is never polled to one that gets its answer.
-async fn at_every_await(engine: impl Fn() -> Idempotency) {
+async fn at_every_await(engine: impl Fn() -> (Idempotency, Option<MemoryStore>)) {
     for polls in 0.. {
-        let idempotency = engine();
+        let (idempotency, store) = engine();
         let (app, probe) = Setup::mount(&idempotency, routes());
         let ready = dropped_after(&app, polls).await;
         let retry = ask().to(&app).await;
@@ -48,6 +48,9 @@ async fn at_every_await(engine: impl Fn() -> Idempotency) {
         within("the end", idempotency.drain()).await;
         assert_eq!((probe.runs(), probe.finished()), (1, 1), "after {polls} polls");
         assert_eq!(idempotency.executions(), 0, "after {polls} polls");
+        if let Some(usage) = store.map(|store| store.usage()) {
+            assert_eq!((usage.in_flight, usage.completed), (0, 1), "after {polls} polls");
+        }
         if ready {
             assert!(polls > 2, "the request was dropped at some await");
             return;
@@ -57,13 +60,17 @@ async fn at_every_await(engine: impl Fn() -> Idempotency) {
 
 #[tokio::test(start_paused = true)]
 async fn in_memory() {
-    at_every_await(Idempotency::in_memory).await;
+    at_every_await(|| {
+        let store = MemoryStore::new();
+        (Idempotency::new(store.clone()), Some(store))
+    })
+    .await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn in_a_store_whose_answers_are_long_under_way() {
     for pending in [0, 1, 2, 5] {
-        at_every_await(|| Idempotency::new(Faulty::new(Faults { pending, ..Faults::default() }))).await;
+        at_every_await(|| (Idempotency::new(Faulty::new(Faults { pending, ..Faults::default() })), None)).await;
     }
 }
 
