@@ -49,7 +49,7 @@ impl<D: Database> Core<D> {
                 key_value(key),
                 Value::Bytes(&owner),
                 Value::Bytes(fingerprint.as_bytes()),
-                Value::Number(D::ticks(lease)),
+                Value::Number(D::ticks(lease.min(FOR_EVER))),
                 Value::Number(retention),
             ];
             let asked = self.asker.ask(Step::Begin, &self.sql.begin, &values).await?;

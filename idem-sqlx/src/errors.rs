@@ -191,6 +191,22 @@ impl Problem {
     }
 }
 
+/// The longest time that a step may be given.
+const LONGEST_TIMEOUT: Duration = Duration::from_secs(60 * 60);
+
+/// Refuses a `timeout` that cannot work.
+pub(crate) fn check_timeout(timeout: Duration) -> Result<(), ConnectError> {
+    if timeout.is_zero() {
+        return Err(ConnectError::Setting("`timeout` is 0, and no step could succeed; set a few seconds"));
+    }
+    if timeout > LONGEST_TIMEOUT {
+        return Err(ConnectError::Setting(
+            "`timeout` is longer than an hour; set a few seconds, the engine waits for 5",
+        ));
+    }
+    Ok(())
+}
+
 /// Why a store could not be opened.
 #[derive(Debug)]
 #[non_exhaustive]
