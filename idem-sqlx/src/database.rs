@@ -7,7 +7,7 @@ use std::time::Duration;
 use sqlx::Connection;
 use tokio::time::{Instant, sleep, timeout_at};
 
-use crate::errors::{DatabaseError, Problem, Step};
+use crate::errors::{DatabaseError, Problem, Spoils, Step};
 use crate::pool::Pool;
 
 /// The pause before a second try; it doubles up to [`LONGEST_PAUSE`].
@@ -132,25 +132,20 @@ impl<D: Database> Asker<D> {
             Err(problem) => return Err(problem),
         };
         let this_try = until.min(Instant::now() + self.timeout / 2);
-        match timeout_at(this_try, D::ask(&mut lent.connection, sql, values)).await {
+        let problem = match timeout_at(this_try, D::ask(&mut lent.connection, sql, values)).await {
             Ok(Ok(rows)) => {
                 lent.give_back();
-                Ok(rows)
+                return Ok(rows);
             }
-            Ok(Err(error)) => {
-                let problem = D::problem(error, &self.table);
-                match problem {
-                    Problem::Broken(_) => self.pool.distrust(),
-                    // The server answered, and goes on answering.
-                    _ => lent.give_back(),
-                }
-                Err(problem)
-            }
-            Err(_) => {
-                self.pool.distrust();
-                Err(Problem::TimedOut { waited: self.timeout })
-            }
+            Ok(Err(error)) => D::problem(error, &self.table),
+            Err(_) => Problem::TimedOut { waited: self.timeout },
+        };
+        match problem.spoils() {
+            Spoils::Nothing => lent.give_back(),
+            Spoils::Connection => drop(lent),
+            Spoils::All => self.pool.distrust(),
         }
+        Err(problem)
     }
 }
 

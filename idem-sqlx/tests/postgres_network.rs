@@ -71,6 +71,31 @@ async fn a_begin_whose_answer_is_lost_claims_all_the_same_and_once() {
 }
 
 #[tokio::test]
+async fn a_store_leaves_a_primary_that_was_demoted_for_the_one_that_its_address_leads_to() {
+    let apart = apart().await;
+    let successor = Postgres::quick().await;
+    PostgresStore::connect(&successor.url()).await.unwrap().migrate().await.unwrap();
+    // Connections stay, as with a standby that is demoted gracefully.
+    apart.server.sql("ALTER SYSTEM SET default_transaction_read_only = on");
+    apart.server.sql("SELECT pg_reload_conf()");
+    while apart.server.sql("SHOW default_transaction_read_only").trim() != "on" {}
+    let refused = apart.store.begin_with_ttl(&key(), &MINE, LEASE, TTL).await.unwrap_err();
+    assert!(matches!(problem(&refused), Problem::ReadOnly), "{refused:?}");
+    let key = key();
+    let begins = tokio::spawn({
+        let store = apart.store.clone();
+        async move { stands(&store, &key).await }
+    });
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    apart.proxy.redirect(successor.port());
+    assert_eq!(begins.await.unwrap(), "claimed", "it was under way when the address changed");
+    for _ in 0..4 {
+        leave_record(&apart.store, &crate::asked::key(), "answer").await;
+    }
+    assert_eq!(successor.sql("SELECT count(*) FROM idempotency").trim(), "5");
+}
+
+#[tokio::test]
 async fn a_complete_whose_answer_is_lost_has_completed_and_its_ttl_counts_from_the_first_time() {
     let apart = apart().await;
     let key = key();
