@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use sqlx::Connection;
@@ -99,6 +100,21 @@ pub(crate) struct Asker<D: Database> {
     pub(crate) timeout: Duration,
 }
 
+/// Whether a statement may have taken effect, or may do so still, although no answer says so. It is right at every moment, so
+/// that it is right also where the future that asks is dropped.
+#[derive(Default)]
+pub(crate) struct Doubt(AtomicBool);
+
+impl Doubt {
+    pub(crate) fn is_left(&self) -> bool {
+        self.0.load(Ordering::SeqCst)
+    }
+
+    fn set(&self, left: bool) -> bool {
+        self.0.swap(left, Ordering::SeqCst)
+    }
+}
+
 impl<D: Database> Asker<D> {
     pub(crate) async fn ask(
         &self,
@@ -106,14 +122,23 @@ impl<D: Database> Asker<D> {
         sql: &Arc<str>,
         values: &[Value<'_>],
     ) -> Result<Answer<D::Row>, DatabaseError> {
+        self.ask_doubting(step, sql, values, &Doubt::default()).await
+    }
+
+    /// As [`ask`](Self::ask), and says what is known of the effect however it ends.
+    pub(crate) async fn ask_doubting(
+        &self,
+        step: Step,
+        sql: &Arc<str>,
+        values: &[Value<'_>],
+        doubt: &Doubt,
+    ) -> Result<Answer<D::Row>, DatabaseError> {
         let until = Instant::now() + self.timeout;
         let mut pause = FIRST_PAUSE;
-        let mut repeated = false;
         loop {
-            match self.once(until, sql, values).await {
-                Ok(rows) => return Ok(Answer { rows, repeated }),
+            match self.once(until, sql, values, doubt).await {
+                Ok(rows) => return Ok(Answer { rows, repeated: doubt.is_left() }),
                 Err(problem) => {
-                    repeated |= problem.leaves_doubt();
                     if !problem.may_pass() || Instant::now() + pause >= until {
                         return Err(DatabaseError { step, problem });
                     }
@@ -125,21 +150,32 @@ impl<D: Database> Asker<D> {
     }
 
     /// Half of the time is for one try, so that a connection that has gone silent does not use up the time of a new one.
-    async fn once(&self, until: Instant, sql: &Arc<str>, values: &[Value<'_>]) -> Result<Vec<D::Row>, Problem> {
+    async fn once(
+        &self,
+        until: Instant,
+        sql: &Arc<str>,
+        values: &[Value<'_>],
+        doubt: &Doubt,
+    ) -> Result<Vec<D::Row>, Problem> {
         let mut lent = match self.pool.lend(until, self.timeout).await {
             Ok(lent) => lent,
             Err(Problem::Refused(error)) => return Err(D::problem(error, &self.table)),
             Err(problem) => return Err(problem),
         };
         let this_try = until.min(Instant::now() + self.timeout / 2);
+        let earlier = doubt.set(true);
         let problem = match timeout_at(this_try, D::ask(&mut lent.connection, sql, values)).await {
             Ok(Ok(rows)) => {
+                doubt.set(earlier);
                 lent.give_back();
                 return Ok(rows);
             }
             Ok(Err(error)) => D::problem(error, &self.table),
             Err(_) => Problem::TimedOut { waited: self.timeout },
         };
+        if !problem.leaves_doubt() {
+            doubt.set(earlier);
+        }
         match problem.spoils() {
             Spoils::Nothing => lent.give_back(),
             Spoils::Connection => drop(lent),

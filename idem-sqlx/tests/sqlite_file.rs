@@ -158,6 +158,21 @@ async fn a_lease_that_never_ends_is_as_good_as_another() {
 }
 
 #[tokio::test]
+async fn a_claim_of_a_begin_that_was_dropped_is_given_back() {
+    let file = File::new().await;
+    let mut other = file.connection().await;
+    other.execute("BEGIN IMMEDIATE").await.unwrap();
+    let key = key();
+    // It waits for the lock in a thread of its own, where it is done although nobody asks for it any more.
+    let begin = file.store.begin_with_ttl(&key, &MINE, LEASE, TTL);
+    assert!(tokio::time::timeout(Duration::from_millis(200), begin).await.is_err());
+    other.execute("COMMIT").await.unwrap();
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    claim_in_time(&file.store, &key).await.complete(record("answer"), TTL).await.unwrap();
+    assert_eq!(stands(&file.store, &key).await, "completed: answer");
+}
+
+#[tokio::test]
 async fn what_cannot_be_opened_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     for name in ["", "a b", "a\"; DROP TABLE b; --"] {

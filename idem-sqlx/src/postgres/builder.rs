@@ -121,17 +121,13 @@ impl PostgresStoreBuilder {
         let names = Names { schema: self.schema, table: self.table };
         let channel = channel(&names.schema, &names.table);
         let quoted = names.quoted("");
-        let core = Core {
-            sql: statements(&quoted, &channel),
-            asker: Asker {
-                pool: Pool::new(options.clone(), self.max_connections),
-                table: Arc::new(Table { quoted }),
-                timeout: self.timeout,
-            },
-            reader: None,
-            waiters: Arc::default(),
-            batch: self.batch,
+        let sql = statements(&quoted, &channel);
+        let asker = Asker {
+            pool: Pool::new(options.clone(), self.max_connections),
+            table: Arc::new(Table { quoted }),
+            timeout: self.timeout,
         };
+        let core = Core::new(asker, None, sql, self.batch);
         match core.asker.pool.lend(Instant::now() + self.timeout, self.timeout).await {
             Ok(lent) => lent.give_back(),
             Err(Problem::Refused(error) | Problem::Unreachable { source: Some(error), .. }) => {

@@ -117,13 +117,7 @@ impl SqliteStoreBuilder {
             table: Arc::clone(&table),
             timeout: self.timeout,
         };
-        let core = Core {
-            sql: statements(&table.quoted),
-            asker: asker(1),
-            reader: Some(asker(self.readers)),
-            waiters: Arc::default(),
-            batch: self.batch,
-        };
+        let core = Core::new(asker(1), Some(asker(self.readers)), statements(&table.quoted), self.batch);
         first_connection(&core, self.timeout).await?;
         Ok(SqliteStore { core: Arc::new(core), shared: Arc::new(Shared { path, table: self.table, options }) })
     }
