@@ -135,11 +135,15 @@ impl<D: Database> Asker<D> {
     ) -> Result<Answer<D::Row>, DatabaseError> {
         let until = Instant::now() + self.timeout;
         let mut pause = FIRST_PAUSE;
+        let mut read_only = false;
         loop {
             match self.once(until, sql, values, doubt).await {
                 Ok(rows) => return Ok(Answer { rows, repeated: doubt.is_left() }),
                 Err(problem) => {
+                    read_only |= matches!(problem, Problem::ReadOnly);
                     if !problem.may_pass() || Instant::now() + pause >= until {
+                        // The last try may have had too little time to be told so again.
+                        let problem = if read_only && problem.is_late() { Problem::ReadOnly } else { problem };
                         return Err(DatabaseError { step, problem });
                     }
                 }

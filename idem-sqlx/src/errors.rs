@@ -198,6 +198,11 @@ impl Problem {
         }
     }
 
+    /// Whether time ran out before anything was said.
+    pub(crate) fn is_late(&self) -> bool {
+        matches!(self, Self::TimedOut { .. } | Self::Unreachable { source: None, .. })
+    }
+
     /// Which connections are of no use after it.
     pub(crate) fn spoils(&self) -> Spoils {
         match self {
