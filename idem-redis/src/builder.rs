@@ -16,6 +16,8 @@ use crate::store::Inner;
 const OLDEST: (u32, u32) = (7, 0);
 /// Redis counts in milliseconds, and takes none for ever.
 const SHORTEST: Duration = Duration::from_millis(1);
+/// Nobody waits longer for a step.
+const LONGEST: Duration = Duration::from_secs(60 * 60);
 
 /// How many copies of a claim and a record there must be before the body runs and before the answer goes out.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -29,7 +31,7 @@ pub enum Durability {
     Replicas {
         /// How many replicas, at least 1.
         count: u32,
-        /// For how long to wait for them. It comes on top of the [`timeout`](RedisStoreBuilder::timeout) of a step.
+        /// For how long to wait for them: from a millisecond to an hour. It comes on top of the [`timeout`](RedisStoreBuilder::timeout) of a step.
         within: Duration,
     },
 }
@@ -63,7 +65,7 @@ impl RedisStoreBuilder {
 
     /// How long one step may take, connecting included. After that the request is refused with 503. Default: 2 seconds.
     ///
-    /// The engine waits five seconds for a step; a longer timeout does not help.
+    /// The engine waits five seconds for a step; a longer timeout does not help. From a millisecond to an hour.
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;
         self
@@ -84,12 +86,21 @@ impl RedisStoreBuilder {
         if self.timeout < SHORTEST {
             return Err(ConnectError::Setting("`timeout` is shorter than a millisecond; no step could succeed"));
         }
+        if self.timeout > LONGEST {
+            let what = "`timeout` is longer than an hour; set a few seconds, the engine waits for 5";
+            return Err(ConnectError::Setting(what));
+        }
         if let Durability::Replicas { count, within } = self.durability {
             if count == 0 {
                 return Err(ConnectError::Setting("`count` of replicas is 0; use `Durability::None`"));
             }
             if within < SHORTEST {
                 return Err(ConnectError::Setting("`within` is shorter than a millisecond; no replica could answer"));
+            }
+            if within > LONGEST {
+                let what =
+                    "`within` is longer than an hour; set some milliseconds, the engine waits 5 seconds for a step";
+                return Err(ConnectError::Setting(what));
             }
         }
         let client = Client::open(self.url).map_err(ConnectError::Unreachable)?;

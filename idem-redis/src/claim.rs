@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use idem_runtime::{Claim, Record, StorageKey, StoreError};
@@ -24,8 +25,8 @@ pub struct RedisClaim {
     /// The owner that left the claim, while this one has not taken it over; then it is `owner`.
     former: Owner,
     ttl: Duration,
-    /// Whether the step may have been done by the other twin.
-    twin: bool,
+    /// A release was sent, and was done or may have been. Shared by twins.
+    maybe_released: Arc<AtomicBool>,
 }
 
 impl RedisClaim {
@@ -37,7 +38,7 @@ impl RedisClaim {
         former: Owner,
         ttl: Duration,
     ) -> Self {
-        Self { inner, key, name, owner, former, ttl, twin: false }
+        Self { inner, key, name, owner, former, ttl, maybe_released: Arc::default() }
     }
 
     /// What the answer of a script means for one who needs the claim.
@@ -88,18 +89,24 @@ impl Claim for RedisClaim {
 
     async fn release(self) -> Result<(), StoreError> {
         let arguments = release_arguments(&self.owner, &self.name);
+        let earlier = self.maybe_released.swap(true, Ordering::SeqCst);
+        // A release that is dropped half-way, or fails, leaves the flag set.
         let stepped = self.inner.step(&self.inner.scripts.release, &self.name, &arguments, Copies::One).await?;
         match stepped.said {
-            // An answer was lost, and this is what that step left.
-            Said::Absent if self.twin || stepped.repeated => Ok(()),
-            said => self.judge(&said),
+            // An answer was lost, and this is what that step left, or what somebody else has made of the free key since. The
+            // claim is not this owner's, which is all that a release is for.
+            Said::Absent | Said::Lost if earlier || stepped.repeated => Ok(()),
+            said => {
+                self.maybe_released.store(said == Said::Done, Ordering::SeqCst);
+                self.judge(&said)
+            }
         }
     }
 
     fn twin(&self) -> Option<Self> {
         let mut twin =
             Self::new(Arc::clone(&self.inner), self.key, self.name.clone(), self.owner, self.former, self.ttl);
-        twin.twin = true;
+        twin.maybe_released = Arc::clone(&self.maybe_released);
         Some(twin)
     }
 }

@@ -17,6 +17,8 @@ use crate::wire::{Name, Owner, Said};
 const MOST: usize = 1024;
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+/// For how long one is followed up at most, however long its lease is.
+const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
 
 pub(crate) struct Orphans {
     link: Arc<Link>,
@@ -48,7 +50,7 @@ impl Orphans {
 
 /// Gives a claim back. It may not be there yet: what was sent on another connection can arrive late.
 async fn give_back(link: &Link, scripts: &Scripts, name: &Name, owner: Owner, lease: Duration) {
-    let end = Instant::now() + lease;
+    let end = Instant::now() + lease.min(LONGEST);
     let mut pause = FIRST_PAUSE;
     while Instant::now() < end {
         match run(link, &scripts.release, name, &release_arguments(&owner, name), None).await {

@@ -23,6 +23,11 @@ const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 /// Claims and records in Redis or Valkey, for services that run as several processes.
 ///
 /// A clone is cheap and shares the connection. See the [crate's front page](crate) for what holds and what does not.
+///
+/// A `begin` whose answer is lost, or that is dropped half-way, may have claimed the key for nobody. Such a claim is given
+/// back in the background, for as long as its lease could last.
+/// [`Idempotency::drain`](idem_runtime::Idempotency::drain) does not wait for that. If the process exits before it is done,
+/// the key is in flight until the lease is over, and then its outcome is unknown for the TTL, although no body started.
 #[derive(Clone)]
 pub struct RedisStore {
     pub(crate) inner: Arc<Inner>,

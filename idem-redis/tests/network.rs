@@ -79,6 +79,22 @@ async fn a_release_that_times_out_is_repeated_by_the_twin() {
 }
 
 #[tokio::test]
+async fn a_release_that_took_effect_is_repeated_without_a_complaint_where_somebody_else_has_claimed_since() {
+    let server = Redis::start().await;
+    let (store, proxy) = through_proxy(&server).await;
+    let near = common::store(&server).await;
+    let claimed = claim(&store, 1).await;
+    let twin = claimed.twin().unwrap();
+    proxy.set(Direction::ToClient, Fault::Drop);
+    unavailable(claimed.release().await);
+    let others = claim(&near, 1).await;
+    proxy.heal();
+    twin.release().await.unwrap();
+    others.complete(record("answer"), TTL).await.unwrap();
+    assert_eq!(recorded(&near, 1).await, record("answer"));
+}
+
+#[tokio::test]
 async fn a_claim_whose_grant_was_never_heard_of_is_given_back_long_before_its_lease_is_over() {
     let server = Redis::start().await;
     let (store, proxy) = through_proxy(&server).await;

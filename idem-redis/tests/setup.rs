@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use common::*;
 use idem_redis::{ConnectError, Durability, RedisStore};
-use idem_runtime::{Claim, Store};
-use idem_servers::proxy::Proxy;
+use idem_runtime::{Begin, Claim, Store};
+use idem_servers::proxy::{Direction, Fault, Proxy};
 use idem_servers::redis::Redis;
 
 #[tokio::test]
@@ -69,13 +69,33 @@ async fn settings_that_make_no_sense_are_refused_before_anything_is_sent() {
     for (refused, word) in [
         (builder().prefix(""), "prefix"),
         (builder().timeout(Duration::ZERO), "timeout"),
+        (builder().timeout(Duration::from_secs(3601)), "`timeout` is longer than an hour; set"),
+        (builder().timeout(Duration::MAX), "timeout"),
         (builder().durability(replicas(0, second)), "count"),
         (builder().durability(replicas(1, Duration::from_micros(999))), "within"),
+        (builder().durability(replicas(1, Duration::ZERO)), "within"),
+        (builder().durability(replicas(1, Duration::from_secs(3601))), "`within` is longer than an hour; set"),
+        (builder().durability(replicas(1, Duration::MAX)), "within"),
     ] {
         let refused = refused.connect().await.unwrap_err();
         assert!(matches!(refused, ConnectError::Setting(text) if text.contains(word)), "{refused:?}");
     }
     assert!(matches!(RedisStore::connect("no url").await, Err(ConnectError::Unreachable(_))));
+}
+
+#[tokio::test]
+async fn a_lease_that_never_ends_is_as_good_as_another_also_where_nobody_heard_of_its_claim() {
+    let server = Redis::start().await;
+    let (store, proxy) = through_proxy(&server).await;
+    let begin = async |number| store.begin_with_ttl(&key(number), &fingerprint(1), Duration::MAX, Duration::MAX).await;
+    let Ok(Begin::Claimed(mut claimed)) = begin(1).await else { panic!("the key is free") };
+    claimed.renew(Duration::MAX).await.unwrap();
+    claimed.complete(record("answer"), Duration::MAX).await.unwrap();
+    assert_eq!(recorded(&store, 1).await, record("answer"));
+    proxy.set(Direction::ToClient, Fault::Drop);
+    unavailable(begin(2).await);
+    proxy.heal();
+    claim_in_time(&store, 2).await;
 }
 
 /// All steps once.

@@ -50,8 +50,12 @@ impl<D: Database> CoreClaim<D> {
     pub(crate) async fn renew(&mut self, lease: Duration) -> Result<(), StoreError> {
         let sql = &self.core.sql;
         let retention = D::ticks(self.retention(lease));
-        let values =
-            [key_value(&self.key), Value::Bytes(&self.owner), Value::Number(D::ticks(lease)), Value::Number(retention)];
+        let values = [
+            key_value(&self.key),
+            Value::Bytes(&self.owner),
+            Value::Number(D::ticks(lease.min(FOR_EVER))),
+            Value::Number(retention),
+        ];
         let done = match &self.former {
             None => self.change(Step::Renew, &sql.renew, &values).await?,
             Some(former) => {

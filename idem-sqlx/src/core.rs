@@ -9,6 +9,7 @@ use idem_runtime::{Begin, Fingerprint, Record, StorageKey, StoreError};
 use crate::claim::CoreClaim;
 use crate::database::{Asker, Database, Seen, Statements, Value};
 use crate::errors::{DatabaseError, Problem, Step};
+use crate::orphans::Orphans;
 use crate::waiting::Waiters;
 
 /// How often `begin` looks again where the key changed hands while it was looking.
@@ -17,15 +18,22 @@ const LOOKS: usize = 16;
 pub(crate) const FOR_EVER: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
 
 pub(crate) struct Core<D: Database> {
-    pub(crate) asker: Asker<D>,
+    pub(crate) asker: Arc<Asker<D>>,
     /// Where reading has connections of its own.
     pub(crate) reader: Option<Asker<D>>,
     pub(crate) sql: Statements,
     pub(crate) waiters: Arc<Waiters>,
+    pub(crate) orphans: Orphans<D>,
     pub(crate) batch: u32,
 }
 
 impl<D: Database> Core<D> {
+    pub(crate) fn new(asker: Asker<D>, reader: Option<Asker<D>>, sql: Statements, batch: u32) -> Self {
+        let (asker, waiters) = (Arc::new(asker), Arc::<Waiters>::default());
+        let orphans = Orphans::new(Arc::clone(&asker), Arc::clone(&sql.release), Arc::clone(&waiters));
+        Self { asker, reader, sql, waiters, orphans, batch }
+    }
+
     pub(crate) async fn begin(
         self: &Arc<Self>,
         key: &StorageKey,
@@ -37,6 +45,7 @@ impl<D: Database> Core<D> {
         let owner = new_owner().map_err(failed)?;
         let claim = CoreClaim::new(self, *key, *fingerprint, owner, ttl);
         let retention = D::ticks(claim.retention(lease));
+        let unheard = self.orphans.guard(key, owner, lease);
         for _ in 0..LOOKS {
             if let (Some(look), Some(reader)) = (&self.sql.look, &self.reader) {
                 let asked = reader.ask(Step::Begin, look, &[key_value(key), Value::Bytes(&owner)]).await?;
@@ -49,11 +58,13 @@ impl<D: Database> Core<D> {
                 key_value(key),
                 Value::Bytes(&owner),
                 Value::Bytes(fingerprint.as_bytes()),
-                Value::Number(D::ticks(lease)),
+                Value::Number(D::ticks(lease.min(FOR_EVER))),
                 Value::Number(retention),
             ];
-            let asked = self.asker.ask(Step::Begin, &self.sql.begin, &values).await?;
+            let asked = self.asker.ask_doubting(Step::Begin, &self.sql.begin, &values, unheard.doubt()).await?;
             if let Some(row) = asked.rows.first() {
+                // An heir takes the claim over with this same owner, so nothing may be given back from here on.
+                unheard.disarm();
                 let seen = D::seen(row).map_err(|error| failed(Problem::Refused(error)))?;
                 return Ok(judge(seen, claim).map_err(failed)?);
             }

@@ -2,12 +2,13 @@
 
 use std::future::Future;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use sqlx::Connection;
 use tokio::time::{Instant, sleep, timeout_at};
 
-use crate::errors::{DatabaseError, Problem, Step};
+use crate::errors::{DatabaseError, Problem, Spoils, Step};
 use crate::pool::Pool;
 
 /// The pause before a second try; it doubles up to [`LONGEST_PAUSE`].
@@ -99,6 +100,21 @@ pub(crate) struct Asker<D: Database> {
     pub(crate) timeout: Duration,
 }
 
+/// Whether a statement may have taken effect, or may do so still, although no answer says so. It is right at every moment, so
+/// that it is right also where the future that asks is dropped.
+#[derive(Default)]
+pub(crate) struct Doubt(AtomicBool);
+
+impl Doubt {
+    pub(crate) fn is_left(&self) -> bool {
+        self.0.load(Ordering::SeqCst)
+    }
+
+    fn set(&self, left: bool) -> bool {
+        self.0.swap(left, Ordering::SeqCst)
+    }
+}
+
 impl<D: Database> Asker<D> {
     pub(crate) async fn ask(
         &self,
@@ -106,15 +122,28 @@ impl<D: Database> Asker<D> {
         sql: &Arc<str>,
         values: &[Value<'_>],
     ) -> Result<Answer<D::Row>, DatabaseError> {
+        self.ask_doubting(step, sql, values, &Doubt::default()).await
+    }
+
+    /// As [`ask`](Self::ask), and says what is known of the effect however it ends.
+    pub(crate) async fn ask_doubting(
+        &self,
+        step: Step,
+        sql: &Arc<str>,
+        values: &[Value<'_>],
+        doubt: &Doubt,
+    ) -> Result<Answer<D::Row>, DatabaseError> {
         let until = Instant::now() + self.timeout;
         let mut pause = FIRST_PAUSE;
-        let mut repeated = false;
+        let mut read_only = false;
         loop {
-            match self.once(until, sql, values).await {
-                Ok(rows) => return Ok(Answer { rows, repeated }),
+            match self.once(until, sql, values, doubt).await {
+                Ok(rows) => return Ok(Answer { rows, repeated: doubt.is_left() }),
                 Err(problem) => {
-                    repeated |= problem.leaves_doubt();
+                    read_only |= matches!(problem, Problem::ReadOnly);
                     if !problem.may_pass() || Instant::now() + pause >= until {
+                        // The last try may have had too little time to be told so again.
+                        let problem = if read_only && problem.is_late() { Problem::ReadOnly } else { problem };
                         return Err(DatabaseError { step, problem });
                     }
                 }
@@ -125,32 +154,38 @@ impl<D: Database> Asker<D> {
     }
 
     /// Half of the time is for one try, so that a connection that has gone silent does not use up the time of a new one.
-    async fn once(&self, until: Instant, sql: &Arc<str>, values: &[Value<'_>]) -> Result<Vec<D::Row>, Problem> {
+    async fn once(
+        &self,
+        until: Instant,
+        sql: &Arc<str>,
+        values: &[Value<'_>],
+        doubt: &Doubt,
+    ) -> Result<Vec<D::Row>, Problem> {
         let mut lent = match self.pool.lend(until, self.timeout).await {
             Ok(lent) => lent,
             Err(Problem::Refused(error)) => return Err(D::problem(error, &self.table)),
             Err(problem) => return Err(problem),
         };
         let this_try = until.min(Instant::now() + self.timeout / 2);
-        match timeout_at(this_try, D::ask(&mut lent.connection, sql, values)).await {
+        let earlier = doubt.set(true);
+        let problem = match timeout_at(this_try, D::ask(&mut lent.connection, sql, values)).await {
             Ok(Ok(rows)) => {
+                doubt.set(earlier);
                 lent.give_back();
-                Ok(rows)
+                return Ok(rows);
             }
-            Ok(Err(error)) => {
-                let problem = D::problem(error, &self.table);
-                match problem {
-                    Problem::Broken(_) => self.pool.distrust(),
-                    // The server answered, and goes on answering.
-                    _ => lent.give_back(),
-                }
-                Err(problem)
-            }
-            Err(_) => {
-                self.pool.distrust();
-                Err(Problem::TimedOut { waited: self.timeout })
-            }
+            Ok(Err(error)) => D::problem(error, &self.table),
+            Err(_) => Problem::TimedOut { waited: self.timeout },
+        };
+        if !problem.leaves_doubt() {
+            doubt.set(earlier);
         }
+        match problem.spoils() {
+            Spoils::Nothing => lent.give_back(),
+            Spoils::Connection => drop(lent),
+            Spoils::All => self.pool.distrust(),
+        }
+        Err(problem)
     }
 }
 

@@ -77,9 +77,11 @@ impl fmt::Display for DatabaseError {
 impl Error for DatabaseError {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         match &self.problem {
-            Problem::Refused(source) | Problem::Broken(source) | Problem::Busy(source) | Problem::Full(source) => {
-                Some(source)
-            }
+            Problem::Refused(source)
+            | Problem::Broken(source)
+            | Problem::Stale(source)
+            | Problem::Busy(source)
+            | Problem::Full(source) => Some(source),
             Problem::Unreachable { source: Some(source), .. } => Some(source),
             _ => None,
         }
@@ -135,6 +137,8 @@ pub enum Problem {
     Damaged(&'static str),
     /// The connection broke.
     Broken(sqlx::Error),
+    /// The server does not know what was prepared on the connection, or would not do it any more.
+    Stale(sqlx::Error),
     /// The database refused, or its answer was not understood.
     Refused(sqlx::Error),
     /// The system gave no random bytes for an owner token.
@@ -173,6 +177,11 @@ impl fmt::Display for Problem {
                 write!(f, "the row under this key is {how}. Look at it, and delete it once its outcome is known")
             }
             Self::Broken(source) => write!(f, "the connection to the database broke ({source})"),
+            Self::Stale(source) => write!(
+                f,
+                "the database does not run what was prepared on its connection ({source}), not even on a new one. A proxy \
+                 in between must keep prepared statements; the table must be as `migrate()` made it"
+            ),
             Self::Refused(source) => write!(f, "the database refused ({source})"),
             Self::NoRandomness => f.write_str("the system gave no random bytes for an owner token"),
         }
@@ -180,15 +189,74 @@ impl fmt::Display for Problem {
 }
 
 impl Problem {
-    /// Whether the statement may have taken effect, or may do so still.
+    /// Whether the statement, once it was sent, may have taken effect, or may do so still.
     pub(crate) fn leaves_doubt(&self) -> bool {
-        matches!(self, Self::TimedOut { .. } | Self::Broken(_))
+        match self {
+            Self::TimedOut { .. } | Self::Broken(_) => true,
+            Self::Refused(error) => !is_answer(error),
+            _ => false,
+        }
+    }
+
+    /// Whether time ran out before anything was said.
+    pub(crate) fn is_late(&self) -> bool {
+        matches!(self, Self::TimedOut { .. } | Self::Unreachable { source: None, .. })
+    }
+
+    /// Which connections are of no use after it.
+    pub(crate) fn spoils(&self) -> Spoils {
+        match self {
+            // What is true of one is likely to be true of the others: they lead to the same server.
+            Self::TimedOut { .. } | Self::Broken(_) | Self::ReadOnly | Self::Stale(_) => Spoils::All,
+            // What comes next on it may be the answer to this.
+            Self::Refused(error) if !is_answer(error) => Spoils::Connection,
+            // The server answered, and goes on answering.
+            _ => Spoils::Nothing,
+        }
     }
 
     /// Whether the same statement is worth another try. It is the same owner's, so it cannot take effect twice.
     pub(crate) fn may_pass(&self) -> bool {
-        matches!(self, Self::TimedOut { .. } | Self::Broken(_) | Self::Busy(_) | Self::Unreachable { .. })
+        matches!(
+            self,
+            Self::TimedOut { .. }
+                | Self::Broken(_)
+                | Self::Busy(_)
+                | Self::Unreachable { .. }
+                // A new connection may lead to the primary.
+                | Self::ReadOnly
+                | Self::Stale(_)
+        )
     }
+}
+
+/// What a problem leaves of the connections.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Spoils {
+    Nothing,
+    Connection,
+    All,
+}
+
+/// Whether the server has said this, so that the connection is in step and the statement had no effect.
+fn is_answer(error: &sqlx::Error) -> bool {
+    matches!(error, sqlx::Error::Database(_))
+}
+
+/// The longest time that a step may be given.
+const LONGEST_TIMEOUT: Duration = Duration::from_secs(60 * 60);
+
+/// Refuses a `timeout` that cannot work.
+pub(crate) fn check_timeout(timeout: Duration) -> Result<(), ConnectError> {
+    if timeout.is_zero() {
+        return Err(ConnectError::Setting("`timeout` is 0, and no step could succeed; set a few seconds"));
+    }
+    if timeout > LONGEST_TIMEOUT {
+        return Err(ConnectError::Setting(
+            "`timeout` is longer than an hour; set a few seconds, the engine waits for 5",
+        ));
+    }
+    Ok(())
 }
 
 /// Why a store could not be opened.

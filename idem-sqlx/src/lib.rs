@@ -33,7 +33,7 @@
 //! | what happens | `PostgresStore` | `SqliteStore` |
 //! |---|---|---|
 //! | many processes ask at once | one claims; each decision is one statement | the same, on one machine |
-//! | the answer of a step is lost | it is sent again with the same owner token, and has its effect once | no network, no such thing |
+//! | the answer of a step is lost | it is sent again with the same owner token, and has its effect once; a claim of which nobody heard is given back | no network, no such thing; a claim whose `begin` was dropped is given back |
 //! | a process that runs bodies is killed | its claims are abandoned when their leases are over: a retry is refused, or runs again if the policy says so | the same |
 //! | the database's processes are killed (`kill -9`) | nothing acknowledged is lost (`synchronous_commit = on`, which the store sets whatever the default is) | there are none; of the process that writes, nothing acknowledged is lost |
 //! | the machine of the database loses its power | nothing acknowledged is lost, if `fsync` and `full_page_writes` are on, and the disk does what it says | nothing acknowledged is lost (`synchronous = FULL`), if the disk does what it says |
@@ -74,6 +74,8 @@ mod errors;
 mod migrations;
 #[cfg(feature = "_database")]
 mod names;
+#[cfg(feature = "_database")]
+mod orphans;
 #[cfg(feature = "_database")]
 mod pool;
 #[cfg(feature = "postgres")]

@@ -71,6 +71,107 @@ async fn a_begin_whose_answer_is_lost_claims_all_the_same_and_once() {
 }
 
 #[tokio::test]
+async fn a_claim_whose_grant_was_never_heard_of_is_given_back_long_before_its_lease_is_over() {
+    let apart = apart().await;
+    let key = key();
+    apart.proxy.set(Direction::ToClient, Fault::Drop);
+    let unheard = apart.store.begin_with_ttl(&key, &MINE, LEASE, TTL).await.unwrap_err();
+    assert!(matches!(problem(&unheard), Problem::TimedOut { .. } | Problem::Unreachable { .. }), "{unheard:?}");
+    assert_eq!(stands(&apart.near, &key).await, "in flight", "the server granted the claim");
+    apart.proxy.cut();
+    apart.proxy.heal();
+    claim_in_time(&apart.near, &key).await.complete(record("answer"), TTL).await.unwrap();
+    assert_eq!(stands(&apart.near, &key).await, "completed: answer");
+}
+
+#[tokio::test]
+async fn a_claim_whose_connection_broke_and_for_which_there_was_no_other_is_given_back() {
+    let apart = apart().await;
+    let key = key();
+    apart.proxy.set(Direction::ToClient, Fault::Drop);
+    let trouble = async {
+        apart.proxy.seen(Direction::ToClient).await;
+        apart.proxy.refuse();
+    };
+    // The last error says that nothing could be sent, but the first try was.
+    let (unheard, ()) = tokio::join!(apart.store.begin_with_ttl(&key, &MINE, LEASE, TTL), trouble);
+    let unheard = unheard.unwrap_err();
+    assert!(matches!(problem(&unheard), Problem::Unreachable { .. } | Problem::Broken(_)), "{unheard:?}");
+    assert_eq!(stands(&apart.near, &key).await, "in flight", "the server granted the claim");
+    apart.proxy.heal();
+    claim_in_time(&apart.near, &key).await;
+}
+
+#[tokio::test]
+async fn a_claim_of_a_begin_that_was_dropped_is_given_back_and_one_that_was_heard_of_is_not() {
+    let apart = apart().await;
+    let (dropped, heard) = (key(), key());
+    let held = claim(&apart.store, &heard).await;
+    apart.proxy.set(Direction::ToClient, Fault::Hold);
+    tokio::select! {
+        _ = apart.store.begin_with_ttl(&dropped, &MINE, LEASE, TTL) => panic!("its answer is held back"),
+        () = apart.proxy.seen(Direction::ToClient) => {}
+    }
+    assert_eq!(stands(&apart.near, &dropped).await, "in flight", "the server granted the claim");
+    apart.proxy.heal();
+    claim_in_time(&apart.near, &dropped).await;
+    assert_eq!(stands(&apart.near, &heard).await, "in flight");
+    held.complete(record("answer"), TTL).await.unwrap();
+}
+
+#[tokio::test]
+async fn an_heir_whose_begin_was_repeated_keeps_what_it_takes_over() {
+    let apart = apart().await;
+    let key = key();
+    drop(claim_for(&apart.near, &key, SHORT, TTL).await);
+    tokio::time::sleep(2 * SHORT).await;
+    let begun = apart.answer_lost(apart.store.begin_with_ttl(&key, &MINE, LEASE, TTL)).await;
+    let Ok(Begin::Abandoned(mut heir)) = begun else { panic!("{}", shown(&begun)) };
+    heir.renew(LEASE).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    heir.complete(record("heir"), TTL).await.unwrap();
+    assert_eq!(stands(&apart.near, &key).await, "completed: heir");
+}
+
+#[tokio::test]
+async fn a_release_repeated_where_somebody_else_has_claimed_since_is_no_loss() {
+    let apart = apart().await;
+    let key = key();
+    let first = claim(&apart.near, &key).await;
+    let twin = first.twin().unwrap();
+    first.release().await.unwrap();
+    let others = claim(&apart.near, &key).await;
+    twin.release().await.unwrap();
+    others.complete(record("answer"), TTL).await.unwrap();
+    assert_eq!(stands(&apart.near, &key).await, "completed: answer");
+}
+
+#[tokio::test]
+async fn a_store_leaves_a_primary_that_was_demoted_for_the_one_that_its_address_leads_to() {
+    let apart = apart().await;
+    let successor = Postgres::quick().await;
+    PostgresStore::connect(&successor.url()).await.unwrap().migrate().await.unwrap();
+    // Connections stay, as with a standby that is demoted gracefully.
+    apart.server.sql("ALTER SYSTEM SET default_transaction_read_only = on");
+    apart.server.sql("SELECT pg_reload_conf()");
+    while apart.server.sql("SHOW default_transaction_read_only").trim() != "on" {}
+    let refused = apart.store.begin_with_ttl(&key(), &MINE, LEASE, TTL).await.unwrap_err();
+    assert!(matches!(problem(&refused), Problem::ReadOnly), "{refused:?}");
+    let key = key();
+    let begins = tokio::spawn({
+        let store = apart.store.clone();
+        async move { stands(&store, &key).await }
+    });
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    apart.proxy.redirect(successor.port());
+    assert_eq!(begins.await.unwrap(), "claimed", "it was under way when the address changed");
+    for _ in 0..4 {
+        leave_record(&apart.store, &crate::asked::key(), "answer").await;
+    }
+    assert_eq!(successor.sql("SELECT count(*) FROM idempotency").trim(), "5");
+}
+
+#[tokio::test]
 async fn a_complete_whose_answer_is_lost_has_completed_and_its_ttl_counts_from_the_first_time() {
     let apart = apart().await;
     let key = key();

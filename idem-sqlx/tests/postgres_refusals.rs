@@ -161,7 +161,9 @@ async fn a_full_disk_refuses_new_keys_answers_old_ones_and_keeps_that_a_body_ran
 
 #[tokio::test]
 async fn a_read_only_database_is_an_error_that_says_what_to_do() {
-    let (server, store) = with_a_store().await;
+    let server = Postgres::quick().await;
+    let store = PostgresStore::builder().timeout(Duration::from_secs(1)).connect(&server.url()).await.unwrap();
+    store.migrate().await.unwrap();
     let claimed = claim(&store, &key()).await;
     let twin = claimed.twin().unwrap();
     server.sql("ALTER DATABASE postgres SET default_transaction_read_only = on");

@@ -186,12 +186,28 @@ async fn names_and_settings_that_cannot_be_are_refused_before_anything_is_opened
     }
     let refused = PostgresStore::builder().max_connections(0).connect(nowhere).await.unwrap_err();
     assert!(matches!(refused, ConnectError::Setting(_)), "{refused:?}");
+    for timeout in [Duration::ZERO, Duration::from_secs(3601), Duration::MAX] {
+        let refused = PostgresStore::builder().timeout(timeout).connect(nowhere).await.unwrap_err();
+        let ConnectError::Setting(what) = refused else { panic!("{refused:?}") };
+        assert!(what.contains("`timeout` is") && what.contains("set a few seconds"), "{what}");
+    }
     let refused = PostgresStore::connect("mysql://nobody@127.0.0.1/nothing").await.unwrap_err();
     assert!(matches!(refused, ConnectError::Url(_)), "{refused:?}");
     let builder = PostgresStore::builder().timeout(Duration::from_millis(100));
     let refused = builder.connect(nowhere).await.unwrap_err();
     assert!(matches!(refused, ConnectError::Connection(_)), "{refused:?}");
     assert!(!refused.to_string().contains("secret"), "{refused}");
+}
+
+#[tokio::test]
+async fn a_lease_that_never_ends_is_as_good_as_another() {
+    let (_server, store) = with_a_store().await;
+    let key = key();
+    let mut claimed = claim_for(&store, &key, Duration::MAX, Duration::MAX).await;
+    claimed.renew(Duration::MAX).await.unwrap();
+    assert_eq!(stands(&store, &key).await, "in flight");
+    claimed.complete(record("answer"), Duration::MAX).await.unwrap();
+    assert_eq!(stands(&store, &key).await, "completed: answer");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -147,6 +147,32 @@ async fn eight_may_make_the_file_and_migrate_at_once() {
 }
 
 #[tokio::test]
+async fn a_lease_that_never_ends_is_as_good_as_another() {
+    let file = File::new().await;
+    let key = key();
+    let mut claimed = claim_for(&file.store, &key, Duration::MAX, Duration::MAX).await;
+    claimed.renew(Duration::MAX).await.unwrap();
+    assert_eq!(stands(&file.store, &key).await, "in flight");
+    claimed.complete(record("answer"), Duration::MAX).await.unwrap();
+    assert_eq!(stands(&file.store, &key).await, "completed: answer");
+}
+
+#[tokio::test]
+async fn a_claim_of_a_begin_that_was_dropped_is_given_back() {
+    let file = File::new().await;
+    let mut other = file.connection().await;
+    other.execute("BEGIN IMMEDIATE").await.unwrap();
+    let key = key();
+    // It waits for the lock in a thread of its own, where it is done although nobody asks for it any more.
+    let begin = file.store.begin_with_ttl(&key, &MINE, LEASE, TTL);
+    assert!(tokio::time::timeout(Duration::from_millis(200), begin).await.is_err());
+    other.execute("COMMIT").await.unwrap();
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    claim_in_time(&file.store, &key).await.complete(record("answer"), TTL).await.unwrap();
+    assert_eq!(stands(&file.store, &key).await, "completed: answer");
+}
+
+#[tokio::test]
 async fn what_cannot_be_opened_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     for name in ["", "a b", "a\"; DROP TABLE b; --"] {
@@ -159,6 +185,16 @@ async fn what_cannot_be_opened_is_refused() {
     for path in [folder.path().join("text.db"), folder.path().join("nowhere").join("new.db")] {
         let refused = SqliteStore::open(path).await.unwrap_err();
         assert!(matches!(refused, ConnectError::Connection(_)), "{refused:?}");
+    }
+    for timeout in [Duration::ZERO, Duration::from_secs(3601), Duration::MAX] {
+        let refused = SqliteStore::builder().timeout(timeout).open(folder.path().join("new.db")).await.unwrap_err();
+        let ConnectError::Setting(what) = refused else { panic!("{refused:?}") };
+        assert!(what.contains("`timeout` is") && what.contains("set a few seconds"), "{what}");
+    }
+    for path in ["", ":memory:"] {
+        let refused = SqliteStore::open(path).await.unwrap_err();
+        let ConnectError::Setting(what) = refused else { panic!("{refused:?}") };
+        assert!(what.contains("needs a file") && what.contains("`MemoryStore`"), "{what}");
     }
     let file = File::new().await;
     file.sql("INSERT INTO idempotency_migrations (version) VALUES (99)".into()).await;

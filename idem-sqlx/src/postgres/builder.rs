@@ -12,7 +12,7 @@ use super::statements::{channel, statements};
 use super::{Names, PostgresStore, Shared};
 use crate::core::Core;
 use crate::database::{Asker, Table};
-use crate::errors::{ConnectError, Problem};
+use crate::errors::{ConnectError, Problem, check_timeout};
 use crate::names;
 use crate::pool::Pool;
 
@@ -73,7 +73,7 @@ impl PostgresStoreBuilder {
     }
 
     /// How long one step may take, with the wait for a connection and with further tries. Keep it below 5 seconds, after
-    /// which the engine gives a step up. Default: 4 seconds.
+    /// which the engine gives a step up. More than 0, and an hour at most. Default: 4 seconds.
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;
         self
@@ -105,8 +105,9 @@ impl PostgresStoreBuilder {
     pub async fn connect_with(self, options: PgConnectOptions) -> Result<PostgresStore, ConnectError> {
         names::check(&self.schema)?;
         names::check(&self.table)?;
-        if self.max_connections == 0 || self.timeout.is_zero() || self.batch == 0 {
-            return Err(ConnectError::Setting("`max_connections`, `timeout` and `cleanup_batch` must be more than 0"));
+        check_timeout(self.timeout)?;
+        if self.max_connections == 0 || self.batch == 0 {
+            return Err(ConnectError::Setting("`max_connections` and `cleanup_batch` must be more than 0"));
         }
         // The last word is ours: without these a claim that was acknowledged could be lost in a crash, or every loser of a
         // race would get an error. A statement is given up by the server at about the time at which the store asks again.
@@ -120,17 +121,13 @@ impl PostgresStoreBuilder {
         let names = Names { schema: self.schema, table: self.table };
         let channel = channel(&names.schema, &names.table);
         let quoted = names.quoted("");
-        let core = Core {
-            sql: statements(&quoted, &channel),
-            asker: Asker {
-                pool: Pool::new(options.clone(), self.max_connections),
-                table: Arc::new(Table { quoted }),
-                timeout: self.timeout,
-            },
-            reader: None,
-            waiters: Arc::default(),
-            batch: self.batch,
+        let sql = statements(&quoted, &channel);
+        let asker = Asker {
+            pool: Pool::new(options.clone(), self.max_connections),
+            table: Arc::new(Table { quoted }),
+            timeout: self.timeout,
         };
+        let core = Core::new(asker, None, sql, self.batch);
         match core.asker.pool.lend(Instant::now() + self.timeout, self.timeout).await {
             Ok(lent) => lent.give_back(),
             Err(Problem::Refused(error) | Problem::Unreachable { source: Some(error), .. }) => {

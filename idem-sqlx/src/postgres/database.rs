@@ -43,6 +43,8 @@ impl Database for Postgres {
             // Shut down, crashed, starting up, and failures of the connection: this connection is done for.
             Some("57P01" | "57P02" | "57P03" | "57P05") => Problem::Broken(error),
             Some(code) if code.starts_with("08") => Problem::Broken(error),
+            // A prepared statement that is not there, or whose plan does not fit the table any more.
+            Some("26000" | "0A000") => Problem::Stale(error),
             Some("42P01" | "3F000") => Problem::TableMissing { table: table.quoted.clone() },
             Some("25006") => Problem::ReadOnly,
             Some("53100") => Problem::Full(error),
@@ -62,5 +64,78 @@ impl Database for Postgres {
 
     fn number(row: &PgRow) -> Result<i64, sqlx::Error> {
         row.try_get(0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::borrow::Cow;
+    use std::fmt;
+
+    use sqlx::error::{DatabaseError, ErrorKind};
+
+    use super::*;
+    use crate::errors::Spoils;
+
+    #[derive(Debug)]
+    struct Said(&'static str);
+
+    impl fmt::Display for Said {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str(self.0)
+        }
+    }
+
+    impl std::error::Error for Said {}
+
+    impl DatabaseError for Said {
+        fn message(&self) -> &str {
+            self.0
+        }
+
+        fn code(&self) -> Option<Cow<'_, str>> {
+            Some(self.0.into())
+        }
+
+        fn as_error(&self) -> &(dyn std::error::Error + Send + Sync + 'static) {
+            self
+        }
+
+        fn as_error_mut(&mut self) -> &mut (dyn std::error::Error + Send + Sync + 'static) {
+            self
+        }
+
+        fn into_error(self: Box<Self>) -> Box<dyn std::error::Error + Send + Sync + 'static> {
+            self
+        }
+
+        fn kind(&self) -> ErrorKind {
+            ErrorKind::Other
+        }
+    }
+
+    /// What becomes of the connections, whether the step is tried again, and whether it may have taken effect.
+    fn follows(error: sqlx::Error) -> (Spoils, bool, bool) {
+        let problem = Postgres::problem(error, &Table { quoted: "t".into() });
+        (problem.spoils(), problem.may_pass(), problem.leaves_doubt())
+    }
+
+    #[test]
+    fn a_connection_is_used_again_only_after_answers_that_say_nothing_against_it() {
+        let said = |code| sqlx::Error::Database(Box::new(Said(code)));
+        for code in ["42P01", "53100", "23505", "42501"] {
+            assert_eq!(follows(said(code)), (Spoils::Nothing, false, false), "{code}");
+        }
+        assert_eq!(follows(said("40001")), (Spoils::Nothing, true, false));
+        for code in ["25006", "26000", "0A000"] {
+            assert_eq!(follows(said(code)), (Spoils::All, true, false), "{code}");
+        }
+        for code in ["57P01", "08006"] {
+            assert_eq!(follows(said(code)), (Spoils::All, true, true), "{code}");
+        }
+        assert_eq!(follows(std::io::Error::other("reset").into()), (Spoils::All, true, true));
+        for error in [sqlx::Error::Protocol("out of step".into()), sqlx::Error::WorkerCrashed] {
+            assert_eq!(follows(error), (Spoils::Connection, false, true));
+        }
     }
 }

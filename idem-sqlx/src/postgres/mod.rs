@@ -49,8 +49,12 @@ pub use builder::PostgresStoreBuilder;
 ///
 /// A claim lives for its lease and is renewed while the body runs. When the lease is over it is abandoned: a retry with the
 /// same fingerprint is refused, or takes it over if the policy says so. It stays so for the TTL, counted from the last
-/// renewal. An owner that was only late goes on if nobody has taken its claim over. A `begin` that is dropped
-/// half-way may have claimed the key, which is then abandoned when the lease is over.
+/// renewal. An owner that was only late goes on if nobody has taken its claim over.
+///
+/// A `begin` whose answer is lost, or that is dropped half-way, may have claimed the key for nobody. Such a claim is given
+/// back in the background, for as long as its lease could last.
+/// [`Idempotency::drain`](idem_runtime::Idempotency::drain) does not wait for that. If the process exits before it is done,
+/// the key is in flight until the lease is over, and then its outcome is unknown for the TTL, although no body started.
 ///
 /// Waiters ask again, at least twice a second, and sooner where a `NOTIFY` tells them. The one connection that listens
 /// is opened when somebody waits, and closed when nobody has for a while.

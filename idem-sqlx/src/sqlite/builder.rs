@@ -13,7 +13,7 @@ use super::statements::statements;
 use super::{Shared, SqliteStore};
 use crate::core::Core;
 use crate::database::{Asker, Database, Table, jittered};
-use crate::errors::{ConnectError, Problem};
+use crate::errors::{ConnectError, Problem, check_timeout};
 use crate::names;
 use crate::pool::Pool;
 
@@ -63,7 +63,7 @@ impl SqliteStoreBuilder {
     }
 
     /// How long one step may take, with the wait for others that write. Keep it below 5 seconds, after which the engine
-    /// gives a step up. Default: 4 seconds.
+    /// gives a step up. More than 0, and an hour at most. Default: 4 seconds.
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;
         self
@@ -90,12 +90,15 @@ impl SqliteStoreBuilder {
     pub async fn open(self, path: impl AsRef<Path>) -> Result<SqliteStore, ConnectError> {
         let path = path.as_ref().to_owned();
         names::check(&self.table)?;
-        if self.readers == 0
-            || self.timeout.is_zero()
-            || self.batch == 0
-            || self.max_bytes.is_some_and(|max| max < PAGE)
-        {
-            let what = "`max_readers`, `timeout` and `cleanup_batch` must be more than 0, and `max_bytes` at least a page, 4096";
+        // Each connection would have a database of its own, and all would forget.
+        if path.as_os_str().is_empty() || path == Path::new(":memory:") {
+            let what =
+                "an SQLite store needs a file, so give `open` its path; to keep claims in memory, use `MemoryStore`";
+            return Err(ConnectError::Setting(what));
+        }
+        check_timeout(self.timeout)?;
+        if self.readers == 0 || self.batch == 0 || self.max_bytes.is_some_and(|max| max < PAGE) {
+            let what = "`max_readers` and `cleanup_batch` must be more than 0, and `max_bytes` at least a page, 4096";
             return Err(ConnectError::Setting(what));
         }
         let mut options = SqliteConnectOptions::new()
@@ -114,13 +117,7 @@ impl SqliteStoreBuilder {
             table: Arc::clone(&table),
             timeout: self.timeout,
         };
-        let core = Core {
-            sql: statements(&table.quoted),
-            asker: asker(1),
-            reader: Some(asker(self.readers)),
-            waiters: Arc::default(),
-            batch: self.batch,
-        };
+        let core = Core::new(asker(1), Some(asker(self.readers)), statements(&table.quoted), self.batch);
         first_connection(&core, self.timeout).await?;
         Ok(SqliteStore { core: Arc::new(core), shared: Arc::new(Shared { path, table: self.table, options }) })
     }

@@ -64,6 +64,18 @@ pub(crate) async fn claim_for<S: Store>(store: &S, key: &StorageKey, lease: Dura
     }
 }
 
+/// Begins until the key can be claimed, for a claim that has to go first.
+pub(crate) async fn claim_in_time<S: Store>(store: &S, key: &StorageKey) -> S::Claim {
+    for _ in 0..1000 {
+        match store.begin_with_ttl(key, &MINE, LEASE, TTL).await {
+            Ok(Begin::Claimed(claim)) => return claim,
+            Ok(Begin::InFlight(_)) => sleep(Duration::from_millis(10)).await,
+            begun => panic!("the key gets free, but `begin` gave {}", shown(&begun)),
+        }
+    }
+    panic!("the key does not get free")
+}
+
 /// Waits until the lease of the claim under `key` is over.
 pub(crate) async fn abandoned<S: Store>(store: &S, key: &StorageKey) -> S::Claim {
     loop {
