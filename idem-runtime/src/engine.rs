@@ -235,12 +235,13 @@ impl Idempotency {
     }
 
     /// As [`run_leased`](Self::run_leased), but where the store cannot be asked, `body` runs all the same: **without
-    /// protection**, and its answer is not recorded. While the store is down a retry runs it again.
+    /// protection**, and its answer is not recorded. While the store is down a retry runs it again. So does one that comes
+    /// upon a record which the store itself finds damaged: both are [`StoreError::Unavailable`].
     ///
     /// Only for bodies that do less harm twice than not at all.
     ///
     /// # Errors
-    /// As for [`run`](Self::run), but for [`Refused::StoreUnavailable`], which then means that a record could not be read.
+    /// As for [`run`](Self::run), but for [`Refused::StoreUnavailable`], which then means that the engine could not read a record.
     pub async fn dangerously_run_without_store<B, F, T>(&self, attempt: Attempt, body: B) -> Result<Answer<T>, Refused>
     where
         B: FnOnce(Lease) -> F + Send + 'static,
