@@ -31,6 +31,7 @@ mod builder;
 mod drain;
 mod inspect;
 mod places;
+mod settle;
 mod waiting;
 
 use begin::Verdict;
@@ -39,6 +40,7 @@ pub use drain::Undrained;
 pub use inspect::{Inspection, State};
 pub(crate) use places::Place;
 use places::Places;
+pub use settle::{SettleError, Settled};
 use waiting::Waiting;
 
 /// The engine, a cheap clone over a store.

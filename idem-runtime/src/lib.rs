@@ -35,7 +35,10 @@ mod store;
 mod sync;
 
 pub use clock::{Clock, ManualClock, SystemClock, Timestamp};
-pub use engine::{Answer, Attempt, Idempotency, IdempotencyBuilder, Inspection, Refused, Replay, State, Undrained};
+pub use engine::{
+    Answer, Attempt, Idempotency, IdempotencyBuilder, Inspection, Refused, Replay, SettleError, Settled, State,
+    Undrained,
+};
 pub use execution::{Ended, Outcome, Recorded, Recording};
 pub use fingerprint::{Fingerprint, FingerprintBuilder};
 pub use key::{InvalidKey, Key, MAX_KEY, StorageKey};

@@ -21,7 +21,7 @@ use crate::store::{Found, Standing, StoreError};
 pub enum State {
     /// Its body runs, as far as the store knows.
     InFlight,
-    /// The owner of its claim is gone, and what its body did is unknown.
+    /// The owner of its claim is gone, and what its body did is unknown. [`Idempotency::settle`] says what retries get.
     OutcomeUnknown,
     /// Its answer is recorded, and replayed.
     Recorded,

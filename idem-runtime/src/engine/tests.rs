@@ -17,6 +17,7 @@ use crate::store::{Begin, Claim};
 
 mod far;
 mod faulty;
+mod operator;
 
 fn attempt(key: &str, request: &str) -> Attempt {
     let key = Key::parse(key.as_bytes()).unwrap();
