@@ -13,10 +13,9 @@
 //!   what is left of its life in one step, and writes nothing: taking over is another step, which compares again.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
-use idem_runtime::{Begin, Fingerprint, StorageKey, StoreError};
+use idem_runtime::{Begin, Fingerprint, StorageKey, StoreError, Terms};
 use redis::{Value, cmd};
 use tokio::time::Instant;
 
@@ -50,11 +49,12 @@ pub(crate) async fn begin(
     inner: &Arc<Inner>,
     key: &StorageKey,
     fingerprint: &Fingerprint,
-    lease: Duration,
-    ttl: Duration,
+    terms: &Terms<'_>,
 ) -> Result<Begin<RedisClaim>, StoreError> {
+    let &Terms { lease, ttl, .. } = terms;
     let (name, owner, times) = (inner.name(key), Owner::random()?, Times::new(lease, ttl));
-    let claim = wire::claim(&name, owner, times, fingerprint);
+    let origin = terms.origin();
+    let claim = wire::claim(&name, owner, times, fingerprint, origin.as_ref());
     let (lives, deadline) = (times.lives.to_string(), inner.link.deadline());
     let wanted = Wanted { inner, name: &name, fingerprint, claim: &claim, lives, deadline };
     // From here on there may be a claim of which nobody knows.
@@ -89,6 +89,7 @@ pub(crate) async fn begin(
         name,
         owner,
         fingerprint: *fingerprint,
+        origin,
         claim,
         former,
         ttl,

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use idem_runtime::{Claim, Fingerprint, Record, StorageKey, StoreError};
+use idem_runtime::{Claim, Fingerprint, Origin, Record, StorageKey, StoreError};
 
 use crate::errors::Trouble;
 use crate::look::LOOKS;
@@ -25,6 +25,7 @@ pub struct RedisClaim {
     pub(crate) name: Name,
     pub(crate) owner: Owner,
     pub(crate) fingerprint: Fingerprint,
+    pub(crate) origin: Option<Origin>,
     /// As it stands, or as it would stand if it had been taken over.
     pub(crate) claim: Bytes,
     /// The claim of somebody else that stands while this one has not taken it over.
@@ -100,7 +101,8 @@ impl RedisClaim {
 impl Claim for RedisClaim {
     async fn renew(&mut self, lease: Duration) -> Result<(), StoreError> {
         let times = Times::new(lease, self.ttl);
-        let (claim, lives) = (wire::claim(&self.name, self.owner, times, &self.fingerprint), times.lives.to_string());
+        let claim = wire::claim(&self.name, self.owner, times, &self.fingerprint, self.origin.as_ref());
+        let lives = times.lives.to_string();
         // Taking over lets a body run, as `begin` does. A renewal that no replica has is made up for by the next one.
         let copies = if self.former.is_some() { Copies::AsDeclared } else { Copies::One };
         let arguments = [&claim[..], lives.as_bytes()];
@@ -139,6 +141,7 @@ impl Claim for RedisClaim {
             name: self.name.clone(),
             owner: self.owner,
             fingerprint: self.fingerprint,
+            origin: self.origin.clone(),
             claim: self.claim.clone(),
             former: self.former.clone(),
             ttl: self.ttl,

@@ -156,6 +156,9 @@ impl Error for Trouble {
 
 impl From<Trouble> for StoreError {
     fn from(trouble: Trouble) -> Self {
-        Self::unavailable(trouble)
+        match trouble {
+            Trouble::Unreadable { .. } => Self::unreadable(trouble),
+            _ => Self::unavailable(trouble),
+        }
     }
 }

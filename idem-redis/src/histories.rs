@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use idem_proofs::reference::steps::histories;
 use idem_proofs::reference::{Claims, Model, Profile, Step, drive, engine};
-use idem_runtime::{Begin, Claim, Clock, Duties, Fingerprint, Record, StorageKey, Store, StoreError};
+use idem_runtime::{Begin, Claim, Clock, Duties, Fingerprint, Record, StorageKey, Store, StoreError, Terms};
 use idem_servers::redis::Redis;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
@@ -95,7 +95,7 @@ impl Store for Timed {
     ) -> Result<Begin<TimedClaim>, StoreError> {
         self.set_clock()?;
         let timed = |claim| TimedClaim { claim, store: self.clone() };
-        Ok(match self.store.begin_with_ttl(key, fingerprint, stretched(lease), TTL).await? {
+        Ok(match self.store.begin_on_terms(key, fingerprint, &Terms::new(stretched(lease), TTL)).await? {
             Begin::Claimed(claim) => Begin::Claimed(timed(claim)),
             Begin::Abandoned(claim) => Begin::Abandoned(timed(claim)),
             Begin::InFlight(fingerprint) => Begin::InFlight(fingerprint),

@@ -52,8 +52,8 @@
 //! # What stands in Redis
 //!
 //! One string for each key, named by the prefix and a hash; what clients sent is not in the name. It holds the owner's token,
-//! and the lease and the fingerprint, or the record, with checksums that bind it to its key. A value that cannot be read is an
-//! error for everybody, and never overwritten.
+//! and the lease, the fingerprint and the origin, or the record, with checksums that bind it to its key. A value that cannot be
+//! read is an error for everybody, and never overwritten.
 //!
 //! A lease is judged by the server's clock: what is left of the key's expiry tells how old the claim is. So leave the expiry
 //! of these keys alone; a claim without one is an error. A claim outlives its lease for the endpoint's TTL, so that a retry

@@ -1,6 +1,7 @@
-//! Looking at what stands under a key, and forgetting it.
+//! Looking at what stands under a key, for a step or for an operator, and forgetting it.
 
 use bytes::Bytes;
+use idem_runtime::{Found, Standing, StorageKey, Timestamp};
 use tokio::time::Instant;
 
 use crate::errors::Trouble;
@@ -15,7 +16,7 @@ pub(crate) const LOOKS: u32 = 3;
 pub(crate) struct Looked {
     pub(crate) value: Bytes,
     pub(crate) written: Written,
-    /// How many milliseconds were left to the key.
+    /// How many milliseconds were left to the key, and never less than none.
     left: i64,
     /// The time in microseconds, by the server's clock.
     now: u64,
@@ -24,6 +25,12 @@ pub(crate) struct Looked {
 impl Looked {
     pub(crate) fn is_over(&self, ends: Ends) -> bool {
         ends.are_over(self.left, self.now)
+    }
+
+    /// So many milliseconds after it, or before it, by the server's clock.
+    fn after(&self, milliseconds: i64) -> Timestamp {
+        let nanoseconds = i128::from(self.now) * 1000 + i128::from(milliseconds) * 1_000_000;
+        Timestamp::from_nanos(u64::try_from(nanoseconds.max(0)).unwrap_or(u64::MAX))
     }
 }
 
@@ -39,6 +46,28 @@ impl Inner {
             // Or somebody has taken its end away, and with it the age of a claim.
             _ => Err(Trouble::unreadable(name)),
         }
+    }
+
+    /// What stands under the key, as an operator may see it.
+    pub(crate) async fn inspect(&self, key: &StorageKey) -> Result<Option<Found>, Trouble> {
+        let name = self.name(key);
+        let Some(looked) = self.look(&name, self.link.deadline()).await? else { return Ok(None) };
+        let mut found = match &looked.written {
+            Written::Record(sealed) => Found::new(Standing::Completed(wire::unseal(key, &name, sealed)?)),
+            Written::Claim(held) => {
+                let over = looked.is_over(held.ends);
+                let standing = if over { Standing::Abandoned } else { Standing::InFlight };
+                let mut found = Found::new(standing(held.fingerprint));
+                found.origin = held.origin.clone();
+                found.lease_until = match held.ends {
+                    Ends::Left(less_than) => Some(looked.after(looked.left - less_than)),
+                    Ends::At(end) => Some(Timestamp::from_nanos(end.saturating_mul(1000))),
+                };
+                found
+            }
+        };
+        found.expires_at = Some(looked.after(looked.left));
+        Ok(Some(found))
     }
 
     /// Removes a record or an abandoned claim, and says whether there was one.

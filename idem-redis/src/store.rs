@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use idem_runtime::{Begin, Clock, Duties, Fingerprint, StorageKey, Store, StoreError};
+use idem_runtime::{Begin, Clock, Duties, Fingerprint, Found, StorageKey, Store, StoreError, Terms};
 use redis::{Value, cmd};
 use tokio::time::Instant;
 
@@ -172,20 +172,19 @@ impl Store for RedisStore {
         fingerprint: &Fingerprint,
         lease: Duration,
     ) -> Result<Begin<RedisClaim>, StoreError> {
-        self.begin_with_ttl(key, fingerprint, lease, DAY).await
+        self.begin_on_terms(key, fingerprint, &Terms::new(lease, DAY)).await
     }
 
     /// # Cancel safety
     /// A claim that is granted to nobody, since the future was dropped or the answer was lost, is given back in the
     /// background as long as this process lives and Redis can be reached. Otherwise it is abandoned when its lease is over.
-    async fn begin_with_ttl(
+    async fn begin_on_terms(
         &self,
         key: &StorageKey,
         fingerprint: &Fingerprint,
-        lease: Duration,
-        ttl: Duration,
+        terms: &Terms<'_>,
     ) -> Result<Begin<RedisClaim>, StoreError> {
-        begin(&self.inner, key, fingerprint, lease, ttl).await
+        begin(&self.inner, key, fingerprint, terms).await
     }
 
     async fn ended(&self, key: &StorageKey) {
@@ -195,6 +194,11 @@ impl Store for RedisStore {
     /// A value that cannot be read is an error, and stays.
     async fn forget(&self, key: &StorageKey) -> Result<bool, StoreError> {
         Ok(self.inner.forget(&self.inner.name(key)).await?)
+    }
+
+    /// Reads, and writes nothing. Replays are not counted.
+    async fn inspect(&self, key: &StorageKey) -> Result<Option<Found>, StoreError> {
+        Ok(self.inner.inspect(key).await?)
     }
 
     /// Expiry is judged by the server's clock, and leases need renewal.

@@ -9,6 +9,7 @@
 //! | 8 | its life: for how many milliseconds the key is kept from the last renewal, big-endian |
 //! | 8 | check: hex digits of a SHA-1 over the key's name and all other bytes |
 //! | 32 | fingerprint |
+//! | rest | [`Origin::bytes`], or nothing |
 //!
 //! A claim does not say when its lease is over, since a `SET` cannot ask for the time. It is written with its whole life as
 //! the key's expiry, and a renewal gives it the whole life again, so what is left of it tells its age by the server's clock.
@@ -30,7 +31,7 @@
 use std::time::Duration;
 
 use bytes::{BufMut, Bytes, BytesMut};
-use idem_runtime::{Fingerprint, Record, StorageKey};
+use idem_runtime::{Fingerprint, Origin, Record, StorageKey};
 use sha1_smol::Sha1;
 
 use crate::errors::Trouble;
@@ -95,7 +96,7 @@ impl Name {
     }
 
     /// Four bytes against damage. They bind a value to its key, so that a copy under another key is not read.
-    fn check(&self, covered: [&[u8]; 2]) -> [u8; CHECK] {
+    fn check<const PARTS: usize>(&self, covered: [&[u8]; PARTS]) -> [u8; CHECK] {
         const DIGITS: &[u8; 16] = b"0123456789abcdef";
         let mut hash = Sha1::new();
         hash.update(self.0.as_bytes());
@@ -126,15 +127,23 @@ impl Times {
 }
 
 /// A claim, as its owner writes it.
-pub(crate) fn claim(name: &Name, owner: Owner, times: Times, fingerprint: &Fingerprint) -> Bytes {
-    let mut value = BytesMut::with_capacity(CLAIM_HEAD + CHECK + FINGERPRINT);
+pub(crate) fn claim(
+    name: &Name,
+    owner: Owner,
+    times: Times,
+    fingerprint: &Fingerprint,
+    origin: Option<&Origin>,
+) -> Bytes {
+    let origin = origin.map_or(&[][..], |origin| origin.bytes());
+    let mut value = BytesMut::with_capacity(CLAIM_HEAD + CHECK + FINGERPRINT + origin.len());
     value.put_slice(CLAIM);
     value.put_slice(&owner.0);
     value.put_u64(times.lease);
     value.put_u64(times.lives);
-    let check = name.check([&value, fingerprint.as_bytes()]);
+    let check = name.check([&value, fingerprint.as_bytes(), origin]);
     value.put_slice(&check);
     value.put_slice(fingerprint.as_bytes());
+    value.put_slice(origin);
     value.freeze()
 }
 
@@ -144,7 +153,7 @@ pub(crate) fn record(name: &Name, owner: Owner, sealed: &[u8]) -> Bytes {
     value.put_slice(RECORD);
     value.put_slice(&owner.0);
     value.put_u64(NEVER);
-    let check = name.check([&value, &[]]);
+    let check = name.check([&value]);
     value.put_slice(&check);
     value.put_slice(sealed);
     value.freeze()
@@ -163,6 +172,8 @@ pub(crate) struct Held {
     pub(crate) owner: Owner,
     pub(crate) fingerprint: Fingerprint,
     pub(crate) ends: Ends,
+    /// Not known of a claim of version 1, nor where its owner has not said it.
+    pub(crate) origin: Option<Origin>,
 }
 
 /// When the lease of a claim is over.
@@ -198,18 +209,21 @@ pub(crate) fn read(name: &Name, value: &Bytes) -> Option<Written> {
     if start == CLAIM {
         let (head, rest) = value.split_at_checked(CLAIM_HEAD)?;
         let (check, rest) = rest.split_at_checked(CHECK)?;
-        let fingerprint = Fingerprint::from_bytes(rest.try_into().ok()?);
+        let (fingerprint, _) = rest.split_first_chunk()?;
         let (owner, times) = head[2..].split_first_chunk()?;
         let (lease, lives) = times.split_first_chunk()?;
         let (lease, lives) = (u64::from_be_bytes(*lease), u64::from_be_bytes(lives.try_into().ok()?));
         let ends = Ends::Left(i64::try_from(lives.checked_sub(lease)?).ok()?);
-        let held = Held { owner: Owner(*owner), fingerprint, ends };
+        // An origin that cannot be read is as good as none: a later version may have written it.
+        let origin = Origin::from_bytes(value.slice(CLAIM_HEAD + CHECK + FINGERPRINT..)).ok();
+        let fingerprint = Fingerprint::from_bytes(*fingerprint);
+        let held = Held { owner: Owner(*owner), fingerprint, ends, origin };
         return (check == name.check([head, rest])).then_some(Written::Claim(held));
     }
     let (head, rest) = value.split_at_checked(RECORD_HEAD)?;
     let (check, rest) = rest.split_at_checked(CHECK)?;
     if start == RECORD {
-        return (check == name.check([head, &[]])).then(|| Written::Record(value.slice(RECORD_START..)));
+        return (check == name.check([head])).then(|| Written::Record(value.slice(RECORD_START..)));
     }
     if start != FORMER_CLAIM {
         return None;
@@ -217,7 +231,7 @@ pub(crate) fn read(name: &Name, value: &Bytes) -> Option<Written> {
     let fingerprint = Fingerprint::from_bytes(rest.try_into().ok()?);
     let (owner, end) = head[2..].split_first_chunk()?;
     let ends = Ends::At(u64::from_be_bytes(end.try_into().ok()?));
-    let held = Held { owner: Owner(*owner), fingerprint, ends };
+    let held = Held { owner: Owner(*owner), fingerprint, ends, origin: None };
     (check == name.check([head, rest])).then_some(Written::Claim(held))
 }
 

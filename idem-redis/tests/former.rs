@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use common::*;
 use idem_redis::RedisStore;
-use idem_runtime::{Begin, Claim, Record, Store, StoreError};
+use idem_runtime::{Begin, Claim, Record, Standing, Store, StoreError, Terms};
 use idem_servers::redis::Redis;
 use redis::aio::MultiplexedConnection;
 use redis::{Client, Value, cmd};
@@ -60,7 +60,7 @@ async fn a_claim_of_the_former_version_is_in_flight_for_its_lease_and_then_aband
     assert_eq!(former.begin(OWNER, LEASE).await, [Value::Int(DONE)]);
     assert_in_flight(&begin(&store, 1).await);
     assert!(!store.forget(&key(1)).await.unwrap());
-    let other = store.begin_with_ttl(&key(1), &fingerprint(2), LEASE, TTL).await;
+    let other = store.begin_on_terms(&key(1), &fingerprint(2), &Terms::new(LEASE, TTL)).await;
     assert!(matches!(other, Ok(Begin::InFlight(found)) if found == fingerprint(1)), "{other:?}");
 
     assert_eq!(former.begin(OWNER, Duration::ZERO).await, [Value::Int(DONE)]);
@@ -93,12 +93,14 @@ async fn an_abandoned_claim_and_a_record_of_the_former_version_are_forgotten() {
 
 #[tokio::test]
 async fn a_record_of_the_former_version_is_replayed_and_one_who_waits_for_it_is_woken() {
-    let (_server, store, mut former) = both().await;
+    let (server, store, mut former) = both().await;
     former.begin(OWNER, LEASE).await;
     let waiting = {
         let store = store.clone();
         tokio::spawn(async move { store.ended(&key(1)).await })
     };
+    until("it waits", async || server.say(&format!("PUBSUB NUMSUB {}:ended", name(1))).await.contains(":1\r\n")).await;
+    assert!(!waiting.is_finished(), "the claim is in flight");
     assert_eq!(former.complete(OWNER).await, [Value::Int(DONE)]);
     waiting.await.unwrap();
     assert_eq!(recorded(&store, 1).await, record("former"));
@@ -119,4 +121,20 @@ async fn a_process_of_the_former_version_replays_records_and_refuses_claims_and_
     let [Value::Int(RECORD), Value::BulkString(sealed)] = &said[..] else { panic!("{said:?}") };
     assert_eq!(Record::unseal(&key(1), &sealed.clone().into()).unwrap(), record("answer"));
     assert_eq!(before, dump().await);
+}
+
+#[tokio::test]
+async fn an_operator_sees_a_claim_and_a_record_of_the_former_version() {
+    let (_server, store, mut former) = both().await;
+    let inspect = async || store.inspect(&key(1)).await.unwrap().unwrap();
+    former.begin(OWNER, LEASE).await;
+    let found = inspect().await;
+    assert!(matches!(found.standing, Standing::InFlight(found) if found == fingerprint(1)), "{found:?}");
+    let (lease, expires) = (found.lease_until.unwrap(), found.expires_at.unwrap());
+    let between = expires.since(lease);
+    assert!(between > TTL - LEASE - Duration::from_secs(1) && between < TTL, "{between:?}");
+    former.begin(OWNER, Duration::ZERO).await;
+    assert!(matches!(inspect().await.standing, Standing::Abandoned(found) if found == fingerprint(1)));
+    former.complete(OWNER).await;
+    assert!(matches!(inspect().await.standing, Standing::Completed(found) if found == record("former")));
 }

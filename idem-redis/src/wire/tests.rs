@@ -9,7 +9,7 @@ fn name() -> Name {
 }
 
 fn ends(lease: Duration, ttl: Duration) -> Ends {
-    let value = claim(&name(), OWNER, Times::new(lease, ttl), &FINGERPRINT);
+    let value = claim(&name(), OWNER, Times::new(lease, ttl), &FINGERPRINT, None);
     match read(&name(), &value) {
         Some(Written::Claim(held)) if held.owner == OWNER && held.fingerprint == FINGERPRINT => held.ends,
         other => panic!("{other:?}"),
@@ -51,10 +51,13 @@ fn a_value_is_read_under_its_own_name_and_as_it_was_written_only() {
     let record = record(&name(), OWNER, &sealed);
     assert_eq!(read(&name(), &record), Some(Written::Record(sealed)));
     let times = Times::new(Duration::from_secs(30), Duration::from_secs(3600));
-    let claim = claim(&name(), OWNER, times, &FINGERPRINT);
+    let claim = claim(&name(), OWNER, times, &FINGERPRINT, Some(&origin()));
+    let Some(Written::Claim(held)) = read(&name(), &claim) else { panic!("it is read") };
+    assert_eq!((held.owner, held.fingerprint, held.origin), (OWNER, FINGERPRINT, Some(origin())));
     // What the former version wrote, with a time that has passed.
     let former = former_claim(1_700_000_000_000_000);
-    let former_held = Held { owner: OWNER, fingerprint: FINGERPRINT, ends: Ends::At(1_700_000_000_000_000) };
+    let former_held =
+        Held { owner: OWNER, fingerprint: FINGERPRINT, ends: Ends::At(1_700_000_000_000_000), origin: None };
     assert_eq!(read(&name(), &former), Some(Written::Claim(former_held)));
     for (value, covered) in [(claim.clone(), claim.len()), (former.clone(), former.len()), (record, RECORD_START)] {
         assert_eq!(read(&Name::new("other", &KEY), &value), None, "under another name");
@@ -70,6 +73,24 @@ fn a_value_is_read_under_its_own_name_and_as_it_was_written_only() {
     for value in [claim, former] {
         assert_eq!(read(&name(), &[&value[..], b"x"].concat().into()), None, "with something after it");
     }
+}
+
+/// As a later version may write it.
+#[test]
+fn a_claim_whose_origin_cannot_be_read_is_a_claim() {
+    let times = Times::new(Duration::from_secs(30), Duration::from_secs(3600));
+    let plain = claim(&name(), OWNER, times, &FINGERPRINT, None);
+    let (head, check) = plain.split_at(CLAIM_HEAD);
+    let rest = [FINGERPRINT.as_bytes(), &b"unknown"[..]].concat();
+    assert_ne!(check[..CHECK], name().check([head, &rest]));
+    let later = [head, &name().check([head, &rest]), &rest].concat();
+    let Some(Written::Claim(held)) = read(&name(), &later.into()) else { panic!("it is read") };
+    assert_eq!((held.owner, held.fingerprint, held.origin), (OWNER, FINGERPRINT, None));
+}
+
+fn origin() -> Origin {
+    let endpoint = b"POST /orders";
+    Origin::from_bytes([&[1, 0][..], &[5; 8 + 8 + 4], endpoint].concat().into()).unwrap()
 }
 
 fn former_claim(end: u64) -> Bytes {
