@@ -12,7 +12,7 @@ use crate::link::Link;
 use crate::scripts::Scripts;
 use crate::store::Inner;
 
-/// The oldest server that the scripts are tested against. Valkey calls itself at least that.
+/// The oldest server that knows `SET NX GET`. Valkey calls itself at least that.
 const OLDEST: (u32, u32) = (7, 0);
 /// Redis counts in milliseconds, and takes none for ever.
 const SHORTEST: Duration = Duration::from_millis(1);

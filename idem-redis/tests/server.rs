@@ -143,6 +143,7 @@ async fn a_full_server_refuses_new_keys_and_serves_the_ones_it_has() {
     assert_eq!(recorded(&store, 1).await, record("answer"));
     assert_in_flight(&begin(&store, 2).await);
     second.renew(LEASE).await.unwrap();
+    second.renew(2 * LEASE).await.unwrap();
     // The answer has no room, but that there was one is kept.
     second.complete(record("the second answer"), TTL).await.unwrap();
     assert_eq!(recorded(&store, 2).await, record("the second answer").tombstone());
