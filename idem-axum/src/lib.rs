@@ -7,6 +7,7 @@ mod extract;
 pub mod fuzzing;
 mod json;
 mod layer;
+mod policies;
 mod policy;
 #[doc(hidden)]
 pub mod private;
@@ -27,6 +28,7 @@ pub use idem_runtime::{
 #[cfg(feature = "layered")]
 pub use idem_runtime::{Layered, LayeredBuilder, LayeredClaim};
 pub use layer::{IdempotencyLayer, IdempotencyService};
+pub use policies::{IdempotentHandler, Policies};
 pub use policy::{AddedHeader, InFlight, Part, Policy, Replay, Scope};
 pub use refusal::Refusal;
 pub use response::Unrecorded;

@@ -19,6 +19,7 @@ mod logs;
 mod mismatch;
 mod options;
 mod panics;
+mod policies;
 mod refusals;
 mod rejections;
 mod replay;
