@@ -28,6 +28,8 @@ pub use idem_runtime::{
 #[cfg(feature = "layered")]
 pub use idem_runtime::{Layered, LayeredBuilder, LayeredClaim};
 pub use layer::{IdempotencyLayer, IdempotencyService};
+#[cfg(feature = "utoipa")]
+pub use policies::Undescribed;
 pub use policies::{IdempotentHandler, Policies};
 pub use policy::{AddedHeader, InFlight, Part, Policy, Replay, Scope};
 pub use refusal::Refusal;

@@ -1,6 +1,8 @@
 //! The policies of a service, listed and published.
 
 mod document;
+#[cfg(feature = "utoipa")]
+mod openapi;
 mod refused;
 mod served;
 
@@ -19,6 +21,8 @@ use bytes::Bytes;
 use futures_util::FutureExt;
 
 pub(crate) use self::document::{Document, Rules};
+#[cfg(feature = "utoipa")]
+pub use self::openapi::Undescribed;
 pub(crate) use self::served::{Documented, is_describedby, link};
 use crate::endpoint::Call;
 use crate::policy::Policy;
