@@ -12,7 +12,7 @@ use axum::response::{IntoResponse, Response};
 use futures_util::FutureExt;
 use http::StatusCode;
 use http::request::Parts;
-use idem_runtime::{Answer, Attempt, Ended, Idempotency, Scope, StorageKey, StoreError};
+use idem_runtime::{Answer, Attempt, Ended, Endpoint, Idempotency, Scope, StorageKey, StoreError, TraceParent};
 
 use crate::extract::{IdempotencyKey, Presented};
 use crate::layer::Mounted;
@@ -40,6 +40,8 @@ struct Protected {
     key: IdempotencyKey,
     owner: Owner,
     fingerprint: Unfinished,
+    endpoint: Endpoint,
+    trace: Option<TraceParent>,
     body_read: bool,
 }
 
@@ -88,6 +90,8 @@ where
             key,
             owner: request::owner(&self.parts.headers, policy),
             fingerprint: Unfinished::new(&self.parts, policy),
+            endpoint: request::endpoint(&self.parts),
+            trace: request::trace(&self.parts.headers),
             body_read: !policy.reads_body(),
         });
         Ok(())
@@ -151,7 +155,7 @@ impl Protected {
     where
         F: Future<Output: IntoResponse> + Send + 'static,
     {
-        let Self { idempotency, key, owner, mut fingerprint, .. } = self;
+        let Self { idempotency, key, owner, mut fingerprint, endpoint, trace, .. } = self;
         let scope = match (evaluated, owner) {
             (Some(ScopeValue(scope)), _) | (None, Owner::Scope(scope)) => scope,
             (None, Owner::Caller(authorization)) => {
@@ -160,7 +164,7 @@ impl Protected {
             }
         };
         let storage_key = StorageKey::new(&scope, key.key());
-        let attempt = Attempt { key: storage_key, fingerprint: fingerprint.finish(), rules: policy.rules() };
+        let attempt = Attempt::new(storage_key, fingerprint.finish(), policy.rules()).at(endpoint).within(trace);
         key.belongs_to(attempt.key, attempt.fingerprint);
         let run = move |lease| {
             key.runs_under(lease);
@@ -173,8 +177,8 @@ impl Protected {
         };
         match answered {
             Ok(Answer::Ran(response)) => response,
-            Ok(Answer::Recorded(record)) => response::replay(policy, &record).unwrap_or_else(|undecodable| {
-                let source = StoreError::unavailable(undecodable);
+            Ok(Answer::Recorded(replay)) => response::replay(policy, replay.answer()).unwrap_or_else(|undecodable| {
+                let source = StoreError::unreadable(undecodable);
                 Refusal::StoreUnavailable { policy, source }.into_response()
             }),
             Err(refused) => Refusal::of(refused, policy).into_response(),

@@ -32,9 +32,9 @@ pub use idem_macros::idempotent;
 #[cfg(feature = "conformance")]
 pub use idem_runtime::conformance;
 pub use idem_runtime::{
-    Abandoned, Begin, Claim, Clock, Duties, Fingerprint, Idempotency, IdempotencyBuilder, InvalidKey, Lease,
-    ManualClock, MemoryClaim, MemoryStore, MemoryStoreBuilder, Record, StorageKey, Store, StoreError, SystemClock,
-    Timestamp, Undrained, Usage,
+    Abandoned, Begin, Claim, Clock, Duties, ExecutionId, Fingerprint, Found, Idempotency, IdempotencyBuilder,
+    InvalidKey, Lease, ManualClock, MemoryClaim, MemoryStore, MemoryStoreBuilder, Origin, Record, Standing, StorageKey,
+    Store, StoreError, SystemClock, Terms, Timestamp, TraceParent, Undrained, Usage,
 };
 #[cfg(feature = "layered")]
 pub use idem_runtime::{Layered, LayeredBuilder, LayeredClaim};

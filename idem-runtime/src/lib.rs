@@ -91,6 +91,7 @@ mod key;
 mod layered;
 mod lease;
 mod memory;
+mod origin;
 mod record;
 mod rules;
 mod scope;
@@ -99,7 +100,10 @@ mod store;
 mod sync;
 
 pub use clock::{Clock, ManualClock, SystemClock, Timestamp};
-pub use engine::{Answer, Attempt, Idempotency, IdempotencyBuilder, Refused, Undrained};
+pub use engine::{
+    Answer, Attempt, Idempotency, IdempotencyBuilder, Inspection, Refused, Replay, SettleError, Settled, State,
+    Undrained,
+};
 pub use execution::{Ended, Outcome, Recorded, Recording};
 pub use fingerprint::{Fingerprint, FingerprintBuilder};
 pub use key::{InvalidKey, Key, MAX_KEY, StorageKey};
@@ -107,7 +111,8 @@ pub use key::{InvalidKey, Key, MAX_KEY, StorageKey};
 pub use layered::{Layered, LayeredBuilder, LayeredClaim};
 pub use lease::Lease;
 pub use memory::{MemoryClaim, MemoryStore, MemoryStoreBuilder, Usage};
+pub use origin::{Endpoint, ExecutionId, Origin, TraceParent};
 pub use record::{Draft, Record, Undecodable};
 pub use rules::{Abandoned, Rules};
 pub use scope::Scope;
-pub use store::{Begin, Claim, Duties, Store, StoreError};
+pub use store::{Begin, Claim, Duties, Found, Standing, Store, StoreError, Terms};
