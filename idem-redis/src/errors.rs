@@ -8,6 +8,18 @@ use idem_runtime::{StoreError, Undecodable};
 use redis::{RedisError, ServerError};
 
 /// Why a [`RedisStore`](crate::RedisStore) could not be made. Nothing was written to Redis.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() {
+/// use std::time::Duration;
+/// use idem_redis::{ConnectError, RedisStore};
+///
+/// let error = RedisStore::builder("redis://localhost:6379").timeout(Duration::ZERO).connect().await.unwrap_err();
+/// assert!(matches!(error, ConnectError::Setting(_)));
+/// println!("{error}");
+/// # }
+/// ```
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum ConnectError {
