@@ -192,6 +192,21 @@ impl Refusal {
     }
 
     /// The default response, problem details (RFC 9457): for an `errors` function that only adds to it.
+    ///
+    /// ```
+    /// use axum::http::HeaderValue;
+    /// use axum::response::Response;
+    /// use idem_axum::{Refusal, idempotent};
+    ///
+    /// fn with_help(refusal: &Refusal) -> Response {
+    ///     let mut response = refusal.problem();
+    ///     response.headers_mut().insert("link", HeaderValue::from_static("</docs/retries>; rel=\"help\""));
+    ///     response
+    /// }
+    ///
+    /// #[idempotent(errors = with_help)]
+    /// async fn pay() {}
+    /// ```
     pub fn problem(&self) -> Response {
         problem(self)
     }

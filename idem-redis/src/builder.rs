@@ -20,6 +20,16 @@ const SHORTEST: Duration = Duration::from_millis(1);
 const LONGEST: Duration = Duration::from_secs(60 * 60);
 
 /// How many copies of a claim and a record there must be before the body runs and before the answer goes out.
+///
+/// ```
+/// use std::time::Duration;
+/// use idem_redis::{Durability, RedisStore};
+///
+/// // A claim and a record count when one replica has them, too.
+/// let durability = Durability::Replicas { count: 1, within: Duration::from_millis(200) };
+/// let builder = RedisStore::builder("redis://localhost:6379").durability(durability);
+/// # let _ = builder;
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Durability {
@@ -37,6 +47,21 @@ pub enum Durability {
 }
 
 /// Sets up a [`RedisStore`].
+///
+/// ```no_run
+/// # async fn example() -> Result<(), idem_redis::ConnectError> {
+/// use std::time::Duration;
+/// use idem_redis::RedisStore;
+///
+/// let store = RedisStore::builder("redis://localhost:6379")
+///     .prefix("shop")
+///     .timeout(Duration::from_millis(500))
+///     .connect()
+///     .await?;
+/// # let _ = store;
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone)]
 #[must_use = "a builder does nothing until `connect` is called"]
 pub struct RedisStoreBuilder {
@@ -75,6 +100,9 @@ impl RedisStoreBuilder {
     ///
     /// # Errors
     /// [`ConnectError`] says what is wrong with the settings or with the server. Nothing was written.
+    ///
+    /// # Cancel safety
+    /// Dropping the future leaves nothing behind, but for scripts that the server may have learned.
     pub async fn connect(self) -> Result<RedisStore, ConnectError> {
         if self.prefix.is_empty() {
             return Err(ConnectError::Setting("`prefix` is empty; give the keys a name, such as `idem`"));

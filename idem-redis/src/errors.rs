@@ -10,6 +10,18 @@ use redis::{RedisError, ServerError};
 use crate::wire::Name;
 
 /// Why a [`RedisStore`](crate::RedisStore) could not be made. Nothing was written to Redis.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() {
+/// use std::time::Duration;
+/// use idem_redis::{ConnectError, RedisStore};
+///
+/// let error = RedisStore::builder("redis://localhost:6379").timeout(Duration::ZERO).connect().await.unwrap_err();
+/// assert!(matches!(error, ConnectError::Setting(_)));
+/// println!("{error}");
+/// # }
+/// ```
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum ConnectError {

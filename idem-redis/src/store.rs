@@ -30,6 +30,17 @@ const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 /// back in the background, for as long as its lease could last.
 /// [`Idempotency::drain`](idem_runtime::Idempotency::drain) does not wait for that. If the process exits before it is done,
 /// the key is in flight until the lease is over, and then its outcome is unknown for the TTL, although no body started.
+///
+/// ```no_run
+/// # async fn example() -> Result<(), idem_redis::ConnectError> {
+/// use idem_redis::RedisStore;
+/// use idem_runtime::Idempotency;
+///
+/// let idempotency = Idempotency::new(RedisStore::connect("redis://localhost:6379").await?);
+/// # let _ = idempotency;
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone)]
 pub struct RedisStore {
     pub(crate) inner: Arc<Inner>,

@@ -160,6 +160,20 @@ impl Replay {
 }
 
 /// Why the body did not run, or why its answer is not to be had.
+///
+/// ```
+/// use idem_runtime::Refused;
+///
+/// /// What an adapter for HTTP makes of it.
+/// fn status(refused: &Refused) -> u16 {
+///     match refused {
+///         Refused::Mismatch => 422,
+///         Refused::InFlight | Refused::OutcomeUnknown | Refused::NotReplayable => 409,
+///         _ => 503,
+///     }
+/// }
+/// assert_eq!(status(&Refused::StoreFull), 503);
+/// ```
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum Refused {
@@ -229,6 +243,14 @@ impl Idempotency {
     }
 
     /// An engine over `store` with settings of your own.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use idem_runtime::{Idempotency, MemoryStore};
+    ///
+    /// let idempotency = Idempotency::builder(MemoryStore::new()).lease(Duration::from_secs(60)).build();
+    /// # let _ = idempotency;
+    /// ```
     pub fn builder(store: impl Store) -> IdempotencyBuilder {
         IdempotencyBuilder::new(Arc::new(Erased::new(store)))
     }

@@ -34,6 +34,30 @@ pub struct Ended<T> {
 }
 
 /// What is to be remembered, and when that is known.
+///
+/// ```
+/// use idem_runtime::{Draft, Ended, Outcome, Recorded, Recording};
+/// use tokio::sync::oneshot;
+///
+/// /// A stream goes out at once, and is recorded when `whole` says what it came to.
+/// fn streamed(whole: oneshot::Receiver<Vec<u8>>) -> Ended<&'static str> {
+///     let recorded = async {
+///         let outcome = match whole.await {
+///             Ok(bytes) => {
+///                 let mut draft = Draft::new();
+///                 draft.put(&bytes);
+///                 Outcome::Answer(draft)
+///             }
+///             // The stream broke off: the body ran, and there is no answer to replay.
+///             Err(_) => Outcome::NotReplayable,
+///         };
+///         Recorded { outcome, hold: None }
+///     };
+///     Ended { response: "a stream", recording: Recording::Live(Box::pin(recorded)) }
+/// }
+/// # let (_sender, receiver) = oneshot::channel();
+/// # assert_eq!(streamed(receiver).response, "a stream");
+/// ```
 pub enum Recording {
     /// Known. The claim ends first, and then the answer goes out, so that a retry finds the record.
     Done(Outcome),
@@ -65,6 +89,25 @@ impl fmt::Debug for Recorded {
 }
 
 /// How a claim ends.
+///
+/// ```
+/// use idem_runtime::{Draft, Outcome};
+///
+/// /// An adapter's rule: a failure is not kept, and what is too large neither, but its body does not run again.
+/// fn outcome(status: u16, body: &[u8]) -> Outcome {
+///     if status == 503 {
+///         return Outcome::Release;
+///     }
+///     if body.len() > 1024 {
+///         return Outcome::NotReplayable;
+///     }
+///     let mut draft = Draft::with_capacity(2 + body.len());
+///     draft.put(&status.to_le_bytes());
+///     draft.put(body);
+///     Outcome::Answer(draft)
+/// }
+/// assert!(matches!(outcome(201, b"tea"), Outcome::Answer(draft) if draft.len() == 5));
+/// ```
 #[derive(Debug)]
 pub enum Outcome {
     /// With this answer, to be replayed.

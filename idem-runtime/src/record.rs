@@ -125,6 +125,15 @@ impl std::error::Error for Undecodable {}
 
 /// An answer while it is written down: bytes in the adapter's format, with room in front for the record's head and behind for
 /// its origin, so that a large body is copied once.
+///
+/// ```
+/// use idem_runtime::Draft;
+///
+/// let mut draft = Draft::with_capacity(16);
+/// draft.put(b"201 ");
+/// draft.put(b"created");
+/// assert_eq!((draft.len(), &draft.bytes()[..]), (11, &b"201 created"[..]));
+/// ```
 pub struct Draft(Vec<u8>);
 
 impl Draft {

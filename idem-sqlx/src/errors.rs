@@ -59,6 +59,19 @@ impl fmt::Display for Step {
 }
 
 /// A step that failed: the source of [`StoreError::Unavailable`].
+///
+/// ```
+/// use idem_runtime::StoreError;
+/// use idem_sqlx::{DatabaseError, Problem};
+///
+/// /// Whether somebody forgot to call `migrate()`.
+/// fn is_not_migrated(error: &StoreError) -> bool {
+///     let StoreError::Unavailable(source) = error else { return false };
+///     let found = source.downcast_ref::<DatabaseError>();
+///     found.is_some_and(|error| matches!(error.problem, Problem::TableMissing { .. }))
+/// }
+/// assert!(!is_not_migrated(&StoreError::Full));
+/// ```
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct DatabaseError {

@@ -6,6 +6,20 @@ use crate::response::NEVER;
 use crate::statuses::Statuses;
 
 /// A part of a request that must be equal on a retry.
+///
+/// ```
+/// use idem_axum::{Part, Policy};
+///
+/// /// As `fingerprint = method + path + json("/account", "/amount") + header("X-Api-Version")`.
+/// const TRANSFERS: Policy = Policy::DEFAULT.fingerprint(&[
+///     Part::Method,
+///     Part::Path,
+///     Part::JsonPointers(&["/account", "/amount"]),
+///     Part::Header("X-Api-Version"),
+/// ]);
+/// ```
+///
+/// [Choosing a fingerprint](crate::guide::fingerprints) says which parts to take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Part {
     /// The method.
@@ -33,6 +47,15 @@ impl Part {
 }
 
 /// Whose key it is.
+///
+/// ```
+/// use idem_axum::{Policy, Scope};
+///
+/// /// As `scope = header("X-Tenant")`. A scope made from the arguments is declared at the endpoint.
+/// const PER_TENANT: Policy = Policy::DEFAULT.scope(Scope::Header("X-Tenant"));
+/// ```
+///
+/// [Scopes, and tokens that rotate](crate::guide::scopes) says which one to take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Scope {
@@ -50,6 +73,16 @@ pub enum Scope {
 }
 
 /// What a request gets whose key is in flight with the same fingerprint.
+///
+/// ```
+/// use std::time::Duration;
+/// use idem_axum::{InFlight, Policy};
+///
+/// /// As `in_flight = reject(423)`.
+/// const LOCKED: Policy = Policy::DEFAULT.in_flight(InFlight::reject(423));
+/// /// As `in_flight = wait("5s")`.
+/// const PATIENT: Policy = Policy::DEFAULT.in_flight(InFlight::wait(Duration::from_secs(5)));
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct InFlight {
     pub(crate) status: u16,
@@ -85,6 +118,13 @@ impl InFlight {
 }
 
 /// What of a response is given back.
+///
+/// ```
+/// use idem_axum::{Policy, Replay};
+///
+/// /// As `replay = status + body`. What is left out never reaches the store.
+/// const WITHOUT_HEADERS: Policy = Policy::DEFAULT.replay(Replay::STATUS.and(Replay::BODY));
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Replay {
     pub(crate) status: bool,

@@ -20,6 +20,17 @@ const SHORTEST_LEASE: Duration = Duration::from_millis(10);
 const MAX_EXECUTIONS: usize = 16_384;
 
 /// Sets up an [`Idempotency`].
+///
+/// ```
+/// use std::time::Duration;
+/// use idem_runtime::{Idempotency, MemoryStore};
+///
+/// let idempotency = Idempotency::builder(MemoryStore::new())
+///     .lease(Duration::from_secs(60))
+///     .max_executions(1_000)
+///     .build();
+/// assert_eq!(idempotency.executions(), 0);
+/// ```
 #[must_use = "a builder does nothing until `build` is called"]
 pub struct IdempotencyBuilder {
     store: Arc<dyn ErasedStore>,

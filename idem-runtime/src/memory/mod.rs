@@ -134,6 +134,14 @@ pub struct Usage {
 }
 
 /// Sets the limits of a [`MemoryStore`].
+///
+/// ```
+/// use idem_runtime::MemoryStore;
+///
+/// // At 384 bytes for each key, the entries alone take 36.6 MiB of the bytes.
+/// let store = MemoryStore::builder().max_entries(100_000).max_bytes(64 * 1024 * 1024).build();
+/// assert_eq!(store.usage().bytes, 0);
+/// ```
 #[derive(Clone, Debug)]
 #[must_use = "a builder does nothing until `build` is called"]
 pub struct MemoryStoreBuilder {

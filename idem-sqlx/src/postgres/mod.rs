@@ -110,6 +110,10 @@ impl PostgresStore {
     ///
     /// # Errors
     /// Nothing was changed, unless the error says that it is unknown.
+    ///
+    /// # Cancel safety
+    /// The transaction is rolled back, unless its commit was already on its way. It takes a minute at most, and may be
+    /// called again.
     pub async fn migrate(&self) -> Result<(), MigrateError> {
         migrations::run(&self.shared).await
     }
@@ -127,6 +131,9 @@ impl PostgresStore {
     ///
     /// # Errors
     /// The database refused or did not answer; some batches may have been deleted.
+    ///
+    /// # Cancel safety
+    /// What was deleted stays deleted; the next cleanup goes on.
     pub async fn clean_once(&self) -> Result<u64, StoreError> {
         self.core.clean_once().await
     }

@@ -103,6 +103,10 @@ impl SqliteStore {
     ///
     /// # Errors
     /// Nothing was changed, unless the error says that it is unknown.
+    ///
+    /// # Cancel safety
+    /// The transaction is rolled back, unless it was about to be committed. It takes a minute at most, and may be
+    /// called again.
     pub async fn migrate(&self) -> Result<(), MigrateError> {
         migrations::run(&self.shared).await
     }
@@ -120,6 +124,9 @@ impl SqliteStore {
     ///
     /// # Errors
     /// The database refused or did not answer; some batches may have been deleted.
+    ///
+    /// # Cancel safety
+    /// What was deleted stays deleted; the next cleanup goes on.
     pub async fn clean_once(&self) -> Result<u64, StoreError> {
         self.core.clean_once().await
     }
