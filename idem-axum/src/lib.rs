@@ -1,5 +1,7 @@
 #![doc = include_str!("../README.md")]
 
+#[cfg(feature = "admin")]
+pub mod admin;
 mod endpoint;
 mod extract;
 #[cfg(feature = "__fuzzing")]
