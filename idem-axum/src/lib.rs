@@ -1,4 +1,14 @@
 #![doc = include_str!("../README.md")]
+//!
+//! # Where to read on
+//!
+//! [`#[idempotent]`](macro@idempotent) has every option, [`Policy`] the same as a `const`, [`Refusal`] every answer that the runtime makes
+//! itself, and [`Store`] the contract of stores. The [`guide`] has a page for each question that comes up later:
+//! [fingerprints](guide::fingerprints), [scopes and rotating tokens](guide::scopes), [what is recorded](guide::recording),
+//! [crashes](guide::crashes), [load balancers and stores](guide::stores), [tests](guide::testing) and
+//! [migration](guide::migrating).
+//!
+#![doc = include_str!("guide/states.md")]
 
 #[cfg(feature = "admin")]
 pub mod admin;
@@ -7,6 +17,8 @@ mod extract;
 #[cfg(feature = "__fuzzing")]
 #[doc(hidden)]
 pub mod fuzzing;
+#[cfg(doc)]
+pub mod guide;
 mod json;
 mod layer;
 mod policy;
