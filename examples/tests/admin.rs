@@ -19,6 +19,13 @@ fn a_record_is_looked_up_and_forgotten_with_the_keyboard() {
 
     // The key has the focus already, and Enter sends the form.
     assert_eq!(browser.focused(), "Key");
+    assert!(browser.described().starts_with("What the client sent"));
+    browser.write("order 1");
+    browser.press_and_wait(ENTER);
+    assert_eq!(browser.focused(), "Key", "back where it went wrong");
+    assert_eq!(browser.described(), "This cannot be a key: the key has a character that is not visible ASCII.");
+    picture(&browser, "desktop-mistake");
+    browser.run("document.activeElement.select()");
     browser.write("\"order-1\"");
     browser.press_and_wait(ENTER);
     assert_eq!(browser.focused(), "Recorded", "the focus is where something new is");

@@ -14,7 +14,8 @@ impl Frame<'_> {
             html! {
                 (problem(wrong(id)))
                 input type="text" id=(id) name=(name) value=(value) spellcheck="false" autocapitalize="none" autocomplete="off"
-                    required[id == "key"] aria-invalid=[invalid(wrong(id))] aria-describedby=[described(wrong(id))] autofocus[focus(id)];
+                    required[id == "key"] aria-invalid=[invalid(wrong(id))] autofocus[focus(id)]
+                    aria-describedby=[described(wrong(id)).or((id == "key").then(|| "key-hint".to_owned()))];
             }
         };
         let lines = |id: &'static str, name: &str, value: &str| {
@@ -34,7 +35,7 @@ impl Frame<'_> {
                     input type="hidden" name="token" value=(self.token.as_str());
                     .field {
                         label for="key" { "Key" }
-                        p.hint { "What the client sent in its idempotency header, with or without quotes." }
+                        p.hint id="key-hint" { "What the client sent in its idempotency header, with or without quotes." }
                         (line("key", "key", &fields.key))
                     }
                     fieldset {
