@@ -10,6 +10,8 @@
 //!
 #![doc = include_str!("guide/states.md")]
 
+#[cfg(feature = "admin")]
+pub mod admin;
 mod endpoint;
 mod extract;
 #[cfg(feature = "__fuzzing")]
