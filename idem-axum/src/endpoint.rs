@@ -12,10 +12,11 @@ use axum::response::{IntoResponse, Response};
 use futures_util::FutureExt;
 use http::StatusCode;
 use http::request::Parts;
-use idem_runtime::{Answer, Attempt, Ended, Idempotency, Scope, StorageKey, StoreError};
+use idem_runtime::{Answer, Attempt, Ended, Idempotency, Observation, Scope, StorageKey, StoreError};
 
 use crate::extract::{IdempotencyKey, Presented};
 use crate::layer::Mounted;
+use crate::observing::{observe, refuse};
 use crate::policy::Policy;
 use crate::refusal::Refusal;
 use crate::request::{self, Owner, ScopeValue, Unfinished};
@@ -41,6 +42,7 @@ struct Protected {
     owner: Owner,
     fingerprint: Unfinished,
     body_read: bool,
+    observation: Observation,
 }
 
 impl<S> fmt::Debug for Call<S> {
@@ -72,15 +74,17 @@ where
     #[allow(clippy::result_large_err, reason = "a response is what the generated function returns")]
     pub fn open(&mut self, policy: &'static Policy) -> Result<(), Response> {
         let Parts { headers, extensions, .. } = &mut self.parts;
+        let refused = |refusal, parts: &Parts| Err(refuse(&observe(parts), refusal));
         let Some(mounted) = extensions.get_mut::<Mounted>() else {
-            return Err(Refusal::LayerMissing { policy }.into_response());
+            return refused(Refusal::LayerMissing { policy }, &self.parts);
         };
-        let key =
-            request::key(headers, policy).map_err(|reason| Refusal::KeyInvalid { policy, reason }.into_response())?;
-        let key = key.map(IdempotencyKey::new);
+        let key = match request::key(headers, policy) {
+            Ok(key) => key.map(IdempotencyKey::new),
+            Err(reason) => return refused(Refusal::KeyInvalid { policy, reason }, &self.parts),
+        };
         mounted.presented = Some(Presented { policy, key: key.clone() });
         let Some(key) = key else {
-            return if policy.required { Err(Refusal::KeyMissing { policy }.into_response()) } else { Ok(()) };
+            return if policy.required { refused(Refusal::KeyMissing { policy }, &self.parts) } else { Ok(()) };
         };
         self.protected = Some(Protected {
             policy,
@@ -89,6 +93,7 @@ where
             owner: request::owner(&self.parts.headers, policy),
             fingerprint: Unfinished::new(&self.parts, policy),
             body_read: !policy.reads_body(),
+            observation: observe(&self.parts),
         });
         Ok(())
     }
@@ -98,7 +103,8 @@ where
     /// # Errors
     /// The extractor's rejection.
     pub async fn part<T: FromRequestParts<S>>(&mut self) -> Result<T, Response> {
-        T::from_request_parts(&mut self.parts, &self.state).await.map_err(IntoResponse::into_response)
+        let extracted = T::from_request_parts(&mut self.parts, &self.state).await;
+        extracted.map_err(|rejection| self.rejected(rejection))
     }
 
     /// The last argument, which may consume the body.
@@ -108,7 +114,8 @@ where
     pub async fn last<T: FromRequest<S, M>, M>(&mut self) -> Result<T, Response> {
         self.read_body().await?;
         let (parts, body) = self.take();
-        T::from_request(Request::from_parts(parts, body), &self.state).await.map_err(IntoResponse::into_response)
+        let extracted = T::from_request(Request::from_parts(parts, body), &self.state).await;
+        extracted.map_err(|rejection| self.rejected(rejection))
     }
 
     /// Runs the body unless it ran before: the answer of either, or a refusal.
@@ -121,6 +128,10 @@ where
             return rejection;
         }
         match self.protected.take() {
+            Some(protected) if protected.observation.is_on() => {
+                let observation = protected.observation.clone();
+                observation.over(Box::pin(protected.run(policy, scope, body))).await
+            }
             Some(protected) => protected.run(policy, scope, body).await,
             None => body.await.into_response(),
         }
@@ -131,13 +142,21 @@ where
         if self.protected.as_ref().is_none_or(|protected| protected.body_read) {
             return Ok(());
         }
-        let bytes = request::buffer(&mut self.parts, mem::take(&mut self.body)).await?;
+        let buffered = request::buffer(&mut self.parts, mem::take(&mut self.body)).await;
+        let bytes = buffered.map_err(|rejection| self.rejected(rejection))?;
         if let Some(protected) = &mut self.protected {
             protected.fingerprint.body(&bytes, protected.policy);
             protected.body_read = true;
         }
         self.body = Body::from(bytes);
         Ok(())
+    }
+
+    fn rejected(&self, rejection: impl IntoResponse) -> Response {
+        if let Some(protected) = &self.protected {
+            protected.observation.rejected();
+        }
+        rejection.into_response()
     }
 
     fn take(&mut self) -> (Parts, Body) {
@@ -151,7 +170,7 @@ impl Protected {
     where
         F: Future<Output: IntoResponse> + Send + 'static,
     {
-        let Self { idempotency, key, owner, mut fingerprint, .. } = self;
+        let Self { idempotency, key, owner, mut fingerprint, observation, .. } = self;
         let scope = match (evaluated, owner) {
             (Some(ScopeValue(scope)), _) | (None, Owner::Scope(scope)) => scope,
             (None, Owner::Caller(authorization)) => {
@@ -162,6 +181,7 @@ impl Protected {
         let storage_key = StorageKey::new(&scope, key.key());
         let attempt = Attempt { key: storage_key, fingerprint: fingerprint.finish(), rules: policy.rules() };
         key.belongs_to(attempt.key, attempt.fingerprint);
+        observation.belongs_to(&attempt.key);
         let run = move |lease| {
             key.runs_under(lease);
             ended(policy, body)
@@ -173,11 +193,18 @@ impl Protected {
         };
         match answered {
             Ok(Answer::Ran(response)) => response,
-            Ok(Answer::Recorded(record)) => response::replay(policy, &record).unwrap_or_else(|undecodable| {
-                let source = StoreError::unavailable(undecodable);
-                Refusal::StoreUnavailable { policy, source }.into_response()
-            }),
-            Err(refused) => Refusal::of(refused, policy).into_response(),
+            Ok(Answer::Recorded(record)) => match response::replay(policy, &record) {
+                Ok(replay) => {
+                    tracing::debug!("a replay is sent");
+                    observation.replayed();
+                    replay
+                }
+                Err(undecodable) => {
+                    let source = StoreError::unavailable(undecodable);
+                    refuse(&observation, Refusal::StoreUnavailable { policy, source })
+                }
+            },
+            Err(refused) => refuse(&observation, Refusal::of(refused, policy)),
         }
     }
 }
@@ -185,6 +212,7 @@ impl Protected {
 /// Runs the body. A panic, also one while the response is made, becomes a 500 that is recorded under the same rules as any
 /// response, since the body may have had effects.
 async fn ended<F: Future<Output: IntoResponse>>(policy: &'static Policy, body: F) -> Ended<Response> {
+    tracing::debug!("an execution begins");
     let ended = AssertUnwindSafe(async { response::capture(policy, body.await.into_response()).await });
     match ended.catch_unwind().await {
         Ok(ended) => ended,

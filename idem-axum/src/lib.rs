@@ -7,6 +7,7 @@ mod extract;
 pub mod fuzzing;
 mod json;
 mod layer;
+pub mod observing;
 mod policy;
 #[doc(hidden)]
 pub mod private;

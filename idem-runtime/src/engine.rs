@@ -21,6 +21,7 @@ use crate::fingerprint::Fingerprint;
 use crate::key::StorageKey;
 use crate::lease::Lease;
 use crate::memory::MemoryStore;
+use crate::observation::carried;
 use crate::record::Record;
 use crate::rules::Rules;
 use crate::store::{Duties, Store, StoreError};
@@ -252,7 +253,8 @@ impl Idempotency {
             Err((Refused::StoreUnavailable(error), Some(body))) => {
                 let core = &self.handle.core;
                 let place = core.places.take().ok_or(Refused::TooManyExecutions)?;
-                tracing::error!(key = %attempt.key, %error, "the store is unavailable; the body runs without protection, as its policy says");
+                let cause = error.cause();
+                tracing::error!(key = %attempt.key, %error, cause, "the store is unavailable; the body runs without protection, as its policy says");
                 let answer = core.spawn(Box::pin(unprotected(Arc::clone(core), place, body(Lease::default()))));
                 answer.await.map(Answer::Ran).map_err(|_| Refused::OutcomeUnknown)
             }
@@ -385,9 +387,9 @@ impl Core {
         })));
     }
 
-    /// A task that [`Idempotency::drain`] waits for, in the request's span.
+    /// A task that [`Idempotency::drain`] waits for, in the request's span and observation.
     pub(crate) fn spawn<T: Send + 'static>(&self, task: BoxFuture<T>) -> JoinHandle<T> {
-        self.tracker.spawn(task.in_current_span().with_current_subscriber())
+        self.tracker.spawn(carried(task).in_current_span().with_current_subscriber())
     }
 }
 

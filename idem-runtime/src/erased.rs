@@ -13,6 +13,7 @@ use std::time::Duration;
 use crate::clock::Clock;
 use crate::fingerprint::Fingerprint;
 use crate::key::StorageKey;
+use crate::observation::Step;
 use crate::record::Record;
 use crate::store::{Begin, Claim, Duties, Store, StoreError};
 
@@ -73,6 +74,7 @@ impl<S: Store> ErasedStore for S {
         ttl: Duration,
     ) -> Answering<'static, Begin<BoxClaim>> {
         Answering::new(async move {
+            let _step = Step::start();
             Ok(match Store::begin_with_ttl(&*self, &key, &fingerprint, lease, ttl).await? {
                 Begin::Claimed(claim) => Begin::Claimed(Box::new(claim) as BoxClaim),
                 Begin::Abandoned(claim) => Begin::Abandoned(Box::new(claim) as BoxClaim),
@@ -92,7 +94,10 @@ impl<S: Store> ErasedStore for S {
     }
 
     fn forget(self: Arc<Self>, key: StorageKey) -> Answering<'static, bool> {
-        Answering::new(async move { Store::forget(&*self, &key).await })
+        Answering::new(async move {
+            let _step = Step::start();
+            Store::forget(&*self, &key).await
+        })
     }
 }
 
@@ -109,11 +114,17 @@ impl<C: Claim> ErasedClaim for C {
     }
 
     fn complete(self: Box<Self>, record: Record, ttl: Duration) -> Answering<'static, ()> {
-        Answering::new(async move { Claim::complete(*self, record, ttl).await })
+        Answering::new(async move {
+            let _step = Step::start();
+            Claim::complete(*self, record, ttl).await
+        })
     }
 
     fn release(self: Box<Self>) -> Answering<'static, ()> {
-        Answering::new(async move { Claim::release(*self).await })
+        Answering::new(async move {
+            let _step = Step::start();
+            Claim::release(*self).await
+        })
     }
 
     fn twin(&self) -> Option<BoxClaim> {

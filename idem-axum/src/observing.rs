@@ -1,0 +1,89 @@
+//! What an operator can see: a page of documentation, without items.
+//!
+//! # The span
+//!
+//! Each request with a key, and each that is refused for its key, has one `tracing` span: `idempotency`, level `INFO`, target
+//! `idem_runtime`, a child of the span that your middleware opened. The body runs within it, so what the body logs is
+//! found with the key; also when the client has hung up, since the execution goes on and the span stays open until it has
+//! ended.
+//!
+//! | field | value | on |
+//! |---|---|---|
+//! | `endpoint` | method and route template, such as `POST /orders/{id}`; `unmatched` for a fallback, and the method `OTHER` for one that HTTP does not define | all |
+//! | `key` | the first eight hex digits of the storage key: enough to find the lines of one key, too few to look a key up | all whose key is good and whose extractors passed |
+//! | `outcome` | `executed`: the body ran for this request. `replayed`: a record answered. `refused`: the runtime did. `rejected`: an extractor did. `unprotected`: the body ran without a claim, since the store could not be asked and the policy says [`dangerously_run_without_store`](crate::Policy::dangerously_run_without_store). `left`: the client was gone before any of these | all |
+//! | `code` | that of the [`Refusal`](crate::Refusal) | refusals |
+//! | `store_us` | microseconds that the store took for this request, renewals of a lease not counted | all that asked it |
+//! | `body_us` | microseconds from the start of the body to its response; what is streamed afterwards is not counted | executions |
+//!
+//! `outcome`, `code` and the times are written when everything is over, so they are there when the span closes. A request
+//! without a key that needs none has no span.
+//!
+//! # Events
+//!
+//! An execution and a replay are no events at `INFO`: the span says it all. Targets begin with the name of the crate, so
+//! `RUST_LOG=idem=info` shows all of them.
+//!
+//! | level | target | event |
+//! |---|---|---|
+//! | `ERROR` | `idem_axum` | a refusal because the outcome is unknown, the store cannot be asked, or the layer is missing; a body that panicked |
+//! | `ERROR` | `idem_runtime` | an end that could not be recorded for good, so that its outcome is unknown; a lease lost while its body runs; a body that runs without protection, as its policy says |
+//! | `WARN` | `idem_axum` | a refusal because the store is full or too many bodies run |
+//! | `WARN` | `idem_runtime` | an end that could not be recorded yet, and is tried again; a lease that could not be renewed yet; executions that a drain or the last handle left running; no thread for the memory of expired records |
+//! | `WARN` | `idem_redis`, `idem_sqlx` | a server whose settings may lose records, an answer for which Redis had no room, expired rows that could not be deleted |
+//! | `INFO` | `idem_axum` | any other refusal, with its `code` |
+//! | `DEBUG` | `idem_axum` | an execution that begins, a replay that is sent |
+//! | `DEBUG` | `idem_redis`, `idem_sqlx` | versions, clean-up, waiters that must look for themselves |
+//!
+//! No event and no span has a raw key, a body, a cookie, an `Authorization` or a path that a client chose.
+//!
+//! # Cost
+//!
+//! Where no subscriber wants the span, nothing is put together and no time is taken.
+
+use std::sync::Arc;
+
+use axum::extract::MatchedPath;
+use axum::response::{IntoResponse, Response};
+use http::Method;
+use http::request::Parts;
+use idem_runtime::Observation;
+
+use crate::refusal::Refusal;
+
+/// What a fallback is called: it has no route, and the path is the client's.
+const UNMATCHED: &str = "unmatched";
+/// A method that the client may have made up.
+const OTHER_METHOD: &str = "OTHER";
+
+/// Begins to observe a request.
+pub(crate) fn observe(parts: &Parts) -> Observation {
+    Observation::new(|| endpoint(parts))
+}
+
+/// Method and route template: as many names as there are routes, whatever clients send.
+fn endpoint(parts: &Parts) -> Arc<str> {
+    let Some(template) = parts.extensions.get::<MatchedPath>() else { return UNMATCHED.into() };
+    format!("{} {}", method(&parts.method), template.as_str()).into()
+}
+
+fn method(method: &Method) -> &str {
+    let known = [
+        Method::GET,
+        Method::HEAD,
+        Method::POST,
+        Method::PUT,
+        Method::PATCH,
+        Method::DELETE,
+        Method::OPTIONS,
+        Method::TRACE,
+        Method::CONNECT,
+    ];
+    if known.contains(method) { method.as_str() } else { OTHER_METHOD }
+}
+
+/// Refuses the request: the one way to do so, so that what is answered is what is seen.
+pub(crate) fn refuse(observation: &Observation, refusal: Refusal) -> Response {
+    observation.refused(refusal.code());
+    observation.in_scope(|| refusal.into_response())
+}

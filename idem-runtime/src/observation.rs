@@ -1,0 +1,255 @@
+//! What can be seen of one request: its span, and how long the store and the body took.
+//!
+//! A request whose client hung up is still observed, since its execution goes on: whoever comes last, the request or
+//! its execution, closes the observation, and what it found is written to the span then, once.
+
+use std::fmt;
+use std::future::Future;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use tokio::time::Instant;
+use tracing::field::{Empty, display};
+use tracing::{Instrument, Span};
+
+use crate::erased::BoxFuture;
+use crate::key::StorageKey;
+
+tokio::task_local! {
+    /// That of the request on whose behalf a task works.
+    static CURRENT: Arc<Seen>;
+}
+
+/// What is observed of one request from its arrival to its answer, and to the end of its execution.
+///
+/// An adapter opens one for each request with a key, works within it, and says what it answered. It has the `tracing` span
+/// `idempotency` at level `INFO`, with these fields:
+///
+/// | field | value |
+/// |---|---|
+/// | `endpoint` | what the adapter calls the endpoint |
+/// | `key` | the first eight hex digits of the storage key |
+/// | `outcome` | see [`Seen`](Self#outcomes) |
+/// | `code` | the name of the refusal, where there was one |
+/// | `store_us` | microseconds in which the store was asked, all steps but renewals together |
+/// | `body_us` | microseconds from the start of the body to its answer; a stream that follows is not counted |
+///
+/// All but the first two are written when everything is over. Where no subscriber wants the span, nothing is observed, and
+/// that costs next to nothing.
+///
+/// # Outcomes
+/// `executed`: the body ran for this request. `replayed`: a record was. `refused`: neither. `rejected`: an extractor
+/// answered. `unprotected`: the body ran without a claim, since the store could not be asked and the policy says so. `left`:
+/// the client was gone before any of these.
+///
+/// ```
+/// # async fn example(idempotency: idem_runtime::Idempotency, attempt: idem_runtime::Attempt) {
+/// use idem_runtime::{Answer, Draft, Ended, Observation, Outcome, Recording};
+///
+/// let observation = Observation::new(|| "POST /orders".into());
+/// let work = async {
+///     observation.belongs_to(&attempt.key);
+///     let body = async { Ended { response: "done", recording: Recording::Done(Outcome::Answer(Draft::new())) } };
+///     match idempotency.run(attempt, || body).await {
+///         Ok(Answer::Ran(_)) => {}
+///         Ok(Answer::Recorded(_)) => observation.replayed(),
+///         Err(_) => observation.refused("some_code"),
+///     }
+/// };
+/// observation.over(work).await;
+/// # }
+/// ```
+#[derive(Clone, Default)]
+pub struct Observation(Option<Arc<Seen>>);
+
+/// What was seen.
+struct Seen {
+    span: Span,
+    outcome: OnceLock<&'static str>,
+    code: OnceLock<&'static str>,
+    store: Total,
+    body: Total,
+}
+
+/// A sum of times, in microseconds.
+#[derive(Default)]
+struct Total(AtomicU64);
+
+impl Total {
+    fn add(&self, time: Duration) {
+        self.0.fetch_add(u64::try_from(time.as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+
+    /// `None` where nothing took any time.
+    fn microseconds(&self) -> Option<u64> {
+        Some(self.0.load(Ordering::Relaxed))
+            .filter(|&nanoseconds| nanoseconds > 0)
+            .map(|nanoseconds| nanoseconds / 1000)
+    }
+}
+
+impl Drop for Seen {
+    fn drop(&mut self) {
+        self.span.record("outcome", self.outcome.get().copied().unwrap_or("left"));
+        for (field, total) in [("store_us", &self.store), ("body_us", &self.body)] {
+            if let Some(microseconds) = total.microseconds() {
+                self.span.record(field, microseconds);
+            }
+        }
+        if let Some(code) = self.code.get() {
+            self.span.record("code", code);
+        }
+    }
+}
+
+impl Observation {
+    /// Begins to observe a request to `endpoint`, if anybody wants to see it. The span is a child of the current one.
+    ///
+    /// `endpoint` must not hold anything that a client chose: method and route template, say.
+    pub fn new(endpoint: impl FnOnce() -> Arc<str>) -> Self {
+        if !tracing::span_enabled!(tracing::Level::INFO) {
+            return Self(None);
+        }
+        let endpoint = endpoint();
+        let span = tracing::info_span!(
+            "idempotency",
+            %endpoint,
+            key = Empty,
+            outcome = Empty,
+            code = Empty,
+            store_us = Empty,
+            body_us = Empty,
+        );
+        let seen = Seen {
+            span,
+            outcome: OnceLock::new(),
+            code: OnceLock::new(),
+            store: Total::default(),
+            body: Total::default(),
+        };
+        Self(Some(Arc::new(seen)))
+    }
+
+    /// Whether anybody wants to see anything.
+    pub fn is_on(&self) -> bool {
+        self.0.is_some()
+    }
+
+    /// Works within this observation and its span. So does an execution that starts there.
+    ///
+    /// Cancel safe where `work` is: dropping the future drops `work`.
+    pub async fn over<F: Future>(&self, work: F) -> F::Output {
+        match &self.0 {
+            // In a box, since it would be moved from hand to hand otherwise.
+            Some(seen) => CURRENT.scope(Arc::clone(seen), Box::pin(work.instrument(seen.span.clone()))).await,
+            None => work.await,
+        }
+    }
+
+    /// As [`over`](Self::over), for work without a wait.
+    pub fn in_scope<T>(&self, work: impl FnOnce() -> T) -> T {
+        match &self.0 {
+            Some(seen) => seen.span.in_scope(work),
+            None => work(),
+        }
+    }
+
+    /// Whose key it is, and which, is known.
+    pub fn belongs_to(&self, key: &StorageKey) {
+        if let Some(seen) = &self.0 {
+            seen.span.record("key", display(key));
+        }
+    }
+
+    /// The request is answered from a record.
+    pub fn replayed(&self) {
+        self.end("replayed");
+    }
+
+    /// The request is refused, for the reason with this name. Where the body has started all the same, the outcome stays
+    /// what it is.
+    pub fn refused(&self, code: &'static str) {
+        self.end("refused");
+        if let Some(seen) = &self.0 {
+            let _ = seen.code.set(code);
+        }
+    }
+
+    /// An extractor has answered the request.
+    pub fn rejected(&self) {
+        self.end("rejected");
+    }
+
+    /// The first one counts.
+    fn end(&self, outcome: &'static str) {
+        if let Some(seen) = &self.0 {
+            let _ = seen.outcome.set(outcome);
+        }
+    }
+
+    /// That of the request on whose behalf this task works.
+    fn current() -> Self {
+        Self(CURRENT.try_with(Arc::clone).ok())
+    }
+}
+
+impl fmt::Debug for Observation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Observation").field("on", &self.is_on()).finish_non_exhaustive()
+    }
+}
+
+/// Hands the observation of the current task on to a task that goes on with its work.
+pub(crate) fn carried<T: Send + 'static>(task: BoxFuture<T>) -> BoxFuture<T> {
+    match Observation::current() {
+        Observation(Some(seen)) => Box::pin(CURRENT.scope(seen, task)),
+        Observation(None) => task,
+    }
+}
+
+/// One step of the store, from here until it is dropped: with its answer, or because nobody waits for it any longer.
+pub(crate) struct Step(Option<(Arc<Seen>, Instant)>);
+
+impl Step {
+    pub(crate) fn start() -> Self {
+        Self(Observation::current().0.map(|seen| (seen, Instant::now())))
+    }
+}
+
+impl Drop for Step {
+    fn drop(&mut self) {
+        if let Some((seen, began)) = &self.0 {
+            seen.store.add(began.elapsed());
+        }
+    }
+}
+
+/// A body that runs; dropped when it has answered.
+pub(crate) struct Running(Option<(Arc<Seen>, Instant)>);
+
+impl Running {
+    /// It starts now, under a claim.
+    pub(crate) fn protected() -> Self {
+        Self::start("executed")
+    }
+
+    /// It starts now, without one.
+    pub(crate) fn unprotected() -> Self {
+        Self::start("unprotected")
+    }
+
+    fn start(outcome: &'static str) -> Self {
+        let observation = Observation::current();
+        observation.end(outcome);
+        Self(observation.0.map(|seen| (seen, Instant::now())))
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if let Some((seen, began)) = &self.0 {
+            seen.body.add(began.elapsed());
+        }
+    }
+}
