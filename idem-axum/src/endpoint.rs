@@ -16,7 +16,7 @@ use idem_runtime::{Answer, Attempt, Ended, Idempotency, Observation, Scope, Stor
 
 use crate::extract::{IdempotencyKey, Presented};
 use crate::layer::Mounted;
-use crate::observing::{observe, refuse};
+use crate::observing::{self, observe, refuse};
 use crate::policy::Policy;
 use crate::refusal::Refusal;
 use crate::request::{self, Owner, ScopeValue, Unfinished};
@@ -84,7 +84,11 @@ where
         };
         mounted.presented = Some(Presented { policy, key: key.clone() });
         let Some(key) = key else {
-            return if policy.required { refused(Refusal::KeyMissing { policy }, &self.parts) } else { Ok(()) };
+            if policy.required {
+                return refused(Refusal::KeyMissing { policy }, &self.parts);
+            }
+            observing::unprotected(&self.parts);
+            return Ok(());
         };
         self.protected = Some(Protected {
             policy,

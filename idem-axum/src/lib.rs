@@ -20,6 +20,8 @@ pub use extract::IdempotencyKey;
 pub use idem_macros::idempotent;
 #[cfg(feature = "conformance")]
 pub use idem_runtime::conformance;
+#[cfg(feature = "metrics")]
+pub use idem_runtime::metrics;
 pub use idem_runtime::{
     Abandoned, Begin, Claim, Clock, Duties, Fingerprint, Idempotency, IdempotencyBuilder, InvalidKey, Lease,
     ManualClock, MemoryClaim, MemoryStore, MemoryStoreBuilder, Record, StorageKey, Store, StoreError, SystemClock,

@@ -12,7 +12,7 @@
 //! | `endpoint` | method and route template, such as `POST /orders/{id}`; `unmatched` for a fallback, and the method `OTHER` for one that HTTP does not define | all |
 //! | `key` | the first eight hex digits of the storage key: enough to find the lines of one key, too few to look a key up | all whose key is good and whose extractors passed |
 //! | `outcome` | `executed`: the body ran for this request. `replayed`: a record answered. `refused`: the runtime did. `rejected`: an extractor did. `unprotected`: the body ran without a claim, since the store could not be asked and the policy says [`dangerously_run_without_store`](crate::Policy::dangerously_run_without_store). `left`: the client was gone before any of these | all |
-//! | `code` | that of the [`Refusal`](crate::Refusal) | refusals |
+//! | `code` | that of the [`Refusal`] | refusals |
 //! | `store_us` | microseconds that the store took for this request, renewals of a lease not counted | all that asked it |
 //! | `body_us` | microseconds from the start of the body to its response; what is streamed afterwards is not counted | executions |
 //!
@@ -37,9 +37,16 @@
 //!
 //! No event and no span has a raw key, a body, a cookie, an `Authorization` or a path that a client chose.
 //!
+//! # Metrics
+//!
+//! With the feature `metrics`, the engine counts through the facade of the crate
+//! [`metrics`](https://docs.rs/metrics/0.24): executions, replays, refusals, what runs and what waits, the times of the body and
+//! of each step of the store, and what goes wrong. The table of all of them is in the module `metrics` of this crate.
+//! `examples/observed` in the repository is a service with an endpoint for Prometheus and a dashboard for Grafana.
+//!
 //! # Cost
 //!
-//! Where no subscriber wants the span, nothing is put together and no time is taken.
+//! Where no subscriber wants the span and the feature `metrics` is off, nothing is put together and no time is taken.
 
 use std::sync::Arc;
 
@@ -59,6 +66,11 @@ const OTHER_METHOD: &str = "OTHER";
 /// Begins to observe a request.
 pub(crate) fn observe(parts: &Parts) -> Observation {
     Observation::new(|| endpoint(parts))
+}
+
+/// Counts a request that runs unprotected, since it has no key and needs none.
+pub(crate) fn unprotected(parts: &Parts) {
+    Observation::unprotected(|| endpoint(parts));
 }
 
 /// Method and route template: as many names as there are routes, whatever clients send.

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use tokio::time::{sleep, timeout};
 
+use crate::counted;
 use crate::erased::{Answering, BoxClaim};
 use crate::execution::at_once;
 use crate::key::StorageKey;
@@ -80,6 +81,7 @@ impl Ending {
             let cause = error.cause();
             let Some((mut claim, end)) = again.filter(|_| tries < TRIES && !matches!(error, StoreError::Lost)) else {
                 tracing::error!(%key, %error, cause, tries, "the end of a claim could not be recorded; it stays, and its outcome is unknown to retries");
+                counted::completion_failed();
                 return Err(error);
             };
             tracing::warn!(%key, %error, cause, tries, "the end of a claim could not be recorded; it stays meanwhile, and the store is asked again");

@@ -13,6 +13,7 @@ use tracing::Instrument;
 use tracing::instrument::WithSubscriber;
 
 use crate::clock::Clock;
+use crate::counted;
 use crate::ending::{self, STEP};
 use crate::erased::{BoxFuture, ErasedStore};
 use crate::execution::{Ended, Execution, at_once, unprotected};
@@ -131,6 +132,17 @@ pub enum Refused {
     TooManyExecutions,
 }
 
+impl Refused {
+    /// Counts a refusal for want of room.
+    fn count(&self) {
+        match self {
+            Self::StoreFull => counted::store_full(),
+            Self::TooManyExecutions => counted::too_many_executions(),
+            _ => {}
+        }
+    }
+}
+
 impl fmt::Display for Refused {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
@@ -182,6 +194,7 @@ impl Idempotency {
 
     /// An engine over `store` with settings of your own.
     pub fn builder(store: impl Store) -> IdempotencyBuilder {
+        counted::store(&store);
         IdempotencyBuilder::new(Arc::new(store))
     }
 
@@ -252,7 +265,7 @@ impl Idempotency {
         match self.attempt(attempt, body).await {
             Err((Refused::StoreUnavailable(error), Some(body))) => {
                 let core = &self.handle.core;
-                let place = core.places.take().ok_or(Refused::TooManyExecutions)?;
+                let place = core.places.take().ok_or(Refused::TooManyExecutions).inspect_err(Refused::count)?;
                 let cause = error.cause();
                 tracing::error!(key = %attempt.key, %error, cause, "the store is unavailable; the body runs without protection, as its policy says");
                 let answer = core.spawn(Box::pin(unprotected(Arc::clone(core), place, body(Lease::default()))));
@@ -282,7 +295,10 @@ impl Idempotency {
                 }
             };
             match block {
-                Block::Refused(refused) => return Err((refused, Some(body))),
+                Block::Refused(refused) => {
+                    refused.count();
+                    return Err((refused, Some(body)));
+                }
                 Block::Recorded(record) if *record.fingerprint() != attempt.fingerprint => {
                     return Err((Refused::Mismatch, None));
                 }

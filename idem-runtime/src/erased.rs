@@ -11,6 +11,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use crate::clock::Clock;
+use crate::counted::Operation;
 use crate::fingerprint::Fingerprint;
 use crate::key::StorageKey;
 use crate::observation::Step;
@@ -74,10 +75,11 @@ impl<S: Store> ErasedStore for S {
         ttl: Duration,
     ) -> Answering<'static, Begin<BoxClaim>> {
         Answering::new(async move {
-            let _step = Step::start();
-            Ok(match Store::begin_with_ttl(&*self, &key, &fingerprint, lease, ttl).await? {
-                Begin::Claimed(claim) => Begin::Claimed(Box::new(claim) as BoxClaim),
-                Begin::Abandoned(claim) => Begin::Abandoned(Box::new(claim) as BoxClaim),
+            let step = Step::start::<S>(Operation::Begin);
+            let begun = Store::begin_with_ttl(&*self, &key, &fingerprint, lease, ttl).await;
+            Ok(match step.answered(begun)? {
+                Begin::Claimed(claim) => Begin::Claimed(Box::new(Held::<S>(claim)) as BoxClaim),
+                Begin::Abandoned(claim) => Begin::Abandoned(Box::new(Held::<S>(claim)) as BoxClaim),
                 Begin::InFlight(fingerprint) => Begin::InFlight(fingerprint),
                 Begin::Completed(record) => Begin::Completed(record),
             })
@@ -95,8 +97,8 @@ impl<S: Store> ErasedStore for S {
 
     fn forget(self: Arc<Self>, key: StorageKey) -> Answering<'static, bool> {
         Answering::new(async move {
-            let _step = Step::start();
-            Store::forget(&*self, &key).await
+            let step = Step::start::<S>(Operation::Forget);
+            step.answered(Store::forget(&*self, &key).await)
         })
     }
 }
@@ -108,30 +110,36 @@ pub(crate) trait ErasedClaim: Send {
     fn twin(&self) -> Option<BoxClaim>;
 }
 
-impl<C: Claim> ErasedClaim for C {
+/// A claim of a store of the type `S`.
+struct Held<S: Store>(S::Claim);
+
+impl<S: Store> ErasedClaim for Held<S> {
     fn renew(&mut self, lease: Duration) -> Answering<'_, ()> {
-        Answering::new(async move { Claim::renew(self, lease).await })
+        Answering::new(async move {
+            let step = Step::start::<S>(Operation::Renew);
+            step.answered(Claim::renew(&mut self.0, lease).await)
+        })
     }
 
     fn complete(self: Box<Self>, record: Record, ttl: Duration) -> Answering<'static, ()> {
         Answering::new(async move {
-            let _step = Step::start();
-            Claim::complete(*self, record, ttl).await
+            let step = Step::start::<S>(Operation::Complete);
+            step.answered(Claim::complete(self.0, record, ttl).await)
         })
     }
 
     fn release(self: Box<Self>) -> Answering<'static, ()> {
         Answering::new(async move {
-            let _step = Step::start();
-            Claim::release(*self).await
+            let step = Step::start::<S>(Operation::Release);
+            step.answered(Claim::release(self.0).await)
         })
     }
 
     fn twin(&self) -> Option<BoxClaim> {
-        let twin = catch_unwind(AssertUnwindSafe(|| Claim::twin(self))).unwrap_or_else(|panic| {
+        let twin = catch_unwind(AssertUnwindSafe(|| Claim::twin(&self.0))).unwrap_or_else(|panic| {
             discard(panic);
             None
         });
-        twin.map(|twin| Box::new(twin) as BoxClaim)
+        twin.map(|twin| Box::new(Self(twin)) as BoxClaim)
     }
 }

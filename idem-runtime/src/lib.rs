@@ -11,6 +11,7 @@
 mod clock;
 #[cfg(feature = "conformance")]
 pub mod conformance;
+mod counted;
 mod ending;
 mod engine;
 mod erased;
@@ -26,6 +27,8 @@ mod key;
 mod layered;
 mod lease;
 mod memory;
+#[cfg(feature = "metrics")]
+pub mod metrics;
 mod observation;
 mod record;
 mod rules;

@@ -13,8 +13,10 @@ use tokio::time::Instant;
 use tracing::field::{Empty, display};
 use tracing::{Instrument, Span};
 
+use crate::counted::{self, Operation};
 use crate::erased::BoxFuture;
 use crate::key::StorageKey;
+use crate::store::StoreError;
 
 tokio::task_local! {
     /// That of the request on whose behalf a task works.
@@ -66,6 +68,7 @@ pub struct Observation(Option<Arc<Seen>>);
 /// What was seen.
 struct Seen {
     span: Span,
+    endpoint: Arc<str>,
     outcome: OnceLock<&'static str>,
     code: OnceLock<&'static str>,
     store: Total,
@@ -108,7 +111,7 @@ impl Observation {
     ///
     /// `endpoint` must not hold anything that a client chose: method and route template, say.
     pub fn new(endpoint: impl FnOnce() -> Arc<str>) -> Self {
-        if !tracing::span_enabled!(tracing::Level::INFO) {
+        if !counted::ON && !tracing::span_enabled!(tracing::Level::INFO) {
             return Self(None);
         }
         let endpoint = endpoint();
@@ -123,12 +126,20 @@ impl Observation {
         );
         let seen = Seen {
             span,
+            endpoint,
             outcome: OnceLock::new(),
             code: OnceLock::new(),
             store: Total::default(),
             body: Total::default(),
         };
         Self(Some(Arc::new(seen)))
+    }
+
+    /// Counts a request to `endpoint` that needs no protection, and so is not observed.
+    pub fn unprotected(endpoint: impl FnOnce() -> Arc<str>) {
+        if counted::ON {
+            counted::unprotected(&endpoint(), "key_missing");
+        }
     }
 
     /// Whether anybody wants to see anything.
@@ -164,6 +175,9 @@ impl Observation {
 
     /// The request is answered from a record.
     pub fn replayed(&self) {
+        if let Some(seen) = &self.0 {
+            counted::replayed(&seen.endpoint);
+        }
         self.end("replayed");
     }
 
@@ -173,6 +187,7 @@ impl Observation {
         self.end("refused");
         if let Some(seen) = &self.0 {
             let _ = seen.code.set(code);
+            counted::refused(&seen.endpoint, code);
         }
     }
 
@@ -208,48 +223,89 @@ pub(crate) fn carried<T: Send + 'static>(task: BoxFuture<T>) -> BoxFuture<T> {
     }
 }
 
-/// One step of the store, from here until it is dropped: with its answer, or because nobody waits for it any longer.
-pub(crate) struct Step(Option<(Arc<Seen>, Instant)>);
+/// One step of a store, from here until it is dropped: with its answer, or because nobody waits for it any longer.
+pub(crate) struct Step {
+    store: &'static str,
+    operation: Operation,
+    seen: Option<Arc<Seen>>,
+    /// `None` where nobody wants to know.
+    began: Option<Instant>,
+}
 
 impl Step {
-    pub(crate) fn start() -> Self {
-        Self(Observation::current().0.map(|seen| (seen, Instant::now())))
+    /// Asks a store of the type `S`.
+    pub(crate) fn start<S>(operation: Operation) -> Self {
+        let seen = Observation::current().0;
+        let began = (counted::ON || seen.is_some()).then(Instant::now);
+        let store = if counted::ON { counted::name_of::<S>() } else { "" };
+        Self { store, operation, seen, began }
+    }
+
+    /// What the store has answered.
+    pub(crate) fn answered<T>(self, answer: Result<T, StoreError>) -> Result<T, StoreError> {
+        if matches!(answer, Err(StoreError::Unavailable(_))) {
+            counted::step_failed(self.store, self.operation);
+        }
+        answer
     }
 }
 
 impl Drop for Step {
     fn drop(&mut self) {
-        if let Some((seen, began)) = &self.0 {
-            seen.store.add(began.elapsed());
+        let Some(time) = self.began.map(|began| began.elapsed()) else { return };
+        counted::step(self.store, self.operation, time);
+        // Renewals go on while the body runs, and the request does not wait for them.
+        if let Some(seen) = self.seen.as_ref().filter(|_| self.operation != Operation::Renew) {
+            seen.store.add(time);
         }
     }
 }
 
 /// A body that runs; dropped when it has answered.
-pub(crate) struct Running(Option<(Arc<Seen>, Instant)>);
+pub(crate) struct Running {
+    seen: Option<Arc<Seen>>,
+    /// `None` where nobody wants to know.
+    began: Option<Instant>,
+}
 
 impl Running {
     /// It starts now, under a claim.
     pub(crate) fn protected() -> Self {
-        Self::start("executed")
+        let running = Self::start("executed");
+        running.count(counted::executed);
+        running
     }
 
-    /// It starts now, without one.
+    /// It starts now, without one, since the store could not be asked.
     pub(crate) fn unprotected() -> Self {
-        Self::start("unprotected")
+        let running = Self::start("unprotected");
+        running.count(|endpoint| counted::unprotected(endpoint, "store_unavailable"));
+        running
     }
 
     fn start(outcome: &'static str) -> Self {
         let observation = Observation::current();
         observation.end(outcome);
-        Self(observation.0.map(|seen| (seen, Instant::now())))
+        let seen = observation.0;
+        let began = (counted::ON || seen.is_some()).then(Instant::now);
+        Self { seen, began }
+    }
+
+    fn count(&self, count: impl FnOnce(&Arc<str>)) {
+        match &self.seen {
+            Some(seen) => count(&seen.endpoint),
+            None if counted::ON => count(&counted::UNKNOWN.into()),
+            None => {}
+        }
     }
 }
 
 impl Drop for Running {
     fn drop(&mut self) {
-        if let Some((seen, began)) = &self.0 {
-            seen.body.add(began.elapsed());
+        let Some(time) = self.began.map(|began| began.elapsed()) else { return };
+        self.count(|endpoint| counted::body(endpoint, time));
+        if let Some(seen) = &self.seen {
+            seen.body.add(time);
         }
     }
 }

@@ -14,6 +14,8 @@ use crate::store::{Begin, Claim, Duties, Store, StoreError};
 
 mod in_flight;
 mod janitor;
+#[cfg(feature = "metrics")]
+mod levels;
 mod permits;
 mod shard;
 
@@ -162,6 +164,8 @@ impl MemoryStoreBuilder {
             system_clock: SystemClock::new(),
         });
         let janitor = Arc::default();
+        #[cfg(feature = "metrics")]
+        levels::enter(&shards);
         janitor::start(&shards, &janitor);
         MemoryStore { inner: Arc::new(Inner { shards, janitor }) }
     }
