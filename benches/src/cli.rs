@@ -1,7 +1,7 @@
 //! The command line, shared with the program that has the peers beside it.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, ExitCode};
 use std::{env, fs};
 
 use crate::report::{Memory, Results};
@@ -16,17 +16,34 @@ parts, all of them where none is named: in-process http promises scale memory
   --rounds  how many rounds; the default is 11
   --keys    how many keys the fullest store of the part `scale` holds; the default is 1000000, and 10000000 takes 8 GB";
 
-/// Measures `subjects` as the arguments of this process ask for.
-///
-/// # Errors
-/// A wrong argument, or a run that did not measure what it says.
-pub fn main(subjects: &[Subject]) -> Result<(), Failure> {
+/// Measures `subjects` as the arguments of this process ask for. A wrong argument, or a run that did not measure what it
+/// says, is told on stderr.
+pub fn main(subjects: &[Subject]) -> ExitCode {
+    told(run(subjects))
+}
+
+/// The exit code of a program whose work ended so; a failure is told in its own words.
+pub fn told(result: Result<(), Failure>) -> ExitCode {
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("{failure}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(subjects: &[Subject]) -> Result<(), Failure> {
     let arguments: Vec<String> = env::args().skip(1).collect();
     let named = |name: &str| subjects.iter().find(|subject| subject.name == name).ok_or("there is no such subject");
     // The other processes of a run are this program, too.
     match arguments.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
         ["serve", name, row] => http::run_server(named(name)?, Kind::parse(row).ok_or("there is no such row")?),
         ["load"] => http::run_load(subjects),
+        ["--help" | "-h"] => {
+            println!("{USAGE}");
+            Ok(())
+        }
         _ => {
             let options = Options::parse(&arguments)?;
             let results = options.measure(subjects)?;

@@ -2,6 +2,6 @@
 
 use idem_benches::subject::{BARE, HANDWRITTEN, IDEM};
 
-fn main() -> Result<(), idem_benches::Failure> {
+fn main() -> std::process::ExitCode {
     idem_benches::cli::main(&[BARE, IDEM, HANDWRITTEN])
 }

@@ -1,8 +1,9 @@
 //! What `begin` and `complete` of a `MemoryStore` cost with few keys in it and with many, on one thread and on two, on one
-//! key and on many.
+//! key and on many; and beside them, what a map with as many keys costs that does nothing else, since it grows as well.
 
+use std::collections::HashMap;
 use std::hint::black_box;
-use std::sync::Barrier;
+use std::sync::{Barrier, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -31,6 +32,10 @@ pub enum Work {
     Replay,
     /// `begin` of one such key, over and over.
     ReplayHot,
+    /// An insert of new keys into a plain map.
+    PlainInsert,
+    /// A read of keys that are in a plain map.
+    PlainRead,
 }
 
 impl Work {
@@ -40,6 +45,8 @@ impl Work {
             Self::Execute => "begin and complete, new keys",
             Self::Replay => "begin, recorded keys",
             Self::ReplayHot => "begin, one recorded key",
+            Self::PlainInsert => "plain map, insert of new keys",
+            Self::PlainRead => "plain map, read of its keys",
         }
     }
 }
@@ -68,8 +75,8 @@ pub fn measure(most: u64, rounds: usize, batch: u64) -> Result<Vec<Scaled>, Fail
         stores.push(Filled::new(live_keys)?);
     }
     // Reading comes first: after records were forgotten, the maps may be larger than the keys in them need.
-    let mut cells = phase(&mut stores, &[Work::Replay, Work::ReplayHot], rounds, batch)?;
-    cells.extend(phase(&mut stores, &[Work::Execute], rounds, batch)?);
+    let mut cells = phase(&mut stores, &[Work::Replay, Work::PlainRead, Work::ReplayHot], rounds, batch)?;
+    cells.extend(phase(&mut stores, &[Work::Execute, Work::PlainInsert], rounds, batch)?);
     Ok(cells)
 }
 
@@ -100,6 +107,7 @@ fn phase(stores: &mut [Filled], works: &[Work], rounds: usize, batch: u64) -> Re
 
 struct Filled {
     store: MemoryStore,
+    plain: Plain,
     live_keys: u64,
     next: u64,
 }
@@ -107,10 +115,13 @@ struct Filled {
 impl Filled {
     fn new(live_keys: u64) -> Result<Self, Failure> {
         let store = MemoryStore::builder().max_entries(20_000_000).max_bytes(64 << 30).build();
+        let plain = Plain::new();
         for number in 0..live_keys {
-            execute(&store, &storage_key(number)?)?;
+            let key = storage_key(number)?;
+            execute(&store, &key)?;
+            plain.insert(&key);
         }
-        Ok(Self { store, live_keys, next: live_keys })
+        Ok(Self { store, plain, live_keys, next: live_keys })
     }
 
     /// Does `work` for `batch` keys on each of `threads` threads: the time of the slowest.
@@ -118,9 +129,9 @@ impl Filled {
         let mut shares = Vec::new();
         for _ in 0..threads {
             let keys: Result<Vec<_>, Failure> = match work {
-                Work::Execute => (self.next..self.next + batch).map(storage_key).collect(),
+                Work::Execute | Work::PlainInsert => (self.next..self.next + batch).map(storage_key).collect(),
                 // A stride that visits the keys in no order, and each thread others.
-                Work::Replay => (self.next..self.next + batch)
+                Work::Replay | Work::PlainRead => (self.next..self.next + batch)
                     .map(|number| storage_key(number.wrapping_mul(2_654_435_761) % self.live_keys))
                     .collect(),
                 Work::ReplayHot => (0..batch).map(|_| storage_key(0)).collect(),
@@ -129,30 +140,62 @@ impl Filled {
             shares.push(keys?);
         }
         let together = Barrier::new(shares.len());
-        let store = &self.store;
+        let filled = &*self;
         let slowest = thread::scope(|scope| {
             let running: Vec<_> =
-                shares.iter().map(|keys| scope.spawn(|| timed(store, keys, work, &together))).collect();
+                shares.iter().map(|keys| scope.spawn(|| timed(filled, keys, work, &together))).collect();
             let mut slowest = Duration::ZERO;
             for thread in running {
                 slowest = slowest.max(thread.join().map_err(|_| "a thread panicked")??);
             }
             Ok::<_, Failure>(slowest)
         })?;
-        if work == Work::Execute {
-            // So that the store stays at its size.
-            for key in shares.iter().flatten() {
-                let forgotten = ready(self.store.forget(key))??;
-                if !forgotten {
-                    return Err("a completed key was not there".into());
-                }
+        // So that both stay at their size.
+        for key in shares.iter().flatten() {
+            let gone = match work {
+                Work::Execute => ready(self.store.forget(key))??,
+                Work::PlainInsert => self.plain.remove(key),
+                Work::Replay | Work::ReplayHot | Work::PlainRead => continue,
+            };
+            if !gone {
+                return Err("a new key was not there afterwards".into());
             }
         }
         Ok(slowest)
     }
 }
 
-fn timed(store: &MemoryStore, keys: &[StorageKey], work: Work, together: &Barrier) -> Result<Duration, Failure> {
+/// A map that is cut into as many parts as a `MemoryStore` is, and keeps no promise but to find what was put into it.
+struct Plain {
+    parts: Vec<Mutex<HashMap<StorageKey, Bytes>>>,
+}
+
+impl Plain {
+    fn new() -> Self {
+        Self { parts: (0..256).map(|_| Mutex::default()).collect() }
+    }
+
+    fn part<R>(&self, key: &StorageKey, work: impl FnOnce(&mut HashMap<StorageKey, Bytes>) -> R) -> R {
+        let part = &self.parts[usize::from(key.as_bytes()[31])];
+        work(&mut part.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn insert(&self, key: &StorageKey) {
+        let record = record_bytes();
+        self.part(key, |part| part.insert(*key, record));
+    }
+
+    fn read(&self, key: &StorageKey) -> Option<Bytes> {
+        self.part(key, |part| part.get(key).cloned())
+    }
+
+    fn remove(&self, key: &StorageKey) -> bool {
+        self.part(key, |part| part.remove(key)).is_some()
+    }
+}
+
+fn timed(filled: &Filled, keys: &[StorageKey], work: Work, together: &Barrier) -> Result<Duration, Failure> {
+    let Filled { store, plain, .. } = filled;
     together.wait();
     let started = Instant::now();
     for key in keys {
@@ -162,6 +205,10 @@ fn timed(store: &MemoryStore, keys: &[StorageKey], work: Work, together: &Barrie
                 Begin::Completed(record) => drop(black_box(record)),
                 other => return Err(format!("a recorded key was answered with {other:?}").into()),
             },
+            Work::PlainInsert => plain.insert(key),
+            Work::PlainRead => {
+                black_box(plain.read(key)).ok_or("a key of the plain map was not there")?;
+            }
         }
     }
     Ok(started.elapsed())

@@ -12,11 +12,13 @@ use axum::response::{IntoResponse, Response};
 use futures_util::FutureExt;
 use http::StatusCode;
 use http::request::Parts;
-use idem_runtime::{Answer, Attempt, Ended, Idempotency, Observation, Scope, StorageKey, StoreError};
+use idem_runtime::{
+    Answer, Attempt, Ended, Endpoint, Idempotency, Observation, Scope, StorageKey, StoreError, TraceParent,
+};
 
 use crate::extract::{IdempotencyKey, Presented};
 use crate::layer::Mounted;
-use crate::observing::{self, observe, refuse};
+use crate::observing::{self, refuse};
 use crate::policy::Policy;
 use crate::refusal::Refusal;
 use crate::request::{self, Owner, ScopeValue, Unfinished};
@@ -41,6 +43,8 @@ struct Protected {
     key: IdempotencyKey,
     owner: Owner,
     fingerprint: Unfinished,
+    endpoint: Endpoint,
+    trace: Option<TraceParent>,
     body_read: bool,
     observation: Observation,
 }
@@ -74,7 +78,7 @@ where
     #[allow(clippy::result_large_err, reason = "a response is what the generated function returns")]
     pub fn open(&mut self, policy: &'static Policy) -> Result<(), Response> {
         let Parts { headers, extensions, .. } = &mut self.parts;
-        let refused = |refusal, parts: &Parts| Err(refuse(&observe(parts), refusal));
+        let refused = |refusal, parts: &Parts| Err(refuse(&Observation::new(&request::endpoint(parts)), refusal));
         let Some(mounted) = extensions.get_mut::<Mounted>() else {
             return refused(Refusal::LayerMissing { policy }, &self.parts);
         };
@@ -90,14 +94,18 @@ where
             observing::unprotected(&self.parts);
             return Ok(());
         };
+        let idempotency = mounted.idempotency.clone();
+        let endpoint = request::endpoint(&self.parts);
         self.protected = Some(Protected {
             policy,
-            idempotency: mounted.idempotency.clone(),
+            idempotency,
             key,
             owner: request::owner(&self.parts.headers, policy),
             fingerprint: Unfinished::new(&self.parts, policy),
+            endpoint,
+            trace: request::trace(&self.parts.headers),
             body_read: !policy.reads_body(),
-            observation: observe(&self.parts),
+            observation: Observation::new(&endpoint),
         });
         Ok(())
     }
@@ -174,7 +182,7 @@ impl Protected {
     where
         F: Future<Output: IntoResponse> + Send + 'static,
     {
-        let Self { idempotency, key, owner, mut fingerprint, observation, .. } = self;
+        let Self { idempotency, key, owner, mut fingerprint, endpoint, trace, observation, .. } = self;
         let scope = match (evaluated, owner) {
             (Some(ScopeValue(scope)), _) | (None, Owner::Scope(scope)) => scope,
             (None, Owner::Caller(authorization)) => {
@@ -183,7 +191,7 @@ impl Protected {
             }
         };
         let storage_key = StorageKey::new(&scope, key.key());
-        let attempt = Attempt { key: storage_key, fingerprint: fingerprint.finish(), rules: policy.rules() };
+        let attempt = Attempt::new(storage_key, fingerprint.finish(), policy.rules()).at(endpoint).within(trace);
         key.belongs_to(attempt.key, attempt.fingerprint);
         observation.belongs_to(&attempt.key);
         let run = move |lease| {
@@ -197,14 +205,14 @@ impl Protected {
         };
         match answered {
             Ok(Answer::Ran(response)) => response,
-            Ok(Answer::Recorded(record)) => match response::replay(policy, &record) {
+            Ok(Answer::Recorded(recorded)) => match response::replay(policy, recorded.answer()) {
                 Ok(replay) => {
                     tracing::debug!("a replay is sent");
-                    observation.replayed();
+                    observation.replayed(&recorded);
                     replay
                 }
                 Err(undecodable) => {
-                    let source = StoreError::unavailable(undecodable);
+                    let source = StoreError::unreadable(undecodable);
                     refuse(&observation, Refusal::StoreUnavailable { policy, source })
                 }
             },

@@ -1,10 +1,22 @@
 #![doc = include_str!("../README.md")]
+//!
+//! # Where to read on
+//!
+//! [`#[idempotent]`](macro@idempotent) has every option, [`Policy`] the same as a `const`, [`Refusal`] every answer that the runtime makes
+//! itself, and [`Store`] the contract of stores. The [`guide`] has a page for each question that comes up later:
+//! [fingerprints](guide::fingerprints), [scopes and rotating tokens](guide::scopes), [what is recorded](guide::recording),
+//! [crashes](guide::crashes), [load balancers and stores](guide::stores), [tests](guide::testing) and
+//! [migration](guide::migrating).
+//!
+#![doc = include_str!("guide/states.md")]
 
 mod endpoint;
 mod extract;
 #[cfg(feature = "__fuzzing")]
 #[doc(hidden)]
 pub mod fuzzing;
+#[cfg(doc)]
+pub mod guide;
 mod json;
 mod layer;
 pub mod observing;
@@ -23,9 +35,9 @@ pub use idem_runtime::conformance;
 #[cfg(feature = "metrics")]
 pub use idem_runtime::metrics;
 pub use idem_runtime::{
-    Abandoned, Begin, Claim, Clock, Duties, Fingerprint, Idempotency, IdempotencyBuilder, InvalidKey, Lease,
-    ManualClock, MemoryClaim, MemoryStore, MemoryStoreBuilder, Record, StorageKey, Store, StoreError, SystemClock,
-    Timestamp, Undrained, Usage,
+    Abandoned, Begin, Claim, Clock, Duties, ExecutionId, Fingerprint, Found, Idempotency, IdempotencyBuilder,
+    InvalidKey, Lease, ManualClock, MemoryClaim, MemoryStore, MemoryStoreBuilder, Origin, Record, Standing, StorageKey,
+    Store, StoreError, SystemClock, Terms, Timestamp, TraceParent, Undrained, Usage,
 };
 #[cfg(feature = "layered")]
 pub use idem_runtime::{Layered, LayeredBuilder, LayeredClaim};

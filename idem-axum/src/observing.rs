@@ -9,8 +9,11 @@
 //!
 //! | field | value | on |
 //! |---|---|---|
-//! | `endpoint` | method and route template, such as `POST /orders/{id}`; `unmatched` for a fallback, and the method `OTHER` for one that HTTP does not define | all |
+//! | `endpoint` | method and route template, such as `POST /orders/{id}`; the template of a fallback is `*`, and a method that HTTP does not define `OTHER` | all |
 //! | `key` | the first eight hex digits of the storage key: enough to find the lines of one key, too few to look a key up | all whose key is good and whose extractors passed |
+//! | `execution` | the id of the execution, which its record keeps | executions |
+//! | `replay_of` | the `execution` that left the record which answers | replays |
+//! | `replay_of_trace` | the id of the trace that that execution belonged to, where its request had a `traceparent`: with it, a replay leads to the span that made the record. A link by span id would not, since ids of closed spans are used again | replays |
 //! | `outcome` | `executed`: the body ran for this request. `replayed`: a record answered. `refused`: the runtime did. `rejected`: an extractor did. `unprotected`: the body ran without a claim, since the store could not be asked and the policy says [`dangerously_run_without_store`](crate::Policy::dangerously_run_without_store). `left`: the client was gone before any of these | all |
 //! | `code` | that of the [`Refusal`] | refusals |
 //! | `store_us` | microseconds that the store took for this request, renewals of a lease not counted | all that asked it |
@@ -31,6 +34,7 @@
 //! | `WARN` | `idem_axum` | a refusal because the store is full or too many bodies run |
 //! | `WARN` | `idem_runtime` | an end that could not be recorded yet, and is tried again; a lease that could not be renewed yet; executions that a drain or the last handle left running; no thread for the memory of expired records |
 //! | `WARN` | `idem_redis`, `idem_sqlx` | a server whose settings may lose records, an answer for which Redis had no room, expired rows that could not be deleted |
+//! | `INFO` | `idem_runtime` | an operator who settled an unknown outcome or had a key forgotten |
 //! | `INFO` | `idem_axum` | any other refusal, with its `code` |
 //! | `DEBUG` | `idem_axum` | an execution that begins, a replay that is sent |
 //! | `DEBUG` | `idem_redis`, `idem_sqlx` | versions, clean-up, waiters that must look for themselves |
@@ -48,50 +52,16 @@
 //!
 //! Where no subscriber wants the span and the feature `metrics` is off, nothing is put together and no time is taken.
 
-use std::sync::Arc;
-
-use axum::extract::MatchedPath;
 use axum::response::{IntoResponse, Response};
-use http::Method;
 use http::request::Parts;
 use idem_runtime::Observation;
 
 use crate::refusal::Refusal;
-
-/// What a fallback is called: it has no route, and the path is the client's.
-const UNMATCHED: &str = "unmatched";
-/// A method that the client may have made up.
-const OTHER_METHOD: &str = "OTHER";
-
-/// Begins to observe a request.
-pub(crate) fn observe(parts: &Parts) -> Observation {
-    Observation::new(|| endpoint(parts))
-}
+use crate::request;
 
 /// Counts a request that runs unprotected, since it has no key and needs none.
 pub(crate) fn unprotected(parts: &Parts) {
-    Observation::unprotected(|| endpoint(parts));
-}
-
-/// Method and route template: as many names as there are routes, whatever clients send.
-fn endpoint(parts: &Parts) -> Arc<str> {
-    let Some(template) = parts.extensions.get::<MatchedPath>() else { return UNMATCHED.into() };
-    format!("{} {}", method(&parts.method), template.as_str()).into()
-}
-
-fn method(method: &Method) -> &str {
-    let known = [
-        Method::GET,
-        Method::HEAD,
-        Method::POST,
-        Method::PUT,
-        Method::PATCH,
-        Method::DELETE,
-        Method::OPTIONS,
-        Method::TRACE,
-        Method::CONNECT,
-    ];
-    if known.contains(method) { method.as_str() } else { OTHER_METHOD }
+    Observation::unprotected(|| request::endpoint(parts));
 }
 
 /// Refuses the request: the one way to do so, so that what is answered is what is seen.

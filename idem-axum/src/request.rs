@@ -12,9 +12,9 @@ use axum::response::{IntoResponse, Response};
 use bytes::{Bytes, BytesMut};
 use futures_util::stream;
 use http::request::Parts;
-use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, header};
 use http_body::Body as _;
-use idem_runtime::{Fingerprint, FingerprintBuilder, InvalidKey, Key, Scope};
+use idem_runtime::{Endpoint, Fingerprint, FingerprintBuilder, InvalidKey, Key, Scope, TraceParent};
 use serde_json::Value;
 
 use crate::json;
@@ -89,6 +89,37 @@ pub(crate) fn owner(headers: &HeaderMap, policy: &Policy) -> Owner {
             Owner::Scope(values.fold(scope, |scope, value| scope.with(value.as_bytes())))
         }
     }
+}
+
+/// The endpoint, for operators: the method and the route's template, never the path itself, which may say who asked for what.
+pub(crate) fn endpoint(parts: &Parts) -> Endpoint {
+    // A fallback has no template.
+    let template = parts.extensions.get::<MatchedPath>().map_or("*", MatchedPath::as_str);
+    Endpoint::new(method(&parts.method), template)
+}
+
+/// The method, or one name for all that a client may make up: there are as many endpoints as routes, whatever clients send.
+fn method(method: &Method) -> &str {
+    let known = [
+        Method::GET,
+        Method::HEAD,
+        Method::POST,
+        Method::PUT,
+        Method::PATCH,
+        Method::DELETE,
+        Method::OPTIONS,
+        Method::TRACE,
+        Method::CONNECT,
+    ];
+    if known.contains(method) { method.as_str() } else { "OTHER" }
+}
+
+/// The trace that the request belongs to, by its `traceparent` header. One that is malformed is disregarded, as is one that
+/// comes twice.
+pub(crate) fn trace(headers: &HeaderMap) -> Option<TraceParent> {
+    let mut lines = headers.iter().filter(|(name, _)| name.as_str() == "traceparent").map(|(_, line)| line);
+    let line = lines.next()?;
+    TraceParent::parse(line.as_bytes()).filter(|_| lines.next().is_none())
 }
 
 /// A fingerprint that lacks only what is known later: the body, and whether a scope made from the arguments stands for the

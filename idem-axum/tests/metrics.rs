@@ -122,7 +122,7 @@ fn executions_replays_refusals_and_unprotected_requests_are_counted_by_endpoint(
             (&format!(r#"refusals_total{{{endpoint},code="idempotency_key_invalid"}}"#), 1.0),
             (r#"refusals_total{endpoint="POST /pay",code="idempotency_key_missing"}"#, 1.0),
             (r#"executions_total{endpoint="OTHER /orders/{id}"}"#, 1.0),
-            (r#"executions_total{endpoint="unmatched"}"#, 1.0),
+            (r#"executions_total{endpoint="POST *"}"#, 1.0),
             (r#"unprotected_total{endpoint="PUT /orders/{id}",reason="key_missing"}"#, 1.0),
             (&format!("body_seconds_sum{{{endpoint}}}"), BODY.as_secs_f64()),
             (&format!("body_seconds_count{{{endpoint}}}"), 1.0),

@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use idem_runtime::{Begin, Clock, Duties, Fingerprint, StorageKey, Store, StoreError};
+use idem_runtime::{Begin, Clock, Duties, Fingerprint, StorageKey, Store, StoreError, Terms};
 use redis::{Pipeline, Value, cmd};
 use tokio::time::Instant;
 
@@ -160,19 +160,19 @@ impl Store for RedisStore {
         fingerprint: &Fingerprint,
         lease: Duration,
     ) -> Result<Begin<RedisClaim>, StoreError> {
-        self.begin_with_ttl(key, fingerprint, lease, DAY).await
+        self.begin_on_terms(key, fingerprint, &Terms::new(lease, DAY)).await
     }
 
     /// # Cancel safety
     /// A claim that is granted to nobody, since the future was dropped or the answer was lost, is given back in the
     /// background as long as this process lives and Redis can be reached. Otherwise it is abandoned when its lease is over.
-    async fn begin_with_ttl(
+    async fn begin_on_terms(
         &self,
         key: &StorageKey,
         fingerprint: &Fingerprint,
-        lease: Duration,
-        ttl: Duration,
+        terms: &Terms<'_>,
     ) -> Result<Begin<RedisClaim>, StoreError> {
+        let &Terms { lease, ttl, .. } = terms;
         let Inner { scripts, orphans, .. } = &*self.inner;
         let name = self.inner.name(key);
         let owner = Owner::random()?;

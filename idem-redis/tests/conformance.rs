@@ -5,7 +5,7 @@ use idem_redis::RedisStore;
 use std::sync::Arc;
 use std::time::Duration;
 
-use idem_runtime::{Begin, Clock, Duties, Fingerprint, StorageKey, Store, StoreError};
+use idem_runtime::{Begin, Clock, Duties, Fingerprint, Found, StorageKey, Store, StoreError, Terms};
 use idem_servers::redis::Redis;
 
 /// A store, and the server that it needs.
@@ -32,14 +32,13 @@ impl Store for Served {
         self.store.begin(key, fingerprint, lease).await
     }
 
-    async fn begin_with_ttl(
+    async fn begin_on_terms(
         &self,
         key: &StorageKey,
         fingerprint: &Fingerprint,
-        lease: Duration,
-        ttl: Duration,
+        terms: &Terms<'_>,
     ) -> Result<Begin<Self::Claim>, StoreError> {
-        self.store.begin_with_ttl(key, fingerprint, lease, ttl).await
+        self.store.begin_on_terms(key, fingerprint, terms).await
     }
 
     async fn ended(&self, key: &StorageKey) {
@@ -48,6 +47,10 @@ impl Store for Served {
 
     async fn forget(&self, key: &StorageKey) -> Result<bool, StoreError> {
         self.store.forget(key).await
+    }
+
+    async fn inspect(&self, key: &StorageKey) -> Result<Option<Found>, StoreError> {
+        self.store.inspect(key).await
     }
 
     fn attach(&self, clock: &Arc<dyn Clock>) -> Duties {

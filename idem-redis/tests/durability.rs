@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use common::*;
 use idem_redis::{Durability, RedisStore};
-use idem_runtime::{Claim, Store, StoreError};
+use idem_runtime::{Claim, Store, StoreError, Terms};
 use idem_servers::proxy::Proxy;
 use idem_servers::redis::Redis;
 
@@ -92,7 +92,7 @@ async fn a_takeover_that_no_replica_has_is_refused_too() {
     let proxy = Proxy::to(primary.port()).await;
     let store = replicated(&proxy).await;
     let short = Duration::from_millis(50);
-    drop(store.begin_with_ttl(&key(1), &fingerprint(1), short, TTL).await.unwrap());
+    drop(store.begin_on_terms(&key(1), &fingerprint(1), &Terms::new(short, TTL)).await.unwrap());
     let mut heir = abandoned(&store).await;
     replica.stall();
     let said = unavailable(heir.renew(LEASE).await);

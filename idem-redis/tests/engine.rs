@@ -20,7 +20,7 @@ use tokio::task::JoinSet;
 const SHORT: Duration = Duration::from_millis(300);
 
 fn attempt(number: u8, wait: Option<Duration>, abandoned: Abandoned) -> Attempt {
-    Attempt { key: key(number), fingerprint: fingerprint(1), rules: Rules { ttl: TTL, wait, abandoned } }
+    Attempt::new(key(number), fingerprint(1), Rules { ttl: TTL, wait, abandoned })
 }
 
 fn ended(answer: String) -> Ended<String> {
@@ -38,7 +38,7 @@ fn body(runs: &Arc<AtomicUsize>) -> impl FnOnce() -> std::future::Ready<Ended<St
 fn text(answer: Answer<String>) -> String {
     match answer {
         Answer::Ran(text) => text,
-        Answer::Recorded(bytes) => String::from_utf8(bytes.to_vec()).unwrap(),
+        Answer::Recorded(replay) => String::from_utf8(replay.answer().to_vec()).unwrap(),
     }
 }
 
@@ -142,7 +142,7 @@ async fn a_retry_that_waits_in_another_process_gets_the_answer() {
     end.send(()).unwrap();
     assert_eq!(text(first.await.unwrap().unwrap()), "run 1");
     while let Some(retry) = retries.join_next().await {
-        assert!(matches!(retry.unwrap(), Ok(Answer::Recorded(answer)) if answer == "run 1"));
+        assert!(matches!(retry.unwrap(), Ok(Answer::Recorded(replay)) if replay.answer() == "run 1"));
     }
     assert_eq!(runs.load(Ordering::SeqCst), 1);
 }
@@ -196,7 +196,7 @@ async fn an_answer_that_the_server_was_down_for_is_recorded_when_it_is_back() {
     server.restart().await;
     engine.drain().await;
     let retry = engine.run(attempt(1, None, Abandoned::Refuse), body(&runs)).await;
-    assert!(matches!(&retry, Ok(Answer::Recorded(answer)) if answer == "run 1"), "{retry:?}");
+    assert!(matches!(&retry, Ok(Answer::Recorded(replay)) if replay.answer() == "run 1"), "{retry:?}");
     assert_eq!(runs.load(Ordering::SeqCst), 1);
 }
 

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use common::*;
 use idem_redis::RedisStore;
-use idem_runtime::{Begin, Claim, Store, StoreError};
+use idem_runtime::{Begin, Claim, Store, StoreError, Terms};
 use idem_servers::proxy::{Direction, Fault};
 use idem_servers::redis::Redis;
 
@@ -131,7 +131,7 @@ async fn without_the_giving_back_a_dropped_claim_is_abandoned_when_its_lease_is_
     let (store, proxy) = through_proxy(&server).await;
     let short = Duration::from_millis(100);
     proxy.set(Direction::ToClient, Fault::Drop);
-    unavailable(store.begin_with_ttl(&key(1), &fingerprint(1), short, TTL).await);
+    unavailable(store.begin_on_terms(&key(1), &fingerprint(1), &Terms::new(short, TTL)).await);
     // With the store go its tasks, as with its process.
     drop(store);
     let other = RedisStore::connect(server.url()).await.unwrap();

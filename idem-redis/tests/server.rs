@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use common::*;
 use idem_redis::RedisStore;
-use idem_runtime::{Begin, Claim, Store, StoreError};
+use idem_runtime::{Begin, Claim, Store, StoreError, Terms};
 use idem_servers::redis::Redis;
 
 #[tokio::test]
@@ -251,13 +251,14 @@ async fn a_claim_outlives_its_lease_for_its_ttl_and_every_value_has_an_end() {
             "{milliseconds} is not near {duration:?}"
         );
     };
-    let Ok(Begin::Claimed(mut claimed)) = store.begin_with_ttl(&key(1), &fingerprint(1), short, TTL).await else {
+    let Ok(Begin::Claimed(mut claimed)) = store.begin_on_terms(&key(1), &fingerprint(1), &Terms::new(short, TTL)).await
+    else {
         panic!("the key is free");
     };
     near(kept_for(&server).await, TTL);
     until("the lease is over", async || matches!(begin(&store, 1).await, Ok(Begin::Abandoned(_)))).await;
     assert!(matches!(
-        store.begin_with_ttl(&key(1), &fingerprint(2), LEASE, TTL).await,
+        store.begin_on_terms(&key(1), &fingerprint(2), &Terms::new(LEASE, TTL)).await,
         Ok(Begin::InFlight(found)) if found == fingerprint(1)
     ));
     // Its owner was only late, and nobody came in between.
@@ -269,7 +270,7 @@ async fn a_claim_outlives_its_lease_for_its_ttl_and_every_value_has_an_end() {
     near(kept_for(&server).await, 2 * TTL);
     // A lease that is longer than the TTL: the claim must not go before it.
     assert!(store.forget(&key(1)).await.unwrap());
-    store.begin_with_ttl(&key(1), &fingerprint(1), LEASE, short).await.unwrap();
+    store.begin_on_terms(&key(1), &fingerprint(1), &Terms::new(LEASE, short)).await.unwrap();
     near(kept_for(&server).await, LEASE);
 }
 
@@ -278,7 +279,8 @@ async fn an_abandoned_claim_is_taken_over_with_its_key_and_its_late_owner_has_lo
     let server = Redis::start().await;
     let store = store(&server).await;
     let short = Duration::from_millis(50);
-    let Ok(Begin::Claimed(mut late)) = store.begin_with_ttl(&key(1), &fingerprint(1), short, TTL).await else {
+    let Ok(Begin::Claimed(mut late)) = store.begin_on_terms(&key(1), &fingerprint(1), &Terms::new(short, TTL)).await
+    else {
         panic!("the key is free");
     };
     let mut early = abandoned(&store).await;

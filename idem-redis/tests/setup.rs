@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use common::*;
 use idem_redis::{ConnectError, Durability, RedisStore};
-use idem_runtime::{Begin, Claim, Store};
+use idem_runtime::{Begin, Claim, Store, Terms};
 use idem_servers::proxy::{Direction, Fault, Proxy};
 use idem_servers::redis::Redis;
 
@@ -87,7 +87,9 @@ async fn settings_that_make_no_sense_are_refused_before_anything_is_sent() {
 async fn a_lease_that_never_ends_is_as_good_as_another_also_where_nobody_heard_of_its_claim() {
     let server = Redis::start().await;
     let (store, proxy) = through_proxy(&server).await;
-    let begin = async |number| store.begin_with_ttl(&key(number), &fingerprint(1), Duration::MAX, Duration::MAX).await;
+    let begin = async |number| {
+        store.begin_on_terms(&key(number), &fingerprint(1), &Terms::new(Duration::MAX, Duration::MAX)).await
+    };
     let Ok(Begin::Claimed(mut claimed)) = begin(1).await else { panic!("the key is free") };
     claimed.renew(Duration::MAX).await.unwrap();
     claimed.complete(record("answer"), Duration::MAX).await.unwrap();

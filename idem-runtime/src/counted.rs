@@ -12,9 +12,6 @@ use crate::metrics::*;
 /// Whether anything is counted.
 pub(crate) const ON: bool = cfg!(feature = "metrics");
 
-/// The label of an endpoint that nobody named.
-pub(crate) const UNKNOWN: &str = "unknown";
-
 /// A step of a store.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Operation {
@@ -23,6 +20,7 @@ pub(crate) enum Operation {
     Complete,
     Release,
     Forget,
+    Inspect,
 }
 
 /// Functions that count where the feature is on, and do nothing where it is off.
@@ -103,7 +101,7 @@ counted! {
 
 #[cfg(feature = "metrics")]
 impl Operation {
-    const ALL: [Self; 5] = [Self::Begin, Self::Renew, Self::Complete, Self::Release, Self::Forget];
+    const ALL: [Self; 6] = [Self::Begin, Self::Renew, Self::Complete, Self::Release, Self::Forget, Self::Inspect];
 
     fn name(self) -> &'static str {
         match self {
@@ -112,6 +110,7 @@ impl Operation {
             Self::Complete => "complete",
             Self::Release => "release",
             Self::Forget => "forget",
+            Self::Inspect => "inspect",
         }
     }
 }

@@ -5,10 +5,13 @@ use std::time::Duration;
 
 use tokio::time::{sleep, timeout};
 
+use crate::clock::Clock;
 use crate::counted;
 use crate::erased::{Answering, BoxClaim};
-use crate::execution::at_once;
+use crate::execution::{Outcome, at_once};
+use crate::fingerprint::Fingerprint;
 use crate::key::StorageKey;
+use crate::origin::Origin;
 use crate::record::Record;
 use crate::store::StoreError;
 
@@ -40,6 +43,22 @@ pub(crate) enum End {
 }
 
 impl End {
+    /// The end of an execution with this outcome: a record that lives for `ttl` from now, or nothing.
+    pub(crate) fn of(
+        outcome: Outcome,
+        fingerprint: Fingerprint,
+        origin: Option<&Origin>,
+        ttl: Duration,
+        clock: &dyn Clock,
+    ) -> Self {
+        let expires_at = || clock.now().after(ttl);
+        match outcome {
+            Outcome::Answer(draft) => Self::Complete(Record::answer(fingerprint, draft, expires_at(), origin), ttl),
+            Outcome::NotReplayable => Self::Complete(Record::not_replayable(fingerprint, expires_at(), origin), ttl),
+            Outcome::Release => Self::Release,
+        }
+    }
+
     /// Asks the store, and says what to ask once more with.
     fn ask(self, claim: BoxClaim) -> (Answering<'static, ()>, Option<(BoxClaim, Self)>) {
         let again = claim.twin().map(|twin| (twin, self.clone()));

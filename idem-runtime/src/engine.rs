@@ -15,7 +15,7 @@ use tracing::instrument::WithSubscriber;
 use crate::clock::Clock;
 use crate::counted;
 use crate::ending::{self, STEP};
-use crate::erased::{BoxFuture, ErasedStore};
+use crate::erased::{BoxFuture, Erased, ErasedStore};
 use crate::execution::{Ended, Execution, at_once, unprotected};
 use crate::expire::Expirer;
 use crate::fingerprint::Fingerprint;
@@ -23,6 +23,7 @@ use crate::key::StorageKey;
 use crate::lease::Lease;
 use crate::memory::MemoryStore;
 use crate::observation::carried;
+use crate::origin::{Endpoint, Origin, TraceParent};
 use crate::record::Record;
 use crate::rules::Rules;
 use crate::store::{Duties, Store, StoreError};
@@ -30,14 +31,18 @@ use crate::store::{Duties, Store, StoreError};
 mod begin;
 mod builder;
 mod drain;
+mod inspect;
 mod places;
+mod settle;
 mod waiting;
 
 use begin::Verdict;
 pub use builder::IdempotencyBuilder;
 pub use drain::Undrained;
+pub use inspect::{Inspection, State};
 pub(crate) use places::Place;
 use places::Places;
+pub use settle::{SettleError, Settled};
 use waiting::Waiting;
 
 /// The engine, a cheap clone over a store.
@@ -94,6 +99,7 @@ pub(crate) struct Core {
 
 /// A request as the engine sees it: computed once, and carried to the end.
 #[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
 pub struct Attempt {
     /// Whose key, and which.
     pub key: StorageKey,
@@ -101,6 +107,29 @@ pub struct Attempt {
     pub fingerprint: Fingerprint,
     /// The endpoint's rules.
     pub rules: Rules,
+    /// The endpoint, for operators.
+    pub endpoint: Endpoint,
+    /// The trace that the request belongs to, for operators.
+    pub trace: Option<TraceParent>,
+}
+
+impl Attempt {
+    /// An attempt on a key, from an endpoint that is not named.
+    pub const fn new(key: StorageKey, fingerprint: Fingerprint, rules: Rules) -> Self {
+        Self { key, fingerprint, rules, endpoint: Endpoint::UNKNOWN, trace: None }
+    }
+
+    /// The same attempt, from this endpoint.
+    #[must_use]
+    pub const fn at(self, endpoint: Endpoint) -> Self {
+        Self { endpoint, ..self }
+    }
+
+    /// The same attempt, within this trace.
+    #[must_use]
+    pub const fn within(self, trace: Option<TraceParent>) -> Self {
+        Self { trace, ..self }
+    }
 }
 
 /// What became of an attempt that was not refused.
@@ -108,8 +137,28 @@ pub struct Attempt {
 pub enum Answer<T> {
     /// The body ran for this request.
     Ran(T),
-    /// The body ran earlier; this is its recorded answer, in the format of the adapter.
-    Recorded(Bytes),
+    /// The body ran earlier; this is its recorded answer.
+    Recorded(Replay),
+}
+
+/// What a record gives back.
+#[derive(Clone, Debug)]
+pub struct Replay {
+    answer: Bytes,
+    record: Record,
+}
+
+impl Replay {
+    /// The recorded answer, in the format of the adapter.
+    pub fn answer(&self) -> &Bytes {
+        &self.answer
+    }
+
+    /// Where the execution came from that left the record; `None` where that is not known. Taken from the record when it is
+    /// asked for.
+    pub fn origin(&self) -> Option<Origin> {
+        self.record.origin()
+    }
 }
 
 /// Why the body did not run, or why its answer is not to be had.
@@ -195,7 +244,7 @@ impl Idempotency {
     /// An engine over `store` with settings of your own.
     pub fn builder(store: impl Store) -> IdempotencyBuilder {
         counted::store(&store);
-        IdempotencyBuilder::new(Arc::new(store))
+        IdempotencyBuilder::new(Arc::new(Erased::new(store)))
     }
 
     /// Waits until no execution is running, those included whose client is gone. Call it after the server has stopped
@@ -249,13 +298,13 @@ impl Idempotency {
     }
 
     /// As [`run_leased`](Self::run_leased), but where the store cannot be asked, `body` runs all the same: **without
-    /// protection**, and its answer is not recorded. While the store is down a retry runs it again. So does one that comes
-    /// upon a record which the store itself finds damaged: both are [`StoreError::Unavailable`].
+    /// protection**, and its answer is not recorded. While the store is down a retry runs it again.
     ///
     /// Only for bodies that do less harm twice than not at all.
     ///
     /// # Errors
-    /// As for [`run`](Self::run), but for [`Refused::StoreUnavailable`], which then means that the engine could not read a record.
+    /// As for [`run`](Self::run), but for [`Refused::StoreUnavailable`], which then means that something stands under the key
+    /// that cannot be read ([`StoreError::Unreadable`]).
     pub async fn dangerously_run_without_store<B, F, T>(&self, attempt: Attempt, body: B) -> Result<Answer<T>, Refused>
     where
         B: FnOnce(Lease) -> F + Send + 'static,
@@ -286,7 +335,7 @@ impl Idempotency {
         let mut body = body;
         let mut waiting = None;
         loop {
-            let block = match core.look(attempt, body).await {
+            let block = match core.look(&attempt, body).await {
                 Look::Ran(Some(response)) => return Ok(Answer::Ran(response)),
                 Look::Ran(None) => return Err((Refused::OutcomeUnknown, None)),
                 Look::Blocked(block, unused) => {
@@ -295,6 +344,10 @@ impl Idempotency {
                 }
             };
             match block {
+                // The body has run, or may have, so it is not given back.
+                Block::Refused(refused @ Refused::StoreUnavailable(StoreError::Unreadable(_))) => {
+                    return Err((refused, None));
+                }
                 Block::Refused(refused) => {
                     refused.count();
                     return Err((refused, Some(body)));
@@ -306,8 +359,9 @@ impl Idempotency {
                     // The body has run, so it is not given back, whatever can be read.
                     let content = record
                         .read()
-                        .map_err(|error| (Refused::StoreUnavailable(StoreError::unavailable(error)), None))?;
-                    return content.answer.map(Answer::Recorded).ok_or((Refused::NotReplayable, None));
+                        .map_err(|error| (Refused::StoreUnavailable(StoreError::unreadable(error)), None))?;
+                    let answer = content.answer.ok_or((Refused::NotReplayable, None))?;
+                    return Ok(Answer::Recorded(Replay { answer, record }));
                 }
                 Block::InFlight(fingerprint) if fingerprint != attempt.fingerprint => {
                     return Err((Refused::Mismatch, None));
@@ -329,7 +383,7 @@ impl Core {
     ///
     /// `begin` must not be cut in half, or a claim could be left without an owner. It is polled once where it is, which is
     /// all that a store in memory needs; if it is pending, a task takes it over together with the body.
-    async fn look<B, F, T>(self: &Arc<Self>, attempt: Attempt, body: B) -> Look<B, T>
+    async fn look<B, F, T>(self: &Arc<Self>, attempt: &Attempt, body: B) -> Look<B, T>
     where
         B: FnOnce(Lease) -> F + Send + 'static,
         F: Future<Output = Ended<T>> + Send + 'static,
@@ -344,11 +398,11 @@ impl Core {
             Verdict::Blocked(block) => return Look::Blocked(block, body),
             Verdict::Run(execution) => execution,
             unsettled => {
-                let mut rest = Arc::clone(self).settle(attempt, unsettled);
+                let mut rest = Arc::clone(self).resolve(*attempt, unsettled);
                 match at_once(&mut rest).await {
                     Some(Err(block)) => return Look::Blocked(block, body),
                     Some(Ok(execution)) => execution,
-                    None => return self.look_in_task(attempt, rest, body).await,
+                    None => return self.look_in_task(attempt.key, rest, body).await,
                 }
             }
         };
@@ -360,7 +414,7 @@ impl Core {
 
     async fn look_in_task<B, F, T>(
         self: &Arc<Self>,
-        attempt: Attempt,
+        key: StorageKey,
         mut rest: BoxFuture<Result<Execution, Block>>,
         body: B,
     ) -> Look<B, T>
@@ -378,7 +432,7 @@ impl Core {
                 }
                 Ok(Err(block)) => Err((block, body)),
                 Err(_) => {
-                    core.release_late(attempt.key, rest);
+                    core.release_late(key, rest);
                     Err((Block::Refused(Refused::StoreUnavailable(ending::silent(STEP))), body))
                 }
             }

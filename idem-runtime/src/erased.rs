@@ -6,17 +6,18 @@ use std::future::Future;
 use std::mem;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use crate::clock::Clock;
 use crate::counted::Operation;
-use crate::fingerprint::Fingerprint;
+use crate::engine::Attempt;
 use crate::key::StorageKey;
 use crate::observation::Step;
+use crate::origin::{Beginning, Origin};
 use crate::record::Record;
-use crate::store::{Begin, Claim, Duties, Store, StoreError};
+use crate::store::{Begin, Claim, Duties, Found, Store, StoreError, Terms};
 
 pub(crate) type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 /// What a store answers, some time.
@@ -48,38 +49,62 @@ fn discard(panic: Box<dyn Any + Send>) {
 
 pub(crate) type BoxClaim = Box<dyn ErasedClaim>;
 
+/// A claim, and where the execution comes from that it was granted to.
+pub(crate) struct Granted {
+    pub(crate) claim: BoxClaim,
+    pub(crate) origin: Origin,
+}
+
 /// [`Store`] with futures that own what they need: a task can take over a `begin` that the request started.
 pub(crate) trait ErasedStore: Send + Sync {
     fn attach(&self, clock: &Arc<dyn Clock>) -> Duties;
+    /// Begins for an execution of this origin, or of that of the attempt.
     fn begin(
         self: Arc<Self>,
-        key: StorageKey,
-        fingerprint: Fingerprint,
+        attempt: Attempt,
         lease: Duration,
-        ttl: Duration,
-    ) -> Answering<'static, Begin<BoxClaim>>;
+        origin: Option<Origin>,
+    ) -> Answering<'static, Begin<Granted>>;
     fn ended(self: Arc<Self>, key: StorageKey) -> BoxFuture<()>;
     fn forget(self: Arc<Self>, key: StorageKey) -> Answering<'static, bool>;
+    fn inspect(self: Arc<Self>, key: StorageKey) -> Answering<'static, Option<Found>>;
 }
 
-impl<S: Store> ErasedStore for S {
+pub(crate) struct Erased<S> {
+    store: S,
+    /// The engine's, from when the store is attached on.
+    clock: OnceLock<Arc<dyn Clock>>,
+}
+
+impl<S: Store> Erased<S> {
+    pub(crate) fn new(store: S) -> Self {
+        Self { store, clock: OnceLock::new() }
+    }
+}
+
+impl<S: Store> ErasedStore for Erased<S> {
     fn attach(&self, clock: &Arc<dyn Clock>) -> Duties {
-        Store::attach(self, clock)
+        let _ = self.clock.set(Arc::clone(clock));
+        self.store.attach(clock)
     }
 
     fn begin(
         self: Arc<Self>,
-        key: StorageKey,
-        fingerprint: Fingerprint,
+        attempt: Attempt,
         lease: Duration,
-        ttl: Duration,
-    ) -> Answering<'static, Begin<BoxClaim>> {
+        origin: Option<Origin>,
+    ) -> Answering<'static, Begin<Granted>> {
         Answering::new(async move {
+            let Attempt { key, fingerprint, rules, .. } = &attempt;
+            let beginning = Beginning::new(&attempt, self.clock.get(), origin);
+            let terms = Terms::new(lease, rules.ttl).beginning(&beginning);
             let step = Step::start::<S>(Operation::Begin);
-            let begun = Store::begin_with_ttl(&*self, &key, &fingerprint, lease, ttl).await;
-            Ok(match step.answered(begun)? {
-                Begin::Claimed(claim) => Begin::Claimed(Box::new(Held::<S>(claim)) as BoxClaim),
-                Begin::Abandoned(claim) => Begin::Abandoned(Box::new(Held::<S>(claim)) as BoxClaim),
+            let begun = step.answered(self.store.begin_on_terms(key, fingerprint, &terms).await)?;
+            let granted =
+                |claim: S::Claim| Granted { claim: Box::new(Held::<S>(claim)), origin: beginning.origin().clone() };
+            Ok(match begun {
+                Begin::Claimed(claim) => Begin::Claimed(granted(claim)),
+                Begin::Abandoned(claim) => Begin::Abandoned(granted(claim)),
                 Begin::InFlight(fingerprint) => Begin::InFlight(fingerprint),
                 Begin::Completed(record) => Begin::Completed(record),
             })
@@ -88,7 +113,7 @@ impl<S: Store> ErasedStore for S {
 
     fn ended(self: Arc<Self>, key: StorageKey) -> BoxFuture<()> {
         let ended = Answering::new(async move {
-            Store::ended(&*self, &key).await;
+            self.store.ended(&key).await;
             Ok(())
         });
         // A panic wakes the request up, which then asks again.
@@ -98,7 +123,14 @@ impl<S: Store> ErasedStore for S {
     fn forget(self: Arc<Self>, key: StorageKey) -> Answering<'static, bool> {
         Answering::new(async move {
             let step = Step::start::<S>(Operation::Forget);
-            step.answered(Store::forget(&*self, &key).await)
+            step.answered(self.store.forget(&key).await)
+        })
+    }
+
+    fn inspect(self: Arc<Self>, key: StorageKey) -> Answering<'static, Option<Found>> {
+        Answering::new(async move {
+            let step = Step::start::<S>(Operation::Inspect);
+            step.answered(self.store.inspect(&key).await)
         })
     }
 }

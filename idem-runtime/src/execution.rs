@@ -11,13 +11,15 @@ use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
 use crate::ending::{End, Ending, STEP, within};
-use crate::engine::{Attempt, Core, Place};
+use crate::engine::{Core, Place};
 use crate::erased::BoxClaim;
+use crate::fingerprint::Fingerprint;
 use crate::key::StorageKey;
 use crate::lease::Lease;
 use crate::observation::Running;
-use crate::record::{Draft, Record};
-use crate::rules::Abandoned;
+use crate::origin::Origin;
+use crate::record::Draft;
+use crate::rules::{Abandoned, Rules};
 use crate::store::StoreError;
 
 /// How long a slow store may hold the answer back. After that the client gets it, and the completion goes on.
@@ -76,8 +78,11 @@ pub enum Outcome {
 
 /// A claim, and what is needed to run the body under it.
 pub(crate) struct Execution {
-    pub(crate) attempt: Attempt,
+    pub(crate) key: StorageKey,
+    pub(crate) fingerprint: Fingerprint,
+    pub(crate) rules: Rules,
     pub(crate) claim: BoxClaim,
+    pub(crate) origin: Origin,
     /// Whether the claim was another owner's, whose body may have run.
     pub(crate) took_over: bool,
     /// `None` where the store's claims need no renewal.
@@ -104,12 +109,12 @@ impl Execution {
     ///
     /// `None` where another run has taken the claim over, and a retry gets the answer of that one.
     pub(crate) async fn run<T>(mut self, body: impl Future<Output = Ended<T>>) -> Option<T> {
-        let running = Running::protected();
+        let running = Running::protected(&self.origin);
         let Ended { response, recording } = self.keep(pin!(body)).await;
         drop(running);
         match recording {
             Recording::Done(outcome) => {
-                let reruns = self.attempt.rules.abandoned == Abandoned::Rerun;
+                let reruns = self.rules.abandoned == Abandoned::Rerun;
                 let lost = matches!(self.end(outcome).await, Some(Err(StoreError::Lost)));
                 if lost && reruns { None } else { Some(response) }
             }
@@ -128,13 +133,8 @@ impl Execution {
     /// Ends the claim, and says how it ended; `None` when that takes longer than [`PATIENCE`], and a task goes on with it: a
     /// slow store is no reason to withhold an answer that is there.
     async fn end(self, outcome: Outcome) -> Option<Result<(), StoreError>> {
-        let Self { attempt: Attempt { key, fingerprint, rules }, claim, renewal, core, place, .. } = self;
-        let expires_at = || core.clock.now().after(rules.ttl);
-        let end = match outcome {
-            Outcome::Answer(draft) => End::Complete(Record::answer(fingerprint, draft, expires_at()), rules.ttl),
-            Outcome::NotReplayable => End::Complete(Record::not_replayable(fingerprint, expires_at()), rules.ttl),
-            Outcome::Release => End::Release,
-        };
+        let Self { key, fingerprint, rules, claim, origin, renewal, core, place, .. } = self;
+        let end = End::of(outcome, fingerprint, Some(&origin), rules.ttl, &*core.clock);
         let mut ending = Ending::begin(key, claim, end, renewal.map(|renewal| renewal.lease));
         if ending.is_over().await {
             return Some(Ok(()));
@@ -156,7 +156,7 @@ impl Execution {
         match &self.renewal {
             None => work.await,
             // Boxed, since it is larger than everything else of an execution, and most need none.
-            Some(renewal) => Box::pin(renewed(work, &mut self.claim, renewal, self.attempt.key)).await,
+            Some(renewal) => Box::pin(renewed(work, &mut self.claim, renewal, self.key)).await,
         }
     }
 }

@@ -8,8 +8,9 @@ use tokio::sync::Mutex;
 
 use crate::clock::Clock;
 use crate::engine::Attempt;
-use crate::erased::{BoxClaim, ErasedStore};
+use crate::erased::{ErasedStore, Granted};
 use crate::key::StorageKey;
+use crate::origin::Origin;
 use crate::store::{Begin, StoreError};
 
 /// How often an expired record is asked to go.
@@ -57,15 +58,16 @@ impl Expirer {
         clock: &dyn Clock,
         attempt: Attempt,
         lease: Duration,
-    ) -> Result<Begin<BoxClaim>, StoreError> {
-        let Attempt { key, fingerprint, rules } = attempt;
+        origin: Option<Origin>,
+    ) -> Result<Begin<Granted>, StoreError> {
+        let key = attempt.key;
         let visit = Visit::new(self, key);
         let _alone = match &visit.mutex {
             Some(mutex) => Some(mutex.lock().await),
             None => None,
         };
         for _ in 0..TRIES {
-            let begun = Arc::clone(store).begin(key, fingerprint, lease, rules.ttl).await?;
+            let begun = Arc::clone(store).begin(attempt, lease, origin.clone()).await?;
             let Begin::Completed(record) = &begun else { return Ok(begun) };
             match record.read() {
                 Ok(content) if content.expires_at <= clock.now() => {

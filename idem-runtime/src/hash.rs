@@ -28,7 +28,7 @@ impl PartHasher {
 }
 
 /// The first `N` bytes in lower-case hex.
-pub(crate) fn hex<const N: usize>(bytes: &[u8; 32]) -> String {
+pub(crate) fn hex<const N: usize>(bytes: &[u8]) -> String {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
     let mut text = String::with_capacity(N * 2);
     for byte in bytes.iter().take(N) {

@@ -10,7 +10,7 @@ use crate::clock::{Clock, SystemClock, Timestamp};
 use crate::fingerprint::Fingerprint;
 use crate::key::StorageKey;
 use crate::record::Record;
-use crate::store::{Begin, Claim, Duties, Store, StoreError};
+use crate::store::{Begin, Claim, Duties, Found, Store, StoreError, Terms};
 
 /// A store with a cache in front of it, so that a retry which comes to the process that ran the body is answered without a
 /// round trip.
@@ -167,18 +167,17 @@ impl<S: Store> Store for Layered<S> {
         Ok(self.front_of(key, self.store.begin(key, fingerprint, lease).await?))
     }
 
-    async fn begin_with_ttl(
+    async fn begin_on_terms(
         &self,
         key: &StorageKey,
         fingerprint: &Fingerprint,
-        lease: Duration,
-        ttl: Duration,
+        terms: &Terms<'_>,
     ) -> Result<Begin<Self::Claim>, StoreError> {
         // Whoever asked with another fingerprint gets the record as well: the engine compares, as it does for the store's.
         if let Some(record) = self.front.get(key) {
             return Ok(Begin::Completed(record));
         }
-        Ok(self.front_of(key, self.store.begin_with_ttl(key, fingerprint, lease, ttl).await?))
+        Ok(self.front_of(key, self.store.begin_on_terms(key, fingerprint, terms).await?))
     }
 
     async fn ended(&self, key: &StorageKey) {
@@ -194,6 +193,13 @@ impl<S: Store> Store for Layered<S> {
         self.front.records.invalidate(key);
         drop(count);
         forgotten
+    }
+
+    /// What stands in the store. Replays that were answered from here are not counted there, so it is not known how many there
+    /// were.
+    async fn inspect(&self, key: &StorageKey) -> Result<Option<Found>, StoreError> {
+        let found = self.store.inspect(key).await?;
+        Ok(found.map(|found| Found { replays: None, ..found }))
     }
 
     fn attach(&self, clock: &Arc<dyn Clock>) -> Duties {
@@ -266,7 +272,7 @@ mod tests {
     fn record() -> Record {
         let mut draft = Draft::new();
         draft.put(b"the answer");
-        Record::answer(FINGERPRINT, draft, Timestamp::NEVER)
+        Record::answer(FINGERPRINT, draft, Timestamp::NEVER, None)
     }
 
     /// A store, what stands behind it, and the clock of both.
@@ -279,7 +285,7 @@ mod tests {
     }
 
     async fn begin<S: Store>(store: &S, fingerprint: &Fingerprint) -> Begin<S::Claim> {
-        store.begin_with_ttl(&KEY, fingerprint, TTL, TTL).await.unwrap()
+        store.begin_on_terms(&KEY, fingerprint, &Terms::new(TTL, TTL)).await.unwrap()
     }
 
     async fn complete(store: &Layered<MemoryStore>) {

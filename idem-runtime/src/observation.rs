@@ -14,8 +14,11 @@ use tracing::field::{Empty, display};
 use tracing::{Instrument, Span};
 
 use crate::counted::{self, Operation};
+use crate::engine::Replay;
 use crate::erased::BoxFuture;
+use crate::hash::hex;
 use crate::key::StorageKey;
+use crate::origin::{Endpoint, Origin};
 use crate::store::StoreError;
 
 tokio::task_local! {
@@ -30,14 +33,17 @@ tokio::task_local! {
 ///
 /// | field | value |
 /// |---|---|
-/// | `endpoint` | what the adapter calls the endpoint |
+/// | `endpoint` | the [`Endpoint`] |
 /// | `key` | the first eight hex digits of the storage key |
-/// | `outcome` | see [`Seen`](Self#outcomes) |
+/// | `execution` | the id of the execution |
+/// | `replay_of` | the id of the execution that left the record which answers |
+/// | `replay_of_trace` | the id of the trace that that execution belonged to, if any |
+/// | `outcome` | see [below](Self#outcomes) |
 /// | `code` | the name of the refusal, where there was one |
 /// | `store_us` | microseconds in which the store was asked, all steps but renewals together |
 /// | `body_us` | microseconds from the start of the body to its answer; a stream that follows is not counted |
 ///
-/// All but the first two are written when everything is over. Where no subscriber wants the span, nothing is observed, and
+/// The last four are written when everything is over. Where no subscriber wants the span, nothing is observed, and
 /// that costs next to nothing.
 ///
 /// # Outcomes
@@ -47,15 +53,15 @@ tokio::task_local! {
 ///
 /// ```
 /// # async fn example(idempotency: idem_runtime::Idempotency, attempt: idem_runtime::Attempt) {
-/// use idem_runtime::{Answer, Draft, Ended, Observation, Outcome, Recording};
+/// use idem_runtime::{Answer, Draft, Ended, Endpoint, Observation, Outcome, Recording};
 ///
-/// let observation = Observation::new(|| "POST /orders".into());
+/// let observation = Observation::new(&Endpoint::new("POST", "/orders"));
 /// let work = async {
 ///     observation.belongs_to(&attempt.key);
 ///     let body = async { Ended { response: "done", recording: Recording::Done(Outcome::Answer(Draft::new())) } };
 ///     match idempotency.run(attempt, || body).await {
 ///         Ok(Answer::Ran(_)) => {}
-///         Ok(Answer::Recorded(_)) => observation.replayed(),
+///         Ok(Answer::Recorded(replay)) => observation.replayed(&replay),
 ///         Err(_) => observation.refused("some_code"),
 ///     }
 /// };
@@ -74,6 +80,9 @@ struct Seen {
     store: Total,
     body: Total,
 }
+
+/// An endpoint that nobody named.
+const UNKNOWN: &str = "unknown";
 
 /// A sum of times, in microseconds.
 #[derive(Default)]
@@ -108,17 +117,18 @@ impl Drop for Seen {
 
 impl Observation {
     /// Begins to observe a request to `endpoint`, if anybody wants to see it. The span is a child of the current one.
-    ///
-    /// `endpoint` must not hold anything that a client chose: method and route template, say.
-    pub fn new(endpoint: impl FnOnce() -> Arc<str>) -> Self {
+    pub fn new(endpoint: &Endpoint) -> Self {
         if !counted::ON && !tracing::span_enabled!(tracing::Level::INFO) {
             return Self(None);
         }
-        let endpoint = endpoint();
+        let endpoint = name_of(endpoint);
         let span = tracing::info_span!(
             "idempotency",
             %endpoint,
             key = Empty,
+            execution = Empty,
+            replay_of = Empty,
+            replay_of_trace = Empty,
             outcome = Empty,
             code = Empty,
             store_us = Empty,
@@ -136,9 +146,9 @@ impl Observation {
     }
 
     /// Counts a request to `endpoint` that needs no protection, and so is not observed.
-    pub fn unprotected(endpoint: impl FnOnce() -> Arc<str>) {
+    pub fn unprotected(endpoint: impl FnOnce() -> Endpoint) {
         if counted::ON {
-            counted::unprotected(&endpoint(), "key_missing");
+            counted::unprotected(&name_of(&endpoint()), "key_missing");
         }
     }
 
@@ -173,10 +183,17 @@ impl Observation {
         }
     }
 
-    /// The request is answered from a record.
-    pub fn replayed(&self) {
+    /// The request is answered from a record. The span says which execution left it, and in which trace that was: a span
+    /// that is closed cannot be linked to by its id, since ids are used again.
+    pub fn replayed(&self, replay: &Replay) {
         if let Some(seen) = &self.0 {
             counted::replayed(&seen.endpoint);
+            if let Some(origin) = replay.origin() {
+                seen.span.record("replay_of", display(origin.execution()));
+                if let Some(trace) = origin.trace() {
+                    seen.span.record("replay_of_trace", &*hex::<16>(&trace.trace_id));
+                }
+            }
         }
         self.end("replayed");
     }
@@ -207,6 +224,11 @@ impl Observation {
     fn current() -> Self {
         Self(CURRENT.try_with(Arc::clone).ok())
     }
+}
+
+/// What the endpoint is called where it is seen.
+fn name_of(endpoint: &Endpoint) -> Arc<str> {
+    if *endpoint == Endpoint::UNKNOWN { UNKNOWN.into() } else { endpoint.as_str().into() }
 }
 
 impl fmt::Debug for Observation {
@@ -243,7 +265,7 @@ impl Step {
 
     /// What the store has answered.
     pub(crate) fn answered<T>(self, answer: Result<T, StoreError>) -> Result<T, StoreError> {
-        if matches!(answer, Err(StoreError::Unavailable(_))) {
+        if matches!(answer, Err(StoreError::Unavailable(_) | StoreError::Unreadable(_))) {
             counted::step_failed(self.store, self.operation);
         }
         answer
@@ -270,8 +292,11 @@ pub(crate) struct Running {
 
 impl Running {
     /// It starts now, under a claim.
-    pub(crate) fn protected() -> Self {
+    pub(crate) fn protected(origin: &Origin) -> Self {
         let running = Self::start("executed");
+        if let Some(seen) = &running.seen {
+            seen.span.record("execution", display(origin.execution()));
+        }
         running.count(counted::executed);
         running
     }
@@ -294,7 +319,7 @@ impl Running {
     fn count(&self, count: impl FnOnce(&Arc<str>)) {
         match &self.seen {
             Some(seen) => count(&seen.endpoint),
-            None if counted::ON => count(&counted::UNKNOWN.into()),
+            None if counted::ON => count(&name_of(&Endpoint::UNKNOWN)),
             None => {}
         }
     }

@@ -6,6 +6,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 
 use crate::clock::Timestamp;
 use crate::fingerprint::Fingerprint;
+use crate::origin::Origin;
 
 /// What an execution left behind. A store keeps it as it is: a fingerprint and opaque bytes.
 #[derive(Clone, PartialEq, Eq)]
@@ -14,9 +15,14 @@ pub struct Record {
     bytes: Bytes,
 }
 
-/// The layout of [`Record::bytes`]: version, kind, expiry, and then the answer in the adapter's own format.
+/// The layout of [`Record::bytes`]: version, kind, expiry, and then the answer in the adapter's own format. In the second
+/// version there follow the origin and its length, at the end, since an answer is written before its origin is known.
 const VERSION: u8 = 1;
+const WITH_ORIGIN: u8 = 2;
 const HEAD: usize = 1 + 1 + 8;
+const LENGTH: usize = 2;
+/// Room for most origins.
+const TAIL: usize = 80;
 
 const ANSWER: u8 = 1;
 const NOT_REPLAYABLE: u8 = 2;
@@ -37,36 +43,58 @@ impl Record {
         &self.bytes
     }
 
+    /// Where the execution came from that left the record; `None` where that was not kept, or cannot be read.
+    pub fn origin(&self) -> Option<Origin> {
+        let end = self.end().filter(|_| self.bytes[0] == WITH_ORIGIN)?;
+        Origin::from_bytes(self.bytes.slice(end..self.bytes.len() - LENGTH)).ok()
+    }
+
     /// What is left of this record where there is no room for the answer: the body ran, and the answer is lost. Same
-    /// fingerprint, same expiry, a few bytes.
+    /// fingerprint, same expiry, same origin, a few bytes.
     #[must_use]
     pub fn tombstone(&self) -> Self {
         // A record that cannot be read has no expiry to keep; it stays unreadable, which refuses as well.
         let expires_at = self.read().map_or(Timestamp::NEVER, |content| content.expires_at);
-        Self { fingerprint: self.fingerprint, bytes: Draft::new().sealed(NOT_REPLAYABLE, expires_at) }
+        Self::not_replayable(self.fingerprint, expires_at, self.origin().as_ref())
     }
 
-    pub(crate) fn answer(fingerprint: Fingerprint, draft: Draft, expires_at: Timestamp) -> Self {
-        Self { fingerprint, bytes: draft.sealed(ANSWER, expires_at) }
+    pub(crate) fn answer(
+        fingerprint: Fingerprint,
+        draft: Draft,
+        expires_at: Timestamp,
+        origin: Option<&Origin>,
+    ) -> Self {
+        Self { fingerprint, bytes: draft.sealed(ANSWER, expires_at, origin) }
     }
 
-    pub(crate) fn not_replayable(fingerprint: Fingerprint, expires_at: Timestamp) -> Self {
-        Self { fingerprint, bytes: Draft::new().sealed(NOT_REPLAYABLE, expires_at) }
+    pub(crate) fn not_replayable(fingerprint: Fingerprint, expires_at: Timestamp, origin: Option<&Origin>) -> Self {
+        let draft = Draft(BytesMut::zeroed(HEAD));
+        Self { fingerprint, bytes: draft.sealed(NOT_REPLAYABLE, expires_at, origin) }
     }
 
     /// Takes the record apart. Anything unexpected is an error and never a miss: a miss would run the body again.
     pub(crate) fn read(&self) -> Result<Content, Undecodable> {
         let (head, _) = self.bytes.split_first_chunk::<HEAD>().ok_or(Undecodable("shorter than its head"))?;
         let [version, kind, expires_at @ ..] = head;
-        if *version != VERSION {
+        if *version != VERSION && *version != WITH_ORIGIN {
             return Err(Undecodable("of an unknown version"));
         }
+        let end = self.end().ok_or(Undecodable("shorter than its origin"))?;
         let answer = match *kind {
-            ANSWER => Some(self.bytes.slice(HEAD..)),
-            NOT_REPLAYABLE if self.bytes.len() == HEAD => None,
+            ANSWER => Some(self.bytes.slice(HEAD..end)),
+            NOT_REPLAYABLE if end == HEAD => None,
             _ => return Err(Undecodable("of an unknown kind")),
         };
         Ok(Content { answer, expires_at: Timestamp::from_nanos(u64::from_le_bytes(*expires_at)) })
+    }
+
+    /// Where the answer ends, and the origin begins if there is one.
+    fn end(&self) -> Option<usize> {
+        if *self.bytes.first()? != WITH_ORIGIN {
+            return Some(self.bytes.len());
+        }
+        let (rest, length) = self.bytes.split_last_chunk::<LENGTH>()?;
+        rest.len().checked_sub(u16::from_le_bytes(*length).into()).filter(|end| *end >= HEAD)
     }
 }
 
@@ -95,8 +123,8 @@ impl fmt::Display for Undecodable {
 
 impl std::error::Error for Undecodable {}
 
-/// An answer while it is written down: bytes in the adapter's format, with room in front for the record's head, so that
-/// a large body is copied once.
+/// An answer while it is written down: bytes in the adapter's format, with room in front for the record's head and behind for
+/// its origin, so that a large body is copied once.
 pub struct Draft(BytesMut);
 
 impl Draft {
@@ -107,7 +135,7 @@ impl Draft {
 
     /// An empty draft with room for `bytes` bytes.
     pub fn with_capacity(bytes: usize) -> Self {
-        let mut draft = BytesMut::with_capacity(HEAD + bytes);
+        let mut draft = BytesMut::with_capacity(HEAD + bytes + TAIL);
         draft.put_bytes(0, HEAD);
         Self(draft)
     }
@@ -132,10 +160,16 @@ impl Draft {
         self.len() == 0
     }
 
-    fn sealed(mut self, kind: u8, expires_at: Timestamp) -> Bytes {
-        self.0[0] = VERSION;
+    fn sealed(mut self, kind: u8, expires_at: Timestamp, origin: Option<&Origin>) -> Bytes {
+        let origin = origin.and_then(|origin| Some((origin.bytes(), u16::try_from(origin.bytes().len()).ok()?)));
+        self.0[0] = if origin.is_some() { WITH_ORIGIN } else { VERSION };
         self.0[1] = kind;
         self.0[2..HEAD].copy_from_slice(&expires_at.as_nanos().to_le_bytes());
+        if let Some((origin, length)) = origin {
+            self.0.reserve(origin.len() + LENGTH);
+            self.0.put_slice(origin);
+            self.0.put_u16_le(length);
+        }
         // A record is charged for its length, so it must not keep much more.
         if self.0.capacity() > self.0.len() + self.0.len() / 8 + 64 {
             return Bytes::copy_from_slice(&self.0);
@@ -165,7 +199,7 @@ mod tests {
     fn record(text: &[u8]) -> Record {
         let mut draft = Draft::with_capacity(text.len());
         draft.put(text);
-        Record::answer(FINGERPRINT, draft, Timestamp::from_nanos(42))
+        Record::answer(FINGERPRINT, draft, Timestamp::from_nanos(42), None)
     }
 
     #[test]
@@ -200,5 +234,55 @@ mod tests {
         assert!(damaged(&|bytes| bytes[0] = 9).is_err(), "version");
         assert!(damaged(&|bytes| bytes[1] = 9).is_err(), "kind");
         assert!(damaged(&|bytes| bytes[1] = NOT_REPLAYABLE).is_err(), "a tombstone with an answer");
+    }
+
+    fn of(origin: &Origin, text: &[u8]) -> Record {
+        let mut draft = Draft::with_capacity(text.len());
+        draft.put(text);
+        Record::answer(FINGERPRINT, draft, Timestamp::from_nanos(42), Some(origin))
+    }
+
+    #[test]
+    fn an_origin_comes_back_with_its_answer_and_stays_with_a_tombstone() {
+        let origin = crate::origin::tests::origin();
+        for text in [&b""[..], b"answer", &[0xff; 5000]] {
+            let kept = of(&origin, text);
+            let content = kept.read().unwrap();
+            assert_eq!((content.answer.as_deref(), kept.origin()), (Some(text), Some(origin.clone())));
+            let tombstone = kept.tombstone();
+            let content = tombstone.read().unwrap();
+            assert_eq!((content.answer, content.expires_at), (None, Timestamp::from_nanos(42)));
+            assert_eq!(tombstone.origin(), Some(origin.clone()));
+        }
+    }
+
+    #[test]
+    fn a_record_of_the_first_version_is_read_and_has_no_origin() {
+        let text = [&[1, 1][..], &42_u64.to_le_bytes(), b"answer"].concat();
+        let kept = Record::new(FINGERPRINT, text.into());
+        assert_eq!(kept, record(b"answer"), "what has no origin is written as it was");
+        assert_eq!((kept.read().unwrap().answer.as_deref(), kept.origin()), (Some(&b"answer"[..]), None));
+    }
+
+    #[test]
+    fn an_origin_that_cannot_be_read_takes_no_answer_with_it() {
+        let good = of(&crate::origin::tests::origin(), b"answer");
+        let mut bytes = good.bytes().to_vec();
+        bytes[HEAD + b"answer".len()] = 9;
+        let unknown = Record::new(FINGERPRINT, bytes.into());
+        assert_eq!((unknown.read().unwrap().answer.as_deref(), unknown.origin()), (Some(&b"answer"[..]), None));
+    }
+
+    #[test]
+    fn an_origin_that_is_longer_than_the_record_is_an_error() {
+        let good = of(&crate::origin::tests::origin(), b"answer");
+        for length in [good.bytes().len() - HEAD - LENGTH + 1, usize::from(u16::MAX)] {
+            let mut bytes = good.bytes().to_vec();
+            let at = bytes.len() - LENGTH;
+            bytes[at..].copy_from_slice(&u16::try_from(length).unwrap().to_le_bytes());
+            let damaged = Record::new(FINGERPRINT, bytes.into());
+            assert!(damaged.read().is_err() && damaged.origin().is_none(), "{length}");
+        }
+        assert!(Record::new(FINGERPRINT, good.bytes().slice(..HEAD)).read().is_err());
     }
 }

@@ -6,9 +6,10 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::clock::Clock;
+use crate::clock::{Clock, Timestamp};
 use crate::fingerprint::Fingerprint;
 use crate::key::StorageKey;
+use crate::origin::{Beginning, Origin};
 use crate::record::Record;
 
 /// Where claims and records live.
@@ -25,7 +26,7 @@ use crate::record::Record;
 ///   The same owner repeating a step gets the same answer, since acknowledgements get lost.
 /// - **A dropped claim stays.** Dropping a [`Claim`] without [`complete`](Claim::complete) or [`release`](Claim::release)
 ///   leaves the key abandoned: at once, or when its lease has run out.
-/// - **Unreadable is an error,** never a miss.
+/// - **Unreadable is an error,** never a miss: [`StoreError::Unreadable`].
 /// - **Cancel safety.** A future that is dropped before it is ready may or may not have taken effect, but leaves the
 ///   key absent, claimed by a live owner, abandoned, or recorded, and nothing in between.
 ///
@@ -78,23 +79,23 @@ pub trait Store: Send + Sync + 'static {
         lease: Duration,
     ) -> impl Future<Output = Result<Begin<Self::Claim>, StoreError>> + Send;
 
-    /// As [`begin`](Self::begin), for an endpoint whose records live for `ttl`. The engine calls this one.
+    /// As [`begin`](Self::begin), on all the terms of the execution that wants to begin. The engine calls this one.
     ///
     /// A claim outlives its owner, so that a retry learns that the outcome is unknown; but not for ever. A store whose
-    /// abandoned claims go away by themselves keeps one for `ttl` from its last renewal, which must not be shorter than
-    /// the lease. By default this calls `begin`: right where an abandoned claim stays until somebody ends or forgets it.
+    /// abandoned claims go away by themselves keeps one for [`ttl`](Terms::ttl) from its last renewal, which must not be shorter
+    /// than the lease. A store that can be [inspected](Self::inspect) keeps the [`origin`](Terms::origin) with the claim.
+    ///
+    /// By default this calls `begin`: right where an abandoned claim stays until somebody ends or forgets it.
     ///
     /// # Errors
     /// As for [`begin`](Self::begin).
-    fn begin_with_ttl(
+    fn begin_on_terms(
         &self,
         key: &StorageKey,
         fingerprint: &Fingerprint,
-        lease: Duration,
-        ttl: Duration,
+        terms: &Terms<'_>,
     ) -> impl Future<Output = Result<Begin<Self::Claim>, StoreError>> + Send {
-        let _ = ttl;
-        self.begin(key, fingerprint, lease)
+        self.begin(key, fingerprint, terms.lease)
     }
 
     /// Resolves when the claim that `begin` reported in flight may have ended. Spurious wake-ups are fine: the engine
@@ -107,6 +108,19 @@ pub trait Store: Send + Sync + 'static {
     /// # Errors
     /// [`StoreError::Unavailable`] where it is not known whether it was removed.
     fn forget(&self, key: &StorageKey) -> impl Future<Output = Result<bool, StoreError>> + Send;
+
+    /// Says what stands under `key`, and changes nothing: it claims nothing, extends no lease, and is no replay. `None` where the
+    /// key is free.
+    ///
+    /// For operators. A store that judges expiry itself says nothing of what has expired. By default a store cannot be
+    /// inspected.
+    ///
+    /// # Errors
+    /// [`StoreError::CannotInspect`] where this store never can, [`StoreError::Unavailable`] where it is not known what it holds.
+    fn inspect(&self, key: &StorageKey) -> impl Future<Output = Result<Option<Found>, StoreError>> + Send {
+        let _ = key;
+        std::future::ready(Err(StoreError::CannotInspect))
+    }
 
     /// Called once, before any other method, with the engine's clock; says what the engine must do for this store.
     ///
@@ -136,6 +150,64 @@ impl Duties {
     pub const NONE: Self = Self { expire: false, renew: false };
 }
 
+/// On what terms an execution wants to begin.
+#[derive(Clone, Copy)]
+#[non_exhaustive]
+pub struct Terms<'a> {
+    /// How long the claim lives without renewal.
+    pub lease: Duration,
+    /// How long a record of the endpoint lives, and at least as long a claim that is abandoned.
+    pub ttl: Duration,
+    from: Whence<'a>,
+}
+
+#[derive(Clone, Copy)]
+enum Whence<'a> {
+    Nowhere,
+    Known(&'a Origin),
+    Beginning(&'a Beginning<'a>),
+}
+
+impl<'a> Terms<'a> {
+    /// Terms of an execution of unknown origin.
+    pub const fn new(lease: Duration, ttl: Duration) -> Self {
+        Self { lease, ttl, from: Whence::Nowhere }
+    }
+
+    /// The same terms, for an execution of this origin.
+    #[must_use]
+    pub const fn with_origin(self, origin: &'a Origin) -> Self {
+        Self { from: Whence::Known(origin), ..self }
+    }
+
+    pub(crate) const fn beginning(self, beginning: &'a Beginning<'a>) -> Self {
+        Self { from: Whence::Beginning(beginning), ..self }
+    }
+
+    /// Where the execution comes from, to be kept with its claim. The first call makes it, so call it only where it is needed.
+    pub fn origin(&self) -> Option<Origin> {
+        match self.from {
+            Whence::Nowhere => None,
+            Whence::Known(origin) => Some(origin.clone()),
+            Whence::Beginning(beginning) => Some(beginning.origin().clone()),
+        }
+    }
+
+    /// As [`origin`](Self::origin), where the store knows what time it is by the engine's clock.
+    pub fn origin_at(&self, now: Timestamp) -> Option<Origin> {
+        match self.from {
+            Whence::Beginning(beginning) => Some(beginning.origin_at(now).clone()),
+            _ => self.origin(),
+        }
+    }
+}
+
+impl fmt::Debug for Terms<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Terms").field("lease", &self.lease).field("ttl", &self.ttl).finish_non_exhaustive()
+    }
+}
+
 /// What [`Store::begin`] found.
 #[derive(Debug)]
 pub enum Begin<C> {
@@ -146,6 +218,40 @@ pub enum Begin<C> {
     Abandoned(C),
     /// A claim with this fingerprint, whose owner is alive as far as the store knows.
     InFlight(Fingerprint),
+    /// A record.
+    Completed(Record),
+}
+
+/// What [`Store::inspect`] found.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Found {
+    /// What stands under the key.
+    pub standing: Standing,
+    /// Where the execution of the claim came from. A record has its origin inside.
+    pub origin: Option<Origin>,
+    /// Until when the claim's owner counts as alive unless it renews its lease, by the store's clock.
+    pub lease_until: Option<Timestamp>,
+    /// When a record, or a claim that nobody renews, is gone, by the store's clock. `None` where it stays, or nobody knows.
+    pub expires_at: Option<Timestamp>,
+    /// How often the record was replayed, where the store counts.
+    pub replays: Option<u64>,
+}
+
+impl Found {
+    /// Found to stand under a key; all the rest is not known.
+    pub const fn new(standing: Standing) -> Self {
+        Self { standing, origin: None, lease_until: None, expires_at: None, replays: None }
+    }
+}
+
+/// What stands under a key that is not free.
+#[derive(Clone, Debug)]
+pub enum Standing {
+    /// A claim with this fingerprint, whose owner is alive as far as the store knows.
+    InFlight(Fingerprint),
+    /// A claim with this fingerprint, whose owner is gone.
+    Abandoned(Fingerprint),
     /// A record.
     Completed(Record),
 }
@@ -195,12 +301,21 @@ pub enum StoreError {
     Unavailable(Arc<dyn Error + Send + Sync>),
     /// The claim belongs to somebody else by now.
     Lost,
+    /// There is something under the key that cannot be read: damaged, or of a later version. The body has run, or may have.
+    Unreadable(Arc<dyn Error + Send + Sync>),
+    /// This store cannot say what stands under a key without claiming it.
+    CannotInspect,
 }
 
 impl StoreError {
     /// The store could not be reached, or its answer not understood, because of `source`.
     pub fn unavailable(source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
         Self::Unavailable(Arc::from(source.into()))
+    }
+
+    /// What stands under the key could not be read, because of `source`.
+    pub fn unreadable(source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+        Self::Unreadable(Arc::from(source.into()))
     }
 
     /// What is behind the error, for logs.
@@ -215,6 +330,8 @@ impl fmt::Display for StoreError {
             Self::Full => "the store has no room for a new key",
             Self::Unavailable(_) => "the store is unavailable",
             Self::Lost => "the claim is not held by this owner any more",
+            Self::Unreadable(_) => "what stands under the key cannot be read",
+            Self::CannotInspect => "this store cannot be inspected",
         })
     }
 }
@@ -222,8 +339,8 @@ impl fmt::Display for StoreError {
 impl Error for StoreError {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         match self {
-            Self::Unavailable(source) => Some(&**source),
-            Self::Full | Self::Lost => None,
+            Self::Unavailable(source) | Self::Unreadable(source) => Some(&**source),
+            Self::Full | Self::Lost | Self::CannotInspect => None,
         }
     }
 }

@@ -75,7 +75,7 @@ async fn a_claim_whose_grant_was_never_heard_of_is_given_back_long_before_its_le
     let apart = apart().await;
     let key = key();
     apart.proxy.set(Direction::ToClient, Fault::Drop);
-    let unheard = apart.store.begin_with_ttl(&key, &MINE, LEASE, TTL).await.unwrap_err();
+    let unheard = apart.store.begin_on_terms(&key, &MINE, &TERMS).await.unwrap_err();
     assert!(matches!(problem(&unheard), Problem::TimedOut { .. } | Problem::Unreachable { .. }), "{unheard:?}");
     assert_eq!(stands(&apart.near, &key).await, "in flight", "the server granted the claim");
     apart.proxy.cut();
@@ -94,7 +94,7 @@ async fn a_claim_whose_connection_broke_and_for_which_there_was_no_other_is_give
         apart.proxy.refuse();
     };
     // The last error says that nothing could be sent, but the first try was.
-    let (unheard, ()) = tokio::join!(apart.store.begin_with_ttl(&key, &MINE, LEASE, TTL), trouble);
+    let (unheard, ()) = tokio::join!(apart.store.begin_on_terms(&key, &MINE, &TERMS), trouble);
     let unheard = unheard.unwrap_err();
     assert!(matches!(problem(&unheard), Problem::Unreachable { .. } | Problem::Broken(_)), "{unheard:?}");
     assert_eq!(stands(&apart.near, &key).await, "in flight", "the server granted the claim");
@@ -109,7 +109,7 @@ async fn a_claim_of_a_begin_that_was_dropped_is_given_back_and_one_that_was_hear
     let held = claim(&apart.store, &heard).await;
     apart.proxy.set(Direction::ToClient, Fault::Hold);
     tokio::select! {
-        _ = apart.store.begin_with_ttl(&dropped, &MINE, LEASE, TTL) => panic!("its answer is held back"),
+        _ = apart.store.begin_on_terms(&dropped, &MINE, &TERMS) => panic!("its answer is held back"),
         () = apart.proxy.seen(Direction::ToClient) => {}
     }
     assert_eq!(stands(&apart.near, &dropped).await, "in flight", "the server granted the claim");
@@ -125,7 +125,7 @@ async fn an_heir_whose_begin_was_repeated_keeps_what_it_takes_over() {
     let key = key();
     drop(claim_for(&apart.near, &key, SHORT, TTL).await);
     tokio::time::sleep(2 * SHORT).await;
-    let begun = apart.answer_lost(apart.store.begin_with_ttl(&key, &MINE, LEASE, TTL)).await;
+    let begun = apart.answer_lost(apart.store.begin_on_terms(&key, &MINE, &TERMS)).await;
     let Ok(Begin::Abandoned(mut heir)) = begun else { panic!("{}", shown(&begun)) };
     heir.renew(LEASE).await.unwrap();
     tokio::time::sleep(Duration::from_millis(500)).await;
@@ -155,7 +155,7 @@ async fn a_store_leaves_a_primary_that_was_demoted_for_the_one_that_its_address_
     apart.server.sql("ALTER SYSTEM SET default_transaction_read_only = on");
     apart.server.sql("SELECT pg_reload_conf()");
     while apart.server.sql("SHOW default_transaction_read_only").trim() != "on" {}
-    let refused = apart.store.begin_with_ttl(&key(), &MINE, LEASE, TTL).await.unwrap_err();
+    let refused = apart.store.begin_on_terms(&key(), &MINE, &TERMS).await.unwrap_err();
     assert!(matches!(problem(&refused), Problem::ReadOnly), "{refused:?}");
     let key = key();
     let begins = tokio::spawn({
@@ -277,7 +277,7 @@ async fn an_engine_whose_every_answer_is_lost_once_runs_the_body_once_and_replay
     apart.answer_lost(async { go_on.notify_one() }).await;
     assert!(matches!(request.await.unwrap(), Ok(Answer::Ran(response)) if response == "the answer"));
     let again = Idempotency::new(apart.near.clone()).run(attempt(key), || async { answered("another") }).await;
-    assert!(matches!(again, Ok(Answer::Recorded(bytes)) if &bytes[..] == b"the answer"));
+    assert!(matches!(again, Ok(Answer::Recorded(replay)) if replay.answer() == "the answer"));
     assert_eq!(runs.load(Ordering::SeqCst), 1);
 }
 
@@ -331,7 +331,9 @@ async fn a_server_killed_under_load_has_all_that_was_acknowledged_and_no_second_
             let (mut claims, mut records) = (Vec::new(), Vec::new());
             for number in 0.. {
                 let key = numbered(1_000_000 * (client + 1) + number);
-                let Ok(Begin::Claimed(claim)) = store.begin_with_ttl(&key, &MINE, LEASE, TTL).await else { break };
+                let Ok(Begin::Claimed(claim)) = store.begin_on_terms(&key, &MINE, &TERMS).await else {
+                    break;
+                };
                 claims.push(key);
                 if number % 2 == 0 {
                     if claim.complete(record("answer"), TTL).await.is_err() {

@@ -7,7 +7,7 @@ mod asked;
 use std::time::{Duration, Instant};
 
 use asked::*;
-use idem_runtime::{Answer, Begin, Claim, Idempotency, Refused, Store, StoreError};
+use idem_runtime::{Answer, Begin, Claim, Idempotency, Refused, Store, StoreError, Terms};
 use idem_servers::postgres::Postgres;
 use idem_sqlx::{PostgresStore, Problem};
 use sqlx::postgres::PgConnection;
@@ -116,7 +116,7 @@ async fn a_step_that_was_dropped_half_way_gives_its_connection_back() {
     let dropped = key();
     let begin = tokio::spawn({
         let store = store.clone();
-        async move { store.begin_with_ttl(&dropped, &MINE, SHORT, TTL).await.map(|_| ()) }
+        async move { store.begin_on_terms(&dropped, &MINE, &Terms::new(SHORT, TTL)).await.map(|_| ()) }
     });
     while server.sql("SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'").trim() != "1" {}
     begin.abort();
@@ -124,7 +124,7 @@ async fn a_step_that_was_dropped_half_way_gives_its_connection_back() {
     transaction.rollback().await.unwrap();
     assert_eq!(stands(&store, &key()).await, "claimed");
     // Its own key is free, or a claim that is abandoned when its lease is over.
-    match store.begin_with_ttl(&dropped, &MINE, LEASE, TTL).await {
+    match store.begin_on_terms(&dropped, &MINE, &TERMS).await {
         Ok(Begin::Claimed(_) | Begin::Abandoned(_)) => {}
         Ok(Begin::InFlight(_)) => drop(abandoned(&store, &dropped).await),
         begun => panic!("{}", shown(&begun)),

@@ -151,7 +151,7 @@ async fn a_body_longer_than_its_lease_is_renewed_runs_once_and_its_waiters_get_i
             runs.fetch_add(1, Ordering::SeqCst);
             answered("another answer")
         };
-        there.run(Attempt { key, fingerprint: MINE, rules }, body).await
+        there.run(Attempt::new(key, MINE, rules), body).await
     };
     // Through several leases the claim is never abandoned.
     let start = Instant::now();
@@ -164,7 +164,7 @@ async fn a_body_longer_than_its_lease_is_renewed_runs_once_and_its_waiters_get_i
         sleep(lease).await;
         end.notify_one();
     });
-    assert!(matches!(waited, Ok(Answer::Recorded(bytes)) if &bytes[..] == b"answer"));
+    assert!(matches!(waited, Ok(Answer::Recorded(replay)) if replay.answer() == "answer"));
     assert!(matches!(first.await.unwrap(), Ok(Answer::Ran(response)) if response == "answer"));
     assert_eq!(runs.load(Ordering::SeqCst), 1);
 }
@@ -178,7 +178,7 @@ async fn the_retry_after_an_owner_is_gone_is_refused_or_runs_again_as_the_policy
     let engine = Idempotency::new(there);
     let ask = async |abandoned| {
         let rules = Rules { ttl: TTL, wait: None, abandoned };
-        engine.run(Attempt { key, fingerprint: MINE, rules }, || async { answered("again") }).await
+        engine.run(Attempt::new(key, MINE, rules), || async { answered("again") }).await
     };
     for _ in 0..2 {
         assert!(matches!(ask(Abandoned::Refuse).await, Err(Refused::OutcomeUnknown)));

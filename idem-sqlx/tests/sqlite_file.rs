@@ -80,7 +80,7 @@ async fn a_full_file_refuses_new_keys_answers_old_ones_and_keeps_that_a_body_ran
             ran => panic!("{ran:?}"),
         }
         match engine.run(attempt(key), || async { answered("another") }).await {
-            Ok(Answer::Recorded(bytes)) => assert_eq!(bytes.len(), 50_000),
+            Ok(Answer::Recorded(replay)) => assert_eq!(replay.answer().len(), 50_000),
             Err(Refused::NotReplayable) => break key,
             ran => panic!("{ran:?}"),
         }
@@ -88,7 +88,7 @@ async fn a_full_file_refuses_new_keys_answers_old_ones_and_keeps_that_a_body_ran
     };
     assert!(keys.len() > 5, "{}", keys.len());
     let refused = loop {
-        match store.begin_with_ttl(&key(), &MINE, LEASE, TTL).await {
+        match store.begin_on_terms(&key(), &MINE, &TERMS).await {
             Ok(Begin::Claimed(_)) => {}
             begun => break begun,
         }
@@ -164,7 +164,7 @@ async fn a_claim_of_a_begin_that_was_dropped_is_given_back() {
     other.execute("BEGIN IMMEDIATE").await.unwrap();
     let key = key();
     // It waits for the lock in a thread of its own, where it is done although nobody asks for it any more.
-    let begin = file.store.begin_with_ttl(&key, &MINE, LEASE, TTL);
+    let begin = file.store.begin_on_terms(&key, &MINE, &TERMS);
     assert!(tokio::time::timeout(Duration::from_millis(200), begin).await.is_err());
     other.execute("COMMIT").await.unwrap();
     tokio::time::sleep(Duration::from_millis(500)).await;

@@ -89,7 +89,7 @@ impl<C: Claim> Claim for SlowClaim<C> {
 
 fn attempt() -> Attempt {
     let (key, fingerprint) = (StorageKey::from_bytes([1; 32]), Fingerprint::from_bytes([2; 32]));
-    Attempt { key, fingerprint, rules: Rules::default() }
+    Attempt::new(key, fingerprint, Rules::default())
 }
 
 /// How often the body began and ended.

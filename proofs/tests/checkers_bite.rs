@@ -158,7 +158,7 @@ async fn unreadable_is_refused(store: impl Store + Clone) -> bool {
     let Ok(Begin::Claimed(claim)) = store.begin(&key, &fingerprint, LEASE).await else { panic!("the key is free") };
     claim.complete(Record::new(fingerprint, "from another version".into()), LEASE).await.unwrap();
     let body = || async { Ended { response: (), recording: Recording::Done(Outcome::NotReplayable) } };
-    match engine.run(Attempt { key, fingerprint, rules: Rules::DEFAULT }, body).await {
+    match engine.run(Attempt::new(key, fingerprint, Rules::DEFAULT), body).await {
         Err(Refused::StoreUnavailable(_)) => true,
         Ok(Answer::Ran(())) => false,
         other => panic!("{other:?}"),

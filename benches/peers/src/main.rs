@@ -14,7 +14,7 @@ use ruts::store::moka::MokaStore;
 use ruts::{CookieOptions, SessionLayer};
 use tower_cookies::CookieManagerLayer;
 
-fn main() -> Result<(), idem_benches::Failure> {
+fn main() -> std::process::ExitCode {
     idem_benches::cli::main(&[BARE, IDEM, AXUM_IDEMPOTENT, AXUM_IDEMPOTENT_HASH, IDEMPOTENT, CRATESTACK, HANDWRITTEN])
 }
 

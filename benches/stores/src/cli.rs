@@ -24,6 +24,10 @@ parts, both of them where none is named: ratios throughput
 /// # Errors
 /// A wrong argument, or a run that did not measure what it says.
 pub fn main() -> Result<(), Failure> {
+    if env::args().skip(1).any(|argument| argument == "--help" || argument == "-h") {
+        println!("{USAGE}");
+        return Ok(());
+    }
     let options = Options::parse()?;
     let results = options.measure()?;
     for (name, table) in results.tables() {

@@ -1,5 +1,5 @@
 //! `scripts/bench-stores` runs this.
 
-fn main() -> Result<(), idem_benches::Failure> {
-    idem_store_benches::cli::main()
+fn main() -> std::process::ExitCode {
+    idem_benches::cli::told(idem_store_benches::cli::main())
 }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use idem_benches::Failure;
 use idem_benches::scale::record_bytes;
-use idem_runtime::{Begin, Claim, Fingerprint, Record, StorageKey, Store};
+use idem_runtime::{Begin, Claim, Fingerprint, Record, StorageKey, Store, Terms};
 use serde::Serialize;
 
 /// How long a claim lives without renewal.
@@ -91,7 +91,7 @@ impl<S: Store> Steps for Stored<S> {
     }
 
     async fn replay(&mut self, key: &StorageKey) -> Result<(), Failure> {
-        match self.0.begin_with_ttl(key, &fingerprint(), LEASE, TTL).await? {
+        match self.0.begin_on_terms(key, &fingerprint(), &Terms::new(LEASE, TTL)).await? {
             Begin::Completed(record) if *record.bytes() == record_bytes() => Ok(()),
             other => Err(format!("a recorded key was answered with {}", name_of(&other)).into()),
         }
@@ -128,7 +128,7 @@ impl<S: Store> Load for Stored<S> {
 }
 
 async fn execute<S: Store>(store: &S, key: &StorageKey) -> Result<(), Failure> {
-    match store.begin_with_ttl(key, &fingerprint(), LEASE, TTL).await? {
+    match store.begin_on_terms(key, &fingerprint(), &Terms::new(LEASE, TTL)).await? {
         Begin::Claimed(claim) => Ok(claim.complete(record(), TTL).await?),
         other => Err(format!("a new key was answered with {}", name_of(&other)).into()),
     }

@@ -33,7 +33,12 @@ fn anything(input: &[u8]) {
         Ok((answer, expires_at)) => {
             assert_eq!(tombstone.1, expires_at, "a tombstone lives as long");
             if let Some(answer) = answer {
-                assert_eq!(record(FINGERPRINT, &answer, expires_at), given, "one form for each record");
+                let origin = given.origin();
+                // Of a record whose origin cannot be read, only the answer is known.
+                if origin.is_some() || bytes[0] == 1 {
+                    let again = record(FINGERPRINT, &answer, expires_at, origin.as_ref());
+                    assert_eq!(again, given, "one form for each record");
+                }
                 replays(&answer);
             }
         }
@@ -63,7 +68,7 @@ fn written(input: &[u8]) {
     let mut nanos = [0; 8];
     nanos.fill_with(|| input.byte());
     let expires_at = Timestamp::from_nanos(u64::from_le_bytes(nanos));
-    let written = record(FINGERPRINT, input.0, expires_at);
+    let written = record(FINGERPRINT, input.0, expires_at, None);
     let (answer, read_back) = read(&written).expect("what was written can be read");
     assert_eq!((answer.as_deref(), read_back), (Some(input.0), expires_at));
     for length in 0..written.bytes().len().min(10) {

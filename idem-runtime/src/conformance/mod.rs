@@ -34,7 +34,7 @@ use crate::fingerprint::Fingerprint;
 use crate::key::{Key, StorageKey};
 use crate::record::{Draft, Record};
 use crate::scope::Scope;
-use crate::store::{Begin, Duties, Store, StoreError};
+use crate::store::{Begin, Duties, Store, StoreError, Terms};
 
 mod claims;
 mod records;
@@ -138,7 +138,7 @@ pub fn attached<S: Store>(store: S) -> Attached<S> {
 
 impl<S: Store> Attached<S> {
     async fn begin(&self, key: &StorageKey, fingerprint: &Fingerprint) -> Result<Begin<S::Claim>, StoreError> {
-        within("`begin` answers", self.store.begin_with_ttl(key, fingerprint, LEASE, TTL)).await
+        within("`begin` answers", self.store.begin_on_terms(key, fingerprint, &Terms::new(LEASE, TTL))).await
     }
 
     async fn claim(&self, key: &StorageKey, fingerprint: &Fingerprint) -> S::Claim {
@@ -187,7 +187,7 @@ fn fingerprint(text: &str) -> Fingerprint {
 fn record(fingerprint: &Fingerprint, answer: &[u8], ttl: Duration) -> Record {
     let mut draft = Draft::with_capacity(answer.len());
     draft.put(answer);
-    Record::answer(*fingerprint, draft, SystemClock::new().now().after(ttl))
+    Record::answer(*fingerprint, draft, SystemClock::new().now().after(ttl), None)
 }
 
 fn answer(record: &Record) -> Option<Bytes> {

@@ -17,12 +17,13 @@ use crate::store::{Begin, Claim};
 
 mod far;
 mod faulty;
+mod operator;
 
 fn attempt(key: &str, request: &str) -> Attempt {
     let key = Key::parse(key.as_bytes()).unwrap();
     let mut fingerprint = Fingerprint::builder();
     fingerprint.part(b'r', request.as_bytes());
-    Attempt { key: StorageKey::new(&Scope::GLOBAL, &key), fingerprint: fingerprint.finish(), rules: Rules::DEFAULT }
+    Attempt::new(StorageKey::new(&Scope::GLOBAL, &key), fingerprint.finish(), Rules::DEFAULT)
 }
 
 fn answer(text: &str) -> Outcome {
@@ -76,7 +77,7 @@ fn ran(result: Result<Answer<usize>, Refused>) -> usize {
 
 fn recorded(result: Result<Answer<usize>, Refused>) -> Bytes {
     match result {
-        Ok(Answer::Recorded(bytes)) => bytes,
+        Ok(Answer::Recorded(replay)) => replay.answer().clone(),
         other => panic!("{other:?}"),
     }
 }

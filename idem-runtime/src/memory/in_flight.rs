@@ -3,11 +3,14 @@
 use std::sync::Arc;
 
 use crate::fingerprint::Fingerprint;
+use crate::origin::Origin;
 use crate::sync::{AsyncMutex, OwnedMutexGuard};
 
 /// A claim under a key.
 pub(super) struct InFlight {
     pub(super) fingerprint: Fingerprint,
+    /// In a box, so that a record, which has its own inside, need not be as large as that.
+    pub(super) origin: Option<Box<Origin>>,
     owner: Owner,
     turn: Option<Turn>,
 }
@@ -29,7 +32,7 @@ pub(super) struct Turn {
 
 impl InFlight {
     pub(super) fn new(fingerprint: Fingerprint, owner: u64) -> Self {
-        Self { fingerprint, owner: Owner::Claim(owner), turn: None }
+        Self { fingerprint, origin: None, owner: Owner::Claim(owner), turn: None }
     }
 
     pub(super) fn is_abandoned(&self) -> bool {

@@ -9,8 +9,9 @@ use self::shard::{Found, Shard};
 use crate::clock::{Clock, SystemClock, Timestamp};
 use crate::fingerprint::Fingerprint;
 use crate::key::StorageKey;
+use crate::origin::Origin;
 use crate::record::Record;
-use crate::store::{Begin, Claim, Duties, Store, StoreError};
+use crate::store::{self, Begin, Claim, Duties, Store, StoreError, Terms};
 
 mod in_flight;
 mod janitor;
@@ -178,7 +179,16 @@ impl Store for MemoryStore {
         &self,
         key: &StorageKey,
         fingerprint: &Fingerprint,
-        _lease: Duration,
+        lease: Duration,
+    ) -> Result<Begin<MemoryClaim>, StoreError> {
+        self.begin_on_terms(key, fingerprint, &Terms::new(lease, Duration::MAX)).await
+    }
+
+    async fn begin_on_terms(
+        &self,
+        key: &StorageKey,
+        fingerprint: &Fingerprint,
+        terms: &Terms<'_>,
     ) -> Result<Begin<MemoryClaim>, StoreError> {
         let shards = &self.inner.shards;
         let shard = shards.of(key);
@@ -191,11 +201,16 @@ impl Store for MemoryStore {
                 state.reclaim(now, IN_PASSING, &mut gone);
                 shard.note_soonest(&state);
             }
-            let found = state.begin(key, fingerprint, now, &shards.account);
+            let origin = || terms.origin_at(now);
+            let found = state.begin(key, fingerprint, now, &shards.account, origin);
             drop(state);
             return Ok(match found {
                 Found::Claimed(owner) => Begin::Claimed(MemoryClaim::new(shards, *key, owner)),
-                Found::Abandoned(owner) => Begin::Abandoned(MemoryClaim::new(shards, *key, owner)),
+                Found::Abandoned(owner) => {
+                    let mut claim = MemoryClaim::new(shards, *key, owner);
+                    claim.heir = origin().map(Box::new);
+                    Begin::Abandoned(claim)
+                }
                 Found::InFlight(fingerprint) => Begin::InFlight(fingerprint),
                 Found::Completed(record) => Begin::Completed(record),
                 // From the start again, since the key may have been claimed meanwhile. Ends when nothing is left to take
@@ -222,6 +237,12 @@ impl Store for MemoryStore {
         Ok(gone.is_some())
     }
 
+    async fn inspect(&self, key: &StorageKey) -> Result<Option<store::Found>, StoreError> {
+        let shards = &self.inner.shards;
+        let state = shards.of(key).lock();
+        Ok(state.inspect(key, shards.now()))
+    }
+
     /// The store judges expiry itself, by the engine's clock, in the same step in which it grants a claim; and a claim
     /// lives exactly as long as its owner.
     fn attach(&self, clock: &Arc<dyn Clock>) -> Duties {
@@ -235,17 +256,22 @@ pub struct MemoryClaim {
     shards: Arc<Shards>,
     key: StorageKey,
     owner: u64,
+    /// The origin of the execution that may take the claim over, until it does.
+    heir: Option<Box<Origin>>,
     ended: bool,
 }
 
 impl MemoryClaim {
     fn new(shards: &Arc<Shards>, key: StorageKey, owner: u64) -> Self {
-        Self { shards: Arc::clone(shards), key, owner, ended: false }
+        Self { shards: Arc::clone(shards), key, owner, heir: None, ended: false }
     }
 }
 
 impl Claim for MemoryClaim {
     async fn renew(&mut self, _lease: Duration) -> Result<(), StoreError> {
+        if let Some(origin) = self.heir.take() {
+            self.shards.of(&self.key).lock().inherit(&self.key, self.owner, origin);
+        }
         Ok(())
     }
 

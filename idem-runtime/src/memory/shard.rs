@@ -9,7 +9,9 @@ use super::permits::{Account, Permit};
 use crate::clock::Timestamp;
 use crate::fingerprint::Fingerprint;
 use crate::key::StorageKey;
+use crate::origin::Origin;
 use crate::record::Record;
+use crate::store::{self, Standing};
 use crate::sync::{AsyncMutex, AtomicU64, Mutex, MutexGuard};
 
 /// Tables smaller than this are not worth giving back.
@@ -39,7 +41,7 @@ struct Entry {
 
 enum Stage {
     InFlight(InFlight),
-    Completed { record: Record, expires_at: Timestamp },
+    Completed { record: Record, expires_at: Timestamp, replays: u64 },
 }
 
 /// What `begin` found.
@@ -90,13 +92,15 @@ impl Shard {
 pub(super) struct Gone(Stage);
 
 impl State {
-    /// One look at `key` for a request with `fingerprint`: claims it if it is free and there is room.
+    /// One look at `key` for a request with `fingerprint`: claims it for an execution of that origin if it is free and there is
+    /// room.
     pub(super) fn begin(
         &mut self,
         key: &StorageKey,
         fingerprint: &Fingerprint,
         now: Timestamp,
         account: &Arc<Account>,
+        origin: impl FnOnce() -> Option<Origin>,
     ) -> Found {
         if let Some(entry) = self.entries.get_mut(key) {
             match &mut entry.stage {
@@ -106,7 +110,8 @@ impl State {
                     return Found::Abandoned(self.next_owner);
                 }
                 Stage::InFlight(claim) => return Found::InFlight(claim.fingerprint),
-                Stage::Completed { record, expires_at } if now < *expires_at => {
+                Stage::Completed { record, expires_at, replays } if now < *expires_at => {
+                    *replays += u64::from(record.fingerprint() == fingerprint);
                     return Found::Completed(record.clone());
                 }
                 Stage::Completed { .. } => self.remove(key),
@@ -114,7 +119,8 @@ impl State {
         }
         let Some(permit) = account.admit() else { return Found::Full };
         self.next_owner += 1;
-        let claim = InFlight::new(*fingerprint, self.next_owner);
+        let mut claim = InFlight::new(*fingerprint, self.next_owner);
+        claim.origin = origin().map(Box::new);
         self.entries.insert(*key, Entry { permit, stage: Stage::InFlight(claim) });
         Found::Claimed(self.next_owner)
     }
@@ -132,12 +138,38 @@ impl State {
             return None;
         }
         let record = if permit.grow(record.bytes().len()) { record } else { record.tombstone() };
-        let claim = std::mem::replace(stage, Stage::Completed { record, expires_at });
+        let claim = std::mem::replace(stage, Stage::Completed { record, expires_at, replays: 0 });
         self.expiries.insert((expires_at, *key));
         Some(match claim {
             Stage::InFlight(claim) => claim.into_turn(),
             Stage::Completed { .. } => None,
         })
+    }
+
+    /// What stands under `key`, where nothing is changed.
+    pub(super) fn inspect(&self, key: &StorageKey, now: Timestamp) -> Option<store::Found> {
+        Some(match &self.entries.get(key)?.stage {
+            Stage::Completed { expires_at, .. } if *expires_at <= now => return None,
+            Stage::Completed { record, expires_at, replays } => {
+                let mut found = store::Found::new(Standing::Completed(record.clone()));
+                found.expires_at = Some(*expires_at);
+                found.replays = Some(*replays);
+                found
+            }
+            Stage::InFlight(claim) => {
+                let standing = if claim.is_abandoned() { Standing::Abandoned } else { Standing::InFlight };
+                let mut found = store::Found::new(standing(claim.fingerprint));
+                found.origin = claim.origin.as_deref().cloned();
+                found
+            }
+        })
+    }
+
+    /// The claim that `owner` took over is of an execution of this origin now.
+    pub(super) fn inherit(&mut self, key: &StorageKey, owner: u64, origin: Box<Origin>) {
+        if let Some(claim) = self.claim_of(key, owner) {
+            claim.origin = Some(origin);
+        }
     }
 
     /// Takes the claim of `owner` away; `None` if it is not the owner's.

@@ -23,7 +23,7 @@ fn key(number: usize) -> StorageKey {
 fn record(bytes: usize) -> Record {
     let mut draft = Draft::new();
     draft.put(&vec![b'x'; bytes]);
-    Record::answer(FINGERPRINT, draft, Timestamp::NEVER)
+    Record::answer(FINGERPRINT, draft, Timestamp::NEVER, None)
 }
 
 fn with_clock(store: MemoryStore) -> (MemoryStore, ManualClock) {

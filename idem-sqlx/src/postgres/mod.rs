@@ -6,7 +6,7 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use idem_runtime::{Begin, Claim, Clock, Duties, Fingerprint, Record, StorageKey, Store, StoreError};
+use idem_runtime::{Begin, Claim, Clock, Duties, Fingerprint, Record, StorageKey, Store, StoreError, Terms};
 use sqlx::postgres::PgConnectOptions;
 
 use self::database::Postgres;
@@ -147,17 +147,16 @@ impl Store for PostgresStore {
         fingerprint: &Fingerprint,
         lease: Duration,
     ) -> Result<Begin<PostgresClaim>, StoreError> {
-        self.begin_with_ttl(key, fingerprint, lease, FOR_EVER).await
+        self.begin_on_terms(key, fingerprint, &Terms::new(lease, FOR_EVER)).await
     }
 
-    async fn begin_with_ttl(
+    async fn begin_on_terms(
         &self,
         key: &StorageKey,
         fingerprint: &Fingerprint,
-        lease: Duration,
-        ttl: Duration,
+        terms: &Terms<'_>,
     ) -> Result<Begin<PostgresClaim>, StoreError> {
-        Ok(match self.core.begin(key, fingerprint, lease, ttl).await? {
+        Ok(match self.core.begin(key, fingerprint, terms.lease, terms.ttl).await? {
             Begin::Claimed(claim) => Begin::Claimed(PostgresClaim(claim)),
             Begin::Abandoned(claim) => Begin::Abandoned(PostgresClaim(claim)),
             Begin::InFlight(fingerprint) => Begin::InFlight(fingerprint),

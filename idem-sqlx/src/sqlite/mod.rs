@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use idem_runtime::{Begin, Claim, Clock, Duties, Fingerprint, Record, StorageKey, Store, StoreError};
+use idem_runtime::{Begin, Claim, Clock, Duties, Fingerprint, Record, StorageKey, Store, StoreError, Terms};
 use sqlx::sqlite::SqliteConnectOptions;
 
 use self::database::Sqlite;
@@ -141,17 +141,16 @@ impl Store for SqliteStore {
         fingerprint: &Fingerprint,
         lease: Duration,
     ) -> Result<Begin<SqliteClaim>, StoreError> {
-        self.begin_with_ttl(key, fingerprint, lease, FOR_EVER).await
+        self.begin_on_terms(key, fingerprint, &Terms::new(lease, FOR_EVER)).await
     }
 
-    async fn begin_with_ttl(
+    async fn begin_on_terms(
         &self,
         key: &StorageKey,
         fingerprint: &Fingerprint,
-        lease: Duration,
-        ttl: Duration,
+        terms: &Terms<'_>,
     ) -> Result<Begin<SqliteClaim>, StoreError> {
-        Ok(match self.core.begin(key, fingerprint, lease, ttl).await? {
+        Ok(match self.core.begin(key, fingerprint, terms.lease, terms.ttl).await? {
             Begin::Claimed(claim) => Begin::Claimed(SqliteClaim(claim)),
             Begin::Abandoned(claim) => Begin::Abandoned(SqliteClaim(claim)),
             Begin::InFlight(fingerprint) => Begin::InFlight(fingerprint),

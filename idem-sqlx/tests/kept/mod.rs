@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use idem_runtime::{Begin, Clock, Duties, Fingerprint, StorageKey, Store, StoreError};
+use idem_runtime::{Begin, Clock, Duties, Fingerprint, Found, StorageKey, Store, StoreError, Terms};
 
 pub(crate) struct Kept<S, K> {
     pub(crate) store: S,
@@ -22,14 +22,13 @@ impl<S: Store, K: Send + Sync + 'static> Store for Kept<S, K> {
         self.store.begin(key, fingerprint, lease).await
     }
 
-    async fn begin_with_ttl(
+    async fn begin_on_terms(
         &self,
         key: &StorageKey,
         fingerprint: &Fingerprint,
-        lease: Duration,
-        ttl: Duration,
+        terms: &Terms<'_>,
     ) -> Result<Begin<S::Claim>, StoreError> {
-        self.store.begin_with_ttl(key, fingerprint, lease, ttl).await
+        self.store.begin_on_terms(key, fingerprint, terms).await
     }
 
     async fn ended(&self, key: &StorageKey) {
@@ -38,6 +37,10 @@ impl<S: Store, K: Send + Sync + 'static> Store for Kept<S, K> {
 
     async fn forget(&self, key: &StorageKey) -> Result<bool, StoreError> {
         self.store.forget(key).await
+    }
+
+    async fn inspect(&self, key: &StorageKey) -> Result<Option<Found>, StoreError> {
+        self.store.inspect(key).await
     }
 
     fn attach(&self, clock: &Arc<dyn Clock>) -> Duties {

@@ -28,9 +28,9 @@ pub const FAULTS: &[(&str, &[Change])] = &[
             OPEN,
             (
                 "mod.rs",
-                "let found = state.begin(key, fingerprint, now, &shards.account);",
+                "let found = state.begin(key, fingerprint, now, &shards.account, origin);",
                 "let free = state.is_free(key); drop(state); let mut state = shard.lock(); \
-                 let found = if free { state.seize(key, fingerprint, &shards.account) } else { state.begin(key, fingerprint, now, &shards.account) };",
+                 let found = if free { state.seize(key, fingerprint, &shards.account) } else { state.begin(key, fingerprint, now, &shards.account, origin) };",
             ),
         ],
     ),
@@ -44,7 +44,7 @@ pub const FAULTS: &[(&str, &[Change])] = &[
                 "mod.rs",
                 "let ended = state.complete(&self.key, self.owner, record, expires_at);",
                 "let ended = state.release(&self.key, self.owner); drop(state); let mut state = shard.lock(); \
-                 state.put(&self.key, self::shard::Stage::Completed { record, expires_at }, &self.shards.account);",
+                 state.put(&self.key, self::shard::Stage::Completed { record, expires_at, replays: 0 }, &self.shards.account);",
             ),
         ],
     ),

@@ -21,11 +21,14 @@ mod fingerprint {
 mod key {
     pub(crate) use idem_runtime::StorageKey;
 }
+mod origin {
+    pub(crate) use idem_runtime::Origin;
+}
 mod record {
     pub(crate) use idem_runtime::Record;
 }
 mod store {
-    pub(crate) use idem_runtime::{Begin, Claim, Duties, Store, StoreError};
+    pub(crate) use idem_runtime::{Begin, Claim, Duties, Found, Standing, Store, StoreError, Terms};
 }
 
 /// The store, sound and with each fault.

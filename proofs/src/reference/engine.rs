@@ -123,11 +123,8 @@ impl<S: Store> Played<S> {
             _ => Heard::Mismatch,
         };
         let abandoned = if heir { Abandoned::Rerun } else { Abandoned::Refuse };
-        let attempt = Attempt {
-            key: storage_key(key),
-            fingerprint: self::fingerprint(fingerprint),
-            rules: Rules { ttl: ttl(key), wait: None, abandoned },
-        };
+        let rules = Rules { ttl: ttl(key), wait: None, abandoned };
+        let attempt = Attempt::new(storage_key(key), self::fingerprint(fingerprint), rules);
         let (starts, started) = oneshot::channel();
         let (end, ended) = oneshot::channel();
         let (engine, bodies) = (self.engine.clone(), Arc::clone(&self.bodies));
@@ -202,10 +199,12 @@ fn compare(heard: &Heard, expected: &Heard) -> Result<(), String> {
 async fn heard(client: Client) -> Heard {
     match client.await {
         Ok(Ok(Answer::Ran(execution))) => Heard::Ran(execution),
-        Ok(Ok(Answer::Recorded(bytes))) => match bytes[..].try_into().map(u64::from_le_bytes).map(usize::try_from) {
-            Ok(Ok(execution)) => Heard::Recorded(execution),
-            _ => Heard::Other(format!("{bytes:?}")),
-        },
+        Ok(Ok(Answer::Recorded(replay))) => {
+            match replay.answer()[..].try_into().map(u64::from_le_bytes).map(usize::try_from) {
+                Ok(Ok(execution)) => Heard::Recorded(execution),
+                _ => Heard::Other(format!("{replay:?}")),
+            }
+        }
         Ok(Err(Refused::Mismatch)) => Heard::Mismatch,
         Ok(Err(Refused::InFlight)) => Heard::InFlight,
         Ok(Err(Refused::OutcomeUnknown)) => Heard::Unknown,

@@ -126,6 +126,23 @@ async fn the_span_says_what_happened_to_which_key_and_what_it_took() {
 }
 
 #[tokio::test]
+async fn a_replay_leads_to_the_execution_that_made_the_record() {
+    const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
+    let (spans, _guard) = Spans::capture();
+    let setup = Setup::of(routes());
+    let traced = |key| send("/orders/7").key(key).header("traceparent", format!("00-{TRACE}-b7ad6b7169203331-01"));
+    for ask in [traced("a"), send("/orders/7").key("a"), send("/orders/7").key("b"), traced("b")] {
+        assert_eq!(ask.to(&setup.app).await.status, 201);
+    }
+    let [traced, replay, untraced, another] = &spans.named("idempotency")[..] else { panic!("one for each request") };
+    let (first, second) = (traced.get("execution").unwrap(), untraced.get("execution").unwrap());
+    assert!(first.len() == 16 && first != second, "{first} {second}");
+    assert_eq!((replay.get("replay_of"), replay.get("replay_of_trace")), (Some(first), Some(TRACE)));
+    assert_eq!((another.get("replay_of"), another.get("replay_of_trace")), (Some(second), None));
+    assert_eq!((replay.get("execution"), traced.get("replay_of")), (None, None));
+}
+
+#[tokio::test]
 async fn an_endpoint_has_as_many_names_as_it_has_routes() {
     let (spans, _guard) = Spans::capture();
     let setup = Setup::of(routes());
@@ -134,8 +151,8 @@ async fn an_endpoint_has_as_many_names_as_it_has_routes() {
         ("DELETE", "/orders/2", "DELETE /orders/{id}"),
         ("MADE-UP", "/orders/3", "OTHER /orders/{id}"),
         ("POST", "/api/pay", "POST /api/pay"),
-        ("POST", "/no/such/route", "unmatched"),
-        ("MADE-UP", "/nor/this", "unmatched"),
+        ("POST", "/no/such/route", "POST *"),
+        ("MADE-UP", "/nor/this", "OTHER *"),
     ];
     for (method, target, _) in asked {
         Ask::new(method, target)

@@ -14,11 +14,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 fn attempt(key: u8, fingerprint: u8) -> Attempt {
-    Attempt {
-        key: StorageKey::from_bytes([key; 32]),
-        fingerprint: Fingerprint::from_bytes([fingerprint; 32]),
-        rules: Rules::DEFAULT,
-    }
+    Attempt::new(StorageKey::from_bytes([key; 32]), Fingerprint::from_bytes([fingerprint; 32]), Rules::DEFAULT)
 }
 
 async fn answer(text: &'static str) -> Ended<&'static str> {

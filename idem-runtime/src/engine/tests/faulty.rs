@@ -4,10 +4,10 @@ use super::*;
 
 /// A plain map with faults: what the engine must make up for.
 #[derive(Clone, Default)]
-struct Faulty(Arc<Faults>);
+pub(super) struct Faulty(Arc<Faults>);
 
 #[derive(Default)]
-struct Faults {
+pub(super) struct Faults {
     map: Mutex<HashMap<StorageKey, Option<Record>>>,
     /// `begin` waits for a permit, if there is a gate.
     gate: Option<Gate>,
@@ -38,7 +38,7 @@ impl Step {
     }
 }
 
-struct FaultyClaim(Faulty, StorageKey);
+pub(super) struct FaultyClaim(Faulty, StorageKey);
 
 impl Store for Faulty {
     type Claim = FaultyClaim;

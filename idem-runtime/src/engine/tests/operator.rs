@@ -1,0 +1,247 @@
+//! What operators learn of a key, and what they may change.
+
+use std::time::Duration;
+
+use super::*;
+
+/// An engine over a store in memory, and their clock.
+struct Operated {
+    idempotency: Idempotency,
+    clock: ManualClock,
+}
+
+impl Operated {
+    fn new() -> Self {
+        let clock = ManualClock::new();
+        let idempotency = Idempotency::builder(MemoryStore::new()).clock(clock.clone()).build();
+        Self { idempotency, clock }
+    }
+
+    /// Runs `outcome` for the key `a`, at an endpoint and within a trace.
+    async fn run(&self, outcome: Outcome) {
+        ran(self.idempotency.run(from_orders(), Body::ready().run(outcome)).await);
+    }
+
+    /// Leaves a claim under the key `a` whose owner is gone.
+    async fn abandon(&self) {
+        let begun = self.idempotency.handle.core.ask(&from_orders()).await;
+        assert!(matches!(begun, Ok(Begin::Claimed(_))), "a free key");
+    }
+
+    async fn inspect(&self) -> Option<Inspection> {
+        self.idempotency.inspect(&Scope::GLOBAL, &a()).await.unwrap()
+    }
+
+    async fn settle(&self, outcome: Outcome) -> Result<Settled, SettleError> {
+        self.idempotency.settle(&Scope::GLOBAL, &a(), outcome).await
+    }
+}
+
+const TTL: Duration = Duration::from_secs(60 * 60);
+
+fn a() -> Key {
+    Key::parse(b"a").unwrap()
+}
+
+fn from_orders() -> Attempt {
+    let trace = TraceParent::parse(b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01");
+    let mut attempt = attempt("a", "x").at(Endpoint::new("POST", "/orders/{id}")).within(trace);
+    attempt.rules.ttl = TTL;
+    attempt
+}
+
+#[tokio::test]
+async fn a_record_says_where_it_comes_from_and_how_often_it_was_replayed() {
+    let operated = Operated::new();
+    let began_at = operated.clock.now();
+    assert!(operated.inspect().await.is_none(), "a free key");
+    operated.run(answer("one")).await;
+    operated.clock.advance(Duration::from_secs(60));
+    for replays in 0..3 {
+        for _ in 0..2 {
+            let found = operated.inspect().await.unwrap();
+            assert_eq!((found.state(), found.replays()), (State::Recorded, Some(replays)), "looking is no replay");
+            assert_eq!(found.endpoint(), Some("POST /orders/{id}"));
+            assert_eq!((found.started_at(), found.age()), (Some(began_at), Some(Duration::from_secs(60))));
+            assert_eq!(found.expires_at(), Some(began_at.after(TTL)));
+            assert_eq!(found.answer().map(|answer| &answer[..]), Some(&b"one"[..]));
+            assert_eq!(found.fingerprint(), &from_orders().fingerprint);
+            assert_eq!(found.origin().unwrap().trace(), from_orders().trace);
+        }
+        let replay = operated.idempotency.run(from_orders(), Body::ready().run(answer("two"))).await;
+        assert_eq!(recorded(replay), "one");
+        let other = operated.idempotency.run(attempt("a", "y"), Body::ready().run(answer("two"))).await;
+        assert!(matches!(other, Err(Refused::Mismatch)), "no replay");
+    }
+    operated.clock.advance(TTL);
+    assert!(operated.inspect().await.is_none(), "what has expired is gone");
+}
+
+#[tokio::test]
+async fn a_replay_has_the_origin_of_the_execution_and_not_its_own() {
+    let operated = Operated::new();
+    operated.run(answer("one")).await;
+    let found = operated.inspect().await.unwrap();
+    operated.clock.advance(Duration::from_secs(1));
+    match operated.idempotency.run(from_orders().within(None), Body::ready().run(answer("two"))).await {
+        Ok(Answer::Recorded(replay)) => {
+            assert_eq!(replay.origin().as_ref(), found.origin());
+            assert_eq!(replay.origin().unwrap().trace(), from_orders().trace);
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn a_body_that_runs_is_in_flight_and_says_since_when() {
+    let operated = Operated::new();
+    let began_at = operated.clock.now();
+    let body = Body::new();
+    let mut first = Box::pin(operated.idempotency.run(from_orders(), body.run(answer("one"))));
+    tokio::select! {
+        () = body.started.notified() => {}
+        _ = &mut first => panic!("the body waits"),
+    }
+    operated.clock.advance(Duration::from_secs(7));
+    let running = operated.inspect().await.unwrap();
+    assert_eq!((running.state(), running.started_at()), (State::InFlight, Some(began_at)));
+    assert_eq!((running.age(), running.expires_at()), (Some(Duration::from_secs(7)), None));
+    assert_eq!((running.endpoint(), running.replays()), (Some("POST /orders/{id}"), None));
+    assert!(matches!(operated.settle(answer("two")).await, Err(SettleError::Stands(State::InFlight))));
+    assert!(!operated.idempotency.forget(&Scope::GLOBAL, &a()).await.unwrap(), "its body runs");
+    body.go_on.add_permits(1);
+    assert_eq!(ran(first.await), 1);
+    let recorded = operated.inspect().await.unwrap();
+    assert_eq!(recorded.origin(), running.origin(), "claim and record are of one execution");
+}
+
+#[tokio::test]
+async fn an_unknown_outcome_is_settled_as_the_operator_says() {
+    for (outcome, state) in [
+        (answer("found"), Some(State::Recorded)),
+        (Outcome::NotReplayable, Some(State::NotReplayable)),
+        (Outcome::Release, None),
+    ] {
+        let operated = Operated::new();
+        operated.abandon().await;
+        let unknown = operated.inspect().await.unwrap();
+        assert_eq!((unknown.state(), unknown.endpoint()), (State::OutcomeUnknown, Some("POST /orders/{id}")));
+        operated.clock.advance(Duration::from_secs(60));
+        assert_eq!(operated.settle(outcome).await.unwrap(), Settled::Now);
+        let settled = operated.inspect().await;
+        assert_eq!(settled.as_ref().map(Inspection::state), state);
+        if let Some(settled) = settled {
+            assert_eq!(settled.origin(), unknown.origin(), "of the execution that it is about");
+            assert_eq!(settled.expires_at(), Some(operated.clock.now().after(TTL)), "as the endpoint's records live");
+        }
+        let retry = operated.idempotency.run(from_orders(), Body::ready().run(answer("again"))).await;
+        match state {
+            Some(State::Recorded) => assert_eq!(recorded(retry), "found"),
+            Some(_) => assert!(matches!(retry, Err(Refused::NotReplayable)), "{retry:?}"),
+            None => assert_eq!(ran(retry), 1),
+        }
+    }
+}
+
+#[tokio::test]
+async fn to_settle_again_changes_nothing_and_says_what_stands_there() {
+    let operated = Operated::new();
+    assert!(matches!(operated.settle(answer("one")).await, Err(SettleError::Free)));
+    assert!(operated.inspect().await.is_none(), "a key that was free is free");
+    operated.abandon().await;
+    assert_eq!(operated.settle(answer("one")).await.unwrap(), Settled::Now);
+    operated.clock.advance(Duration::from_secs(1));
+    let first = operated.inspect().await.unwrap();
+    assert_eq!(operated.settle(answer("one")).await.unwrap(), Settled::Already);
+    for other in [answer("two"), Outcome::NotReplayable, Outcome::Release] {
+        let refused = operated.settle(other).await;
+        assert!(matches!(refused, Err(SettleError::Stands(State::Recorded))), "{refused:?}");
+    }
+    let last = operated.inspect().await.unwrap();
+    assert_eq!((last.answer(), last.expires_at()), (first.answer(), first.expires_at()));
+}
+
+#[tokio::test]
+async fn a_settled_record_lives_as_long_as_the_operator_says() {
+    let operated = Operated::new();
+    operated.abandon().await;
+    let day = Duration::from_secs(24 * 60 * 60);
+    operated.idempotency.settle_for(&Scope::GLOBAL, &a(), answer("one"), day).await.unwrap();
+    operated.clock.advance(day - Duration::from_nanos(1));
+    assert!(operated.inspect().await.is_some());
+    operated.clock.advance(Duration::from_nanos(1));
+    assert!(operated.inspect().await.is_none());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_two_operators_one_settles() {
+    for _ in 0..200 {
+        let operated = Arc::new(Operated::new());
+        operated.abandon().await;
+        let together = Arc::new(tokio::sync::Barrier::new(2));
+        let settle = |text: &'static str| {
+            let (operated, together) = (Arc::clone(&operated), Arc::clone(&together));
+            tokio::spawn(async move {
+                together.wait().await;
+                operated.settle(answer(text)).await
+            })
+        };
+        let (one, two) = (settle("one"), settle("two"));
+        let (one, two) = (one.await.unwrap(), two.await.unwrap());
+        let kept = operated.inspect().await.unwrap();
+        match (&one, &two) {
+            (Ok(Settled::Now), Err(SettleError::Stands(_))) => assert_eq!(kept.answer().unwrap(), "one"),
+            (Err(SettleError::Stands(_)), Ok(Settled::Now)) => assert_eq!(kept.answer().unwrap(), "two"),
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_forgotten_key_runs_again() {
+    let operated = Operated::new();
+    let forget = async || operated.idempotency.forget(&Scope::GLOBAL, &a()).await;
+    assert!(!forget().await.unwrap(), "nothing is there");
+    operated.run(answer("one")).await;
+    assert!(forget().await.unwrap());
+    assert!(!forget().await.unwrap(), "to repeat it is safe");
+    operated.abandon().await;
+    assert!(forget().await.unwrap(), "a claim without an owner goes, too");
+    operated.run(answer("two")).await;
+    assert_eq!(operated.inspect().await.unwrap().answer().unwrap(), "two");
+}
+
+#[tokio::test]
+async fn a_second_run_takes_the_claim_over_with_an_origin_of_its_own() {
+    let operated = Operated::new();
+    operated.abandon().await;
+    let first = operated.inspect().await.unwrap();
+    operated.clock.advance(Duration::from_secs(60));
+    // To be refused changes nothing.
+    let refused = operated.idempotency.run(from_orders(), Body::ready().run(answer("two"))).await;
+    assert!(matches!(refused, Err(Refused::OutcomeUnknown)), "{refused:?}");
+    assert_eq!(operated.inspect().await.unwrap().origin(), first.origin());
+    let mut again = from_orders();
+    again.rules.abandoned = Abandoned::Rerun;
+    let body = Body::new();
+    let mut rerun = Box::pin(operated.idempotency.run(again, body.run(answer("two"))));
+    tokio::select! {
+        () = body.started.notified() => {}
+        _ = &mut rerun => panic!("the body waits"),
+    }
+    let running = operated.inspect().await.unwrap();
+    assert_eq!((running.state(), running.age()), (State::InFlight, Some(Duration::ZERO)), "a run of its own");
+    body.go_on.add_permits(1);
+    assert_eq!(ran(rerun.await), 1);
+    assert_eq!(operated.inspect().await.unwrap().origin(), running.origin());
+}
+
+#[tokio::test]
+async fn a_store_that_cannot_be_inspected_says_so_and_is_not_changed() {
+    let idempotency = Idempotency::new(faulty::Faulty::default());
+    let inspected = idempotency.inspect(&Scope::GLOBAL, &a()).await;
+    assert!(matches!(inspected, Err(StoreError::CannotInspect)), "{inspected:?}");
+    let settled = idempotency.settle(&Scope::GLOBAL, &a(), Outcome::Release).await;
+    assert!(matches!(settled, Err(SettleError::Store(StoreError::CannotInspect))), "{settled:?}");
+    assert_eq!(ran(idempotency.run(from_orders(), Body::ready().run(answer("one"))).await), 1);
+}
