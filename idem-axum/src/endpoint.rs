@@ -14,10 +14,11 @@ use axum::response::{IntoResponse, Response};
 use futures_util::FutureExt;
 use http::StatusCode;
 use http::request::Parts;
-use idem_runtime::{Answer, Attempt, Ended, Scope, StorageKey, StoreError};
+use idem_runtime::{Answer, Attempt, Ended, Observation, Scope, StorageKey, StoreError};
 
 use crate::extract::{IdempotencyKey, Presented};
 use crate::layer::{Mounted, Settings};
+use crate::observing;
 use crate::policy::Policy;
 use crate::refusal::Refusal;
 use crate::request::{self, Owner, ScopeValue, Source, Unfinished};
@@ -46,6 +47,7 @@ struct Protected {
     fingerprint: Unfinished,
     source: Source,
     body_read: bool,
+    observation: Observation,
 }
 
 impl<S> fmt::Debug for Call<S> {
@@ -94,23 +96,32 @@ where
     #[allow(clippy::result_large_err, reason = "a response is what the generated function returns")]
     pub fn open(&mut self, policy: &'static Policy) -> Result<(), Response> {
         let Parts { headers, extensions, .. } = &mut self.parts;
+        let observe = |parts: &Parts| Observation::new(|| request::endpoint(parts));
         let Some(mounted) = extensions.get_mut::<Mounted>() else {
             return Err(match self.state {
-                Some(_) => Refusal::LayerMissing { policy }.into_response(),
+                Some(_) => observing::refuse(&observe(&self.parts), Refusal::LayerMissing { policy }, None),
                 None => Extension(Declared(policy)).into_response(),
             });
         };
         let settings = self.settings.insert(Arc::clone(&mounted.settings));
         let key = match request::key(headers, policy) {
             Ok(key) => key.map(IdempotencyKey::new),
-            Err(reason) => return Err(settings.refuse(Refusal::KeyInvalid { policy, reason })),
+            Err(reason) => {
+                let refusal = Refusal::KeyInvalid { policy, reason };
+                return Err(observing::refuse(&observe(&self.parts), refusal, Some(settings)));
+            }
         };
         mounted.presented = Some(Presented { policy, key: key.clone() });
         if let Some(documented) = &settings.documented {
             documented.compare(&self.parts, policy);
         }
         let Some(key) = key else {
-            return if policy.required { Err(settings.refuse(Refusal::KeyMissing { policy })) } else { Ok(()) };
+            if policy.required {
+                let refusal = Refusal::KeyMissing { policy };
+                return Err(observing::refuse(&observe(&self.parts), refusal, Some(settings)));
+            }
+            observing::unprotected(&self.parts);
+            return Ok(());
         };
         self.protected = Some(Protected {
             policy,
@@ -119,6 +130,7 @@ where
             fingerprint: Unfinished::new(&self.parts, policy),
             source: Source::of(&self.parts),
             body_read: !policy.reads_body(),
+            observation: observe(&self.parts),
         });
         Ok(())
     }
@@ -131,7 +143,7 @@ where
         let Some(state) = &self.state else { return Err(not_opened()) };
         match T::from_request_parts(&mut self.parts, state).await {
             Ok(value) => Ok(value),
-            Err(rejection) => Err(self.described(rejection)),
+            Err(rejection) => Err(self.rejected(rejection)),
         }
     }
 
@@ -145,7 +157,7 @@ where
         let Some(state) = &self.state else { return Err(not_opened()) };
         match T::from_request(Request::from_parts(parts, body), state).await {
             Ok(value) => Ok(value),
-            Err(rejection) => Err(self.described(rejection)),
+            Err(rejection) => Err(self.rejected(rejection)),
         }
     }
 
@@ -159,18 +171,13 @@ where
             return rejection;
         }
         match (self.protected.take(), self.settings.take()) {
+            (Some(protected), Some(settings)) if protected.observation.is_on() => {
+                let observation = protected.observation.clone();
+                observation.over(Box::pin(protected.run(settings, policy, scope, body))).await
+            }
             (Some(protected), Some(settings)) => protected.run(settings, policy, scope, body).await,
             (Some(_), None) => not_opened(),
             (None, _) => body.await.into_response(),
-        }
-    }
-
-    /// A rejection, which is a refusal where the extractor is that of the key.
-    fn described(&self, rejection: impl IntoResponse) -> Response {
-        let response = rejection.into_response();
-        match &self.settings {
-            Some(settings) => settings.describe(response),
-            None => response,
         }
     }
 
@@ -179,13 +186,26 @@ where
         if self.protected.as_ref().is_none_or(|protected| protected.body_read) {
             return Ok(());
         }
-        let bytes = request::buffer(&mut self.parts, mem::take(&mut self.body)).await?;
+        let buffered = request::buffer(&mut self.parts, mem::take(&mut self.body)).await;
+        let bytes = buffered.map_err(|rejection| self.rejected(rejection))?;
         if let Some(protected) = &mut self.protected {
             protected.fingerprint.body(&bytes, protected.policy);
             protected.body_read = true;
         }
         self.body = Body::from(bytes);
         Ok(())
+    }
+
+    /// A rejection, which is a refusal where the extractor is that of the key.
+    fn rejected(&self, rejection: impl IntoResponse) -> Response {
+        if let Some(protected) = &self.protected {
+            protected.observation.rejected();
+        }
+        let response = rejection.into_response();
+        match &self.settings {
+            Some(settings) => settings.describe(response),
+            None => response,
+        }
     }
 
     fn take(&mut self) -> (Parts, Body) {
@@ -205,7 +225,7 @@ impl Protected {
     where
         F: Future<Output: IntoResponse> + Send + 'static,
     {
-        let Self { key, owner, mut fingerprint, source, .. } = self;
+        let Self { key, owner, mut fingerprint, source, observation, .. } = self;
         let scope = match (evaluated, owner) {
             (Some(ScopeValue(scope)), _) | (None, Owner::Scope(scope)) => scope,
             (None, Owner::Caller(authorization)) => {
@@ -216,6 +236,7 @@ impl Protected {
         let storage_key = StorageKey::new(&scope, key.key());
         let attempt = source.describe(Attempt::new(storage_key, fingerprint.finish(), policy.rules()));
         key.belongs_to(attempt.key, attempt.fingerprint);
+        observation.belongs_to(&attempt.key);
         let run = move |lease| {
             key.runs_under(lease);
             ended(policy, body)
@@ -227,11 +248,18 @@ impl Protected {
         };
         match answered {
             Ok(Answer::Ran(response)) => response,
-            Ok(Answer::Recorded(replay)) => response::replay(policy, replay.answer()).unwrap_or_else(|undecodable| {
-                let source = StoreError::unreadable(undecodable);
-                settings.refuse(Refusal::StoreUnavailable { policy, source })
-            }),
-            Err(refused) => settings.refuse(Refusal::of(refused, policy)),
+            Ok(Answer::Recorded(recorded)) => match response::replay(policy, recorded.answer()) {
+                Ok(replay) => {
+                    tracing::debug!("a replay is sent");
+                    observation.replayed(&recorded);
+                    replay
+                }
+                Err(undecodable) => {
+                    let source = StoreError::unreadable(undecodable);
+                    observing::refuse(&observation, Refusal::StoreUnavailable { policy, source }, Some(&settings))
+                }
+            },
+            Err(refused) => observing::refuse(&observation, Refusal::of(refused, policy), Some(&settings)),
         }
     }
 }
@@ -244,6 +272,7 @@ fn not_opened() -> Response {
 /// Runs the body. A panic, also one while the response is made, becomes a 500 that is recorded under the same rules as any
 /// response, since the body may have had effects.
 async fn ended<F: Future<Output: IntoResponse>>(policy: &'static Policy, body: F) -> Ended<Response> {
+    tracing::debug!("an execution begins");
     let ended = AssertUnwindSafe(async { response::capture(policy, body.await.into_response()).await });
     match ended.catch_unwind().await {
         Ok(ended) => ended,

@@ -21,6 +21,7 @@ pub mod fuzzing;
 pub mod guide;
 mod json;
 mod layer;
+pub mod observing;
 mod policies;
 mod policy;
 #[doc(hidden)]
@@ -34,6 +35,8 @@ pub use extract::IdempotencyKey;
 pub use idem_macros::idempotent;
 #[cfg(feature = "conformance")]
 pub use idem_runtime::conformance;
+#[cfg(feature = "metrics")]
+pub use idem_runtime::metrics;
 pub use idem_runtime::{
     Abandoned, Begin, Claim, Clock, Duties, ExecutionId, Fingerprint, Found, Idempotency, IdempotencyBuilder,
     InvalidKey, Lease, ManualClock, MemoryClaim, MemoryStore, MemoryStoreBuilder, Origin, Record, Standing, StorageKey,

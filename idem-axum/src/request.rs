@@ -105,12 +105,37 @@ impl Source {
         Self { method: parts.method.clone(), template, trace: trace(&parts.headers).map(Box::new) }
     }
 
-    /// The attempt of this request. It never names the path itself, which may say who asked for what; so a fallback, which has
-    /// no template, has a star.
+    /// The attempt of this request.
     pub(crate) fn describe(self, attempt: Attempt) -> Attempt {
-        let template = self.template.as_ref().map_or("*", MatchedPath::as_str);
-        attempt.at(Endpoint::new(self.method.as_str(), template)).within(self.trace.map(|trace| *trace))
+        attempt.at(named(&self.method, self.template.as_ref())).within(self.trace.map(|trace| *trace))
     }
+}
+
+/// The endpoint, for operators.
+pub(crate) fn endpoint(parts: &Parts) -> Endpoint {
+    named(&parts.method, parts.extensions.get())
+}
+
+/// The method and the route's template, never the path itself, which may say who asked for what; so a fallback, which has no
+/// template, has a star.
+fn named(requested: &Method, template: Option<&MatchedPath>) -> Endpoint {
+    Endpoint::new(method(requested), template.map_or("*", MatchedPath::as_str))
+}
+
+/// The method, or one name for all that a client may make up: there are as many endpoints as routes, whatever clients send.
+fn method(method: &Method) -> &str {
+    let known = [
+        Method::GET,
+        Method::HEAD,
+        Method::POST,
+        Method::PUT,
+        Method::PATCH,
+        Method::DELETE,
+        Method::OPTIONS,
+        Method::TRACE,
+        Method::CONNECT,
+    ];
+    if known.contains(method) { method.as_str() } else { "OTHER" }
 }
 
 /// The trace that the request belongs to, by its `traceparent` header. One that is malformed is disregarded, as is one that

@@ -13,6 +13,7 @@ use tracing::Instrument;
 use tracing::instrument::WithSubscriber;
 
 use crate::clock::Clock;
+use crate::counted;
 use crate::ending::{self, STEP};
 use crate::erased::{BoxFuture, Erased, ErasedStore};
 use crate::execution::{Ended, Execution, at_once, unprotected};
@@ -21,6 +22,7 @@ use crate::fingerprint::Fingerprint;
 use crate::key::StorageKey;
 use crate::lease::Lease;
 use crate::memory::MemoryStore;
+use crate::observation::carried;
 use crate::origin::{Endpoint, Origin, TraceParent};
 use crate::record::Record;
 use crate::rules::Rules;
@@ -193,6 +195,17 @@ pub enum Refused {
     TooManyExecutions,
 }
 
+impl Refused {
+    /// Counts a refusal for want of room.
+    fn count(&self) {
+        match self {
+            Self::StoreFull => counted::store_full(),
+            Self::TooManyExecutions => counted::too_many_executions(),
+            _ => {}
+        }
+    }
+}
+
 impl fmt::Display for Refused {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
@@ -252,6 +265,7 @@ impl Idempotency {
     /// # let _ = idempotency;
     /// ```
     pub fn builder(store: impl Store) -> IdempotencyBuilder {
+        counted::store(&store);
         IdempotencyBuilder::new(Arc::new(Erased::new(store)))
     }
 
@@ -322,8 +336,9 @@ impl Idempotency {
         match self.attempt(&attempt, body).await {
             Err((Refused::StoreUnavailable(error), Some(body))) => {
                 let core = &self.handle.core;
-                let place = core.places.take().ok_or(Refused::TooManyExecutions)?;
-                tracing::error!(key = %attempt.key, %error, "the store is unavailable; the body runs without protection, as its policy says");
+                let place = core.places.take().ok_or(Refused::TooManyExecutions).inspect_err(Refused::count)?;
+                let cause = error.cause();
+                tracing::error!(key = %attempt.key, %error, cause, "the store is unavailable; the body runs without protection, as its policy says");
                 let answer = core.spawn(Box::pin(unprotected(Arc::clone(core), place, body(Lease::default()))));
                 answer.await.map(Answer::Ran).map_err(|_| Refused::OutcomeUnknown)
             }
@@ -355,7 +370,10 @@ impl Idempotency {
                 Block::Refused(refused @ Refused::StoreUnavailable(StoreError::Unreadable(_))) => {
                     return Err((refused, None));
                 }
-                Block::Refused(refused) => return Err((refused, Some(body))),
+                Block::Refused(refused) => {
+                    refused.count();
+                    return Err((refused, Some(body)));
+                }
                 Block::Recorded(record) if *record.fingerprint() != attempt.fingerprint => {
                     return Err((Refused::Mismatch, None));
                 }
@@ -461,9 +479,9 @@ impl Core {
         })));
     }
 
-    /// A task that [`Idempotency::drain`] waits for, in the request's span.
+    /// A task that [`Idempotency::drain`] waits for, in the request's span and observation.
     pub(crate) fn spawn<T: Send + 'static>(&self, task: BoxFuture<T>) -> JoinHandle<T> {
-        self.tracker.spawn(task.in_current_span().with_current_subscriber())
+        self.tracker.spawn(carried(task).in_current_span().with_current_subscriber())
     }
 }
 

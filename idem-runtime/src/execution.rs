@@ -16,6 +16,7 @@ use crate::erased::BoxClaim;
 use crate::fingerprint::Fingerprint;
 use crate::key::StorageKey;
 use crate::lease::Lease;
+use crate::observation::Running;
 use crate::origin::Origin;
 use crate::record::Draft;
 use crate::rules::{Abandoned, Rules};
@@ -151,7 +152,9 @@ impl Execution {
     ///
     /// `None` where another run has taken the claim over, and a retry gets the answer of that one.
     pub(crate) async fn run<T>(mut self, body: impl Future<Output = Ended<T>>) -> Option<T> {
+        let running = Running::protected(&self.origin);
         let Ended { response, recording } = self.keep(pin!(body)).await;
+        drop(running);
         match recording {
             Recording::Done(outcome) => {
                 let reruns = self.rules.abandoned == Abandoned::Rerun;
@@ -203,7 +206,9 @@ impl Execution {
 
 /// Runs a body that has no claim to its end. What is to be remembered of it is not.
 pub(crate) async fn unprotected<T>(core: Arc<Core>, place: Place, body: impl Future<Output = Ended<T>>) -> T {
+    let running = Running::unprotected();
     let Ended { response, recording } = body.await;
+    drop(running);
     if let Recording::Live(recorded) = recording {
         // The stream to the client flows through the recording.
         drop(core.spawn(Box::pin(async move {
@@ -243,7 +248,9 @@ async fn renewed<R>(
                 lost.send_replace(true);
                 tracing::error!(%key, "the lease was lost while the body runs: it took longer than the lease without a renewal, or the store forgot the claim");
             }
-            Err(error) => tracing::warn!(%key, %error, "the lease could not be renewed; trying again"),
+            Err(error) => {
+                tracing::warn!(%key, %error, cause = error.cause(), "the lease could not be renewed; trying again")
+            }
         }
     }
 }

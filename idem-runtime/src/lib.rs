@@ -73,6 +73,7 @@
 mod clock;
 #[cfg(feature = "conformance")]
 pub mod conformance;
+mod counted;
 mod ending;
 mod engine;
 mod erased;
@@ -88,6 +89,9 @@ mod key;
 mod layered;
 mod lease;
 mod memory;
+#[cfg(feature = "metrics")]
+pub mod metrics;
+mod observation;
 mod origin;
 mod record;
 mod rules;
@@ -108,6 +112,7 @@ pub use key::{InvalidKey, Key, MAX_KEY, StorageKey};
 pub use layered::{Layered, LayeredBuilder, LayeredClaim};
 pub use lease::Lease;
 pub use memory::{MemoryClaim, MemoryStore, MemoryStoreBuilder, Usage};
+pub use observation::Observation;
 pub use origin::{Endpoint, ExecutionId, Origin, TraceParent};
 pub use record::{Draft, Record, Undecodable};
 pub use rules::{Abandoned, Rules};

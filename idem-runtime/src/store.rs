@@ -335,6 +335,11 @@ impl StoreError {
     pub fn unreadable(source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
         Self::Unreadable(Arc::from(source.into()))
     }
+
+    /// What is behind the error, for logs.
+    pub(crate) fn cause(&self) -> Option<String> {
+        self.source().map(ToString::to_string)
+    }
 }
 
 impl fmt::Display for StoreError {

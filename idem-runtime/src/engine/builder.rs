@@ -9,6 +9,7 @@ use tokio_util::task::TaskTracker;
 use super::places::Places;
 use super::{Core, Handle, Idempotency};
 use crate::clock::{Clock, SystemClock};
+use crate::counted;
 use crate::erased::ErasedStore;
 use crate::expire::Expirer;
 
@@ -67,6 +68,7 @@ impl IdempotencyBuilder {
 
     /// Builds the engine.
     pub fn build(self) -> Idempotency {
+        counted::describe();
         let clock = self.clock.unwrap_or_else(|| Arc::new(SystemClock::new()));
         let core = Core {
             duties: self.store.attach(&clock),

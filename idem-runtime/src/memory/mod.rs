@@ -15,6 +15,8 @@ use crate::store::{self, Begin, Claim, Duties, Store, StoreError, Terms};
 
 mod in_flight;
 mod janitor;
+#[cfg(feature = "metrics")]
+mod levels;
 mod permits;
 mod shard;
 
@@ -171,6 +173,8 @@ impl MemoryStoreBuilder {
             system_clock: SystemClock::new(),
         });
         let janitor = Arc::default();
+        #[cfg(feature = "metrics")]
+        levels::enter(&shards);
         janitor::start(&shards, &janitor);
         MemoryStore { inner: Arc::new(Inner { shards, janitor }) }
     }

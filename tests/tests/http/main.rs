@@ -17,6 +17,7 @@ mod keys;
 mod limits;
 mod logs;
 mod mismatch;
+mod observed;
 mod openapi;
 mod options;
 mod panics;
