@@ -12,13 +12,13 @@ use axum::response::{IntoResponse, Response};
 use futures_util::FutureExt;
 use http::StatusCode;
 use http::request::Parts;
-use idem_runtime::{Answer, Attempt, Ended, Endpoint, Idempotency, Scope, StorageKey, StoreError, TraceParent};
+use idem_runtime::{Answer, Attempt, Ended, Idempotency, Scope, StorageKey, StoreError};
 
 use crate::extract::{IdempotencyKey, Presented};
 use crate::layer::Mounted;
 use crate::policy::Policy;
 use crate::refusal::Refusal;
-use crate::request::{self, Owner, ScopeValue, Unfinished};
+use crate::request::{self, Owner, ScopeValue, Source, Unfinished};
 use crate::response;
 
 /// A request on its way through a generated function: opened with the policy, asked for each argument in order, and run.
@@ -40,8 +40,7 @@ struct Protected {
     key: IdempotencyKey,
     owner: Owner,
     fingerprint: Unfinished,
-    endpoint: Endpoint,
-    trace: Option<TraceParent>,
+    source: Source,
     body_read: bool,
 }
 
@@ -90,8 +89,7 @@ where
             key,
             owner: request::owner(&self.parts.headers, policy),
             fingerprint: Unfinished::new(&self.parts, policy),
-            endpoint: request::endpoint(&self.parts),
-            trace: request::trace(&self.parts.headers),
+            source: Source::of(&self.parts),
             body_read: !policy.reads_body(),
         });
         Ok(())
@@ -155,7 +153,7 @@ impl Protected {
     where
         F: Future<Output: IntoResponse> + Send + 'static,
     {
-        let Self { idempotency, key, owner, mut fingerprint, endpoint, trace, .. } = self;
+        let Self { idempotency, key, owner, mut fingerprint, source, .. } = self;
         let scope = match (evaluated, owner) {
             (Some(ScopeValue(scope)), _) | (None, Owner::Scope(scope)) => scope,
             (None, Owner::Caller(authorization)) => {
@@ -164,7 +162,7 @@ impl Protected {
             }
         };
         let storage_key = StorageKey::new(&scope, key.key());
-        let attempt = Attempt::new(storage_key, fingerprint.finish(), policy.rules()).at(endpoint).within(trace);
+        let attempt = source.describe(Attempt::new(storage_key, fingerprint.finish(), policy.rules()));
         key.belongs_to(attempt.key, attempt.fingerprint);
         let run = move |lease| {
             key.runs_under(lease);

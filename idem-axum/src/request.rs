@@ -12,9 +12,9 @@ use axum::response::{IntoResponse, Response};
 use bytes::{Bytes, BytesMut};
 use futures_util::stream;
 use http::request::Parts;
-use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, header};
 use http_body::Body as _;
-use idem_runtime::{Endpoint, Fingerprint, FingerprintBuilder, InvalidKey, Key, Scope, TraceParent};
+use idem_runtime::{Attempt, Endpoint, Fingerprint, FingerprintBuilder, InvalidKey, Key, Scope, TraceParent};
 use serde_json::Value;
 
 use crate::json;
@@ -91,16 +91,30 @@ pub(crate) fn owner(headers: &HeaderMap, policy: &Policy) -> Owner {
     }
 }
 
-/// The endpoint, for operators: the method and the route's template, never the path itself, which may say who asked for what.
-pub(crate) fn endpoint(parts: &Parts) -> Endpoint {
-    // A fallback has no template.
-    let template = parts.extensions.get::<MatchedPath>().map_or("*", MatchedPath::as_str);
-    Endpoint::new(parts.method.as_str(), template)
+/// Where a request came from, for operators. Small, since a future that holds it is moved about.
+pub(crate) struct Source {
+    method: Method,
+    template: Option<MatchedPath>,
+    trace: Option<Box<TraceParent>>,
+}
+
+impl Source {
+    pub(crate) fn of(parts: &Parts) -> Self {
+        let template = parts.extensions.get::<MatchedPath>().cloned();
+        Self { method: parts.method.clone(), template, trace: trace(&parts.headers).map(Box::new) }
+    }
+
+    /// The attempt of this request. It never names the path itself, which may say who asked for what; so a fallback, which has
+    /// no template, has a star.
+    pub(crate) fn describe(self, attempt: Attempt) -> Attempt {
+        let template = self.template.as_ref().map_or("*", MatchedPath::as_str);
+        attempt.at(Endpoint::new(self.method.as_str(), template)).within(self.trace.map(|trace| *trace))
+    }
 }
 
 /// The trace that the request belongs to, by its `traceparent` header. One that is malformed is disregarded, as is one that
 /// comes twice.
-pub(crate) fn trace(headers: &HeaderMap) -> Option<TraceParent> {
+fn trace(headers: &HeaderMap) -> Option<TraceParent> {
     let mut lines = headers.iter().filter(|(name, _)| name.as_str() == "traceparent").map(|(_, line)| line);
     let line = lines.next()?;
     TraceParent::parse(line.as_bytes()).filter(|_| lines.next().is_none())
