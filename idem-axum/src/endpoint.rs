@@ -5,17 +5,19 @@ use std::fmt;
 use std::future::Future;
 use std::mem;
 use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
 
+use axum::Extension;
 use axum::body::Body;
 use axum::extract::{FromRequest, FromRequestParts, Request};
 use axum::response::{IntoResponse, Response};
 use futures_util::FutureExt;
 use http::StatusCode;
 use http::request::Parts;
-use idem_runtime::{Answer, Attempt, Ended, Idempotency, Scope, StorageKey, StoreError};
+use idem_runtime::{Answer, Attempt, Ended, Scope, StorageKey, StoreError};
 
 use crate::extract::{IdempotencyKey, Presented};
-use crate::layer::Mounted;
+use crate::layer::{Mounted, Settings};
 use crate::policy::Policy;
 use crate::refusal::Refusal;
 use crate::request::{self, Owner, ScopeValue, Source, Unfinished};
@@ -27,7 +29,10 @@ use crate::response;
 pub struct Call<S> {
     parts: Parts,
     body: Body,
-    state: S,
+    /// `None` where nobody sent a request, and only the policy is asked for.
+    state: Option<S>,
+    /// Those of the layer, once the call is open.
+    settings: Option<Arc<Settings>>,
     /// `None` where the request has no key and runs unprotected.
     protected: Option<Protected>,
 }
@@ -35,7 +40,6 @@ pub struct Call<S> {
 /// What was read of a request with a key before the first extractor ran: an extractor may change the parts.
 struct Protected {
     policy: &'static Policy,
-    idempotency: Idempotency,
     /// The handler's own, which learns at the end what request it belongs to.
     key: IdempotencyKey,
     owner: Owner,
@@ -58,7 +62,24 @@ where
 
     async fn from_request(request: Request, state: &S) -> Result<Self, Infallible> {
         let (parts, body) = request.into_parts();
-        Ok(Self { parts, body, state: state.clone(), protected: None })
+        Ok(Self { parts, body, state: Some(state.clone()), settings: None, protected: None })
+    }
+}
+
+/// What a call without a request is answered with, as an extension of the response.
+#[derive(Clone, Copy)]
+struct Declared(&'static Policy);
+
+impl<S> Call<S> {
+    /// A call without a request: a generated function answers it with its policy, and goes no further.
+    pub(crate) fn probe() -> Self {
+        let (parts, ()) = http::Request::new(()).into_parts();
+        Self { parts, body: Body::empty(), state: None, settings: None, protected: None }
+    }
+
+    /// The policy in the answer to a [`probe`](Self::probe).
+    pub(crate) fn declared(answer: &Response) -> Option<&'static Policy> {
+        answer.extensions().get().map(|&Declared(policy)| policy)
     }
 }
 
@@ -74,18 +95,25 @@ where
     pub fn open(&mut self, policy: &'static Policy) -> Result<(), Response> {
         let Parts { headers, extensions, .. } = &mut self.parts;
         let Some(mounted) = extensions.get_mut::<Mounted>() else {
-            return Err(Refusal::LayerMissing { policy }.into_response());
+            return Err(match self.state {
+                Some(_) => Refusal::LayerMissing { policy }.into_response(),
+                None => Extension(Declared(policy)).into_response(),
+            });
         };
-        let key =
-            request::key(headers, policy).map_err(|reason| Refusal::KeyInvalid { policy, reason }.into_response())?;
-        let key = key.map(IdempotencyKey::new);
+        let settings = self.settings.insert(Arc::clone(&mounted.settings));
+        let key = match request::key(headers, policy) {
+            Ok(key) => key.map(IdempotencyKey::new),
+            Err(reason) => return Err(settings.refuse(Refusal::KeyInvalid { policy, reason })),
+        };
         mounted.presented = Some(Presented { policy, key: key.clone() });
+        if let Some(documented) = &settings.documented {
+            documented.compare(&self.parts, policy);
+        }
         let Some(key) = key else {
-            return if policy.required { Err(Refusal::KeyMissing { policy }.into_response()) } else { Ok(()) };
+            return if policy.required { Err(settings.refuse(Refusal::KeyMissing { policy })) } else { Ok(()) };
         };
         self.protected = Some(Protected {
             policy,
-            idempotency: mounted.idempotency.clone(),
             key,
             owner: request::owner(&self.parts.headers, policy),
             fingerprint: Unfinished::new(&self.parts, policy),
@@ -100,7 +128,11 @@ where
     /// # Errors
     /// The extractor's rejection.
     pub async fn part<T: FromRequestParts<S>>(&mut self) -> Result<T, Response> {
-        T::from_request_parts(&mut self.parts, &self.state).await.map_err(IntoResponse::into_response)
+        let Some(state) = &self.state else { return Err(not_opened()) };
+        match T::from_request_parts(&mut self.parts, state).await {
+            Ok(value) => Ok(value),
+            Err(rejection) => Err(self.described(rejection)),
+        }
     }
 
     /// The last argument, which may consume the body.
@@ -110,7 +142,11 @@ where
     pub async fn last<T: FromRequest<S, M>, M>(&mut self) -> Result<T, Response> {
         self.read_body().await?;
         let (parts, body) = self.take();
-        T::from_request(Request::from_parts(parts, body), &self.state).await.map_err(IntoResponse::into_response)
+        let Some(state) = &self.state else { return Err(not_opened()) };
+        match T::from_request(Request::from_parts(parts, body), state).await {
+            Ok(value) => Ok(value),
+            Err(rejection) => Err(self.described(rejection)),
+        }
     }
 
     /// Runs the body unless it ran before: the answer of either, or a refusal.
@@ -122,9 +158,19 @@ where
         if let Err(rejection) = self.read_body().await {
             return rejection;
         }
-        match self.protected.take() {
-            Some(protected) => protected.run(policy, scope, body).await,
-            None => body.await.into_response(),
+        match (self.protected.take(), self.settings.take()) {
+            (Some(protected), Some(settings)) => protected.run(settings, policy, scope, body).await,
+            (Some(_), None) => not_opened(),
+            (None, _) => body.await.into_response(),
+        }
+    }
+
+    /// A rejection, which is a refusal where the extractor is that of the key.
+    fn described(&self, rejection: impl IntoResponse) -> Response {
+        let response = rejection.into_response();
+        match &self.settings {
+            Some(settings) => settings.describe(response),
+            None => response,
         }
     }
 
@@ -149,11 +195,17 @@ where
 }
 
 impl Protected {
-    async fn run<F>(self, policy: &'static Policy, evaluated: Option<ScopeValue>, body: F) -> Response
+    async fn run<F>(
+        self,
+        settings: Arc<Settings>,
+        policy: &'static Policy,
+        evaluated: Option<ScopeValue>,
+        body: F,
+    ) -> Response
     where
         F: Future<Output: IntoResponse> + Send + 'static,
     {
-        let Self { idempotency, key, owner, mut fingerprint, source, .. } = self;
+        let Self { key, owner, mut fingerprint, source, .. } = self;
         let scope = match (evaluated, owner) {
             (Some(ScopeValue(scope)), _) | (None, Owner::Scope(scope)) => scope,
             (None, Owner::Caller(authorization)) => {
@@ -169,19 +221,24 @@ impl Protected {
             ended(policy, body)
         };
         let answered = if policy.without_store {
-            idempotency.dangerously_run_without_store(attempt, run).await
+            settings.idempotency.dangerously_run_without_store(attempt, run).await
         } else {
-            idempotency.run_leased(attempt, run).await
+            settings.idempotency.run_leased(attempt, run).await
         };
         match answered {
             Ok(Answer::Ran(response)) => response,
             Ok(Answer::Recorded(replay)) => response::replay(policy, replay.answer()).unwrap_or_else(|undecodable| {
                 let source = StoreError::unreadable(undecodable);
-                Refusal::StoreUnavailable { policy, source }.into_response()
+                settings.refuse(Refusal::StoreUnavailable { policy, source })
             }),
-            Err(refused) => Refusal::of(refused, policy).into_response(),
+            Err(refused) => settings.refuse(Refusal::of(refused, policy)),
         }
     }
+}
+
+/// For generated code that went on although the call was not opened, which it never does.
+fn not_opened() -> Response {
+    StatusCode::INTERNAL_SERVER_ERROR.into_response()
 }
 
 /// Runs the body. A panic, also one while the response is made, becomes a 500 that is recorded under the same rules as any

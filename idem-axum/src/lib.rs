@@ -10,6 +10,8 @@
 //!
 #![doc = include_str!("guide/states.md")]
 
+#[cfg(feature = "admin")]
+pub mod admin;
 mod endpoint;
 mod extract;
 #[cfg(feature = "__fuzzing")]
@@ -19,6 +21,7 @@ pub mod fuzzing;
 pub mod guide;
 mod json;
 mod layer;
+mod policies;
 mod policy;
 #[doc(hidden)]
 pub mod private;
@@ -39,6 +42,9 @@ pub use idem_runtime::{
 #[cfg(feature = "layered")]
 pub use idem_runtime::{Layered, LayeredBuilder, LayeredClaim};
 pub use layer::{IdempotencyLayer, IdempotencyService};
+#[cfg(feature = "utoipa")]
+pub use policies::Undescribed;
+pub use policies::{IdempotentHandler, Policies};
 pub use policy::{AddedHeader, InFlight, Part, Policy, Replay, Scope};
 pub use refusal::Refusal;
 pub use response::Unrecorded;

@@ -77,7 +77,8 @@ pub(crate) enum Owner {
 pub(crate) fn owner(headers: &HeaderMap, policy: &Policy) -> Owner {
     let caller = || Owner::Caller(headers.get_all(header::AUTHORIZATION).iter().cloned().collect());
     match policy.scope {
-        DeclaredScope::Caller => caller(),
+        // Generated code evaluates the arguments later, and what it finds counts.
+        DeclaredScope::Caller | DeclaredScope::Arguments => caller(),
         DeclaredScope::Global => Owner::Scope(Scope::GLOBAL),
         DeclaredScope::Header(name) => {
             let mut values = headers.get_all(name).iter().peekable();

@@ -54,15 +54,15 @@ pub(super) fn head(policy: &Policy, parts: &response::Parts, room: usize) -> Opt
 
 /// A recorded answer, taken apart.
 #[derive(Debug)]
-struct Answer {
-    status: StatusCode,
-    headers: HeaderMap,
-    body: Bytes,
+pub(crate) struct Answer {
+    pub(crate) status: StatusCode,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: Bytes,
 }
 
 impl Answer {
     /// Takes a record apart, and checks everything: a store may give back anything.
-    fn decode(record: &Bytes) -> Result<Self, Undecodable> {
+    pub(crate) fn decode(record: &Bytes) -> Result<Self, Undecodable> {
         const SHORT: Undecodable = Undecodable("shorter than it says");
         let mut rest = record.clone();
         if rest.try_get_u8().map_err(|_| SHORT)? != VERSION {
@@ -93,6 +93,16 @@ impl Answer {
         }
         Ok(Self { status, headers, body: rest })
     }
+}
+
+/// Writes an answer down that no handler gave. `None` for headers that the format cannot hold.
+#[cfg(feature = "admin")]
+pub(crate) fn write(answer: Answer) -> Option<Draft> {
+    let mut response = Response::new(());
+    (*response.status_mut(), *response.headers_mut()) = (answer.status, answer.headers);
+    let mut draft = head(&Policy::DEFAULT, &response.into_parts().0, answer.body.len())?;
+    draft.put(&answer.body);
+    Some(draft)
 }
 
 /// Makes the replay.

@@ -14,6 +14,8 @@ mod live;
 mod queue;
 
 pub(crate) use answer::replay;
+#[cfg(feature = "admin")]
+pub(crate) use answer::{Answer, write};
 pub(crate) use capture::capture;
 pub(crate) use headers::NEVER;
 

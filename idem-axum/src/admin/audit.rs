@@ -1,0 +1,110 @@
+//! What is written down of each look-up and each change: who, what, which key, and what came of it.
+
+use std::fmt;
+
+use idem_runtime::StorageKey;
+
+/// What somebody did on the page, or tried to. Handed to the hook of [`Admin::audit`](super::Admin::audit), and logged with
+/// `tracing` at info under the target `idem_axum::audit`.
+///
+/// It never has the key itself, nor anything that was recorded.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Audit {
+    /// Who, as the closure given to [`Admin::new`](super::Admin::new) said.
+    pub actor: String,
+    /// What.
+    pub action: Action,
+    /// To which key, in which scope. Its `Display` is the eight hex digits that the other log lines of this key have.
+    pub key: StorageKey,
+    /// The endpoint that the key was used on, where that is known.
+    pub endpoint: Option<String>,
+    /// What came of it.
+    pub result: AuditResult,
+}
+
+/// What can be done on the page.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Action {
+    /// A key was looked up, and what is recorded was shown.
+    LookUp,
+    /// A record was forgotten: a retry runs the body again.
+    Forget,
+    /// An unknown outcome was settled: it happened, and retries are told so.
+    SettleHappened,
+    /// An unknown outcome was settled: it happened, and retries get the answer that was written down.
+    SettleAnswer,
+    /// An unknown outcome was settled: it did not happen, and a retry may run the body again.
+    SettleDidNotHappen,
+}
+
+impl Action {
+    /// The name of this action, for programs: never changes.
+    pub fn code(self) -> &'static str {
+        match self {
+            Self::LookUp => "look_up",
+            Self::Forget => "forget",
+            Self::SettleHappened => "settle_happened",
+            Self::SettleAnswer => "settle_answer",
+            Self::SettleDidNotHappen => "settle_did_not_happen",
+        }
+    }
+
+    /// What a person is told when it was done.
+    pub(super) fn done(self) -> &'static str {
+        match self {
+            Self::LookUp => "Looked up.",
+            Self::Forget => "Forgotten. The next request with this key runs again.",
+            Self::SettleHappened => "Settled: it happened. A retry is told so, and does not run again.",
+            Self::SettleAnswer => "Settled: it happened. A retry gets the answer that you wrote down.",
+            Self::SettleDidNotHappen => "Settled: it did not happen. The next request with this key runs again.",
+        }
+    }
+}
+
+impl fmt::Display for Action {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.code())
+    }
+}
+
+/// What came of an action.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum AuditResult {
+    /// It was done.
+    Done,
+    /// Nothing is stored under this key in this scope.
+    Absent,
+    /// It was not done: the key is in flight, or stands otherwise than when the person decided.
+    Refused,
+    /// The store could not be asked, or did not answer: of a change it is not known whether it was made.
+    Failed,
+}
+
+impl AuditResult {
+    /// The name of this result, for programs: never changes.
+    pub fn code(self) -> &'static str {
+        match self {
+            Self::Done => "done",
+            Self::Absent => "absent",
+            Self::Refused => "refused",
+            Self::Failed => "failed",
+        }
+    }
+}
+
+impl fmt::Display for AuditResult {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.code())
+    }
+}
+
+impl Audit {
+    /// The actor and the endpoint are quoted, so that no name can forge a line of the log.
+    pub(super) fn log(&self) {
+        let Self { actor, action, key, endpoint, result } = self;
+        tracing::info!(target: "idem_axum::audit", %action, %key, ?endpoint, ?actor, %result, "an operator used the admin page");
+    }
+}

@@ -1,0 +1,71 @@
+//! A change, from what a person decided to what came of it.
+
+use idem_runtime::{Idempotency, Outcome, SettleError, StoreError};
+
+use super::audit::{Action, AuditResult};
+use super::finding::Finding;
+use super::form::{Fields, LookUp, Mistake, Settle, Step};
+use crate::response;
+
+/// What a person decided.
+pub(super) struct Change {
+    pub(super) action: Action,
+    /// How the claim ends; `None` where a record is forgotten.
+    outcome: Option<Outcome>,
+    /// How the key stood when they decided.
+    seen: String,
+}
+
+/// What came of it.
+pub(super) struct Changed {
+    pub(super) result: AuditResult,
+    pub(super) endpoint: Option<String>,
+}
+
+impl Change {
+    pub(super) fn of(fields: &Fields) -> Result<Self, Mistake> {
+        let (action, outcome) = match (fields.step, fields.settle) {
+            (Step::ForgetNow, _) => (Action::Forget, None),
+            (_, Settle::Happened) => (Action::SettleHappened, Some(Outcome::NotReplayable)),
+            (_, Settle::Answer) => {
+                let draft = response::write(fields.answer()?);
+                (Action::SettleAnswer, Some(draft.map_or(Outcome::NotReplayable, Outcome::Answer)))
+            }
+            (_, Settle::DidNotHappen) => (Action::SettleDidNotHappen, Some(Outcome::Release)),
+            (_, Settle::Unsaid) => return Err(Mistake::unsaid()),
+        };
+        Ok(Self { action, outcome, seen: fields.seen.clone() })
+    }
+
+    /// Makes the change, if the key still stands as it did when the person decided.
+    pub(super) async fn make(self, idempotency: &Idempotency, looked: &LookUp) -> Changed {
+        let finding = match Finding::of(idempotency, looked).await {
+            Ok(Some(finding)) => finding,
+            Ok(None) => return Changed { result: AuditResult::Absent, endpoint: None },
+            Err(error) => return Changed { result: failed(looked, &error), endpoint: None },
+        };
+        let same = finding.seen() == self.seen;
+        let result = match self.outcome {
+            None if same && finding.can_be_forgotten() => match idempotency.forget(&looked.scope, &looked.key).await {
+                Ok(true) => AuditResult::Done,
+                Ok(false) => AuditResult::Absent,
+                Err(error) => failed(looked, &error),
+            },
+            Some(outcome) if same && finding.can_be_settled() => {
+                match idempotency.settle(&looked.scope, &looked.key, outcome).await {
+                    Ok(_) => AuditResult::Done,
+                    Err(SettleError::Free) => AuditResult::Absent,
+                    Err(SettleError::Store(error)) => failed(looked, &error),
+                    Err(_) => AuditResult::Refused,
+                }
+            }
+            _ => AuditResult::Refused,
+        };
+        Changed { result, endpoint: finding.endpoint }
+    }
+}
+
+fn failed(looked: &LookUp, error: &StoreError) -> AuditResult {
+    tracing::error!(key = %looked.storage_key(), %error, "the store failed while a change of the admin page was made");
+    AuditResult::Failed
+}

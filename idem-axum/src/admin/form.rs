@@ -1,0 +1,207 @@
+//! What the page sends: a key and whose it is, and what is to become of it.
+
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use idem_runtime::{Key, Scope, StorageKey};
+use serde::Deserialize;
+
+use crate::response::Answer;
+
+/// The longest answer that a person may write down: as much as an endpoint records where nothing else is declared.
+const LONGEST_ANSWER: usize = 1024 * 1024;
+
+/// The fields as they came. Never logged: the key may be a secret.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+pub(super) struct Fields {
+    pub(super) token: String,
+    pub(super) step: Step,
+    pub(super) key: String,
+    pub(super) scope: Whose,
+    pub(super) values: String,
+    pub(super) header: String,
+    pub(super) header_values: String,
+    pub(super) settle: Settle,
+    pub(super) status: String,
+    pub(super) content_type: String,
+    pub(super) body: String,
+    /// What the person saw when they asked for a change.
+    pub(super) seen: String,
+}
+
+/// What a button asks for. A change is asked for, shown, and then confirmed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) enum Step {
+    #[default]
+    LookUp,
+    Forget,
+    ForgetNow,
+    Settle,
+    SettleNow,
+}
+
+/// What the declared `scope` of the endpoint is made from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) enum Whose {
+    #[default]
+    Nobody,
+    Values,
+    Header,
+}
+
+/// What a person found out about an outcome that was unknown.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) enum Settle {
+    #[default]
+    Unsaid,
+    Happened,
+    Answer,
+    DidNotHappen,
+}
+
+/// Whose key, and which.
+pub(super) struct LookUp {
+    pub(super) scope: Scope,
+    pub(super) key: Key,
+}
+
+impl LookUp {
+    pub(super) fn storage_key(&self) -> StorageKey {
+        StorageKey::new(&self.scope, &self.key)
+    }
+}
+
+/// A field that cannot be used: its `id` in the page, and what to write instead.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Mistake {
+    pub(super) field: &'static str,
+    pub(super) text: String,
+}
+
+impl Mistake {
+    fn new(field: &'static str, text: impl Into<String>) -> Self {
+        Self { field, text: text.into() }
+    }
+
+    /// Of a person who pressed the button and chose nothing.
+    pub(super) fn unsaid() -> Self {
+        Self::new("settle", "Choose what you found.")
+    }
+}
+
+impl Fields {
+    /// The key as a request would have brought it, in the scope as its endpoint would have made it.
+    pub(super) fn look_up(&self) -> Result<LookUp, Mistake> {
+        let key = Key::parse(self.key.as_bytes())
+            .map_err(|reason| Mistake::new("key", format!("This cannot be a key: {reason}.")))?;
+        let scope = match self.scope {
+            Whose::Nobody => Scope::GLOBAL,
+            Whose::Values => with_lines(Scope::arguments(), &self.values, |line| line)
+                .ok_or_else(|| Mistake::new("values", "Write each value of the scope on a line of its own."))?,
+            Whose::Header => {
+                let name = self.header.trim().to_ascii_lowercase();
+                if HeaderName::try_from(&name).is_err() {
+                    return Err(Mistake::new("header", "Write the name of the header, such as X-Tenant."));
+                }
+                // A server takes the white space around a value away.
+                with_lines(Scope::header(&name), &self.header_values, |line| line.trim_matches([' ', '\t']))
+                    .ok_or_else(|| {
+                        Mistake::new("header-values", "Write the value that the client sends in the header.")
+                    })?
+            }
+        };
+        Ok(LookUp { scope, key })
+    }
+
+    /// The answer that retries shall get.
+    pub(super) fn answer(&self) -> Result<Answer, Mistake> {
+        let status = self.status.trim().parse().ok().and_then(|status| StatusCode::from_u16(status).ok());
+        let status = status
+            .filter(|status| (200..=599).contains(&status.as_u16()))
+            .ok_or_else(|| Mistake::new("status", "Write the status as a number from 200 to 599, such as 201."))?;
+        let body = self.body.replace("\r\n", "\n");
+        if body.len() > LONGEST_ANSWER {
+            return Err(Mistake::new("body", "The body is longer than 1 MiB."));
+        }
+        let mut headers = HeaderMap::new();
+        if !self.content_type.trim().is_empty() {
+            let value = HeaderValue::from_str(self.content_type.trim())
+                .map_err(|_| Mistake::new("content-type", "Write the type of the body, such as application/json."))?;
+            headers.insert(header::CONTENT_TYPE, value);
+        }
+        Ok(Answer { status, headers, body: body.into() })
+    }
+}
+
+/// Adds each line as a value; `None` where there is none. A line break at the end ends the last line, and browsers send
+/// each as `\r\n`.
+fn with_lines(scope: Scope, text: &str, value: impl Fn(&str) -> &str) -> Option<Scope> {
+    let lines = text.strip_suffix('\n').map_or(text, |rest| rest.strip_suffix('\r').unwrap_or(rest));
+    let values = lines.split('\n').map(|line| value(line.strip_suffix('\r').unwrap_or(line)));
+    (!text.is_empty()).then(|| values.fold(scope, |scope, value| scope.with(value.as_bytes())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn scope(whose: Whose, fill: impl FnOnce(&mut Fields)) -> Result<Scope, &'static str> {
+        let mut fields = Fields { key: "k".into(), scope: whose, ..Fields::default() };
+        fill(&mut fields);
+        fields.look_up().map(|found| found.scope).map_err(|mistake| mistake.field)
+    }
+
+    fn values(text: &str) -> Result<Scope, &'static str> {
+        scope(Whose::Values, |fields| fields.values = text.into())
+    }
+
+    #[test]
+    fn each_line_is_a_value() {
+        let both = Scope::arguments().with(b"acme").with(b"7");
+        for text in ["acme\n7", "acme\r\n7", "acme\r\n7\r\n", "acme\n7\n"] {
+            assert_eq!(values(text), Ok(both.clone()), "{text:?}");
+        }
+        assert_eq!(values("acme\n\n7"), Ok(Scope::arguments().with(b"acme").with(b"").with(b"7")));
+        assert_eq!(values("\r\n"), Ok(Scope::arguments().with(b"")), "one that is empty");
+        assert_eq!(values(" acme"), Ok(Scope::arguments().with(b" acme")), "the handler's, as they are");
+        assert_eq!(values(""), Err("values"));
+    }
+
+    #[test]
+    fn a_header_is_named_in_any_case_and_its_values_are_trimmed() {
+        let header = |name: &str, text: &str| {
+            scope(Whose::Header, |fields| (fields.header, fields.header_values) = (name.into(), text.into()))
+        };
+        assert_eq!(header(" X-Tenant", "acme \r\nb"), Ok(Scope::header("x-tenant").with(b"acme").with(b"b")));
+        assert_eq!(header("X Tenant", "acme"), Err("header"));
+        assert_eq!(header("X-Tenant", ""), Err("header-values"));
+    }
+
+    #[test]
+    fn a_key_is_read_as_the_header_is() {
+        let key = |text: &str| {
+            Fields { key: text.into(), ..Fields::default() }.look_up().map(|found| found.key).map_err(|why| why.field)
+        };
+        assert_eq!(key("\"abc\"; v=1").unwrap(), key(" abc ").unwrap());
+        assert_eq!(key("a b"), Err("key"));
+        assert_eq!(key(""), Err("key"));
+    }
+
+    #[test]
+    fn an_answer_is_what_a_server_can_send() {
+        let answer = |status: &str, content_type: &str| {
+            let (status, content_type) = (status.to_owned(), content_type.to_owned());
+            Fields { status, content_type, body: "a\r\nb".into(), ..Fields::default() }.answer()
+        };
+        let written = answer(" 201 ", "application/json").unwrap();
+        assert_eq!((written.status, &written.body[..]), (StatusCode::CREATED, &b"a\nb"[..]));
+        assert_eq!(written.headers["content-type"], "application/json");
+        assert!(answer("204", "").unwrap().headers.is_empty());
+        for status in ["", "101", "199", "600", "-1", "two hundred"] {
+            assert_eq!(answer(status, "").unwrap_err().field, "status", "{status}");
+        }
+        assert_eq!(answer("200", "text/\u{1}").unwrap_err().field, "content-type");
+    }
+}

@@ -1,0 +1,136 @@
+//! A page for support: paste a key, see what stands under it, and settle or forget it.
+//!
+//! ```
+//! use axum::http::request::Parts;
+//! use axum::{Router, extract::Request, middleware::{Next, from_fn}, response::Response};
+//! use idem_axum::{Idempotency, admin::Admin};
+//!
+//! /// What your authentication finds out, and puts into the extensions of a request.
+//! #[derive(Clone)]
+//! struct Employee { email: String }
+//!
+//! async fn sign_in(mut request: Request, next: Next) -> Response {
+//!     // .. your session, your single sign-on, your client certificates ..
+//!     request.extensions_mut().insert(Employee { email: "ada@example.com".into() });
+//!     next.run(request).await
+//! }
+//!
+//! let idempotency = Idempotency::in_memory();
+//! let actor = |parts: &Parts| Some(parts.extensions.get::<Employee>()?.email.clone());
+//! let admin = Admin::new(idempotency.clone(), actor).title("Shop: idempotency keys");
+//! let app: Router = Router::new().nest("/support/keys", admin.router().layer(from_fn(sign_in)));
+//! ```
+//!
+//! # It has no authentication of its own
+//! Whoever reaches the page sees recorded answers, which may be anything your handlers answer, and can make a charge run
+//! again. **Mount it behind your own authentication.** The page asks the closure `actor` who is there, and where the answer
+//! is nobody it shows nothing and does nothing (403). A closure that makes a name up takes that protection away.
+//!
+//! Who may look and not change gets a second router, with [`Admin::read_only`], at another path.
+//!
+//! # What it does by itself
+//! - A change needs a form of this page, sent from this page: the browser must say so (`Sec-Fetch-Site`, or `Origin` equal
+//!   to `Host`), and the form must bring back what a cookie of the page says. That does not lean on `SameSite`. Behind a proxy
+//!   that rewrites `Host` the page needs HTTPS, over which browsers send `Sec-Fetch-Site`.
+//! - There is no script on the page, and `Content-Security-Policy` lets none run, whatever was recorded. Nobody can put the
+//!   page into a frame. Nothing is cached.
+//! - A key is sent in the body of a `POST` and never in an address, so that it is in no access log and no history.
+//! - Each look-up and each change is an [`Audit`]: a `tracing` event at info, target `idem_axum::audit`, and a call of
+//!   [`Admin::audit`]. Neither has the key. A change goes on to its end, and is audited, even if its browser leaves.
+//!
+//! # Scripts
+//! With `Accept: application/json` the look-up answers in JSON. It has no form for changes: those are methods of
+//! [`Idempotency`](crate::Idempotency).
+//!
+//! ```console
+//! $ curl -H 'Accept: application/json' --data-urlencode key@key.txt \
+//!        --data scope=header --data header=X-Tenant --data header_values=acme https://shop.example/support/keys
+//! {"state":"recorded","key":"c4a1f09e","endpoint":"POST /orders", ..}
+//! ```
+//!
+//! `scope` is `nobody` (also where it is left out), `values` with a line for each value in `values`, or `header`. The status is
+//! 404 where nothing stands under the key.
+
+use std::fmt;
+use std::sync::Arc;
+
+use axum::Router;
+use axum::routing::get;
+use http::request::Parts;
+use idem_runtime::Idempotency;
+
+mod audit;
+mod change;
+mod desk;
+mod finding;
+mod form;
+mod guard;
+mod page;
+mod visit;
+
+pub use audit::{Action, Audit, AuditResult};
+
+use desk::Desk;
+
+/// Sets up the page. See [the module](self) for an example, and for what it needs: **your authentication in front of it**.
+#[must_use = "the page is not there until its router is mounted"]
+pub struct Admin {
+    desk: Desk,
+}
+
+impl Admin {
+    /// The page over `idempotency`. `actor` says who is there, from what your authentication left in the request: usually an
+    /// extension, or a header that only your proxy can set. `None` is nobody, to whom nothing is shown (403).
+    ///
+    /// The name is shown on the page and written into each [`Audit`].
+    pub fn new(idempotency: Idempotency, actor: impl Fn(&Parts) -> Option<String> + Send + Sync + 'static) -> Self {
+        let title = "Idempotency keys".to_owned();
+        Self { desk: Desk { idempotency, actor: Box::new(actor), title, read_only: false, audit: None } }
+    }
+
+    /// What stands at the top of the page, and in the tab of the browser. Default: `Idempotency keys`.
+    pub fn title(mut self, title: impl Into<String>) -> Self {
+        self.desk.title = title.into();
+        self
+    }
+
+    /// Look-ups only: the page offers no change, and refuses one (403).
+    pub fn read_only(mut self) -> Self {
+        self.desk.read_only = true;
+        self
+    }
+
+    /// Calls `hook` for each look-up and each change, after it, in addition to the `tracing` event.
+    ///
+    /// It is called on a worker of the async runtime, so it must not block: send what it gets over a channel. If it panics,
+    /// the page answers 500, and what was done stays done.
+    ///
+    /// ```
+    /// use idem_axum::{Idempotency, admin::{Admin, Audit}};
+    ///
+    /// let (audits, received) = std::sync::mpsc::channel();
+    /// let admin = Admin::new(Idempotency::in_memory(), |_| None)
+    ///     .audit(move |audit: &Audit| _ = audits.send(audit.clone()));
+    /// ```
+    pub fn audit(mut self, hook: impl Fn(&Audit) + Send + Sync + 'static) -> Self {
+        self.desk.audit = Some(Box::new(hook));
+        self
+    }
+
+    /// The router: one page at its root. Mount it with `nest`, and put your authentication around it with `layer`.
+    pub fn router<S>(self) -> Router<S>
+    where
+        S: Clone + Send + Sync + 'static,
+    {
+        Router::new().route("/", get(desk::show).post(desk::submit)).with_state(Arc::new(self.desk))
+    }
+}
+
+impl fmt::Debug for Admin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Admin")
+            .field("title", &self.desk.title)
+            .field("read_only", &self.desk.read_only)
+            .finish_non_exhaustive()
+    }
+}

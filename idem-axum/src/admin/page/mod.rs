@@ -1,0 +1,233 @@
+//! The page, as HTML. `html!` escapes whatever stands in parentheses; only the style is taken as it is.
+
+use idem_runtime::State;
+use maud::{DOCTYPE, Markup, PreEscaped, html};
+
+use super::finding::{Finding, code};
+use super::form::{Fields, Mistake, Settle};
+use super::guard::Token;
+use crate::response::Answer;
+
+mod fields;
+mod shown;
+
+use fields::{findings, found_out};
+use shown::{Words, answer, facts, notice};
+
+const STYLE: &str = include_str!("style.css");
+
+/// What is the same on every page of one visit.
+pub(super) struct Frame<'a> {
+    pub(super) title: &'a str,
+    pub(super) actor: &'a str,
+    pub(super) nonce: &'a str,
+    pub(super) token: &'a Token,
+    pub(super) read_only: bool,
+}
+
+/// What became of a change.
+#[derive(Clone, Copy)]
+pub(super) enum Notice<'a> {
+    Done(&'a str),
+    Refused(&'a str),
+}
+
+/// What is asked before a change.
+struct Question<'a> {
+    heading: &'a str,
+    before: Markup,
+    /// The answer that the person wrote down.
+    written: Option<&'a Answer>,
+    step: &'a str,
+    button: &'a str,
+    runs_again: bool,
+}
+
+impl Frame<'_> {
+    /// The page as one comes to it.
+    pub(super) fn start(&self) -> Markup {
+        self.page("Look up a key", &self.look_up("Look up a key", &Fields::default(), None, true))
+    }
+
+    /// The form again, with what is wrong in it.
+    pub(super) fn again(&self, fields: &Fields, mistake: &Mistake) -> Markup {
+        self.page("Look up a key", &self.look_up("Look up a key", fields, Some(mistake), true))
+    }
+
+    /// What stands under the key, and what can be done about it.
+    pub(super) fn found(
+        &self,
+        fields: &Fields,
+        finding: &Finding,
+        said: Option<Notice>,
+        mistake: Option<&Mistake>,
+    ) -> Markup {
+        let Words { name, what, retry } = Words::of(finding.state);
+        self.result(
+            name,
+            fields,
+            mistake.is_none(),
+            &html! {
+                (notice(said))
+                .note.(code(finding.state)) { p { (what) } p { (retry) } }
+                (facts(fields, finding))
+                @match &finding.answer {
+                    None => {}
+                    Some(Ok(recorded)) => { h3 { "What a retry gets" } (answer(recorded)) }
+                    Some(Err(unreadable)) => .note.alert { p { "The answer cannot be shown: " (unreadable) "." } }
+                }
+                @if !self.read_only { (self.changes(fields, finding, mistake)) }
+            },
+        )
+    }
+
+    /// Nothing stands under the key.
+    pub(super) fn absent(&self, fields: &Fields, said: Option<Notice>) -> Markup {
+        self.result("Nothing under this key", fields, true, &html! {
+            (notice(said))
+            .note {
+                p { "A request with this key runs as a new one." }
+                @if said.is_none() {
+                    p { "The key was never used, or its record has expired or was forgotten. Or it is another key: capitals count, "
+                        "and so does whose key it is." }
+                }
+            }
+        })
+    }
+
+    /// How the key stands could not be found out.
+    pub(super) fn unknown(&self, fields: &Fields, why: &str, said: Option<Notice>) -> Markup {
+        self.result("Not known", fields, true, &html! { (notice(said)) .note.alert role="alert" { p { (why) } } })
+    }
+
+    /// Nothing was done.
+    pub(super) fn failed(&self, fields: &Fields, heading: &str, text: &str) -> Markup {
+        self.result(heading, fields, true, &html! { .note.alert role="alert" { p { (text) } } })
+    }
+
+    /// Asks before a record is forgotten.
+    pub(super) fn confirm_forget(&self, fields: &Fields, finding: &Finding) -> Markup {
+        self.confirm(fields, finding, &Question {
+            heading: "Forget this key?",
+            before: html! { .note.alert {
+                p { strong { "The next request with this key runs again, from the start." } }
+                p { "If the first one charged a card or placed an order, the next one does so, too. Forget the key only if that is to "
+                    "be done once more, or if what the first one did was undone." }
+            } },
+            written: None,
+            step: "forget-now",
+            button: "Forget it: a retry runs again",
+            runs_again: true,
+        })
+    }
+
+    /// Asks before an unknown outcome is settled.
+    pub(super) fn confirm_settle(&self, fields: &Fields, finding: &Finding, written: Option<&Answer>) -> Markup {
+        let (heading, before, button) = match fields.settle {
+            Settle::DidNotHappen => (
+                "Did it not happen?",
+                html! { .note.alert {
+                    p { strong { "The next request with this key runs, from the start." } }
+                    p { "If the first one had its effect after all, it has it twice then." }
+                } },
+                "It did not happen: a retry may run it again",
+            ),
+            Settle::Answer => (
+                "Did it happen, with this answer?",
+                html! { .note.outcome-unknown { p {
+                    "Every retry gets the answer below, as if the request had ended with it. It does not run again."
+                } } },
+                "It happened: a retry gets this answer",
+            ),
+            Settle::Happened | Settle::Unsaid => (
+                "Did it happen?",
+                html! { .note.outcome-unknown { p {
+                    "Every retry is told that the request was processed and that its answer was not kept (409). It does not run again."
+                } } },
+                "It happened: a retry is told so",
+            ),
+        };
+        let runs_again = fields.settle == Settle::DidNotHappen;
+        self.confirm(fields, finding, &Question { heading, before, written, step: "settle-now", button, runs_again })
+    }
+
+    fn confirm(&self, fields: &Fields, finding: &Finding, question: &Question) -> Markup {
+        let Question { heading, before, written, step, button, runs_again } = question;
+        self.page(
+            heading,
+            &html! {
+                section {
+                    h2 tabindex="-1" autofocus { (heading) }
+                    (before)
+                    (facts(fields, finding))
+                    @if let Some(written) = written { h3 { "What a retry will get" } (answer(written)) }
+                    form method="post" autocomplete="off" {
+                        (self.carried(fields))
+                        input type="hidden" name="seen" value=(finding.seen());
+                        (found_out(fields))
+                        .buttons {
+                            button.risk[*runs_again] name="step" value=(step) { (button) }
+                            button.other name="step" value="look-up" { "Cancel" }
+                        }
+                    }
+                }
+            },
+        )
+    }
+
+    /// What can be changed, where the key stands like this.
+    fn changes(&self, fields: &Fields, finding: &Finding, mistake: Option<&Mistake>) -> Markup {
+        html! {
+            form method="post" autocomplete="off" {
+                (self.carried(fields))
+                @match finding.state {
+                    State::OutcomeUnknown => {
+                        h3 { "Settle it" }
+                        p { "Find out first, where its effect would be: is there a charge, an order, a message?" }
+                        (findings(fields, mistake))
+                        .buttons { button name="step" value="settle" { "Settle …" } }
+                    }
+                    State::Recorded | State::NotReplayable => {
+                        h3 { "Forget it" }
+                        p { "Then a retry runs again. You are asked once more before anything is changed." }
+                        .buttons { button.other name="step" value="forget" { "Forget …" } }
+                    }
+                    _ => .buttons { button name="step" value="look-up" { "Look again" } }
+                }
+            }
+        }
+    }
+
+    /// A page with something on it, and the form for another look-up beneath. The focus goes to what is new.
+    fn result(&self, heading: &str, fields: &Fields, focus: bool, content: &Markup) -> Markup {
+        self.page(
+            heading,
+            &html! {
+                section { h2 tabindex="-1" autofocus[focus] { (heading) } (content) }
+                (self.look_up("Look up another key", fields, None, false))
+            },
+        )
+    }
+
+    fn page(&self, heading: &str, content: &Markup) -> Markup {
+        html! {
+            (DOCTYPE)
+            html lang="en" {
+                head {
+                    meta charset="utf-8";
+                    meta name="viewport" content="width=device-width, initial-scale=1";
+                    meta name="robots" content="noindex";
+                    title { (heading) " – " (self.title) }
+                    style nonce=(self.nonce) { (PreEscaped(STYLE)) }
+                }
+                body {
+                    header {
+                        h1 { (self.title) }
+                        p { "You are " strong { (self.actor) } ". What you do here is logged." }
+                    }
+                    main { (content) }
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,111 @@
+//! What is shown of a key: how it stands, in words of a person who does not know this crate, and what is recorded.
+
+use idem_runtime::{State, Timestamp};
+use maud::{Markup, html};
+
+use super::super::finding::{Finding, Preview, date, distance, preview, shown};
+use super::super::form::{Fields, Whose};
+use super::Notice;
+use crate::response::Answer;
+
+/// How a key stands: its name, what happened, and what a retry gets.
+pub(super) struct Words {
+    pub(super) name: &'static str,
+    pub(super) what: &'static str,
+    pub(super) retry: &'static str,
+}
+
+impl Words {
+    pub(super) fn of(state: State) -> Self {
+        let words = |name, what, retry| Self { name, what, retry };
+        match state {
+            State::InFlight => words(
+                "In flight",
+                "A request with this key is being processed right now.",
+                "A retry does not run. Nothing can be changed until it has ended.",
+            ),
+            State::OutcomeUnknown => words(
+                "Outcome unknown",
+                "A request with this key was started, and whatever ran it went away before it ended. It may have had its effect, or \
+                 not.",
+                "A retry is refused (409) until this is settled, unless its endpoint declares that it may run again.",
+            ),
+            State::Recorded => words(
+                "Recorded",
+                "The request was processed, and its answer is recorded.",
+                "A retry gets the same answer, and does not run again.",
+            ),
+            State::NotReplayable => words(
+                "Not replayable",
+                "The request was processed, but its answer was not kept.",
+                "A retry is refused (409), and does not run again.",
+            ),
+            _ => words(
+                "Something else",
+                "This page is too old to know how this key stands.",
+                "Nothing can be changed here.",
+            ),
+        }
+    }
+}
+
+pub(super) fn facts(fields: &Fields, finding: &Finding) -> Markup {
+    let values = |text: &str| {
+        html! {
+            @for (at, line) in text.lines().enumerate() { @if at > 0 { ", " } code { (line) } }
+        }
+    };
+    html! {
+        dl {
+            dt { "Key" } dd { code { (fields.key) } }
+            @match fields.scope {
+                Whose::Nobody => {}
+                Whose::Values => { dt { "Of" } dd { (values(&fields.values)) } }
+                Whose::Header => { dt { "Of" } dd { (fields.header) ": " (values(&fields.header_values)) } }
+            }
+            @if let Some(endpoint) = &finding.endpoint { dt { "Endpoint" } dd { code { (endpoint) } } }
+            @if let Some(at) = finding.started_at { dt { "Started" } dd { (time(at)) ", " (distance(at, finding.now)) " ago" } }
+            @if let Some(replays) = finding.replays {
+                dt { "Replayed" }
+                dd { @match replays { 0 => "never", 1 => "once", _ => { (replays) " times" } } }
+            }
+            @if let Some(at) = finding.expires_at { dt { "Expires" } dd { (time(at)) ", in " (distance(at, finding.now)) } }
+            @if let Some(trace) = &finding.trace { dt { "Trace" } dd { code { (trace) } } }
+            dt { "In the logs" } dd { "key " code { (finding.key) } }
+        }
+    }
+}
+
+pub(super) fn answer(answer: &Answer) -> Markup {
+    let length = answer.body.len();
+    html! {
+        dl {
+            dt { "Status" } dd { (answer.status) }
+            @for (name, value) in &answer.headers { dt { (name) } dd { code { (shown(value)) } } }
+        }
+        @match preview(&answer.body) {
+            Preview::Text("") => p.hint { "It has no body." },
+            Preview::Text(text) => {
+                p.hint { "Body, " @if text.len() < length { "the first " (text.len()) " of " } (length) " bytes" }
+                pre dir="auto" { "\n" (text) }
+            }
+            Preview::Binary(hex) => {
+                p.hint { "Body, " (length) " bytes that are no text. It begins with" }
+                pre { (hex) }
+            }
+        }
+    }
+}
+
+pub(super) fn notice(notice: Option<Notice>) -> Markup {
+    match notice {
+        None => html! {},
+        Some(Notice::Done(text)) => html! { .note.recorded role="status" { p { strong { (text) } } } },
+        Some(Notice::Refused(text)) => html! { .note.alert role="alert" { p { strong { (text) } } } },
+    }
+}
+
+fn time(at: Timestamp) -> Markup {
+    let date = date(at);
+    html! { time datetime=(date) { (date.replace('T', " ").replace('Z', " UTC")) } }
+}

@@ -1,0 +1,207 @@
+//! One request of somebody who is known, and its answer.
+
+use std::sync::Arc;
+
+use axum::response::{IntoResponse, Response};
+use http::StatusCode;
+use http::header::{self, HeaderValue};
+use http::request::Parts;
+use idem_runtime::{StorageKey, StoreError};
+use maud::Markup;
+use serde_json::{Value, json};
+use tracing::Instrument;
+use tracing::instrument::WithSubscriber;
+
+use super::audit::{Action, Audit, AuditResult};
+use super::change::{Change, Changed};
+use super::desk::Desk;
+use super::finding::Finding;
+use super::form::{Fields, LookUp, Mistake, Settle, Step};
+use super::guard::{self, Token};
+use super::page::{Frame, Notice};
+
+const OTHERWISE: &str = "Nothing was changed: the key stood otherwise than when you decided.";
+const MAYBE: &str = "The store did not answer, so it is not known whether the change was made. Look the key up again.";
+const BROKE: &str =
+    "Something broke after the change was begun, so it is not known whether it was made. Look the key up again.";
+
+pub(super) struct Visit {
+    desk: Arc<Desk>,
+    actor: String,
+    token: Token,
+    /// Whether the browser has the token already.
+    known: bool,
+    nonce: String,
+    /// Whether it is a script, which wants JSON.
+    json: bool,
+}
+
+impl Visit {
+    #[allow(clippy::result_large_err, reason = "a response is what the handler returns")]
+    pub(super) fn admit(desk: Arc<Desk>, parts: &Parts) -> Result<Self, Response> {
+        let Some(actor) = (desk.actor)(parts) else {
+            tracing::error!(
+                "the admin page was asked for by somebody whom its `actor` does not know, so the request was refused; mount its \
+                 router behind your authentication"
+            );
+            let nobody = "You are not signed in, as far as this page knows, so it shows nothing.\n";
+            return Err((StatusCode::FORBIDDEN, [(header::CACHE_CONTROL, "no-store")], nobody).into_response());
+        };
+        let known = Token::of(&parts.headers);
+        let is_known = known.is_some();
+        let made = known.map_or_else(Token::new, Ok).and_then(|token| Ok((token, guard::random()?)));
+        let (token, nonce) = made.map_err(|error| {
+            tracing::error!(%error, "the admin page got no random numbers, so the request was refused");
+            StatusCode::INTERNAL_SERVER_ERROR.into_response()
+        })?;
+        let accepts = parts.headers.get_all(header::ACCEPT).iter().filter_map(|line| line.to_str().ok());
+        let json = accepts.flat_map(|line| line.split(',')).any(|range| range.trim().starts_with("application/json"));
+        Ok(Self { desk, actor, token, known: is_known, nonce, json })
+    }
+
+    pub(super) fn frame(&self) -> Frame<'_> {
+        let Desk { title, read_only, .. } = &*self.desk;
+        Frame { title, actor: &self.actor, nonce: &self.nonce, token: &self.token, read_only: *read_only }
+    }
+
+    pub(super) fn is_read_only(&self) -> bool {
+        self.desk.read_only
+    }
+
+    /// Shows what stands under a key, or asks whether it is to be changed.
+    pub(super) async fn look(&self, fields: &Fields, looked: &LookUp) -> Response {
+        let found = Finding::of(&self.desk.idempotency, looked).await;
+        let (result, endpoint) = match &found {
+            Ok(Some(finding)) => (AuditResult::Done, finding.endpoint.clone()),
+            Ok(None) => (AuditResult::Absent, None),
+            Err(_) => (AuditResult::Failed, None),
+        };
+        let key = looked.storage_key();
+        self.desk.audit(&Audit { actor: self.actor.clone(), action: Action::LookUp, key, endpoint, result });
+        match found {
+            Ok(Some(finding)) if self.json => self.structured(StatusCode::OK, "application/json", &finding.json()),
+            Ok(Some(finding)) => self.html(StatusCode::OK, self.asked(fields, &finding)),
+            Ok(None) if self.json => {
+                self.problem(StatusCode::NOT_FOUND, "Nothing stands under this key in this scope.")
+            }
+            Ok(None) => self.html(StatusCode::NOT_FOUND, self.frame().absent(fields, None)),
+            Err(error) => self.unknown(fields, key, &error),
+        }
+    }
+
+    fn asked(&self, fields: &Fields, finding: &Finding) -> Markup {
+        let frame = self.frame();
+        match (fields.step, fields.settle) {
+            (Step::Forget, _) if finding.can_be_forgotten() => frame.confirm_forget(fields, finding),
+            (Step::Settle, Settle::Unsaid) => frame.found(fields, finding, None, Some(&Mistake::unsaid())),
+            (Step::Settle, Settle::Answer) if finding.can_be_settled() => match fields.answer() {
+                Ok(answer) => frame.confirm_settle(fields, finding, Some(&answer)),
+                Err(mistake) => frame.found(fields, finding, None, Some(&mistake)),
+            },
+            (Step::Settle, _) if finding.can_be_settled() => frame.confirm_settle(fields, finding, None),
+            _ => frame.found(fields, finding, None, None),
+        }
+    }
+
+    /// Makes a change that was confirmed. In a task of its own, so that it is made and audited to the end even if the browser
+    /// leaves.
+    pub(super) async fn change(&self, fields: &Fields, looked: LookUp) -> Response {
+        let change = match Change::of(fields) {
+            Ok(change) => change,
+            // The page sends nothing of the kind.
+            Err(mistake) => return self.refuse(fields, &mistake.text),
+        };
+        let (action, key) = (change.action, looked.storage_key());
+        let (desk, actor) = (Arc::clone(&self.desk), self.actor.clone());
+        let task = async move {
+            let Changed { result, endpoint } = change.make(&desk.idempotency, &looked).await;
+            desk.audit(&Audit { actor, action, key, endpoint, result });
+            (result, Finding::of(&desk.idempotency, &looked).await)
+        };
+        let Ok((result, now)) = tokio::spawn(task.in_current_span().with_current_subscriber()).await else {
+            tracing::error!(%key, %action, "a change on the admin page, or the hook that audits it, panicked");
+            let page = self.frame().failed(fields, "Not known", BROKE);
+            return self.html(StatusCode::INTERNAL_SERVER_ERROR, page);
+        };
+        let (status, notice) = match result {
+            AuditResult::Done => (StatusCode::OK, Notice::Done(action.done())),
+            AuditResult::Failed => (StatusCode::SERVICE_UNAVAILABLE, Notice::Refused(MAYBE)),
+            AuditResult::Refused | AuditResult::Absent => (StatusCode::CONFLICT, Notice::Refused(OTHERWISE)),
+        };
+        let page = match now {
+            Ok(Some(finding)) => self.frame().found(fields, &finding, Some(notice), None),
+            Ok(None) => self.frame().absent(fields, Some(notice)),
+            // What came of the change is known, even so.
+            Err(error) => self.frame().unknown(fields, why(&error), Some(notice)),
+        };
+        self.html(status, page)
+    }
+
+    /// A field that cannot be used.
+    pub(super) fn mistaken(&self, fields: &Fields, mistake: &Mistake) -> Response {
+        let status = StatusCode::BAD_REQUEST;
+        if self.json {
+            self.problem(status, &mistake.text)
+        } else {
+            self.html(status, self.frame().again(fields, mistake))
+        }
+    }
+
+    /// Something that this page does not do.
+    pub(super) fn refuse(&self, fields: &Fields, text: &str) -> Response {
+        let status = StatusCode::FORBIDDEN;
+        if self.json {
+            self.problem(status, text)
+        } else {
+            self.html(status, self.frame().failed(fields, "Not done", text))
+        }
+    }
+
+    /// The store does not say how the key stands.
+    fn unknown(&self, fields: &Fields, key: StorageKey, error: &StoreError) -> Response {
+        tracing::error!(%key, %error, "the store does not tell the admin page what stands under a key");
+        let status = StatusCode::SERVICE_UNAVAILABLE;
+        if self.json {
+            self.problem(status, why(error))
+        } else {
+            self.html(status, self.frame().unknown(fields, why(error), None))
+        }
+    }
+
+    pub(super) fn html(&self, status: StatusCode, page: Markup) -> Response {
+        let html = HeaderValue::from_static("text/html; charset=utf-8");
+        self.sealed((status, [(header::CONTENT_TYPE, html)], page.into_string()).into_response())
+    }
+
+    /// Problem details, RFC 9457.
+    fn problem(&self, status: StatusCode, detail: &str) -> Response {
+        let problem = json!({ "title": status.canonical_reason(), "status": status.as_u16(), "detail": detail });
+        self.structured(status, "application/problem+json", &problem)
+    }
+
+    fn structured(&self, status: StatusCode, kind: &'static str, value: &Value) -> Response {
+        let kind = HeaderValue::from_static(kind);
+        self.sealed((status, [(header::CONTENT_TYPE, kind)], value.to_string()).into_response())
+    }
+
+    /// Adds what keeps others out.
+    pub(super) fn sealed(&self, mut response: Response) -> Response {
+        response.headers_mut().extend(guard::headers(&self.nonce));
+        if let Some(cookie) = self.token.cookie().filter(|_| !self.known && !self.json) {
+            response.headers_mut().insert(header::SET_COOKIE, cookie);
+        }
+        response
+    }
+}
+
+/// Why it is not known how a key stands, for a person.
+fn why(error: &StoreError) -> &'static str {
+    match error {
+        StoreError::CannotInspect => "The store of this service cannot tell what stands under a key.",
+        StoreError::Unreadable(_) => {
+            "Something stands under this key that cannot be read: it is damaged, or was written by a later version. A retry does not \
+             run."
+        }
+        _ => "The store could not be asked. Try again in a moment.",
+    }
+}

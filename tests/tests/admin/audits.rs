@@ -1,0 +1,95 @@
+//! What is written down, and what is not.
+
+use idem_axum::admin::{Action, Audit, AuditResult};
+use idem_tests::{Logs, Setup, answering, post as send};
+use std::sync::{Arc, Mutex};
+
+use super::desk::{Desk, TOKEN};
+
+fn answered() -> Setup {
+    answering!([scope = header("X-Tenant")], || ([("x-token", "HEADER-canary")], "BODY-canary"))
+}
+
+const FIELDS: &[(&str, &str)] =
+    &[("key", "KEY-canary"), ("scope", "header"), ("header", "x-tenant"), ("header_values", "TENANT-canary")];
+
+#[tokio::test]
+async fn every_look_up_and_every_change_is_logged_without_the_key() {
+    let (logs, _guard) = Logs::capture();
+    let setup = answered();
+    send("/").key("KEY-canary").header("x-tenant", "TENANT-canary").to(&setup.app).await.assert_ran(200);
+    let desk = Desk::over(&setup.idempotency);
+    let shown = desk.json(FIELDS).await;
+    let key = shown.json()["key"].as_str().unwrap().to_owned();
+    assert_eq!(key.len(), 8);
+    desk.change(FIELDS, "forget").await;
+    desk.send(&[("key", "KEY-canary, KEY-canary")]).await;
+    let text = logs.text();
+    let audits: Vec<_> =
+        text.lines().filter(|line| line.contains(" INFO ") && line.contains("idem_axum::audit:")).collect();
+    assert_eq!(audits.len(), 3, "{text}");
+    for (line, action) in audits.iter().zip(["look_up", "look_up", "forget"]) {
+        for part in [
+            format!("action={action} "),
+            format!("key={key} "),
+            "actor=\"ada\"".into(),
+            "POST /".into(),
+            "result=done".into(),
+        ] {
+            assert!(line.contains(&part), "{part}: {line}");
+        }
+    }
+    for canary in ["KEY-canary", "TENANT-canary", "BODY-canary", "HEADER-canary", TOKEN] {
+        let line = text.lines().find(|line| line.contains(canary));
+        assert!(line.is_none(), "`{canary}` is logged: {line:?}");
+    }
+}
+
+#[tokio::test]
+async fn the_hook_gets_what_is_logged() {
+    let setup = answered();
+    let audits = Arc::<Mutex<Vec<Audit>>>::default();
+    let hooked = audits.clone();
+    let desk =
+        Desk::with(&setup.idempotency, |admin| admin.audit(move |audit| hooked.lock().unwrap().push(audit.clone())));
+    desk.send(FIELDS).await;
+    send("/").key("KEY-canary").header("x-tenant", "TENANT-canary").to(&setup.app).await.assert_ran(200);
+    desk.change(FIELDS, "forget").await;
+    let audits = audits.lock().unwrap();
+    let told: Vec<_> = audits.iter().map(|audit| (audit.action, audit.endpoint.as_deref(), audit.result)).collect();
+    assert_eq!(
+        told,
+        [
+            (Action::LookUp, None, AuditResult::Absent),
+            (Action::LookUp, Some("POST /"), AuditResult::Done),
+            (Action::Forget, Some("POST /"), AuditResult::Done),
+        ]
+    );
+    assert!(audits.iter().all(|audit| audit.key == audits[0].key && audit.actor == "ada"));
+    assert!(!format!("{audits:?}").contains("canary"));
+}
+
+#[tokio::test]
+async fn a_name_cannot_forge_a_line() {
+    let (logs, _guard) = Logs::capture();
+    let setup = answered();
+    let actor = |_: &axum::http::request::Parts| Some("eve\n2026 INFO idem_axum::audit: actor=\"ada\"".to_owned());
+    let admin = idem_axum::admin::Admin::new(setup.idempotency.clone(), actor);
+    super::desk::form(FIELDS).to(&axum::Router::new().nest("/keys", admin.router())).await;
+    let text = logs.text();
+    assert_eq!(text.lines().filter(|line| line.contains("idem_axum::audit:")).count(), 1, "{text}");
+}
+
+#[tokio::test]
+async fn a_hook_that_panics_breaks_the_page_and_nothing_else() {
+    let setup = answered();
+    let request = send("/").key("KEY-canary").header("x-tenant", "TENANT-canary");
+    request.to(&setup.app).await.assert_ran(200);
+    let seen = Desk::over(&setup.idempotency).seen(FIELDS, "forget").await;
+    let panics = |audit: &Audit| assert!(audit.action == Action::LookUp, "the hook panics");
+    let desk = Desk::with(&setup.idempotency, |admin| admin.audit(panics));
+    let page = desk.send(&[FIELDS, &[("step", "forget-now"), ("seen", &seen)]].concat()).await;
+    assert_eq!(page.status, 500);
+    assert!(page.text().contains("it is not known whether it was made"));
+    assert_eq!(Desk::over(&setup.idempotency).json(FIELDS).await.status, 404);
+}

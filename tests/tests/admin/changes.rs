@@ -1,0 +1,243 @@
+//! What is changed, and what a retry then gets.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::routing::post;
+use idem_axum::{
+    Begin, Clock, Duties, Fingerprint, Found, Idempotency, MemoryClaim, MemoryStore, StorageKey, Store, StoreError,
+    Terms,
+};
+use idem_tests::{Reply, Setup, post as send, within};
+use tokio::sync::Notify;
+
+use super::desk::{Desk, TOKEN, pay, runtime, setup, torn_down};
+
+const KEY: &[(&str, &str)] = &[("key", "k")];
+
+/// The buttons of a page, but for the one that looks another key up.
+fn buttons(page: &Reply) -> Vec<&str> {
+    let steps = page.text().split("name=\"step\" value=\"").skip(1);
+    let mut steps: Vec<_> = steps.map(|rest| rest.split_once('"').unwrap().0).collect();
+    steps.pop_if(|last| *last == "look-up");
+    steps
+}
+
+#[tokio::test]
+async fn a_record_that_is_forgotten_runs_again() {
+    let (setup, ask) = (setup(), send("/pay").key("k"));
+    ask.to(&setup.app).await.assert_ran(200);
+    let desk = Desk::over(&setup.idempotency);
+    assert_eq!(buttons(&desk.send(KEY).await), ["forget"]);
+    assert_eq!(desk.audits(), ["look_up POST /pay done"]);
+    let asked = desk.send(&[("key", "k"), ("step", "forget")]).await;
+    assert_eq!((asked.status, buttons(&asked)), (200, vec!["forget-now"]));
+    assert!(ask.to(&setup.app).await.is_replay(), "to ask changes nothing");
+    desk.audits();
+
+    let done = desk.change(KEY, "forget").await;
+    assert!(done.status == 200 && done.text().contains("Forgotten. The next request with this key runs again."));
+    assert_eq!(desk.audits(), ["look_up POST /pay done", "forget POST /pay done"]);
+    assert_eq!(desk.json(KEY).await.status, 404);
+    ask.to(&setup.app).await.assert_ran(200);
+    assert_eq!(setup.probe.runs(), 2);
+}
+
+fn settled(found: &str, more: &[(&str, &str)]) -> (Setup, Reply, Reply) {
+    let (setup, ask) = (setup(), send("/pay").key("k"));
+    torn_down(&setup, &ask);
+    runtime().block_on(async {
+        ask.to(&setup.app).await.assert_refused(409, "idempotency_outcome_unknown");
+        let desk = Desk::over(&setup.idempotency);
+        let shown = desk.send(KEY).await;
+        assert_eq!((shown.status, buttons(&shown)), (200, vec!["settle"]));
+        let fields = [KEY, &[("settle", found)], more].concat();
+        desk.audits();
+        let done = desk.change(&fields, "settle").await;
+        assert_eq!(done.status, 200, "{}", done.text());
+        let action = format!("settle_{} POST /pay done", found.replace('-', "_"));
+        assert_eq!(desk.audits(), ["look_up POST /pay done", &action]);
+        let retry = ask.to(&setup.app).await;
+        (setup, done, retry)
+    })
+}
+
+#[test]
+fn it_happened_so_a_retry_is_told_so() {
+    let (setup, done, retry) = settled("happened", &[]);
+    assert!(done.text().contains("Settled: it happened.") && done.text().contains("Not replayable"));
+    retry.assert_refused(409, "idempotency_not_replayable");
+    assert_eq!(setup.probe.runs(), 1);
+}
+
+#[test]
+fn it_happened_so_a_retry_gets_the_answer_that_was_written_down() {
+    let answer = [("status", "201"), ("content_type", "text/plain; charset=utf-8"), ("body", "\r\npaid é\r\n")];
+    let (setup, _, retry) = settled("answer", &answer);
+    assert!(retry.is_replay());
+    assert_eq!((retry.status, retry.text()), (201, "\npaid é\n"));
+    assert_eq!(retry.header("content-type"), Some("text/plain; charset=utf-8"));
+    assert_eq!(setup.probe.runs(), 1);
+}
+
+#[test]
+fn it_did_not_happen_so_a_retry_runs_it_again() {
+    let (setup, done, retry) = settled("did-not-happen", &[]);
+    assert!(done.text().contains("Nothing under this key"));
+    retry.assert_ran(200);
+    assert_eq!(setup.probe.runs(), 2);
+}
+
+#[test]
+fn an_answer_that_cannot_be_sent_is_not_written_down() {
+    let (setup, ask) = (setup(), send("/pay").key("k"));
+    torn_down(&setup, &ask);
+    runtime().block_on(async {
+        let desk = Desk::over(&setup.idempotency);
+        let fields = |status| [("key", "k"), ("settle", "answer"), ("status", status), ("body", "<kept>")];
+        for status in ["", "100", "600", "ok"] {
+            let asked = desk.send(&[&fields(status)[..], &[("step", "settle")]].concat()).await;
+            assert_eq!(buttons(&asked), ["settle"], "asked again");
+            assert!(asked.text().contains("Write the status as a number") && asked.text().contains("&lt;kept&gt;"));
+            let made = desk.send(&[&fields(status)[..], &[("step", "settle-now")]].concat()).await;
+            assert_eq!(made.status, 403);
+        }
+        let unsaid = desk.send(&[("key", "k"), ("step", "settle")]).await;
+        assert!(unsaid.text().contains("Choose what you found."));
+        ask.to(&setup.app).await.assert_refused(409, "idempotency_outcome_unknown");
+    });
+}
+
+#[tokio::test]
+async fn what_is_in_flight_cannot_be_changed() {
+    let (setup, ask) = (setup(), send("/pay").key("k"));
+    setup.probe.close();
+    let (app, first) = (setup.app.clone(), ask.clone());
+    let first = tokio::spawn(async move { first.to(&app).await });
+    setup.probe.started(1).await;
+    let desk = Desk::over(&setup.idempotency);
+    let shown = desk.send(KEY).await;
+    assert!(shown.text().contains("In flight") && shown.text().contains("POST /pay"));
+    assert!(buttons(&shown).iter().all(|step| *step == "look-up"), "{:?}", buttons(&shown));
+    for step in ["forget", "settle"] {
+        let asked = desk.send(&[("key", "k"), ("step", step), ("settle", "happened")]).await;
+        assert!(buttons(&asked).iter().all(|step| *step == "look-up"), "{:?}", buttons(&asked));
+    }
+    desk.audits();
+
+    // Whoever writes the form by hand gets no further.
+    let started = desk.json(KEY).await.json()["started_at"].as_str().unwrap().to_owned();
+    assert!(started.ends_with('Z'));
+    for step in ["forget-now", "settle-now"] {
+        let refused =
+            desk.send(&[("key", "k"), ("step", step), ("settle", "did-not-happen"), ("seen", "in-flight-0-0")]).await;
+        assert_eq!(refused.status, 409, "{}", refused.text());
+        assert!(refused.text().contains("Nothing was changed"));
+    }
+    assert_eq!(
+        desk.audits(),
+        ["look_up POST /pay done", "forget POST /pay refused", "settle_did_not_happen POST /pay refused"]
+    );
+    ask.to(&setup.app).await.assert_refused(409, "idempotency_key_locked");
+    setup.probe.open();
+    let first = first.await.unwrap();
+    ask.to(&setup.app).await.assert_replay_of(&first);
+}
+
+#[tokio::test]
+async fn what_is_no_longer_what_one_saw_is_left_alone() {
+    let (setup, ask) = (setup(), send("/pay").key("k"));
+    ask.to(&setup.app).await.assert_ran(200);
+    let desk = Desk::over(&setup.idempotency);
+    let seen = desk.seen(KEY, "forget").await;
+    // Another operator was faster, and a retry ran.
+    assert_eq!(desk.change(KEY, "forget").await.status, 200);
+    let stale = [("key", "k"), ("step", "forget-now"), ("seen", &seen)];
+    desk.audits();
+    let refused = desk.send(&stale).await;
+    assert_eq!((refused.status, desk.audits()), (409, vec!["forget - absent".to_owned()]));
+    setup.clock.advance(Duration::from_secs(1));
+    ask.to(&setup.app).await.assert_ran(200);
+    let refused = desk.send(&stale).await;
+    assert_eq!((refused.status, desk.audits()), (409, vec!["forget POST /pay refused".to_owned()]));
+    assert!(refused.text().contains("the key stood otherwise than when you decided"));
+    assert!(ask.to(&setup.app).await.is_replay());
+    // An outcome that is known is not settled.
+    let seen = desk.seen(KEY, "forget").await;
+    let settle = [("key", "k"), ("step", "settle-now"), ("settle", "did-not-happen"), ("seen", &seen)];
+    assert_eq!(desk.send(&settle).await.status, 409);
+    assert!(ask.to(&setup.app).await.is_replay());
+}
+
+#[tokio::test]
+async fn a_change_goes_on_and_is_audited_when_the_browser_leaves() {
+    let store = Slow { store: MemoryStore::new(), asked: Arc::default(), go_on: Arc::default() };
+    let idempotency = Idempotency::new(store.clone());
+    let (app, _) = Setup::mount(&idempotency, Router::new().route("/pay", post(pay)));
+    let ask = send("/pay").key("k");
+    ask.to(&app).await.assert_ran(200);
+    let desk = Desk::over(&idempotency);
+    let seen = desk.seen(KEY, "forget").await;
+    desk.audits();
+
+    let audited = Arc::new(Notify::new());
+    let hooked = audited.clone();
+    let hasty = Desk::with(&idempotency, |admin| admin.audit(move |_| hooked.notify_one()));
+    let form = hasty.at_home(&[("key", "k"), ("step", "forget-now"), ("seen", &seen), ("token", TOKEN)]);
+    let browser = tokio::spawn(async move { form.to(&hasty.app).await });
+    within("the store to be asked", store.asked.notified()).await;
+    browser.abort();
+    assert!(browser.await.unwrap_err().is_cancelled());
+    store.go_on.notify_one();
+    within("the audit", audited.notified()).await;
+    ask.to(&app).await.assert_ran(200);
+}
+
+/// A store that takes its time to forget.
+#[derive(Clone)]
+struct Slow {
+    store: MemoryStore,
+    asked: Arc<Notify>,
+    go_on: Arc<Notify>,
+}
+
+impl Store for Slow {
+    type Claim = MemoryClaim;
+
+    async fn begin(
+        &self,
+        key: &StorageKey,
+        fingerprint: &Fingerprint,
+        lease: Duration,
+    ) -> Result<Begin<MemoryClaim>, StoreError> {
+        self.store.begin(key, fingerprint, lease).await
+    }
+
+    async fn begin_on_terms(
+        &self,
+        key: &StorageKey,
+        fingerprint: &Fingerprint,
+        terms: &Terms<'_>,
+    ) -> Result<Begin<MemoryClaim>, StoreError> {
+        self.store.begin_on_terms(key, fingerprint, terms).await
+    }
+
+    async fn ended(&self, key: &StorageKey) {
+        self.store.ended(key).await;
+    }
+
+    async fn forget(&self, key: &StorageKey) -> Result<bool, StoreError> {
+        self.asked.notify_one();
+        self.go_on.notified().await;
+        self.store.forget(key).await
+    }
+
+    async fn inspect(&self, key: &StorageKey) -> Result<Option<Found>, StoreError> {
+        self.store.inspect(key).await
+    }
+
+    fn attach(&self, clock: &Arc<dyn Clock>) -> Duties {
+        MemoryStore::attach(&self.store, clock)
+    }
+}
