@@ -2,11 +2,11 @@
 //!
 //! # Where to read on
 //!
-//! [`#[idempotent]`](macro@idempotent) has every option, [`Policy`] the same as a `const`, [`Refusal`] every answer that the runtime makes
-//! itself, and [`Store`] the contract of stores. The [`guide`] has a page for each question that comes up later:
-//! [fingerprints](guide::fingerprints), [scopes and rotating tokens](guide::scopes), [what is recorded](guide::recording),
-//! [crashes](guide::crashes), [load balancers and stores](guide::stores), [tests](guide::testing) and
-//! [migration](guide::migrating).
+//! [`#[idempotent]`](macro@idempotent) has every option, [`Policy`] the same as a `const`, [`Refusal`] every answer that the
+//! runtime makes itself, [`Policies`] what clients are told, and [`Store`] the contract of stores. The [`guide`] has a page for
+//! each question that comes up later: [fingerprints](guide::fingerprints), [scopes and rotating tokens](guide::scopes),
+//! [what is recorded](guide::recording), [crashes](guide::crashes), [load balancers and stores](guide::stores),
+//! [tests](guide::testing) and [migration](guide::migrating).
 //!
 #![doc = include_str!("guide/states.md")]
 
