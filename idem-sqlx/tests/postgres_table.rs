@@ -152,7 +152,7 @@ async fn eight_may_migrate_at_once_and_again() {
         store.migrate().await.unwrap();
         assert_eq!(stands(&store, &key()).await, "claimed");
     }
-    assert_eq!(server.sql("SELECT count(*) FROM shop.one_migrations").trim(), "1");
+    assert_eq!(server.sql("SELECT count(*) FROM shop.one_migrations").trim(), "2", "each once");
 }
 
 #[tokio::test]

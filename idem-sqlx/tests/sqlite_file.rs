@@ -209,7 +209,8 @@ async fn a_cleanup_deletes_what_is_over_batch_by_batch_and_nothing_else() {
     leave_record(&store, &kept, "answer").await;
     file.sql(
         "WITH RECURSIVE n (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n WHERE n < 350) INSERT INTO idempotency \
-         SELECT randomblob(32), randomblob(16), randomblob(32), 0, 0, NULL FROM n"
+         (key, owner, fingerprint, lease_until, expires_at) \
+         SELECT randomblob(32), randomblob(16), randomblob(32), 0, 0 FROM n"
             .into(),
     )
     .await;

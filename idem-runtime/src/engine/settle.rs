@@ -46,6 +46,7 @@ impl fmt::Display for SettleError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Free => f.write_str("the key is free, so there is nothing to settle"),
+            Self::Stands(State::OutcomeUnknown) => f.write_str("somebody else had the claim meanwhile; try again"),
             Self::Stands(state) => write!(f, "the key is {state}, and only an unknown outcome can be settled"),
             Self::Store(_) => f.write_str("the store failed, and whether the key was settled is not known; inspect it"),
         }
@@ -167,7 +168,15 @@ impl Core {
             let outcome_name = name(&outcome);
             let end = End::of(outcome, attempt.fingerprint, found.origin(), ttl, &*self.clock);
             let lease = self.duties.renew.then_some(self.lease);
-            Ending::begin(key, claim, end, lease).finish().await?;
+            match Ending::begin(key, claim, end, lease).finish().await {
+                Ok(()) => {}
+                // It took so long that somebody else has the claim.
+                Err(StoreError::Lost) => {
+                    let found = self.inspect(key).await?.ok_or(SettleError::Free)?;
+                    return Err(SettleError::Stands(found.state()));
+                }
+                Err(error) => return Err(error.into()),
+            }
             tracing::info!(%key, endpoint = found.endpoint(), outcome = outcome_name, "an operator settled an unknown outcome");
             return Ok(Settled::Now);
         }

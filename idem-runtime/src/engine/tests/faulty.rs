@@ -12,6 +12,8 @@ pub(super) struct Faults {
     /// `begin` waits for a permit, if there is a gate.
     gate: Option<Gate>,
     fail_begin: bool,
+    /// `begin` finds something that it cannot read.
+    damaged: bool,
     /// How many completions fail before one succeeds.
     fail_completions: AtomicUsize,
     renewals: AtomicUsize,
@@ -54,6 +56,9 @@ impl Store for Faulty {
         }
         if self.0.fail_begin {
             return Err(StoreError::unavailable("the network is down"));
+        }
+        if self.0.damaged {
+            return Err(StoreError::unreadable("its checksum does not fit"));
         }
         Ok(match self.0.map.lock().unwrap().entry(*key) {
             std::collections::hash_map::Entry::Vacant(free) => {
@@ -113,6 +118,22 @@ async fn a_store_that_fails_refuses_and_the_body_does_not_start() {
     let refused = idempotency.run(attempt("a", "x"), body.run(answer("one"))).await;
     assert!(matches!(refused, Err(Refused::StoreUnavailable(_))), "{refused:?}");
     assert_eq!(body.runs(), 0);
+}
+
+#[tokio::test]
+async fn what_cannot_be_read_lets_no_body_run_without_protection_and_a_store_that_is_down_does() {
+    for damaged in [true, false] {
+        let store = Faulty(Arc::new(Faults { damaged, fail_begin: !damaged, ..Faults::default() }));
+        let body = Body::ready();
+        let run = body.run(answer("one"));
+        let answered = Idempotency::new(store).dangerously_run_without_store(attempt("a", "x"), |_| run()).await;
+        match answered {
+            Err(Refused::StoreUnavailable(StoreError::Unreadable(_))) if damaged => {}
+            Ok(Answer::Ran(1)) if !damaged => {}
+            other => panic!("{damaged}: {other:?}"),
+        }
+        assert_eq!(body.runs(), usize::from(!damaged));
+    }
 }
 
 #[tokio::test(start_paused = true)]

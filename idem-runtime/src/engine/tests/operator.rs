@@ -3,6 +3,9 @@
 use std::time::Duration;
 
 use super::*;
+use crate::ending::End;
+use crate::memory::MemoryClaim;
+use crate::store::{Found, Standing};
 
 /// An engine over a store in memory, and their clock.
 struct Operated {
@@ -173,28 +176,65 @@ async fn a_settled_record_lives_as_long_as_the_operator_says() {
     assert!(operated.inspect().await.is_none());
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[tokio::test]
 async fn of_two_operators_one_settles() {
-    for _ in 0..200 {
-        let operated = Arc::new(Operated::new());
-        operated.abandon().await;
-        let together = Arc::new(tokio::sync::Barrier::new(2));
-        let settle = |text: &'static str| {
-            let (operated, together) = (Arc::clone(&operated), Arc::clone(&together));
-            tokio::spawn(async move {
-                together.wait().await;
-                operated.settle(answer(text)).await
-            })
-        };
-        let (one, two) = (settle("one"), settle("two"));
-        let (one, two) = (one.await.unwrap(), two.await.unwrap());
-        let kept = operated.inspect().await.unwrap();
-        match (&one, &two) {
-            (Ok(Settled::Now), Err(SettleError::Stands(_))) => assert_eq!(kept.answer().unwrap(), "one"),
-            (Err(SettleError::Stands(_)), Ok(Settled::Now)) => assert_eq!(kept.answer().unwrap(), "two"),
-            other => panic!("{other:?}"),
-        }
+    let operated = Operated::new();
+    operated.abandon().await;
+    // One has taken the claim over, and not ended it yet.
+    let begun = operated.idempotency.handle.core.ask(&from_orders()).await;
+    let Ok(Begin::Abandoned(mut one)) = begun else { panic!("the claim has no owner") };
+    one.claim.renew(TTL).await.unwrap();
+    let two = operated.settle(answer("two")).await;
+    assert!(matches!(two, Err(SettleError::Stands(State::InFlight))), "{two:?}");
+    let End::Complete(record, ttl) = End::of(answer("one"), from_orders().fingerprint, None, TTL, &operated.clock)
+    else {
+        panic!("an answer is a record")
+    };
+    one.claim.complete(record, ttl).await.unwrap();
+    let two = operated.settle(answer("two")).await;
+    assert!(matches!(two, Err(SettleError::Stands(State::Recorded))), "{two:?}");
+    assert_eq!(operated.inspect().await.unwrap().answer().unwrap(), "one");
+}
+
+/// A store in memory that shows every key as it was a moment ago, before somebody else came: abandoned.
+struct Behind(MemoryStore);
+
+impl Store for Behind {
+    type Claim = MemoryClaim;
+
+    async fn begin(
+        &self,
+        key: &StorageKey,
+        of: &Fingerprint,
+        lease: Duration,
+    ) -> Result<Begin<MemoryClaim>, StoreError> {
+        self.0.begin(key, of, lease).await
     }
+
+    async fn ended(&self, key: &StorageKey) {
+        self.0.ended(key).await;
+    }
+
+    async fn forget(&self, key: &StorageKey) -> Result<bool, StoreError> {
+        self.0.forget(key).await
+    }
+
+    async fn inspect(&self, _: &StorageKey) -> Result<Option<Found>, StoreError> {
+        Ok(Some(Found::new(Standing::Abandoned(from_orders().fingerprint))))
+    }
+}
+
+#[tokio::test]
+async fn what_has_changed_since_it_was_looked_at_is_left_as_it_is() {
+    let store = MemoryStore::new();
+    let idempotency = Idempotency::new(Behind(store.clone()));
+    let settled = idempotency.settle(&Scope::GLOBAL, &a(), answer("settled")).await;
+    assert!(matches!(settled, Err(SettleError::Free)), "{settled:?}");
+    assert_eq!(store.usage().entries, 0, "a free key is given back");
+    assert_eq!(ran(idempotency.run(from_orders(), Body::ready().run(answer("one"))).await), 1);
+    let settled = idempotency.settle(&Scope::GLOBAL, &a(), answer("settled")).await;
+    assert!(matches!(settled, Err(SettleError::Store(StoreError::Unavailable(_)))), "{settled:?}");
+    assert_eq!(recorded(idempotency.run(from_orders(), Body::ready().run(answer("two"))).await), "one");
 }
 
 #[tokio::test]
