@@ -98,6 +98,21 @@ impl IdempotencyKey {
     /// Call it in the body of an `#[idempotent]` handler. Anywhere else, in an extractor, in `scope` or in a handler without
     /// the attribute, the request is not known in full, and the child key depends on key and label alone: two callers with
     /// the same key get the same one.
+    ///
+    /// ```
+    /// use axum::http::StatusCode;
+    /// use idem_axum::{IdempotencyKey, idempotent};
+    ///
+    /// # async fn charge(_: &str) {}
+    /// # async fn send_receipt(_: &str) {}
+    /// #[idempotent(required)]
+    /// async fn pay(key: IdempotencyKey) -> StatusCode {
+    ///     // One key for each step, and the same ones if this body runs again.
+    ///     charge(key.derive("charge").as_str()).await;
+    ///     send_receipt(key.derive("receipt").as_str()).await;
+    ///     StatusCode::CREATED
+    /// }
+    /// ```
     #[must_use]
     pub fn derive(&self, label: &str) -> Self {
         let within = self.request.identity.get().map(|(storage_key, fingerprint)| (storage_key, fingerprint));

@@ -11,11 +11,17 @@
 //! | [`testing`] | How are handlers tested, without waiting? |
 //! | [`migrating`] | What about the middleware that is there? |
 //!
+//! And for those who run the service or call it, in the documentation of what they use:
+//!
+//! | place | the question |
+//! |---|---|
+//! | [`Policies`](crate::Policies) | How do clients learn the rules, in JSON and in OpenAPI? |
+//! | `admin`, with the feature `admin` | How does support look a key up, and settle or forget it? |
+//! | [`Idempotency::inspect`](crate::Idempotency::inspect) | How does a program? |
+//!
 //! Each page is short, its code is compiled and run with the tests, and it ends with what does *not* hold.
 //!
 //! The modules are documentation alone, and exist only for rustdoc.
-
-// Pages for operators go here, beside the others, each a file in `guide/` and a row of the table above.
 
 #[doc = include_str!("guide/states.md")]
 pub mod states {}

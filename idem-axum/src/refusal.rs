@@ -192,12 +192,60 @@ impl Refusal {
     }
 
     /// The default response, problem details (RFC 9457): for an `errors` function that only adds to it.
+    ///
+    /// ```
+    /// use axum::http::HeaderValue;
+    /// use axum::response::Response;
+    /// use idem_axum::{Refusal, idempotent};
+    ///
+    /// fn with_help(refusal: &Refusal) -> Response {
+    ///     let mut response = refusal.problem();
+    ///     response.headers_mut().insert("link", HeaderValue::from_static("</docs/retries>; rel=\"help\""));
+    ///     response
+    /// }
+    ///
+    /// #[idempotent(errors = with_help)]
+    /// async fn pay() {}
+    /// ```
     pub fn problem(&self) -> Response {
         problem(self)
     }
 
+    /// Says it to the operator, in the words and at the level that fit what is to be done about it.
+    fn log(&self) {
+        let code = self.code();
+        match self {
+            Self::LayerMissing { .. } => tracing::error!(
+                code,
+                "an `#[idempotent]` endpoint was called, but its router has no `IdempotencyLayer`, so the request was refused; \
+                 add `.layer(IdempotencyLayer::new(idempotency))` after its route"
+            ),
+            Self::StoreUnavailable { source, .. } => tracing::error!(
+                code,
+                error = %source,
+                cause = std::error::Error::source(source).map(tracing::field::display),
+                "the idempotency store is unavailable; the request was refused"
+            ),
+            Self::OutcomeUnknown { .. } => tracing::error!(
+                code,
+                "the owner of the claim is gone, and what its body did is unknown; the request was refused, and so are all \
+                 retries until somebody has looked and the claim is forgotten or over"
+            ),
+            Self::StoreFull { .. } => {
+                tracing::warn!(code, "the idempotency store has no room for a new key; the request was refused");
+            }
+            Self::TooManyExecutions { .. } => {
+                tracing::warn!(code, "as many bodies run as may run at once; the request was refused");
+            }
+            Self::KeyInvalid { reason, .. } => tracing::info!(code, %reason, "the request was refused"),
+            Self::KeyMissing { .. } | Self::InFlight { .. } | Self::Mismatch { .. } | Self::NotReplayable { .. } => {
+                tracing::info!(code, "the request was refused");
+            }
+        }
+    }
+
     /// A few words for a person.
-    fn title(&self) -> &'static str {
+    pub(crate) fn title(&self) -> &'static str {
         match self {
             Self::KeyMissing { .. } => "Idempotency key missing",
             Self::KeyInvalid { .. } => "Idempotency key invalid",
@@ -278,18 +326,7 @@ impl std::error::Error for Refusal {
 /// waiting helps and the function did not say how long.
 impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
-        match &self {
-            Self::LayerMissing { .. } => tracing::error!(
-                "an `#[idempotent]` endpoint was called, but its router has no `IdempotencyLayer`, so the request was refused; \
-                 add `.layer(IdempotencyLayer::new(idempotency))` after its route"
-            ),
-            Self::StoreUnavailable { source, .. } => tracing::error!(
-                error = %source,
-                cause = std::error::Error::source(source).map(tracing::field::display),
-                "the idempotency store is unavailable; the request was refused"
-            ),
-            _ => {}
-        }
+        self.log();
         let mut response = (self.policy().errors)(&self);
         if let Some(after) = self.retry_after() {
             response.headers_mut().entry(RETRY_AFTER).or_insert(HeaderValue::from(after.as_secs()));

@@ -12,9 +12,9 @@ use axum::response::{IntoResponse, Response};
 use bytes::{Bytes, BytesMut};
 use futures_util::stream;
 use http::request::Parts;
-use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, header};
 use http_body::Body as _;
-use idem_runtime::{Endpoint, Fingerprint, FingerprintBuilder, InvalidKey, Key, Scope, TraceParent};
+use idem_runtime::{Attempt, Endpoint, Fingerprint, FingerprintBuilder, InvalidKey, Key, Scope, TraceParent};
 use serde_json::Value;
 
 use crate::json;
@@ -77,7 +77,8 @@ pub(crate) enum Owner {
 pub(crate) fn owner(headers: &HeaderMap, policy: &Policy) -> Owner {
     let caller = || Owner::Caller(headers.get_all(header::AUTHORIZATION).iter().cloned().collect());
     match policy.scope {
-        DeclaredScope::Caller => caller(),
+        // Generated code evaluates the arguments later, and what it finds counts.
+        DeclaredScope::Caller | DeclaredScope::Arguments => caller(),
         DeclaredScope::Global => Owner::Scope(Scope::GLOBAL),
         DeclaredScope::Header(name) => {
             let mut values = headers.get_all(name).iter().peekable();
@@ -91,16 +92,55 @@ pub(crate) fn owner(headers: &HeaderMap, policy: &Policy) -> Owner {
     }
 }
 
-/// The endpoint, for operators: the method and the route's template, never the path itself, which may say who asked for what.
+/// Where a request came from, for operators. Small, since a future that holds it is moved about.
+pub(crate) struct Source {
+    method: Method,
+    template: Option<MatchedPath>,
+    trace: Option<Box<TraceParent>>,
+}
+
+impl Source {
+    pub(crate) fn of(parts: &Parts) -> Self {
+        let template = parts.extensions.get::<MatchedPath>().cloned();
+        Self { method: parts.method.clone(), template, trace: trace(&parts.headers).map(Box::new) }
+    }
+
+    /// The attempt of this request.
+    pub(crate) fn describe(self, attempt: Attempt) -> Attempt {
+        attempt.at(named(&self.method, self.template.as_ref())).within(self.trace.map(|trace| *trace))
+    }
+}
+
+/// The endpoint, for operators.
 pub(crate) fn endpoint(parts: &Parts) -> Endpoint {
-    // A fallback has no template.
-    let template = parts.extensions.get::<MatchedPath>().map_or("*", MatchedPath::as_str);
-    Endpoint::new(parts.method.as_str(), template)
+    named(&parts.method, parts.extensions.get())
+}
+
+/// The method and the route's template, never the path itself, which may say who asked for what; so a fallback, which has no
+/// template, has a star.
+fn named(requested: &Method, template: Option<&MatchedPath>) -> Endpoint {
+    Endpoint::new(method(requested), template.map_or("*", MatchedPath::as_str))
+}
+
+/// The method, or one name for all that a client may make up: there are as many endpoints as routes, whatever clients send.
+fn method(method: &Method) -> &str {
+    let known = [
+        Method::GET,
+        Method::HEAD,
+        Method::POST,
+        Method::PUT,
+        Method::PATCH,
+        Method::DELETE,
+        Method::OPTIONS,
+        Method::TRACE,
+        Method::CONNECT,
+    ];
+    if known.contains(method) { method.as_str() } else { "OTHER" }
 }
 
 /// The trace that the request belongs to, by its `traceparent` header. One that is malformed is disregarded, as is one that
 /// comes twice.
-pub(crate) fn trace(headers: &HeaderMap) -> Option<TraceParent> {
+fn trace(headers: &HeaderMap) -> Option<TraceParent> {
     let mut lines = headers.iter().filter(|(name, _)| name.as_str() == "traceparent").map(|(_, line)| line);
     let line = lines.next()?;
     TraceParent::parse(line.as_bytes()).filter(|_| lines.next().is_none())

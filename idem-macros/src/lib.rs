@@ -63,6 +63,9 @@ use proc_macro::TokenStream;
 ///   route are part of it whatever is declared: a key used on one endpoint is refused on another.
 /// - `record = all - 400 - 422`: a response that is not recorded releases the key, and a retry runs the body again.
 ///
+/// Without `scope` a caller is known by the `Authorization` header and by nothing else: one with a new token is refused,
+/// and those who are known by a cookie are not told apart, so declare a scope there.
+///
 /// `scope` sees the arguments as the body does, and is evaluated before the body runs, so it can neither `.await` nor
 /// `?`: let an extractor do that. `global` and `header(..)` are keywords, also where an argument has that name.
 ///

@@ -7,7 +7,21 @@ use std::time::Duration;
 use idem_runtime::{StoreError, Undecodable};
 use redis::{RedisError, ServerError};
 
+use crate::wire::Name;
+
 /// Why a [`RedisStore`](crate::RedisStore) could not be made. Nothing was written to Redis.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() {
+/// use std::time::Duration;
+/// use idem_redis::{ConnectError, RedisStore};
+///
+/// let error = RedisStore::builder("redis://localhost:6379").timeout(Duration::ZERO).connect().await.unwrap_err();
+/// assert!(matches!(error, ConnectError::Setting(_)));
+/// println!("{error}");
+/// # }
+/// ```
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum ConnectError {
@@ -89,6 +103,11 @@ pub(crate) enum Trouble {
 }
 
 impl Trouble {
+    /// What stands under this name cannot be read.
+    pub(crate) fn unreadable(name: &Name) -> Self {
+        Self::Unreadable { name: name.short(), why: None }
+    }
+
     /// Whether the step may have taken effect all the same.
     pub(crate) fn is_uncertain(&self) -> bool {
         match self {
@@ -149,6 +168,9 @@ impl Error for Trouble {
 
 impl From<Trouble> for StoreError {
     fn from(trouble: Trouble) -> Self {
-        Self::unavailable(trouble)
+        match trouble {
+            Trouble::Unreadable { .. } => Self::unreadable(trouble),
+            _ => Self::unavailable(trouble),
+        }
     }
 }

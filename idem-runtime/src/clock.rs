@@ -9,6 +9,15 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// A point in time: nanoseconds since the Unix epoch, enough until the year 2554.
+///
+/// ```
+/// use std::time::Duration;
+/// use idem_runtime::Timestamp;
+///
+/// let noon = Timestamp::from_nanos(43_200_000_000_000);
+/// assert_eq!(noon.after(Duration::from_secs(1)).as_nanos(), 43_201_000_000_000);
+/// assert_eq!(noon.after(Duration::MAX), Timestamp::NEVER);
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Timestamp(u64);
 
@@ -42,6 +51,23 @@ impl Timestamp {
 }
 
 /// Tells the time. It must never go backwards.
+///
+/// ```
+/// use std::sync::atomic::{AtomicU64, Ordering};
+/// use idem_runtime::{Clock, Idempotency, MemoryStore, Timestamp};
+///
+/// /// A clock that counts how often it is asked, one second each time.
+/// struct Ticks(AtomicU64);
+///
+/// impl Clock for Ticks {
+///     fn now(&self) -> Timestamp {
+///         Timestamp::from_nanos(self.0.fetch_add(1, Ordering::SeqCst) * 1_000_000_000)
+///     }
+/// }
+///
+/// let idempotency = Idempotency::builder(MemoryStore::new()).clock(Ticks(AtomicU64::new(0))).build();
+/// # let _ = idempotency;
+/// ```
 pub trait Clock: Send + Sync + 'static {
     /// The time now.
     fn now(&self) -> Timestamp;
@@ -55,6 +81,14 @@ impl<C: Clock + ?Sized> Clock for Arc<C> {
 
 /// The machine's clock, read once and then carried on by the monotonic one: setting the wall clock back or forth
 /// while the process runs neither shortens nor lengthens a TTL.
+///
+/// ```
+/// use idem_runtime::{Clock, SystemClock};
+///
+/// let clock = SystemClock::new();
+/// let before = clock.now();
+/// assert!(before <= clock.now());
+/// ```
 #[derive(Clone, Copy, Debug)]
 pub struct SystemClock {
     started: Instant,

@@ -6,6 +6,7 @@ use std::time::Duration;
 use tokio::time::{sleep, timeout};
 
 use crate::clock::Clock;
+use crate::counted;
 use crate::erased::{Answering, BoxClaim};
 use crate::execution::{Outcome, at_once};
 use crate::fingerprint::Fingerprint;
@@ -96,11 +97,13 @@ impl Ending {
         let mut tries = 1;
         loop {
             let Err(error) = step(asked).await else { return Ok(()) };
-            tracing::error!(%key, %error, source = source(&error), "the end of an execution could not be recorded; its claim stays");
+            let cause = error.cause();
             let Some((mut claim, end)) = again.filter(|_| tries < TRIES && !matches!(error, StoreError::Lost)) else {
-                tracing::error!(%key, "the store does not know how an execution ended: its outcome is unknown to retries");
+                tracing::error!(%key, %error, cause, tries, "the end of a claim could not be recorded; it stays, and its outcome is unknown to retries");
+                counted::completion_failed();
                 return Err(error);
             };
+            tracing::warn!(%key, %error, cause, tries, "the end of a claim could not be recorded; it stays meanwhile, and the store is asked again");
             tries += 1;
             if let Some(lease) = lease {
                 pause = pause.min(lease / 3);
@@ -136,8 +139,4 @@ pub(crate) async fn within<T>(
 /// The error of a store that did not answer in time.
 pub(crate) fn silent(time: Duration) -> StoreError {
     StoreError::unavailable(format!("no answer from the store within {time:?}"))
-}
-
-fn source(error: &StoreError) -> Option<String> {
-    std::error::Error::source(error).map(ToString::to_string)
 }

@@ -13,6 +13,7 @@ use tracing::Instrument;
 use tracing::instrument::WithSubscriber;
 
 use crate::clock::Clock;
+use crate::counted;
 use crate::ending::{self, STEP};
 use crate::erased::{BoxFuture, Erased, ErasedStore};
 use crate::execution::{Ended, Execution, at_once, unprotected};
@@ -21,6 +22,7 @@ use crate::fingerprint::Fingerprint;
 use crate::key::StorageKey;
 use crate::lease::Lease;
 use crate::memory::MemoryStore;
+use crate::observation::carried;
 use crate::origin::{Endpoint, Origin, TraceParent};
 use crate::record::Record;
 use crate::rules::Rules;
@@ -160,6 +162,20 @@ impl Replay {
 }
 
 /// Why the body did not run, or why its answer is not to be had.
+///
+/// ```
+/// use idem_runtime::Refused;
+///
+/// /// What an adapter for HTTP makes of it.
+/// fn status(refused: &Refused) -> u16 {
+///     match refused {
+///         Refused::Mismatch => 422,
+///         Refused::InFlight | Refused::OutcomeUnknown | Refused::NotReplayable => 409,
+///         _ => 503,
+///     }
+/// }
+/// assert_eq!(status(&Refused::StoreFull), 503);
+/// ```
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum Refused {
@@ -177,6 +193,17 @@ pub enum Refused {
     StoreFull,
     /// As many bodies run as may run at once.
     TooManyExecutions,
+}
+
+impl Refused {
+    /// Counts a refusal for want of room.
+    fn count(&self) {
+        match self {
+            Self::StoreFull => counted::store_full(),
+            Self::TooManyExecutions => counted::too_many_executions(),
+            _ => {}
+        }
+    }
 }
 
 impl fmt::Display for Refused {
@@ -229,7 +256,16 @@ impl Idempotency {
     }
 
     /// An engine over `store` with settings of your own.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use idem_runtime::{Idempotency, MemoryStore};
+    ///
+    /// let idempotency = Idempotency::builder(MemoryStore::new()).lease(Duration::from_secs(60)).build();
+    /// # let _ = idempotency;
+    /// ```
     pub fn builder(store: impl Store) -> IdempotencyBuilder {
+        counted::store(&store);
         IdempotencyBuilder::new(Arc::new(Erased::new(store)))
     }
 
@@ -280,7 +316,7 @@ impl Idempotency {
         F: Future<Output = Ended<T>> + Send + 'static,
         T: Send + 'static,
     {
-        self.attempt(attempt, body).await.map_err(|(refused, _)| refused)
+        self.attempt(&attempt, body).await.map_err(|(refused, _)| refused)
     }
 
     /// As [`run_leased`](Self::run_leased), but where the store cannot be asked, `body` runs all the same: **without
@@ -297,11 +333,12 @@ impl Idempotency {
         F: Future<Output = Ended<T>> + Send + 'static,
         T: Send + 'static,
     {
-        match self.attempt(attempt, body).await {
+        match self.attempt(&attempt, body).await {
             Err((Refused::StoreUnavailable(error), Some(body))) => {
                 let core = &self.handle.core;
-                let place = core.places.take().ok_or(Refused::TooManyExecutions)?;
-                tracing::error!(key = %attempt.key, %error, "the store is unavailable; the body runs without protection, as its policy says");
+                let place = core.places.take().ok_or(Refused::TooManyExecutions).inspect_err(Refused::count)?;
+                let cause = error.cause();
+                tracing::error!(key = %attempt.key, %error, cause, "the store is unavailable; the body runs without protection, as its policy says");
                 let answer = core.spawn(Box::pin(unprotected(Arc::clone(core), place, body(Lease::default()))));
                 answer.await.map(Answer::Ran).map_err(|_| Refused::OutcomeUnknown)
             }
@@ -310,7 +347,7 @@ impl Idempotency {
     }
 
     /// A refusal gives the body back where it was not started and the engine itself refused.
-    async fn attempt<B, F, T>(&self, attempt: Attempt, body: B) -> Result<Answer<T>, (Refused, Option<B>)>
+    async fn attempt<B, F, T>(&self, attempt: &Attempt, body: B) -> Result<Answer<T>, (Refused, Option<B>)>
     where
         B: FnOnce(Lease) -> F + Send + 'static,
         F: Future<Output = Ended<T>> + Send + 'static,
@@ -320,7 +357,7 @@ impl Idempotency {
         let mut body = body;
         let mut waiting = None;
         loop {
-            let block = match core.look(&attempt, body).await {
+            let block = match core.look(attempt, body).await {
                 Look::Ran(Some(response)) => return Ok(Answer::Ran(response)),
                 Look::Ran(None) => return Err((Refused::OutcomeUnknown, None)),
                 Look::Blocked(block, unused) => {
@@ -333,7 +370,10 @@ impl Idempotency {
                 Block::Refused(refused @ Refused::StoreUnavailable(StoreError::Unreadable(_))) => {
                     return Err((refused, None));
                 }
-                Block::Refused(refused) => return Err((refused, Some(body))),
+                Block::Refused(refused) => {
+                    refused.count();
+                    return Err((refused, Some(body)));
+                }
                 Block::Recorded(record) if *record.fingerprint() != attempt.fingerprint => {
                     return Err((Refused::Mismatch, None));
                 }
@@ -439,9 +479,9 @@ impl Core {
         })));
     }
 
-    /// A task that [`Idempotency::drain`] waits for, in the request's span.
+    /// A task that [`Idempotency::drain`] waits for, in the request's span and observation.
     pub(crate) fn spawn<T: Send + 'static>(&self, task: BoxFuture<T>) -> JoinHandle<T> {
-        self.tracker.spawn(task.in_current_span().with_current_subscriber())
+        self.tracker.spawn(carried(task).in_current_span().with_current_subscriber())
     }
 }
 

@@ -11,8 +11,10 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use crate::clock::Clock;
+use crate::counted::Operation;
 use crate::engine::Attempt;
 use crate::key::StorageKey;
+use crate::observation::Step;
 use crate::origin::{Beginning, Origin};
 use crate::record::Record;
 use crate::store::{Begin, Claim, Duties, Found, Store, StoreError, Terms};
@@ -96,8 +98,10 @@ impl<S: Store> ErasedStore for Erased<S> {
             let Attempt { key, fingerprint, rules, .. } = &attempt;
             let beginning = Beginning::new(&attempt, self.clock.get(), origin);
             let terms = Terms::new(lease, rules.ttl).beginning(&beginning);
-            let begun = self.store.begin_on_terms(key, fingerprint, &terms).await?;
-            let granted = |claim: S::Claim| Granted { claim: Box::new(claim), origin: beginning.origin().clone() };
+            let step = Step::start::<S>(Operation::Begin);
+            let begun = step.answered(self.store.begin_on_terms(key, fingerprint, &terms).await)?;
+            let granted =
+                |claim: S::Claim| Granted { claim: Box::new(Held::<S>(claim)), origin: beginning.origin().clone() };
             Ok(match begun {
                 Begin::Claimed(claim) => Begin::Claimed(granted(claim)),
                 Begin::Abandoned(claim) => Begin::Abandoned(granted(claim)),
@@ -117,11 +121,17 @@ impl<S: Store> ErasedStore for Erased<S> {
     }
 
     fn forget(self: Arc<Self>, key: StorageKey) -> Answering<'static, bool> {
-        Answering::new(async move { self.store.forget(&key).await })
+        Answering::new(async move {
+            let step = Step::start::<S>(Operation::Forget);
+            step.answered(self.store.forget(&key).await)
+        })
     }
 
     fn inspect(self: Arc<Self>, key: StorageKey) -> Answering<'static, Option<Found>> {
-        Answering::new(async move { self.store.inspect(&key).await })
+        Answering::new(async move {
+            let step = Step::start::<S>(Operation::Inspect);
+            step.answered(self.store.inspect(&key).await)
+        })
     }
 }
 
@@ -132,24 +142,36 @@ pub(crate) trait ErasedClaim: Send {
     fn twin(&self) -> Option<BoxClaim>;
 }
 
-impl<C: Claim> ErasedClaim for C {
+/// A claim of a store of the type `S`.
+struct Held<S: Store>(S::Claim);
+
+impl<S: Store> ErasedClaim for Held<S> {
     fn renew(&mut self, lease: Duration) -> Answering<'_, ()> {
-        Answering::new(async move { Claim::renew(self, lease).await })
+        Answering::new(async move {
+            let step = Step::start::<S>(Operation::Renew);
+            step.answered(Claim::renew(&mut self.0, lease).await)
+        })
     }
 
     fn complete(self: Box<Self>, record: Record, ttl: Duration) -> Answering<'static, ()> {
-        Answering::new(async move { Claim::complete(*self, record, ttl).await })
+        Answering::new(async move {
+            let step = Step::start::<S>(Operation::Complete);
+            step.answered(Claim::complete(self.0, record, ttl).await)
+        })
     }
 
     fn release(self: Box<Self>) -> Answering<'static, ()> {
-        Answering::new(async move { Claim::release(*self).await })
+        Answering::new(async move {
+            let step = Step::start::<S>(Operation::Release);
+            step.answered(Claim::release(self.0).await)
+        })
     }
 
     fn twin(&self) -> Option<BoxClaim> {
-        let twin = catch_unwind(AssertUnwindSafe(|| Claim::twin(self))).unwrap_or_else(|panic| {
+        let twin = catch_unwind(AssertUnwindSafe(|| Claim::twin(&self.0))).unwrap_or_else(|panic| {
             discard(panic);
             None
         });
-        twin.map(|twin| Box::new(twin) as BoxClaim)
+        twin.map(|twin| Box::new(Self(twin)) as BoxClaim)
     }
 }

@@ -16,6 +16,7 @@ use crate::erased::BoxClaim;
 use crate::fingerprint::Fingerprint;
 use crate::key::StorageKey;
 use crate::lease::Lease;
+use crate::observation::Running;
 use crate::origin::Origin;
 use crate::record::Draft;
 use crate::rules::{Abandoned, Rules};
@@ -34,6 +35,30 @@ pub struct Ended<T> {
 }
 
 /// What is to be remembered, and when that is known.
+///
+/// ```
+/// use idem_runtime::{Draft, Ended, Outcome, Recorded, Recording};
+/// use tokio::sync::oneshot;
+///
+/// /// A stream goes out at once, and is recorded when `whole` says what it came to.
+/// fn streamed(whole: oneshot::Receiver<Vec<u8>>) -> Ended<&'static str> {
+///     let recorded = async {
+///         let outcome = match whole.await {
+///             Ok(bytes) => {
+///                 let mut draft = Draft::new();
+///                 draft.put(&bytes);
+///                 Outcome::Answer(draft)
+///             }
+///             // The stream broke off: the body ran, and there is no answer to replay.
+///             Err(_) => Outcome::NotReplayable,
+///         };
+///         Recorded { outcome, hold: None }
+///     };
+///     Ended { response: "a stream", recording: Recording::Live(Box::pin(recorded)) }
+/// }
+/// # let (_sender, receiver) = oneshot::channel();
+/// # assert_eq!(streamed(receiver).response, "a stream");
+/// ```
 pub enum Recording {
     /// Known. The claim ends first, and then the answer goes out, so that a retry finds the record.
     Done(Outcome),
@@ -65,6 +90,25 @@ impl fmt::Debug for Recorded {
 }
 
 /// How a claim ends.
+///
+/// ```
+/// use idem_runtime::{Draft, Outcome};
+///
+/// /// An adapter's rule: a failure is not kept, and what is too large neither, but its body does not run again.
+/// fn outcome(status: u16, body: &[u8]) -> Outcome {
+///     if status == 503 {
+///         return Outcome::Release;
+///     }
+///     if body.len() > 1024 {
+///         return Outcome::NotReplayable;
+///     }
+///     let mut draft = Draft::with_capacity(2 + body.len());
+///     draft.put(&status.to_le_bytes());
+///     draft.put(body);
+///     Outcome::Answer(draft)
+/// }
+/// assert!(matches!(outcome(201, b"tea"), Outcome::Answer(draft) if draft.len() == 5));
+/// ```
 #[derive(Debug)]
 pub enum Outcome {
     /// With this answer, to be replayed.
@@ -108,7 +152,9 @@ impl Execution {
     ///
     /// `None` where another run has taken the claim over, and a retry gets the answer of that one.
     pub(crate) async fn run<T>(mut self, body: impl Future<Output = Ended<T>>) -> Option<T> {
+        let running = Running::protected(&self.origin);
         let Ended { response, recording } = self.keep(pin!(body)).await;
+        drop(running);
         match recording {
             Recording::Done(outcome) => {
                 let reruns = self.rules.abandoned == Abandoned::Rerun;
@@ -160,7 +206,9 @@ impl Execution {
 
 /// Runs a body that has no claim to its end. What is to be remembered of it is not.
 pub(crate) async fn unprotected<T>(core: Arc<Core>, place: Place, body: impl Future<Output = Ended<T>>) -> T {
+    let running = Running::unprotected();
     let Ended { response, recording } = body.await;
+    drop(running);
     if let Recording::Live(recorded) = recording {
         // The stream to the client flows through the recording.
         drop(core.spawn(Box::pin(async move {
@@ -200,7 +248,9 @@ async fn renewed<R>(
                 lost.send_replace(true);
                 tracing::error!(%key, "the lease was lost while the body runs: it took longer than the lease without a renewal, or the store forgot the claim");
             }
-            Err(error) => tracing::warn!(%key, %error, "the lease could not be renewed; trying again"),
+            Err(error) => {
+                tracing::warn!(%key, %error, cause = error.cause(), "the lease could not be renewed; trying again")
+            }
         }
     }
 }

@@ -5,6 +5,22 @@ use std::fmt;
 use crate::hash::{PartHasher, domain, hex};
 
 /// SHA-256 over the parts of a request that must be equal on a retry.
+///
+/// ```
+/// use idem_runtime::Fingerprint;
+///
+/// let of = |body: &[u8]| {
+///     let mut builder = Fingerprint::builder();
+///     builder.part(b'm', b"POST");
+///     builder.part(b'b', body);
+///     builder.finish()
+/// };
+/// assert_eq!(of(b"two teas"), of(b"two teas"));
+/// assert_ne!(of(b"two teas"), of(b"two coffees"));
+///
+/// // As a store keeps it.
+/// assert_eq!(Fingerprint::from_bytes(*of(b"two teas").as_bytes()), of(b"two teas"));
+/// ```
 #[derive(Clone, Copy)]
 pub struct Fingerprint([u8; 32]);
 

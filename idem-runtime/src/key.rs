@@ -57,6 +57,16 @@ impl Key {
     ///
     /// The same request gives the same child key on every run, and another scope, request or `label` gives another.
     /// It has the form of a UUID (version 8, RFC 9562), 36 characters, which every known API accepts.
+    ///
+    /// ```
+    /// use idem_runtime::Key;
+    ///
+    /// let key = Key::parse(b"order-1").unwrap();
+    /// let charge = key.derive(None, "charge");
+    /// assert_eq!(charge, key.derive(None, "charge"));
+    /// assert_ne!(charge, key.derive(None, "ship"));
+    /// assert_eq!(charge.as_str().len(), 36);
+    /// ```
     #[must_use]
     pub fn derive(&self, within: Option<(&StorageKey, &Fingerprint)>, label: &str) -> Self {
         let mut hasher = PartHasher::new(domain::CHILD_KEY);
@@ -184,6 +194,14 @@ fn skip(bytes: &[u8], wanted: impl Fn(u8) -> bool) -> &[u8] {
 }
 
 /// What is wrong with a key. The text never repeats the key.
+///
+/// ```
+/// use idem_runtime::{InvalidKey, Key};
+///
+/// assert_eq!(Key::parse(b"  ").unwrap_err(), InvalidKey::Empty);
+/// assert_eq!(Key::parse(b"a, b").unwrap_err(), InvalidKey::List);
+/// assert_eq!(Key::parse(b"a b").unwrap_err().to_string(), "the key has a character that is not visible ASCII");
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum InvalidKey {
@@ -226,6 +244,16 @@ impl std::error::Error for InvalidKey {}
 
 /// Whose key, and which: what a store looks records up by. SHA-256 over scope and key, each tagged and
 /// length-prefixed, so that no client-chosen byte reaches a store and two scopes never meet.
+///
+/// ```
+/// use idem_runtime::{Key, Scope, StorageKey};
+///
+/// let key = Key::parse(b"order-1").unwrap();
+/// let one = StorageKey::new(&Scope::arguments().with(b"tenant-1"), &key);
+/// let other = StorageKey::new(&Scope::arguments().with(b"tenant-2"), &key);
+/// assert_ne!(one, other);
+/// assert_eq!(StorageKey::from_bytes(*one.as_bytes()), one);
+/// ```
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct StorageKey([u8; 32]);
 

@@ -108,6 +108,16 @@ impl<S> fmt::Debug for Layered<S> {
 }
 
 /// Sets the measure of a [`Layered`]'s cache.
+///
+/// ```
+/// use std::time::Duration;
+/// use idem_runtime::{Idempotency, Layered};
+///
+/// # let remote = idem_runtime::MemoryStore::new();
+/// let layered = Layered::builder(remote).max_bytes(16 * 1024 * 1024).max_age(Duration::from_secs(10)).build();
+/// let idempotency = Idempotency::new(layered);
+/// # let _ = idempotency;
+/// ```
 #[must_use = "a builder does nothing until `build` is called"]
 pub struct LayeredBuilder<S> {
     store: S,

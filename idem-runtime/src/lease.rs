@@ -13,6 +13,23 @@ use tokio::sync::watch;
 /// not happen twice.
 ///
 /// The default, and that of a claim in memory, is never lost.
+///
+/// ```
+/// use idem_runtime::Lease;
+///
+/// /// Copies rows until it is done or must not go on.
+/// async fn copy(lease: Lease, rows: Vec<u32>) -> Result<(), &'static str> {
+///     for row in rows {
+///         if lease.is_lost() {
+///             return Err("another run has taken over");
+///         }
+///         // .. copy the row ..
+///         # let _ = row;
+///     }
+///     Ok(())
+/// }
+/// # let _ = copy(Lease::default(), vec![]);
+/// ```
 #[derive(Clone, Default)]
 pub struct Lease {
     /// `None` where claims live as long as their owners. The value says whether the lease was lost.

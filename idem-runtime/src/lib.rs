@@ -25,11 +25,8 @@
 //! let scope = Scope::arguments().with(b"tenant-7");
 //! let mut fingerprint = Fingerprint::builder();
 //! fingerprint.part(b'b', b"two teas");
-//! let attempt = Attempt {
-//!     key: StorageKey::new(&scope, &Key::parse(b"order-1")?),
-//!     fingerprint: fingerprint.finish(),
-//!     rules: Rules::DEFAULT,
-//! };
+//! let key = StorageKey::new(&scope, &Key::parse(b"order-1")?);
+//! let attempt = Attempt::new(key, fingerprint.finish(), Rules::DEFAULT);
 //!
 //! // What the caller gets, and what a retry gets, in a format of the adapter's own.
 //! let body = || async {
@@ -39,8 +36,8 @@
 //! };
 //!
 //! assert!(matches!(idempotency.run(attempt, body).await?, Answer::Ran(response) if response == "order 17"));
-//! let Answer::Recorded(record) = idempotency.run(attempt, body).await? else { panic!("the body ran twice") };
-//! assert_eq!(record, "order 17");
+//! let Answer::Recorded(replay) = idempotency.run(attempt, body).await? else { panic!("the body ran twice") };
+//! assert_eq!(replay.answer(), "order 17");
 //! # Ok(())
 //! # }
 //! ```
@@ -76,6 +73,7 @@
 mod clock;
 #[cfg(feature = "conformance")]
 pub mod conformance;
+mod counted;
 mod ending;
 mod engine;
 mod erased;
@@ -91,6 +89,9 @@ mod key;
 mod layered;
 mod lease;
 mod memory;
+#[cfg(feature = "metrics")]
+pub mod metrics;
+mod observation;
 mod origin;
 mod record;
 mod rules;
@@ -111,6 +112,7 @@ pub use key::{InvalidKey, Key, MAX_KEY, StorageKey};
 pub use layered::{Layered, LayeredBuilder, LayeredClaim};
 pub use lease::Lease;
 pub use memory::{MemoryClaim, MemoryStore, MemoryStoreBuilder, Usage};
+pub use observation::Observation;
 pub use origin::{Endpoint, ExecutionId, Origin, TraceParent};
 pub use record::{Draft, Record, Undecodable};
 pub use rules::{Abandoned, Rules};

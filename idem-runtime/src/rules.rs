@@ -4,6 +4,14 @@ use std::time::Duration;
 
 /// What the engine needs of a policy. The rest of a policy concerns the protocol of the adapter: headers, statuses,
 /// and what of an answer is recorded.
+///
+/// ```
+/// use std::time::Duration;
+/// use idem_runtime::{Abandoned, Rules};
+///
+/// let rules = Rules { ttl: Duration::from_secs(48 * 60 * 60), wait: Some(Duration::from_secs(5)), ..Rules::DEFAULT };
+/// assert_eq!(rules.abandoned, Abandoned::Refuse);
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rules {
     /// How long a record lives, counted from completion.

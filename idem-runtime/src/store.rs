@@ -135,6 +135,14 @@ pub trait Store: Send + Sync + 'static {
 }
 
 /// What the engine must do for a store.
+///
+/// ```
+/// use idem_runtime::Duties;
+///
+/// // A store that several processes share judges expiry itself, and its leases must be renewed.
+/// let shared = Duties { expire: false, renew: true };
+/// assert_ne!(shared, Duties::ALL);
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Duties {
     /// Judge by the engine's clock whether a record has expired. Clear it where `begin` never reports an expired record.
@@ -292,6 +300,16 @@ pub trait Claim: Send + 'static {
 }
 
 /// Why a store could not do what it was asked.
+///
+/// ```
+/// use std::io;
+/// use idem_runtime::StoreError;
+///
+/// let error = StoreError::unavailable(io::Error::from(io::ErrorKind::ConnectionReset));
+/// assert_eq!(error.to_string(), "the store is unavailable");
+/// // What the client sees never has the source; the log does.
+/// assert!(std::error::Error::source(&error).is_some());
+/// ```
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum StoreError {
@@ -316,6 +334,11 @@ impl StoreError {
     /// What stands under the key could not be read, because of `source`.
     pub fn unreadable(source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
         Self::Unreadable(Arc::from(source.into()))
+    }
+
+    /// What is behind the error, for logs.
+    pub(crate) fn cause(&self) -> Option<String> {
+        self.source().map(ToString::to_string)
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use idem_runtime::{Fingerprint, Record, StorageKey, StoreError};
+use idem_runtime::{Fingerprint, Origin, Record, StorageKey, StoreError};
 
 use crate::core::{Core, FOR_EVER, key_value};
 use crate::database::{Database, Value};
@@ -18,6 +18,8 @@ pub(crate) struct CoreClaim<D: Database> {
     owner: [u8; 16],
     /// The owner that is gone, until `renew` has taken the claim over.
     former: Option<[u8; 16]>,
+    /// Where the execution of an heir comes from.
+    origin: Option<Origin>,
     ttl: Duration,
     /// A release was sent, and was done or may have been. Shared by twins.
     maybe_released: Arc<AtomicBool>,
@@ -31,15 +33,32 @@ impl<D: Database> CoreClaim<D> {
         owner: [u8; 16],
         ttl: Duration,
     ) -> Self {
-        Self { core: Arc::clone(core), key, fingerprint, owner, former: None, ttl, maybe_released: Arc::default() }
+        Self {
+            core: Arc::clone(core),
+            key,
+            fingerprint,
+            owner,
+            former: None,
+            origin: None,
+            ttl,
+            maybe_released: Arc::default(),
+        }
     }
 
-    pub(crate) fn heir_of(self, former: [u8; 16]) -> Self {
-        Self { former: Some(former), ..self }
+    pub(crate) fn heir_of(self, former: [u8; 16], origin: Option<Origin>) -> Self {
+        Self { former: Some(former), origin, ..self }
+    }
+
+    /// There is a record in the way, which is a replay if the fingerprints are equal.
+    pub(crate) fn finds_record_of(&self, owner: [u8; 16], fingerprint: &Fingerprint) {
+        if let Some(counter) = self.core.counter.as_ref().filter(|_| *fingerprint == self.fingerprint) {
+            counter.count(self.key, owner);
+        }
     }
 
     pub(crate) fn twin(&self) -> Self {
-        Self { core: Arc::clone(&self.core), maybe_released: Arc::clone(&self.maybe_released), ..*self }
+        let Self { core, maybe_released, origin, .. } = self;
+        Self { core: Arc::clone(core), maybe_released: Arc::clone(maybe_released), origin: origin.clone(), ..*self }
     }
 
     /// For how long a claim stays once it is abandoned: never shorter than its lease.
@@ -61,7 +80,8 @@ impl<D: Database> CoreClaim<D> {
             Some(former) => {
                 let [key, owner, lease, retention] = values;
                 let fingerprint = Value::Bytes(self.fingerprint.as_bytes());
-                let values = [key, owner, lease, retention, Value::Bytes(former), fingerprint];
+                let origin = Value::Maybe(self.origin.as_ref().map(|origin| &origin.bytes()[..]));
+                let values = [key, owner, lease, retention, Value::Bytes(former), fingerprint, origin];
                 self.change(Step::Renew, &sql.take_over, &values).await?
             }
         };

@@ -30,12 +30,18 @@ pub(crate) trait Database: Send + Sync + Sized + 'static {
     /// What an error means.
     fn problem(error: sqlx::Error, table: &Table) -> Problem;
 
+    /// The unit in which the statements count time.
+    const TICK: Duration;
+
     /// A duration in the unit in which the statements count time; never shorter than it is, not even by the part of a
     /// unit that the database's clock leaves out.
     fn ticks(duration: Duration) -> i64;
 
     /// A row of a statement that looks at a key.
     fn seen(row: &Self::Row) -> Result<Seen, sqlx::Error>;
+
+    /// A row of the statement that inspects.
+    fn shown(row: &Self::Row) -> Result<Shown, sqlx::Error>;
 
     /// The number that a row begins with.
     fn number(row: &Self::Row) -> Result<i64, sqlx::Error>;
@@ -45,6 +51,8 @@ pub(crate) trait Database: Send + Sync + Sized + 'static {
 #[derive(Clone, Copy)]
 pub(crate) enum Value<'a> {
     Bytes(&'a [u8]),
+    /// Bytes, or nothing.
+    Maybe(Option<&'a [u8]>),
     Number(i64),
 }
 
@@ -56,6 +64,18 @@ pub(crate) enum Seen {
     Standing { owner: Vec<u8>, fingerprint: Vec<u8>, record: Option<Vec<u8>>, lapsed: bool },
 }
 
+/// What an operator is told of a row.
+pub(crate) struct Shown {
+    pub(crate) fingerprint: Vec<u8>,
+    pub(crate) record: Option<Vec<u8>>,
+    pub(crate) lapsed: bool,
+    pub(crate) origin: Option<Vec<u8>>,
+    /// In ticks since 1970, as is the next.
+    pub(crate) lease_until: i64,
+    pub(crate) expires_at: i64,
+    pub(crate) replays: i64,
+}
+
 /// The table, as the statements name it.
 pub(crate) struct Table {
     pub(crate) quoted: String,
@@ -65,11 +85,12 @@ pub(crate) struct Table {
 pub(crate) struct Statements {
     /// `key, owner`: what stands under the key, for databases where looking first is cheaper.
     pub(crate) look: Option<Arc<str>>,
-    /// `key, owner, fingerprint, lease, retention`: a claim, or what stands in its way, or nothing where it changed meanwhile.
+    /// `key, owner, fingerprint, lease, retention, origin`: a claim, or what stands in its way, or nothing where it changed meanwhile.
     pub(crate) begin: Arc<str>,
     /// `key, owner, lease, retention`: a row if done.
     pub(crate) renew: Arc<str>,
-    /// `key, owner, lease, retention, former owner, fingerprint`: a row if done.
+    /// `key, owner, lease, retention, former owner, fingerprint, origin`: a row if done. Without an origin, that of the former
+    /// owner stays.
     pub(crate) take_over: Arc<str>,
     /// `key, owner, record, ttl`: a row if done.
     pub(crate) complete: Arc<str>,
@@ -77,6 +98,10 @@ pub(crate) struct Statements {
     pub(crate) release: Arc<str>,
     /// `key`: a row for what was removed.
     pub(crate) forget: Arc<str>,
+    /// `key`: what stands there, to be shown.
+    pub(crate) inspect: Arc<str>,
+    /// `key, owner, replays`: a row if they were added to those of the owner's record.
+    pub(crate) count: Arc<str>,
     /// `key`: the milliseconds that are left of the lease, while the claim is in flight. Says that somebody waits.
     pub(crate) wait: Arc<str>,
     /// `key`: the same, without saying so.

@@ -23,6 +23,10 @@ pub enum Step {
     Release,
     /// To remove a record or an abandoned claim.
     Forget,
+    /// To say what stands under a key.
+    Inspect,
+    /// To count replays.
+    Count,
     /// To wait for the end of a claim.
     Wait,
     /// To delete what has expired.
@@ -38,6 +42,8 @@ impl Step {
             Self::Complete => "whether the record was kept is unknown; the claim stays where it was not",
             Self::Release => "whether the claim was released is unknown",
             Self::Forget => "whether it was removed is unknown",
+            Self::Inspect => "nothing was changed",
+            Self::Count => "replays go uncounted",
             Self::Wait => "the waiting goes on by asking again",
             Self::Cleanup => "what has expired stays until the next cleanup",
         }
@@ -52,13 +58,28 @@ impl fmt::Display for Step {
             Self::Complete => "`complete`",
             Self::Release => "`release`",
             Self::Forget => "`forget`",
+            Self::Inspect => "`inspect`",
+            Self::Count => "counting replays",
             Self::Wait => "waiting for the end of a claim",
             Self::Cleanup => "the cleanup",
         })
     }
 }
 
-/// A step that failed: the source of [`StoreError::Unavailable`].
+/// A step that failed: the source of [`StoreError::Unavailable`], and of [`StoreError::Unreadable`].
+///
+/// ```
+/// use idem_runtime::StoreError;
+/// use idem_sqlx::{DatabaseError, Problem};
+///
+/// /// Whether somebody forgot to call `migrate()`.
+/// fn is_not_migrated(error: &StoreError) -> bool {
+///     let StoreError::Unavailable(source) = error else { return false };
+///     let found = source.downcast_ref::<DatabaseError>();
+///     found.is_some_and(|error| matches!(error.problem, Problem::TableMissing { .. }))
+/// }
+/// assert!(!is_not_migrated(&StoreError::Full));
+/// ```
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct DatabaseError {
@@ -92,6 +113,7 @@ impl From<DatabaseError> for StoreError {
     fn from(error: DatabaseError) -> Self {
         match error {
             DatabaseError { step: Step::Begin, problem: Problem::Full(_) } => Self::Full,
+            error @ DatabaseError { problem: Problem::Damaged(_), .. } => Self::Unreadable(Arc::new(error)),
             error => Self::Unavailable(Arc::new(error)),
         }
     }
@@ -122,6 +144,11 @@ pub enum Problem {
     },
     /// The table is not there.
     TableMissing {
+        /// The table, as it is named in SQL.
+        table: String,
+    },
+    /// The table is one of an earlier version of this crate.
+    TableOutdated {
         /// The table, as it is named in SQL.
         table: String,
     },
@@ -165,6 +192,9 @@ impl fmt::Display for Problem {
             }
             Self::TableMissing { table } => {
                 write!(f, "the table {table} does not exist. Call `migrate()` once before the first request")
+            }
+            Self::TableOutdated { table } => {
+                write!(f, "the table {table} lacks a column. Call `migrate()`, which brings it up to date")
             }
             Self::ReadOnly => f.write_str(
                 "the database is read-only. After a failover this is a standby: connect to the primary, for example with \

@@ -67,6 +67,8 @@ mod cleanup;
 #[cfg(feature = "_database")]
 mod core;
 #[cfg(feature = "_database")]
+mod counting;
+#[cfg(feature = "_database")]
 mod database;
 #[cfg(feature = "_database")]
 mod errors;

@@ -205,7 +205,7 @@ async fn a_damaged_row_is_an_error_and_never_a_free_key() {
         leave_record(&store, &damaged, "answer").await;
         server.sql(&format!("UPDATE idempotency SET {change} WHERE key = '\\x{}'", hex(&damaged)));
         let stands = stands(&store, &damaged).await;
-        assert!(stands.contains("unavailable") && stands.contains("damaged"), "{change}: {stands}");
+        assert!(stands.contains("unreadable") && stands.contains("damaged"), "{change}: {stands}");
         let row = format!("SELECT count(*) FROM idempotency WHERE key = '\\x{}'", hex(&damaged));
         assert_eq!(server.sql(&row).trim(), "1", "{change}");
     };

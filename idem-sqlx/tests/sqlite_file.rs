@@ -59,7 +59,7 @@ async fn a_damaged_row_is_an_error_and_never_a_free_key() {
         file.sql(format!("UPDATE idempotency SET {change} WHERE key = x'{}'", hex(&damaged))).await;
         for _ in 0..2 {
             let stands = stands(store, &damaged).await;
-            assert!(stands.contains("unavailable") && stands.contains("damaged"), "{change}: {stands}");
+            assert!(stands.contains("unreadable") && stands.contains("damaged"), "{change}: {stands}");
         }
     }
 }

@@ -12,8 +12,9 @@ pub const LEASE: Duration = Duration::from_secs(30);
 
 /// What a key costs the store in memory apart from its answer.
 pub const KEY_BYTES: usize = 384;
-/// The length of every record in a history.
-pub const RECORD_BYTES: usize = 18;
+/// The length of every record in a history: what is read of it, and as much as the origin of an execution takes that names no
+/// endpoint.
+pub const RECORD_BYTES: usize = 18 + 24;
 
 /// For how long a store keeps a claim alive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -172,6 +173,17 @@ impl Model {
                 Said::Done
             }
         }
+    }
+
+    /// What a store must say of `key` to whoever only looks; `None` where it is free.
+    pub fn stands(&self, key: u8) -> Option<Said> {
+        Some(match *self.entries.get(&key)? {
+            Entry::Claim { .. } if self.abandoned(key) => Said::Abandoned,
+            Entry::Claim { fingerprint, .. } => Said::InFlight { fingerprint },
+            Entry::Record { until, .. } if until <= self.now => return None,
+            Entry::Record { fingerprint, claim, whole: true, .. } => Said::Completed { fingerprint, claim },
+            Entry::Record { fingerprint, .. } => Said::Tombstone { fingerprint },
+        })
     }
 
     fn begin(&mut self, key: u8, fingerprint: u8, heir: bool) -> Said {

@@ -12,6 +12,7 @@ mod reply;
 mod server;
 mod setup;
 mod shelf;
+mod spans;
 mod streams;
 mod wait;
 
@@ -26,5 +27,6 @@ pub use reply::Reply;
 pub use server::Server;
 pub use setup::{Maker, Setup};
 pub use shelf::{Shelf, ShelfClaim};
+pub use spans::{SeenEvent, SeenSpan, Spans};
 pub use streams::{Feed, feed, once};
 pub use wait::within;

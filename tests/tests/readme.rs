@@ -54,7 +54,7 @@ fn write_crate(folder: &Path, address: &str) -> Vec<String> {
     fs::create_dir_all(folder.join("src")).unwrap();
     fs::create_dir_all(folder.join("examples")).unwrap();
     write(&folder.join("Cargo.toml"), &manifest());
-    let (mut library, mut examples, mut server) = (String::from("#![allow(dead_code)]\n"), Vec::new(), false);
+    let (mut library, mut examples, mut server) = (String::from("#![allow(dead_code, unused_variables)]\n"), Vec::new(), false);
     for (index, Block { info, text }) in blocks().into_iter().enumerate() {
         match info {
             "rust,no_run" => {
@@ -66,9 +66,10 @@ fn write_crate(folder: &Path, address: &str) -> Vec<String> {
                 examples.push(format!("block_{index}"));
                 write(&folder.join(format!("examples/block_{index}.rs")), text);
             }
+            // As in rustdoc, it may have statements among its items.
             "rust" => {
                 library.push_str(&format!("mod block_{index};\n"));
-                write(&folder.join(format!("src/block_{index}.rs")), text);
+                write(&folder.join(format!("src/block_{index}.rs")), &format!("fn block() {{\n{text}}}\n"));
             }
             _ => {}
         }

@@ -40,7 +40,7 @@
 //!
 //! # Scripts
 //! With `Accept: application/json` the look-up answers in JSON. It has no form for changes: those are methods of
-//! [`Idempotency`](crate::Idempotency).
+//! [`Idempotency`].
 //!
 //! ```console
 //! $ curl -H 'Accept: application/json' --data-urlencode key@key.txt \

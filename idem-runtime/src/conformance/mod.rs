@@ -32,14 +32,17 @@ use bytes::Bytes;
 use crate::clock::{Clock, SystemClock, Timestamp};
 use crate::fingerprint::Fingerprint;
 use crate::key::{Key, StorageKey};
+use crate::origin::Origin;
 use crate::record::{Draft, Record};
 use crate::scope::Scope;
 use crate::store::{Begin, Duties, Store, StoreError, Terms};
 
 mod claims;
+mod inspection;
 mod records;
 
 pub use claims::*;
+pub use inspection::*;
 pub use records::*;
 
 /// A lease that no case outlives.
@@ -76,6 +79,10 @@ macro_rules! __conformance_cases {
             of_many_begins_on_an_expired_record_one_claims
             what_is_forgotten_is_gone
             a_claim_with_an_owner_is_not_forgotten
+            inspecting_a_claim_shows_it_and_changes_nothing
+            inspecting_a_record_shows_it_as_it_was_kept
+            what_has_expired_is_not_found
+            an_abandoned_claim_keeps_its_origin_until_an_heir_has_it
         }
     };
 }
@@ -185,9 +192,13 @@ fn fingerprint(text: &str) -> Fingerprint {
 }
 
 fn record(fingerprint: &Fingerprint, answer: &[u8], ttl: Duration) -> Record {
+    record_of(fingerprint, answer, ttl, None)
+}
+
+fn record_of(fingerprint: &Fingerprint, answer: &[u8], ttl: Duration, origin: Option<&Origin>) -> Record {
     let mut draft = Draft::with_capacity(answer.len());
     draft.put(answer);
-    Record::answer(*fingerprint, draft, SystemClock::new().now().after(ttl), None)
+    Record::answer(*fingerprint, draft, SystemClock::new().now().after(ttl), origin)
 }
 
 fn answer(record: &Record) -> Option<Bytes> {

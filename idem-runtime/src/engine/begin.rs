@@ -5,6 +5,7 @@ use std::sync::Arc;
 use tokio::sync::watch;
 
 use super::{Attempt, Block, Core, Refused};
+use crate::counted;
 use crate::ending;
 use crate::engine::Place;
 use crate::erased::{Answering, BoxClaim, BoxFuture, Granted};
@@ -57,13 +58,16 @@ impl Core {
             Ok(Begin::InFlight(fingerprint)) => Verdict::Blocked(Block::InFlight(fingerprint)),
             // A claim that is dropped here stays abandoned: for an owner that was only slow, and since its body may have
             // run it is never given back.
-            Ok(Begin::Abandoned(granted)) => match attempt.rules.abandoned {
-                Abandoned::Refuse => Verdict::Blocked(Block::Refused(Refused::OutcomeUnknown)),
-                Abandoned::Rerun => match self.places.take() {
-                    Some(place) => Verdict::TakeOver(granted, place),
-                    None => Verdict::Blocked(Block::Refused(Refused::TooManyExecutions)),
-                },
-            },
+            Ok(Begin::Abandoned(granted)) => {
+                counted::abandoned();
+                match attempt.rules.abandoned {
+                    Abandoned::Refuse => Verdict::Blocked(Block::Refused(Refused::OutcomeUnknown)),
+                    Abandoned::Rerun => match self.places.take() {
+                        Some(place) => Verdict::TakeOver(granted, place),
+                        None => Verdict::Blocked(Block::Refused(Refused::TooManyExecutions)),
+                    },
+                }
+            }
             Err(StoreError::Full) => Verdict::Blocked(Block::Refused(Refused::StoreFull)),
             Err(error) => Verdict::Blocked(Block::Refused(Refused::StoreUnavailable(error))),
         }

@@ -9,6 +9,7 @@ use tokio_util::task::TaskTracker;
 use super::places::Places;
 use super::{Core, Handle, Idempotency};
 use crate::clock::{Clock, SystemClock};
+use crate::counted;
 use crate::erased::ErasedStore;
 use crate::expire::Expirer;
 
@@ -20,6 +21,17 @@ const SHORTEST_LEASE: Duration = Duration::from_millis(10);
 const MAX_EXECUTIONS: usize = 16_384;
 
 /// Sets up an [`Idempotency`].
+///
+/// ```
+/// use std::time::Duration;
+/// use idem_runtime::{Idempotency, MemoryStore};
+///
+/// let idempotency = Idempotency::builder(MemoryStore::new())
+///     .lease(Duration::from_secs(60))
+///     .max_executions(1_000)
+///     .build();
+/// assert_eq!(idempotency.executions(), 0);
+/// ```
 #[must_use = "a builder does nothing until `build` is called"]
 pub struct IdempotencyBuilder {
     store: Arc<dyn ErasedStore>,
@@ -56,6 +68,7 @@ impl IdempotencyBuilder {
 
     /// Builds the engine.
     pub fn build(self) -> Idempotency {
+        counted::describe();
         let clock = self.clock.unwrap_or_else(|| Arc::new(SystemClock::new()));
         let core = Core {
             duties: self.store.attach(&clock),

@@ -7,6 +7,20 @@ use super::Idempotency;
 
 /// A drain was ended while executions were running. If the process ends now, they are abandoned: what their bodies did is
 /// unknown, and so is what a retry with their keys would do.
+///
+/// ```
+/// use idem_runtime::Idempotency;
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() {
+/// let idempotency = Idempotency::in_memory();
+/// // Nothing runs, so not even a drain without patience is cut short.
+/// match idempotency.drain_until(async {}).await {
+///     Ok(()) => {}
+///     Err(undrained) => eprintln!("{} bodies are cut off: {undrained}", undrained.executions()),
+/// }
+/// # }
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Undrained {
     executions: usize,

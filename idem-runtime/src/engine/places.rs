@@ -3,14 +3,19 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use crate::counted::OneMore;
+
 /// The places for executions.
 pub(crate) struct Places {
     most: usize,
     taken: AtomicUsize,
 }
 
-/// One place, given back when it is dropped.
-pub(crate) struct Place(Arc<Places>);
+/// One place, given back and counted off when it is dropped.
+pub(crate) struct Place {
+    places: Arc<Places>,
+    _counted: OneMore,
+}
 
 impl Places {
     pub(super) fn new(most: usize) -> Self {
@@ -20,7 +25,7 @@ impl Places {
     pub(super) fn take(self: &Arc<Self>) -> Option<Place> {
         let free = |taken: usize| Some(taken + 1).filter(|&taken| taken <= self.most);
         self.taken.fetch_update(Ordering::AcqRel, Ordering::Acquire, free).ok()?;
-        Some(Place(Arc::clone(self)))
+        Some(Place { places: Arc::clone(self), _counted: OneMore::in_flight() })
     }
 
     pub(super) fn taken(&self) -> usize {
@@ -30,6 +35,6 @@ impl Places {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.0.taken.fetch_sub(1, Ordering::AcqRel);
+        self.places.taken.fetch_sub(1, Ordering::AcqRel);
     }
 }

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep_until, timeout_at};
 
+use crate::counted::OneMore;
 use crate::erased::BoxFuture;
 
 /// A request that waits for somebody else's execution.
@@ -25,6 +26,7 @@ impl Waiting {
 
     /// Waits for `ended`; `false` when the time is up.
     pub(super) async fn wait(&mut self, ended: BoxFuture<()>) -> bool {
+        let _counted = OneMore::waiting();
         let asked = Instant::now();
         if self.until <= asked || timeout_at(self.until, ended).await.is_err() {
             return false;

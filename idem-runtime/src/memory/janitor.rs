@@ -39,8 +39,11 @@ impl Stop {
 pub(super) fn start(shards: &std::sync::Arc<Shards>, stop: &std::sync::Arc<Stop>) {
     let shards = std::sync::Arc::downgrade(shards);
     let stop = std::sync::Arc::clone(stop);
-    let started =
-        thread::Builder::new().name("idem-janitor".into()).spawn(move || while !stop.wait() && round(&shards) {});
+    let started = thread::Builder::new().name("idem-janitor".into()).spawn(move || {
+        while !stop.wait() && round(&shards) {}
+        #[cfg(feature = "metrics")]
+        super::levels::publish();
+    });
     if let Err(error) = started {
         tracing::warn!(%error, "no janitor thread: the memory of expired records is given back only as requests come");
     }
@@ -49,6 +52,8 @@ pub(super) fn start(shards: &std::sync::Arc<Shards>, stop: &std::sync::Arc<Stop>
 /// One walk over all shards; `false` when the store is gone.
 pub(super) fn round(shards: &Weak<Shards>) -> bool {
     let Some(shards) = shards.upgrade() else { return false };
+    #[cfg(feature = "metrics")]
+    super::levels::publish();
     let now = shards.now();
     for shard in &shards.all {
         if shard.soonest() <= now {

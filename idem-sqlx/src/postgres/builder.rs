@@ -41,6 +41,7 @@ pub struct PostgresStoreBuilder {
     max_connections: usize,
     timeout: Duration,
     batch: u32,
+    counts: bool,
 }
 
 impl PostgresStoreBuilder {
@@ -51,6 +52,7 @@ impl PostgresStoreBuilder {
             max_connections: 10,
             timeout: Duration::from_secs(4),
             batch: 1000,
+            counts: false,
         }
     }
 
@@ -82,6 +84,14 @@ impl PostgresStoreBuilder {
     /// How many rows the cleanup deletes at once. Default: 1000.
     pub fn cleanup_batch(mut self, rows: u32) -> Self {
         self.batch = rows;
+        self
+    }
+
+    /// Whether replays are counted, for [`inspect`](idem_runtime::Idempotency::inspect). Each then costs a write that its request
+    /// does not wait for; many replays of one record are written at once. A count that fails, or is under way when the
+    /// process ends, is lost. Default: `false`.
+    pub fn count_replays(mut self, counts: bool) -> Self {
+        self.counts = counts;
         self
     }
 
@@ -127,7 +137,7 @@ impl PostgresStoreBuilder {
             table: Arc::new(Table { quoted }),
             timeout: self.timeout,
         };
-        let core = Core::new(asker, None, sql, self.batch);
+        let core = Core::new(asker, None, sql, self.batch, self.counts);
         match core.asker.pool.lend(Instant::now() + self.timeout, self.timeout).await {
             Ok(lent) => lent.give_back(),
             Err(Problem::Refused(error) | Problem::Unreachable { source: Some(error), .. }) => {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use sqlx::postgres::{PgConnection, PgRow};
 use sqlx::{AssertSqlSafe, Row};
 
-use crate::database::{Database, Seen, Table, Value};
+use crate::database::{Database, Seen, Shown, Table, Value};
 use crate::errors::Problem;
 
 pub(crate) enum Postgres {}
@@ -25,6 +25,7 @@ impl Database for Postgres {
         for value in values {
             query = match *value {
                 Value::Bytes(bytes) => query.bind(bytes),
+                Value::Maybe(bytes) => query.bind(bytes),
                 Value::Number(number) => query.bind(number),
             };
         }
@@ -46,11 +47,15 @@ impl Database for Postgres {
             // A prepared statement that is not there, or whose plan does not fit the table any more.
             Some("26000" | "0A000") => Problem::Stale(error),
             Some("42P01" | "3F000") => Problem::TableMissing { table: table.quoted.clone() },
+            // An undefined column.
+            Some("42703") => Problem::TableOutdated { table: table.quoted.clone() },
             Some("25006") => Problem::ReadOnly,
             Some("53100") => Problem::Full(error),
             _ => Problem::Refused(error),
         }
     }
+
+    const TICK: Duration = Duration::from_micros(1);
 
     /// Microseconds, and one more for the part that `clock_timestamp()` leaves out.
     fn ticks(duration: Duration) -> i64 {
@@ -60,6 +65,18 @@ impl Database for Postgres {
     fn seen(row: &PgRow) -> Result<Seen, sqlx::Error> {
         let Some(owner) = row.try_get(0)? else { return Ok(Seen::Claimed) };
         Ok(Seen::Standing { owner, fingerprint: row.try_get(1)?, record: row.try_get(2)?, lapsed: row.try_get(3)? })
+    }
+
+    fn shown(row: &PgRow) -> Result<Shown, sqlx::Error> {
+        Ok(Shown {
+            fingerprint: row.try_get(0)?,
+            record: row.try_get(1)?,
+            lapsed: row.try_get(2)?,
+            origin: row.try_get(3)?,
+            lease_until: row.try_get(4)?,
+            expires_at: row.try_get(5)?,
+            replays: row.try_get(6)?,
+        })
     }
 
     fn number(row: &PgRow) -> Result<i64, sqlx::Error> {

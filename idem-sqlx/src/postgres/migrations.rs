@@ -11,7 +11,10 @@ use crate::errors::MigrateError;
 use crate::migrations::{due, fill_in};
 
 /// The migrations in their order. What was released is never changed; a later version adds one.
-const ALL: &[&str] = &[include_str!("../../migrations/postgres/0001_table.sql")];
+const ALL: &[&str] = &[
+    include_str!("../../migrations/postgres/0001_table.sql"),
+    include_str!("../../migrations/postgres/0002_origin.sql"),
+];
 const PATIENCE: Duration = Duration::from_secs(60);
 
 pub(super) async fn run(shared: &Shared) -> Result<(), MigrateError> {

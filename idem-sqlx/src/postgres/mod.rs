@@ -6,7 +6,7 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use idem_runtime::{Begin, Claim, Clock, Duties, Fingerprint, Record, StorageKey, Store, StoreError, Terms};
+use idem_runtime::{Begin, Claim, Clock, Duties, Fingerprint, Found, Record, StorageKey, Store, StoreError, Terms};
 use sqlx::postgres::PgConnectOptions;
 
 use self::database::Postgres;
@@ -110,6 +110,10 @@ impl PostgresStore {
     ///
     /// # Errors
     /// Nothing was changed, unless the error says that it is unknown.
+    ///
+    /// # Cancel safety
+    /// The transaction is rolled back, unless its commit was already on its way. It takes a minute at most, and may be
+    /// called again.
     pub async fn migrate(&self) -> Result<(), MigrateError> {
         migrations::run(&self.shared).await
     }
@@ -127,6 +131,9 @@ impl PostgresStore {
     ///
     /// # Errors
     /// The database refused or did not answer; some batches may have been deleted.
+    ///
+    /// # Cancel safety
+    /// What was deleted stays deleted; the next cleanup goes on.
     pub async fn clean_once(&self) -> Result<u64, StoreError> {
         self.core.clean_once().await
     }
@@ -156,7 +163,7 @@ impl Store for PostgresStore {
         fingerprint: &Fingerprint,
         terms: &Terms<'_>,
     ) -> Result<Begin<PostgresClaim>, StoreError> {
-        Ok(match self.core.begin(key, fingerprint, terms.lease, terms.ttl).await? {
+        Ok(match self.core.begin(key, fingerprint, terms).await? {
             Begin::Claimed(claim) => Begin::Claimed(PostgresClaim(claim)),
             Begin::Abandoned(claim) => Begin::Abandoned(PostgresClaim(claim)),
             Begin::InFlight(fingerprint) => Begin::InFlight(fingerprint),
@@ -171,6 +178,10 @@ impl Store for PostgresStore {
 
     async fn forget(&self, key: &StorageKey) -> Result<bool, StoreError> {
         self.core.forget(key).await
+    }
+
+    async fn inspect(&self, key: &StorageKey) -> Result<Option<Found>, StoreError> {
+        self.core.inspect(key).await
     }
 
     /// The database judges expiry, in the statement that claims; leases must be renewed.

@@ -33,13 +33,14 @@ pub(super) fn statements(table: &str, channel: &str) -> Statements {
                  SELECT owner, fingerprint, record, lease_until <= {now} AS lapsed FROM {t} \
                  WHERE key = $1 AND expires_at > {now} AND NOT (owner = $2 AND record IS NULL) \
              ), begun AS ( \
-                 INSERT INTO {t} AS old (key, owner, fingerprint, lease_until, expires_at) \
+                 INSERT INTO {t} AS old (key, owner, fingerprint, lease_until, expires_at, origin) \
                  SELECT $1::bytea, $2::bytea, $3::bytea, {now} + $4::bigint * interval '1 microsecond', \
-                     {now} + $5::bigint * interval '1 microsecond' \
+                     {now} + $5::bigint * interval '1 microsecond', $6::bytea \
                  WHERE NOT EXISTS (SELECT FROM held) \
                  ON CONFLICT (key) DO UPDATE SET owner = excluded.owner, fingerprint = excluded.fingerprint, \
                      lease_until = {now} + $4::bigint * interval '1 microsecond', \
-                     expires_at = {now} + $5::bigint * interval '1 microsecond', awaited = false, record = NULL \
+                     expires_at = {now} + $5::bigint * interval '1 microsecond', awaited = false, record = NULL, \
+                     origin = excluded.origin, replays = 0 \
                  WHERE old.expires_at <= {now} OR (old.owner = excluded.owner AND old.record IS NULL) \
                  RETURNING 1 \
              ) \
@@ -48,14 +49,16 @@ pub(super) fn statements(table: &str, channel: &str) -> Statements {
         renew: sql("UPDATE {t} SET lease_until = {now} + $3 * interval '1 microsecond', \
                  expires_at = {now} + $4 * interval '1 microsecond' \
              WHERE key = $1 AND owner = $2 AND record IS NULL RETURNING 1"),
-        take_over: sql("UPDATE {t} SET owner = $2, lease_until = {now} + $3 * interval '1 microsecond', \
+        take_over: sql(
+            "UPDATE {t} SET owner = $2, origin = coalesce($7, origin), lease_until = {now} + $3 * interval '1 microsecond', \
                  expires_at = {now} + $4 * interval '1 microsecond' \
              WHERE key = $1 AND record IS NULL AND fingerprint = $6 \
-                 AND (owner = $2 OR (owner = $5 AND lease_until <= {now})) RETURNING 1"),
+                 AND (owner = $2 OR (owner = $5 AND lease_until <= {now})) RETURNING 1",
+        ),
         // Repeated by the same owner it changes nothing, the expiry included.
         complete: sql(&format!(
             "WITH done AS ( \
-                 UPDATE {{t}} SET record = coalesce(record, $3), expires_at = CASE WHEN record IS NULL \
+                 UPDATE {{t}} SET record = coalesce(record, $3), origin = NULL, expires_at = CASE WHEN record IS NULL \
                      THEN {{now}} + $4 * interval '1 microsecond' ELSE expires_at END \
                  WHERE key = $1 AND owner = $2 RETURNING key, awaited \
              ) {tell}"
@@ -71,6 +74,14 @@ pub(super) fn statements(table: &str, channel: &str) -> Statements {
                  RETURNING key, awaited \
              ) {tell}"
         )),
+        // Counted from the epoch in whole microseconds, as `bigint`, which no rounding changes.
+        inspect: sql("SELECT fingerprint, record, lease_until <= {now}, origin, \
+                 (extract(epoch FROM lease_until) * 1000000)::bigint, \
+                 (extract(epoch FROM expires_at) * 1000000)::bigint, replays \
+             FROM {t} WHERE key = $1 AND expires_at > {now}"),
+        count: sql(
+            "UPDATE {t} SET replays = replays + $3 WHERE key = $1 AND owner = $2 AND record IS NOT NULL RETURNING 1",
+        ),
         wait: sql("UPDATE {t} SET awaited = true WHERE key = $1 AND record IS NULL AND lease_until > {now} \
              RETURNING (extract(epoch FROM lease_until - {now}) * 1000)::bigint"),
         still: sql("SELECT (extract(epoch FROM lease_until - {now}) * 1000)::bigint FROM {t} \

@@ -42,12 +42,20 @@ pub struct SqliteStoreBuilder {
     readers: usize,
     timeout: Duration,
     batch: u32,
+    counts: bool,
     max_bytes: Option<u64>,
 }
 
 impl SqliteStoreBuilder {
     pub(super) fn new() -> Self {
-        Self { table: "idempotency".into(), readers: 4, timeout: Duration::from_secs(4), batch: 1000, max_bytes: None }
+        Self {
+            table: "idempotency".into(),
+            readers: 4,
+            timeout: Duration::from_secs(4),
+            batch: 1000,
+            counts: false,
+            max_bytes: None,
+        }
     }
 
     /// The name of the table: 1 to 40 of `a-z`, `0-9` and `_`, and no digit first. Default: `idempotency`.
@@ -72,6 +80,14 @@ impl SqliteStoreBuilder {
     /// How many rows the cleanup deletes at once. Default: 1000.
     pub fn cleanup_batch(mut self, rows: u32) -> Self {
         self.batch = rows;
+        self
+    }
+
+    /// Whether replays are counted, for [`inspect`](idem_runtime::Idempotency::inspect). Each then costs a write that its request
+    /// does not wait for; many replays of one record are written at once. A count that fails, or is under way when the
+    /// process ends, is lost. Default: `false`.
+    pub fn count_replays(mut self, counts: bool) -> Self {
+        self.counts = counts;
         self
     }
 
@@ -117,7 +133,7 @@ impl SqliteStoreBuilder {
             table: Arc::clone(&table),
             timeout: self.timeout,
         };
-        let core = Core::new(asker(1), Some(asker(self.readers)), statements(&table.quoted), self.batch);
+        let core = Core::new(asker(1), Some(asker(self.readers)), statements(&table.quoted), self.batch, self.counts);
         first_connection(&core, self.timeout).await?;
         Ok(SqliteStore { core: Arc::new(core), shared: Arc::new(Shared { path, table: self.table, options }) })
     }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use sqlx::sqlite::{SqliteConnection, SqliteRow};
 use sqlx::{AssertSqlSafe, Row};
 
-use crate::database::{Database, Seen, Table, Value};
+use crate::database::{Database, Seen, Shown, Table, Value};
 use crate::errors::Problem;
 
 pub(crate) enum Sqlite {}
@@ -25,6 +25,7 @@ impl Database for Sqlite {
         for value in values {
             query = match *value {
                 Value::Bytes(bytes) => query.bind(bytes.to_vec()),
+                Value::Maybe(bytes) => query.bind(bytes.map(<[u8]>::to_vec)),
                 Value::Number(number) => query.bind(number),
             };
         }
@@ -48,9 +49,14 @@ impl Database for Sqlite {
             1 if refused.message().starts_with("no such table") => {
                 Problem::TableMissing { table: table.quoted.clone() }
             }
+            1 if refused.message().contains("no such column") || refused.message().contains("has no column named") => {
+                Problem::TableOutdated { table: table.quoted.clone() }
+            }
             _ => Problem::Refused(error),
         }
     }
+
+    const TICK: Duration = Duration::from_millis(1);
 
     /// Milliseconds, and one more for the part that the clock leaves out.
     fn ticks(duration: Duration) -> i64 {
@@ -60,6 +66,18 @@ impl Database for Sqlite {
     fn seen(row: &SqliteRow) -> Result<Seen, sqlx::Error> {
         let Some(owner) = row.try_get(0)? else { return Ok(Seen::Claimed) };
         Ok(Seen::Standing { owner, fingerprint: row.try_get(1)?, record: row.try_get(2)?, lapsed: row.try_get(3)? })
+    }
+
+    fn shown(row: &SqliteRow) -> Result<Shown, sqlx::Error> {
+        Ok(Shown {
+            fingerprint: row.try_get(0)?,
+            record: row.try_get(1)?,
+            lapsed: row.try_get(2)?,
+            origin: row.try_get(3)?,
+            lease_until: row.try_get(4)?,
+            expires_at: row.try_get(5)?,
+            replays: row.try_get(6)?,
+        })
     }
 
     fn number(row: &SqliteRow) -> Result<i64, sqlx::Error> {

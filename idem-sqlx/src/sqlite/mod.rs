@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use idem_runtime::{Begin, Claim, Clock, Duties, Fingerprint, Record, StorageKey, Store, StoreError, Terms};
+use idem_runtime::{Begin, Claim, Clock, Duties, Fingerprint, Found, Record, StorageKey, Store, StoreError, Terms};
 use sqlx::sqlite::SqliteConnectOptions;
 
 use self::database::Sqlite;
@@ -103,6 +103,10 @@ impl SqliteStore {
     ///
     /// # Errors
     /// Nothing was changed, unless the error says that it is unknown.
+    ///
+    /// # Cancel safety
+    /// The transaction is rolled back, unless it was about to be committed. It takes a minute at most, and may be
+    /// called again.
     pub async fn migrate(&self) -> Result<(), MigrateError> {
         migrations::run(&self.shared).await
     }
@@ -120,6 +124,9 @@ impl SqliteStore {
     ///
     /// # Errors
     /// The database refused or did not answer; some batches may have been deleted.
+    ///
+    /// # Cancel safety
+    /// What was deleted stays deleted; the next cleanup goes on.
     pub async fn clean_once(&self) -> Result<u64, StoreError> {
         self.core.clean_once().await
     }
@@ -150,7 +157,7 @@ impl Store for SqliteStore {
         fingerprint: &Fingerprint,
         terms: &Terms<'_>,
     ) -> Result<Begin<SqliteClaim>, StoreError> {
-        Ok(match self.core.begin(key, fingerprint, terms.lease, terms.ttl).await? {
+        Ok(match self.core.begin(key, fingerprint, terms).await? {
             Begin::Claimed(claim) => Begin::Claimed(SqliteClaim(claim)),
             Begin::Abandoned(claim) => Begin::Abandoned(SqliteClaim(claim)),
             Begin::InFlight(fingerprint) => Begin::InFlight(fingerprint),
@@ -164,6 +171,10 @@ impl Store for SqliteStore {
 
     async fn forget(&self, key: &StorageKey) -> Result<bool, StoreError> {
         self.core.forget(key).await
+    }
+
+    async fn inspect(&self, key: &StorageKey) -> Result<Option<Found>, StoreError> {
+        self.core.inspect(key).await
     }
 
     /// The database judges expiry, in the statement that claims; leases must be renewed.

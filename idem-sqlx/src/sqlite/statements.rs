@@ -17,23 +17,33 @@ pub(super) fn statements(table: &str) -> Statements {
              WHERE key = ?1 AND expires_at > {now} AND NOT (owner = ?2 AND record IS NULL)")),
         // One statement takes the lock to write at once. Reading first and writing then, in one transaction, would be
         // refused (SQLITE_BUSY) wherever another process has written in between, and no timeout helps against that.
-        begin: sql("INSERT INTO {t} (key, owner, fingerprint, lease_until, expires_at) \
-             VALUES (?1, ?2, ?3, {now} + ?4, {now} + ?5) \
+        begin: sql("INSERT INTO {t} (key, owner, fingerprint, lease_until, expires_at, origin) \
+             VALUES (?1, ?2, ?3, {now} + ?4, {now} + ?5, ?6) \
              ON CONFLICT (key) DO UPDATE SET owner = excluded.owner, fingerprint = excluded.fingerprint, \
-                 lease_until = excluded.lease_until, expires_at = excluded.expires_at, record = NULL \
+                 lease_until = excluded.lease_until, expires_at = excluded.expires_at, record = NULL, \
+                 origin = excluded.origin, replays = 0 \
              WHERE expires_at <= {now} OR (owner = excluded.owner AND record IS NULL) \
              RETURNING NULL, NULL, NULL, NULL"),
         renew: sql("UPDATE {t} SET lease_until = {now} + ?3, expires_at = {now} + ?4 \
              WHERE key = ?1 AND owner = ?2 AND record IS NULL RETURNING 1"),
-        take_over: sql("UPDATE {t} SET owner = ?2, lease_until = {now} + ?3, expires_at = {now} + ?4 \
+        take_over: sql(
+            "UPDATE {t} SET owner = ?2, origin = coalesce(?7, origin), lease_until = {now} + ?3, expires_at = {now} + ?4 \
              WHERE key = ?1 AND record IS NULL AND fingerprint = ?6 \
-                 AND (owner = ?2 OR (owner = ?5 AND lease_until <= {now})) RETURNING 1"),
+                 AND (owner = ?2 OR (owner = ?5 AND lease_until <= {now})) RETURNING 1",
+        ),
         // Repeated by the same owner it changes nothing, the expiry included.
-        complete: sql("UPDATE {t} SET record = coalesce(record, ?3), \
+        complete: sql("UPDATE {t} SET record = coalesce(record, ?3), origin = NULL, \
                  expires_at = CASE WHEN record IS NULL THEN {now} + ?4 ELSE expires_at END \
              WHERE key = ?1 AND owner = ?2 RETURNING 1"),
         release: sql("DELETE FROM {t} WHERE key = ?1 AND owner = ?2 AND record IS NULL RETURNING 1"),
         forget: sql("DELETE FROM {t} WHERE key = ?1 AND (record IS NOT NULL OR lease_until <= {now}) RETURNING 1"),
+        inspect: sql(
+            "SELECT fingerprint, record, lease_until <= {now}, origin, lease_until, expires_at, replays FROM {t} \
+             WHERE key = ?1 AND expires_at > {now}",
+        ),
+        count: sql(
+            "UPDATE {t} SET replays = replays + ?3 WHERE key = ?1 AND owner = ?2 AND record IS NOT NULL RETURNING 1",
+        ),
         wait: Arc::clone(&still),
         still,
         clean: sql("DELETE FROM {t} WHERE rowid IN \

@@ -105,13 +105,16 @@ pub(crate) fn shown<C>(begun: &Result<Begin<C>, StoreError>) -> String {
         Ok(Begin::InFlight(_)) => "in flight".into(),
         Ok(Begin::Completed(record)) => format!("completed: {}", String::from_utf8_lossy(record.bytes())),
         Err(StoreError::Unavailable(source)) => format!("unavailable: {source}"),
+        Err(StoreError::Unreadable(source)) => format!("unreadable: {source}"),
         Err(error) => error.to_string(),
     }
 }
 
 /// What stood in the way.
 pub(crate) fn problem(error: &StoreError) -> &Problem {
-    let StoreError::Unavailable(source) = error else { panic!("not unavailable, but {error}") };
+    let (StoreError::Unavailable(source) | StoreError::Unreadable(source)) = error else {
+        panic!("neither unavailable nor unreadable, but {error}")
+    };
     let source: &(dyn Error + Send + Sync + 'static) = &**source;
     &source.downcast_ref::<DatabaseError>().expect("an error of this crate").problem
 }

@@ -5,7 +5,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use idem_proofs::reference::LEASE;
-use idem_runtime::{Begin, Claim, Clock, Duties, Fingerprint, Record, StorageKey, Store, StoreError, Timestamp};
+use idem_runtime::{Begin, Claim, Clock, Duties, Fingerprint, Found, Record, StorageKey, Store, StoreError, Timestamp};
 use sqlx::postgres::PgConnection;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
 use sqlx::{ConnectOptions, Connection};
@@ -134,6 +134,11 @@ impl<S: Store> Store for Stretched<S> {
     async fn forget(&self, key: &StorageKey) -> Result<bool, StoreError> {
         self.time.follow().await;
         self.store.forget(key).await
+    }
+
+    async fn inspect(&self, key: &StorageKey) -> Result<Option<Found>, StoreError> {
+        self.time.follow().await;
+        self.store.inspect(key).await
     }
 
     fn attach(&self, clock: &Arc<dyn Clock>) -> Duties {

@@ -3,8 +3,11 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use idem_runtime::{Begin, Claim, Clock, Fingerprint, ManualClock, Record, StorageKey, Store, StoreError, Timestamp};
+use idem_runtime::{
+    Begin, Claim, Clock, Fingerprint, ManualClock, Record, Standing, StorageKey, Store, StoreError, Timestamp,
+};
 
+use super::steps::KEYS;
 use super::{LEASE, Model, RECORD_BYTES, Said, Step};
 
 /// What is left of a record without room.
@@ -21,6 +24,17 @@ pub async fn play<S: Store>(store: S, mut model: Model, steps: &[Step]) -> Resul
         let said = driven.apply(step).await.map_err(|error| format!("step {index}, {step:?}: {error}"))?;
         if !expected.allows(said) {
             return Err(format!("step {index}, {step:?}: the store said {said:?}, the reference {expected:?}"));
+        }
+        // Looking changes nothing, so it may be done between any two steps; one key after the other, to save time.
+        let key = u8::try_from(index % usize::from(KEYS)).unwrap_or(0);
+        let (shown, expected) = (driven.look(key).await, model.stands(key));
+        match shown.map_err(|error| format!("after step {index}, {step:?}: {error}"))? {
+            Some(shown) if shown != expected => {
+                return Err(format!(
+                    "after step {index}, {step:?}: the store shows {shown:?}, the reference {expected:?}"
+                ));
+            }
+            _ => {}
         }
     }
     Ok(())
@@ -78,6 +92,31 @@ impl<S: Store> Driven<S> {
         }
     }
 
+    /// What stands under `key`, or nothing; the outer `None` where the store cannot be inspected.
+    async fn look(&self, key: u8) -> Result<Option<Option<Said>>, StoreError> {
+        let found = match self.store.inspect(&storage_key(key)).await {
+            Err(StoreError::CannotInspect) => return Ok(None),
+            found => found?,
+        };
+        let Some(found) = found else { return Ok(Some(None)) };
+        Ok(Some(Some(match found.standing {
+            Standing::Abandoned(_) => Said::Abandoned,
+            Standing::InFlight(fingerprint) => Said::InFlight { fingerprint: fingerprint.as_bytes()[0] },
+            Standing::Completed(kept) => {
+                let fingerprint = kept.fingerprint().as_bytes()[0];
+                if kept.bytes().len() == TOMBSTONE_BYTES {
+                    return Ok(Some(Some(Said::Tombstone { fingerprint })));
+                }
+                let (claim, expires_at) = read(&kept)?;
+                if self.judge && expires_at <= self.clock.now() {
+                    // As the engine does for a store that leaves expiry to it.
+                    return Ok(Some(None));
+                }
+                Said::Completed { fingerprint, claim }
+            }
+        })))
+    }
+
     async fn begin(&mut self, key: u8, fingerprint: u8, heir: bool) -> Result<Said, StoreError> {
         let key = storage_key(key);
         loop {
@@ -123,7 +162,8 @@ pub(super) fn fingerprint(number: u8) -> Fingerprint {
 /// A record that tells which claim it came from. To a store its bytes are opaque; the first two are those of a record of
 /// the engine, for stores that look.
 fn record(fingerprint: u8, claim: usize, expires_at: Timestamp) -> Record {
-    let bytes = [&[1, 1][..], &expires_at.as_nanos().to_le_bytes(), &(claim as u64).to_le_bytes()].concat();
+    let mut bytes = [&[1, 1][..], &expires_at.as_nanos().to_le_bytes(), &(claim as u64).to_le_bytes()].concat();
+    bytes.resize(RECORD_BYTES, 0);
     Record::new(self::fingerprint(fingerprint), bytes.into())
 }
 
@@ -133,6 +173,6 @@ fn read(record: &Record) -> Result<(usize, Timestamp), StoreError> {
     if bytes.len() != RECORD_BYTES {
         return Err(StoreError::unavailable("the record is not the one that was kept"));
     }
-    let claim = usize::try_from(number(bytes.slice(10..))?).map_err(StoreError::unavailable)?;
+    let claim = usize::try_from(number(bytes.slice(10..18))?).map_err(StoreError::unavailable)?;
     Ok((claim, Timestamp::from_nanos(number(bytes.slice(2..10))?)))
 }

@@ -10,7 +10,7 @@ use super::{LEASE, Model, Profile, Step};
 
 const TICK: Duration = Duration::from_nanos(1);
 /// Few enough that they meet.
-const KEYS: u8 = 4;
+pub(super) const KEYS: u8 = 4;
 const FINGERPRINTS: u8 = 2;
 
 /// A strategy that knows the state so far.

@@ -10,8 +10,8 @@ use idem_axum::{IdempotencyKey, idempotent};
 use idem_tests::{Ask, Logs, Probe, Setup, answering, feed, once, post as send};
 use tracing::Instrument;
 
-const CANARIES: [&str; 6] =
-    ["KEY-canary", "BODY-canary", "TOKEN-canary", "COOKIE-canary", "ANSWER-canary", "TENANT-canary"];
+const CANARIES: [&str; 7] =
+    ["KEY-canary", "BODY-canary", "TOKEN-canary", "COOKIE-canary", "ANSWER-canary", "TENANT-canary", "PATH-canary"];
 
 #[idempotent(scope = header("X-Tenant"), fingerprint = body + header("Cookie"))]
 async fn order(State(probe): State<Probe>, key: IdempotencyKey, body: String) -> Response {
@@ -45,15 +45,21 @@ fn assert_silent(logs: &Logs) {
 #[tokio::test]
 async fn a_request_from_its_first_run_to_its_replay() {
     let (logs, _guard) = Logs::capture();
-    let setup = Setup::of(Router::new().route("/", post(order)));
+    let setup = Setup::of(Router::new().route("/", post(order)).route("/of/{name}", post(order)).fallback(order));
     ask().to(&setup.app).await.assert_ran(201);
+    for target in ["/of/PATH-canary", "/PATH-canary"] {
+        Ask { target: target.to_owned(), ..ask() }.to(&setup.app).await.assert_refused(422, "idempotency_key_mismatch");
+    }
     assert!(ask().to(&setup.app).await.is_replay());
     ask().body("other BODY-canary").to(&setup.app).await.assert_refused(422, "idempotency_key_mismatch");
     for malformed in ["KEY-canary, KEY-canary", "\"KEY-canary", "KEY canary", &"KEY-canary".repeat(30)] {
         let reply = send("/").key(malformed).body("BODY-canary").to(&setup.app).await;
         reply.assert_refused(400, "idempotency_key_invalid");
     }
-    assert!(logs.text().contains("running"), "control: what the body logs is seen: {}", logs.text());
+    let text = logs.text();
+    for seen in ["running", "idempotency{endpoint=POST /of/{name} key=", "idempotency{endpoint=POST * key="] {
+        assert!(text.contains(seen), "control: `{seen}` is seen: {text}");
+    }
     assert_silent(&logs);
 }
 

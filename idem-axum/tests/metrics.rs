@@ -1,0 +1,296 @@
+//! Every metric, as a recorder gets it.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test says what it expected by failing")]
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::Request;
+use axum::routing::{any, post};
+use idem_axum::metrics::{ALL, Kind};
+use idem_axum::{
+    Begin, Claim, Fingerprint, Idempotency, IdempotencyLayer, MemoryClaim, MemoryStore, Policy, Record, StorageKey,
+    Store, StoreError, idempotent,
+};
+use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
+use tokio::sync::Semaphore;
+use tower::ServiceExt;
+
+/// What this thread counts, in the text form of Prometheus.
+struct Counted(PrometheusHandle);
+
+impl Counted {
+    /// Runs `test` on one thread with a recorder of its own.
+    fn during<F: Future<Output = ()>>(test: impl FnOnce(Arc<Self>) -> F) {
+        let recorder = PrometheusBuilder::new().build_recorder();
+        let counted = Arc::new(Self(recorder.handle()));
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
+        metrics::with_local_recorder(&recorder, || runtime.block_on(test(counted)));
+    }
+
+    /// Every line with a value: name and labels, and the value.
+    fn lines(&self) -> BTreeMap<String, f64> {
+        let text = self.0.render();
+        let lines = text.lines().filter(|line| !line.is_empty() && !line.starts_with('#'));
+        lines
+            .map(|line| line.rsplit_once(' ').unwrap())
+            .map(|(of, value)| (of.to_owned(), value.parse().unwrap()))
+            .collect()
+    }
+
+    #[track_caller]
+    fn assert(&self, wanted: &[(&str, f64)]) {
+        let lines = self.lines();
+        for (of, value) in wanted {
+            let of = format!("idempotency_{of}");
+            assert_eq!(lines.get(&of), Some(value), "{of}, of {lines:#?}");
+        }
+    }
+}
+
+#[derive(Clone)]
+struct Gate(Arc<Semaphore>);
+
+const BODY: Duration = Duration::from_millis(250);
+
+#[idempotent]
+async fn order(State(gate): State<Gate>) {
+    gate.0.acquire().await.unwrap().forget();
+    tokio::time::sleep(BODY).await;
+}
+
+#[idempotent(required, in_flight = wait("5s"))]
+async fn pay(State(gate): State<Gate>) {
+    gate.0.acquire().await.unwrap().forget();
+}
+
+const BEACON: Policy = Policy::DEFAULT.dangerously_run_without_store();
+
+#[idempotent(policy = BEACON)]
+async fn beacon() {}
+
+#[idempotent(scope = global)]
+async fn greet() -> &'static str {
+    "hello"
+}
+
+fn app(idempotency: &Idempotency, gate: &Gate) -> Router {
+    Router::new()
+        .route("/orders/{id}", any(order))
+        .route("/pay", post(pay))
+        .route("/beacon", post(beacon))
+        .route("/greet", post(greet))
+        .fallback(order)
+        .layer(IdempotencyLayer::new(idempotency.clone()))
+        .with_state(gate.clone())
+}
+
+fn setup(idempotency: &Idempotency) -> Router {
+    app(idempotency, &Gate(Arc::new(Semaphore::new(1000))))
+}
+
+async fn ask(app: &Router, method: &str, path: &str, key: Option<&str>) -> u16 {
+    let mut request = Request::builder().method(method).uri(path);
+    if let Some(key) = key {
+        request = request.header("idempotency-key", key);
+    }
+    app.clone().oneshot(request.body(Body::empty()).unwrap()).await.unwrap().status().as_u16()
+}
+
+#[test]
+fn executions_replays_refusals_and_unprotected_requests_are_counted_by_endpoint() {
+    Counted::during(|counted| async move {
+        let app = setup(&Idempotency::in_memory());
+        for _ in 0..3 {
+            assert_eq!(ask(&app, "POST", "/orders/1", Some("a")).await, 200);
+        }
+        assert_eq!(ask(&app, "POST", "/orders/2", Some("a")).await, 422);
+        assert_eq!(ask(&app, "POST", "/orders/2", Some("a, b")).await, 400);
+        assert_eq!(ask(&app, "POST", "/pay", None).await, 400);
+        assert_eq!(ask(&app, "MADE-UP", "/orders/2", Some("b")).await, 200);
+        assert_eq!(ask(&app, "POST", "/anything/at/all", Some("c")).await, 200);
+        assert_eq!(ask(&app, "PUT", "/orders/3", None).await, 200);
+        let endpoint = r#"endpoint="POST /orders/{id}""#;
+        counted.assert(&[
+            (&format!("executions_total{{{endpoint}}}"), 1.0),
+            (&format!("replays_total{{{endpoint}}}"), 2.0),
+            (&format!(r#"refusals_total{{{endpoint},code="idempotency_key_mismatch"}}"#), 1.0),
+            (&format!(r#"refusals_total{{{endpoint},code="idempotency_key_invalid"}}"#), 1.0),
+            (r#"refusals_total{endpoint="POST /pay",code="idempotency_key_missing"}"#, 1.0),
+            (r#"executions_total{endpoint="OTHER /orders/{id}"}"#, 1.0),
+            (r#"executions_total{endpoint="POST *"}"#, 1.0),
+            (r#"unprotected_total{endpoint="PUT /orders/{id}",reason="key_missing"}"#, 1.0),
+            (&format!("body_seconds_sum{{{endpoint}}}"), BODY.as_secs_f64()),
+            (&format!("body_seconds_count{{{endpoint}}}"), 1.0),
+            // Six requests asked for their key, and three of them ran.
+            (r#"store_seconds_count{store="MemoryStore",operation="begin"}"#, 6.0),
+            (r#"store_seconds_count{store="MemoryStore",operation="complete"}"#, 3.0),
+        ]);
+    });
+}
+
+#[test]
+fn what_runs_and_what_waits_is_counted_while_it_does() {
+    Counted::during(|counted| async move {
+        let gate = Gate(Arc::new(Semaphore::new(0)));
+        let idempotency = Idempotency::in_memory();
+        let app = app(&idempotency, &gate);
+        let pay = || {
+            let app = app.clone();
+            tokio::spawn(async move { ask(&app, "POST", "/pay", Some("a")).await })
+        };
+        let requests = [pay(), pay(), pay()];
+        // On one thread: each request has come as far as it can.
+        while idempotency.executions() < 1 {
+            tokio::task::yield_now().await;
+        }
+        for _ in 0..10 {
+            tokio::task::yield_now().await;
+        }
+        counted.assert(&[("executions_in_flight", 1.0), ("waiters", 2.0)]);
+        gate.0.add_permits(1);
+        for request in requests {
+            assert_eq!(request.await.unwrap(), 200);
+        }
+        counted.assert(&[("executions_in_flight", 0.0), ("waiters", 0.0)]);
+        counted.assert(&[(r#"replays_total{endpoint="POST /pay"}"#, 2.0)]);
+    });
+}
+
+#[test]
+fn what_has_no_room_is_counted() {
+    Counted::during(|counted| async move {
+        let full = setup(&Idempotency::new(MemoryStore::builder().max_entries(0).build()));
+        assert_eq!(ask(&full, "POST", "/greet", Some("a")).await, 503);
+        let busy = setup(&Idempotency::builder(MemoryStore::new()).max_executions(0).build());
+        assert_eq!(ask(&busy, "POST", "/greet", Some("a")).await, 503);
+        counted.assert(&[
+            (r#"admission_refusals_total{reason="store_full"}"#, 1.0),
+            (r#"admission_refusals_total{reason="too_many_executions"}"#, 1.0),
+            (r#"refusals_total{endpoint="POST /greet",code="idempotency_store_full"}"#, 1.0),
+            (r#"refusals_total{endpoint="POST /greet",code="idempotency_too_many_executions"}"#, 1.0),
+            // The claim for which there was no place.
+            (r#"store_seconds_count{store="MemoryStore",operation="release"}"#, 1.0),
+        ]);
+    });
+}
+
+/// A store that is down, or forgets how to complete.
+#[derive(Clone, Default)]
+struct Failing {
+    store: MemoryStore,
+    down: Arc<AtomicBool>,
+    abandons: Arc<AtomicBool>,
+}
+
+struct FailingClaim(MemoryClaim);
+
+impl Store for Failing {
+    type Claim = FailingClaim;
+
+    async fn begin(
+        &self,
+        key: &StorageKey,
+        of: &Fingerprint,
+        lease: Duration,
+    ) -> Result<Begin<FailingClaim>, StoreError> {
+        if self.down.load(Ordering::SeqCst) {
+            return Err(StoreError::unavailable("down"));
+        }
+        if self.abandons.load(Ordering::SeqCst) {
+            drop(self.store.begin(key, of, lease).await?);
+        }
+        Ok(match self.store.begin(key, of, lease).await? {
+            Begin::Claimed(claim) => Begin::Claimed(FailingClaim(claim)),
+            Begin::Abandoned(claim) => Begin::Abandoned(FailingClaim(claim)),
+            Begin::InFlight(fingerprint) => Begin::InFlight(fingerprint),
+            Begin::Completed(record) => Begin::Completed(record),
+        })
+    }
+
+    async fn ended(&self, key: &StorageKey) {
+        self.store.ended(key).await;
+    }
+
+    async fn forget(&self, key: &StorageKey) -> Result<bool, StoreError> {
+        self.store.forget(key).await
+    }
+}
+
+impl Claim for FailingClaim {
+    async fn renew(&mut self, lease: Duration) -> Result<(), StoreError> {
+        self.0.renew(lease).await
+    }
+
+    async fn complete(self, _: Record, _: Duration) -> Result<(), StoreError> {
+        Err(StoreError::unavailable("down"))
+    }
+
+    async fn release(self) -> Result<(), StoreError> {
+        self.0.release().await
+    }
+}
+
+#[test]
+fn a_store_that_fails_is_counted_by_step() {
+    Counted::during(|counted| async move {
+        let store = Failing::default();
+        let idempotency = Idempotency::new(store.clone());
+        let app = setup(&idempotency);
+        assert_eq!(ask(&app, "POST", "/greet", Some("a")).await, 200);
+        idempotency.drain().await;
+        store.abandons.store(true, Ordering::SeqCst);
+        assert_eq!(ask(&app, "POST", "/greet", Some("b")).await, 409);
+        store.down.store(true, Ordering::SeqCst);
+        assert_eq!(ask(&app, "POST", "/greet", Some("c")).await, 503);
+        assert_eq!(ask(&app, "POST", "/beacon", Some("c")).await, 200);
+        counted.assert(&[
+            (r#"store_errors_total{store="Failing",operation="complete"}"#, 1.0),
+            (r#"store_errors_total{store="Failing",operation="begin"}"#, 2.0),
+            ("failed_completions_total", 1.0),
+            ("abandoned_claims_total", 1.0),
+            (r#"refusals_total{endpoint="POST /greet",code="idempotency_outcome_unknown"}"#, 1.0),
+            (r#"unprotected_total{endpoint="POST /beacon",reason="store_unavailable"}"#, 1.0),
+        ]);
+    });
+}
+
+#[test]
+fn a_lease_that_is_renewed_is_counted() {
+    Counted::during(|counted| async move {
+        let idempotency = Idempotency::builder(Failing::default()).lease(Duration::from_millis(300)).build();
+        assert_eq!(ask(&setup(&idempotency), "POST", "/orders/1", Some("a")).await, 200);
+        counted.assert(&[(r#"store_seconds_count{store="Failing",operation="renew"}"#, 2.0)]);
+    });
+}
+
+#[test]
+fn every_metric_is_described_and_in_the_documentation() {
+    let page = include_str!("../../idem-runtime/src/metrics.rs");
+    let recorder = PrometheusBuilder::new().build_recorder();
+    metrics::with_local_recorder(&recorder, idem_axum::metrics::describe);
+    // A description shows as soon as there is a value.
+    metrics::with_local_recorder(&recorder, || {
+        for metric in ALL {
+            match metric.kind {
+                Kind::Counter => metrics::counter!(metric.name).absolute(1),
+                Kind::Gauge => metrics::gauge!(metric.name).set(1.0),
+                Kind::Histogram => metrics::histogram!(metric.name).record(1.0),
+                other => panic!("a kind that is not tested: {other:?}"),
+            }
+        }
+    });
+    let text = recorder.handle().render();
+    for metric in ALL {
+        assert!(text.contains(&format!("# HELP {} {}\n", metric.name, metric.description)), "{}: {text}", metric.name);
+        let kind = format!("{:?}", metric.kind).to_lowercase();
+        let labels: Vec<_> = metric.labels.iter().map(|label| format!("`{label}`")).collect();
+        let row = format!("//! | `{}` | {kind} | {} |", metric.name, labels.join(", ")).replace("|  |", "| |");
+        assert!(page.contains(&row), "no row `{row}`");
+    }
+    assert_eq!(page.matches("//! | `idempotency_").count(), ALL.len());
+}

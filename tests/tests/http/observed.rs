@@ -1,0 +1,327 @@
+//! What an operator sees: one span for each protected request, and events at the level that fits.
+
+use std::time::Duration;
+
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::routing::{any, post};
+use axum::{Json, Router};
+use idem_axum::{
+    Begin, Claim, Fingerprint, Idempotency, IdempotencyBuilder, MemoryClaim, MemoryStore, Policy, Record, StorageKey,
+    Store, StoreError, idempotent,
+};
+use idem_tests::{Ask, Faults, Faulty, Probe, SeenSpan, Setup, Spans, post as send};
+use tracing::Level;
+
+#[idempotent]
+async fn order(State(probe): State<Probe>, body: String) -> (StatusCode, String) {
+    tracing::info!(target: "the_body", "running");
+    let run = probe.run().await;
+    tokio::time::sleep(BODY).await;
+    (StatusCode::CREATED, format!("run {run}: {body}"))
+}
+
+#[idempotent(required, in_flight = wait("5s"))]
+async fn pay(State(probe): State<Probe>, Json(amount): Json<u32>) -> String {
+    format!("run {}: {amount}", probe.run().await)
+}
+
+const BODY: Duration = Duration::from_millis(250);
+
+fn routes() -> Router<Probe> {
+    Router::new().route("/orders/{id}", any(order)).nest("/api", Router::new().route("/pay", post(pay))).fallback(order)
+}
+
+fn ask() -> Ask {
+    send("/orders/7").key("k").body("a book")
+}
+
+#[track_caller]
+fn only(spans: &Spans) -> SeenSpan {
+    let seen = spans.named("idempotency");
+    assert_eq!(seen.len(), 1, "{seen:?}");
+    seen[0].clone()
+}
+
+fn outcomes(spans: &Spans) -> Vec<(String, Option<String>)> {
+    let spans = spans.named("idempotency");
+    let text = |span: &SeenSpan, field| span.get(field).map(str::to_owned);
+    spans.iter().map(|span| (text(span, "outcome").unwrap_or_default(), text(span, "code"))).collect()
+}
+
+/// A store that takes its time.
+struct Slow(MemoryStore);
+struct SlowClaim(MemoryClaim);
+
+const BEGIN: Duration = Duration::from_millis(30);
+const COMPLETE: Duration = Duration::from_millis(12);
+
+impl Store for Slow {
+    type Claim = SlowClaim;
+
+    async fn begin(&self, key: &StorageKey, of: &Fingerprint, lease: Duration) -> Result<Begin<SlowClaim>, StoreError> {
+        tokio::time::sleep(BEGIN).await;
+        Ok(match self.0.begin(key, of, lease).await? {
+            Begin::Claimed(claim) => Begin::Claimed(SlowClaim(claim)),
+            Begin::Abandoned(claim) => Begin::Abandoned(SlowClaim(claim)),
+            Begin::InFlight(fingerprint) => Begin::InFlight(fingerprint),
+            Begin::Completed(record) => Begin::Completed(record),
+        })
+    }
+
+    async fn ended(&self, key: &StorageKey) {
+        self.0.ended(key).await;
+    }
+
+    async fn forget(&self, key: &StorageKey) -> Result<bool, StoreError> {
+        self.0.forget(key).await
+    }
+}
+
+impl Claim for SlowClaim {
+    async fn renew(&mut self, _: Duration) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    async fn complete(self, record: Record, ttl: Duration) -> Result<(), StoreError> {
+        tokio::time::sleep(COMPLETE).await;
+        self.0.complete(record, ttl).await
+    }
+
+    async fn release(self) -> Result<(), StoreError> {
+        self.0.release().await
+    }
+}
+
+fn micros(time: Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap()
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_span_says_what_happened_to_which_key_and_what_it_took() {
+    let (spans, _guard) = Spans::capture();
+    let (app, _probe) = Setup::mount(&Idempotency::new(Slow(MemoryStore::new())), routes());
+    ask().to(&app).await.assert_ran(201);
+    assert!(ask().to(&app).await.is_replay());
+    ask().body("another").to(&app).await.assert_refused(422, "idempotency_key_mismatch");
+    let [first, replay, refusal] = &spans.named("idempotency")[..] else { panic!("one for each request") };
+
+    assert_eq!((first.level, first.target.starts_with("idem_runtime"), first.closed), (Level::INFO, true, true));
+    assert_eq!(first.get("endpoint"), Some("POST /orders/{id}"));
+    let key = first.get("key").unwrap();
+    assert!(key.len() == 8 && key.bytes().all(|digit| digit.is_ascii_hexdigit()), "{key}");
+    assert_eq!(first.get("outcome"), Some("executed"));
+    assert_eq!(first.number("body_us"), micros(BODY));
+    assert_eq!(first.number("store_us"), micros(BEGIN + COMPLETE));
+    assert_eq!(first.get("code"), None);
+
+    assert_eq!(replay.get("outcome"), Some("replayed"));
+    assert_eq!(refusal.get("outcome"), Some("refused"));
+    assert_eq!(refusal.get("code"), Some("idempotency_key_mismatch"));
+    for later in [replay, refusal] {
+        assert_eq!((later.get("key"), later.get("endpoint")), (Some(key), Some("POST /orders/{id}")));
+        assert_eq!((later.number("store_us"), later.get("body_us")), (micros(BEGIN), None));
+        assert!(later.closed, "{later:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_replay_leads_to_the_execution_that_made_the_record() {
+    const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
+    let (spans, _guard) = Spans::capture();
+    let setup = Setup::of(routes());
+    let traced = |key| send("/orders/7").key(key).header("traceparent", format!("00-{TRACE}-b7ad6b7169203331-01"));
+    for ask in [traced("a"), send("/orders/7").key("a"), send("/orders/7").key("b"), traced("b")] {
+        assert_eq!(ask.to(&setup.app).await.status, 201);
+    }
+    let [traced, replay, untraced, another] = &spans.named("idempotency")[..] else { panic!("one for each request") };
+    let (first, second) = (traced.get("execution").unwrap(), untraced.get("execution").unwrap());
+    assert!(first.len() == 16 && first != second, "{first} {second}");
+    assert_eq!((replay.get("replay_of"), replay.get("replay_of_trace")), (Some(first), Some(TRACE)));
+    assert_eq!((another.get("replay_of"), another.get("replay_of_trace")), (Some(second), None));
+    assert_eq!((replay.get("execution"), traced.get("replay_of")), (None, None));
+}
+
+#[tokio::test]
+async fn an_endpoint_has_as_many_names_as_it_has_routes() {
+    let (spans, _guard) = Spans::capture();
+    let setup = Setup::of(routes());
+    let asked = [
+        ("POST", "/orders/1?secret=1", "POST /orders/{id}"),
+        ("DELETE", "/orders/2", "DELETE /orders/{id}"),
+        ("MADE-UP", "/orders/3", "OTHER /orders/{id}"),
+        ("POST", "/api/pay", "POST /api/pay"),
+        ("POST", "/no/such/route", "POST *"),
+        ("MADE-UP", "/nor/this", "OTHER *"),
+    ];
+    for (method, target, _) in asked {
+        Ask::new(method, target)
+            .key(&format!("{method}{target}").replace([',', ';'], ""))
+            .json("1")
+            .to(&setup.app)
+            .await;
+    }
+    let seen = spans.named("idempotency");
+    let endpoints: Vec<_> = seen.iter().map(|span| span.get("endpoint").unwrap()).collect();
+    assert_eq!(endpoints, asked.map(|(_, _, endpoint)| endpoint));
+}
+
+#[tokio::test]
+async fn a_request_without_a_key_that_needs_none_has_no_span() {
+    let (spans, _guard) = Spans::capture();
+    let setup = Setup::of(routes());
+    send("/orders/7").to(&setup.app).await.assert_ran(201);
+    assert!(spans.named("idempotency").is_empty());
+}
+
+#[tokio::test]
+async fn what_a_body_says_is_within_the_span_also_when_nobody_waits_any_more() {
+    let (spans, _guard) = Spans::capture();
+    let setup = Setup::of(routes());
+    ask().to(&setup.app).await.assert_ran(201);
+    let said = spans.events("the_body");
+    assert_eq!(said[0].within, ["idempotency"]);
+
+    setup.probe.close();
+    let app = setup.app.clone();
+    let request = tokio::spawn(async move { send("/orders/7").key("left").to(&app).await });
+    setup.probe.started(2).await;
+    request.abort();
+    setup.probe.left(1).await;
+    let left = spans.named("idempotency")[1].clone();
+    assert!(!left.closed && left.get("outcome").is_none(), "its execution goes on: {left:?}");
+    setup.probe.open();
+    setup.settled().await;
+    let left = spans.named("idempotency")[1].clone();
+    assert_eq!((left.closed, left.get("outcome")), (true, Some("executed")), "{left:?}");
+    assert!(left.number("body_us") >= micros(BODY), "{left:?}");
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_while_it_waits_has_left() {
+    let (spans, _guard) = Spans::capture();
+    let setup = Setup::of(routes());
+    setup.probe.close();
+    let pay = || {
+        let app = setup.app.clone();
+        tokio::spawn(async move { send("/api/pay").key("k").json("1").to(&app).await })
+    };
+    let first = pay();
+    setup.probe.started(1).await;
+    let second = pay();
+    setup.probe.entered(2).await;
+    second.abort();
+    setup.probe.left(1).await;
+    setup.probe.open();
+    first.await.unwrap().assert_ran(200);
+    assert_eq!(outcomes(&spans), [("executed".into(), None), ("left".into(), None)]);
+}
+
+#[tokio::test]
+async fn an_extractor_that_answers_is_a_rejection() {
+    let (spans, _guard) = Spans::capture();
+    let setup = Setup::of(routes());
+    assert_eq!(send("/api/pay").key("k").json("not a number").to(&setup.app).await.status, 400);
+    let span = only(&spans);
+    assert_eq!((span.get("outcome"), span.get("key"), span.closed), (Some("rejected"), None, true), "{span:?}");
+}
+
+/// Asks, and gives back the level and the code of the event, which must be within the span, and the span's outcome.
+async fn refused(app: &Router, ask: Ask) -> (Level, String) {
+    let (spans, _guard) = Spans::capture();
+    let reply = ask.to(app).await;
+    let span = only(&spans);
+    let code = reply.code().expect("a refusal");
+    assert_eq!((span.get("outcome"), span.get("code")), (Some("refused"), Some(code.as_str())), "{span:?}");
+    let events = spans.events("idem_axum");
+    let [event] = &events[..] else { panic!("one event: {events:?}") };
+    assert_eq!((event.get("code"), &event.within[..]), (Some(code.as_str()), &["idempotency"][..]), "{event:?}");
+    (event.level, code)
+}
+
+fn full(build: impl FnOnce(IdempotencyBuilder) -> IdempotencyBuilder, entries: usize) -> Setup {
+    Setup::with(MemoryStore::builder().max_entries(entries).build(), build, routes())
+}
+
+#[tokio::test]
+async fn each_refusal_has_the_level_that_an_operator_expects() {
+    let setup = Setup::of(routes());
+    let mut seen = Vec::new();
+    seen.push(refused(&setup.app, send("/api/pay").json("1")).await);
+    seen.push(refused(&setup.app, send("/orders/7").key("a, b")).await);
+    setup.probe.close();
+    let app = setup.app.clone();
+    let first = tokio::spawn(async move { ask().to(&app).await });
+    setup.probe.started(1).await;
+    seen.push(refused(&setup.app, ask()).await);
+    seen.push(refused(&setup.app, ask().body("another")).await);
+    setup.probe.open();
+    first.await.unwrap().assert_ran(201);
+    seen.push(refused(&full(|builder| builder, 0).app, ask()).await);
+    seen.push(refused(&full(|builder| builder.max_executions(0), 9).app, ask()).await);
+    let down = Faulty::new(Faults { down: true.into(), ..Faults::default() });
+    seen.push(refused(&Setup::mount(&Idempotency::new(down), routes()).0, ask()).await);
+    seen.push(refused(&Setup::bare(routes()).0, ask()).await);
+    let wanted = [
+        (Level::INFO, "key_missing"),
+        (Level::INFO, "key_invalid"),
+        (Level::INFO, "key_locked"),
+        (Level::INFO, "key_mismatch"),
+        (Level::WARN, "store_full"),
+        (Level::WARN, "too_many_executions"),
+        (Level::ERROR, "store_unavailable"),
+        (Level::ERROR, "layer_missing"),
+    ];
+    assert_eq!(seen, wanted.map(|(level, code)| (level, format!("idempotency_{code}"))));
+}
+
+#[tokio::test]
+async fn an_unknown_outcome_is_an_error() {
+    // A claim whose owner is gone.
+    struct Abandoned(MemoryStore);
+    impl Store for Abandoned {
+        type Claim = MemoryClaim;
+        async fn begin(
+            &self,
+            key: &StorageKey,
+            of: &Fingerprint,
+            lease: Duration,
+        ) -> Result<Begin<MemoryClaim>, StoreError> {
+            drop(self.0.begin(key, of, lease).await?);
+            self.0.begin(key, of, lease).await
+        }
+        async fn ended(&self, _: &StorageKey) {}
+        async fn forget(&self, key: &StorageKey) -> Result<bool, StoreError> {
+            self.0.forget(key).await
+        }
+    }
+    let (app, _probe) = Setup::mount(&Idempotency::new(Abandoned(MemoryStore::new())), routes());
+    assert_eq!(refused(&app, ask()).await, (Level::ERROR, "idempotency_outcome_unknown".into()));
+}
+
+const BEACON: Policy = Policy::DEFAULT.dangerously_run_without_store();
+
+#[idempotent(policy = BEACON)]
+async fn beacon() {}
+
+#[tokio::test]
+async fn a_body_that_ran_without_a_store_was_unprotected() {
+    let (spans, _guard) = Spans::capture();
+    let down = Faulty::new(Faults { down: true.into(), ..Faults::default() });
+    let (app, _probe) = Setup::mount(&Idempotency::new(down), Router::new().route("/", post(beacon)));
+    send("/").key("k").to(&app).await.assert_ran(200);
+    assert_eq!(outcomes(&spans), [("unprotected".into(), None)]);
+    let events = spans.events("idem_runtime");
+    assert_eq!((events.len(), events[0].level), (1, Level::ERROR), "{events:?}");
+    assert_eq!(events[0].get("cause"), Some("the connection was refused"), "{events:?}");
+}
+
+#[tokio::test]
+async fn replays_and_executions_are_not_worth_a_line_of_a_log() {
+    let (spans, _guard) = Spans::capture();
+    let setup = Setup::of(routes());
+    ask().to(&setup.app).await.assert_ran(201);
+    assert!(ask().to(&setup.app).await.is_replay());
+    let loud: Vec<_> = spans.events("idem_").into_iter().filter(|event| event.level <= Level::INFO).collect();
+    assert!(loud.is_empty(), "{loud:?}");
+}
