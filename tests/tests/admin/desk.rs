@@ -34,7 +34,7 @@ pub fn torn_down(setup: &Setup, ask: &Ask) {
     crashing.block_on(async {
         let (app, ask) = (setup.app.clone(), ask.clone());
         drop(tokio::spawn(async move { ask.to(&app).await }));
-        setup.probe.started(setup.probe.runs() + 1).await;
+        setup.probe.started(1).await;
     });
     drop(crashing);
     setup.probe.open();
