@@ -54,7 +54,8 @@ fn write_crate(folder: &Path, address: &str) -> Vec<String> {
     fs::create_dir_all(folder.join("src")).unwrap();
     fs::create_dir_all(folder.join("examples")).unwrap();
     write(&folder.join("Cargo.toml"), &manifest());
-    let (mut library, mut examples, mut server) = (String::from("#![allow(dead_code, unused_variables)]\n"), Vec::new(), false);
+    let (mut library, mut examples, mut server) =
+        (String::from("#![allow(dead_code, unused_variables)]\n"), Vec::new(), false);
     for (index, Block { info, text }) in blocks().into_iter().enumerate() {
         match info {
             "rust,no_run" => {

@@ -46,7 +46,7 @@ fn the_public_api_is_what_was_agreed_to() {
 #[test]
 fn the_public_api_has_types_of_no_other_crates_than_these() {
     let allowed: [(&str, &[&str]); 5] = [
-        ("idem-axum", &["axum_core", "http", "tower_layer", "tower_service", "idem_runtime"]),
+        ("idem-axum", &["axum", "axum_core", "http", "tower_layer", "tower_service", "idem_runtime", "utoipa"]),
         ("idem-macros", &[]),
         ("idem-redis", &["redis", "idem_runtime"]),
         ("idem-runtime", &["bytes"]),
