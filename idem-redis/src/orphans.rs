@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::runtime::Handle;
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
@@ -26,11 +27,13 @@ pub(crate) struct Orphans {
     scripts: Arc<Scripts>,
     /// Ends with the store.
     tasks: Mutex<JoinSet<()>>,
+    /// How many are being followed up.
+    count: Arc<watch::Sender<usize>>,
 }
 
 impl Orphans {
     pub(crate) fn new(link: Arc<Link>, scripts: Arc<Scripts>) -> Self {
-        Self { link, scripts, tasks: Mutex::default() }
+        Self { link, scripts, tasks: Mutex::default(), count: Arc::default() }
     }
 
     /// Gives the claim back when it is dropped, unless it is disarmed.
@@ -43,9 +46,20 @@ impl Orphans {
         let mut tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
         while tasks.try_join_next().is_some() {}
         if tasks.len() < MOST {
+            let counted = Counted::new(&self.count);
             let (link, scripts) = (Arc::clone(&self.link), Arc::clone(&self.scripts));
-            tasks.spawn_on(async move { give_back(&link, &scripts, &name, &claim, lease).await }, &runtime);
+            let given_back = async move {
+                give_back(&link, &scripts, &name, &claim, lease).await;
+                drop(counted);
+            };
+            tasks.spawn_on(given_back, &runtime);
         }
+    }
+
+    /// Resolves when none is left.
+    pub(crate) async fn drained(&self) {
+        // An error says that nobody counts any more.
+        let _ = self.count.subscribe().wait_for(|count| *count == 0).await;
     }
 }
 
@@ -61,6 +75,22 @@ async fn give_back(link: &Link, scripts: &Scripts, name: &Name, claim: &[u8], le
         }
         sleep(pause).await;
         pause = (pause * 2).min(LONGEST_PAUSE);
+    }
+}
+
+/// One that is being followed up, until it is dropped.
+struct Counted(Arc<watch::Sender<usize>>);
+
+impl Counted {
+    fn new(count: &Arc<watch::Sender<usize>>) -> Self {
+        count.send_modify(|count| *count += 1);
+        Self(Arc::clone(count))
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.send_modify(|count| *count -= 1);
     }
 }
 

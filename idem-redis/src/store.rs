@@ -28,7 +28,7 @@ const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 ///
 /// A `begin` whose answer is lost, or that is dropped half-way, may have claimed the key for nobody. Such a claim is given
 /// back in the background, for as long as its lease could last.
-/// [`Idempotency::drain`](idem_runtime::Idempotency::drain) does not wait for that. If the process exits before it is done,
+/// [`Idempotency::drain`](idem_runtime::Idempotency::drain) waits for that. If the process exits before it is done,
 /// the key is in flight until the lease is over, and then its outcome is unknown for the TTL, although no body started.
 ///
 /// ```no_run
@@ -210,6 +210,11 @@ impl Store for RedisStore {
     /// Reads, and writes nothing. Replays are not counted.
     async fn inspect(&self, key: &StorageKey) -> Result<Option<Found>, StoreError> {
         Ok(self.inner.inspect(key).await?)
+    }
+
+    /// Waits until each claim that nobody heard of is given back, or its lease is over.
+    async fn drained(&self) {
+        self.inner.orphans.drained().await;
     }
 
     /// Expiry is judged by the server's clock, and leases need renewal.

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use common::*;
 use idem_redis::RedisStore;
-use idem_runtime::{Begin, Claim, Store, StoreError, Terms};
+use idem_runtime::{Begin, Claim, Idempotency, Store, StoreError, Terms};
 use idem_servers::proxy::{Direction, Fault};
 use idem_servers::redis::Redis;
 
@@ -138,6 +138,31 @@ async fn a_claim_of_a_begin_that_was_dropped_is_given_back() {
     }
     proxy.heal();
     claim_in_time(&store, 1).await;
+}
+
+#[tokio::test]
+async fn a_drain_waits_until_a_claim_that_nobody_heard_of_is_given_back() {
+    let server = Redis::start().await;
+    let (store, proxy) = through_proxy(&server).await;
+    claim(&store, 0).await;
+    let idempotency = Idempotency::new(store.clone());
+    idempotency.drain().await;
+    proxy.set(Direction::ToClient, Fault::Hold);
+    tokio::select! {
+        _ = begin(&store, 1) => panic!("its answer is held back"),
+        () = proxy.seen(Direction::ToClient) => {}
+    }
+    let standing = async || server.say(&format!("EXISTS {}", name(1))).await;
+    let drained = async {
+        idempotency.drain().await;
+        standing().await
+    };
+    let healed = async {
+        assert!(standing().await.starts_with(":1"), "the server granted the claim");
+        proxy.heal();
+    };
+    let (found, ()) = tokio::join!(drained, healed);
+    assert!(found.starts_with(":0"), "{found}");
 }
 
 #[tokio::test]

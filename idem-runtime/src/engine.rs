@@ -269,14 +269,16 @@ impl Idempotency {
         IdempotencyBuilder::new(Arc::new(Erased::new(store)))
     }
 
-    /// Waits until no execution is running, those included whose client is gone. Call it after the server has stopped
-    /// taking requests; executions that start meanwhile are waited for, too.
+    /// Waits until no execution is running, those included whose client is gone, and then until the
+    /// [store](Store::drained) has nothing left to do: a claim that was granted while nobody heard of it is given back. Call it
+    /// after the server has stopped taking requests; executions that start meanwhile are waited for, too.
     ///
     /// Cancel safe: dropping the future only stops the waiting. Where a process must end at some time, use
     /// [`drain_until`](Self::drain_until).
     pub async fn drain(&self) {
         self.handle.core.tracker.close();
         self.handle.core.tracker.wait().await;
+        Arc::clone(&self.handle.core.store).drained().await;
     }
 
     /// How many executions are running.

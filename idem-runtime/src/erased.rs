@@ -68,6 +68,7 @@ pub(crate) trait ErasedStore: Send + Sync {
     fn ended(self: Arc<Self>, key: StorageKey) -> BoxFuture<()>;
     fn forget(self: Arc<Self>, key: StorageKey) -> Answering<'static, bool>;
     fn inspect(self: Arc<Self>, key: StorageKey) -> Answering<'static, Option<Found>>;
+    fn drained(self: Arc<Self>) -> BoxFuture<()>;
 }
 
 pub(crate) struct Erased<S> {
@@ -132,6 +133,15 @@ impl<S: Store> ErasedStore for Erased<S> {
             let step = Step::start::<S>(Operation::Inspect);
             step.answered(self.store.inspect(&key).await)
         })
+    }
+
+    fn drained(self: Arc<Self>) -> BoxFuture<()> {
+        let ended = Answering::new(async move {
+            self.store.drained().await;
+            Ok(())
+        });
+        // A panic wakes the request up, which then asks again.
+        Box::pin(async move { drop(ended.await) })
     }
 }
 

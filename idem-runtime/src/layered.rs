@@ -212,6 +212,10 @@ impl<S: Store> Store for Layered<S> {
         Ok(found.map(|found| Found { replays: None, ..found }))
     }
 
+    async fn drained(&self) {
+        self.store.drained().await;
+    }
+
     fn attach(&self, clock: &Arc<dyn Clock>) -> Duties {
         let _ = self.front.clock.set(Arc::clone(clock));
         self.store.attach(clock)

@@ -122,6 +122,14 @@ pub trait Store: Send + Sync + 'static {
         std::future::ready(Err(StoreError::CannotInspect))
     }
 
+    /// Resolves when nothing is left that this store does on its own after a call has ended, such as giving back a claim whose
+    /// grant nobody heard of. [`Idempotency::drain`](crate::Idempotency::drain) waits for it. By default there is nothing.
+    ///
+    /// Cancel safe: dropping the future only stops the waiting.
+    fn drained(&self) -> impl Future<Output = ()> + Send {
+        std::future::ready(())
+    }
+
     /// Called once, before any other method, with the engine's clock; says what the engine must do for this store.
     ///
     /// By default the engine does everything: it compares the expiry written in each record with its clock, forgets

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use idem_runtime::StorageKey;
 use tokio::runtime::Handle;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout_at};
 
@@ -26,6 +26,8 @@ pub(crate) struct Orphans<D: Database> {
     desk: Arc<Desk<D>>,
     /// Ends with the store.
     tasks: Mutex<JoinSet<()>>,
+    /// How many are being followed up.
+    count: Arc<watch::Sender<usize>>,
 }
 
 struct Desk<D: Database> {
@@ -40,7 +42,7 @@ struct Desk<D: Database> {
 impl<D: Database> Orphans<D> {
     pub(crate) fn new(asker: Arc<Asker<D>>, release: Arc<str>, waiters: Arc<Waiters>) -> Self {
         let desk = Desk { asker, release, waiters, turn: Semaphore::new(1) };
-        Self { desk: Arc::new(desk), tasks: Mutex::default() }
+        Self { desk: Arc::new(desk), tasks: Mutex::default(), count: Arc::default() }
     }
 
     /// When it is dropped while there is doubt, gives the claim back.
@@ -53,9 +55,20 @@ impl<D: Database> Orphans<D> {
         let mut tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
         while tasks.try_join_next().is_some() {}
         if tasks.len() < MOST {
+            let counted = Counted::new(&self.count);
             let desk = Arc::clone(&self.desk);
-            tasks.spawn_on(async move { desk.give_back(&key, &owner, lease).await }, &runtime);
+            let given_back = async move {
+                desk.give_back(&key, &owner, lease).await;
+                drop(counted);
+            };
+            tasks.spawn_on(given_back, &runtime);
         }
+    }
+
+    /// Resolves when none is left.
+    pub(crate) async fn drained(&self) {
+        // An error says that nobody counts any more.
+        let _ = self.count.subscribe().wait_for(|count| *count == 0).await;
     }
 }
 
@@ -76,6 +89,22 @@ impl<D: Database> Desk<D> {
             sleep(pause).await;
             pause = (pause * 2).min(LONGEST_PAUSE);
         }
+    }
+}
+
+/// One that is being followed up, until it is dropped.
+struct Counted(Arc<watch::Sender<usize>>);
+
+impl Counted {
+    fn new(count: &Arc<watch::Sender<usize>>) -> Self {
+        count.send_modify(|count| *count += 1);
+        Self(Arc::clone(count))
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.send_modify(|count| *count -= 1);
     }
 }
 

@@ -120,6 +120,30 @@ async fn a_claim_of_a_begin_that_was_dropped_is_given_back_and_one_that_was_hear
 }
 
 #[tokio::test]
+async fn a_drain_waits_until_a_claim_that_nobody_heard_of_is_given_back() {
+    let apart = apart().await;
+    let idempotency = Idempotency::new(apart.store.clone());
+    let key = key();
+    idempotency.drain().await;
+    apart.proxy.set(Direction::ToClient, Fault::Hold);
+    tokio::select! {
+        _ = apart.store.begin_on_terms(&key, &MINE, &TERMS) => panic!("its answer is held back"),
+        () = apart.proxy.seen(Direction::ToClient) => {}
+    }
+    assert!(idempotency.drain_until(async {}).await.is_ok(), "no body runs, so none is cut off");
+    let drained = async {
+        idempotency.drain().await;
+        stands(&apart.near, &key).await
+    };
+    let healed = async {
+        assert_eq!(stands(&apart.near, &key).await, "in flight");
+        apart.proxy.heal();
+    };
+    let (found, ()) = tokio::join!(drained, healed);
+    assert_eq!(found, "claimed", "it was free again");
+}
+
+#[tokio::test]
 async fn an_heir_whose_begin_was_repeated_keeps_what_it_takes_over() {
     let apart = apart().await;
     let key = key();

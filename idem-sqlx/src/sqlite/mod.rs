@@ -53,7 +53,7 @@ pub use builder::SqliteStoreBuilder;
 ///
 /// A `begin` whose answer is lost, or that is dropped half-way, may have claimed the key for nobody. Such a claim is given
 /// back in the background, for as long as its lease could last.
-/// [`Idempotency::drain`](idem_runtime::Idempotency::drain) does not wait for that. If the process exits before it is done,
+/// [`Idempotency::drain`](idem_runtime::Idempotency::drain) waits for that. If the process exits before it is done,
 /// the key is in flight until the lease is over, and then its outcome is unknown for the TTL, although no body started.
 ///
 /// Waiters in the process of the owner are told when its claim ends; others ask again, at least twice a second.
@@ -175,6 +175,11 @@ impl Store for SqliteStore {
 
     async fn inspect(&self, key: &StorageKey) -> Result<Option<Found>, StoreError> {
         self.core.inspect(key).await
+    }
+
+    /// Waits until each claim that nobody heard of is given back, or its lease is over.
+    async fn drained(&self) {
+        self.core.orphans.drained().await;
     }
 
     /// The database judges expiry, in the statement that claims; leases must be renewed.
