@@ -61,7 +61,7 @@ impl IdempotencyLayer {
     /// once for each, of an endpoint beneath the layer that the document lacks or describes wrongly. See [`Policies`].
     ///
     /// A response that the policy's `errors` function made keeps a `describedby` of its own. Call this when `policies` is
-    /// complete: what is listed later is unknown to the layer.
+    /// complete: what is listed later is unknown to the layer. The comparison looks the route template up on each request.
     pub fn described_by<S>(self, policies: &Policies<S>) -> Self {
         let link = self.settings.link.clone().or_else(|| Some(policies::link(policies.path())));
         let documented = Some(Arc::new(policies.documented()));
