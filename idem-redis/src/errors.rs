@@ -149,6 +149,12 @@ impl Error for Trouble {
 
 impl From<Trouble> for StoreError {
     fn from(trouble: Trouble) -> Self {
-        Self::unavailable(trouble)
+        let unreadable = match &trouble {
+            Trouble::Unreadable { .. } => true,
+            // Something else than a string stands under the key.
+            Trouble::Refused { error, .. } => error.code() == "WRONGTYPE",
+            _ => false,
+        };
+        if unreadable { Self::unreadable(trouble) } else { Self::unavailable(trouble) }
     }
 }

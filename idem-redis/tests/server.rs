@@ -179,13 +179,13 @@ async fn a_damaged_claim_or_record_is_an_error_for_everybody_and_is_left_as_it_i
         for at in 0..length {
             damage(&server, at).await;
             let before = stands(&server).await;
-            let said = unavailable(begin(&store, 1).await);
+            let said = unreadable(begin(&store, 1).await);
             assert!(said.contains("`idem:01010101*`") && said.contains("cannot be read"), "byte {at}: {said}");
             if !completed || at < head {
-                unavailable(claimed.renew(LEASE).await);
-                unavailable(claimed.twin().unwrap().complete(record("other"), TTL).await);
-                unavailable(claimed.twin().unwrap().release().await);
-                unavailable(store.forget(&key(1)).await);
+                unreadable(claimed.renew(LEASE).await);
+                unreadable(claimed.twin().unwrap().complete(record("other"), TTL).await);
+                unreadable(claimed.twin().unwrap().release().await);
+                unreadable(store.forget(&key(1)).await);
             }
             // The remaining life may be written anew, the value may not.
             assert_eq!(before, stands(&server).await, "byte {at}");
@@ -216,7 +216,7 @@ async fn what_this_store_did_not_write_is_an_error_and_is_left_as_it_is() {
         let said = server.say(&write).await;
         assert!(!said.starts_with("-"), "{write}: {said}");
         let before = stands(&server).await;
-        unavailable(begin(&store, 1).await);
+        unreadable(begin(&store, 1).await);
         assert_eq!(before, stands(&server).await, "{write}");
     }
 }
