@@ -244,8 +244,8 @@ impl Policy {
     /// Runs the body **without protection** where the store cannot be asked, instead of refusing the request (503): its
     /// answer is not recorded, and as long as the store is down a retry runs the body again.
     ///
-    /// The store cannot be asked, either, where it finds something under the key that it cannot read, so a damaged record lets
-    /// the body run again. A full store still refuses.
+    /// A store that is full still refuses, and so does one that finds something under the key that it cannot read: a damaged
+    /// record lets no body run.
     ///
     /// Danger: this gives up the promise that the body runs once, exactly when retries come. It is for endpoints that do less
     /// harm twice than not at all, and has no option in the attribute: name a policy.

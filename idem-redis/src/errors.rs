@@ -168,9 +168,12 @@ impl Error for Trouble {
 
 impl From<Trouble> for StoreError {
     fn from(trouble: Trouble) -> Self {
-        match trouble {
-            Trouble::Unreadable { .. } => Self::unreadable(trouble),
-            _ => Self::unavailable(trouble),
-        }
+        let unreadable = match &trouble {
+            Trouble::Unreadable { .. } => true,
+            // Something else than a string stands under the key.
+            Trouble::Refused { error, .. } => error.code() == "WRONGTYPE",
+            _ => false,
+        };
+        if unreadable { Self::unreadable(trouble) } else { Self::unavailable(trouble) }
     }
 }

@@ -52,9 +52,14 @@
 //!
 //! - Call `migrate()` once before the first request. It may run in all processes at once. The statements are in the
 //!   crate's folder `migrations`, for those who run them by hand.
+//! - After an update of this crate call `migrate()` before the new version serves: a store whose table lacks a column starts no
+//!   body, and says so.
 //! - Spawn `cleanup()` in at least one process. Without it all is right, but the table grows.
 //! - A failed step is [`StoreError::Unavailable`](idem_runtime::StoreError::Unavailable), whose source is a
 //!   [`DatabaseError`]: it says what was to be done, what was not done, and what to do now.
+//! - A row that is damaged is [`StoreError::Unreadable`](idem_runtime::StoreError::Unreadable), with the same source.
+//! - [`Idempotency::inspect`](idem_runtime::Idempotency::inspect) says what stands under a key, with one `SELECT`. How often its
+//!   record was replayed is known where the builder was told to `count_replays`.
 //! - Keys never reach the database: rows are found by a SHA-256 over scope and key. Responses do, as they are.
 //! - A lease (30 seconds unless the engine's builder says otherwise) should be several times the longest pause that the
 //!   database or a process may make. It is renewed each third of it.

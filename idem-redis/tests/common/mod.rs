@@ -104,11 +104,10 @@ pub fn unavailable<T: std::fmt::Debug>(result: Result<T, StoreError>) -> String 
     }
 }
 
-/// The source of an error that says that what stands there cannot be read.
 pub fn unreadable<T: std::fmt::Debug>(result: Result<T, StoreError>) -> String {
     match result {
         Err(StoreError::Unreadable(source)) => source.to_string(),
-        other => panic!("it cannot be read, but the store gave {other:?}"),
+        other => panic!("what stands there cannot be read, but the store gave {other:?}"),
     }
 }
 
