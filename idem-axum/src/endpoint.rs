@@ -5,23 +5,23 @@ use std::fmt;
 use std::future::Future;
 use std::mem;
 use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
 
+use axum::Extension;
 use axum::body::Body;
 use axum::extract::{FromRequest, FromRequestParts, Request};
 use axum::response::{IntoResponse, Response};
 use futures_util::FutureExt;
 use http::StatusCode;
 use http::request::Parts;
-use idem_runtime::{
-    Answer, Attempt, Ended, Endpoint, Idempotency, Observation, Scope, StorageKey, StoreError, TraceParent,
-};
+use idem_runtime::{Answer, Attempt, Ended, Observation, Scope, StorageKey, StoreError};
 
 use crate::extract::{IdempotencyKey, Presented};
-use crate::layer::Mounted;
-use crate::observing::{self, refuse};
+use crate::layer::{Mounted, Settings};
+use crate::observing::{self, observe, refuse};
 use crate::policy::Policy;
 use crate::refusal::Refusal;
-use crate::request::{self, Owner, ScopeValue, Unfinished};
+use crate::request::{self, Owner, ScopeValue, Source, Unfinished};
 use crate::response;
 
 /// A request on its way through a generated function: opened with the policy, asked for each argument in order, and run.
@@ -30,7 +30,10 @@ use crate::response;
 pub struct Call<S> {
     parts: Parts,
     body: Body,
-    state: S,
+    /// `None` where nobody sent a request, and only the policy is asked for.
+    state: Option<S>,
+    /// Those of the layer, once the call is open.
+    settings: Option<Arc<Settings>>,
     /// `None` where the request has no key and runs unprotected.
     protected: Option<Protected>,
 }
@@ -38,13 +41,11 @@ pub struct Call<S> {
 /// What was read of a request with a key before the first extractor ran: an extractor may change the parts.
 struct Protected {
     policy: &'static Policy,
-    idempotency: Idempotency,
     /// The handler's own, which learns at the end what request it belongs to.
     key: IdempotencyKey,
     owner: Owner,
     fingerprint: Unfinished,
-    endpoint: Endpoint,
-    trace: Option<TraceParent>,
+    source: Source,
     body_read: bool,
     observation: Observation,
 }
@@ -63,7 +64,24 @@ where
 
     async fn from_request(request: Request, state: &S) -> Result<Self, Infallible> {
         let (parts, body) = request.into_parts();
-        Ok(Self { parts, body, state: state.clone(), protected: None })
+        Ok(Self { parts, body, state: Some(state.clone()), settings: None, protected: None })
+    }
+}
+
+/// What a call without a request is answered with, as an extension of the response.
+#[derive(Clone, Copy)]
+struct Declared(&'static Policy);
+
+impl<S> Call<S> {
+    /// A call without a request: a generated function answers it with its policy, and goes no further.
+    pub(crate) fn probe() -> Self {
+        let (parts, ()) = http::Request::new(()).into_parts();
+        Self { parts, body: Body::empty(), state: None, settings: None, protected: None }
+    }
+
+    /// The policy in the answer to a [`probe`](Self::probe).
+    pub(crate) fn declared(answer: &Response) -> Option<&'static Policy> {
+        answer.extensions().get().map(|&Declared(policy)| policy)
     }
 }
 
@@ -78,34 +96,39 @@ where
     #[allow(clippy::result_large_err, reason = "a response is what the generated function returns")]
     pub fn open(&mut self, policy: &'static Policy) -> Result<(), Response> {
         let Parts { headers, extensions, .. } = &mut self.parts;
-        let refused = |refusal, parts: &Parts| Err(refuse(&Observation::new(&request::endpoint(parts)), refusal));
         let Some(mounted) = extensions.get_mut::<Mounted>() else {
-            return refused(Refusal::LayerMissing { policy }, &self.parts);
+            return Err(match self.state {
+                Some(_) => refuse(&observe(&self.parts), Refusal::LayerMissing { policy }),
+                None => Extension(Declared(policy)).into_response(),
+            });
         };
+        let settings = self.settings.insert(Arc::clone(&mounted.settings));
         let key = match request::key(headers, policy) {
             Ok(key) => key.map(IdempotencyKey::new),
-            Err(reason) => return refused(Refusal::KeyInvalid { policy, reason }, &self.parts),
+            Err(reason) => {
+                let refusal = Refusal::KeyInvalid { policy, reason };
+                return Err(settings.refuse(&observe(&self.parts), refusal));
+            }
         };
         mounted.presented = Some(Presented { policy, key: key.clone() });
+        if let Some(documented) = &settings.documented {
+            documented.compare(&self.parts, policy);
+        }
         let Some(key) = key else {
             if policy.required {
-                return refused(Refusal::KeyMissing { policy }, &self.parts);
+                return Err(settings.refuse(&observe(&self.parts), Refusal::KeyMissing { policy }));
             }
             observing::unprotected(&self.parts);
             return Ok(());
         };
-        let idempotency = mounted.idempotency.clone();
-        let endpoint = request::endpoint(&self.parts);
         self.protected = Some(Protected {
             policy,
-            idempotency,
             key,
             owner: request::owner(&self.parts.headers, policy),
             fingerprint: Unfinished::new(&self.parts, policy),
-            endpoint,
-            trace: request::trace(&self.parts.headers),
+            source: Source::of(&self.parts),
             body_read: !policy.reads_body(),
-            observation: Observation::new(&endpoint),
+            observation: observe(&self.parts),
         });
         Ok(())
     }
@@ -115,8 +138,11 @@ where
     /// # Errors
     /// The extractor's rejection.
     pub async fn part<T: FromRequestParts<S>>(&mut self) -> Result<T, Response> {
-        let extracted = T::from_request_parts(&mut self.parts, &self.state).await;
-        extracted.map_err(|rejection| self.rejected(rejection))
+        let Some(state) = &self.state else { return Err(not_opened()) };
+        match T::from_request_parts(&mut self.parts, state).await {
+            Ok(value) => Ok(value),
+            Err(rejection) => Err(self.described(rejection)),
+        }
     }
 
     /// The last argument, which may consume the body.
@@ -126,8 +152,11 @@ where
     pub async fn last<T: FromRequest<S, M>, M>(&mut self) -> Result<T, Response> {
         self.read_body().await?;
         let (parts, body) = self.take();
-        let extracted = T::from_request(Request::from_parts(parts, body), &self.state).await;
-        extracted.map_err(|rejection| self.rejected(rejection))
+        let Some(state) = &self.state else { return Err(not_opened()) };
+        match T::from_request(Request::from_parts(parts, body), state).await {
+            Ok(value) => Ok(value),
+            Err(rejection) => Err(self.described(rejection)),
+        }
     }
 
     /// Runs the body unless it ran before: the answer of either, or a refusal.
@@ -139,13 +168,26 @@ where
         if let Err(rejection) = self.read_body().await {
             return rejection;
         }
-        match self.protected.take() {
-            Some(protected) if protected.observation.is_on() => {
+        match (self.protected.take(), self.settings.take()) {
+            (Some(protected), Some(settings)) if protected.observation.is_on() => {
                 let observation = protected.observation.clone();
-                observation.over(Box::pin(protected.run(policy, scope, body))).await
+                observation.over(Box::pin(protected.run(settings, policy, scope, body))).await
             }
-            Some(protected) => protected.run(policy, scope, body).await,
-            None => body.await.into_response(),
+            (Some(protected), Some(settings)) => protected.run(settings, policy, scope, body).await,
+            (Some(_), None) => not_opened(),
+            (None, _) => body.await.into_response(),
+        }
+    }
+
+    /// A rejection, which is a refusal where the extractor is that of the key.
+    fn described(&self, rejection: impl IntoResponse) -> Response {
+        if let Some(protected) = &self.protected {
+            protected.observation.rejected();
+        }
+        let response = rejection.into_response();
+        match &self.settings {
+            Some(settings) => settings.describe(response),
+            None => response,
         }
     }
 
@@ -155,20 +197,13 @@ where
             return Ok(());
         }
         let buffered = request::buffer(&mut self.parts, mem::take(&mut self.body)).await;
-        let bytes = buffered.map_err(|rejection| self.rejected(rejection))?;
+        let bytes = buffered.map_err(|rejection| self.described(rejection))?;
         if let Some(protected) = &mut self.protected {
             protected.fingerprint.body(&bytes, protected.policy);
             protected.body_read = true;
         }
         self.body = Body::from(bytes);
         Ok(())
-    }
-
-    fn rejected(&self, rejection: impl IntoResponse) -> Response {
-        if let Some(protected) = &self.protected {
-            protected.observation.rejected();
-        }
-        rejection.into_response()
     }
 
     fn take(&mut self) -> (Parts, Body) {
@@ -178,11 +213,17 @@ where
 }
 
 impl Protected {
-    async fn run<F>(self, policy: &'static Policy, evaluated: Option<ScopeValue>, body: F) -> Response
+    async fn run<F>(
+        self,
+        settings: Arc<Settings>,
+        policy: &'static Policy,
+        evaluated: Option<ScopeValue>,
+        body: F,
+    ) -> Response
     where
         F: Future<Output: IntoResponse> + Send + 'static,
     {
-        let Self { idempotency, key, owner, mut fingerprint, endpoint, trace, observation, .. } = self;
+        let Self { key, owner, mut fingerprint, source, observation, .. } = self;
         let scope = match (evaluated, owner) {
             (Some(ScopeValue(scope)), _) | (None, Owner::Scope(scope)) => scope,
             (None, Owner::Caller(authorization)) => {
@@ -191,7 +232,7 @@ impl Protected {
             }
         };
         let storage_key = StorageKey::new(&scope, key.key());
-        let attempt = Attempt::new(storage_key, fingerprint.finish(), policy.rules()).at(endpoint).within(trace);
+        let attempt = source.describe(Attempt::new(storage_key, fingerprint.finish(), policy.rules()));
         key.belongs_to(attempt.key, attempt.fingerprint);
         observation.belongs_to(&attempt.key);
         let run = move |lease| {
@@ -199,9 +240,9 @@ impl Protected {
             ended(policy, body)
         };
         let answered = if policy.without_store {
-            idempotency.dangerously_run_without_store(attempt, run).await
+            settings.idempotency.dangerously_run_without_store(attempt, run).await
         } else {
-            idempotency.run_leased(attempt, run).await
+            settings.idempotency.run_leased(attempt, run).await
         };
         match answered {
             Ok(Answer::Ran(response)) => response,
@@ -213,12 +254,17 @@ impl Protected {
                 }
                 Err(undecodable) => {
                     let source = StoreError::unreadable(undecodable);
-                    refuse(&observation, Refusal::StoreUnavailable { policy, source })
+                    settings.refuse(&observation, Refusal::StoreUnavailable { policy, source })
                 }
             },
-            Err(refused) => refuse(&observation, Refusal::of(refused, policy)),
+            Err(refused) => settings.refuse(&observation, Refusal::of(refused, policy)),
         }
     }
+}
+
+/// For generated code that went on although the call was not opened, which it never does.
+fn not_opened() -> Response {
+    StatusCode::INTERNAL_SERVER_ERROR.into_response()
 }
 
 /// Runs the body. A panic, also one while the response is made, becomes a 500 that is recorded under the same rules as any

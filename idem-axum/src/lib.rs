@@ -20,6 +20,7 @@ pub mod guide;
 mod json;
 mod layer;
 pub mod observing;
+mod policies;
 mod policy;
 #[doc(hidden)]
 pub mod private;
@@ -42,6 +43,9 @@ pub use idem_runtime::{
 #[cfg(feature = "layered")]
 pub use idem_runtime::{Layered, LayeredBuilder, LayeredClaim};
 pub use layer::{IdempotencyLayer, IdempotencyService};
+#[cfg(feature = "utoipa")]
+pub use policies::Undescribed;
+pub use policies::{IdempotentHandler, Policies};
 pub use policy::{AddedHeader, InFlight, Part, Policy, Replay, Scope};
 pub use refusal::Refusal;
 pub use response::Unrecorded;

@@ -57,11 +57,16 @@ use http::request::Parts;
 use idem_runtime::Observation;
 
 use crate::refusal::Refusal;
-use crate::request;
+use crate::request::Source;
+
+/// Begins to observe a request.
+pub(crate) fn observe(parts: &Parts) -> Observation {
+    Observation::new(|| Source::of(parts).endpoint())
+}
 
 /// Counts a request that runs unprotected, since it has no key and needs none.
 pub(crate) fn unprotected(parts: &Parts) {
-    Observation::unprotected(|| request::endpoint(parts));
+    Observation::unprotected(|| Source::of(parts).endpoint());
 }
 
 /// Refuses the request: the one way to do so, so that what is answered is what is seen.

@@ -230,7 +230,7 @@ impl Refusal {
     }
 
     /// A few words for a person.
-    fn title(&self) -> &'static str {
+    pub(crate) fn title(&self) -> &'static str {
         match self {
             Self::KeyMissing { .. } => "Idempotency key missing",
             Self::KeyInvalid { .. } => "Idempotency key invalid",

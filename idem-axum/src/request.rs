@@ -14,7 +14,7 @@ use futures_util::stream;
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, header};
 use http_body::Body as _;
-use idem_runtime::{Endpoint, Fingerprint, FingerprintBuilder, InvalidKey, Key, Scope, TraceParent};
+use idem_runtime::{Attempt, Endpoint, Fingerprint, FingerprintBuilder, InvalidKey, Key, Scope, TraceParent};
 use serde_json::Value;
 
 use crate::json;
@@ -77,7 +77,8 @@ pub(crate) enum Owner {
 pub(crate) fn owner(headers: &HeaderMap, policy: &Policy) -> Owner {
     let caller = || Owner::Caller(headers.get_all(header::AUTHORIZATION).iter().cloned().collect());
     match policy.scope {
-        DeclaredScope::Caller => caller(),
+        // Generated code evaluates the arguments later, and what it finds counts.
+        DeclaredScope::Caller | DeclaredScope::Arguments => caller(),
         DeclaredScope::Global => Owner::Scope(Scope::GLOBAL),
         DeclaredScope::Header(name) => {
             let mut values = headers.get_all(name).iter().peekable();
@@ -91,11 +92,30 @@ pub(crate) fn owner(headers: &HeaderMap, policy: &Policy) -> Owner {
     }
 }
 
-/// The endpoint, for operators: the method and the route's template, never the path itself, which may say who asked for what.
-pub(crate) fn endpoint(parts: &Parts) -> Endpoint {
-    // A fallback has no template.
-    let template = parts.extensions.get::<MatchedPath>().map_or("*", MatchedPath::as_str);
-    Endpoint::new(method(&parts.method), template)
+/// Where a request came from, for operators. Small, since a future that holds it is moved about.
+pub(crate) struct Source {
+    method: Method,
+    template: Option<MatchedPath>,
+    trace: Option<Box<TraceParent>>,
+}
+
+impl Source {
+    pub(crate) fn of(parts: &Parts) -> Self {
+        let template = parts.extensions.get::<MatchedPath>().cloned();
+        Self { method: parts.method.clone(), template, trace: trace(&parts.headers).map(Box::new) }
+    }
+
+    /// The endpoint. It never names the path itself, which may say who asked for what; so a fallback, which has
+    /// no template, has a star.
+    pub(crate) fn endpoint(&self) -> Endpoint {
+        Endpoint::new(method(&self.method), self.template.as_ref().map_or("*", MatchedPath::as_str))
+    }
+
+    /// The attempt of this request.
+    pub(crate) fn describe(self, attempt: Attempt) -> Attempt {
+        let endpoint = self.endpoint();
+        attempt.at(endpoint).within(self.trace.map(|trace| *trace))
+    }
 }
 
 /// The method, or one name for all that a client may make up: there are as many endpoints as routes, whatever clients send.
@@ -116,7 +136,7 @@ fn method(method: &Method) -> &str {
 
 /// The trace that the request belongs to, by its `traceparent` header. One that is malformed is disregarded, as is one that
 /// comes twice.
-pub(crate) fn trace(headers: &HeaderMap) -> Option<TraceParent> {
+fn trace(headers: &HeaderMap) -> Option<TraceParent> {
     let mut lines = headers.iter().filter(|(name, _)| name.as_str() == "traceparent").map(|(_, line)| line);
     let line = lines.next()?;
     TraceParent::parse(line.as_bytes()).filter(|_| lines.next().is_none())

@@ -81,7 +81,7 @@ impl Resolver<'_> {
                 Scope::Header(header) => quote!(#private::Scope::Header(#header)),
                 Scope::Arguments(scope) => {
                     self.scope = scope;
-                    return None;
+                    return Some(quote!(.scope_of_arguments()));
                 }
             },
             Name::InFlight => errors.keep(in_flight(value, private))?,

@@ -12,7 +12,7 @@ use crate::link::Link;
 use crate::scripts::Scripts;
 use crate::store::Inner;
 
-/// The oldest server that the scripts are tested against. Valkey calls itself at least that.
+/// The oldest server that knows `SET NX GET`. Valkey calls itself at least that.
 const OLDEST: (u32, u32) = (7, 0);
 /// Redis counts in milliseconds, and takes none for ever.
 const SHORTEST: Duration = Duration::from_millis(1);
@@ -76,10 +76,6 @@ impl RedisStoreBuilder {
     /// # Errors
     /// [`ConnectError`] says what is wrong with the settings or with the server. Nothing was written.
     pub async fn connect(self) -> Result<RedisStore, ConnectError> {
-        self.connect_with(Scripts::new()).await
-    }
-
-    pub(crate) async fn connect_with(self, scripts: Scripts) -> Result<RedisStore, ConnectError> {
         if self.prefix.is_empty() {
             return Err(ConnectError::Setting("`prefix` is empty; give the keys a name, such as `idem`"));
         }
@@ -109,7 +105,8 @@ impl RedisStoreBuilder {
             Durability::Replicas { within, .. } => within,
         };
         let link = Arc::new(Link::new(client, self.timeout.saturating_add(wait)));
-        inspect(&link, &scripts, self.timeout).await?;
+        let scripts = Scripts::new();
+        check(&link, &scripts, self.timeout).await?;
         Ok(RedisStore { inner: Arc::new(Inner::new(link, scripts, self.prefix, self.durability)) })
     }
 }
@@ -126,7 +123,7 @@ impl fmt::Debug for RedisStoreBuilder {
 }
 
 /// Makes the scripts known, and looks at the server's version and at what it does when its memory is full.
-async fn inspect(link: &Link, scripts: &Scripts, timeout: Duration) -> Result<(), ConnectError> {
+async fn check(link: &Link, scripts: &Scripts, timeout: Duration) -> Result<(), ConnectError> {
     let mut questions = Pipeline::new();
     questions.cmd("INFO").arg("server");
     questions.cmd("CONFIG").arg("GET").arg("maxmemory-policy");
@@ -140,7 +137,7 @@ async fn inspect(link: &Link, scripts: &Scripts, timeout: Duration) -> Result<()
         Trouble::Unreachable(error) | Trouble::Broken(error) => ConnectError::Unreachable(error),
         _ => ConnectError::Silent(timeout),
     })?;
-    let mut answers = answers.each.into_iter();
+    let mut answers = answers.answer.into_iter();
     let mut next = || answers.next().unwrap_or_default();
     let (server, config, memory) = (info(next()), next(), info(next()));
 

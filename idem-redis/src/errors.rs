@@ -7,6 +7,8 @@ use std::time::Duration;
 use idem_runtime::{StoreError, Undecodable};
 use redis::{RedisError, ServerError};
 
+use crate::wire::Name;
+
 /// Why a [`RedisStore`](crate::RedisStore) could not be made. Nothing was written to Redis.
 #[derive(Debug)]
 #[non_exhaustive]
@@ -89,6 +91,11 @@ pub(crate) enum Trouble {
 }
 
 impl Trouble {
+    /// What stands under this name cannot be read.
+    pub(crate) fn unreadable(name: &Name) -> Self {
+        Self::Unreadable { name: name.short(), why: None }
+    }
+
     /// Whether the step may have taken effect all the same.
     pub(crate) fn is_uncertain(&self) -> bool {
         match self {
@@ -149,6 +156,9 @@ impl Error for Trouble {
 
 impl From<Trouble> for StoreError {
     fn from(trouble: Trouble) -> Self {
-        Self::unavailable(trouble)
+        match trouble {
+            Trouble::Unreadable { .. } => Self::unreadable(trouble),
+            _ => Self::unavailable(trouble),
+        }
     }
 }

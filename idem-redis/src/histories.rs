@@ -1,39 +1,60 @@
-//! Random histories of calls, compared with the reference model that every store is compared with. A server is real, and its
-//! clock is a key that the test sets: then a lease of half a minute is over at its very tick.
+//! Random histories of calls, compared with the reference model that every store is compared with. The server is real, and so
+//! is its clock: instead of letting time pass, a history takes it from what every key has left.
 //!
 //! `PROPTEST_CASES` sets the number of histories, for the long form.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::channel;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use idem_proofs::reference::steps::histories;
 use idem_proofs::reference::{Claims, Model, Profile, Step, drive, engine};
-use idem_runtime::{Begin, Claim, Clock, Duties, Fingerprint, Record, StorageKey, Store, StoreError};
+use idem_runtime::{Begin, Claim, Clock, Duties, Fingerprint, Record, StorageKey, Store, StoreError, Terms};
 use idem_servers::redis::Redis;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
-use redis::Pipeline;
+use redis::cmd;
 use tokio::runtime::Handle;
 
-use crate::scripts::Scripts;
+use crate::link::Heard;
 use crate::{RedisClaim, RedisStore};
 
-/// The server's own expiry stays out of it: it only reclaims room.
-const CLOCK: &str = "
-local function now() return tonumber(redis.call('GET', 'clock')) end
-local function milliseconds() return 100000000 end
-";
+/// Makes every key older, by as many milliseconds as the history says and some more: so much the steps may have taken.
+const PASS: &str = "
+for _, key in ipairs(redis.call('KEYS', ARGV[1] .. ':*')) do
+    redis.call('PEXPIRE', key, redis.call('PTTL', key) - ARGV[2] - 5)
+end";
 
-/// A tick of a history is a nanosecond, and one of the store a microsecond.
-const SCALE: u32 = 1000;
+/// The ends of leases and records lie on these marks, and a tick beside them.
+const MARK: i128 = 10_000_000_000;
+/// So many milliseconds of the server are as much as the time between two marks, and as much as a tick of one nanosecond.
+/// What a history really takes is less than a tick, and ticks do not add up to a mark.
+const MARK_MILLISECONDS: i128 = 10_000_000;
+const TICK_MILLISECONDS: i128 = 10_000;
+
+/// No claim goes by itself, as none does in the reference.
+const TTL: Duration = Duration::MAX;
+
+/// Milliseconds of the server for nanoseconds of a history.
+fn scaled(nanoseconds: u128) -> i128 {
+    let nanoseconds = i128::try_from(nanoseconds).unwrap();
+    let marks = (nanoseconds + MARK / 2).div_euclid(MARK);
+    marks * MARK_MILLISECONDS + (nanoseconds - marks * MARK) * TICK_MILLISECONDS
+}
+
+fn stretched(duration: Duration) -> Duration {
+    Duration::from_millis(u64::try_from(scaled(duration.as_nanos())).unwrap())
+}
 
 #[derive(Clone)]
 struct Timed {
     store: RedisStore,
-    /// The clock, and what it showed at first: nanoseconds since 1970 are more than a Lua number holds.
+    prefix: String,
+    /// The clock, and what it showed at first.
     clock: Arc<OnceLock<(Arc<dyn Clock>, u64)>>,
+    /// How much time has passed on the server, in milliseconds.
+    passed: Arc<Mutex<i128>>,
     /// Where the connection lives: other threads than those of the history.
     elsewhere: Handle,
 }
@@ -53,10 +74,12 @@ impl Timed {
 
     fn set_clock(&self) -> Result<(), StoreError> {
         let (clock, start) = self.clock.get().unwrap();
-        let mut set = Pipeline::new();
-        set.cmd("SET").arg("clock").arg(clock.now().as_nanos() - start);
+        let passed = scaled(u128::from(clock.now().as_nanos() - start));
+        let by = passed - std::mem::replace(&mut *self.passed.lock().unwrap(), passed);
+        let mut pass = cmd("EVAL");
+        pass.arg(PASS).arg(0).arg(&self.prefix).arg(by.to_string());
         let link = Arc::clone(&self.store.inner.link);
-        self.at_once(async move { link.send(&set, link.deadline()).await })?;
+        self.at_once(async move { link.send(&pass, link.deadline()).await.and_then(Heard::accepted) })?;
         Ok(())
     }
 }
@@ -72,7 +95,7 @@ impl Store for Timed {
     ) -> Result<Begin<TimedClaim>, StoreError> {
         self.set_clock()?;
         let timed = |claim| TimedClaim { claim, store: self.clone() };
-        Ok(match self.store.begin(key, fingerprint, lease * SCALE).await? {
+        Ok(match self.store.begin_on_terms(key, fingerprint, &Terms::new(stretched(lease), TTL)).await? {
             Begin::Claimed(claim) => Begin::Claimed(timed(claim)),
             Begin::Abandoned(claim) => Begin::Abandoned(timed(claim)),
             Begin::InFlight(fingerprint) => Begin::InFlight(fingerprint),
@@ -98,12 +121,12 @@ impl Store for Timed {
 impl Claim for TimedClaim {
     async fn renew(&mut self, lease: Duration) -> Result<(), StoreError> {
         self.store.set_clock()?;
-        self.claim.renew(lease * SCALE).await
+        self.claim.renew(stretched(lease)).await
     }
 
     async fn complete(self, record: Record, ttl: Duration) -> Result<(), StoreError> {
         self.store.set_clock()?;
-        self.store.at_once(self.claim.complete(record, ttl * SCALE))
+        self.store.at_once(self.claim.complete(record, stretched(ttl)))
     }
 
     async fn release(self) -> Result<(), StoreError> {
@@ -125,9 +148,9 @@ fn check<F: Future<Output = Result<(), String>>>(cases: u32, play: impl Fn(Timed
         // What is beyond the last step seen is thrown away first when a failure is made smaller.
         seen.iter().for_each(|seen| seen.store(steps.len(), Ordering::SeqCst));
         let prefix = format!("history-{}", played.fetch_add(1, Ordering::SeqCst));
-        let store = RedisStore::builder(server.url()).prefix(prefix);
-        let store = elsewhere.block_on(store.connect_with(Scripts::with_clock(CLOCK))).unwrap();
-        let store = Timed { store, clock: Arc::default(), elsewhere: elsewhere.handle().clone() };
+        let store = elsewhere.block_on(RedisStore::builder(server.url()).prefix(&prefix).connect()).unwrap();
+        let (clock, passed) = (Arc::default(), Arc::default());
+        let store = Timed { store, prefix, clock, passed, elsewhere: elsewhere.handle().clone() };
         runtime.block_on(play(store, model, steps)).map_err(TestCaseError::fail)
     });
     if let Err(error) = checked {

@@ -52,22 +52,27 @@
 //! # What stands in Redis
 //!
 //! One string for each key, named by the prefix and a hash; what clients sent is not in the name. It holds the owner's token,
-//! the end of the lease, and the fingerprint or the record, with checksums that bind it to its key. A value that cannot be read
-//! is an error for everybody, and never overwritten.
+//! and the lease, the fingerprint and the origin, or the record, with checksums that bind it to its key. A value that cannot be
+//! read is an error for everybody, and never overwritten.
 //!
-//! A lease is judged by the server's clock. A claim outlives its lease for the endpoint's TTL, so that a retry learns that
-//! the outcome is unknown. Every step is one script on one key, so the scripts fit a cluster; connecting to one is not
-//! supported yet.
+//! A lease is judged by the server's clock: what is left of the key's expiry tells how old the claim is. So leave the expiry
+//! of these keys alone; a claim without one is an error. A claim outlives its lease for the endpoint's TTL, so that a retry
+//! learns that the outcome is unknown. A record is over when its key is.
+//!
+//! A key is claimed, and a record read, with one `SET NX GET`. Every other step is a script that compares before it writes. All
+//! of them are on one key, so they fit a cluster; connecting to one is not supported yet.
 //!
 //! With `Replicas`, a claim and a completion take a second round trip, and the steps of one process wait for their replicas one
 //! after the other, since they share a connection.
 
+mod begin;
 mod builder;
 mod claim;
 mod errors;
 #[cfg(test)]
 mod histories;
 mod link;
+mod look;
 mod orphans;
 mod scripts;
 mod store;

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use redis::aio::{ConnectionLike, MultiplexedConnection};
+use redis::aio::MultiplexedConnection;
 use redis::{AsyncConnectionConfig, Client, Cmd, Pipeline, RedisError, Value};
 use tokio::time::{Instant, timeout_at};
 
@@ -28,14 +28,61 @@ pub(crate) struct Link {
     made: AtomicU64,
 }
 
-/// What the server said to commands that were sent together.
-pub(crate) struct Replies {
-    /// One for each command; it may be an error of the server.
-    pub(crate) each: Vec<Value>,
-    /// Whether they were sent twice, so that the first time may have taken effect as well.
+/// What is sent in one round trip: a command, or several.
+pub(crate) trait Words: Sync {
+    /// What the server says to it: a value, or one for each command. Any may be an error of the server.
+    type Answer: Send;
+
+    fn ask(
+        &self,
+        connection: &mut MultiplexedConnection,
+    ) -> impl Future<Output = Result<Self::Answer, RedisError>> + Send;
+
+    /// Whether the server was demoted to a replica, or has lost its primary: a new connection may lead to the right one.
+    fn is_refused_by_a_replica(answer: &Self::Answer) -> bool;
+}
+
+impl Words for Cmd {
+    type Answer = Value;
+
+    async fn ask(&self, connection: &mut MultiplexedConnection) -> Result<Value, RedisError> {
+        connection.send_packed_command(self).await
+    }
+
+    fn is_refused_by_a_replica(answer: &Value) -> bool {
+        matches!(answer, Value::ServerError(error) if matches!(error.code(), "READONLY" | "MASTERDOWN" | "UNBLOCKED"))
+    }
+}
+
+impl Words for Pipeline {
+    type Answer = Vec<Value>;
+
+    async fn ask(&self, connection: &mut MultiplexedConnection) -> Result<Vec<Value>, RedisError> {
+        connection.send_packed_commands(self, 0, self.len()).await
+    }
+
+    fn is_refused_by_a_replica(answer: &Vec<Value>) -> bool {
+        answer.iter().any(Cmd::is_refused_by_a_replica)
+    }
+}
+
+/// What the server said.
+pub(crate) struct Heard<A> {
+    pub(crate) answer: A,
+    /// Whether it was asked twice, so that the first time may have taken effect as well.
     pub(crate) repeated: bool,
-    /// The connection that they came on.
-    number: u64,
+    /// The connection that the answer came on.
+    pub(crate) number: u64,
+}
+
+impl Heard<Value> {
+    /// An answer that is an error of the server, as an error.
+    pub(crate) fn accepted(self) -> Result<Self, Trouble> {
+        match self.answer {
+            Value::ServerError(error) => Err(Trouble::Refused { error, repeated: self.repeated }),
+            _ => Ok(self),
+        }
+    }
 }
 
 #[derive(Clone)]
@@ -71,9 +118,9 @@ impl Link {
     }
 
     /// Sends commands in one round trip. They may be sent twice, so they must do the same twice as once.
-    pub(crate) async fn send(&self, commands: &Pipeline, deadline: Instant) -> Result<Replies, Trouble> {
+    pub(crate) async fn send<W: Words>(&self, words: &W, deadline: Instant) -> Result<Heard<W::Answer>, Trouble> {
         let mut used = None;
-        if let Ok(result) = timeout_at(deadline, self.attempt(commands, &mut used)).await {
+        if let Ok(result) = timeout_at(deadline, self.attempt(words, &mut used)).await {
             return result;
         }
         match used {
@@ -86,11 +133,11 @@ impl Link {
         }
     }
 
-    /// Sends one more command on the connection that `replies` came on, and on no other.
-    pub(crate) async fn follow(&self, replies: &Replies, command: &Cmd, deadline: Instant) -> Result<Value, Trouble> {
-        let live = self.current().clone().filter(|live| live.number == replies.number);
+    /// Sends one more command on the connection with this number, and on no other.
+    pub(crate) async fn follow(&self, number: u64, command: &Cmd, deadline: Instant) -> Result<Value, Trouble> {
+        let live = self.current().clone().filter(|live| live.number == number);
         let Some(mut live) = live else { return Err(Trouble::Unheard) };
-        match timeout_at(deadline, live.connection.req_packed_command(command)).await {
+        match timeout_at(deadline, command.ask(&mut live.connection)).await {
             Ok(Ok(Value::ServerError(error))) => Err(Trouble::Refused { error, repeated: false }),
             Ok(Ok(reply)) => Ok(reply),
             Ok(Err(error)) => {
@@ -105,7 +152,7 @@ impl Link {
     }
 
     /// A connection that stood for a while may have ended unnoticed, so a failure on it is followed by another try.
-    async fn attempt(&self, commands: &Pipeline, used: &mut Option<u64>) -> Result<Replies, Trouble> {
+    async fn attempt<W: Words>(&self, words: &W, used: &mut Option<u64>) -> Result<Heard<W::Answer>, Trouble> {
         let mut broken = None;
         let mut tries = 0;
         loop {
@@ -116,14 +163,14 @@ impl Link {
             *used = Some(live.number);
             tries += 1;
             let last_try = fresh || tries == TRIES;
-            let sent = live.connection.req_packed_commands(commands, 0, commands.len()).await;
-            let demoted = matches!(&sent, Ok(each) if each.iter().any(is_demoted));
+            let sent = words.ask(&mut live.connection).await;
+            let demoted = matches!(&sent, Ok(answer) if W::is_refused_by_a_replica(answer));
             if demoted || sent.is_err() {
                 self.lost(live.number);
             }
             match sent {
-                Ok(each) if last_try || !demoted => {
-                    return Ok(Replies { each, repeated: broken.is_some(), number: live.number });
+                Ok(answer) if last_try || !demoted => {
+                    return Ok(Heard { answer, repeated: broken.is_some(), number: live.number });
                 }
                 Ok(_) => broken = Some(std::io::Error::other("the server is not the primary any more").into()),
                 Err(error) if last_try => return Err(Trouble::Broken(error)),
@@ -158,9 +205,4 @@ impl Link {
     fn current(&self) -> MutexGuard<'_, Option<Live>> {
         self.current.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// Whether the server was demoted to a replica, or has lost its primary: a new connection may lead to the right one.
-fn is_demoted(reply: &Value) -> bool {
-    matches!(reply, Value::ServerError(error) if matches!(error.code(), "READONLY" | "MASTERDOWN" | "UNBLOCKED"))
 }

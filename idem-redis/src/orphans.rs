@@ -4,14 +4,15 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use bytes::Bytes;
 use tokio::runtime::Handle;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
 use crate::link::Link;
 use crate::scripts::Scripts;
-use crate::store::{release_arguments, run};
-use crate::wire::{Name, Owner, Said};
+use crate::store::{Said, run};
+use crate::wire::Name;
 
 /// How many are followed up at once. Beyond that, their leases end them.
 const MOST: usize = 1024;
@@ -33,29 +34,30 @@ impl Orphans {
     }
 
     /// Gives the claim back when it is dropped, unless it is disarmed.
-    pub(crate) fn guard<'a>(&'a self, name: &'a Name, owner: Owner, lease: Duration) -> Guard<'a> {
-        Guard { orphans: self, name, owner, lease, armed: true }
+    pub(crate) fn guard<'a>(&'a self, name: &'a Name, claim: &'a Bytes, lease: Duration) -> Guard<'a> {
+        Guard { orphans: self, name, claim, lease, armed: true }
     }
 
-    fn follow_up(&self, name: Name, owner: Owner, lease: Duration) {
+    fn follow_up(&self, name: Name, claim: Bytes, lease: Duration) {
         let Ok(runtime) = Handle::try_current() else { return };
         let mut tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
         while tasks.try_join_next().is_some() {}
         if tasks.len() < MOST {
             let (link, scripts) = (Arc::clone(&self.link), Arc::clone(&self.scripts));
-            tasks.spawn_on(async move { give_back(&link, &scripts, &name, owner, lease).await }, &runtime);
+            tasks.spawn_on(async move { give_back(&link, &scripts, &name, &claim, lease).await }, &runtime);
         }
     }
 }
 
 /// Gives a claim back. It may not be there yet: what was sent on another connection can arrive late.
-async fn give_back(link: &Link, scripts: &Scripts, name: &Name, owner: Owner, lease: Duration) {
+async fn give_back(link: &Link, scripts: &Scripts, name: &Name, claim: &[u8], lease: Duration) {
     let end = Instant::now() + lease.min(LONGEST);
-    let mut pause = FIRST_PAUSE;
+    let (channel, mut pause) = (name.channel(), FIRST_PAUSE);
     while Instant::now() < end {
-        match run(link, &scripts.release, name, &release_arguments(&owner, name), None).await {
-            Ok(stepped) if stepped.said != Said::Absent => return,
-            Ok(_) | Err(_) => {}
+        let heard = run(link, &scripts.release, name, &[claim, channel.as_bytes()], link.deadline()).await;
+        match heard.and_then(|heard| Said::read(heard.answer)) {
+            Ok(Said::Absent) | Err(_) => {}
+            Ok(_) => return,
         }
         sleep(pause).await;
         pause = (pause * 2).min(LONGEST_PAUSE);
@@ -65,7 +67,7 @@ async fn give_back(link: &Link, scripts: &Scripts, name: &Name, owner: Owner, le
 pub(crate) struct Guard<'a> {
     orphans: &'a Orphans,
     name: &'a Name,
-    owner: Owner,
+    claim: &'a Bytes,
     lease: Duration,
     armed: bool,
 }
@@ -80,7 +82,7 @@ impl Guard<'_> {
 impl Drop for Guard<'_> {
     fn drop(&mut self) {
         if self.armed {
-            self.orphans.follow_up(self.name.clone(), self.owner, self.lease);
+            self.orphans.follow_up(self.name.clone(), self.claim.clone(), self.lease);
         }
     }
 }

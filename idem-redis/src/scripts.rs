@@ -1,18 +1,11 @@
-//! The scripts: every step is one, takes one key, and looks before it writes.
+//! The scripts: each takes one key, and writes only if what stands there is, byte for byte, what the caller has seen or written.
 
-use std::time::Duration;
+use redis::{Cmd, cmd};
+use sha1_smol::Sha1;
 
-use redis::{Cmd, Script, cmd};
-
-/// A step in progress is judged by this clock, unless a test brings its own.
-const CLOCK: &str = include_str!("scripts/clock.lua");
-
-/// The longest lease or TTL. Longer ones are cut to it, since a Lua number holds no more.
-const LONGEST: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
-
-/// The scripts of one store.
+/// The scripts of the store.
 pub(crate) struct Scripts {
-    pub(crate) begin: Text,
+    pub(crate) look: Text,
     pub(crate) renew: Text,
     pub(crate) complete: Text,
     pub(crate) release: Text,
@@ -21,36 +14,29 @@ pub(crate) struct Scripts {
 
 /// One script, with the name that the server knows it by once it has seen it.
 pub(crate) struct Text {
-    text: String,
+    text: &'static str,
     hash: String,
 }
 
 impl Scripts {
     pub(crate) fn new() -> Self {
-        Self::with_clock(CLOCK)
-    }
-
-    /// The scripts on another clock: Lua that defines `now` and `milliseconds`.
-    pub(crate) fn with_clock(clock: &str) -> Self {
-        let text = |step| Text::new([clock, include_str!("scripts/value.lua"), step].concat());
         Self {
-            begin: text(include_str!("scripts/begin.lua")),
-            renew: text(include_str!("scripts/renew.lua")),
-            complete: text(include_str!("scripts/complete.lua")),
-            release: text(include_str!("scripts/release.lua")),
-            forget: text(include_str!("scripts/forget.lua")),
+            look: Text::new(include_str!("scripts/look.lua")),
+            renew: Text::new(include_str!("scripts/renew.lua")),
+            complete: Text::new(include_str!("scripts/complete.lua")),
+            release: Text::new(include_str!("scripts/release.lua")),
+            forget: Text::new(include_str!("scripts/forget.lua")),
         }
     }
 
     pub(crate) fn texts(&self) -> [&str; 5] {
-        [&self.begin, &self.renew, &self.complete, &self.release, &self.forget].map(|script| &*script.text)
+        [&self.look, &self.renew, &self.complete, &self.release, &self.forget].map(|script| script.text)
     }
 }
 
 impl Text {
-    fn new(text: String) -> Self {
-        let hash = Script::new(&text).get_hash().to_owned();
-        Self { text, hash }
+    fn new(text: &'static str) -> Self {
+        Self { text, hash: Sha1::from(text).digest().to_string() }
     }
 
     /// A call by name, which the server answers with NOSCRIPT if it does not know the script.
@@ -60,7 +46,7 @@ impl Text {
 
     /// A call with the whole text, which makes the server know the script.
     pub(crate) fn in_full(&self, key: &str, arguments: &[&[u8]]) -> Cmd {
-        call("EVAL", &self.text, key, arguments)
+        call("EVAL", self.text, key, arguments)
     }
 }
 
@@ -71,9 +57,4 @@ fn call(how: &str, script: &str, key: &str, arguments: &[&[u8]]) -> Cmd {
         call.arg(*argument);
     }
     call
-}
-
-/// A duration as the scripts take it: whole microseconds, rounded up.
-pub(crate) fn microseconds(duration: Duration) -> String {
-    duration.min(LONGEST).as_nanos().div_ceil(1000).to_string()
 }

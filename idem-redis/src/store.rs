@@ -1,21 +1,23 @@
-//! The store: each step is one script and one round trip.
+//! The store: what its clones share, and how a step is sent.
 
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use idem_runtime::{Begin, Clock, Duties, Fingerprint, StorageKey, Store, StoreError, Terms};
-use redis::{Pipeline, Value, cmd};
+use bytes::Bytes;
+use idem_runtime::{Begin, Clock, Duties, Fingerprint, Found, StorageKey, Store, StoreError, Terms};
+use redis::{Value, cmd};
 use tokio::time::Instant;
 
+use crate::begin::begin;
 use crate::builder::{Durability, RedisStoreBuilder};
 use crate::claim::RedisClaim;
 use crate::errors::{ConnectError, Trouble};
-use crate::link::{Link, Replies};
+use crate::link::{Heard, Link};
 use crate::orphans::Orphans;
-use crate::scripts::{Scripts, Text, microseconds};
+use crate::scripts::{Scripts, Text};
 use crate::waiting::Waiting;
-use crate::wire::{self, Name, Owner, Said};
+use crate::wire::Name;
 
 /// How long an abandoned claim stays where the caller did not say.
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
@@ -40,7 +42,20 @@ pub(crate) struct Inner {
     prefix: String,
     durability: Durability,
     waiting: Waiting,
-    orphans: Orphans,
+    pub(crate) orphans: Orphans,
+}
+
+/// What a script says.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Said {
+    /// It did its step, or finds that it has done it before.
+    Done,
+    /// What should be over is not.
+    NotOver,
+    /// Something else stands under the key.
+    Stands(Bytes),
+    /// Nothing does.
+    Absent,
 }
 
 /// What became of a step that the server has answered.
@@ -74,6 +89,19 @@ impl RedisStore {
     }
 }
 
+impl Said {
+    /// Reads the reply of a script.
+    pub(crate) fn read(reply: Value) -> Result<Self, Trouble> {
+        match reply {
+            Value::Int(1) => Ok(Self::Done),
+            Value::Int(0) => Ok(Self::NotOver),
+            Value::BulkString(value) => Ok(Self::Stands(value.into())),
+            Value::Nil => Ok(Self::Absent),
+            _ => Err(Trouble::Reply),
+        }
+    }
+}
+
 impl Inner {
     pub(crate) fn new(link: Arc<Link>, scripts: Scripts, prefix: String, durability: Durability) -> Self {
         let scripts = Arc::new(scripts);
@@ -82,19 +110,35 @@ impl Inner {
         Self { link, scripts, prefix, durability, waiting, orphans }
     }
 
-    /// Runs one script.
+    /// Runs one script, and waits for replicas if it wrote.
     pub(crate) async fn step(
         &self,
         text: &Text,
         name: &Name,
         arguments: &[&[u8]],
         copies: Copies,
+        deadline: Instant,
     ) -> Result<Stepped, Trouble> {
-        let wait = match self.durability {
-            Durability::Replicas { count, within } if copies == Copies::AsDeclared => Some((count, within)),
-            _ => None,
-        };
-        run(&self.link, text, name, arguments, wait).await
+        let Heard { answer, repeated, number } = run(&self.link, text, name, arguments, deadline).await?;
+        let said = Said::read(answer)?;
+        let copied = if said == Said::Done { self.copied(copies, number, deadline).await } else { Ok(()) };
+        Ok(Stepped { said, copied, repeated })
+    }
+
+    /// Waits until enough replicas have what was written. Not in the same round trip as the write: a step that finds a record
+    /// writes nothing, and must not wait for replicas that are gone. On the same connection, since WAIT waits for its writes.
+    pub(crate) async fn copied(&self, copies: Copies, number: u64, deadline: Instant) -> Result<(), Trouble> {
+        let Durability::Replicas { count: want, within } = self.durability else { return Ok(()) };
+        if copies == Copies::One {
+            return Ok(());
+        }
+        let mut wait = cmd("WAIT");
+        wait.arg(want).arg(u64::try_from(within.as_millis()).unwrap_or(u64::MAX));
+        match self.link.follow(number, &wait, deadline).await? {
+            Value::Int(have) if have >= i64::from(want) => Ok(()),
+            Value::Int(have) => Err(Trouble::NotReplicated { have, want, within }),
+            _ => Err(Trouble::Reply),
+        }
     }
 
     pub(crate) fn name(&self, key: &StorageKey) -> Name {
@@ -102,53 +146,21 @@ impl Inner {
     }
 }
 
-/// Runs one script, and waits for replicas if it wrote. A server that does not know the script gets its text.
+/// Runs one script. A server that does not know it gets its text.
 pub(crate) async fn run(
     link: &Link,
     text: &Text,
     name: &Name,
     arguments: &[&[u8]],
-    wait: Option<(u32, Duration)>,
-) -> Result<Stepped, Trouble> {
-    let deadline = link.deadline();
-    let (mut known, mut repeated) = (true, false);
-    loop {
-        let mut commands = Pipeline::new();
-        let script = if known { text.by_name(&name.key, arguments) } else { text.in_full(&name.key, arguments) };
-        commands.add_command(script);
-        let mut replies = link.send(&commands, deadline).await?;
-        repeated |= replies.repeated;
-        match replies.each.pop() {
-            Some(Value::ServerError(error)) if known && error.code() == "NOSCRIPT" => known = false,
-            Some(Value::ServerError(error)) => return Err(Trouble::Refused { error, repeated }),
-            Some(reply) => {
-                let said = Said::read(reply)?;
-                let copied = match wait {
-                    Some(wait) if said == Said::Done => copied(link, &replies, wait, deadline).await,
-                    _ => Ok(()),
-                };
-                return Ok(Stepped { said, copied, repeated });
-            }
-            None => return Err(Trouble::Reply),
-        }
-    }
-}
-
-/// Waits until enough replicas have what was written. Not in the same round trip as the write: a step that finds a record
-/// writes nothing, and must not wait for replicas that are gone. On the same connection, since WAIT waits for its writes.
-async fn copied(
-    link: &Link,
-    replies: &Replies,
-    (want, within): (u32, Duration),
     deadline: Instant,
-) -> Result<(), Trouble> {
-    let mut wait = cmd("WAIT");
-    wait.arg(want).arg(u64::try_from(within.as_millis()).unwrap_or(u64::MAX));
-    match link.follow(replies, &wait, deadline).await? {
-        Value::Int(have) if have >= i64::from(want) => Ok(()),
-        Value::Int(have) => Err(Trouble::NotReplicated { have, want, within }),
-        _ => Err(Trouble::Reply),
+) -> Result<Heard<Value>, Trouble> {
+    let mut heard = link.send(&text.by_name(&name.0, arguments), deadline).await?;
+    if matches!(&heard.answer, Value::ServerError(error) if error.code() == "NOSCRIPT") {
+        let repeated = heard.repeated;
+        heard = link.send(&text.in_full(&name.0, arguments), deadline).await?;
+        heard.repeated |= repeated;
     }
+    heard.accepted()
 }
 
 impl Store for RedisStore {
@@ -172,43 +184,7 @@ impl Store for RedisStore {
         fingerprint: &Fingerprint,
         terms: &Terms<'_>,
     ) -> Result<Begin<RedisClaim>, StoreError> {
-        let &Terms { lease, ttl, .. } = terms;
-        let Inner { scripts, orphans, .. } = &*self.inner;
-        let name = self.inner.name(key);
-        let owner = Owner::random()?;
-        let (lives, stays) = (microseconds(lease), microseconds(ttl));
-        let arguments: [&[u8]; 4] = [&owner.0, fingerprint.as_bytes(), lives.as_bytes(), stays.as_bytes()];
-        // From here on there may be a claim of which nobody knows.
-        let unheard = orphans.guard(&name, owner, lease);
-        let Stepped { said, copied, .. } =
-            match self.inner.step(&scripts.begin, &name, &arguments, Copies::AsDeclared).await {
-                Ok(answer) => answer,
-                Err(trouble) => {
-                    if !trouble.is_uncertain() {
-                        unheard.disarm();
-                    }
-                    return Err(if trouble.is_full() { StoreError::Full } else { trouble.into() });
-                }
-            };
-        if said == Said::Done
-            && let Err(trouble) = copied
-        {
-            // The body must not run, so this claim is nobody's.
-            if run(&self.inner.link, &scripts.release, &name, &release_arguments(&owner, &name), None).await.is_ok() {
-                unheard.disarm();
-            }
-            return Err(trouble.into());
-        }
-        unheard.disarm();
-        let claim = |former| RedisClaim::new(Arc::clone(&self.inner), *key, name.clone(), owner, former, ttl);
-        match said {
-            Said::Done => Ok(Begin::Claimed(claim(owner))),
-            Said::Abandoned(former) => Ok(Begin::Abandoned(claim(wire::owner(&former)?))),
-            Said::InFlight(fingerprint) => Ok(Begin::InFlight(wire::fingerprint(&fingerprint)?)),
-            Said::Record(sealed) => Ok(Begin::Completed(wire::record(key, &name, &sealed)?)),
-            Said::Unreadable => Err(Trouble::Unreadable { name: name.short(), why: None }.into()),
-            Said::Lost | Said::Absent => Err(Trouble::Reply.into()),
-        }
+        begin(&self.inner, key, fingerprint, terms).await
     }
 
     async fn ended(&self, key: &StorageKey) {
@@ -217,27 +193,18 @@ impl Store for RedisStore {
 
     /// A value that cannot be read is an error, and stays.
     async fn forget(&self, key: &StorageKey) -> Result<bool, StoreError> {
-        let name = self.inner.name(key);
-        let arguments = [name.channel.as_bytes()];
-        let stepped = self.inner.step(&self.inner.scripts.forget, &name, &arguments, Copies::One).await?;
-        match stepped.said {
-            // What the first of two found is not known.
-            Said::Absent if stepped.repeated => Err(Trouble::Unheard.into()),
-            Said::Done => Ok(true),
-            Said::Absent | Said::InFlight(_) => Ok(false),
-            Said::Unreadable => Err(Trouble::Unreadable { name: name.short(), why: None }.into()),
-            _ => Err(Trouble::Reply.into()),
-        }
+        Ok(self.inner.forget(&self.inner.name(key)).await?)
+    }
+
+    /// Reads, and writes nothing. Replays are not counted.
+    async fn inspect(&self, key: &StorageKey) -> Result<Option<Found>, StoreError> {
+        Ok(self.inner.inspect(key).await?)
     }
 
     /// Expiry is judged by the server's clock, and leases need renewal.
     fn attach(&self, _: &Arc<dyn Clock>) -> Duties {
         Duties { expire: false, renew: true }
     }
-}
-
-pub(crate) fn release_arguments<'a>(owner: &'a Owner, name: &'a Name) -> [&'a [u8]; 2] {
-    [&owner.0, name.channel.as_bytes()]
 }
 
 impl fmt::Debug for RedisStore {

@@ -8,12 +8,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures_util::StreamExt;
-use redis::{Pipeline, RedisResult, Value};
+use redis::{RedisResult, Value, cmd};
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout, timeout_at};
 
-use crate::link::Link;
+use crate::link::{Heard, Link};
 use crate::wire::{self, Name};
 
 /// The pauses of the poll: short at first, for bodies that end soon, and then longer.
@@ -80,7 +80,8 @@ impl Waiting {
 
     /// Resolves when the claim may have ended.
     pub(crate) async fn ended(&self, name: &Name) {
-        let mut waiter = self.register(&name.channel);
+        let channel = name.channel();
+        let mut waiter = self.register(&channel);
         let mut pause = FIRST_PAUSE;
         for _ in 0..LOOKS {
             // First the registration, then the look: what ends in between is not missed.
@@ -114,11 +115,10 @@ impl Waiting {
 
     /// Whether there is a claim; also where that cannot be found out, so that the poll goes on.
     async fn in_flight(&self, name: &Name) -> bool {
-        let mut look = Pipeline::new();
-        look.cmd("GETRANGE").arg(&name.key).arg(0).arg(wire::CLAIM.len() - 1);
-        let looked = self.shared.link.send(&look, self.shared.link.deadline()).await;
-        match looked.as_ref().map(|replies| &replies.each[..]) {
-            Ok([Value::BulkString(start)]) => start == wire::CLAIM,
+        let mut look = cmd("GETRANGE");
+        look.arg(&name.0).arg(0).arg(1);
+        match self.shared.link.send(&look, self.shared.link.deadline()).await {
+            Ok(Heard { answer: Value::BulkString(start), .. }) => wire::CLAIM_STARTS.contains(&&start[..]),
             _ => true,
         }
     }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use common::*;
 use idem_redis::{Durability, RedisStore};
 use idem_runtime::{Claim, Store, StoreError, Terms};
-use idem_servers::proxy::Proxy;
+use idem_servers::proxy::{Direction, Fault, Proxy};
 use idem_servers::redis::Redis;
 
 const WITHIN: Duration = Duration::from_millis(300);
@@ -83,6 +83,24 @@ async fn without_a_replica_in_time_no_body_may_run_and_the_key_stays_free() {
     replica.resume();
     until("the record is in both", async || twin.twin().unwrap().complete(record("answer"), TTL).await.is_ok()).await;
     assert!(replica.say(&format!("GETRANGE {} 0 1", name(1))).await.contains("\u{1}R"));
+}
+
+#[tokio::test]
+async fn a_claim_that_is_found_again_after_a_lost_answer_must_be_in_the_replica_too() {
+    let primary = Redis::start().await;
+    let replica = primary.replica().await;
+    let proxy = Proxy::to(primary.port()).await;
+    let store = replicated(&proxy).await;
+    claim_in_time(&store, 1).await;
+    replica.stall();
+    proxy.set(Direction::ToClient, Fault::ResetAfter(0));
+    // The new connection has written nothing before, and WAIT waits for what its own connection wrote.
+    let said = unavailable(begin(&store, 2).await);
+    assert!(said.contains("0 of 1 replicas"), "{said}");
+    assert!(!exists(&primary, 2).await, "the claim was given back");
+    replica.resume();
+    proxy.set(Direction::ToClient, Fault::ResetAfter(0));
+    claim_in_time(&store, 2).await;
 }
 
 #[tokio::test]

@@ -294,7 +294,7 @@ impl Idempotency {
         F: Future<Output = Ended<T>> + Send + 'static,
         T: Send + 'static,
     {
-        self.attempt(attempt, body).await.map_err(|(refused, _)| refused)
+        self.attempt(&attempt, body).await.map_err(|(refused, _)| refused)
     }
 
     /// As [`run_leased`](Self::run_leased), but where the store cannot be asked, `body` runs all the same: **without
@@ -311,7 +311,7 @@ impl Idempotency {
         F: Future<Output = Ended<T>> + Send + 'static,
         T: Send + 'static,
     {
-        match self.attempt(attempt, body).await {
+        match self.attempt(&attempt, body).await {
             Err((Refused::StoreUnavailable(error), Some(body))) => {
                 let core = &self.handle.core;
                 let place = core.places.take().ok_or(Refused::TooManyExecutions).inspect_err(Refused::count)?;
@@ -325,7 +325,7 @@ impl Idempotency {
     }
 
     /// A refusal gives the body back where it was not started and the engine itself refused.
-    async fn attempt<B, F, T>(&self, attempt: Attempt, body: B) -> Result<Answer<T>, (Refused, Option<B>)>
+    async fn attempt<B, F, T>(&self, attempt: &Attempt, body: B) -> Result<Answer<T>, (Refused, Option<B>)>
     where
         B: FnOnce(Lease) -> F + Send + 'static,
         F: Future<Output = Ended<T>> + Send + 'static,
@@ -335,7 +335,7 @@ impl Idempotency {
         let mut body = body;
         let mut waiting = None;
         loop {
-            let block = match core.look(&attempt, body).await {
+            let block = match core.look(attempt, body).await {
                 Look::Ran(Some(response)) => return Ok(Answer::Ran(response)),
                 Look::Ran(None) => return Err((Refused::OutcomeUnknown, None)),
                 Look::Blocked(block, unused) => {

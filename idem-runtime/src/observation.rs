@@ -55,7 +55,7 @@ tokio::task_local! {
 /// # async fn example(idempotency: idem_runtime::Idempotency, attempt: idem_runtime::Attempt) {
 /// use idem_runtime::{Answer, Draft, Ended, Endpoint, Observation, Outcome, Recording};
 ///
-/// let observation = Observation::new(&Endpoint::new("POST", "/orders"));
+/// let observation = Observation::new(|| Endpoint::new("POST", "/orders"));
 /// let work = async {
 ///     observation.belongs_to(&attempt.key);
 ///     let body = async { Ended { response: "done", recording: Recording::Done(Outcome::Answer(Draft::new())) } };
@@ -117,11 +117,11 @@ impl Drop for Seen {
 
 impl Observation {
     /// Begins to observe a request to `endpoint`, if anybody wants to see it. The span is a child of the current one.
-    pub fn new(endpoint: &Endpoint) -> Self {
+    pub fn new(endpoint: impl FnOnce() -> Endpoint) -> Self {
         if !counted::ON && !tracing::span_enabled!(tracing::Level::INFO) {
             return Self(None);
         }
-        let endpoint = name_of(endpoint);
+        let endpoint = name_of(&endpoint());
         let span = tracing::info_span!(
             "idempotency",
             %endpoint,

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::Bytes;
 
 use crate::clock::Timestamp;
 use crate::fingerprint::Fingerprint;
@@ -22,7 +22,7 @@ const WITH_ORIGIN: u8 = 2;
 const HEAD: usize = 1 + 1 + 8;
 const LENGTH: usize = 2;
 /// Room for most origins.
-const TAIL: usize = 80;
+const TAIL: usize = 48;
 
 const ANSWER: u8 = 1;
 const NOT_REPLAYABLE: u8 = 2;
@@ -68,7 +68,7 @@ impl Record {
     }
 
     pub(crate) fn not_replayable(fingerprint: Fingerprint, expires_at: Timestamp, origin: Option<&Origin>) -> Self {
-        let draft = Draft(BytesMut::zeroed(HEAD));
+        let draft = Draft(vec![0; HEAD]);
         Self { fingerprint, bytes: draft.sealed(NOT_REPLAYABLE, expires_at, origin) }
     }
 
@@ -125,7 +125,7 @@ impl std::error::Error for Undecodable {}
 
 /// An answer while it is written down: bytes in the adapter's format, with room in front for the record's head and behind for
 /// its origin, so that a large body is copied once.
-pub struct Draft(BytesMut);
+pub struct Draft(Vec<u8>);
 
 impl Draft {
     /// An empty draft.
@@ -135,8 +135,8 @@ impl Draft {
 
     /// An empty draft with room for `bytes` bytes.
     pub fn with_capacity(bytes: usize) -> Self {
-        let mut draft = BytesMut::with_capacity(HEAD + bytes + TAIL);
-        draft.put_bytes(0, HEAD);
+        let mut draft = Vec::with_capacity(HEAD + bytes + TAIL);
+        draft.resize(HEAD, 0);
         Self(draft)
     }
 
@@ -166,15 +166,15 @@ impl Draft {
         self.0[1] = kind;
         self.0[2..HEAD].copy_from_slice(&expires_at.as_nanos().to_le_bytes());
         if let Some((origin, length)) = origin {
-            self.0.reserve(origin.len() + LENGTH);
-            self.0.put_slice(origin);
-            self.0.put_u16_le(length);
+            // No more than that, since a record is charged for its length.
+            self.0.reserve_exact(origin.len() + LENGTH);
+            self.0.extend_from_slice(origin);
+            self.0.extend_from_slice(&length.to_le_bytes());
         }
-        // A record is charged for its length, so it must not keep much more.
         if self.0.capacity() > self.0.len() + self.0.len() / 8 + 64 {
-            return Bytes::copy_from_slice(&self.0);
+            self.0.shrink_to_fit();
         }
-        self.0.freeze()
+        self.0.into()
     }
 }
 

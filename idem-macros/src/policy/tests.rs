@@ -89,7 +89,8 @@ fn scopes_over_the_arguments() {
         ),
     ] {
         let (chain, count, mistakes) = resolved(scope);
-        assert_eq!((chain.as_str(), count, mistakes.as_str()), ("::idem_axum::Policy::DEFAULT", parts, ""));
+        let wanted = "::idem_axum::Policy::DEFAULT.scope_of_arguments()";
+        assert_eq!((chain.as_str(), count, mistakes.as_str()), (wanted, parts, ""));
     }
 }
 

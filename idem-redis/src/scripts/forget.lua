@@ -1,9 +1,9 @@
--- Removes a record, or a claim whose lease has passed.
-local channel = ARGV[1]
-local time = now()
-local found, why = look()
-if not found then return { why } end
-if found.state == CLAIM and time < found.deadline then return { IN_FLIGHT } end
+-- Removes what begins with `start`: a record, or a claim, if less than `left` is left of its life.
+local start, channel, left = ARGV[1], ARGV[2], ARGV[3]
+local found = redis.call('GETRANGE', KEYS[1], 0, #start - 1)
+if found == '' then return false end
+if found ~= start then return found end
+if left and redis.call('PTTL', KEYS[1]) >= tonumber(left) then return 0 end
 redis.call('DEL', KEYS[1])
-tell(channel)
-return { DONE }
+redis.pcall('PUBLISH', channel, '')
+return 1

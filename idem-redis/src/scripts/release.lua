@@ -1,8 +1,7 @@
--- Removes the claim of this owner.
-local owner, channel = ARGV[1], ARGV[2]
-local found, why = look()
-if not found then return { why } end
-if found.state ~= CLAIM or found.owner ~= owner then return { LOST } end
+-- Removes the claim.
+local claim, channel = ARGV[1], ARGV[2]
+local found = redis.call('GET', KEYS[1])
+if found ~= claim then return found end
 redis.call('DEL', KEYS[1])
-tell(channel)
-return { DONE }
+redis.pcall('PUBLISH', channel, '')
+return 1

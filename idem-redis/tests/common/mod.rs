@@ -104,6 +104,14 @@ pub fn unavailable<T: std::fmt::Debug>(result: Result<T, StoreError>) -> String 
     }
 }
 
+/// The source of an error that says that what stands there cannot be read.
+pub fn unreadable<T: std::fmt::Debug>(result: Result<T, StoreError>) -> String {
+    match result {
+        Err(StoreError::Unreadable(source)) => source.to_string(),
+        other => panic!("it cannot be read, but the store gave {other:?}"),
+    }
+}
+
 /// Waits until `done`, looking again and again.
 pub async fn until(what: &str, mut done: impl AsyncFnMut() -> bool) {
     let start = Instant::now();

@@ -14,13 +14,16 @@ use tokio::sync::{OnceCell, mpsc};
 /// Longer than any client takes with all its retries, on a busy machine.
 const LONGEST: Duration = Duration::from_secs(90);
 
+/// Longer than it takes to get all packages, once.
+const INSTALLATION: Duration = Duration::from_secs(600);
+
 /// Runs a client of `tests/clients` in Python, and gives back what it prints: JSON, a line each.
 pub async fn python(script: &str, arguments: &[&str]) -> Vec<Value> {
     static PYTHON: OnceCell<PathBuf> = OnceCell::const_new();
     let python = PYTHON.get_or_init(|| async {
         let mut command = Command::new(root().join("scripts/python-env"));
         command.arg(Path::new(env!("CARGO_TARGET_TMPDIR")).join("python-env"));
-        output(command, "`sh` (and Python 3.10 or later)").await.trim_end().into()
+        output(command, "`sh` (and Python 3.10 or later)", INSTALLATION).await.trim_end().into()
     });
     run(Command::new(python.await), "Python", script, arguments).await
 }
@@ -34,16 +37,16 @@ async fn run(mut command: Command, name: &str, script: &str, arguments: &[&str])
     command.arg(root().join("tests/clients").join(script)).args(arguments).env("PYTHONDONTWRITEBYTECODE", "1");
     // The servers are on this machine, whatever proxy there is for others.
     command.env("NO_PROXY", "127.0.0.1").env("no_proxy", "127.0.0.1");
-    let printed = output(command, name).await;
+    let printed = output(command, name, LONGEST).await;
     printed.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"))).collect()
 }
 
-async fn output(mut command: Command, name: &str) -> String {
+async fn output(mut command: Command, name: &str, longest: Duration) -> String {
     command.stdin(Stdio::null()).kill_on_drop(true);
-    let output = match tokio::time::timeout(LONGEST, command.output()).await {
+    let output = match tokio::time::timeout(longest, command.output()).await {
         Ok(Ok(output)) => output,
         Ok(Err(error)) => panic!("this test drives a real client, and needs {name}: install it ({error}: {command:?})"),
-        Err(_) => panic!("{command:?} took longer than {LONGEST:?}"),
+        Err(_) => panic!("{command:?} took longer than {longest:?}"),
     };
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{command:?}: {}\n{said}", output.status);

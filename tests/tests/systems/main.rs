@@ -2,6 +2,7 @@
 //! each line of an API's documentation stands above the test that checks it.
 
 mod clients;
+mod described;
 mod gire_mobility;
 mod iex_exchanger;
 mod stripe_like;

@@ -9,8 +9,9 @@ use redis::{AsyncConnectionConfig, Client, Cmd, Value, cmd};
 use super::expect;
 use crate::subject::{Steps, TTL, sealed};
 
-/// What a claim of `RedisStore` has: a head of 34 bytes, and a fingerprint.
-const CLAIM: [u8; 66] = [b'c'; 66];
+/// As long as a claim of `RedisStore`: a head of 42 bytes, and a fingerprint.
+const CLAIM: [u8; 74] = [b'c'; 74];
+/// What a record has before what is sealed.
 const HEAD: usize = 34;
 
 /// What is sent.

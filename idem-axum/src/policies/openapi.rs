@@ -1,0 +1,308 @@
+//! The policies in an OpenAPI document of `utoipa`.
+
+use std::collections::BTreeMap;
+use std::fmt::{self, Write as _};
+
+use http::Method;
+use utoipa::openapi::example::ExampleBuilder;
+use utoipa::openapi::extensions::Extensions;
+use utoipa::openapi::header::HeaderBuilder;
+use utoipa::openapi::path::{Operation, Parameter, ParameterBuilder, ParameterIn, PathItem};
+use utoipa::openapi::schema::{AnyOfBuilder, Components, ObjectBuilder, Schema, Type};
+use utoipa::openapi::{Content, Header, OpenApi, Ref, RefOr, Required, Response};
+
+use super::document::{self, Key, Replay};
+use super::refused::Refused;
+use super::{Endpoint, Policies, Rules};
+
+/// The component that describes the default body of a refusal.
+const PROBLEM: &str = "IdempotencyProblem";
+
+/// Where an operation has its rules.
+const EXTENSION: &str = "x-idempotency";
+
+impl<S> Policies<S> {
+    /// Adds to the operation of each endpoint, in an OpenAPI document that `utoipa` made:
+    ///
+    /// - the header of the key as a parameter;
+    /// - the refusals as responses, each with an example of its body and, where it is problem details, the schema
+    ///   `IdempotencyProblem`;
+    /// - the header that marks a replay, on the responses of its own that are recorded;
+    /// - `x-idempotency`, with the endpoint's rules as they stand in the policy document.
+    ///
+    /// What an operation says itself of the same header, status or media type stays beside it. The document must have the
+    /// paths as clients see them, and as they are listed here; `{*rest}` is `{rest}` in OpenAPI. An operation that has
+    /// `x-idempotency` already was described before, and stays as it is.
+    ///
+    /// ```
+    /// use axum::http::Method;
+    /// use idem_axum::{Policies, idempotent};
+    /// use utoipa::openapi::{OpenApi, Paths, HttpMethod, Info, path::Operation};
+    ///
+    /// #[idempotent(required)]
+    /// async fn pay() {}
+    ///
+    /// # let mut paths = Paths::new();
+    /// # paths.add_path_operation("/pay", vec![HttpMethod::Post], Operation::new());
+    /// # let made_by_utoipa = || OpenApi::new(Info::new("Payments", "1"), paths);
+    /// let policies = Policies::<()>::at("/.well-known/idempotency").endpoint(Method::POST, "/pay", pay);
+    /// let mut api = made_by_utoipa(); // with its macros: `Api::openapi()`
+    /// policies.describe(&mut api)?;
+    /// # assert!(api.paths.paths["/pay"].post.as_ref().unwrap().responses.responses.contains_key("409"));
+    /// # Ok::<(), idem_axum::Undescribed>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`Undescribed`], which names the endpoints that have no operation. Nothing was added then.
+    pub fn describe(&self, api: &mut OpenApi) -> Result<(), Undescribed> {
+        let paths = &mut api.paths.paths;
+        let mut has_operation = |endpoint: &Endpoint| {
+            let item = paths.get_mut(&path(&endpoint.path));
+            item.and_then(|item| operation(item, &endpoint.method)).is_some()
+        };
+        let missing = self.endpoints.iter().filter(|endpoint| !has_operation(endpoint));
+        let missing: Vec<String> = missing.map(|endpoint| format!("{} {}", endpoint.method, endpoint.path)).collect();
+        if !missing.is_empty() {
+            return Err(Undescribed { endpoints: missing });
+        }
+        let components = api.components.get_or_insert_default();
+        for Endpoint { method, path: template, rules, .. } in &self.endpoints {
+            if let Some(operation) = paths.get_mut(&path(template)).and_then(|item| operation(item, method)) {
+                describe(operation, rules, components);
+            }
+        }
+        components.schemas.insert(PROBLEM.to_owned(), problem());
+        Ok(())
+    }
+}
+
+/// Listed endpoints that an OpenAPI document has no operation for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Undescribed {
+    endpoints: Vec<String>,
+}
+
+impl Undescribed {
+    /// Which: `"POST /orders"`.
+    #[must_use]
+    pub fn endpoints(&self) -> &[String] {
+        &self.endpoints
+    }
+}
+
+impl fmt::Display for Undescribed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "the OpenAPI document has no operation for {}: name the handler in `paths(..)`, with the method and the path of \
+             the list",
+            self.endpoints.join(", ")
+        )
+    }
+}
+
+impl std::error::Error for Undescribed {}
+
+/// A template as OpenAPI has it.
+fn path(template: &str) -> String {
+    template.replace("{*", "{")
+}
+
+fn operation<'a>(item: &'a mut PathItem, method: &Method) -> Option<&'a mut Operation> {
+    match method.as_str() {
+        "GET" => item.get.as_mut(),
+        "PUT" => item.put.as_mut(),
+        "POST" => item.post.as_mut(),
+        "DELETE" => item.delete.as_mut(),
+        "OPTIONS" => item.options.as_mut(),
+        "HEAD" => item.head.as_mut(),
+        "PATCH" => item.patch.as_mut(),
+        "TRACE" => item.trace.as_mut(),
+        _ => None,
+    }
+}
+
+fn describe(operation: &mut Operation, rules: &Rules, components: &Components) {
+    let extensions = operation.extensions.get_or_insert_default();
+    if extensions.contains_key(EXTENSION) {
+        // It was described before, and its refusals would be taken for its own responses.
+        return;
+    }
+    let described = serde_json::to_value(rules).unwrap_or_default();
+    extensions.merge(Extensions::from_iter([(EXTENSION, described)]));
+    header_of_the_key(operation.parameters.get_or_insert_default(), &rules.key, components);
+    let responses = &mut operation.responses.responses;
+    for response in responses.values_mut() {
+        resolve(response, &components.responses);
+    }
+    marks_of_replays(responses, rules);
+    let mut by_status: BTreeMap<u16, Vec<&Refused>> = BTreeMap::new();
+    for refused in &rules.refusals {
+        by_status.entry(refused.status).or_default().push(refused);
+    }
+    for (status, refused) in by_status {
+        if let RefOr::T(response) = responses.entry(status.to_string()).or_insert_with(|| Response::new("").into()) {
+            refusals(response, &refused);
+        }
+    }
+}
+
+/// Puts a component where it is referred to, so that something can be added for this operation alone.
+fn resolve<T: Clone>(referred: &mut RefOr<T>, components: &BTreeMap<String, RefOr<T>>) {
+    let RefOr::Ref(Ref { ref_location, .. }) = referred else { return };
+    let name = ref_location.rsplit('/').next().unwrap_or_default();
+    if let Some(RefOr::T(component)) = components.get(name) {
+        *referred = RefOr::T(component.clone());
+    }
+}
+
+fn header_of_the_key(parameters: &mut Vec<RefOr<Parameter>>, key: &Key, components: &Components) {
+    let is_key = |parameter: &RefOr<Parameter>| {
+        let mut parameter = parameter.clone();
+        resolve(&mut parameter, &components.parameters);
+        let RefOr::T(parameter) = parameter else { return None };
+        let is_key = parameter.parameter_in == ParameterIn::Header && parameter.name.eq_ignore_ascii_case(&key.header);
+        is_key.then_some(parameter)
+    };
+    let declared = parameters.iter().find_map(is_key);
+    parameters.retain(|parameter| is_key(parameter).is_none());
+    let (name, description) = declared.map_or((None, None), |own| (Some(own.name), own.description));
+    let schema = ObjectBuilder::new()
+        .schema_type(Type::String)
+        .min_length(Some(key.min_length))
+        .max_length(Some(key.max_length))
+        .pattern(Some(&key.pattern));
+    let description = description.unwrap_or_else(|| {
+        let otherwise = if key.required { "" } else { " Without it, nothing protects a retry." };
+        format!("Unique for this operation, and the same on every retry of it.{otherwise}")
+    });
+    let parameter = ParameterBuilder::new()
+        .name(name.unwrap_or_else(|| key.header.clone()))
+        .parameter_in(ParameterIn::Header)
+        .required(if key.required { Required::True } else { Required::False })
+        .description(Some(description))
+        .schema(Some(schema));
+    parameters.push(RefOr::T(parameter.build()));
+}
+
+/// The marker, and headers that are added, on every response that may be a replay.
+fn marks_of_replays(responses: &mut BTreeMap<String, RefOr<Response>>, rules: &Rules) {
+    let Replay { replay_status, marker, added_headers, body, .. } = &rules.replay;
+    let is_recorded = |code: &str| {
+        // `2XX` stands for all of them.
+        let bound = |digit: &str| code.replace(['X', 'x'], digit).parse::<u16>().ok();
+        let (Some(first), Some(last)) = (bound("0"), bound("9")) else { return false };
+        rules.record.iter().any(|range| range.from <= last && first <= range.to)
+    };
+    if let Some(status) = replay_status {
+        let success = responses.iter().find(|(code, _)| code.starts_with('2') && is_recorded(code));
+        let content = match success {
+            Some((_, RefOr::T(response))) if *body => response.content.clone(),
+            _ => Default::default(),
+        };
+        let replay = responses.entry(status.to_string()).or_insert_with(|| {
+            let mut replay = Response::new("The recorded answer to the first request with this key.");
+            replay.content = content;
+            replay.into()
+        });
+        mark(replay, marker.iter().chain(added_headers));
+        return;
+    }
+    for (_, response) in responses.iter_mut().filter(|(code, _)| is_recorded(code)) {
+        mark(response, marker.iter().chain(added_headers));
+    }
+}
+
+fn mark<'a>(response: &mut RefOr<Response>, headers: impl Iterator<Item = &'a document::Header>) {
+    let RefOr::T(response) = response else { return };
+    for document::Header { name, value, .. } in headers {
+        let schema = ObjectBuilder::new().schema_type(Type::String).enum_values(Some([*value]));
+        let header = header(schema, "Only where this is a replay: the recorded answer to an earlier request.");
+        add(response, name, header);
+    }
+}
+
+/// Adds a header, unless it is there, in whatever case.
+fn add(response: &mut Response, name: &str, header: RefOr<Header>) {
+    if !response.headers.keys().any(|other| other.eq_ignore_ascii_case(name)) {
+        response.headers.insert(name.to_owned(), header);
+    }
+}
+
+fn header(schema: ObjectBuilder, description: &str) -> RefOr<Header> {
+    RefOr::T(HeaderBuilder::new().schema(Some(schema)).description(Some(description)).build())
+}
+
+/// Adds the refusals that have this response's status.
+fn refusals(response: &mut Response, refusals: &[&Refused]) {
+    let mut description = "Refused, and nothing was done for this request:\n".to_owned();
+    for Refused { code, title, content_type, retry_after, body, .. } in refusals.iter().copied() {
+        let _ = write!(description, "\n- `{code}`: {title}");
+        if retry_after.is_some() {
+            let schema = ObjectBuilder::new().schema_type(Type::Integer).minimum(Some(0));
+            add(response, "retry-after", header(schema, "Seconds after which to retry the identical request."));
+        }
+        let Some(content_type) = content_type else { continue };
+        let media_type = content_type.split(';').next().unwrap_or_default().trim();
+        let mut fresh = false;
+        let content = response.content.entry(media_type.to_owned()).or_insert_with(|| {
+            fresh = true;
+            Content::default().into()
+        });
+        let RefOr::T(content) = content else { continue };
+        let Some(body) = body else { continue };
+        if is_problem(body) {
+            content.schema = Some(either(content.schema.take(), fresh));
+        }
+        if let Some(own) = content.example.take() {
+            content.examples.insert("example".to_owned(), ExampleBuilder::new().value(Some(own)).build().into());
+        }
+        let example = ExampleBuilder::new().summary(*title).value(Some(body.clone())).build();
+        content.examples.insert((*code).to_owned(), example.into());
+    }
+    let own = std::mem::take(&mut response.description);
+    response.description = if own.is_empty() { description } else { format!("{own}\n\n{description}") };
+}
+
+/// Whether a body is the default one, which the component describes.
+fn is_problem(body: &serde_json::Value) -> bool {
+    ["type", "title", "status", "detail", "code"].iter().all(|name| body.get(name).is_some())
+}
+
+/// Problem details of ours, beside what the operation has at the same place.
+fn either(own: Option<RefOr<Schema>>, fresh: bool) -> RefOr<Schema> {
+    let ours = RefOr::Ref(Ref::from_schema_name(PROBLEM));
+    match own {
+        None if fresh => ours,
+        // It says nothing about its bodies, so there is nothing to add to.
+        None => ObjectBuilder::new().schema_type(utoipa::openapi::schema::SchemaType::AnyValue).into(),
+        Some(own) if own == ours => own,
+        // Another refusal of the same status was here before.
+        Some(RefOr::T(Schema::AnyOf(any))) if any.items.contains(&ours) => RefOr::T(Schema::AnyOf(any)),
+        Some(own) => AnyOfBuilder::new().item(own).item(ours).into(),
+    }
+}
+
+/// The default body of a refusal.
+fn problem() -> RefOr<Schema> {
+    let text = |description: &str| ObjectBuilder::new().schema_type(Type::String).description(Some(description));
+    let status = ObjectBuilder::new()
+        .schema_type(Type::Integer)
+        .description(Some("The status of the response."))
+        .minimum(Some(400))
+        .maximum(Some(599));
+    let kind = text("A URI for the kind of refusal: `urn:problem-type:` and the code.");
+    ObjectBuilder::new()
+        .description(Some("A refusal of the idempotency runtime, as problem details (RFC 9457)."))
+        .property("type", kind)
+        .property("title", text("A few words for a person."))
+        .property("status", status)
+        .property("detail", text("What happened, what was not done, and what to do now."))
+        .property("code", text("The name of the refusal, for programs. It never changes."))
+        .required("type")
+        .required("title")
+        .required("status")
+        .required("detail")
+        .required("code")
+        .into()
+}

@@ -1,0 +1,65 @@
+//! The refusals of an endpoint, as its clients get them.
+
+use axum::body::to_bytes;
+use futures_util::FutureExt;
+use http::header::{CONTENT_TYPE, RETRY_AFTER};
+use idem_runtime::{Abandoned, InvalidKey, StoreError};
+use serde::Serialize;
+use serde_json::Value;
+
+use crate::policy::Policy;
+use crate::refusal::Refusal;
+
+/// More than any problem has.
+const LONGEST: usize = 64 * 1024;
+
+/// One refusal in the document.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub(crate) struct Refused {
+    pub(crate) code: &'static str,
+    pub(crate) title: &'static str,
+    pub(crate) status: u16,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) content_type: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) retry_after: Option<u64>,
+    /// Its body, where it is JSON.
+    #[serde(skip)]
+    pub(crate) body: Option<Value>,
+}
+
+/// All that an endpoint with this policy may answer, in the order in which they are found out.
+///
+/// Left out is the one for a router without the layer, which is no answer of a service that works.
+pub(super) fn by(policy: &'static Policy) -> Vec<Refused> {
+    let source = || StoreError::unavailable("the store cannot be reached");
+    let refusals = [
+        policy.required.then_some(Refusal::KeyMissing { policy }),
+        Some(Refusal::KeyInvalid { policy, reason: InvalidKey::Character }),
+        Some(Refusal::InFlight { policy }),
+        Some(Refusal::Mismatch { policy }),
+        (policy.abandoned != Abandoned::Rerun).then_some(Refusal::OutcomeUnknown { policy }),
+        Some(Refusal::NotReplayable { policy }),
+        Some(Refusal::StoreUnavailable { policy, source: source() }),
+        Some(Refusal::StoreFull { policy }),
+        Some(Refusal::TooManyExecutions { policy }),
+    ];
+    refusals.into_iter().flatten().map(|refusal| sent(&refusal)).collect()
+}
+
+/// What `errors` makes of it.
+fn sent(refusal: &Refusal) -> Refused {
+    let (parts, body) = (refusal.policy().errors)(refusal).into_parts();
+    let header = |name| parts.headers.get(name).and_then(|value: &http::HeaderValue| value.to_str().ok());
+    let retry_after = header(RETRY_AFTER).and_then(|seconds| seconds.parse().ok());
+    // A body that has to be waited for is left out.
+    let body = to_bytes(body, LONGEST).now_or_never().and_then(Result::ok);
+    Refused {
+        code: refusal.code(),
+        title: refusal.title(),
+        status: parts.status.as_u16(),
+        content_type: header(CONTENT_TYPE).map(ToOwned::to_owned),
+        retry_after: retry_after.or_else(|| refusal.retry_after().map(|after| after.as_secs())),
+        body: body.and_then(|body| serde_json::from_slice(&body).ok()),
+    }
+}

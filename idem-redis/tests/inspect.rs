@@ -1,0 +1,96 @@
+//! What an operator sees of a key.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a failed check panics")]
+
+#[allow(unreachable_pub, reason = "a module of each test")]
+mod common;
+
+use std::time::Duration;
+
+use common::*;
+use idem_redis::RedisStore;
+use idem_runtime::{Begin, Claim, Clock, Found, Origin, Standing, Store, StoreError, SystemClock, Terms, Timestamp};
+use idem_servers::redis::Redis;
+
+fn origin(endpoint: &str) -> Origin {
+    Origin::from_bytes([&[1, 0][..], &[5; 8 + 8 + 4], endpoint.as_bytes()].concat().into()).unwrap()
+}
+
+async fn begin_from(store: &RedisStore, origin: &Origin) -> Begun {
+    store.begin_on_terms(&key(1), &fingerprint(1), &Terms::new(LEASE, TTL).with_origin(origin)).await
+}
+
+/// What stands there, and that looking changed neither the value nor its end.
+async fn inspected(server: &Redis, store: &RedisStore) -> Found {
+    let end = async || server.say(&format!("PEXPIRETIME {}", name(1))).await;
+    let dump = async || server.say(&format!("DUMP {}", name(1))).await;
+    let before = (end().await, dump().await);
+    // Whoever wrote now would be refused.
+    server.say("CONFIG SET min-replicas-to-write 1").await;
+    let found = store.inspect(&key(1)).await.unwrap().expect("something stands there");
+    server.say("CONFIG SET min-replicas-to-write 0").await;
+    assert_eq!(before, (end().await, dump().await));
+    found
+}
+
+/// Server and test have the same clock.
+fn assert_in(until: Option<Timestamp>, seconds: i128) {
+    let now = i128::from(SystemClock::new().now().as_nanos());
+    let left = i128::from(until.unwrap().as_nanos()) - now;
+    let seconds = seconds * 1_000_000_000;
+    assert!(left <= seconds && left > seconds - 10_000_000_000, "{left} ns are left, and not {seconds}");
+}
+
+#[tokio::test]
+async fn a_claim_is_in_flight_and_then_abandoned_and_a_record_is_completed() {
+    let server = Redis::start().await;
+    let store = store(&server).await;
+    assert!(store.inspect(&key(1)).await.unwrap().is_none());
+    let Ok(Begin::Claimed(mut claimed)) = begin_from(&store, &origin("POST /orders")).await else {
+        panic!("the key is free");
+    };
+    for renewed in [false, true] {
+        if renewed {
+            claimed.renew(LEASE).await.unwrap();
+        }
+        let found = inspected(&server, &store).await;
+        assert!(matches!(found.standing, Standing::InFlight(found) if found == fingerprint(1)), "{found:?}");
+        assert_eq!(found.origin, Some(origin("POST /orders")));
+        assert_in(found.lease_until, 30);
+        assert_in(found.expires_at, 3600);
+        // As if the owner had been gone for a minute.
+        let left = (TTL - Duration::from_secs(60)).as_millis();
+        server.say(&format!("PEXPIRE {} {left}", name(1))).await;
+        let found = inspected(&server, &store).await;
+        assert!(matches!(found.standing, Standing::Abandoned(found) if found == fingerprint(1)), "{found:?}");
+        assert_eq!(found.origin, Some(origin("POST /orders")));
+        assert_in(found.lease_until, -30);
+        assert_in(found.expires_at, 3540);
+    }
+    // Whoever takes it over has come from somewhere else.
+    let Ok(Begin::Abandoned(mut heir)) = begin_from(&store, &origin("PUT /orders")).await else {
+        panic!("the lease is over");
+    };
+    assert_eq!(inspected(&server, &store).await.origin, Some(origin("POST /orders")));
+    heir.renew(LEASE).await.unwrap();
+    assert_eq!(inspected(&server, &store).await.origin, Some(origin("PUT /orders")));
+
+    heir.complete(record("answer"), TTL).await.unwrap();
+    let found = inspected(&server, &store).await;
+    assert!(matches!(&found.standing, Standing::Completed(found) if *found == record("answer")), "{found:?}");
+    assert_eq!((found.lease_until, found.replays), (None, None));
+    assert_in(found.expires_at, 3600);
+}
+
+#[tokio::test]
+async fn what_cannot_be_read_or_asked_is_an_error() {
+    let mut server = Redis::start().await;
+    let store = store(&server).await;
+    claim(&store, 2).await.complete(record("answer"), TTL).await.unwrap();
+    for write in [format!("SET {} other", name(1)), format!("COPY {} {} REPLACE", name(2), name(1))] {
+        server.say(&write).await;
+        let inspected = store.inspect(&key(1)).await;
+        assert!(matches!(inspected, Err(StoreError::Unreadable(_))), "{write}: {inspected:?}");
+    }
+    server.kill();
+    assert!(matches!(store.inspect(&key(1)).await, Err(StoreError::Unavailable(_))));
+}

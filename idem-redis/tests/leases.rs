@@ -1,0 +1,144 @@
+//! How long a claim lives, by the server's clock, and who may take it over.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a failed check panics")]
+
+#[allow(unreachable_pub, reason = "a module of each test")]
+mod common;
+
+use std::time::Duration;
+
+use common::*;
+use idem_runtime::{Begin, Claim, Store, StoreError, Terms};
+use idem_servers::redis::Redis;
+
+/// How long Redis keeps the key, in milliseconds.
+async fn kept_for(server: &Redis) -> u64 {
+    let said = server.say(&format!("PTTL {}", name(1))).await;
+    said.lines().next().unwrap()[1..].trim().parse().unwrap_or_else(|_| panic!("the key has no end: {said}"))
+}
+
+#[tokio::test]
+async fn a_claim_outlives_its_lease_for_its_ttl_and_every_value_has_an_end() {
+    let server = Redis::start().await;
+    let store = store(&server).await;
+    let short = Duration::from_millis(50);
+    let near = |milliseconds: u64, duration: Duration| {
+        let expected = u64::try_from(duration.as_millis()).unwrap();
+        assert!(
+            milliseconds <= expected && milliseconds + 10_000 > expected,
+            "{milliseconds} is not near {duration:?}"
+        );
+    };
+    let Ok(Begin::Claimed(mut claimed)) = store.begin_on_terms(&key(1), &fingerprint(1), &Terms::new(short, TTL)).await
+    else {
+        panic!("the key is free");
+    };
+    near(kept_for(&server).await, TTL);
+    until("the lease is over", async || matches!(begin(&store, 1).await, Ok(Begin::Abandoned(_)))).await;
+    assert!(matches!(
+        store.begin_on_terms(&key(1), &fingerprint(2), &Terms::new(LEASE, TTL)).await,
+        Ok(Begin::InFlight(found)) if found == fingerprint(1)
+    ));
+    // Its owner was only late, and nobody came in between.
+    server.say(&format!("PEXPIRE {} 5000", name(1))).await;
+    claimed.renew(short).await.unwrap();
+    near(kept_for(&server).await, TTL);
+    until("the lease is over", async || matches!(begin(&store, 1).await, Ok(Begin::Abandoned(_)))).await;
+    claimed.complete(record("answer"), 2 * TTL).await.unwrap();
+    near(kept_for(&server).await, 2 * TTL);
+    // A lease that is longer than the TTL: the claim must not go before it.
+    assert!(store.forget(&key(1)).await.unwrap());
+    store.begin_on_terms(&key(1), &fingerprint(1), &Terms::new(LEASE, short)).await.unwrap();
+    near(kept_for(&server).await, LEASE);
+}
+
+#[tokio::test]
+async fn an_abandoned_claim_is_taken_over_with_its_key_and_its_late_owner_has_lost_it() {
+    let server = Redis::start().await;
+    let store = store(&server).await;
+    let short = Duration::from_millis(50);
+    let Ok(Begin::Claimed(mut late)) = store.begin_on_terms(&key(1), &fingerprint(1), &Terms::new(short, TTL)).await
+    else {
+        panic!("the key is free");
+    };
+    let mut early = abandoned(&store).await;
+    // An owner that comes back in time keeps its claim, though an heir has seen it abandoned.
+    late.renew(short).await.unwrap();
+    assert!(matches!(early.renew(LEASE).await, Err(StoreError::Lost)));
+    let mut heir = abandoned(&store).await;
+    // Before it takes over, the heir has no right to end the claim.
+    assert!(matches!(heir.twin().unwrap().complete(record("heir"), TTL).await, Err(StoreError::Lost)));
+    heir.renew(LEASE).await.unwrap();
+    heir.renew(LEASE).await.unwrap();
+    assert!(matches!(late.twin().unwrap().release().await, Err(StoreError::Lost)));
+    assert!(matches!(late.complete(record("late"), TTL).await, Err(StoreError::Lost)));
+    heir.complete(record("heir"), TTL).await.unwrap();
+    assert_eq!(recorded(&store, 1).await, record("heir"));
+}
+
+/// Lets the claim be as old as this, as far as the server knows: so much is gone of its life.
+async fn age(server: &Redis, age: Duration) {
+    let left = u64::try_from((TTL - age).as_millis()).unwrap();
+    assert!(server.say(&format!("PEXPIRE {} {left}", name(1))).await.starts_with(":1"));
+}
+
+#[tokio::test]
+async fn a_claim_of_a_long_ttl_is_abandoned_when_its_short_lease_is_over_by_the_servers_clock() {
+    let server = Redis::start().await;
+    let store = store(&server).await;
+    let second = Duration::from_secs(1);
+    let mut claimed = claim(&store, 1).await;
+    age(&server, LEASE - second).await;
+    assert_in_flight(&begin(&store, 1).await);
+    assert!(!store.forget(&key(1)).await.unwrap());
+    age(&server, LEASE + second).await;
+    let Ok(Begin::Abandoned(mut heir)) = begin(&store, 1).await else { panic!("the lease is over") };
+    // A renewal gives it the whole lease again, also where it changes nothing else.
+    for lease in [LEASE, 2 * LEASE, 2 * LEASE] {
+        claimed.renew(lease).await.unwrap();
+        assert!(matches!(heir.renew(LEASE).await, Err(StoreError::Lost)));
+        age(&server, lease - second).await;
+        assert_in_flight(&begin(&store, 1).await);
+        assert!(matches!(heir.renew(LEASE).await, Err(StoreError::Lost)));
+        age(&server, lease + second).await;
+        assert!(matches!(begin(&store, 1).await, Ok(Begin::Abandoned(_))));
+    }
+    // The owner was late, and nobody took over.
+    claimed.renew(LEASE).await.unwrap();
+    assert!(!store.forget(&key(1)).await.unwrap());
+    age(&server, LEASE + second).await;
+    assert!(store.forget(&key(1)).await.unwrap());
+    assert!(matches!(claimed.complete(record("answer"), TTL).await, Err(StoreError::Lost)));
+}
+
+#[tokio::test]
+async fn an_owner_whose_renewal_was_not_heard_of_still_completes_and_releases() {
+    let server = Redis::start().await;
+    let store = store(&server).await;
+    for end in ["complete", "release"] {
+        let mut claimed = claim(&store, 1).await;
+        // As if this one had been renewed with another lease, and the answer had been lost.
+        let twin = claimed.twin().unwrap();
+        claimed.renew(2 * LEASE).await.unwrap();
+        match end {
+            "complete" => twin.complete(record("answer"), TTL).await.unwrap(),
+            _ => twin.release().await.unwrap(),
+        }
+        match begin(&store, 1).await.unwrap() {
+            Begin::Completed(found) if end == "complete" => assert_eq!(found, record("answer")),
+            Begin::Claimed(_) if end == "release" => {}
+            other => panic!("{end}: {other:?}"),
+        }
+        store.forget(&key(1)).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_claim_without_an_end_has_no_age_and_is_an_error() {
+    let server = Redis::start().await;
+    let store = store(&server).await;
+    let _claimed = claim(&store, 1).await;
+    assert!(server.say(&format!("PERSIST {}", name(1))).await.starts_with(":1"));
+    unreadable(begin(&store, 1).await);
+    unreadable(store.forget(&key(1)).await);
+    assert!(server.say(&format!("EXISTS {}", name(1))).await.starts_with(":1"));
+}

@@ -1,0 +1,254 @@
+//! What an OpenAPI document says of the endpoints.
+
+use axum::extract::Path;
+use axum::http::{Method, StatusCode};
+use axum::response::{IntoResponse, Response};
+use idem_axum::{Policies, Refusal, idempotent};
+use serde_json::{Value, json};
+use utoipa::openapi::OpenApi as Document;
+use utoipa::{OpenApi, ToResponse, ToSchema};
+
+const AT: &str = "/.well-known/idempotency";
+
+#[derive(OpenApi)]
+#[openapi(paths(plain, beside, replaced, rest))]
+struct Api;
+
+#[utoipa::path(post, path = "/plain", responses((status = 201, body = String), (status = 402), (status = 404)))]
+#[idempotent(required, min_key = 8, record = all - 404)]
+async fn plain() {}
+
+/// What the service itself says of the same places.
+#[utoipa::path(
+    put, path = "/beside/{id}",
+    params(
+        ("id" = u32, Path),
+        ("Idempotency-Key" = String, Header, description = "Ours."),
+        ("Idempotency-Key" = String, Query, description = "Another thing of the same name."),
+    ),
+    responses(
+        (status = "2XX", body = String, headers(("Idempotent-Replayed" = bool, description = "Ours."))),
+        (status = 400, body = String, content_type = "text/plain"),
+        (status = 409, body = Taken, content_type = "application/problem+json", example = json!({"taken": 1})),
+        (status = 422, response = inline(Wrong)),
+        (status = 503, response = Down),
+        (status = "default", description = "Anything else."),
+    ),
+)]
+#[idempotent]
+async fn beside(_: Path<u32>) {}
+
+#[derive(ToSchema)]
+#[allow(dead_code, reason = "only its schema is used")]
+struct Taken {
+    taken: u32,
+}
+
+/// Wrong.
+#[derive(ToResponse)]
+#[response(content_type = "application/problem+json")]
+#[allow(dead_code, reason = "only its schema is used")]
+struct Wrong(Taken);
+
+/// Down.
+#[derive(ToResponse)]
+#[allow(dead_code, reason = "only its schema is used")]
+struct Down(String);
+
+fn short(refusal: &Refusal) -> Response {
+    (refusal.status(), refusal.to_string()).into_response()
+}
+
+#[utoipa::path(delete, path = "/replaced", responses((status = 200, body = String)))]
+#[idempotent(replay = body, replay_status = 208, errors = short, abandoned = rerun)]
+async fn replaced() {}
+
+#[utoipa::path(post, path = "/rest/{path}", params(("path" = String, Path)), responses((status = 200)))]
+#[idempotent(replay_header = none)]
+async fn rest(_: Path<String>) -> StatusCode {
+    StatusCode::OK
+}
+
+fn policies() -> Policies {
+    Policies::at(AT)
+        .endpoint(Method::POST, "/plain", plain)
+        .endpoint(Method::PUT, "/beside/{id}", beside)
+        .endpoint(Method::DELETE, "/replaced", replaced)
+        .endpoint(Method::POST, "/rest/{*path}", rest)
+}
+
+/// As utoipa makes it, with a component.
+fn made() -> Document {
+    let mut api = Api::openapi();
+    let (name, down) = <Down as ToResponse>::response();
+    api.components.get_or_insert_default().responses.insert(name.to_owned(), down);
+    api
+}
+
+fn described() -> Value {
+    let mut api = made();
+    policies().describe(&mut api).expect("an operation for each endpoint");
+    json!(api)
+}
+
+#[test]
+fn an_operation_gets_the_header_the_refusals_and_the_mark_of_replays() {
+    let api = described();
+    let operation = &api["paths"]["/plain"]["post"];
+    let policies: Value = serde_json::from_str(&policies().document()).expect("JSON");
+    let mut rules = policies["endpoints"][1].clone();
+    assert_eq!(
+        operation["parameters"],
+        json!([{
+            "name": "idempotency-key",
+            "in": "header",
+            "description": "Unique for this operation, and the same on every retry of it.",
+            "required": true,
+            "schema": {"type": "string", "minLength": 8, "maxLength": 255, "pattern": rules["key"]["pattern"]},
+        }])
+    );
+    let names = rules.as_object_mut().expect("an object");
+    assert_eq!((names.remove("method"), names.remove("path")), (Some(json!("POST")), Some(json!("/plain"))));
+    assert_eq!(operation["x-idempotency"], rules);
+
+    let responses = operation["responses"].as_object().expect("an object");
+    let statuses: Vec<&str> = responses.keys().map(String::as_str).collect();
+    assert_eq!(statuses, ["201", "400", "402", "404", "409", "422", "503"]);
+    let mark = json!({
+        "description": "Only where this is a replay: the recorded answer to an earlier request.",
+        "schema": {"type": "string", "enum": ["true"]},
+    });
+    for status in ["201", "402"] {
+        assert_eq!(responses[status]["headers"], json!({"idempotent-replayed": mark}), "{status}");
+    }
+    assert_eq!(responses["404"].get("headers"), None, "it is not recorded");
+
+    let locked = "A request with this key is being processed. It was not started again. Retry the identical request in a \
+        moment to get its answer.";
+    let conflict = &responses["409"];
+    assert_eq!(
+        conflict["description"],
+        "Refused, and nothing was done for this request:\n\n- `idempotency_key_locked`: Request in progress\n\
+         - `idempotency_outcome_unknown`: Outcome unknown\n- `idempotency_not_replayable`: Response not available again"
+    );
+    assert_eq!(
+        conflict["headers"],
+        json!({"retry-after": {
+            "description": "Seconds after which to retry the identical request.",
+            "schema": {"type": "integer", "minimum": 0},
+        }})
+    );
+    let content = &conflict["content"]["application/problem+json"];
+    assert_eq!(content["schema"], json!({"$ref": "#/components/schemas/IdempotencyProblem"}));
+    assert_eq!(
+        content["examples"]["idempotency_key_locked"],
+        json!({"summary": "Request in progress", "value": {
+            "type": "urn:problem-type:idempotency_key_locked",
+            "title": "Request in progress",
+            "status": 409,
+            "detail": locked,
+            "code": "idempotency_key_locked",
+        }})
+    );
+    assert_eq!(responses["422"].get("headers"), None, "to wait does not help");
+    let problem = &api["components"]["schemas"]["IdempotencyProblem"];
+    assert_eq!(problem["required"], json!(["type", "title", "status", "detail", "code"]));
+}
+
+#[test]
+fn what_an_operation_says_itself_stays_beside_it() {
+    let api = described();
+    let operation = &api["paths"]["/beside/{id}"]["put"];
+    let parameters = operation["parameters"].as_array().expect("a list");
+    let named: Vec<(&str, &str, &str)> = parameters
+        .iter()
+        .map(|parameter| {
+            let text = |name: &str| parameter[name].as_str().unwrap_or_default();
+            (text("in"), text("name"), text("description"))
+        })
+        .collect();
+    assert_eq!(
+        named,
+        [
+            ("path", "id", ""),
+            ("query", "Idempotency-Key", "Another thing of the same name."),
+            ("header", "Idempotency-Key", "Ours."),
+        ]
+    );
+    assert_eq!(parameters[2]["schema"]["maxLength"], 255);
+    assert_eq!(parameters[2]["required"], false);
+
+    let responses = &operation["responses"];
+    let headers = responses["2XX"]["headers"].as_object().expect("an object");
+    assert_eq!(headers.len(), 1, "it has the header, however it is written: {headers:?}");
+    assert_eq!(responses["default"], json!({"description": "Anything else."}));
+
+    let bad = responses["400"]["content"].as_object().expect("an object");
+    assert_eq!(bad.keys().collect::<Vec<_>>(), ["application/problem+json", "text/plain"]);
+
+    let taken = &responses["409"]["content"]["application/problem+json"];
+    let either =
+        json!({"anyOf": [{"$ref": "#/components/schemas/Taken"}, {"$ref": "#/components/schemas/IdempotencyProblem"}]});
+    assert_eq!(taken["schema"], either);
+    assert_eq!(taken["examples"]["example"], json!({"value": {"taken": 1}}));
+    assert_eq!(taken.get("example"), None);
+    let names = taken["examples"].as_object().expect("an object").keys().map(String::as_str);
+    assert_eq!(
+        names.collect::<Vec<_>>(),
+        ["example", "idempotency_key_locked", "idempotency_not_replayable", "idempotency_outcome_unknown"]
+    );
+
+    let wrong = &responses["422"];
+    assert!(wrong["description"].as_str().is_some_and(|text| text.starts_with("Wrong.\n\nRefused")), "{wrong}");
+
+    // The component is as it was, and the operation has its own.
+    assert!(api["components"]["responses"]["Down"]["content"].get("application/problem+json").is_none());
+    let down = responses["503"]["content"].as_object().expect("an object");
+    assert_eq!(down.keys().collect::<Vec<_>>(), ["application/problem+json", "text/plain"]);
+}
+
+#[test]
+fn a_replay_of_its_own_status_is_a_response_of_its_own() {
+    let api = described();
+    let responses = &api["paths"]["/replaced"]["delete"]["responses"];
+    assert_eq!(responses["200"].get("headers"), None);
+    assert_eq!(responses["208"]["content"], responses["200"]["content"]);
+    assert_eq!(
+        responses["208"]["headers"]["idempotent-replayed"]["schema"],
+        json!({"type": "string", "enum": ["true"]})
+    );
+    // Text, by the policy's `errors`.
+    assert_eq!(responses["409"]["content"], json!({"text/plain": {}}));
+
+    let rest = &api["paths"]["/rest/{path}"]["post"];
+    assert_eq!(rest["responses"]["200"].get("headers"), None, "nothing marks its replays");
+    assert_eq!(rest["parameters"].as_array().map(Vec::len), Some(2));
+}
+
+#[test]
+fn describing_twice_says_nothing_twice() {
+    let mut api = made();
+    policies().describe(&mut api).expect("an operation for each endpoint");
+    let once = json!(api);
+    let mut again: Document = serde_json::from_value(once.clone()).expect("a document");
+    policies().describe(&mut again).expect("an operation for each endpoint");
+    assert!(json!(again) == once, "{}", json!(again));
+}
+
+#[test]
+fn an_endpoint_without_an_operation_is_named_and_nothing_is_added() {
+    let mut api = made();
+    let before = json!(api);
+    let policies = policies()
+        .endpoint(Method::PATCH, "/plain", plain)
+        .endpoint(Method::PUT, "/beside/{other}", beside)
+        .endpoint(Method::from_bytes(b"PURGE").expect("a method"), "/plain", plain);
+    let undescribed = policies.describe(&mut api).expect_err("three endpoints have none");
+    assert_eq!(undescribed.endpoints(), ["PUT /beside/{other}", "PATCH /plain", "PURGE /plain"]);
+    assert_eq!(
+        undescribed.to_string(),
+        "the OpenAPI document has no operation for PUT /beside/{other}, PATCH /plain, PURGE /plain: name the handler in \
+         `paths(..)`, with the method and the path of the list"
+    );
+    assert_eq!(json!(api), before);
+}

@@ -1,0 +1,16 @@
+//! Only an annotated handler has a policy that could be listed.
+
+use axum::{Json, http::Method};
+use idem_axum::Policies;
+
+async fn pay() {}
+
+async fn create(_: Json<String>) -> &'static str {
+    "created"
+}
+
+fn main() {
+    let _ = Policies::<()>::at("/idempotency")
+        .endpoint(Method::POST, "/pay", pay)
+        .endpoint(Method::POST, "/create", create);
+}
