@@ -23,6 +23,7 @@ use crate::policy::Policy;
 use crate::refusal::Refusal;
 use crate::request::{self, Owner, ScopeValue, Source, Unfinished};
 use crate::response;
+use crate::shadow;
 
 /// A request on its way through a generated function: opened with the policy, asked for each argument in order, and run.
 ///
@@ -107,6 +108,11 @@ where
             Ok(key) => key.map(IdempotencyKey::new),
             Err(reason) => {
                 let refusal = Refusal::KeyInvalid { policy, reason };
+                if policy.shadow {
+                    mounted.presented = Some(Presented { policy, key: None });
+                    shadow::unprotected(&self.parts, &refusal);
+                    return Ok(());
+                }
                 return Err(settings.refuse(&observe(&self.parts), refusal));
             }
         };
@@ -115,6 +121,10 @@ where
             documented.compare(&self.parts, policy);
         }
         let Some(key) = key else {
+            if policy.required && policy.shadow {
+                shadow::unprotected(&self.parts, &Refusal::KeyMissing { policy });
+                return Ok(());
+            }
             if policy.required {
                 return Err(settings.refuse(&observe(&self.parts), Refusal::KeyMissing { policy }));
             }
@@ -196,6 +206,10 @@ where
         if self.protected.as_ref().is_none_or(|protected| protected.body_read) {
             return Ok(());
         }
+        if self.protected.as_ref().is_some_and(|protected| protected.policy.shadow) {
+            self.read_body_in_shadow().await;
+            return Ok(());
+        }
         let buffered = request::buffer(&mut self.parts, mem::take(&mut self.body)).await;
         let bytes = buffered.map_err(|rejection| self.described(rejection))?;
         if let Some(protected) = &mut self.protected {
@@ -204,6 +218,23 @@ where
         }
         self.body = Body::from(bytes);
         Ok(())
+    }
+
+    /// The same, but a body that cannot be read stays what it is, and the request runs without its shadow.
+    async fn read_body_in_shadow(&mut self) {
+        let (body, bytes) = shadow::buffer(&self.parts, mem::take(&mut self.body)).await;
+        self.body = body;
+        match (&mut self.protected, bytes) {
+            (Some(protected), Some(bytes)) => {
+                protected.fingerprint.body(&bytes, protected.policy);
+                protected.body_read = true;
+            }
+            (Some(protected), None) => {
+                shadow::rejected(&protected.observation);
+                self.protected = None;
+            }
+            (None, _) => {}
+        }
     }
 
     fn take(&mut self) -> (Parts, Body) {
@@ -235,6 +266,10 @@ impl Protected {
         let attempt = source.describe(Attempt::new(storage_key, fingerprint.finish(), policy.rules()));
         key.belongs_to(attempt.key, attempt.fingerprint);
         observation.belongs_to(&attempt.key);
+        if policy.shadow {
+            let idempotency = &settings.idempotency;
+            return Box::pin(shadow::run(idempotency, policy, attempt, observation, body)).await;
+        }
         let run = move |lease| {
             key.runs_under(lease);
             ended(policy, body)
