@@ -26,6 +26,12 @@ async fn pay(Json(payment): Json<Payment>) -> Json<Receipt> {
     Json(Receipt { paid: payment.cents })
 }
 
+/// Clients have been using this one for long. Before its rules are enforced, it is watched what they would do.
+#[idempotent(shadow, required)]
+async fn refund(Json(payment): Json<Payment>) -> Json<Receipt> {
+    Json(Receipt { paid: payment.cents })
+}
+
 #[tokio::main]
 async fn main() -> Result<(), BoxError> {
     // The spans of `idem` are shown when they close, with what became of each request.
@@ -41,6 +47,7 @@ async fn main() -> Result<(), BoxError> {
     let page = prometheus.clone();
     let app = Router::new()
         .route("/payments", post(pay))
+        .route("/refunds", post(refund))
         .layer(IdempotencyLayer::new(idempotency.clone()))
         .route("/metrics", get(async move || page.render()));
 
@@ -76,6 +83,9 @@ curl {url}/payments -H 'Idempotency-Key: a' {json} -d '{{\"cents\":800}}'
 
 # Without a key nothing protects a payment.
 curl {url}/payments {json} -d '{{\"cents\":700}}'
+
+# Refunds are in shadow mode: this one is paid out, and `would=\"idempotency_key_missing\"` is counted and logged.
+curl {url}/refunds {json} -d '{{\"cents\":700}}'
 
 # What Prometheus gets.
 curl {url}/metrics

@@ -25,6 +25,7 @@ fn every_name_in_the_dashboard_is_scraped_and_every_metric_is_described() {
     assert_eq!(service.pay(Some("a"), r#"{"cents":700}"#), 200, "a replay");
     assert_eq!(service.pay(Some("a"), r#"{"cents":800}"#), 422);
     assert_eq!(service.pay(None, r#"{"cents":900}"#), 200);
+    assert_eq!(service.send_for_status("/refunds", None, r#"{"cents":900}"#), 200);
     let slow = r#"{"cents":1,"takes_ms":60000}"#;
     let _open = service.send("POST", "/payments", Some("slow"), slow);
     service.scrape_until("idempotency_executions_in_flight 1");
@@ -38,6 +39,7 @@ fn every_name_in_the_dashboard_is_scraped_and_every_metric_is_described() {
         r#"idempotency_refusals_total{endpoint="POST /payments",code="idempotency_key_mismatch"} 1"#,
         r#"idempotency_refusals_total{endpoint="POST /payments",code="idempotency_key_locked"} 1"#,
         r#"idempotency_unprotected_total{endpoint="POST /payments",reason="key_missing"} 1"#,
+        r#"idempotency_shadow_total{endpoint="POST /refunds",would="idempotency_key_missing"} 1"#,
         r#"idempotency_body_seconds_count{endpoint="POST /payments"} 1"#,
         r#"idempotency_store_errors_total{store="MemoryStore",operation="complete"} 0"#,
     ] {
@@ -70,6 +72,7 @@ fn every_name_in_the_dashboard_is_scraped_and_every_metric_is_described() {
         r#"outcome="executed""#,
         r#"outcome="replayed""#,
         r#"outcome="refused""#,
+        r#"outcome="shadow""#,
         r#"code="idempotency_key_mismatch""#,
         "paying",
     ] {
@@ -139,8 +142,12 @@ impl Service {
 
     /// The status of the answer.
     fn pay(&self, key: Option<&str>, body: &str) -> u16 {
+        self.send_for_status("/payments", key, body)
+    }
+
+    fn send_for_status(&self, path: &str, key: Option<&str>, body: &str) -> u16 {
         let mut answer = String::new();
-        self.send("POST", "/payments", key, body).read_to_string(&mut answer).unwrap();
+        self.send("POST", path, key, body).read_to_string(&mut answer).unwrap();
         answer.split(' ').nth(1).unwrap().parse().unwrap()
     }
 

@@ -18,11 +18,12 @@ use idem_runtime::{Answer, Attempt, Ended, Observation, Scope, StorageKey, Store
 
 use crate::extract::{IdempotencyKey, Presented};
 use crate::layer::{Mounted, Settings};
-use crate::observing;
+use crate::observing::{self, observe, refuse};
 use crate::policy::Policy;
 use crate::refusal::Refusal;
 use crate::request::{self, Owner, ScopeValue, Source, Unfinished};
 use crate::response;
+use crate::shadow;
 
 /// A request on its way through a generated function: opened with the policy, asked for each argument in order, and run.
 ///
@@ -96,10 +97,9 @@ where
     #[allow(clippy::result_large_err, reason = "a response is what the generated function returns")]
     pub fn open(&mut self, policy: &'static Policy) -> Result<(), Response> {
         let Parts { headers, extensions, .. } = &mut self.parts;
-        let observe = |parts: &Parts| Observation::new(|| request::endpoint(parts));
         let Some(mounted) = extensions.get_mut::<Mounted>() else {
             return Err(match self.state {
-                Some(_) => observing::refuse(&observe(&self.parts), Refusal::LayerMissing { policy }, None),
+                Some(_) => refuse(&observe(&self.parts), Refusal::LayerMissing { policy }),
                 None => Extension(Declared(policy)).into_response(),
             });
         };
@@ -108,7 +108,12 @@ where
             Ok(key) => key.map(IdempotencyKey::new),
             Err(reason) => {
                 let refusal = Refusal::KeyInvalid { policy, reason };
-                return Err(observing::refuse(&observe(&self.parts), refusal, Some(settings)));
+                if policy.shadow {
+                    mounted.presented = Some(Presented { policy, key: None });
+                    shadow::unprotected(&self.parts, &refusal);
+                    return Ok(());
+                }
+                return Err(settings.refuse(&observe(&self.parts), refusal));
             }
         };
         mounted.presented = Some(Presented { policy, key: key.clone() });
@@ -116,9 +121,12 @@ where
             documented.compare(&self.parts, policy);
         }
         let Some(key) = key else {
+            if policy.required && policy.shadow {
+                shadow::unprotected(&self.parts, &Refusal::KeyMissing { policy });
+                return Ok(());
+            }
             if policy.required {
-                let refusal = Refusal::KeyMissing { policy };
-                return Err(observing::refuse(&observe(&self.parts), refusal, Some(settings)));
+                return Err(settings.refuse(&observe(&self.parts), Refusal::KeyMissing { policy }));
             }
             observing::unprotected(&self.parts);
             return Ok(());
@@ -181,9 +189,25 @@ where
         }
     }
 
+    /// A rejection, which is a refusal where the extractor is that of the key.
+    fn rejected(&self, rejection: impl IntoResponse) -> Response {
+        if let Some(protected) = &self.protected {
+            protected.observation.rejected();
+        }
+        let response = rejection.into_response();
+        match &self.settings {
+            Some(settings) => settings.describe(response),
+            None => response,
+        }
+    }
+
     /// Reads the body where the fingerprint needs it, and puts it back for the extractor.
     async fn read_body(&mut self) -> Result<(), Response> {
         if self.protected.as_ref().is_none_or(|protected| protected.body_read) {
+            return Ok(());
+        }
+        if self.protected.as_ref().is_some_and(|protected| protected.policy.shadow) {
+            self.read_body_in_shadow().await;
             return Ok(());
         }
         let buffered = request::buffer(&mut self.parts, mem::take(&mut self.body)).await;
@@ -196,15 +220,20 @@ where
         Ok(())
     }
 
-    /// A rejection, which is a refusal where the extractor is that of the key.
-    fn rejected(&self, rejection: impl IntoResponse) -> Response {
-        if let Some(protected) = &self.protected {
-            protected.observation.rejected();
-        }
-        let response = rejection.into_response();
-        match &self.settings {
-            Some(settings) => settings.describe(response),
-            None => response,
+    /// The same, but a body that cannot be read stays what it is, and the request runs without its shadow.
+    async fn read_body_in_shadow(&mut self) {
+        let (body, bytes) = shadow::buffer(&self.parts, mem::take(&mut self.body)).await;
+        self.body = body;
+        match (&mut self.protected, bytes) {
+            (Some(protected), Some(bytes)) => {
+                protected.fingerprint.body(&bytes, protected.policy);
+                protected.body_read = true;
+            }
+            (Some(protected), None) => {
+                shadow::rejected(&protected.observation);
+                self.protected = None;
+            }
+            (None, _) => {}
         }
     }
 
@@ -237,6 +266,10 @@ impl Protected {
         let attempt = source.describe(Attempt::new(storage_key, fingerprint.finish(), policy.rules()));
         key.belongs_to(attempt.key, attempt.fingerprint);
         observation.belongs_to(&attempt.key);
+        if policy.shadow {
+            let idempotency = &settings.idempotency;
+            return Box::pin(shadow::run(idempotency, policy, attempt, observation, body)).await;
+        }
         let run = move |lease| {
             key.runs_under(lease);
             ended(policy, body)
@@ -256,10 +289,10 @@ impl Protected {
                 }
                 Err(undecodable) => {
                     let source = StoreError::unreadable(undecodable);
-                    observing::refuse(&observation, Refusal::StoreUnavailable { policy, source }, Some(&settings))
+                    settings.refuse(&observation, Refusal::StoreUnavailable { policy, source })
                 }
             },
-            Err(refused) => observing::refuse(&observation, Refusal::of(refused, policy), Some(&settings)),
+            Err(refused) => settings.refuse(&observation, Refusal::of(refused, policy)),
         }
     }
 }

@@ -3,14 +3,15 @@
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use http::header::LINK;
 use http::{HeaderValue, Request};
-use idem_runtime::Idempotency;
+use idem_runtime::{Idempotency, Observation};
 use tower_layer::Layer;
 use tower_service::Service;
 
 use crate::extract::Presented;
+use crate::observing;
 use crate::policies::{self, Documented, Policies};
 use crate::refusal::Refusal;
 
@@ -88,8 +89,8 @@ impl IdempotencyLayer {
 
 impl Settings {
     /// The response of a refusal, as clients beneath this layer get it.
-    pub(crate) fn refuse(&self, refusal: Refusal) -> Response {
-        self.describe(refusal.into_response())
+    pub(crate) fn refuse(&self, observation: &Observation, refusal: Refusal) -> Response {
+        self.describe(observing::refuse(observation, refusal))
     }
 
     /// Says of a refusal where the endpoint is described. Any other response stays as it is.

@@ -29,6 +29,7 @@ pub mod private;
 mod refusal;
 mod request;
 mod response;
+mod shadow;
 mod statuses;
 
 pub use extract::IdempotencyKey;

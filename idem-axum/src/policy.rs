@@ -68,6 +68,8 @@ pub struct Policy {
     pub(crate) errors: fn(&Refusal) -> Response,
     /// Whether the body runs without protection where the store cannot be asked.
     pub(crate) without_store: bool,
+    /// Whether nothing is enforced.
+    pub(crate) shadow: bool,
 }
 
 impl Policy {
@@ -90,6 +92,7 @@ impl Policy {
         max_response: 1024 * 1024,
         errors: refusal::problem,
         without_store: false,
+        shadow: false,
     };
 
     /// Stripe's rules: status and body are kept for 24 hours, errors included; other parameters under the same key are
@@ -260,6 +263,21 @@ impl Policy {
     /// ```
     pub const fn dangerously_run_without_store(mut self) -> Self {
         self.without_store = true;
+        self
+    }
+
+    /// Applies the rules to every request and enforces none of them, to see what they would do on an endpoint that is in use:
+    /// the body runs for every request, in the request's own future, and its own answer is sent. What would have happened is a
+    /// metric, `idempotency_shadow_total`, and the field `would` of the request's span. See
+    /// [how to roll out](crate::observing#rolling-out).
+    pub const fn shadow(mut self) -> Self {
+        self.shadow = true;
+        self
+    }
+
+    /// Enforces the rules: the default.
+    pub const fn enforced(mut self) -> Self {
+        self.shadow = false;
         self
     }
 

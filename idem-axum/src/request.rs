@@ -105,21 +105,17 @@ impl Source {
         Self { method: parts.method.clone(), template, trace: trace(&parts.headers).map(Box::new) }
     }
 
+    /// The endpoint. It never names the path itself, which may say who asked for what; so a fallback, which has
+    /// no template, has a star.
+    pub(crate) fn endpoint(&self) -> Endpoint {
+        Endpoint::new(method(&self.method), self.template.as_ref().map_or("*", MatchedPath::as_str))
+    }
+
     /// The attempt of this request.
     pub(crate) fn describe(self, attempt: Attempt) -> Attempt {
-        attempt.at(named(&self.method, self.template.as_ref())).within(self.trace.map(|trace| *trace))
+        let endpoint = self.endpoint();
+        attempt.at(endpoint).within(self.trace.map(|trace| *trace))
     }
-}
-
-/// The endpoint, for operators.
-pub(crate) fn endpoint(parts: &Parts) -> Endpoint {
-    named(&parts.method, parts.extensions.get())
-}
-
-/// The method and the route's template, never the path itself, which may say who asked for what; so a fallback, which has no
-/// template, has a star.
-fn named(requested: &Method, template: Option<&MatchedPath>) -> Endpoint {
-    Endpoint::new(method(requested), template.map_or("*", MatchedPath::as_str))
 }
 
 /// The method, or one name for all that a client may make up: there are as many endpoints as routes, whatever clients send.

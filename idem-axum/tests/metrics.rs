@@ -73,6 +73,9 @@ const BEACON: Policy = Policy::DEFAULT.dangerously_run_without_store();
 #[idempotent(policy = BEACON)]
 async fn beacon() {}
 
+#[idempotent(shadow, required)]
+async fn refund() {}
+
 #[idempotent(scope = global)]
 async fn greet() -> &'static str {
     "hello"
@@ -83,6 +86,7 @@ fn app(idempotency: &Idempotency, gate: &Gate) -> Router {
         .route("/orders/{id}", any(order))
         .route("/pay", post(pay))
         .route("/beacon", post(beacon))
+        .route("/refund", post(refund))
         .route("/greet", post(greet))
         .fallback(order)
         .layer(IdempotencyLayer::new(idempotency.clone()))
@@ -256,6 +260,22 @@ fn a_store_that_fails_is_counted_by_step() {
             (r#"refusals_total{endpoint="POST /greet",code="idempotency_outcome_unknown"}"#, 1.0),
             (r#"unprotected_total{endpoint="POST /beacon",reason="store_unavailable"}"#, 1.0),
         ]);
+    });
+}
+
+#[test]
+fn in_shadow_mode_only_what_would_have_happened_is_counted() {
+    Counted::during(|counted| async move {
+        let app = setup(&Idempotency::in_memory());
+        for key in [None, Some("a"), Some("a"), Some("a, b")] {
+            assert_eq!(ask(&app, "POST", "/refund", key).await, 200);
+        }
+        let of = |would| format!(r#"shadow_total{{endpoint="POST /refund",would="{would}"}}"#);
+        let seen = ["execute", "replay", "idempotency_key_missing", "idempotency_key_invalid"].map(of);
+        counted.assert(&seen.each_ref().map(|line| (line.as_str(), 1.0)));
+        let of_endpoint = counted.lines().keys().filter(|line| line.contains("/refund")).count();
+        assert_eq!(of_endpoint, seen.len(), "{:#?}", counted.lines());
+        counted.assert(&[("executions_in_flight", 0.0)]);
     });
 }
 

@@ -49,6 +49,7 @@ options! {
     Abandoned "abandoned" "abandoned = refuse"
     MaxResponse "max_response" "max_response = \"1MiB\""
     Errors "errors" "errors = render"
+    Shadow "shadow" "shadow"
     Crate "crate" "crate = ::idem_axum"
 }
 
@@ -112,7 +113,7 @@ fn option(input: ParseStream) -> syn::Result<Written> {
         return Err(syn::Error::new_spanned(spelling, message));
     };
     let example = name.example();
-    if name == Name::Required && ends(input) {
+    if matches!(name, Name::Required | Name::Shadow) && ends(input) {
         return Ok(Written { name, ident, value: None });
     }
     if !ends(input) && input.parse::<Token![=]>().is_err() {

@@ -54,6 +54,7 @@ use proc_macro::TokenStream;
 /// | `abandoned` | what a retry gets when the owner of the claim is gone and its outcome unknown: `refuse` or `rerun` | `refuse` | `.abandoned(Abandoned::Refuse)` |
 /// | `max_response` | largest response recorded: `"512B"`, `"64KiB"`, `"10MB"`; a larger one is sent, but not replayable | `"1MiB"` | `.max_response(1 << 20)` |
 /// | `errors` | path of a `fn(&Refusal) -> Response` that renders refusals | problem details | `.errors(render)` |
+/// | `shadow` | flag: the rules are applied to every request and enforced on none; what would have happened is counted | off | `.shadow()`, `.enforced()` |
 /// | `crate` | path of the adapter crate, where it is renamed or re-exported | `::idem_axum` | |
 ///
 /// Sums are read left to right, and the order of the terms of `fingerprint` and `replay` never matters:

@@ -66,7 +66,11 @@ impl Resolver<'_> {
         let argument = match name {
             Name::Policy | Name::Crate => return None,
             Name::Header => errors.keep(value::header_name(value, example))?.to_token_stream(),
-            Name::Required => match errors.keep(flag(value))? {
+            Name::Shadow => match errors.keep(flag(value, "shadow"))? {
+                true => return Some(quote!(.#ident())),
+                false => return Some(quote!(.enforced())),
+            },
+            Name::Required => match errors.keep(flag(value, "required"))? {
                 true => return Some(quote!(.#ident())),
                 false => return Some(quote!(.optional())),
             },
@@ -112,9 +116,9 @@ impl Resolver<'_> {
     }
 }
 
-fn flag(value: &Expr) -> syn::Result<bool> {
+fn flag(value: &Expr, name: &str) -> syn::Result<bool> {
     value::boolean(value)
-        .ok_or_else(|| syn::Error::new_spanned(value, "`required` is a flag: write it without a value"))
+        .ok_or_else(|| syn::Error::new_spanned(value, format!("`{name}` is a flag: write it without a value")))
 }
 
 /// `reject`, `reject(423)` or `wait("5s")`

@@ -63,6 +63,11 @@ counted! {
         counter!(UNPROTECTED, "endpoint" => Arc::clone(endpoint), "reason" => reason).increment(1);
     }
 
+    /// What would have happened to a request in shadow mode.
+    fn shadow(endpoint: &Arc<str>, would: &'static str) {
+        counter!(SHADOW, "endpoint" => Arc::clone(endpoint), "would" => would).increment(1);
+    }
+
     /// A body has answered.
     fn body(endpoint: &Arc<str>, time: Duration) {
         histogram!(BODY, "endpoint" => Arc::clone(endpoint)).record(time);

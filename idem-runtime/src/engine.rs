@@ -34,6 +34,7 @@ mod drain;
 mod inspect;
 mod places;
 mod settle;
+mod shadow;
 mod waiting;
 
 use begin::Verdict;
@@ -43,6 +44,7 @@ pub use inspect::{Inspection, State};
 pub(crate) use places::Place;
 use places::Places;
 pub use settle::{SettleError, Settled};
+pub use shadow::{Shadow, Would};
 use waiting::Waiting;
 
 /// The engine, a cheap clone over a store.

@@ -175,7 +175,7 @@ impl Execution {
 
     /// Ends the claim, and says how it ended; `None` when that takes longer than [`PATIENCE`], and a task goes on with it: a
     /// slow store is no reason to withhold an answer that is there.
-    async fn end(self, outcome: Outcome) -> Option<Result<(), StoreError>> {
+    pub(crate) async fn end(self, outcome: Outcome) -> Option<Result<(), StoreError>> {
         let Self { key, fingerprint, rules, claim, origin, renewal, core, place, .. } = self;
         let end = End::of(outcome, fingerprint, Some(&origin), rules.ttl, &*core.clock);
         let mut ending = Ending::begin(key, claim, end, renewal.map(|renewal| renewal.lease));
@@ -195,7 +195,7 @@ impl Execution {
     }
 
     /// Awaits `work` and renews the lease meanwhile.
-    async fn keep<R>(&mut self, work: Pin<&mut (impl Future<Output = R> + ?Sized)>) -> R {
+    pub(crate) async fn keep<R>(&mut self, work: Pin<&mut (impl Future<Output = R> + ?Sized)>) -> R {
         match &self.renewal {
             None => work.await,
             // Boxed, since it is larger than everything else of an execution, and most need none.

@@ -102,8 +102,8 @@ mod sync;
 
 pub use clock::{Clock, ManualClock, SystemClock, Timestamp};
 pub use engine::{
-    Answer, Attempt, Idempotency, IdempotencyBuilder, Inspection, Refused, Replay, SettleError, Settled, State,
-    Undrained,
+    Answer, Attempt, Idempotency, IdempotencyBuilder, Inspection, Refused, Replay, SettleError, Settled, Shadow, State,
+    Undrained, Would,
 };
 pub use execution::{Ended, Outcome, Recorded, Recording};
 pub use fingerprint::{Fingerprint, FingerprintBuilder};

@@ -15,6 +15,7 @@
 //! | `idempotency_replays_total` | counter | `endpoint` | requests that a record answered |
 //! | `idempotency_refusals_total` | counter | `endpoint`, `code` | requests that the runtime refused |
 //! | `idempotency_unprotected_total` | counter | `endpoint`, `reason` | bodies that ran without protection: `key_missing`, where none is needed, or `store_unavailable`, where the policy says so |
+//! | `idempotency_shadow_total` | counter | `endpoint`, `would` | requests to endpoints in shadow mode, by what would have happened: `execute`, `replay`, `wait`, `reject`, or the code of a refusal |
 //! | `idempotency_body_seconds` | histogram | `endpoint` | time from the start of a body to its response |
 //! | `idempotency_executions_in_flight` | gauge | | executions that run now, those included that still record their answer |
 //! | `idempotency_waiters` | gauge | | requests that wait now for somebody else's execution |
@@ -84,6 +85,8 @@ metrics! {
         "Requests that the runtime refused";
     UNPROTECTED = Counter "idempotency_unprotected_total" ["endpoint", "reason"]
         "Bodies that ran without protection";
+    SHADOW = Counter "idempotency_shadow_total" ["endpoint", "would"]
+        "Requests to endpoints in shadow mode, by what would have happened";
     BODY = Histogram "idempotency_body_seconds" ["endpoint"]
         "Time from the start of a body to its response";
     IN_FLIGHT = Gauge "idempotency_executions_in_flight" []

@@ -40,16 +40,17 @@ tokio::task_local! {
 /// | `replay_of_trace` | the id of the trace that that execution belonged to, if any |
 /// | `outcome` | see [below](Self#outcomes) |
 /// | `code` | the name of the refusal, where there was one |
+/// | `would` | in shadow mode: what would have happened |
 /// | `store_us` | microseconds in which the store was asked, all steps but renewals together |
 /// | `body_us` | microseconds from the start of the body to its answer; a stream that follows is not counted |
 ///
-/// The last four are written when everything is over. Where no subscriber wants the span, nothing is observed, and
+/// The last five are written when everything is over. Where no subscriber wants the span, nothing is observed, and
 /// that costs next to nothing.
 ///
 /// # Outcomes
 /// `executed`: the body ran for this request. `replayed`: a record was. `refused`: neither. `rejected`: an extractor
 /// answered. `unprotected`: the body ran without a claim, since the store could not be asked and the policy says so. `left`:
-/// the client was gone before any of these.
+/// the client was gone before any of these. `shadow`: nothing was enforced.
 ///
 /// ```
 /// # async fn example(idempotency: idem_runtime::Idempotency, attempt: idem_runtime::Attempt) {
@@ -77,6 +78,7 @@ struct Seen {
     endpoint: Arc<str>,
     outcome: OnceLock<&'static str>,
     code: OnceLock<&'static str>,
+    would: OnceLock<&'static str>,
     store: Total,
     body: Total,
 }
@@ -112,6 +114,9 @@ impl Drop for Seen {
         if let Some(code) = self.code.get() {
             self.span.record("code", code);
         }
+        if let Some(would) = self.would.get() {
+            self.span.record("would", would);
+        }
     }
 }
 
@@ -131,6 +136,7 @@ impl Observation {
             replay_of_trace = Empty,
             outcome = Empty,
             code = Empty,
+            would = Empty,
             store_us = Empty,
             body_us = Empty,
         );
@@ -139,6 +145,7 @@ impl Observation {
             endpoint,
             outcome: OnceLock::new(),
             code: OnceLock::new(),
+            would: OnceLock::new(),
             store: Total::default(),
             body: Total::default(),
         };
@@ -205,6 +212,16 @@ impl Observation {
         if let Some(seen) = &self.0 {
             let _ = seen.code.set(code);
             counted::refused(&seen.endpoint, code);
+        }
+    }
+
+    /// The body runs in any case, since the endpoint is in shadow mode. `would` names what would have happened: `execute`,
+    /// `replay`, or the code of a refusal, say.
+    pub fn would(&self, would: &'static str) {
+        self.end("shadow");
+        if let Some(seen) = &self.0 {
+            let _ = seen.would.set(would);
+            counted::shadow(&seen.endpoint, would);
         }
     }
 

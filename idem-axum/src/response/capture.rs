@@ -7,8 +7,10 @@ use std::future::poll_fn;
 use std::pin::Pin;
 use std::task::Poll;
 
+use axum::body::Body;
 use axum::response::Response;
 use bytes::Bytes;
+use http::response::Parts;
 use http_body::{Body as _, Frame};
 use idem_runtime::{Draft, Ended, Outcome, Recording};
 
@@ -39,7 +41,27 @@ impl Tape {
 }
 
 /// Splits a response into what goes to the caller and what is remembered.
-pub(crate) async fn capture(policy: &Policy, mut response: Response) -> Ended<Response> {
+pub(crate) async fn capture(policy: &Policy, response: Response) -> Ended<Response> {
+    match look(policy, response).await {
+        Captured::Done(response, outcome) => Ended { response, recording: Recording::Done(outcome) },
+        Captured::Live { parts, given, body, tape } => {
+            let (shown, recorded) = live::record(given, body, tape);
+            let response = Response::from_parts(parts, shown);
+            Ended { response, recording: Recording::Live(Box::pin(recorded)) }
+        }
+    }
+}
+
+/// What is ready of a response.
+pub(super) enum Captured {
+    /// All that is remembered.
+    Done(Response, Outcome),
+    /// The start: these frames, and the rest of the body is not ready.
+    Live { parts: Parts, given: Given, body: Body, tape: Tape },
+}
+
+/// Takes as much of a response as is ready.
+pub(super) async fn look(policy: &Policy, mut response: Response) -> Captured {
     let unrecorded = response.extensions_mut().remove::<Unrecorded>().is_some();
     // 1xx, the 101 of an upgrade among them, are in no set of statuses.
     if unrecorded || !policy.record.contains(response.status().as_u16()) {
@@ -72,15 +94,13 @@ pub(crate) async fn capture(policy: &Policy, mut response: Response) -> Ended<Re
             }
             Poll::Ready(Some(Err(error))) => break (given.failed(error), Outcome::NotReplayable),
             Poll::Pending => {
-                let (shown, recorded) = live::record(given, body, tape);
-                let response = Response::from_parts(parts, shown);
-                return Ended { response, recording: Recording::Live(Box::pin(recorded)) };
+                return Captured::Live { parts, given, body, tape };
             }
         }
     };
     done(Response::from_parts(parts, body), outcome)
 }
 
-fn done(response: Response, outcome: Outcome) -> Ended<Response> {
-    Ended { response, recording: Recording::Done(outcome) }
+fn done(response: Response, outcome: Outcome) -> Captured {
+    Captured::Done(response, outcome)
 }

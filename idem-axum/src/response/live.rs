@@ -15,17 +15,17 @@ use super::capture::Tape;
 use super::discard;
 use super::queue::{self, End, Frames, Reader, Writer};
 
-/// The frames that were ready at once, for the caller.
+/// The frames that have come so far, for whoever reads them next.
 #[derive(Default)]
-pub(super) struct Given(Frames);
+pub(crate) struct Given(Frames);
 
 impl Given {
-    pub(super) fn push(&mut self, frame: Frame<Bytes>) {
+    pub(crate) fn push(&mut self, frame: Frame<Bytes>) {
         self.0.push(frame);
     }
 
     /// They were all.
-    pub(super) fn whole(mut self) -> Body {
+    pub(crate) fn whole(mut self) -> Body {
         if self.0.is_one_of_data() {
             let only = self.0.pop().and_then(|frame| frame.into_data().ok());
             return only.map_or_else(Body::empty, Body::from);
@@ -34,12 +34,12 @@ impl Given {
     }
 
     /// The caller gets the rest straight from the handler's body.
-    pub(super) fn then(self, body: Body) -> Body {
+    pub(crate) fn then(self, body: Body) -> Body {
         self.body(Rest::Handed(body), None)
     }
 
     /// The handler's body failed after them.
-    pub(super) fn failed(self, error: axum::Error) -> Body {
+    pub(crate) fn failed(self, error: axum::Error) -> Body {
         self.body(Rest::Failed(Some(error)), None)
     }
 

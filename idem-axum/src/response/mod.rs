@@ -12,12 +12,15 @@ mod capture;
 mod headers;
 mod live;
 mod queue;
+mod taped;
 
 pub(crate) use answer::replay;
 #[cfg(feature = "admin")]
 pub(crate) use answer::{Answer, write};
 pub(crate) use capture::capture;
 pub(crate) use headers::NEVER;
+pub(crate) use live::Given;
+pub(crate) use taped::taped;
 
 /// Marks a response that is not to be recorded: it is sent, the claim is released, and a retry runs the body again.
 ///

@@ -81,6 +81,7 @@ snapshots! {
         ttl = "1h 30m",
         min_key = 8,
         required,
+        shadow,
         header = "X-Request-Key",
         policy = BASE,
     )] {
@@ -121,7 +122,7 @@ fn a_body_that_does_not_parse_stays_as_it_is() {
 fn no_tokens_make_it_panic() {
     let options = quote! {
         policy header required min_key ttl fingerprint scope in_flight record replay replay_status replay_header crate
-        errors max_response tll = , + - * . :: ? ! | & # ; 'a "24h" "" "1MiB" "0" 422 0 -1 4.2 'c' b"x" true global none
+        shadow errors max_response tll = , + - * . :: ? ! | & # ; 'a "24h" "" "1MiB" "0" 422 0 -1 4.2 'c' b"x" true global none
         reject wait header json body path all success status (1) ("a", "b") () [x] {y} user.id <T> async move in crate
     };
     let items = quote! {

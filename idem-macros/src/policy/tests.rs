@@ -38,6 +38,9 @@ fn options_and_their_methods() {
     chain(quote!(required), ".required()");
     chain(quote!(required = true), ".required()");
     chain(quote!(required = false), ".optional()");
+    chain(quote!(shadow), ".shadow()");
+    chain(quote!(shadow = true), ".shadow()");
+    chain(quote!(shadow = false), ".enforced()");
     chain(quote!(min_key = 8), ".min_key(8)");
     chain(quote!(header = "Idempotency-Key"), ".header(\"idempotency-key\")");
     chain(quote!(scope = global), ".scope(Scope::Global)");
@@ -96,7 +99,8 @@ fn scopes_over_the_arguments() {
 
 #[test]
 fn values_that_are_refused() {
-    refused(quote!(required = 3), "is a flag");
+    refused(quote!(required = 3), "`required` is a flag");
+    refused(quote!(shadow = "on"), "`shadow` is a flag");
     refused(quote!(min_key = 0), "from 1 to 255");
     refused(quote!(min_key = 256), "from 1 to 255");
     refused(quote!(ttl = "0s"), "`ttl` must be longer than zero");

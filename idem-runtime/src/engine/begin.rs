@@ -97,7 +97,13 @@ impl Core {
         })
     }
 
-    fn execution(self: &Arc<Self>, attempt: &Attempt, granted: Granted, place: Place, took_over: bool) -> Execution {
+    pub(super) fn execution(
+        self: &Arc<Self>,
+        attempt: &Attempt,
+        granted: Granted,
+        place: Place,
+        took_over: bool,
+    ) -> Execution {
         let &Attempt { key, fingerprint, rules, .. } = attempt;
         let Granted { claim, origin } = granted;
         let renewal = self.duties.renew.then(|| Renewal { lease: self.lease, lost: watch::Sender::new(false) });

@@ -26,6 +26,7 @@ mod refusals;
 mod rejections;
 mod replay;
 mod scopes;
+mod shadow;
 mod shutdown;
 mod streams;
 mod tombstones;

@@ -27,6 +27,9 @@ handlers! {
     required: #[idempotent(required)];
     required_true: #[idempotent(required = true)];
     required_false: #[idempotent(policy = BASE, required = false)];
+    shadow: #[idempotent(shadow)];
+    shadow_true: #[idempotent(shadow = true)];
+    shadow_false: #[idempotent(policy = BASE, shadow = false)];
     min_key: #[idempotent(min_key = 255)];
     ttl: #[idempotent(ttl = "1h 30m")];
     fingerprint: #[idempotent(fingerprint = method + path + query + body + json + json("/a", "/b/0", "") + header("X"))];
