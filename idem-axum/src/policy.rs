@@ -105,6 +105,9 @@ impl Policy {
         .errors(refusal::stripe);
 
     /// The name of the header that carries the key, in any case. Default: `Idempotency-Key`.
+    ///
+    /// # Panics
+    /// Unless `name` is a header name, a token of RFC 9110.
     pub const fn header(mut self, name: &'static str) -> Self {
         assert_header_name(name);
         self.header = name;
@@ -124,6 +127,9 @@ impl Policy {
     }
 
     /// The shortest key accepted, 1 to 255 characters. Default: 1.
+    ///
+    /// # Panics
+    /// Unless `characters` is 1 to 255.
     pub const fn min_key(mut self, characters: usize) -> Self {
         assert!(characters >= 1 && characters <= idem_runtime::MAX_KEY, "`min_key` is 1 to 255 characters");
         self.min_key = characters;
@@ -131,6 +137,9 @@ impl Policy {
     }
 
     /// How long a record lives, counted from completion; replays do not move it. Default: 24 hours.
+    ///
+    /// # Panics
+    /// If `ttl` is zero.
     pub const fn ttl(mut self, ttl: Duration) -> Self {
         assert!(!ttl.is_zero(), "`ttl` must be longer than zero");
         self.ttl = ttl;
@@ -139,6 +148,9 @@ impl Policy {
 
     /// What must be equal on a retry, in any order. The endpoint (method and route template) always takes part. Default:
     /// method, path, query and body.
+    ///
+    /// # Panics
+    /// If a part names a header that cannot be one.
     pub const fn fingerprint(mut self, parts: &'static [Part]) -> Self {
         let mut index = 0;
         while index < parts.len() {
@@ -152,6 +164,9 @@ impl Policy {
     }
 
     /// Whose key it is. Default: the caller's, by the `Authorization` header.
+    ///
+    /// # Panics
+    /// If it names a header that cannot be one.
     pub const fn scope(mut self, scope: Scope) -> Self {
         assert!(
             !matches!(scope, Scope::Arguments),
@@ -178,6 +193,9 @@ impl Policy {
     }
 
     /// The status of a refusal for another fingerprint, 400 to 599. Default: 422.
+    ///
+    /// # Panics
+    /// Unless `status` is 400 to 599.
     pub const fn mismatch(mut self, status: u16) -> Self {
         assert_refusal_status(status);
         self.mismatch = status;
@@ -198,6 +216,9 @@ impl Policy {
     }
 
     /// The status of a replay, 200 to 599, instead of the recorded one.
+    ///
+    /// # Panics
+    /// Unless `status` is 200 to 599.
     pub const fn replay_status(mut self, status: u16) -> Self {
         assert!(status >= 200 && status <= 599, "`replay_status` is 200 to 599");
         self.replay_status = Some(status);
@@ -205,6 +226,9 @@ impl Policy {
     }
 
     /// The name of the header that marks a replay, with the value `true`. Default: `Idempotent-Replayed`.
+    ///
+    /// # Panics
+    /// Unless `name` is a header name, and one that may be replayed.
     pub const fn replay_header(mut self, name: &'static str) -> Self {
         assert_added_header(name);
         self.replay_header = Some(name);
@@ -232,6 +256,9 @@ impl Policy {
 
     /// The largest response that is recorded, in bytes of its body. A larger one is sent, and a retry is refused. Default:
     /// 1 MiB.
+    ///
+    /// # Panics
+    /// If `bytes` is 0.
     pub const fn max_response(mut self, bytes: usize) -> Self {
         assert!(bytes > 0, "`max_response` must be more than zero bytes");
         self.max_response = bytes;
