@@ -16,6 +16,7 @@
 //! | place | the question |
 //! |---|---|
 //! | [`Policies`](crate::Policies) | How do clients learn the rules, in JSON and in OpenAPI? |
+//! | [`observing`](crate::observing) | What can be seen and counted while it runs? |
 //! | `admin`, with the feature `admin` | How does support look a key up, and settle or forget it? |
 //! | [`Idempotency::inspect`](crate::Idempotency::inspect) | How does a program? |
 //!
