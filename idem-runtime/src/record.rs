@@ -15,17 +15,21 @@ pub struct Record {
     bytes: Bytes,
 }
 
-/// The layout of [`Record::bytes`]: version, kind, expiry, and then the answer in the adapter's own format. In the second
-/// version there follow the origin and its length, at the end, since an answer is written before its origin is known.
-const VERSION: u8 = 1;
-const WITH_ORIGIN: u8 = 2;
-const HEAD: usize = 1 + 1 + 8;
-const LENGTH: usize = 2;
+/// The layout of [`Record::bytes`]: version, kind, expiry, the lengths of the origin and of the answer, and then the answer in
+/// the adapter's own format and the origin, last since an answer is written before its origin is known. The lengths make
+/// up the whole, so that a record which lost its end is found out.
+const VERSION: u8 = 2;
+const HEAD: usize = 1 + 1 + 8 + 2 + 8;
+/// The first version had no origin and no lengths: after its head the answer goes to the end.
+const FIRST: u8 = 1;
+const FIRST_HEAD: usize = 1 + 1 + 8;
 /// Room for most origins.
 const TAIL: usize = 48;
 
 const ANSWER: u8 = 1;
 const NOT_REPLAYABLE: u8 = 2;
+
+const SHORT: Undecodable = Undecodable("shorter than its head");
 
 impl Record {
     /// Puts a stored record together again.
@@ -45,8 +49,8 @@ impl Record {
 
     /// Where the execution came from that left the record; `None` where that was not kept, or cannot be read.
     pub fn origin(&self) -> Option<Origin> {
-        let end = self.end().filter(|_| self.bytes[0] == WITH_ORIGIN)?;
-        Origin::from_bytes(self.bytes.slice(end..self.bytes.len() - LENGTH)).ok()
+        let (_, end) = self.answer_within().ok()?;
+        Origin::from_bytes(self.bytes.slice(end..)).ok()
     }
 
     /// What is left of this record where there is no room for the answer: the body ran, and the answer is lost. Same
@@ -74,27 +78,35 @@ impl Record {
 
     /// Takes the record apart. Anything unexpected is an error and never a miss: a miss would run the body again.
     pub(crate) fn read(&self) -> Result<Content, Undecodable> {
-        let (head, _) = self.bytes.split_first_chunk::<HEAD>().ok_or(Undecodable("shorter than its head"))?;
-        let [version, kind, expires_at @ ..] = head;
-        if *version != VERSION && *version != WITH_ORIGIN {
-            return Err(Undecodable("of an unknown version"));
-        }
-        let end = self.end().ok_or(Undecodable("shorter than its origin"))?;
+        let (start, end) = self.answer_within()?;
+        let (head, _) = self.bytes.split_first_chunk::<FIRST_HEAD>().ok_or(SHORT)?;
+        let [_, kind, expires_at @ ..] = head;
         let answer = match *kind {
-            ANSWER => Some(self.bytes.slice(HEAD..end)),
-            NOT_REPLAYABLE if end == HEAD => None,
+            ANSWER => Some(self.bytes.slice(start..end)),
+            NOT_REPLAYABLE if start == end => None,
             _ => return Err(Undecodable("of an unknown kind")),
         };
         Ok(Content { answer, expires_at: Timestamp::from_nanos(u64::from_le_bytes(*expires_at)) })
     }
 
-    /// Where the answer ends, and the origin begins if there is one.
-    fn end(&self) -> Option<usize> {
-        if *self.bytes.first()? != WITH_ORIGIN {
-            return Some(self.bytes.len());
+    /// Where the answer starts and ends. What follows is the origin.
+    fn answer_within(&self) -> Result<(usize, usize), Undecodable> {
+        match self.bytes.first() {
+            None => Err(SHORT),
+            Some(&FIRST) if self.bytes.len() < FIRST_HEAD => Err(SHORT),
+            Some(&FIRST) => Ok((FIRST_HEAD, self.bytes.len())),
+            Some(&VERSION) => {
+                let (head, rest) = self.bytes.split_first_chunk::<HEAD>().ok_or(SHORT)?;
+                let [.., o0, o1, a0, a1, a2, a3, a4, a5, a6, a7] = *head;
+                let origin = usize::from(u16::from_le_bytes([o0, o1]));
+                let answer = usize::try_from(u64::from_le_bytes([a0, a1, a2, a3, a4, a5, a6, a7]));
+                match answer {
+                    Ok(answer) if answer.checked_add(origin) == Some(rest.len()) => Ok((HEAD, HEAD + answer)),
+                    _ => Err(Undecodable("not as long as it says")),
+                }
+            }
+            Some(_) => Err(Undecodable("of an unknown version")),
         }
-        let (rest, length) = self.bytes.split_last_chunk::<LENGTH>()?;
-        rest.len().checked_sub(u16::from_le_bytes(*length).into()).filter(|end| *end >= HEAD)
     }
 }
 
@@ -171,14 +183,17 @@ impl Draft {
 
     fn sealed(mut self, kind: u8, expires_at: Timestamp, origin: Option<&Origin>) -> Bytes {
         let origin = origin.and_then(|origin| Some((origin.bytes(), u16::try_from(origin.bytes().len()).ok()?)));
-        self.0[0] = if origin.is_some() { WITH_ORIGIN } else { VERSION };
+        let length = origin.as_ref().map_or(0, |(_, length)| *length);
+        let answer = self.len() as u64;
+        self.0[0] = VERSION;
         self.0[1] = kind;
-        self.0[2..HEAD].copy_from_slice(&expires_at.as_nanos().to_le_bytes());
-        if let Some((origin, length)) = origin {
+        self.0[2..10].copy_from_slice(&expires_at.as_nanos().to_le_bytes());
+        self.0[10..12].copy_from_slice(&length.to_le_bytes());
+        self.0[12..HEAD].copy_from_slice(&answer.to_le_bytes());
+        if let Some((origin, _)) = origin {
             // No more than that, since a record is charged for its length.
-            self.0.reserve_exact(origin.len() + LENGTH);
+            self.0.reserve_exact(origin.len());
             self.0.extend_from_slice(origin);
-            self.0.extend_from_slice(&length.to_le_bytes());
         }
         if self.0.capacity() > self.0.len() + self.0.len() / 8 + 64 {
             self.0.shrink_to_fit();
@@ -269,7 +284,6 @@ mod tests {
     fn a_record_of_the_first_version_is_read_and_has_no_origin() {
         let text = [&[1, 1][..], &42_u64.to_le_bytes(), b"answer"].concat();
         let kept = Record::new(FINGERPRINT, text.into());
-        assert_eq!(kept, record(b"answer"), "what has no origin is written as it was");
         assert_eq!((kept.read().unwrap().answer.as_deref(), kept.origin()), (Some(&b"answer"[..]), None));
     }
 
@@ -283,15 +297,21 @@ mod tests {
     }
 
     #[test]
-    fn an_origin_that_is_longer_than_the_record_is_an_error() {
-        let good = of(&crate::origin::tests::origin(), b"answer");
-        for length in [good.bytes().len() - HEAD - LENGTH + 1, usize::from(u16::MAX)] {
-            let mut bytes = good.bytes().to_vec();
-            let at = bytes.len() - LENGTH;
-            bytes[at..].copy_from_slice(&u16::try_from(length).unwrap().to_le_bytes());
-            let damaged = Record::new(FINGERPRINT, bytes.into());
-            assert!(damaged.read().is_err() && damaged.origin().is_none(), "{length}");
+    fn a_record_that_lost_its_end_or_grew_is_an_error() {
+        for good in [of(&crate::origin::tests::origin(), b"answer"), record(b"answer"), record(b"")] {
+            let bytes = good.bytes();
+            let read = |bytes: Bytes| Record::new(FINGERPRINT, bytes).read().map(|_| ());
+            assert!(read(bytes.clone()).is_ok());
+            for length in 0..bytes.len() {
+                assert!(read(bytes.slice(..length)).is_err(), "{length}");
+            }
+            assert!(read([&bytes[..], b"x"].concat().into()).is_err(), "longer");
+            for at in 10..HEAD {
+                let mut changed = bytes.to_vec();
+                changed[at] ^= 0xff;
+                let changed = Record::new(FINGERPRINT, changed.into());
+                assert!(changed.read().is_err() && changed.origin().is_none(), "{at}");
+            }
         }
-        assert!(Record::new(FINGERPRINT, good.bytes().slice(..HEAD)).read().is_err());
     }
 }

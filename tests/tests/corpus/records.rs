@@ -161,13 +161,8 @@ async fn nothing() {
 async fn cut_short_at_each_byte() {
     let mut world = World::new().await;
     let good = world.good.bytes().clone();
-    let head = good.len() - world.first.body.len();
-    for length in 0..head {
+    for length in 0..good.len() {
         world.assert_refused(good.slice(..length)).await;
-    }
-    for length in head..good.len() {
-        let reply = world.given_bytes(good.slice(..length)).await;
-        assert!(reply.is_replay() && world.first.body.starts_with(&reply.body), "{reply:?}");
     }
     world.end().await;
 }
@@ -182,12 +177,13 @@ async fn of_an_unknown_version() {
     // Of the record, its kind, and of the answer in it.
     all_refused([
         changed(0, 0),
-        changed(0, 2),
+        changed(0, 1),
+        changed(0, 3),
         changed(0, 255),
         changed(1, 0),
         changed(1, 2),
         changed(1, 3),
-        changed(10, 2),
+        changed(20, 2),
     ])
     .await;
 }
