@@ -12,6 +12,7 @@ use axum::body::Body;
 use axum::extract::{FromRequest, FromRequestParts, Request};
 use axum::response::{IntoResponse, Response};
 use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
 use http::StatusCode;
 use http::request::Parts;
 use idem_runtime::{Answer, Attempt, Ended, Observation, Scope, StorageKey, StoreError};
@@ -167,6 +168,23 @@ where
             Ok(value) => Ok(value),
             Err(rejection) => Err(self.rejected(rejection)),
         }
+    }
+
+    /// As [`part`](Self::part), for a type with a lifetime: the compiler forgets lifetimes within an async function, and then
+    /// does not find `FromRequestParts` for `State<&'static App>`. A box hides the type from it.
+    ///
+    /// # Errors
+    /// As for [`part`](Self::part).
+    pub fn part_in_a_box<'a, T: FromRequestParts<S> + 'a>(&'a mut self) -> BoxFuture<'a, Result<T, Response>> {
+        Box::pin(self.part())
+    }
+
+    /// As [`last`](Self::last), for a type with a lifetime.
+    ///
+    /// # Errors
+    /// As for [`last`](Self::last).
+    pub fn last_in_a_box<'a, T: FromRequest<S, M> + 'a, M: 'a>(&'a mut self) -> BoxFuture<'a, Result<T, Response>> {
+        Box::pin(self.last::<T, M>())
     }
 
     /// Runs the body unless it ran before: the answer of either, or a refusal.

@@ -10,7 +10,7 @@ use crate::{
 use proc_macro2::{Ident, Span, TokenStream};
 use quote::{ToTokens, format_ident, quote, quote_spanned};
 use syn::{
-    Expr, GenericParam, PatIdent, PatType, ReturnType, Signature, Type, TypeParamBound,
+    Expr, GenericParam, Lifetime, PatIdent, PatType, ReturnType, Signature, Type, TypeParamBound, TypeReference,
     spanned::Spanned,
     visit_mut::{self, VisitMut},
 };
@@ -127,7 +127,12 @@ impl Argument<'_> {
 
     fn extracted(&self, marker: &Ident) -> TokenStream {
         let Self { written: PatType { ty, .. }, value, is_last } = self;
-        let extractor = if *is_last { quote!(last::<#ty, #marker>) } else { quote!(part::<#ty>) };
+        let extractor = match (is_last, has_lifetimes(ty)) {
+            (false, false) => quote!(part::<#ty>),
+            (false, true) => quote!(part_in_a_box::<#ty>),
+            (true, false) => quote!(last::<#ty, #marker>),
+            (true, true) => quote!(last_in_a_box::<#ty, #marker>),
+        };
         quote_spanned! {Span::mixed_site()=>
             let #value = match __call.#extractor().await {
                 ::core::result::Result::Ok(__value) => __value,
@@ -250,6 +255,22 @@ fn named_traits(signature: &Signature) -> Option<TokenStream> {
             fn __named(#(_: #hidden),*) {}
         };
     })
+}
+
+/// Whether a reference or a lifetime is written in the type.
+fn has_lifetimes(ty: &Type) -> bool {
+    struct Found(bool);
+    impl VisitMut for Found {
+        fn visit_type_reference_mut(&mut self, _: &mut TypeReference) {
+            self.0 = true;
+        }
+        fn visit_lifetime_mut(&mut self, _: &mut Lifetime) {
+            self.0 = true;
+        }
+    }
+    let mut found = Found(false);
+    found.visit_type_mut(&mut ty.clone());
+    found.0
 }
 
 fn is_named(param: &GenericParam, ident: &Ident) -> bool {
