@@ -55,6 +55,8 @@ impl<D: Database> Core<D> {
                 let asked = reader.ask(Step::Begin, look, &[key_value(key), Value::Bytes(&owner)]).await?;
                 if let Some(row) = asked.rows.first() {
                     let seen = D::seen(row).map_err(|error| failed(Problem::Refused(error)))?;
+                    // An heir has an owner of its own, since the claim of this one may yet turn up and be given back.
+                    let claim = CoreClaim::new(self, *key, *fingerprint, new_owner().map_err(failed)?, ttl);
                     return Ok(judge(seen, claim, terms).map_err(failed)?);
                 }
             }

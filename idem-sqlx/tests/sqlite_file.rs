@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use asked::*;
-use idem_runtime::{Answer, Begin, Claim, Idempotency, Refused, Store, StoreError};
+use idem_runtime::{Answer, Begin, Claim, Idempotency, Refused, StorageKey, Store, StoreError};
 use idem_sqlx::{ConnectError, MigrateError, Problem, SqliteStore};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Executor};
@@ -39,6 +39,46 @@ impl File {
     async fn sql(&self, statement: String) {
         self.connection().await.execute(AssertSqlSafe(statement)).await.unwrap();
     }
+}
+
+/// While the file is locked `begin` gives up, and tries once more; meanwhile the claim of another process lapses.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_heir_keeps_its_claim_while_that_of_its_first_try_is_given_back() {
+    const LOCKED: Duration = Duration::from_millis(700);
+    let file = File::new().await;
+    let store = SqliteStore::builder().timeout(Duration::from_secs(1)).open(&file.path).await.unwrap();
+    let mut heirs = 0;
+    for _ in 0..4 {
+        let key = key();
+        let mut other = file.connection().await;
+        other.execute("BEGIN IMMEDIATE").await.unwrap();
+        let asked = tokio::spawn({
+            let (store, key) = (store.clone(), key);
+            async move { store.begin_on_terms(&key, &MINE, &TERMS).await }
+        });
+        // Longer than the first try, and shorter than both.
+        tokio::time::sleep(LOCKED).await;
+        let lapsed = format!(
+            "INSERT INTO idempotency (key, owner, fingerprint, lease_until, expires_at)
+             VALUES (x'{}', randomblob(16), x'{}', 1, 99999999999999); COMMIT",
+            hex(&key),
+            hex(&StorageKey::from_bytes(*MINE.as_bytes()))
+        );
+        other.execute(AssertSqlSafe(lapsed)).await.unwrap();
+        let Ok(Begin::Abandoned(mut heir)) = asked.await.unwrap() else { continue };
+        if heir.renew(TERMS.lease).await.is_err() {
+            continue;
+        }
+        heirs += 1;
+        // Long enough for giving back, whose first pause is 50 ms.
+        let until = Instant::now() + Duration::from_millis(300);
+        while Instant::now() < until {
+            assert_eq!(stands(&store, &key).await, "in flight");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        heir.renew(TERMS.lease).await.unwrap();
+    }
+    assert!(heirs > 0, "nothing was tried");
 }
 
 #[tokio::test]
