@@ -38,6 +38,8 @@ pub enum SettleError {
     Free,
     /// The outcome is not unknown: the body runs, or another record stands there.
     Stands(State),
+    /// A record that lives for no time would leave the key free. To let a retry run the body, settle with [`Outcome::Release`].
+    ZeroTtl,
     /// The store could not be asked, or not be understood. Whether the key was settled is not known, so inspect it.
     Store(StoreError),
 }
@@ -48,6 +50,7 @@ impl fmt::Display for SettleError {
             Self::Free => f.write_str("the key is free, so there is nothing to settle"),
             Self::Stands(State::OutcomeUnknown) => f.write_str("somebody else had the claim meanwhile; try again"),
             Self::Stands(state) => write!(f, "the key is {state}, and only an unknown outcome can be settled"),
+            Self::ZeroTtl => f.write_str("a record must live for some time; to let a retry run, settle it as released"),
             Self::Store(_) => f.write_str("the store failed, and whether the key was settled is not known; inspect it"),
         }
     }
@@ -57,7 +60,7 @@ impl std::error::Error for SettleError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
             Self::Store(source) => Some(source),
-            Self::Free | Self::Stands(_) => None,
+            Self::Free | Self::Stands(_) | Self::ZeroTtl => None,
         }
     }
 }
@@ -77,7 +80,9 @@ impl Idempotency {
     /// [`settle_for`](Self::settle_for) says otherwise. It keeps the origin of the execution that it is about.
     ///
     /// Only an unknown outcome is settled. The claim is taken over first, as by a second run: of two operators one settles it,
-    /// and an owner that was only slow does so before that or not at all. To repeat it is safe.
+    /// and an owner that was only slow does so before that or not at all. One call settles one execution: the one that it finds
+    /// first. To repeat it with an answer, or as not replayable, is safe. Released, the key is free for another execution, whose
+    /// outcome may become unknown in turn; inspect the key again before settling that.
     ///
     /// ```
     /// # async fn example(idempotency: idem_runtime::Idempotency, key: idem_runtime::Key) {
@@ -104,7 +109,7 @@ impl Idempotency {
     /// As [`settle`](Self::settle), with a record that lives for `ttl` from now.
     ///
     /// # Errors
-    /// As for [`settle`](Self::settle).
+    /// As for [`settle`](Self::settle), and [`SettleError::ZeroTtl`].
     pub async fn settle_for(
         &self,
         scope: &Scope,
@@ -122,6 +127,9 @@ impl Idempotency {
         outcome: Outcome,
         ttl: Option<Duration>,
     ) -> Result<Settled, SettleError> {
+        if ttl.is_some_and(|ttl| ttl.is_zero()) {
+            return Err(SettleError::ZeroTtl);
+        }
         let core = &self.handle.core;
         let settling = Arc::clone(core).settle(StorageKey::new(scope, key), outcome, ttl);
         core.spawn(Box::pin(settling)).await.unwrap_or_else(|_| {
@@ -137,8 +145,14 @@ impl Core {
         outcome: Outcome,
         ttl: Option<Duration>,
     ) -> Result<Settled, SettleError> {
+        // The execution that the operator has decided about; nothing is said of any later one.
+        let mut decided = None;
         for _ in 0..LOOKS {
             let found = self.inspect(key).await?.ok_or(SettleError::Free)?;
+            let execution = found.origin().map(Origin::execution);
+            if *decided.get_or_insert(execution) != execution {
+                return Err(SettleError::Stands(found.state()));
+            }
             if found.state() != State::OutcomeUnknown {
                 return if is_already(&found, &outcome) {
                     Ok(Settled::Already)

@@ -54,6 +54,15 @@ fn from_orders() -> Attempt {
 }
 
 #[tokio::test]
+async fn settling_for_no_time_does_not_free_the_key() {
+    let operated = Operated::new();
+    operated.abandon().await;
+    let settled = operated.idempotency.settle_for(&Scope::GLOBAL, &a(), Outcome::NotReplayable, Duration::ZERO).await;
+    assert!(matches!(settled, Err(SettleError::ZeroTtl)), "{settled:?}");
+    assert_eq!(operated.inspect().await.unwrap().state(), State::OutcomeUnknown);
+}
+
+#[tokio::test]
 async fn a_record_says_where_it_comes_from_and_how_often_it_was_replayed() {
     let operated = Operated::new();
     let began_at = operated.clock.now();
