@@ -279,8 +279,14 @@ impl Idempotency {
     /// [`drain_until`](Self::drain_until).
     pub async fn drain(&self) {
         self.handle.core.tracker.close();
-        self.handle.core.tracker.wait().await;
-        Arc::clone(&self.handle.core.store).drained().await;
+        loop {
+            self.handle.core.tracker.wait().await;
+            Arc::clone(&self.handle.core.store).drained().await;
+            // An execution may have started while the store was at it.
+            if self.handle.core.tracker.is_empty() {
+                return;
+            }
+        }
     }
 
     /// How many executions are running.

@@ -4,6 +4,7 @@ use std::fmt;
 use std::future::Future;
 
 use super::Idempotency;
+use crate::execution::at_once;
 
 /// A drain was ended while executions were running. If the process ends now, they are abandoned: what their bodies did is
 /// unknown, and so is what a retry with their keys would do.
@@ -75,7 +76,8 @@ impl Idempotency {
     /// ```
     ///
     /// # Errors
-    /// [`Undrained`] if executions were running when `until` resolved.
+    /// [`Undrained`] if executions were running when `until` resolved. Where only the [store](crate::Store::drained) had something
+    /// left to do, that is no error, and a warning says so.
     ///
     /// # Cancel safety
     /// Dropping the future only stops the waiting.
@@ -86,8 +88,16 @@ impl Idempotency {
             () = until => {}
         }
         // The last one may have ended in this very moment.
+        if at_once(Box::pin(self.drain())).await.is_some() {
+            return Ok(());
+        }
         let executions = self.handle.core.tracker.len();
         if executions == 0 {
+            // Of no body is the outcome in doubt, so it is no error.
+            tracing::warn!(
+                "the drain was ended while the store was giving back claims that nobody heard of; if the process ends now, their \
+                 keys are in flight for a lease, and then their outcome is unknown, although no body started"
+            );
             return Ok(());
         }
         let undrained = Undrained { executions };

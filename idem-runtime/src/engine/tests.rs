@@ -15,6 +15,7 @@ use crate::rules::Abandoned;
 use crate::scope::Scope;
 use crate::store::{Begin, Claim};
 
+mod draining;
 mod far;
 mod faulty;
 mod operator;
