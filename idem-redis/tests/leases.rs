@@ -7,7 +7,7 @@ mod common;
 use std::time::Duration;
 
 use common::*;
-use idem_runtime::{Begin, Claim, Store, StoreError, Terms};
+use idem_runtime::{Begin, Claim, Standing, Store, StoreError, Terms};
 use idem_servers::redis::Redis;
 
 /// How long Redis keeps the key, in milliseconds.
@@ -141,4 +141,24 @@ async fn a_claim_without_an_end_has_no_age_and_is_an_error() {
     unreadable(begin(&store, 1).await);
     unreadable(store.forget(&key(1)).await);
     assert!(server.say(&format!("EXISTS {}", name(1))).await.starts_with(":1"));
+}
+
+/// What somebody has taken the end away from stays until it is forgotten: a record has no age.
+#[tokio::test]
+async fn a_record_without_an_end_is_a_record() {
+    let server = Redis::start().await;
+    let store = store(&server).await;
+    let claimed = claim(&store, 1).await;
+    let twin = claimed.twin().unwrap();
+    claimed.complete(record("answer"), TTL).await.unwrap();
+    assert!(server.say(&format!("PERSIST {}", name(1))).await.starts_with(":1"));
+    twin.complete(record("answer"), TTL).await.unwrap();
+    let left = server.say(&format!("PTTL {}", name(1))).await;
+    assert!(left.starts_with(":-1\r\n"), "a repetition changes nothing: {left}");
+    assert_eq!(recorded(&store, 1).await, record("answer"));
+    let found = store.inspect(&key(1)).await.unwrap().expect("it stands there");
+    assert!(matches!(&found.standing, Standing::Completed(found) if *found == record("answer")), "{found:?}");
+    assert_eq!(found.expires_at, None);
+    assert!(store.forget(&key(1)).await.unwrap());
+    claim(&store, 1).await;
 }
