@@ -296,6 +296,8 @@ async fn a_repeated_begin_that_was_refused_is_given_back_where_its_first_try_arr
     let (port, first) = without_the_first(name(1), &server).await;
     let store = RedisStore::connect(format!("redis://127.0.0.1:{port}")).await.unwrap();
     assert_in_flight(&begin(&store, 1).await);
+    let given_back = tokio::time::timeout(TIMEOUT, store.drained()).await;
+    assert!(given_back.is_err(), "the first try may arrive as long as the other's claim stands");
     others.release().await.unwrap();
     let mut late = TcpStream::connect(("127.0.0.1", server.port())).await.unwrap();
     late.write_all(&first.await.unwrap()).await.unwrap();
