@@ -6,8 +6,9 @@
 //! - Nothing: the claim of this owner stands. Its age begins with this command.
 //! - This very claim: the command was sent twice, since an answer was lost, and the first one took effect. Nobody else knows the
 //!   token, so nobody has run a body under it. It is renewed, which also gives replicas a write to acknowledge on this
-//!   connection; if it cannot be, it was not granted. A command that arrives later still finds the key taken, or
-//!   makes a claim without an owner, which its lease ends.
+//!   connection; if it cannot be, it was not granted, and is given back.
+//! - Anything else, from a command that was sent twice: the first one may arrive later still, when the key is free, and make a
+//!   claim without an owner. It is given back as well.
 //! - A record, or a claim for another request: there is nothing more to ask.
 //! - A claim for the same request: whether its lease is over, only the server's clock can say. A script looks at the value and at
 //!   what is left of its life in one step, and writes nothing: taking over is another step, which compares again.
@@ -34,6 +35,8 @@ struct Wanted<'a> {
     claim: &'a Bytes,
     lives: String,
     deadline: Instant,
+    /// Whether this claim stands, or may come to stand, although it was not granted.
+    doubt: bool,
 }
 
 /// What it gets.
@@ -52,14 +55,16 @@ pub(crate) async fn begin(
     terms: &Terms<'_>,
 ) -> Result<Begin<RedisClaim>, StoreError> {
     let &Terms { lease, ttl, .. } = terms;
-    let (name, owner, times) = (inner.name(key), Owner::random()?, Times::new(lease, ttl));
+    let (name, mut owner, times) = (inner.name(key), Owner::random()?, Times::new(lease, ttl));
     let origin = terms.origin();
-    let claim = wire::claim(&name, owner, times, fingerprint, origin.as_ref());
+    let mut claim = wire::claim(&name, owner, times, fingerprint, origin.as_ref());
     let (lives, deadline) = (times.lives.to_string(), inner.link.deadline());
-    let wanted = Wanted { inner, name: &name, fingerprint, claim: &claim, lives, deadline };
+    let mut wanted = Wanted { inner, name: &name, fingerprint, claim: &claim, lives, deadline, doubt: false };
     // From here on there may be a claim of which nobody knows.
     let unheard = inner.orphans.guard(&name, &claim, lease);
-    let got = match wanted.get().await {
+    let got = wanted.get().await;
+    let doubt = wanted.doubt;
+    let got = match got {
         Ok(Got::Granted(Err(trouble))) => {
             // The body must not run, so this claim is nobody's.
             if wanted.give_back().await.is_ok() {
@@ -69,13 +74,20 @@ pub(crate) async fn begin(
         }
         Ok(got) => got,
         Err(trouble) => {
-            if !trouble.is_uncertain() {
+            if !doubt {
                 unheard.disarm();
             }
             return Err(if trouble.is_full() { StoreError::Full } else { trouble.into() });
         }
     };
-    unheard.disarm();
+    if doubt && !matches!(got, Got::Granted(_)) {
+        drop(unheard);
+        // What is given back must not be what an heir has taken over.
+        owner = Owner::random()?;
+        claim = wire::claim(&name, owner, times, fingerprint, origin.as_ref());
+    } else {
+        unheard.disarm();
+    }
     let former = match got {
         Got::Granted(_) => None,
         Got::Abandoned(former) => Some(former),
@@ -99,11 +111,14 @@ pub(crate) async fn begin(
 }
 
 impl Wanted<'_> {
-    async fn get(&self) -> Result<Got, Trouble> {
+    async fn get(&mut self) -> Result<Got, Trouble> {
         let mut set = cmd("SET");
         set.arg(&self.name.0).arg(&**self.claim).arg("NX").arg("GET").arg("PX").arg(&self.lives);
         for _ in 0..LOOKS {
-            let Heard { answer, repeated, number } = self.inner.link.send(&set, self.deadline).await?;
+            let heard = self.inner.link.send(&set, self.deadline).await;
+            let Heard { answer, repeated, number } =
+                heard.inspect_err(|trouble| self.doubt |= trouble.is_uncertain())?;
+            self.doubt |= repeated;
             match answer {
                 Value::Nil => {
                     return Ok(Got::Granted(self.inner.copied(Copies::AsDeclared, number, self.deadline).await));
@@ -123,7 +138,10 @@ impl Wanted<'_> {
                         _ => Err(Trouble::Refused { error, repeated }),
                     };
                 }
-                _ => return Err(Trouble::Reply),
+                _ => {
+                    self.doubt = true;
+                    return Err(Trouble::Reply);
+                }
             }
             match self.inner.look(self.name, self.deadline).await? {
                 Some(looked) if looked.value == *self.claim => return self.again().await,
@@ -137,7 +155,8 @@ impl Wanted<'_> {
     }
 
     /// The claim stands, written by a command whose answer was lost.
-    async fn again(&self) -> Result<Got, Trouble> {
+    async fn again(&mut self) -> Result<Got, Trouble> {
+        self.doubt = true;
         let arguments = [&self.claim[..], self.claim, self.lives.as_bytes()];
         let renew = &self.inner.scripts.renew;
         let stepped = self.inner.step(renew, self.name, &arguments, Copies::AsDeclared, self.deadline).await?;

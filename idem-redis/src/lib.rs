@@ -57,7 +57,7 @@
 //!
 //! A lease is judged by the server's clock: what is left of the key's expiry tells how old the claim is. So leave the expiry
 //! of these keys alone; a claim without one is an error. A claim outlives its lease for the endpoint's TTL, so that a retry
-//! learns that the outcome is unknown. A record is over when its key is.
+//! learns that the outcome is unknown. A record is over when its key is, and one without an expiry stays until it is forgotten.
 //!
 //! A key is claimed, and a record read, with one `SET NX GET`. Every other step is a script that compares before it writes. All
 //! of them are on one key, so they fit a cluster; connecting to one is not supported yet.

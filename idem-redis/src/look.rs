@@ -16,7 +16,7 @@ pub(crate) const LOOKS: u32 = 3;
 pub(crate) struct Looked {
     pub(crate) value: Bytes,
     pub(crate) written: Written,
-    /// How many milliseconds were left to the key, and never less than none.
+    /// How many milliseconds were left to the key. Less than none where a record has no end.
     left: i64,
     /// The time in microseconds, by the server's clock.
     now: u64,
@@ -42,9 +42,10 @@ impl Inner {
         let (Some(value), left, (seconds, microseconds)) = reply else { return Ok(None) };
         let now = seconds.saturating_mul(1_000_000).saturating_add(microseconds);
         match wire::read(name, &value) {
-            Some(written) if left >= 0 => Ok(Some(Looked { value, written, left, now })),
-            // Or somebody has taken its end away, and with it the age of a claim.
-            _ => Err(Trouble::unreadable(name)),
+            // Somebody has taken its end away, and with it the age of the claim. A record has no age.
+            Some(Written::Claim(_)) if left < 0 => Err(Trouble::unreadable(name)),
+            Some(written) => Ok(Some(Looked { value, written, left, now })),
+            None => Err(Trouble::unreadable(name)),
         }
     }
 
@@ -66,7 +67,7 @@ impl Inner {
                 found
             }
         };
-        found.expires_at = Some(looked.after(looked.left));
+        found.expires_at = (looked.left >= 0).then(|| looked.after(looked.left));
         Ok(Some(found))
     }
 

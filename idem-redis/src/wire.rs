@@ -6,7 +6,7 @@
 //! | 1 | `C` |
 //! | 16 | owner token |
 //! | 8 | its lease, in milliseconds, big-endian |
-//! | 8 | its life: for how many milliseconds the key is kept from the last renewal, big-endian |
+//! | 8 | its life: lease and TTL, for which the key is kept from the last renewal, in milliseconds, big-endian |
 //! | 8 | check: hex digits of a SHA-1 over the key's name and all other bytes |
 //! | 32 | fingerprint |
 //! | rest | [`Origin::bytes`], or nothing |
@@ -119,10 +119,11 @@ pub(crate) struct Times {
 }
 
 impl Times {
-    /// A claim is kept for its `ttl`, and for its lease if that is longer.
+    /// A claim is kept for its lease, and then, abandoned, for its `ttl`, however the two compare: where the key went with the
+    /// lease, it would be free while an owner that is cut off runs the body.
     pub(crate) fn new(lease: Duration, ttl: Duration) -> Self {
         let lease = milliseconds(lease);
-        Self { lease, lives: lease.max(milliseconds(ttl)) }
+        Self { lease, lives: lease.saturating_add(milliseconds(ttl)) }
     }
 }
 

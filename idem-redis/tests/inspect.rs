@@ -56,15 +56,15 @@ async fn a_claim_is_in_flight_and_then_abandoned_and_a_record_is_completed() {
         assert!(matches!(found.standing, Standing::InFlight(found) if found == fingerprint(1)), "{found:?}");
         assert_eq!(found.origin, Some(origin("POST /orders")));
         assert_in(found.lease_until, 30);
-        assert_in(found.expires_at, 3600);
+        assert_in(found.expires_at, 3630);
         // As if the owner had been gone for a minute.
-        let left = (TTL - Duration::from_secs(60)).as_millis();
+        let left = (LEASE + TTL - Duration::from_secs(60)).as_millis();
         server.say(&format!("PEXPIRE {} {left}", name(1))).await;
         let found = inspected(&server, &store).await;
         assert!(matches!(found.standing, Standing::Abandoned(found) if found == fingerprint(1)), "{found:?}");
         assert_eq!(found.origin, Some(origin("POST /orders")));
         assert_in(found.lease_until, -30);
-        assert_in(found.expires_at, 3540);
+        assert_in(found.expires_at, 3570);
     }
     // Whoever takes it over has come from somewhere else.
     let Ok(Begin::Abandoned(mut heir)) = begin_from(&store, &origin("PUT /orders")).await else {

@@ -7,7 +7,7 @@ mod common;
 use std::time::Duration;
 
 use common::*;
-use idem_runtime::{Begin, Claim, Store, StoreError, Terms};
+use idem_runtime::{Begin, Claim, Standing, Store, StoreError, Terms};
 use idem_servers::redis::Redis;
 
 /// How long Redis keeps the key, in milliseconds.
@@ -32,7 +32,7 @@ async fn a_claim_outlives_its_lease_for_its_ttl_and_every_value_has_an_end() {
     else {
         panic!("the key is free");
     };
-    near(kept_for(&server).await, TTL);
+    near(kept_for(&server).await, short + TTL);
     until("the lease is over", async || matches!(begin(&store, 1).await, Ok(Begin::Abandoned(_)))).await;
     assert!(matches!(
         store.begin_on_terms(&key(1), &fingerprint(2), &Terms::new(LEASE, TTL)).await,
@@ -41,14 +41,14 @@ async fn a_claim_outlives_its_lease_for_its_ttl_and_every_value_has_an_end() {
     // Its owner was only late, and nobody came in between.
     server.say(&format!("PEXPIRE {} 5000", name(1))).await;
     claimed.renew(short).await.unwrap();
-    near(kept_for(&server).await, TTL);
+    near(kept_for(&server).await, short + TTL);
     until("the lease is over", async || matches!(begin(&store, 1).await, Ok(Begin::Abandoned(_)))).await;
     claimed.complete(record("answer"), 2 * TTL).await.unwrap();
     near(kept_for(&server).await, 2 * TTL);
-    // A lease that is longer than the TTL: the claim must not go before it.
+    // Also where the lease is longer than the TTL.
     assert!(store.forget(&key(1)).await.unwrap());
-    store.begin_on_terms(&key(1), &fingerprint(1), &Terms::new(LEASE, short)).await.unwrap();
-    near(kept_for(&server).await, LEASE);
+    store.begin_on_terms(&key(1), &fingerprint(1), &Terms::new(LEASE, LEASE / 2)).await.unwrap();
+    near(kept_for(&server).await, LEASE + LEASE / 2);
 }
 
 #[tokio::test]
@@ -75,9 +75,9 @@ async fn an_abandoned_claim_is_taken_over_with_its_key_and_its_late_owner_has_lo
     assert_eq!(recorded(&store, 1).await, record("heir"));
 }
 
-/// Lets the claim be as old as this, as far as the server knows: so much is gone of its life.
-async fn age(server: &Redis, age: Duration) {
-    let left = u64::try_from((TTL - age).as_millis()).unwrap();
+/// Lets a claim with this lease be as old as this, as far as the server knows: so much is gone of its life.
+async fn age(server: &Redis, lease: Duration, age: Duration) {
+    let left = u64::try_from((lease + TTL - age).as_millis()).unwrap();
     assert!(server.say(&format!("PEXPIRE {} {left}", name(1))).await.starts_with(":1"));
 }
 
@@ -87,25 +87,25 @@ async fn a_claim_of_a_long_ttl_is_abandoned_when_its_short_lease_is_over_by_the_
     let store = store(&server).await;
     let second = Duration::from_secs(1);
     let mut claimed = claim(&store, 1).await;
-    age(&server, LEASE - second).await;
+    age(&server, LEASE, LEASE - second).await;
     assert_in_flight(&begin(&store, 1).await);
     assert!(!store.forget(&key(1)).await.unwrap());
-    age(&server, LEASE + second).await;
+    age(&server, LEASE, LEASE + second).await;
     let Ok(Begin::Abandoned(mut heir)) = begin(&store, 1).await else { panic!("the lease is over") };
     // A renewal gives it the whole lease again, also where it changes nothing else.
     for lease in [LEASE, 2 * LEASE, 2 * LEASE] {
         claimed.renew(lease).await.unwrap();
         assert!(matches!(heir.renew(LEASE).await, Err(StoreError::Lost)));
-        age(&server, lease - second).await;
+        age(&server, lease, lease - second).await;
         assert_in_flight(&begin(&store, 1).await);
         assert!(matches!(heir.renew(LEASE).await, Err(StoreError::Lost)));
-        age(&server, lease + second).await;
+        age(&server, lease, lease + second).await;
         assert!(matches!(begin(&store, 1).await, Ok(Begin::Abandoned(_))));
     }
     // The owner was late, and nobody took over.
     claimed.renew(LEASE).await.unwrap();
     assert!(!store.forget(&key(1)).await.unwrap());
-    age(&server, LEASE + second).await;
+    age(&server, LEASE, LEASE + second).await;
     assert!(store.forget(&key(1)).await.unwrap());
     assert!(matches!(claimed.complete(record("answer"), TTL).await, Err(StoreError::Lost)));
 }
@@ -141,4 +141,24 @@ async fn a_claim_without_an_end_has_no_age_and_is_an_error() {
     unreadable(begin(&store, 1).await);
     unreadable(store.forget(&key(1)).await);
     assert!(server.say(&format!("EXISTS {}", name(1))).await.starts_with(":1"));
+}
+
+/// What somebody has taken the end away from stays until it is forgotten: a record has no age.
+#[tokio::test]
+async fn a_record_without_an_end_is_a_record() {
+    let server = Redis::start().await;
+    let store = store(&server).await;
+    let claimed = claim(&store, 1).await;
+    let twin = claimed.twin().unwrap();
+    claimed.complete(record("answer"), TTL).await.unwrap();
+    assert!(server.say(&format!("PERSIST {}", name(1))).await.starts_with(":1"));
+    twin.complete(record("answer"), TTL).await.unwrap();
+    let left = server.say(&format!("PTTL {}", name(1))).await;
+    assert!(left.starts_with(":-1\r\n"), "a repetition changes nothing: {left}");
+    assert_eq!(recorded(&store, 1).await, record("answer"));
+    let found = store.inspect(&key(1)).await.unwrap().expect("it stands there");
+    assert!(matches!(&found.standing, Standing::Completed(found) if *found == record("answer")), "{found:?}");
+    assert_eq!(found.expires_at, None);
+    assert!(store.forget(&key(1)).await.unwrap());
+    claim(&store, 1).await;
 }

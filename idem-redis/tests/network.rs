@@ -14,6 +14,9 @@ use idem_redis::RedisStore;
 use idem_runtime::{Begin, Claim, Idempotency, Store, StoreError, Terms};
 use idem_servers::proxy::{Direction, Fault};
 use idem_servers::redis::Redis;
+use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::oneshot;
 
 /// The server does the step, and then the connection breaks instead of its answer.
 const ANSWER_LOST: Fault = Fault::ResetAfter(0);
@@ -235,4 +238,93 @@ async fn after_a_demotion_the_step_goes_to_the_new_primary() {
     assert!(new.say(&format!("EXISTS {}", name(2))).await.starts_with(":1"));
     // What the new primary never had is lost, and its owner learns of it.
     assert!(matches!(stranded.complete(record("answer"), TTL).await, Err(StoreError::Lost)));
+}
+
+#[tokio::test]
+async fn a_claim_that_was_found_again_and_cannot_be_renewed_is_given_back() {
+    let server = Redis::start().await;
+    let (store, proxy) = through_proxy(&server).await;
+    claim(&store, 0).await;
+    // A script that renews is refused, and one that gives back is not.
+    server.say("ACL SETUSER default -pexpire").await;
+    proxy.set(Direction::ToClient, ANSWER_LOST);
+    let said = unavailable(begin(&store, 1).await);
+    assert!(said.contains("refused the step"), "{said}");
+    store.drained().await;
+    assert!(server.say(&format!("EXISTS {}", name(1))).await.starts_with(":0"));
+    server.say("ACL SETUSER default +pexpire").await;
+    claim(&store, 1).await;
+}
+
+/// Passes everything on to the server, except for what first has `text` in it: that breaks its connection, and is given to the
+/// caller, who may let it arrive later.
+async fn without_the_first(text: String, server: &Redis) -> (u16, oneshot::Receiver<Vec<u8>>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (port, to) = (listener.local_addr().unwrap().port(), server.port());
+    let (give, first) = oneshot::channel();
+    tokio::spawn(async move {
+        let (mut client, _) = listener.accept().await.unwrap();
+        let mut server = TcpStream::connect(("127.0.0.1", to)).await.unwrap();
+        let (mut asked, mut answered) = ([0; 4096], [0; 4096]);
+        let found = loop {
+            tokio::select! {
+                read = client.read(&mut asked) => {
+                    let asked = &asked[..read.unwrap()];
+                    if asked.windows(text.len()).any(|part| part == text.as_bytes()) {
+                        break asked.to_vec();
+                    }
+                    server.write_all(asked).await.unwrap();
+                }
+                read = server.read(&mut answered) => client.write_all(&answered[..read.unwrap()]).await.unwrap(),
+            }
+        };
+        drop(client);
+        give.send(found).unwrap();
+        while let Ok((mut client, _)) = listener.accept().await {
+            let mut server = TcpStream::connect(("127.0.0.1", to)).await.unwrap();
+            tokio::spawn(async move { copy_bidirectional(&mut client, &mut server).await });
+        }
+    });
+    (port, first)
+}
+
+#[tokio::test]
+async fn a_repeated_begin_that_was_refused_is_given_back_where_its_first_try_arrives_late() {
+    let server = Redis::start().await;
+    let near = common::store(&server).await;
+    let others = claim(&near, 1).await;
+    let (port, first) = without_the_first(name(1), &server).await;
+    let store = RedisStore::connect(format!("redis://127.0.0.1:{port}")).await.unwrap();
+    assert_in_flight(&begin(&store, 1).await);
+    let given_back = tokio::time::timeout(TIMEOUT, store.drained()).await;
+    assert!(given_back.is_err(), "the first try may arrive as long as the other's claim stands");
+    others.release().await.unwrap();
+    let mut late = TcpStream::connect(("127.0.0.1", server.port())).await.unwrap();
+    late.write_all(&first.await.unwrap()).await.unwrap();
+    let mut answer = [0; 5];
+    late.read_exact(&mut answer).await.unwrap();
+    assert_eq!(&answer, b"$-1\r\n", "the key was free, so it is claimed");
+    store.drained().await;
+    claim(&near, 1).await;
+}
+
+#[tokio::test]
+async fn an_heir_whose_begin_was_repeated_keeps_what_it_takes_over() {
+    let server = Redis::start().await;
+    let (store, proxy) = through_proxy(&server).await;
+    let near = common::store(&server).await;
+    let short = Duration::from_millis(50);
+    drop(near.begin_on_terms(&key(1), &fingerprint(1), &Terms::new(short, TTL)).await.unwrap());
+    abandoned(&near).await;
+    claim(&store, 0).await;
+    proxy.set(Direction::ToClient, ANSWER_LOST);
+    let Ok(Begin::Abandoned(mut heir)) = begin(&store, 1).await else { panic!("its lease is over") };
+    heir.renew(LEASE).await.unwrap();
+    // Whatever is given back meanwhile, it is not this.
+    let given_back = tokio::time::timeout(Duration::from_secs(1), store.drained()).await;
+    assert!(given_back.is_err(), "the first try may arrive as long as the claim stands");
+    assert_in_flight(&begin(&near, 1).await);
+    heir.complete(record("answer"), TTL).await.unwrap();
+    store.drained().await;
+    assert_eq!(recorded(&near, 1).await, record("answer"));
 }

@@ -82,8 +82,8 @@ pub trait Store: Send + Sync + 'static {
     /// As [`begin`](Self::begin), on all the terms of the execution that wants to begin. The engine calls this one.
     ///
     /// A claim outlives its owner, so that a retry learns that the outcome is unknown; but not for ever. A store whose
-    /// abandoned claims go away by themselves keeps one for [`ttl`](Terms::ttl) from its last renewal, which must not be shorter
-    /// than the lease. A store that can be [inspected](Self::inspect) keeps the [`origin`](Terms::origin) with the claim.
+    /// abandoned claims go away by themselves keeps one for [`ttl`](Terms::ttl) from the end of its lease, also where that is
+    /// the shorter of the two: an owner that is cut off may still run the body. A store that can be [inspected](Self::inspect) keeps the [`origin`](Terms::origin) with the claim.
     ///
     /// By default this calls `begin`: right where an abandoned claim stays until somebody ends or forgets it.
     ///
@@ -172,7 +172,7 @@ impl Duties {
 pub struct Terms<'a> {
     /// How long the claim lives without renewal.
     pub lease: Duration,
-    /// How long a record of the endpoint lives, and at least as long a claim that is abandoned.
+    /// How long a record of the endpoint lives, and at least as long, from the end of its lease, a claim that is abandoned.
     pub ttl: Duration,
     from: Whence<'a>,
 }

@@ -61,9 +61,10 @@ impl<D: Database> CoreClaim<D> {
         Self { core: Arc::clone(core), maybe_released: Arc::clone(maybe_released), origin: origin.clone(), ..*self }
     }
 
-    /// For how long a claim stays once it is abandoned: never shorter than its lease.
+    /// For how long a claim stays from its last renewal: for its lease, and then, abandoned, for its TTL, however the two
+    /// compare. Where it went with the lease, the key would be free while an owner that is cut off runs the body.
     pub(crate) fn retention(&self, lease: Duration) -> Duration {
-        self.ttl.max(lease).min(FOR_EVER)
+        lease.min(FOR_EVER) + self.ttl.min(FOR_EVER)
     }
 
     pub(crate) async fn renew(&mut self, lease: Duration) -> Result<(), StoreError> {

@@ -11,7 +11,13 @@ end
 local HEAD = 34
 if found and #found >= HEAD and string.sub(found, 1, HEAD) == string.sub(record, 1, HEAD) then
     -- Repeated. A write all the same, which changes nothing: WAIT waits for the last write of its connection.
-    redis.call('PEXPIRE', KEYS[1], math.max(1, redis.call('PTTL', KEYS[1])))
+    local left = redis.call('PTTL', KEYS[1])
+    if left < 0 then
+        -- Somebody has taken its end away, and it needs none.
+        redis.call('SET', KEYS[1], found)
+    else
+        redis.call('PEXPIRE', KEYS[1], math.max(1, left))
+    end
     return 1
 end
 return found

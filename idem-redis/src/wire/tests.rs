@@ -27,17 +27,19 @@ fn a_name_has_the_prefix_and_the_hash_and_shows_eight_digits_of_it() {
 fn a_lease_is_over_when_more_than_it_is_gone_of_the_life_and_not_a_millisecond_before() {
     let (lease, ttl) = (Duration::from_millis(30), Duration::from_millis(1000));
     let after_lease = ends(lease, ttl);
-    for (left, over) in [(1000, false), (971, false), (970, false), (969, true), (0, true)] {
+    assert_eq!(Times::new(lease, ttl).lives, 1030);
+    for (left, over) in [(1030, false), (1001, false), (1000, false), (999, true), (0, true)] {
         assert_eq!(after_lease.are_over(left, u64::MAX), over, "{left} ms left");
     }
     // More than the whole life is left where the clock was set back: so much the longer it takes.
     assert!(!after_lease.are_over(5000, u64::MAX));
-    // A claim that goes with its lease is never seen after it.
-    for ttl in [lease, Duration::from_millis(1), Duration::ZERO] {
-        assert_eq!(ends(lease, ttl), Ends::Left(0));
+    // The TTL begins when the lease is over, also where it is shorter.
+    for (ttl, left) in [(lease, 30), (Duration::from_millis(1), 1), (Duration::ZERO, 1)] {
+        assert_eq!(ends(lease, ttl), Ends::Left(left));
     }
     assert_eq!(ends(Duration::from_micros(29_001), ttl), after_lease, "rounded up");
-    assert_eq!(ends(Duration::MAX, Duration::MAX), Ends::Left(0));
+    let longest = Times::new(Duration::MAX, Duration::MAX);
+    assert_eq!(longest.lives, 2 * longest.lease, "both are cut, and none to nothing");
 }
 
 #[test]

@@ -4,13 +4,13 @@ use std::future::poll_fn;
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::Poll;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::Barrier;
 use tokio::task::JoinSet;
 
 use super::{Attached, LEASE, PATIENCE, TTL, answer, fingerprint, key, record, shown, within};
-use crate::store::{Begin, Claim, Store, StoreError};
+use crate::store::{Begin, Claim, Store, StoreError, Terms};
 
 /// `begin` is one atomic step: of many concurrent calls, one gets the claim and the others learn of it.
 pub async fn one_of_many_concurrent_begins_claims<S: Store>(store: &Attached<S>) {
@@ -175,6 +175,44 @@ pub async fn of_many_concurrent_heirs_one_takes_over<S: Store>(store: &Attached<
         owners.extend(heir.expect("no panic"));
     }
     assert!(owners.len() <= 1, "{} heirs took one claim over", owners.len());
+}
+
+/// A claim is in flight until its lease is over, and abandoned then, also where the TTL is shorter than the lease. It is not free:
+/// its owner may be cut off from the store and still run the body.
+///
+/// Passes where the store keeps a claim for as long as its owner lives, or for ever.
+pub async fn a_claim_outlives_its_lease_also_where_the_ttl_is_shorter<S: Store>(store: &Attached<S>) {
+    const SHORT: Duration = Duration::from_millis(500);
+    const SHORTER: Duration = Duration::from_millis(400);
+    let terms = Terms::new(SHORT, SHORTER);
+    for renewed in [false, true] {
+        let (key, mine) = (key(), fingerprint("mine"));
+        let mut begun_at = Instant::now();
+        let mut claim = match within("`begin` answers", store.store.begin_on_terms(&key, &mine, &terms)).await {
+            Ok(Begin::Claimed(claim)) => claim,
+            begun => panic!("a free key can be claimed, but `begin` gave {}", shown(&begun)),
+        };
+        if renewed {
+            begun_at = Instant::now();
+            claim.renew(SHORT).await.expect("the owner renews");
+        }
+        // No earlier than so, by any clock, are the lease and the life of the claim over.
+        let (lease_until, kept_until) = (begun_at + SHORT, begun_at + SHORT + SHORTER);
+        while Instant::now() < kept_until {
+            let begun = within("`begin` answers", store.store.begin_on_terms(&key, &mine, &terms)).await;
+            let answered_at = Instant::now();
+            match begun {
+                Ok(Begin::InFlight(_)) => tokio::time::sleep(SHORTER / 20).await,
+                Ok(Begin::Abandoned(_)) if answered_at >= lease_until => break,
+                Ok(Begin::Claimed(_)) if answered_at >= kept_until => break,
+                begun => panic!(
+                    "a claim is in flight for its lease, and then abandoned for the TTL, but {:?} after it `begin` gave {}",
+                    answered_at - begun_at,
+                    shown(&begun)
+                ),
+            }
+        }
+    }
 }
 
 /// A renewed claim is still its owner's.

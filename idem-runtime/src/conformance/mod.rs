@@ -67,6 +67,7 @@ macro_rules! __conformance_cases {
             an_abandoned_claim_can_be_taken_over_once
             a_former_owner_changes_nothing
             of_many_concurrent_heirs_one_takes_over
+            a_claim_outlives_its_lease_also_where_the_ttl_is_shorter
             a_renewed_claim_stays
             the_twin_of_a_claim_repeats_its_completion
             waiters_wake_when_the_claim_ends

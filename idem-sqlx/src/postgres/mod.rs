@@ -48,8 +48,8 @@ pub use builder::PostgresStoreBuilder;
 /// processes do not matter.
 ///
 /// A claim lives for its lease and is renewed while the body runs. When the lease is over it is abandoned: a retry with the
-/// same fingerprint is refused, or takes it over if the policy says so. It stays so for the TTL, counted from the last
-/// renewal. An owner that was only late goes on if nobody has taken its claim over.
+/// same fingerprint is refused, or takes it over if the policy says so. It stays so for the TTL, counted from the end
+/// of the lease. An owner that was only late goes on if nobody has taken its claim over.
 ///
 /// A `begin` whose answer is lost, or that is dropped half-way, may have claimed the key for nobody. Such a claim is given
 /// back in the background, for as long as its lease could last.
