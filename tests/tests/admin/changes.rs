@@ -171,6 +171,20 @@ async fn what_is_no_longer_what_one_saw_is_left_alone() {
 }
 
 #[tokio::test]
+async fn a_later_run_within_the_same_instant_is_another_record() {
+    let (setup, ask) = (setup(), send("/pay").key("k"));
+    ask.to(&setup.app).await.assert_ran(200);
+    let desk = Desk::over(&setup.idempotency);
+    let seen = desk.seen(KEY, "forget").await;
+    assert_eq!(desk.change(KEY, "forget").await.status, 200);
+    // The clock stands still.
+    ask.to(&setup.app).await.assert_ran(200);
+    let refused = desk.send(&[("key", "k"), ("step", "forget-now"), ("seen", &seen)]).await;
+    assert_eq!(refused.status, 409, "{}", refused.text());
+    assert!(ask.to(&setup.app).await.is_replay());
+}
+
+#[tokio::test]
 async fn a_change_goes_on_and_is_audited_when_the_browser_leaves() {
     let store = Slow { store: MemoryStore::new(), asked: Arc::default(), go_on: Arc::default() };
     let idempotency = Idempotency::new(store.clone());
