@@ -66,6 +66,7 @@ async fn stand_in_for_your_authentication(mut request: Request, next: Next) -> R
 /// Where look-ups and changes are written down: here, on the screen. They are `tracing` events as well.
 fn write_down(audit: &Audit) {
     let Audit { actor, action, key, endpoint, result, .. } = audit;
+    let key = key.map_or_else(|| "-".to_owned(), |key| key.to_string());
     println!("audit: {actor} {action} key {key} {}: {result}", endpoint.as_deref().unwrap_or("-"));
 }
 

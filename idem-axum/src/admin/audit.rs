@@ -16,7 +16,8 @@ pub struct Audit {
     /// What.
     pub action: Action,
     /// To which key, in which scope. Its `Display` is the eight hex digits that the other log lines of this key have.
-    pub key: StorageKey,
+    /// `None` where the text in the form cannot be a key.
+    pub key: Option<StorageKey>,
     /// The endpoint that the key was used on, where that is known.
     pub endpoint: Option<String>,
     /// What came of it.
@@ -77,7 +78,8 @@ pub enum AuditResult {
     Done,
     /// Nothing is stored under this key in this scope.
     Absent,
-    /// It was not done: the key is in flight, or stands otherwise than when the person decided.
+    /// It was not done: the key is in flight, or stands otherwise than when the person decided, or the page let nobody do it,
+    /// since it is for look-ups only, or it could not be checked that the form was sent from this page.
     Refused,
     /// The store could not be asked, or did not answer: of a change it is not known whether it was made.
     Failed,
@@ -105,6 +107,7 @@ impl Audit {
     /// The actor and the endpoint are quoted, so that no name can forge a line of the log.
     pub(super) fn log(&self) {
         let Self { actor, action, key, endpoint, result } = self;
-        tracing::info!(target: "idem_axum::audit", %action, %key, ?endpoint, ?actor, %result, "an operator used the admin page");
+        let key = key.map(tracing::field::display);
+        tracing::info!(target: "idem_axum::audit", %action, key, ?endpoint, ?actor, %result, "an operator used the admin page");
     }
 }

@@ -38,6 +38,8 @@ impl Change {
     }
 
     /// Makes the change, if the key still stands as it did when the person decided.
+    ///
+    /// It looks right before, and a store forgets whatever stands there: nothing but that one step lies between.
     pub(super) async fn make(self, idempotency: &Idempotency, looked: &LookUp) -> Changed {
         let finding = match Finding::of(idempotency, looked).await {
             Ok(Some(finding)) => finding,

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use axum::Form;
 use axum::extract::{FromRequest, Request, State};
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use http::StatusCode;
 use http::request::Parts;
 use idem_runtime::Idempotency;
@@ -56,31 +56,34 @@ pub(super) async fn submit(State(desk): State<Arc<Desk>>, request: Request) -> R
     let (site, cookie) = (Site::of(&parts), Token::of(&parts.headers));
     let fields = match Form::<Fields>::from_request(Request::from_parts(parts, body), &()).await {
         Ok(Form(fields)) => fields,
-        Err(rejection) => return visit.sealed(rejection.into_response()),
+        Err(rejection) => return visit.unread(rejection),
     };
     if site == Site::Other {
         return visit
-            .refuse(&fields, "This form was sent from another site, so nothing was looked up and nothing changed.");
+            .refuse(&fields, "This form was sent from another site, so nothing was looked up and nothing changed.")
+            .await;
     }
     let looked = match fields.look_up() {
         Ok(looked) => looked,
-        Err(mistake) => return visit.mistaken(&fields, &mistake),
+        Err(mistake) => return visit.mistaken(&fields, &mistake).await,
     };
     match fields.step {
-        Step::LookUp | Step::Forget | Step::Settle => visit.look(&fields, &looked).await,
+        Step::LookUp | Step::Forget | Step::Settle => visit.look(&fields, looked).await,
         Step::ForgetNow | Step::SettleNow => {
             if visit.is_read_only() {
-                return visit.refuse(&fields, "This page is for look-ups only, so nothing was changed.");
+                return visit.refuse(&fields, "This page is for look-ups only, so nothing was changed.").await;
             }
             let brought = cookie.is_some_and(|cookie| cookie.as_str() == fields.token);
             if site == Site::Own && brought {
                 visit.change(&fields, looked).await
             } else {
-                visit.refuse(
+                visit
+                    .refuse(
                     &fields,
                     "It could not be checked that this was sent from this page, so nothing was changed. Look the key up again. \
                      If that does not help, let this page have its cookie.",
-                )
+                    )
+                    .await
             }
         }
     }

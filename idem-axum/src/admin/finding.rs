@@ -4,7 +4,10 @@ use std::str;
 use std::time::{Duration, UNIX_EPOCH};
 
 use http::HeaderValue;
-use idem_runtime::{Clock, Idempotency, Origin, State, StorageKey, StoreError, SystemClock, Timestamp, Undecodable};
+use idem_runtime::{
+    Clock, Fingerprint, Idempotency, Inspection, Origin, State, StorageKey, StoreError, SystemClock, Timestamp,
+    Undecodable,
+};
 use serde_json::{Value, json};
 
 use super::form::LookUp;
@@ -28,6 +31,7 @@ pub(super) struct Finding {
     pub(super) answer: Option<Result<Answer, Undecodable>>,
     /// When it was looked up, by the clock of the engine.
     pub(super) now: Timestamp,
+    seen: Fingerprint,
 }
 
 /// As much of a body as is shown.
@@ -77,6 +81,7 @@ impl Finding {
                 replays: found.replays(),
                 answer: found.answer().map(Answer::decode),
                 now: now.unwrap_or_else(|| SystemClock::new().now()),
+                seen: seen(&found),
             }
         }))
     }
@@ -93,10 +98,7 @@ impl Finding {
     /// How the key stands, in short: a form for a change carries it, so that a change is not made to something else than
     /// what the person saw.
     pub(super) fn seen(&self) -> String {
-        let nanos = |at: Option<Timestamp>| at.map_or(0, Timestamp::as_nanos);
-        // A claim's own expiry moves with its lease.
-        let expires_at = self.expires_at.filter(|_| self.can_be_forgotten());
-        format!("{}-{}-{}", code(self.state), nanos(self.started_at), nanos(expires_at))
+        self.seen.as_bytes().iter().map(|byte| format!("{byte:02x}")).collect()
     }
 
     /// For scripts.
@@ -121,6 +123,21 @@ impl Finding {
             "answer": answer,
         })
     }
+}
+
+/// What makes one execution and its end different from every other one under the key. When it expires is no part of that:
+/// a store may find it out from its clock and the time left, and tell another instant at each look.
+fn seen(found: &Inspection) -> Fingerprint {
+    let mut parts = Fingerprint::builder();
+    parts.part(b's', code(found.state()).as_bytes());
+    parts.part(b'f', found.fingerprint().as_bytes());
+    if let Some(origin) = found.origin() {
+        parts.part(b'o', origin.bytes());
+    }
+    if let Some(answer) = found.answer() {
+        parts.part(b'a', answer);
+    }
+    parts.finish()
 }
 
 /// The name of a state, for programs and for the style of the page.

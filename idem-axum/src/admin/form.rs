@@ -4,10 +4,13 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use idem_runtime::{Key, Scope, StorageKey};
 use serde::Deserialize;
 
+use super::audit::Action;
 use crate::response::Answer;
 
 /// The longest answer that a person may write down: as much as an endpoint records where nothing else is declared.
 const LONGEST_ANSWER: usize = 1024 * 1024;
+/// The longest form: a browser sends a line break as the six bytes `%0D%0A`, and no byte of an answer as more.
+pub(super) const LONGEST_FORM: usize = 6 * LONGEST_ANSWER + 1024 * 1024;
 
 /// The fields as they came. Never logged: the key may be a secret.
 #[derive(Default, Deserialize)]
@@ -113,6 +116,17 @@ impl Fields {
             }
         };
         Ok(LookUp { scope, key })
+    }
+
+    /// The change that was confirmed; `None` of what changes nothing.
+    pub(super) fn confirmed(&self) -> Option<Action> {
+        match (self.step, self.settle) {
+            (Step::LookUp | Step::Forget | Step::Settle, _) | (Step::SettleNow, Settle::Unsaid) => None,
+            (Step::ForgetNow, _) => Some(Action::Forget),
+            (Step::SettleNow, Settle::Happened) => Some(Action::SettleHappened),
+            (Step::SettleNow, Settle::Answer) => Some(Action::SettleAnswer),
+            (Step::SettleNow, Settle::DidNotHappen) => Some(Action::SettleDidNotHappen),
+        }
     }
 
     /// The answer that retries shall get.

@@ -24,7 +24,7 @@
 //! # It has no authentication of its own
 //! Whoever reaches the page sees recorded answers, which may be anything your handlers answer, and can make a charge run
 //! again. **Mount it behind your own authentication.** The page asks the closure `actor` who is there, and where the answer
-//! is nobody it shows nothing and does nothing (403). A closure that makes a name up takes that protection away.
+//! is nobody, or a blank name, it shows nothing and does nothing (403). A closure that makes a name up takes that protection away.
 //!
 //! Who may look and not change gets a second router, with [`Admin::read_only`], at another path.
 //!
@@ -36,7 +36,11 @@
 //!   page into a frame. Nothing is cached.
 //! - A key is sent in the body of a `POST` and never in an address, so that it is in no access log and no history.
 //! - Each look-up and each change is an [`Audit`]: a `tracing` event at info, target `idem_axum::audit`, and a call of
-//!   [`Admin::audit`]. Neither has the key. A change goes on to its end, and is audited, even if its browser leaves.
+//!   [`Admin::audit`]. Neither has the key. Both go on to their end, and are audited, even if the browser leaves. A change that
+//!   the page does not let through is audited as refused.
+//! - A change is made only where the key stands as the person saw it: the page looks once more, and then makes the change. The
+//!   two are steps of their own. If the record that was seen ends between them (it expires, or another operator forgets it) and
+//!   a retry runs to its end there as well, its record is what is forgotten. A body that runs is never forgotten.
 //!
 //! # Scripts
 //! With `Accept: application/json` the look-up answers in JSON. It has no form for changes: those are methods of
@@ -55,6 +59,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use axum::Router;
+use axum::extract::DefaultBodyLimit;
 use axum::routing::get;
 use http::request::Parts;
 use idem_runtime::Idempotency;
@@ -80,7 +85,7 @@ pub struct Admin {
 
 impl Admin {
     /// The page over `idempotency`. `actor` says who is there, from what your authentication left in the request: usually an
-    /// extension, or a header that only your proxy can set. `None` is nobody, to whom nothing is shown (403).
+    /// extension, or a header that only your proxy can set. `None`, or a blank name, is nobody, to whom nothing is shown (403).
     ///
     /// The name is shown on the page and written into each [`Audit`].
     pub fn new(idempotency: Idempotency, actor: impl Fn(&Parts) -> Option<String> + Send + Sync + 'static) -> Self {
@@ -100,7 +105,7 @@ impl Admin {
         self
     }
 
-    /// Calls `hook` for each look-up and each change, after it, in addition to the `tracing` event.
+    /// Calls `hook` for each look-up, each change and each change that was refused, after it, in addition to the `tracing` event.
     ///
     /// It is called on a worker of the async runtime, so it must not block: send what it gets over a channel. If it panics,
     /// the page answers 500, and what was done stays done.
@@ -122,7 +127,10 @@ impl Admin {
     where
         S: Clone + Send + Sync + 'static,
     {
-        Router::new().route("/", get(desk::show).post(desk::submit)).with_state(Arc::new(self.desk))
+        Router::new()
+            .route("/", get(desk::show).post(desk::submit))
+            .layer(DefaultBodyLimit::max(form::LONGEST_FORM))
+            .with_state(Arc::new(self.desk))
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use axum::extract::rejection::FormRejection;
 use axum::response::{IntoResponse, Response};
 use http::StatusCode;
 use http::header::{self, HeaderValue};
@@ -25,6 +26,10 @@ const MAYBE: &str = "The store did not answer, so it is not known whether the ch
 const BROKE: &str =
     "Something broke after the change was begun, so it is not known whether it was made. Look the key up again.";
 
+const UNWRITTEN: &str =
+    "Something broke, or the look-up could not be audited, so nothing is shown. Nothing was changed.";
+const REFUSED_UNWRITTEN: &str = "Nothing was changed, and that this was refused could not be audited.";
+
 pub(super) struct Visit {
     desk: Arc<Desk>,
     actor: String,
@@ -39,8 +44,9 @@ pub(super) struct Visit {
 impl Visit {
     #[allow(clippy::result_large_err, reason = "a response is what the handler returns")]
     pub(super) fn admit(desk: Arc<Desk>, parts: &Parts) -> Result<Self, Response> {
-        let Some(actor) = (desk.actor)(parts) else {
-            tracing::error!(
+        let Some(actor) = (desk.actor)(parts).filter(|actor| !actor.trim().is_empty()) else {
+            // No error, since anybody can cause it.
+            tracing::warn!(
                 "the admin page was asked for by somebody whom its `actor` does not know, so the request was refused; mount its \
                  router behind your authentication"
             );
@@ -69,15 +75,23 @@ impl Visit {
     }
 
     /// Shows what stands under a key, or asks whether it is to be changed.
-    pub(super) async fn look(&self, fields: &Fields, looked: &LookUp) -> Response {
-        let found = Finding::of(&self.desk.idempotency, looked).await;
-        let (result, endpoint) = match &found {
-            Ok(Some(finding)) => (AuditResult::Done, finding.endpoint.clone()),
-            Ok(None) => (AuditResult::Absent, None),
-            Err(_) => (AuditResult::Failed, None),
-        };
+    pub(super) async fn look(&self, fields: &Fields, looked: LookUp) -> Response {
         let key = looked.storage_key();
-        self.desk.audit(&Audit { actor: self.actor.clone(), action: Action::LookUp, key, endpoint, result });
+        let (desk, actor) = (Arc::clone(&self.desk), self.actor.clone());
+        let task = async move {
+            let found = Finding::of(&desk.idempotency, &looked).await;
+            let (result, endpoint) = match &found {
+                Ok(Some(finding)) => (AuditResult::Done, finding.endpoint.clone()),
+                Ok(None) => (AuditResult::Absent, None),
+                Err(_) => (AuditResult::Failed, None),
+            };
+            desk.audit(&Audit { actor, action: Action::LookUp, key: Some(key), endpoint, result });
+            found
+        };
+        let Some(found) = apart(task).await else {
+            tracing::error!(%key, "a look-up on the admin page, or the hook that audits it, panicked");
+            return self.broken(fields, UNWRITTEN);
+        };
         match found {
             Ok(Some(finding)) if self.json => self.structured(StatusCode::OK, "application/json", &finding.json()),
             Ok(Some(finding)) => self.html(StatusCode::OK, self.asked(fields, &finding)),
@@ -92,6 +106,7 @@ impl Visit {
     fn asked(&self, fields: &Fields, finding: &Finding) -> Markup {
         let frame = self.frame();
         match (fields.step, fields.settle) {
+            _ if self.is_read_only() => frame.found(fields, finding, None, None),
             (Step::Forget, _) if finding.can_be_forgotten() => frame.confirm_forget(fields, finding),
             (Step::Settle, Settle::Unsaid) => frame.found(fields, finding, None, Some(&Mistake::unsaid())),
             (Step::Settle, Settle::Answer) if finding.can_be_settled() => match fields.answer() {
@@ -109,19 +124,18 @@ impl Visit {
         let change = match Change::of(fields) {
             Ok(change) => change,
             // The page sends nothing of the kind.
-            Err(mistake) => return self.refuse(fields, &mistake.text),
+            Err(mistake) => return self.refuse(fields, &mistake.text).await,
         };
         let (action, key) = (change.action, looked.storage_key());
         let (desk, actor) = (Arc::clone(&self.desk), self.actor.clone());
         let task = async move {
             let Changed { result, endpoint } = change.make(&desk.idempotency, &looked).await;
-            desk.audit(&Audit { actor, action, key, endpoint, result });
+            desk.audit(&Audit { actor, action, key: Some(key), endpoint, result });
             (result, Finding::of(&desk.idempotency, &looked).await)
         };
-        let Ok((result, now)) = tokio::spawn(task.in_current_span().with_current_subscriber()).await else {
+        let Some((result, now)) = apart(task).await else {
             tracing::error!(%key, %action, "a change on the admin page, or the hook that audits it, panicked");
-            let page = self.frame().failed(fields, "Not known", BROKE);
-            return self.html(StatusCode::INTERNAL_SERVER_ERROR, page);
+            return self.broken(fields, BROKE);
         };
         let (status, notice) = match result {
             AuditResult::Done => (StatusCode::OK, Notice::Done(action.done())),
@@ -138,7 +152,10 @@ impl Visit {
     }
 
     /// A field that cannot be used.
-    pub(super) fn mistaken(&self, fields: &Fields, mistake: &Mistake) -> Response {
+    pub(super) async fn mistaken(&self, fields: &Fields, mistake: &Mistake) -> Response {
+        if !self.audit_refused(fields).await {
+            return self.broken(fields, REFUSED_UNWRITTEN);
+        }
         let status = StatusCode::BAD_REQUEST;
         if self.json {
             self.problem(status, &mistake.text)
@@ -148,12 +165,47 @@ impl Visit {
     }
 
     /// Something that this page does not do.
-    pub(super) fn refuse(&self, fields: &Fields, text: &str) -> Response {
+    pub(super) async fn refuse(&self, fields: &Fields, text: &str) -> Response {
+        if !self.audit_refused(fields).await {
+            return self.broken(fields, REFUSED_UNWRITTEN);
+        }
         let status = StatusCode::FORBIDDEN;
         if self.json {
             self.problem(status, text)
         } else {
             self.html(status, self.frame().failed(fields, "Not done", text))
+        }
+    }
+
+    /// Writes down that a change was not let through, and says whether that worked.
+    async fn audit_refused(&self, fields: &Fields) -> bool {
+        let Some(action) = fields.confirmed() else { return true };
+        let key = fields.look_up().ok().map(|looked| looked.storage_key());
+        let (desk, actor) = (Arc::clone(&self.desk), self.actor.clone());
+        let audit = Audit { actor, action, key, endpoint: None, result: AuditResult::Refused };
+        let written = apart(async move { desk.audit(&audit) }).await.is_some();
+        if !written {
+            tracing::error!(%action, "the hook that audits the admin page panicked");
+        }
+        written
+    }
+
+    /// A form that is none, or too long.
+    pub(super) fn unread(&self, rejection: FormRejection) -> Response {
+        if self.json {
+            self.problem(rejection.status(), &rejection.body_text())
+        } else {
+            self.sealed(rejection.into_response())
+        }
+    }
+
+    /// Something panicked.
+    fn broken(&self, fields: &Fields, text: &str) -> Response {
+        let status = StatusCode::INTERNAL_SERVER_ERROR;
+        if self.json {
+            self.problem(status, text)
+        } else {
+            self.html(status, self.frame().failed(fields, "Not known", text))
         }
     }
 
@@ -192,6 +244,11 @@ impl Visit {
         }
         response
     }
+}
+
+/// Runs a task of its own, which goes on to its end even if the browser leaves. `None` where it panicked.
+async fn apart<T: Send + 'static>(task: impl Future<Output = T> + Send + 'static) -> Option<T> {
+    tokio::spawn(task.in_current_span().with_current_subscriber()).await.ok()
 }
 
 /// Why it is not known how a key stands, for a person.

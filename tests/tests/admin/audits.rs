@@ -4,7 +4,7 @@ use idem_axum::admin::{Action, Audit, AuditResult};
 use idem_tests::{Logs, Setup, answering, post as send};
 use std::sync::{Arc, Mutex};
 
-use super::desk::{Desk, TOKEN};
+use super::desk::{Desk, TOKEN, form};
 
 fn answered() -> Setup {
     answering!([scope = header("X-Tenant")], || ([("x-token", "HEADER-canary")], "BODY-canary"))
@@ -92,4 +92,60 @@ async fn a_hook_that_panics_breaks_the_page_and_nothing_else() {
     assert_eq!(page.status, 500);
     assert!(page.text().contains("it is not known whether it was made"));
     assert_eq!(Desk::over(&setup.idempotency).json(FIELDS).await.status, 404);
+}
+
+#[tokio::test]
+async fn a_hook_that_panics_at_a_look_up_is_told_to_whoever_looks() {
+    let setup = answered();
+    let request = send("/").key("KEY-canary").header("x-tenant", "TENANT-canary");
+    request.to(&setup.app).await.assert_ran(200);
+    let desk = Desk::with(&setup.idempotency, |admin| admin.audit(|_| panic!("the hook panics")));
+    let page = desk.send(FIELDS).await;
+    assert_eq!(page.status, 500);
+    assert!(!page.text().contains("BODY-canary"), "what could not be written down is not shown");
+    let json = desk.json(FIELDS).await;
+    assert_eq!((json.status, json.header("content-type")), (500, Some("application/problem+json")));
+    // Neither at a change that is refused.
+    let refused = form(&[FIELDS, &[("step", "forget-now")]].concat()).to(&desk.app).await;
+    assert_eq!(refused.status, 500);
+    assert!(refused.text().contains("Nothing was changed"), "{}", refused.text());
+}
+
+#[tokio::test]
+async fn a_change_that_is_not_let_through_is_audited() {
+    let setup = answered();
+    send("/").key("KEY-canary").header("x-tenant", "TENANT-canary").to(&setup.app).await.assert_ran(200);
+    let desk = Desk::over(&setup.idempotency);
+    let key = desk.json(FIELDS).await.json()["key"].as_str().unwrap().to_owned();
+    desk.audits();
+    let (logs, _guard) = Logs::capture();
+    let now = [FIELDS, &[("step", "forget-now")]].concat();
+    let evil = form(&now).header("sec-fetch-site", "cross-site").to(&desk.app).await;
+    let bare = form(&now).to(&desk.app).await;
+    let settle = [FIELDS, &[("step", "settle-now"), ("settle", "did-not-happen")]].concat();
+    let settle = form(&settle).to(&desk.app).await;
+    let odd =
+        form(&[("key", "a b"), ("step", "forget-now")]).header("sec-fetch-site", "cross-site").to(&desk.app).await;
+    let wrong = desk.send(&[("key", "a b"), ("step", "forget-now")]).await;
+    assert_eq!([evil.status, bare.status, settle.status, odd.status, wrong.status], [403, 403, 403, 403, 400]);
+    assert_eq!(
+        desk.audits(),
+        [
+            "forget - refused",
+            "forget - refused",
+            "settle_did_not_happen - refused",
+            "forget - refused",
+            "forget - refused"
+        ]
+    );
+    let text = logs.text();
+    let lines: Vec<_> = text.lines().filter(|line| line.contains("idem_axum::audit:")).collect();
+    assert_eq!(lines.len(), 5, "{text}");
+    assert!(lines[..3].iter().all(|line| line.contains(&format!("key={key} "))), "{text}");
+    assert!(lines[3..].iter().all(|line| !line.contains("key=")), "{text}");
+    assert!(!text.contains("canary") && !text.contains("a b"), "{text}");
+
+    let reader = Desk::with(&setup.idempotency, idem_axum::admin::Admin::read_only);
+    assert_eq!(reader.send(&now).await.status, 403);
+    assert_eq!(reader.audits(), ["forget - refused"]);
 }

@@ -109,6 +109,24 @@ fn an_answer_that_cannot_be_sent_is_not_written_down() {
     });
 }
 
+#[test]
+fn an_answer_of_the_longest_length_fits_however_a_browser_writes_it() {
+    let (setup, ask) = (setup(), send("/pay").key("k"));
+    torn_down(&setup, &ask);
+    runtime().block_on(async {
+        let desk = Desk::over(&setup.idempotency);
+        for (line, status) in [("\r\n".repeat(1024 * 1024), 200), ("\"".repeat(1024 * 1024 + 1), 200)] {
+            let fields = [("key", "k"), ("settle", "answer"), ("status", "200"), ("body", line.as_str())];
+            let asked = desk.send(&[&fields[..], &[("step", "settle")]].concat()).await;
+            assert_eq!(asked.status, status, "{}", &asked.text()[..200.min(asked.text().len())]);
+            let long = asked.text().contains("The body is longer than 1 MiB.");
+            assert_eq!(long, line.starts_with('"'));
+        }
+        let beyond = desk.send(&[("key", "k"), ("body", &"x".repeat(3 * 1024 * 1024))]).await;
+        assert_eq!(beyond.status, 413, "three bytes of the form each");
+    });
+}
+
 #[tokio::test]
 async fn what_is_in_flight_cannot_be_changed() {
     let (setup, ask) = (setup(), send("/pay").key("k"));
@@ -167,6 +185,20 @@ async fn what_is_no_longer_what_one_saw_is_left_alone() {
     let seen = desk.seen(KEY, "forget").await;
     let settle = [("key", "k"), ("step", "settle-now"), ("settle", "did-not-happen"), ("seen", &seen)];
     assert_eq!(desk.send(&settle).await.status, 409);
+    assert!(ask.to(&setup.app).await.is_replay());
+}
+
+#[tokio::test]
+async fn a_later_run_within_the_same_instant_is_another_record() {
+    let (setup, ask) = (setup(), send("/pay").key("k"));
+    ask.to(&setup.app).await.assert_ran(200);
+    let desk = Desk::over(&setup.idempotency);
+    let seen = desk.seen(KEY, "forget").await;
+    assert_eq!(desk.change(KEY, "forget").await.status, 200);
+    // The clock stands still.
+    ask.to(&setup.app).await.assert_ran(200);
+    let refused = desk.send(&[("key", "k"), ("step", "forget-now"), ("seen", &seen)]).await;
+    assert_eq!(refused.status, 409, "{}", refused.text());
     assert!(ask.to(&setup.app).await.is_replay());
 }
 

@@ -2,7 +2,7 @@
 
 use http::HeaderValue;
 use idem_axum::admin::Admin;
-use idem_tests::{Ask, Reply, Setup, get, post as send};
+use idem_tests::{Ask, Logs, Reply, Setup, get, post as send};
 
 use super::desk::{Desk, TOKEN, form, page, setup};
 
@@ -44,6 +44,21 @@ async fn nobody_sees_nothing() {
 }
 
 #[tokio::test]
+async fn a_blank_name_is_nobodys() {
+    let (_, _, desk, _) = ready().await;
+    let (logs, _guard) = Logs::capture();
+    for name in ["", " ", "\t "] {
+        let mut ask = form(&[("key", "k")]);
+        ask.headers.retain(|(name, _)| name != "x-employee");
+        let refused = ask.header("x-employee", name).to(&desk.app).await;
+        assert_eq!(refused.status, 403, "{name:?}");
+    }
+    assert!(desk.audits().is_empty());
+    // Anybody can cause it, so it wakes up nobody.
+    assert!(logs.text().contains(" WARN ") && !logs.text().contains("ERROR"), "{}", logs.text());
+}
+
+#[tokio::test]
 async fn a_change_needs_a_form_of_this_page_sent_from_this_page() {
     let (setup, ask, desk, fields) = ready().await;
     let other = "f".repeat(32);
@@ -74,7 +89,7 @@ async fn a_change_needs_a_form_of_this_page_sent_from_this_page() {
         let reply = form.to(&desk.app).await;
         assert_eq!(reply.status, 403, "{why}");
         assert!(reply.text().contains("nothing was changed") || reply.text().contains("nothing changed"), "{why}");
-        assert!(desk.audits().is_empty(), "{why}");
+        assert_eq!(desk.audits(), ["forget - refused"], "{why}");
         assert!(ask.to(&setup.app).await.is_replay(), "{why}");
     }
     // What the browser knows of the address counts for more than what a proxy made of it.
@@ -109,6 +124,15 @@ async fn a_page_for_look_ups_changes_nothing() {
     let desk = Desk::with(&setup.idempotency, Admin::read_only);
     let shown = desk.send(&[("key", "k")]).await;
     assert!(shown.text().contains("Recorded") && !shown.text().contains("Forget"));
+    for step in ["forget", "settle"] {
+        let shown = desk.send(&[("key", "k"), ("step", step), ("settle", "happened")]).await;
+        assert!(shown.status == 200 && shown.text().contains("Recorded"), "{step}");
+        assert!(
+            !shown.text().contains("-now") && !shown.text().contains("Forget"),
+            "{step} is offered: {}",
+            shown.text()
+        );
+    }
     let change = filled(&fields, TOKEN).header("cookie", cookie(TOKEN)).header("sec-fetch-site", "same-origin");
     let reply = change.to(&desk.app).await;
     assert_eq!(reply.status, 403);
@@ -159,6 +183,16 @@ async fn every_answer_keeps_others_out() {
     for (ask, status) in asks {
         let reply = ask.to(&desk.app).await;
         assert_eq!(reply.status, status, "{}", reply.text());
+        assert_sealed(&reply);
+    }
+    // A form that cannot be read, as a script is told.
+    for (ask, status) in [
+        (form(&[("key", "k"), ("step", "<script>")]), 422),
+        (Ask { headers: vec![("x-employee".into(), "ada".into())], ..form(&[("key", "k")]) }, 415),
+    ] {
+        let reply = ask.header("accept", "application/json").to(&desk.app).await;
+        assert_eq!((reply.status, reply.header("content-type")), (status, Some("application/problem+json")));
+        assert_eq!(reply.json()["status"], status);
         assert_sealed(&reply);
     }
 }

@@ -7,3 +7,4 @@ mod desk;
 mod guard;
 mod scopes;
 mod shown;
+mod stores;

@@ -7,7 +7,7 @@ use axum::routing::post;
 use idem_axum::idempotent;
 use idem_tests::{Ask, Probe, Setup, post as send};
 
-use super::desk::Desk;
+use super::desk::{Desk, page};
 
 async fn canary(probe: &Probe) -> String {
     format!("canary-{}", probe.run().await)
@@ -118,4 +118,8 @@ async fn in_the_scope_of_a_header() {
     assert_found("x-key", twice, &header("x-tenant", "acme\r\nglobex"), &[&header("x-tenant", "acme")]).await;
     // Where the header is missing, the caller is bound, and there is no scope.
     assert_found("x-key", send("/header"), NOBODY, &[&header("x-tenant", "\n")]).await;
+    let page = page().to(&Desk::over(&Setup::of(Router::new()).idempotency).app).await;
+    let (_, hint) = page.text().split_once("id=\"scope-nobody-hint\"").unwrap();
+    let hint = hint.split_once("</p>").unwrap().0;
+    assert!(hint.contains("a header that the request did not have"), "{hint}");
 }

@@ -40,7 +40,7 @@ impl Frame<'_> {
                     }
                     fieldset {
                         legend { "Whose key is it?" }
-                        (scope(Whose::Nobody, "Nobody’s in particular", html! { "The endpoint has no scope, or " code { "scope = global" } }))
+                        (scope(Whose::Nobody, "Nobody’s in particular", html! { "The endpoint has no scope, or " code { "scope = global" } ", or its scope is a header that the request did not have" }))
                         (scope(Whose::Values, "Somebody’s, by what the service knows of them",
                             html! { "As with " code { "scope = tenant" } " or " code { "scope = (tenant, user)" } }))
                         .more {

@@ -1,0 +1,94 @@
+//! What a person confirmed is made, whatever the store is.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
+
+use axum::Router;
+use axum::routing::post;
+use idem_axum::{
+    Begin, Clock, Duties, Fingerprint, Found, Idempotency, MemoryClaim, MemoryStore, StorageKey, Store, StoreError,
+    Terms,
+};
+use idem_redis::RedisStore;
+use idem_servers::redis::Redis;
+use idem_tests::{Setup, post as send};
+
+use super::desk::{Desk, pay};
+
+const KEY: &[(&str, &str)] = &[("key", "k")];
+
+async fn assert_forgotten(idempotency: &Idempotency) {
+    let (app, probe) = Setup::mount(idempotency, Router::new().route("/pay", post(pay)));
+    let (ask, desk) = (send("/pay").key("k"), Desk::over(idempotency));
+    for run in 1..=5 {
+        ask.to(&app).await.assert_ran(200);
+        // A replay while the person decides changes nothing of what they decided about.
+        let seen = desk.seen(KEY, "forget").await;
+        assert!(ask.to(&app).await.is_replay());
+        let done = desk.send(&[KEY, &[("step", "forget-now"), ("seen", &seen)]].concat()).await;
+        assert_eq!((done.status, probe.runs()), (200, run), "{}", done.text());
+        assert_eq!(desk.audits(), ["look_up POST /pay done", "forget POST /pay done"]);
+    }
+}
+
+#[tokio::test]
+async fn an_end_that_the_store_tells_a_little_different_each_time_is_no_other_record() {
+    assert_forgotten(&Idempotency::new(Jittery { store: MemoryStore::new(), looks: Arc::default() })).await;
+}
+
+#[tokio::test]
+async fn a_record_in_redis_is_forgotten_at_the_first_attempt() {
+    let server = Redis::start().await;
+    assert_forgotten(&Idempotency::new(RedisStore::connect(server.url()).await.unwrap())).await;
+}
+
+/// A store that finds out the end of a record from its clock and the time left, so that each look tells another one.
+#[derive(Clone)]
+struct Jittery {
+    store: MemoryStore,
+    looks: Arc<AtomicU64>,
+}
+
+impl Store for Jittery {
+    type Claim = MemoryClaim;
+
+    async fn begin(
+        &self,
+        key: &StorageKey,
+        fingerprint: &Fingerprint,
+        lease: Duration,
+    ) -> Result<Begin<MemoryClaim>, StoreError> {
+        self.store.begin(key, fingerprint, lease).await
+    }
+
+    async fn begin_on_terms(
+        &self,
+        key: &StorageKey,
+        fingerprint: &Fingerprint,
+        terms: &Terms<'_>,
+    ) -> Result<Begin<MemoryClaim>, StoreError> {
+        self.store.begin_on_terms(key, fingerprint, terms).await
+    }
+
+    async fn ended(&self, key: &StorageKey) {
+        self.store.ended(key).await;
+    }
+
+    async fn forget(&self, key: &StorageKey) -> Result<bool, StoreError> {
+        self.store.forget(key).await
+    }
+
+    async fn inspect(&self, key: &StorageKey) -> Result<Option<Found>, StoreError> {
+        let mut found = self.store.inspect(key).await?;
+        if let Some(found) = &mut found {
+            let jitter = Duration::from_millis(self.looks.fetch_add(1, Relaxed));
+            found.expires_at = found.expires_at.map(|at| at.after(jitter));
+        }
+        Ok(found)
+    }
+
+    fn attach(&self, clock: &Arc<dyn Clock>) -> Duties {
+        MemoryStore::attach(&self.store, clock)
+    }
+}
