@@ -71,6 +71,7 @@ use crate::policy::Policy;
 /// | name | what |
 /// |---|---|
 /// | `method`, `path` | the endpoint: the path is a template as in axum and OpenAPI, `/orders/{id}/pay` |
+/// | `enforced` | whether the rules hold. `false` in shadow mode: they are on trial, `required` is false, and there are no `refusals` |
 /// | `key` | `header` (its name), `required`, `min_length` and `max_length` in characters, and `pattern`, a regular expression for the header's value: the key bare or in quotes |
 /// | `ttl` | `seconds` and `duration` (`"24h"`): how long a record lives, from completion |
 /// | `fingerprint` | what must be equal on a retry, each with its `part`: `endpoint` (always), `method`, `path`, `query`, `body`, `json` (where `pointers` are given, only these), `header` (with its `name`) |

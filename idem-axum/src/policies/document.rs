@@ -41,6 +41,8 @@ impl<'a> Document<'a> {
 /// A policy, in the words of the document.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub(crate) struct Rules {
+    /// Whether they hold: in shadow mode they are on trial.
+    pub(crate) enforced: bool,
     pub(crate) key: Key,
     ttl: Time,
     fingerprint: Vec<Equal>,
@@ -151,9 +153,10 @@ impl Rules {
             on: ranges(added.on),
         });
         Self {
+            enforced: !policy.shadow,
             key: Key {
                 header: policy.header.to_ascii_lowercase(),
-                required: policy.required,
+                required: policy.required && !policy.shadow,
                 min_length: policy.min_key,
                 max_length: MAX_KEY,
                 pattern: pattern(policy.min_key),
@@ -187,7 +190,7 @@ impl Rules {
             },
             without_store: if policy.without_store { "run" } else { "refuse" },
             max_response: Size { bytes: policy.max_response },
-            refusals: refused::by(policy),
+            refusals: if policy.shadow { Vec::new() } else { refused::by(policy) },
         }
     }
 }

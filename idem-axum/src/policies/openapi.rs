@@ -30,6 +30,9 @@ impl<S> Policies<S> {
     /// - the header that marks a replay, on the responses of its own that are recorded;
     /// - `x-idempotency`, with the endpoint's rules as they stand in the policy document.
     ///
+    /// An endpoint in shadow mode refuses and replays nothing, so its operation gets only the parameter, which is optional, and
+    /// `x-idempotency`, where `enforced` is false.
+    ///
     /// What an operation says itself of the same header, status or media type stays beside it. The document must have the
     /// paths as clients see them, and as they are listed here; `{*rest}` is `{rest}` in OpenAPI. An operation that has
     /// `x-idempotency` already was described before, and stays as it is.
@@ -130,7 +133,11 @@ fn describe(operation: &mut Operation, rules: &Rules, components: &Components) {
     }
     let described = serde_json::to_value(rules).unwrap_or_default();
     extensions.merge(Extensions::from_iter([(EXTENSION, described)]));
-    header_of_the_key(operation.parameters.get_or_insert_default(), &rules.key, components);
+    header_of_the_key(operation.parameters.get_or_insert_default(), rules, components);
+    if !rules.enforced {
+        // The operation answers as it would without the attribute.
+        return;
+    }
     let responses = &mut operation.responses.responses;
     for response in responses.values_mut() {
         resolve(response, &components.responses);
@@ -156,7 +163,8 @@ fn resolve<T: Clone>(referred: &mut RefOr<T>, components: &BTreeMap<String, RefO
     }
 }
 
-fn header_of_the_key(parameters: &mut Vec<RefOr<Parameter>>, key: &Key, components: &Components) {
+fn header_of_the_key(parameters: &mut Vec<RefOr<Parameter>>, rules: &Rules, components: &Components) {
+    let key = &rules.key;
     let is_key = |parameter: &RefOr<Parameter>| {
         let mut parameter = parameter.clone();
         resolve(&mut parameter, &components.parameters);
@@ -173,7 +181,11 @@ fn header_of_the_key(parameters: &mut Vec<RefOr<Parameter>>, key: &Key, componen
         .max_length(Some(key.max_length))
         .pattern(Some(&key.pattern));
     let description = description.unwrap_or_else(|| {
-        let otherwise = if key.required { "" } else { " Without it, nothing protects a retry." };
+        let otherwise = match rules {
+            Rules { enforced: false, .. } => " The rules are on trial, and nothing protects a retry yet.",
+            Rules { key: Key { required: true, .. }, .. } => "",
+            _ => " Without it, nothing protects a retry.",
+        };
         format!("Unique for this operation, and the same on every retry of it.{otherwise}")
     });
     let parameter = ParameterBuilder::new()

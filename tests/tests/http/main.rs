@@ -22,6 +22,7 @@ mod openapi;
 mod options;
 mod panics;
 mod policies;
+mod policies_in_shadow;
 mod refusals;
 mod rejections;
 mod replay;

@@ -134,6 +134,7 @@ fn the_document_says_what_the_policy_declares() {
         json!({
             "method": "POST",
             "path": "/a/{id}",
+            "enforced": true,
             "key": {
                 "header": "idempotency-key",
                 "required": false,
@@ -177,6 +178,7 @@ fn the_document_says_what_the_policy_declares() {
         json!({
             "method": "POST",
             "path": "/b",
+            "enforced": true,
             "key": {"header": "x-key", "required": true, "min_length": 8, "max_length": 255, "pattern": null},
             "ttl": {"seconds": 5400, "duration": "1h 30m"},
             "fingerprint": [
