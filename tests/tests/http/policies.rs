@@ -9,7 +9,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{any, get, post};
 use axum::{Extension, Router};
 use idem_axum::{
-    AddedHeader, Idempotency, IdempotencyKey, IdempotencyLayer, Policies, Policy, Refusal, Statuses, idempotent,
+    AddedHeader, Idempotency, IdempotencyKey, IdempotencyLayer, Part, Policies, Policy, Refusal, Statuses, idempotent,
 };
 use idem_tests::{Ask, Logs, Probe, Reply, get as read, post as send};
 use serde_json::{Value, json};
@@ -405,4 +405,13 @@ fn a_list_that_cannot_be_right_is_a_panic_that_says_so() {
     for path in ["idempotency", "/{id}", "/a?b", "/a b"] {
         assert!(catch_unwind(|| Policies::<()>::at(path)).is_err(), "{path}");
     }
+}
+
+#[test]
+fn json_of_no_pointers_is_no_part_of_a_fingerprint() {
+    const NONE: &[Part] = &[Part::Method, Part::JsonPointers(&[])];
+    let panic =
+        catch_unwind(|| Policy::DEFAULT.fingerprint(NONE)).expect_err("a panic, and in a `const` a compile error");
+    let wanted = "`Part::JsonPointers` needs a pointer: `Part::Json` is the whole body";
+    assert_eq!(panic.downcast_ref::<&str>(), Some(&wanted));
 }
