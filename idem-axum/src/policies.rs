@@ -203,7 +203,8 @@ impl<S> Policies<S> {
     }
 
     /// Endpoints beneath a layer that is [`described_by`](crate::IdempotencyLayer::described_by) these policies, which were
-    /// called so far and are not listed, or are listed with another policy: `"POST /orders"`. At most 256 are remembered.
+    /// called so far and are not listed, or are listed with another policy: `"POST /orders"`. A method that HTTP does not know
+    /// is `OTHER`. At most 256 are remembered.
     ///
     /// A test that calls every endpoint can so hold the list against the routes:
     ///
