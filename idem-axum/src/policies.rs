@@ -85,8 +85,17 @@ use crate::policy::Policy;
 /// | `max_response` | `bytes` of the largest response body that is recorded |
 /// | `refusals` | the answers of the runtime itself: `code`, `title`, `status`, `content_type`, and `retry_after` in seconds where waiting helps |
 ///
-/// Refusals are written down as they will be sent: a policy's `errors` function is called once for each while the endpoint is
-/// listed.
+/// Refusals are written down as they will be sent: a policy's `errors` function is called once with an example of each while the
+/// endpoint is listed. Where it answers one refusal in several ways, say by the reason why a key is invalid, the document has
+/// one of them. A `Retry-After` that is a date is left out.
+///
+/// # What the document does not know
+/// - An argument of the type [`IdempotencyKey`](crate::IdempotencyKey) makes the key required, whatever the policy says:
+///   declare `required` beside it.
+/// - Under the scope `header`, a request without that header is treated as under `caller`.
+///
+/// To ask for the policy, listing an endpoint polls its function once, which ends before any argument is extracted. What another
+/// attribute evaluates first, such as the `fields` of `#[tracing::instrument]`, is evaluated then.
 ///
 /// # Browsers
 /// A script on another origin sees only headers that CORS exposes. Expose the replay marker, `Link` and `Retry-After`

@@ -179,7 +179,8 @@ impl Rules {
             replay: Replay {
                 status: replay.status,
                 headers: replay.headers,
-                body: replay.body,
+                // These statuses have none.
+                body: replay.body && !matches!(policy.replay_status, Some(204 | 205 | 304)),
                 replay_status: policy.replay_status.or(if replay.status { None } else { Some(200) }),
                 marker: policy.replay_header.map(marker),
                 added_headers: added_headers.collect(),

@@ -3,7 +3,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use axum::extract::{Json, Path, Request, State};
-use axum::http::header::LINK;
+use axum::http::header::{LINK, RETRY_AFTER};
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{any, get, post};
@@ -211,7 +211,8 @@ fn the_document_says_what_the_policy_declares() {
     let refusals = refusals.as_array().expect("a list");
     assert_eq!(refusals.first().map(|first| &first["code"]), Some(&json!("idempotency_key_missing")));
     assert!(refusals.iter().all(|refusal| refusal["status"] == 418 && refusal["content_type"] == "application/json"));
-    assert!(!refusals.iter().any(|refusal| refusal["code"] == "idempotency_outcome_unknown"), "it runs again");
+    // A retry runs again, but the first request may have been overtaken.
+    assert!(refusals.iter().any(|refusal| refusal["code"] == "idempotency_outcome_unknown"), "{refusals:?}");
 }
 
 #[tokio::test]
@@ -378,6 +379,47 @@ async fn a_client_that_makes_up_methods_fills_no_memory_and_hides_nothing() {
     }
     assert_eq!(send("/pay").to(&app).await.status, 200);
     assert_eq!(policies.undocumented(), ["OTHER /any", "POST /pay"]);
+}
+
+fn dated(refusal: &Refusal) -> Response {
+    let mut problem = refusal.problem();
+    problem.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("Fri, 31 Dec 2027 23:59:59 GMT"));
+    problem
+}
+
+#[idempotent(errors = dated)]
+async fn gives_a_date() {}
+
+#[test]
+fn a_date_to_retry_after_is_no_number_of_seconds() {
+    let policies = Policies::<()>::at(AT).endpoint(Method::POST, "/", gives_a_date);
+    let document = document(&policies);
+    let refusals = document["endpoints"][0]["refusals"].as_array().expect("a list");
+    assert!(
+        !refusals.is_empty() && refusals.iter().all(|refusal| refusal.get("retry_after").is_none()),
+        "{refusals:?}"
+    );
+}
+
+#[idempotent(replay_status = 204)]
+async fn no_content() {}
+
+#[idempotent(replay_status = 205)]
+async fn reset_content() {}
+
+#[idempotent(replay_status = 304)]
+async fn not_modified() {}
+
+#[test]
+fn a_status_without_a_body_replays_none() {
+    let policies = Policies::<()>::at(AT)
+        .endpoint(Method::POST, "/0", nothing)
+        .endpoint(Method::POST, "/204", no_content)
+        .endpoint(Method::POST, "/205", reset_content)
+        .endpoint(Method::POST, "/304", not_modified);
+    let document = document(&policies);
+    let bodies = document["endpoints"].as_array().expect("a list").iter().map(|endpoint| &endpoint["replay"]["body"]);
+    assert_eq!(json!(bodies.collect::<Vec<_>>()), json!([true, false, false, false]));
 }
 
 /// Answers before the handler it is put around.
