@@ -5,6 +5,8 @@ mod document;
 mod openapi;
 mod refused;
 mod served;
+#[cfg(feature = "utoipa")]
+mod undescribed;
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -21,9 +23,9 @@ use bytes::Bytes;
 use futures_util::FutureExt;
 
 pub(crate) use self::document::{Document, Rules};
-#[cfg(feature = "utoipa")]
-pub use self::openapi::Undescribed;
 pub(crate) use self::served::{Documented, is_describedby, link};
+#[cfg(feature = "utoipa")]
+pub use self::undescribed::Undescribed;
 use crate::endpoint::Call;
 use crate::policy::Policy;
 

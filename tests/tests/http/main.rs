@@ -19,6 +19,7 @@ mod logs;
 mod mismatch;
 mod observed;
 mod openapi;
+mod openapi_beside;
 mod options;
 mod panics;
 mod policies;
