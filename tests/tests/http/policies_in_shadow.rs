@@ -60,9 +60,9 @@ async fn an_endpoint_that_is_listed_in_another_mode_is_undocumented() {
     let policies =
         Policies::at(AT).endpoint(Method::POST, "/shadowed", enforced).endpoint(Method::POST, "/enforced", shadowed);
     let app = app(&policies);
-    send("/shadowed").key("key").to(&app).await.assert_ran(200);
+    send("/shadowed").key("one").to(&app).await.assert_ran(200);
     assert_eq!(policies.undocumented(), ["POST /shadowed"]);
-    send("/enforced").key("key").to(&app).await.assert_ran(200);
+    send("/enforced").key("two").to(&app).await.assert_ran(200);
     assert_eq!(policies.undocumented(), ["POST /enforced", "POST /shadowed"]);
 }
 
