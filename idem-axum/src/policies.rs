@@ -5,6 +5,8 @@ mod document;
 mod openapi;
 mod refused;
 mod served;
+#[cfg(feature = "utoipa")]
+mod undescribed;
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -21,9 +23,9 @@ use bytes::Bytes;
 use futures_util::FutureExt;
 
 pub(crate) use self::document::{Document, Rules};
-#[cfg(feature = "utoipa")]
-pub use self::openapi::Undescribed;
 pub(crate) use self::served::{Documented, is_describedby, link};
+#[cfg(feature = "utoipa")]
+pub use self::undescribed::Undescribed;
 use crate::endpoint::Call;
 use crate::policy::Policy;
 
@@ -71,6 +73,7 @@ use crate::policy::Policy;
 /// | name | what |
 /// |---|---|
 /// | `method`, `path` | the endpoint: the path is a template as in axum and OpenAPI, `/orders/{id}/pay` |
+/// | `enforced` | whether the rules hold. `false` in shadow mode: they are on trial, `required` is false, and there are no `refusals` |
 /// | `key` | `header` (its name), `required`, `min_length` and `max_length` in characters, and `pattern`, a regular expression for the header's value: the key bare or in quotes |
 /// | `ttl` | `seconds` and `duration` (`"24h"`): how long a record lives, from completion |
 /// | `fingerprint` | what must be equal on a retry, each with its `part`: `endpoint` (always), `method`, `path`, `query`, `body`, `json` (where `pointers` are given, only these), `header` (with its `name`) |
@@ -84,8 +87,17 @@ use crate::policy::Policy;
 /// | `max_response` | `bytes` of the largest response body that is recorded |
 /// | `refusals` | the answers of the runtime itself: `code`, `title`, `status`, `content_type`, and `retry_after` in seconds where waiting helps |
 ///
-/// Refusals are written down as they will be sent: a policy's `errors` function is called once for each while the endpoint is
-/// listed.
+/// Refusals are written down as they will be sent: a policy's `errors` function is called once with an example of each while the
+/// endpoint is listed. Where it answers one refusal in several ways, say by the reason why a key is invalid, the document has
+/// one of them. A `Retry-After` that is a date is left out.
+///
+/// # What the document does not know
+/// - An argument of the type [`IdempotencyKey`](crate::IdempotencyKey) makes the key required, whatever the policy says:
+///   declare `required` beside it.
+/// - Under the scope `header`, a request without that header is treated as under `caller`.
+///
+/// To ask for the policy, listing an endpoint polls its function once, which ends before any argument is extracted. What another
+/// attribute evaluates first, such as the `fields` of `#[tracing::instrument]`, is evaluated then.
 ///
 /// # Browsers
 /// A script on another origin sees only headers that CORS exposes. Expose the replay marker, `Link` and `Retry-After`
@@ -202,7 +214,8 @@ impl<S> Policies<S> {
     }
 
     /// Endpoints beneath a layer that is [`described_by`](crate::IdempotencyLayer::described_by) these policies, which were
-    /// called so far and are not listed, or are listed with another policy: `"POST /orders"`. At most 256 are remembered.
+    /// called so far and are not listed, or are listed with another policy: `"POST /orders"`. A method that HTTP does not know
+    /// is `OTHER`. At most 256 are remembered.
     ///
     /// A test that calls every endpoint can so hold the list against the routes:
     ///

@@ -150,12 +150,15 @@ impl Policy {
     /// method, path, query and body.
     ///
     /// # Panics
-    /// If a part names a header that cannot be one.
+    /// If a part names a header that cannot be one, or has no JSON pointer where it needs one.
     pub const fn fingerprint(mut self, parts: &'static [Part]) -> Self {
         let mut index = 0;
         while index < parts.len() {
             if let Part::Header(name) = parts[index] {
                 assert_header_name(name);
+            }
+            if let Part::JsonPointers(pointers) = parts[index] {
+                assert!(!pointers.is_empty(), "`Part::JsonPointers` needs a pointer: `Part::Json` is the whole body");
             }
             index += 1;
         }

@@ -77,7 +77,8 @@ pub enum Refusal {
         /// The endpoint's policy.
         policy: &'static Policy,
     },
-    /// The owner of the claim is gone, and what its body did is unknown.
+    /// The owner of the claim is gone, and what its body did is unknown. Or the claim of this very request went to another
+    /// run before the answer was recorded, as under `abandoned = rerun`.
     #[non_exhaustive]
     OutcomeUnknown {
         /// The endpoint's policy.
@@ -286,8 +287,8 @@ impl fmt::Display for Refusal {
                  a new key for a new operation.",
             ),
             Self::OutcomeUnknown { .. } => f.write_str(
-                "The request with this key was interrupted, and it is not known whether it took effect. It was not \
-                 started again. Check the state of the operation before you repeat it with a new key.",
+                "It is not known whether the request with this key took effect: it was interrupted, or another run took \
+                 its place. Check the state of the operation before you repeat it with a new key.",
             ),
             Self::NotReplayable { .. } => f.write_str(
                 "The request with this key was processed, but its response was not kept. It was not started again. Look \

@@ -119,7 +119,7 @@ impl Source {
 }
 
 /// The method, or one name for all that a client may make up: there are as many endpoints as routes, whatever clients send.
-fn method(method: &Method) -> &str {
+pub(crate) fn method(method: &Method) -> &str {
     let known = [
         Method::GET,
         Method::HEAD,

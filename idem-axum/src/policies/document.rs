@@ -41,6 +41,8 @@ impl<'a> Document<'a> {
 /// A policy, in the words of the document.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub(crate) struct Rules {
+    /// Whether they hold: in shadow mode they are on trial.
+    pub(crate) enforced: bool,
     pub(crate) key: Key,
     ttl: Time,
     fingerprint: Vec<Equal>,
@@ -151,9 +153,10 @@ impl Rules {
             on: ranges(added.on),
         });
         Self {
+            enforced: !policy.shadow,
             key: Key {
                 header: policy.header.to_ascii_lowercase(),
-                required: policy.required,
+                required: policy.required && !policy.shadow,
                 min_length: policy.min_key,
                 max_length: MAX_KEY,
                 pattern: pattern(policy.min_key),
@@ -176,7 +179,8 @@ impl Rules {
             replay: Replay {
                 status: replay.status,
                 headers: replay.headers,
-                body: replay.body,
+                // These statuses have none.
+                body: replay.body && !matches!(policy.replay_status, Some(204 | 205 | 304)),
                 replay_status: policy.replay_status.or(if replay.status { None } else { Some(200) }),
                 marker: policy.replay_header.map(marker),
                 added_headers: added_headers.collect(),
@@ -187,7 +191,7 @@ impl Rules {
             },
             without_store: if policy.without_store { "run" } else { "refuse" },
             max_response: Size { bytes: policy.max_response },
-            refusals: refused::by(policy),
+            refusals: if policy.shadow { Vec::new() } else { refused::by(policy) },
         }
     }
 }

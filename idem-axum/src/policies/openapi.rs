@@ -1,7 +1,7 @@
 //! The policies in an OpenAPI document of `utoipa`.
 
 use std::collections::BTreeMap;
-use std::fmt::{self, Write as _};
+use std::fmt::Write as _;
 
 use http::Method;
 use utoipa::openapi::example::ExampleBuilder;
@@ -13,10 +13,14 @@ use utoipa::openapi::{Content, Header, OpenApi, Ref, RefOr, Required, Response};
 
 use super::document::{self, Key, Replay};
 use super::refused::Refused;
+use super::undescribed::Undescribed;
 use super::{Endpoint, Policies, Rules};
 
 /// The component that describes the default body of a refusal.
 const PROBLEM: &str = "IdempotencyProblem";
+
+/// The response for every status that an operation does not name.
+const DEFAULT: &str = "default";
 
 /// Where an operation has its rules.
 const EXTENSION: &str = "x-idempotency";
@@ -29,6 +33,9 @@ impl<S> Policies<S> {
     ///   `IdempotencyProblem`;
     /// - the header that marks a replay, on the responses of its own that are recorded;
     /// - `x-idempotency`, with the endpoint's rules as they stand in the policy document.
+    ///
+    /// An endpoint in shadow mode refuses and replays nothing, so its operation gets only the parameter, which is optional, and
+    /// `x-idempotency`, where `enforced` is false.
     ///
     /// What an operation says itself of the same header, status or media type stays beside it. The document must have the
     /// paths as clients see them, and as they are listed here; `{*rest}` is `{rest}` in OpenAPI. An operation that has
@@ -53,7 +60,8 @@ impl<S> Policies<S> {
     /// ```
     ///
     /// # Errors
-    /// [`Undescribed`], which names the endpoints that have no operation. Nothing was added then.
+    /// [`Undescribed`], which names the endpoints that have no operation, or the first whose operation has a parameter or a
+    /// response that refers to what is no component of the document. Nothing was added then.
     pub fn describe(&self, api: &mut OpenApi) -> Result<(), Undescribed> {
         let paths = &mut api.paths.paths;
         let mut has_operation = |endpoint: &Endpoint| {
@@ -63,7 +71,15 @@ impl<S> Policies<S> {
         let missing = self.endpoints.iter().filter(|endpoint| !has_operation(endpoint));
         let missing: Vec<String> = missing.map(|endpoint| format!("{} {}", endpoint.method, endpoint.path)).collect();
         if !missing.is_empty() {
-            return Err(Undescribed { endpoints: missing });
+            return Err(Undescribed::without_operation(missing));
+        }
+        let none = Components::default();
+        let components = api.components.as_ref().unwrap_or(&none);
+        for Endpoint { method, path: template, .. } in &self.endpoints {
+            let operation = paths.get_mut(&path(template)).and_then(|item| operation(item, method));
+            if let Some(referred) = operation.and_then(|operation| unresolved(operation, components)) {
+                return Err(Undescribed::unresolved(format!("{method} {template}"), referred.to_owned()));
+            }
         }
         let components = api.components.get_or_insert_default();
         for Endpoint { method, path: template, rules, .. } in &self.endpoints {
@@ -75,33 +91,6 @@ impl<S> Policies<S> {
         Ok(())
     }
 }
-
-/// Listed endpoints that an OpenAPI document has no operation for.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Undescribed {
-    endpoints: Vec<String>,
-}
-
-impl Undescribed {
-    /// Which: `"POST /orders"`.
-    #[must_use]
-    pub fn endpoints(&self) -> &[String] {
-        &self.endpoints
-    }
-}
-
-impl fmt::Display for Undescribed {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "the OpenAPI document has no operation for {}: name the handler in `paths(..)`, with the method and the path of \
-             the list",
-            self.endpoints.join(", ")
-        )
-    }
-}
-
-impl std::error::Error for Undescribed {}
 
 /// A template as OpenAPI has it.
 fn path(template: &str) -> String {
@@ -130,10 +119,19 @@ fn describe(operation: &mut Operation, rules: &Rules, components: &Components) {
     }
     let described = serde_json::to_value(rules).unwrap_or_default();
     extensions.merge(Extensions::from_iter([(EXTENSION, described)]));
-    header_of_the_key(operation.parameters.get_or_insert_default(), &rules.key, components);
+    header_of_the_key(operation.parameters.get_or_insert_default(), rules, components);
+    if !rules.enforced {
+        // The operation answers as it would without the attribute.
+        return;
+    }
     let responses = &mut operation.responses.responses;
     for response in responses.values_mut() {
-        resolve(response, &components.responses);
+        resolve(response, RESPONSES, &components.responses);
+        if let RefOr::T(response) = response {
+            for content in response.content.values_mut() {
+                resolve(content, MEDIA_TYPES, &components.media_types);
+            }
+        }
     }
     marks_of_replays(responses, rules);
     let mut by_status: BTreeMap<u16, Vec<&Refused>> = BTreeMap::new();
@@ -141,39 +139,68 @@ fn describe(operation: &mut Operation, rules: &Rules, components: &Components) {
         by_status.entry(refused.status).or_default().push(refused);
     }
     for (status, refused) in by_status {
-        if let RefOr::T(response) = responses.entry(status.to_string()).or_insert_with(|| Response::new("").into()) {
+        let covering = covering(responses, status);
+        if let RefOr::T(response) = responses.entry(status.to_string()).or_insert(covering) {
             refusals(response, &refused);
         }
     }
 }
 
+/// Where components of one kind are, as a reference has it.
+const PARAMETERS: &str = "#/components/parameters/";
+const RESPONSES: &str = "#/components/responses/";
+const MEDIA_TYPES: &str = "#/components/mediaTypes/";
+
+/// The component that is meant: the reference itself where there is none.
+fn resolved<'a, T>(of: &'a RefOr<T>, kind: &str, components: &'a BTreeMap<String, RefOr<T>>) -> Result<&'a T, &'a str> {
+    match of {
+        RefOr::T(value) => Ok(value),
+        RefOr::Ref(Ref { ref_location, .. }) => {
+            let name = ref_location.strip_prefix(kind).and_then(|name| components.get(name));
+            if let Some(RefOr::T(component)) = name { Ok(component) } else { Err(ref_location) }
+        }
+    }
+}
+
 /// Puts a component where it is referred to, so that something can be added for this operation alone.
-fn resolve<T: Clone>(referred: &mut RefOr<T>, components: &BTreeMap<String, RefOr<T>>) {
-    let RefOr::Ref(Ref { ref_location, .. }) = referred else { return };
-    let name = ref_location.rsplit('/').next().unwrap_or_default();
-    if let Some(RefOr::T(component)) = components.get(name) {
+fn resolve<T: Clone>(referred: &mut RefOr<T>, kind: &str, components: &BTreeMap<String, RefOr<T>>) {
+    if let Ok(component) = resolved(referred, kind, components) {
         *referred = RefOr::T(component.clone());
     }
 }
 
-fn header_of_the_key(parameters: &mut Vec<RefOr<Parameter>>, key: &Key, components: &Components) {
+/// The first reference of an operation that leads to nothing.
+fn unresolved<'a>(operation: &'a Operation, components: &'a Components) -> Option<&'a str> {
+    let mut parameters = operation.parameters.iter().flatten();
+    let parameter = parameters.find_map(|parameter| resolved(parameter, PARAMETERS, &components.parameters).err());
+    let response = |response: &'a RefOr<Response>| match resolved(response, RESPONSES, &components.responses) {
+        Ok(response) => {
+            let mut content = response.content.values();
+            content.find_map(|content| resolved(content, MEDIA_TYPES, &components.media_types).err())
+        }
+        Err(referred) => Some(referred),
+    };
+    parameter.or_else(|| operation.responses.responses.values().find_map(response))
+}
+
+fn header_of_the_key(parameters: &mut Vec<RefOr<Parameter>>, rules: &Rules, components: &Components) {
+    let key = &rules.key;
     let is_key = |parameter: &RefOr<Parameter>| {
-        let mut parameter = parameter.clone();
-        resolve(&mut parameter, &components.parameters);
-        let RefOr::T(parameter) = parameter else { return None };
+        let parameter = resolved(parameter, PARAMETERS, &components.parameters).ok()?;
         let is_key = parameter.parameter_in == ParameterIn::Header && parameter.name.eq_ignore_ascii_case(&key.header);
-        is_key.then_some(parameter)
+        is_key.then(|| parameter.clone())
     };
     let declared = parameters.iter().find_map(is_key);
     parameters.retain(|parameter| is_key(parameter).is_none());
     let (name, description) = declared.map_or((None, None), |own| (Some(own.name), own.description));
-    let schema = ObjectBuilder::new()
-        .schema_type(Type::String)
-        .min_length(Some(key.min_length))
-        .max_length(Some(key.max_length))
-        .pattern(Some(&key.pattern));
+    // The lengths of the policy are those of the key, and the value of the header may have quotes and backslashes as well.
+    let schema = ObjectBuilder::new().schema_type(Type::String).pattern(Some(&key.pattern));
     let description = description.unwrap_or_else(|| {
-        let otherwise = if key.required { "" } else { " Without it, nothing protects a retry." };
+        let otherwise = match rules {
+            Rules { enforced: false, .. } => " The rules are on trial, and nothing protects a retry yet.",
+            Rules { key: Key { required: true, .. }, .. } => "",
+            _ => " Without it, nothing protects a retry.",
+        };
         format!("Unique for this operation, and the same on every retry of it.{otherwise}")
     });
     let parameter = ParameterBuilder::new()
@@ -185,17 +212,36 @@ fn header_of_the_key(parameters: &mut Vec<RefOr<Parameter>>, key: &Key, componen
     parameters.push(RefOr::T(parameter.build()));
 }
 
+/// What an operation says of this status by its range or by default: an entry of its own would hide that.
+fn covering(responses: &BTreeMap<String, RefOr<Response>>, status: u16) -> RefOr<Response> {
+    let range = format!("{}XX", status / 100);
+    let of_range = responses.iter().find(|(code, _)| code.eq_ignore_ascii_case(&range)).map(|(_, response)| response);
+    of_range.or_else(|| responses.get(DEFAULT)).cloned().unwrap_or_else(|| Response::new("").into())
+}
+
+/// The first and the last status that an entry stands for: `2XX` for all of them.
+fn bounds(code: &str) -> Option<(u16, u16)> {
+    let bound = |digit: &str| code.replace(['X', 'x'], digit).parse::<u16>().ok();
+    Some((bound("0")?, bound("9")?))
+}
+
 /// The marker, and headers that are added, on every response that may be a replay.
 fn marks_of_replays(responses: &mut BTreeMap<String, RefOr<Response>>, rules: &Rules) {
     let Replay { replay_status, marker, added_headers, body, .. } = &rules.replay;
-    let is_recorded = |code: &str| {
-        // `2XX` stands for all of them.
-        let bound = |digit: &str| code.replace(['X', 'x'], digit).parse::<u16>().ok();
-        let (Some(first), Some(last)) = (bound("0"), bound("9")) else { return false };
-        rules.record.iter().any(|range| range.from <= last && first <= range.to)
+    let recorded = |status: u16| rules.record.iter().any(|range| (range.from..=range.to).contains(&status));
+    let named: Vec<(u16, u16)> = responses.keys().filter_map(|code| bounds(code)).collect();
+    // `default` stands for all that the operation does not name.
+    let by_default = || {
+        (200..=999)
+            .any(|status| recorded(status) && !named.iter().any(|&(first, last)| (first..=last).contains(&status)))
+    };
+    let is_recorded = |code: &str| match bounds(code) {
+        Some((first, last)) => (first..=last).any(recorded),
+        None => code == DEFAULT && by_default(),
     };
     if let Some(status) = replay_status {
         let success = responses.iter().find(|(code, _)| code.starts_with('2') && is_recorded(code));
+        let success = success.or_else(|| responses.iter().find(|(code, _)| *code == DEFAULT && is_recorded(code)));
         let content = match success {
             Some((_, RefOr::T(response))) if *body => response.content.clone(),
             _ => Default::default(),
@@ -235,7 +281,7 @@ fn header(schema: ObjectBuilder, description: &str) -> RefOr<Header> {
 
 /// Adds the refusals that have this response's status.
 fn refusals(response: &mut Response, refusals: &[&Refused]) {
-    let mut description = "Refused, and nothing was done for this request:\n".to_owned();
+    let mut description = "Refused by the idempotency runtime:\n".to_owned();
     for Refused { code, title, content_type, retry_after, body, .. } in refusals.iter().copied() {
         let _ = write!(description, "\n- `{code}`: {title}");
         if retry_after.is_some() {

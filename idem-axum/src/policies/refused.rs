@@ -3,7 +3,7 @@
 use axum::body::to_bytes;
 use futures_util::FutureExt;
 use http::header::{CONTENT_TYPE, RETRY_AFTER};
-use idem_runtime::{Abandoned, InvalidKey, StoreError};
+use idem_runtime::{InvalidKey, StoreError};
 use serde::Serialize;
 use serde_json::Value;
 
@@ -38,7 +38,8 @@ pub(super) fn by(policy: &'static Policy) -> Vec<Refused> {
         Some(Refusal::KeyInvalid { policy, reason: InvalidKey::Character }),
         Some(Refusal::InFlight { policy }),
         Some(Refusal::Mismatch { policy }),
-        (policy.abandoned != Abandoned::Rerun).then_some(Refusal::OutcomeUnknown { policy }),
+        // Where a retry runs again, the first request gets it, if it is found to be overtaken.
+        Some(Refusal::OutcomeUnknown { policy }),
         Some(Refusal::NotReplayable { policy }),
         Some(Refusal::StoreUnavailable { policy, source: source() }),
         Some(Refusal::StoreFull { policy }),
@@ -51,7 +52,11 @@ pub(super) fn by(policy: &'static Policy) -> Vec<Refused> {
 fn sent(refusal: &Refusal) -> Refused {
     let (parts, body) = (refusal.policy().errors)(refusal).into_parts();
     let header = |name| parts.headers.get(name).and_then(|value: &http::HeaderValue| value.to_str().ok());
-    let retry_after = header(RETRY_AFTER).and_then(|seconds| seconds.parse().ok());
+    // It is added where the function sets none, and what the function sets may be a date.
+    let retry_after = match parts.headers.get(RETRY_AFTER) {
+        Some(_) => header(RETRY_AFTER).and_then(|seconds| seconds.parse().ok()),
+        None => refusal.retry_after().map(|after| after.as_secs()),
+    };
     // A body that has to be waited for is left out.
     let body = to_bytes(body, LONGEST).now_or_never().and_then(Result::ok);
     Refused {
@@ -59,7 +64,7 @@ fn sent(refusal: &Refusal) -> Refused {
         title: refusal.title(),
         status: parts.status.as_u16(),
         content_type: header(CONTENT_TYPE).map(ToOwned::to_owned),
-        retry_after: retry_after.or_else(|| refusal.retry_after().map(|after| after.as_secs())),
+        retry_after,
         body: body.and_then(|body| serde_json::from_slice(&body).ok()),
     }
 }

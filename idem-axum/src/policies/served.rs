@@ -12,8 +12,9 @@ use idem_runtime::Fingerprint;
 
 use super::{Endpoint, Rules};
 use crate::policy::Policy;
+use crate::request;
 
-/// No more are remembered: the method of a request is the client's, who may make one up.
+/// No more are remembered, however many routes there are.
 const REMEMBERED: usize = 256;
 
 /// The listed endpoints, for a layer that compares them with those that are called.
@@ -66,6 +67,8 @@ impl Documented {
     }
 
     fn remember(&self, method: &Method, path: Option<&str>, problem: &str) {
+        // A client may make one up, and would fill the places of the others.
+        let method = request::method(method);
         // What follows a fallback is the client's, and no template.
         let path = path.unwrap_or("(fallback)");
         let mut endpoint = String::new();
@@ -73,7 +76,7 @@ impl Documented {
         let mut undocumented = self.undocumented.lock().unwrap_or_else(PoisonError::into_inner);
         if undocumented.len() < REMEMBERED && undocumented.insert(endpoint) {
             drop(undocumented);
-            tracing::warn!(%method, path, "an `#[idempotent]` endpoint {problem}");
+            tracing::warn!(method, path, "an `#[idempotent]` endpoint {problem}");
         }
     }
 }

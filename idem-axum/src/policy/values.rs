@@ -34,7 +34,7 @@ pub enum Part {
     /// say with a name twice, an integer from 2^53 on or a fraction of more than 15 digits, is compared byte for byte.
     Json,
     /// The values at these JSON pointers (RFC 6901), and nothing else of the body. A value that is missing differs from
-    /// every value, `null` included.
+    /// every value, `null` included. Without a pointer it is a compile error.
     JsonPointers(&'static [&'static str]),
     /// All values of this header, in order.
     Header(&'static str),
