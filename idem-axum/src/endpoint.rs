@@ -240,15 +240,15 @@ where
 
     /// The same, but a body that cannot be read stays what it is, and the request runs without its shadow.
     async fn read_body_in_shadow(&mut self) {
-        let (body, bytes) = shadow::buffer(&self.parts, mem::take(&mut self.body)).await;
+        let (body, read) = shadow::buffer(&self.parts, mem::take(&mut self.body)).await;
         self.body = body;
-        match (&mut self.protected, bytes) {
-            (Some(protected), Some(bytes)) => {
+        match (&mut self.protected, read) {
+            (Some(protected), Ok(bytes)) => {
                 protected.fingerprint.body(&bytes, protected.policy);
                 protected.body_read = true;
             }
-            (Some(protected), None) => {
-                shadow::rejected(&protected.observation);
+            (Some(protected), Err(reason)) => {
+                shadow::unfinished(&protected.observation, reason);
                 self.protected = None;
             }
             (None, _) => {}

@@ -16,7 +16,7 @@
 //! | `replay_of_trace` | the id of the trace that that execution belonged to, where its request had a `traceparent`: with it, a replay leads to the span that made the record. A link by span id would not, since ids of closed spans are used again | replays |
 //! | `outcome` | `executed`: the body ran for this request. `replayed`: a record answered. `refused`: the runtime did. `rejected`: an extractor did. `unprotected`: the body ran without a claim, since the store could not be asked and the policy says [`dangerously_run_without_store`](crate::Policy::dangerously_run_without_store). `left`: the client was gone before any of these. `shadow`: nothing was enforced | all |
 //! | `code` | that of the [`Refusal`] | refusals |
-//! | `would` | what would have happened: `execute`, `replay`, `wait` (for the execution in flight), `reject` (a body that is too large or breaks off), or the code of a refusal | endpoints in shadow mode |
+//! | `would` | what would have happened: `execute`, `replay`, `wait` (for the execution in flight), `reject` (a body that is too large or breaks off), `unread` (a body too large or too slow to judge the request in shadow mode), or the code of a refusal | endpoints in shadow mode |
 //! | `store_us` | microseconds that the store took for this request, renewals of a lease not counted | all that asked it |
 //! | `body_us` | microseconds from the start of the body to its response; what is streamed afterwards is not counted | executions |
 //!
@@ -70,11 +70,16 @@
 //!   attribute. No refusal is sent but for the missing layer.
 //! - The store is asked beside the body, which never waits for it; where it does not answer, that costs a task for five
 //!   seconds.
-//! - The first of the requests with one key has the claim, and what it answers is recorded under it, a stream as its
-//!   client reads it. A body that was cut off gives the claim back, so a retry counts as `execute`, although under enforced
+//! - The first of the requests with one key has the claim, and what it answers is recorded under it, as its client
+//!   reads it: no frame is asked for before, and where the client does not read to the end, the claim is given back. A body that was cut off gives the claim back, so a retry counts as `execute`, although under enforced
 //!   rules the body would have run to its end.
-//! - Where the fingerprint has `body` or `json`, the request's body is read before the handler gets it. One that is larger
-//!   than an extractor may read, or breaks off, is handed on as it came, and counts as `reject`.
+//! - Where the fingerprint has `body` or `json`, the request's body is read before the handler gets it: at most 2 MiB of it, and
+//!   for at most one second. One that is larger or slower is handed on as it came and counts as `unread`, since enforced rules
+//!   would read it to its end, whatever that takes; one that is larger than an extractor may read, or breaks off, counts as
+//!   `reject`. Such a request is not looked up, and nothing of it is recorded.
+//! - Bodies in shadow mode take none of the places of enforced ones, and
+//!   [`executions`](idem_runtime::Idempotency::executions) does not count them; over
+//!   [`max_executions`](idem_runtime::IdempotencyBuilder::max_executions) of their own they run without being recorded.
 //! - [`IdempotencyKey`](crate::IdempotencyKey) as an argument is the handler's own wish, so it rejects a request without a good
 //!   key as ever: take `Option<IdempotencyKey>` meanwhile. Its lease is never lost.
 //!

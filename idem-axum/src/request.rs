@@ -281,9 +281,16 @@ pub(crate) async fn buffer(parts: &mut Parts, body: Body) -> Result<Bytes, Respo
 }
 
 /// What axum answers when reading a body fails with `error`. It looks for the reason within two wrappings, which the stream
-/// makes anew.
+/// makes anew; the error of a limit that a layer has set comes in more of them.
 async fn rejection(error: axum::Error) -> Response {
-    let failing = Body::from_stream(stream::iter([Err::<Bytes, _>(error.into_inner())]));
+    let mut inner = error.into_inner();
+    let reason = loop {
+        match inner.downcast::<axum::Error>() {
+            Ok(wrapped) => inner = wrapped.into_inner(),
+            Err(reason) => break reason,
+        }
+    };
+    let failing = Body::from_stream(stream::iter([Err::<Bytes, _>(reason)]));
     let mut request = Request::new(failing);
     DefaultBodyLimit::disable().apply(&mut request);
     match Bytes::from_request(request, &()).await {

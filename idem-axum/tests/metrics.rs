@@ -249,6 +249,8 @@ fn a_store_that_fails_is_counted_by_step() {
         idempotency.drain().await;
         store.abandons.store(true, Ordering::SeqCst);
         assert_eq!(ask(&app, "POST", "/greet", Some("b")).await, 409);
+        assert_eq!(ask(&app, "POST", "/refund", Some("d")).await, 200);
+        idempotency.drain().await;
         store.down.store(true, Ordering::SeqCst);
         assert_eq!(ask(&app, "POST", "/greet", Some("c")).await, 503);
         assert_eq!(ask(&app, "POST", "/beacon", Some("c")).await, 200);
@@ -256,7 +258,7 @@ fn a_store_that_fails_is_counted_by_step() {
             (r#"store_errors_total{store="Failing",operation="complete"}"#, 1.0),
             (r#"store_errors_total{store="Failing",operation="begin"}"#, 2.0),
             ("failed_completions_total", 1.0),
-            ("abandoned_claims_total", 1.0),
+            ("abandoned_claims_total", 2.0),
             (r#"refusals_total{endpoint="POST /greet",code="idempotency_outcome_unknown"}"#, 1.0),
             (r#"unprotected_total{endpoint="POST /beacon",reason="store_unavailable"}"#, 1.0),
         ]);

@@ -96,6 +96,8 @@ pub(crate) struct Core {
     expirer: Expirer,
     lease: Duration,
     places: Arc<Places>,
+    /// Those of executions in shadow mode, as many, so that these never take one from an enforced one.
+    shadows: Arc<Places>,
     tracker: TaskTracker,
 }
 

@@ -15,9 +15,9 @@
 //! | `idempotency_replays_total` | counter | `endpoint` | requests that a record answered |
 //! | `idempotency_refusals_total` | counter | `endpoint`, `code` | requests that the runtime refused |
 //! | `idempotency_unprotected_total` | counter | `endpoint`, `reason` | bodies that ran without protection: `key_missing`, where none is needed, or `store_unavailable`, where the policy says so |
-//! | `idempotency_shadow_total` | counter | `endpoint`, `would` | requests to endpoints in shadow mode, by what would have happened: `execute`, `replay`, `wait`, `reject`, or the code of a refusal |
-//! | `idempotency_body_seconds` | histogram | `endpoint` | time from the start of a body to its response |
-//! | `idempotency_executions_in_flight` | gauge | | executions that run now, those included that still record their answer |
+//! | `idempotency_shadow_total` | counter | `endpoint`, `would` | requests to endpoints in shadow mode, by what would have happened: `execute`, `replay`, `wait`, `reject`, `unread`, or the code of a refusal |
+//! | `idempotency_body_seconds` | histogram | `endpoint` | time from the start of a body to its response; not of bodies in shadow mode |
+//! | `idempotency_executions_in_flight` | gauge | | executions that run now, those included that still record their answer; not those in shadow mode |
 //! | `idempotency_waiters` | gauge | | requests that wait now for somebody else's execution |
 //! | `idempotency_store_seconds` | histogram | `store`, `operation` | time that one step of the store took |
 //! | `idempotency_store_errors_total` | counter | `store`, `operation` | steps of the store that failed; a full store and a lost claim are no failures |

@@ -40,47 +40,35 @@ impl Tape {
     }
 }
 
-/// Splits a response into what goes to the caller and what is remembered.
-pub(crate) async fn capture(policy: &Policy, response: Response) -> Ended<Response> {
-    match look(policy, response).await {
-        Captured::Done(response, outcome) => Ended { response, recording: Recording::Done(outcome) },
-        Captured::Live { parts, given, body, tape } => {
-            let (shown, recorded) = live::record(given, body, tape);
-            let response = Response::from_parts(parts, shown);
-            Ended { response, recording: Recording::Live(Box::pin(recorded)) }
-        }
-    }
-}
-
-/// What is ready of a response.
-pub(super) enum Captured {
-    /// All that is remembered.
-    Done(Response, Outcome),
-    /// The start: these frames, and the rest of the body is not ready.
-    Live { parts: Parts, given: Given, body: Body, tape: Tape },
-}
-
-/// Takes as much of a response as is ready.
-pub(super) async fn look(policy: &Policy, mut response: Response) -> Captured {
-    let unrecorded = response.extensions_mut().remove::<Unrecorded>().is_some();
+/// Starts the recording of a response, or says what is remembered where no body is to be recorded.
+pub(super) fn start(policy: &Policy, parts: &mut Parts, body: &Body) -> Result<Tape, Outcome> {
+    let unrecorded = parts.extensions.remove::<Unrecorded>().is_some();
     // 1xx, the 101 of an upgrade among them, are in no set of statuses.
-    if unrecorded || !policy.record.contains(response.status().as_u16()) {
-        return done(response, Outcome::Release);
+    if unrecorded || !policy.record.contains(parts.status.as_u16()) {
+        return Err(Outcome::Release);
     }
-    let size = response.body().size_hint();
+    let size = body.size_hint();
     let room = if policy.replay.body { policy.max_response } else { 0 };
     let expected = usize::try_from(size.exact().unwrap_or(0)).unwrap_or(usize::MAX).min(room);
-    let (parts, mut body) = response.into_parts();
-    let Some(draft) = answer::head(policy, &parts, expected) else {
-        return done(Response::from_parts(parts, body), Outcome::NotReplayable);
+    let Some(draft) = answer::head(policy, parts, expected) else {
+        return Err(Outcome::NotReplayable);
     };
     if !policy.replay.body {
-        return done(Response::from_parts(parts, body), Outcome::Answer(draft));
+        return Err(Outcome::Answer(draft));
     }
     if size.lower() > policy.max_response as u64 {
-        return done(Response::from_parts(parts, body), Outcome::NotReplayable);
+        return Err(Outcome::NotReplayable);
     }
-    let mut tape = Tape { draft, room };
+    Ok(Tape { draft, room })
+}
+
+/// Splits a response into what goes to the caller and what is remembered.
+pub(crate) async fn capture(policy: &Policy, response: Response) -> Ended<Response> {
+    let (mut parts, mut body) = response.into_parts();
+    let mut tape = match start(policy, &mut parts, &body) {
+        Ok(tape) => tape,
+        Err(outcome) => return done(Response::from_parts(parts, body), outcome),
+    };
     let mut given = Given::default();
     let (body, outcome) = loop {
         match poll_fn(|cx| Poll::Ready(Pin::new(&mut body).poll_frame(cx))).await {
@@ -94,13 +82,15 @@ pub(super) async fn look(policy: &Policy, mut response: Response) -> Captured {
             }
             Poll::Ready(Some(Err(error))) => break (given.failed(error), Outcome::NotReplayable),
             Poll::Pending => {
-                return Captured::Live { parts, given, body, tape };
+                let (shown, recorded) = live::record(given, body, tape);
+                let response = Response::from_parts(parts, shown);
+                return Ended { response, recording: Recording::Live(Box::pin(recorded)) };
             }
         }
     };
     done(Response::from_parts(parts, body), outcome)
 }
 
-fn done(response: Response, outcome: Outcome) -> Captured {
-    Captured::Done(response, outcome)
+fn done(response: Response, outcome: Outcome) -> Ended<Response> {
+    Ended { response, recording: Recording::Done(outcome) }
 }

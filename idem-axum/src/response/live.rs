@@ -5,6 +5,7 @@ use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
+use axum::BoxError;
 use axum::body::Body;
 use bytes::Bytes;
 use futures_util::FutureExt;
@@ -40,7 +41,7 @@ impl Given {
 
     /// The handler's body failed after them.
     pub(crate) fn failed(self, error: axum::Error) -> Body {
-        self.body(Rest::Failed(Some(error)), None)
+        self.body(Rest::Failed(Some(error.into_inner())), None)
     }
 
     fn body(self, rest: Rest, remaining: Option<u64>) -> Body {
@@ -59,7 +60,8 @@ struct Shown {
 /// What comes after the frames that were ready at once.
 enum Rest {
     Nothing,
-    Failed(Option<axum::Error>),
+    /// Without its wrapping, since `Body::new` wraps it again, and axum looks for the reason within so many.
+    Failed(Option<BoxError>),
     /// The caller reads the handler's body itself.
     Handed(Body),
     Recorded(Reader),
@@ -67,9 +69,9 @@ enum Rest {
 
 impl HttpBody for Shown {
     type Data = Bytes;
-    type Error = axum::Error;
+    type Error = BoxError;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         if let Some(frame) = self.given.pop() {
             return Poll::Ready(Some(Ok(frame)));
         }
@@ -77,7 +79,7 @@ impl HttpBody for Shown {
             match &mut self.rest {
                 Rest::Nothing => return Poll::Ready(None),
                 Rest::Failed(error) => return Poll::Ready(error.take().map(Err)),
-                Rest::Handed(body) => return Pin::new(body).poll_frame(cx),
+                Rest::Handed(body) => return Pin::new(body).poll_frame(cx).map_err(axum::Error::into_inner),
                 Rest::Recorded(reader) => match ready!(reader.poll_read(cx)) {
                     Ok(frame) => {
                         let sent = frame.data_ref().map_or(0, |data| data.len() as u64);
@@ -85,7 +87,7 @@ impl HttpBody for Shown {
                         return Poll::Ready(Some(Ok(frame)));
                     }
                     Err(End::Whole) => self.rest = Rest::Nothing,
-                    Err(End::Failed(error)) => self.rest = Rest::Failed(Some(error)),
+                    Err(End::Failed(error)) => self.rest = Rest::Failed(Some(error.into_inner())),
                     Err(End::Rest(body)) => self.rest = Rest::Handed(body),
                 },
             }

@@ -54,7 +54,8 @@ impl IdempotencyBuilder {
     }
 
     /// How many bodies may run at once; over it a new key is refused with 503, and existing keys are still answered.
-    /// Bodies whose client hung up count, too. Default: 16,384.
+    /// Bodies whose client hung up count, too. As many bodies in shadow mode are recorded at once, which do not count
+    /// here. Default: 16,384.
     pub fn max_executions(mut self, max_executions: usize) -> Self {
         self.max_executions = max_executions;
         self
@@ -77,6 +78,7 @@ impl IdempotencyBuilder {
             expirer: Expirer::default(),
             lease: self.lease,
             places: Arc::new(Places::new(self.max_executions)),
+            shadows: Arc::new(Places::new(self.max_executions)),
             tracker: TaskTracker::new(),
         };
         Idempotency { handle: Arc::new(Handle { core: Arc::new(core) }) }

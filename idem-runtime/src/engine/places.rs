@@ -14,7 +14,8 @@ pub(crate) struct Places {
 /// One place, given back and counted off when it is dropped.
 pub(crate) struct Place {
     places: Arc<Places>,
-    _counted: OneMore,
+    /// `None` for an execution in shadow mode.
+    _counted: Option<OneMore>,
 }
 
 impl Places {
@@ -23,9 +24,17 @@ impl Places {
     }
 
     pub(super) fn take(self: &Arc<Self>) -> Option<Place> {
+        self.count_one().then(|| Place { places: Arc::clone(self), _counted: Some(OneMore::in_flight()) })
+    }
+
+    /// A place that no gauge counts.
+    pub(super) fn take_uncounted(self: &Arc<Self>) -> Option<Place> {
+        self.count_one().then(|| Place { places: Arc::clone(self), _counted: None })
+    }
+
+    fn count_one(&self) -> bool {
         let free = |taken: usize| Some(taken + 1).filter(|&taken| taken <= self.most);
-        self.taken.fetch_update(Ordering::AcqRel, Ordering::Acquire, free).ok()?;
-        Some(Place { places: Arc::clone(self), _counted: OneMore::in_flight() })
+        self.taken.fetch_update(Ordering::AcqRel, Ordering::Acquire, free).is_ok()
     }
 
     pub(super) fn taken(&self) -> usize {

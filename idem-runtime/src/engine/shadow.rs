@@ -9,15 +9,16 @@ use std::future::ready;
 use std::mem;
 use std::pin::pin;
 use std::sync::Arc;
-use std::task::{Context, Waker};
+use std::task::{Context, Poll, Waker};
 
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 use super::begin::Asked;
-use super::{Attempt, Core, Idempotency, Place, Refused};
-use crate::ending::{self, STEP};
+use super::{Attempt, Core, Idempotency, Refused};
+use crate::counted;
+use crate::ending::{self, End, Ending, STEP};
 use crate::erased::{Answering, Granted};
 use crate::execution::{Execution, Outcome, at_once};
 use crate::rules::Abandoned;
@@ -69,12 +70,17 @@ impl Shadow {
             // Nobody listens where the claim was not granted.
             State::Told(task) => drop(task.send(outcome)),
             State::Claimed(execution) => {
-                let core = Arc::clone(&execution.core);
-                let mut ending = Box::pin(execution.end(outcome));
-                let pending = ending.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending();
-                // While a runtime is torn down there is none to go on in, and the claim stays.
-                if pending && Handle::try_current().is_ok() {
-                    drop(core.spawn(Box::pin(async move { drop(ending.await) })));
+                let Execution { key, fingerprint, rules, claim, origin, core, place, .. } = *execution;
+                let end = End::of(outcome, fingerprint, Some(&origin), rules.ttl, &*core.clock);
+                let mut ending = Ending::begin(key, claim, end, None);
+                let over = pin!(ending.is_over()).poll(&mut Context::from_waker(Waker::noop()));
+                // Without a runtime there is none to go on in, and no timer either: the claim stays.
+                if over != Poll::Ready(true) && Handle::try_current().is_ok() {
+                    drop(core.spawn(Box::pin(async move {
+                        let _place = place;
+                        // Whatever goes wrong is logged.
+                        let _ = ending.finish().await;
+                    })));
                 }
             }
         }
@@ -92,21 +98,24 @@ impl Idempotency {
     /// with [`Shadow::ended`] how it ended.
     ///
     /// `report` is told once what would have happened: before this returns where the store answers at once, as one in memory
-    /// does, and otherwise later, from a task. A store that does not answer costs a task for five seconds, and a place among
-    /// [`max_executions`](crate::IdempotencyBuilder::max_executions), but no time of the request.
+    /// does, and otherwise later, from a task. A store that does not answer costs a task for five seconds, but no time of the
+    /// request. [`executions`](Self::executions) does not count what runs in shadow mode, and
+    /// [`max_executions`](crate::IdempotencyBuilder::max_executions) bounds it by itself: bodies over that number run as well,
+    /// and are not recorded.
     ///
     /// # Cancel safety
     /// It never waits, so there is no point to cancel it at.
     pub async fn shadow(&self, attempt: Attempt, report: impl FnOnce(Would) + Send + 'static) -> Shadow {
         let core = &self.handle.core;
-        let Some(place) = core.places.take() else {
-            report(Would::Refuse(Refused::TooManyExecutions));
-            return Shadow(State::Bare);
-        };
         let mut asked = core.ask(&attempt);
         let asked = match at_once(&mut asked).await {
             None => asked,
             Some(Ok(Begin::Claimed(granted))) if !core.duties.renew => {
+                let Some(place) = core.shadows.take_uncounted() else {
+                    report(Would::Refuse(Refused::TooManyExecutions));
+                    drop(core.spawn(Box::pin(ending::release(attempt.key, granted.claim))));
+                    return Shadow(State::Bare);
+                };
                 report(Would::Execute);
                 return Shadow(State::Claimed(Box::new(core.execution(&attempt, granted, place, false))));
             }
@@ -118,7 +127,7 @@ impl Idempotency {
             }
         };
         let (body, told) = oneshot::channel();
-        drop(core.spawn(Box::pin(Arc::clone(core).follow(attempt, asked, place, report, told))));
+        drop(core.spawn(Box::pin(Arc::clone(core).follow(attempt, asked, report, told))));
         Shadow(State::Told(body))
     }
 }
@@ -129,28 +138,34 @@ impl Core {
         self: Arc<Self>,
         attempt: Attempt,
         mut asked: Asked,
-        place: Place,
         report: impl FnOnce(Would),
         mut told: oneshot::Receiver<Outcome>,
     ) {
         let Ok(begun) = timeout(STEP, &mut asked).await else {
             report(Would::Refuse(Refused::StoreUnavailable(ending::silent(STEP))));
-            drop(place);
             // A claim that comes late is nobody's.
             if let Ok(Ok(Begin::Claimed(late))) = timeout(self.lease, asked).await {
                 ending::release(attempt.key, late.claim).await;
             }
             return;
         };
-        report(would(&attempt, &begun));
-        let (granted, took_over) = match begun {
-            Ok(Begin::Claimed(granted)) => (granted, false),
-            Ok(Begin::Abandoned(granted)) if attempt.rules.abandoned == Abandoned::Rerun => {
-                match self.taken_over(granted).await {
-                    Some(granted) => (granted, true),
-                    None => return,
-                }
-            }
+        if matches!(begun, Ok(Begin::Abandoned(_))) {
+            counted::abandoned();
+        }
+        let mut would = would(&attempt, &begun);
+        let place = if matches!(would, Would::Execute) { self.shadows.take_uncounted() } else { None };
+        if matches!(would, Would::Execute) && place.is_none() {
+            would = Would::Refuse(Refused::TooManyExecutions);
+        }
+        report(would);
+        let (granted, place, took_over) = match (begun, place) {
+            (Ok(Begin::Claimed(granted)), Some(place)) => (granted, place, false),
+            (Ok(Begin::Claimed(granted)), None) => return ending::release(attempt.key, granted.claim).await,
+            (Ok(Begin::Abandoned(granted)), Some(place)) => match self.taken_over(granted).await {
+                Some(granted) => (granted, place, true),
+                None => return,
+            },
+            // An abandoned claim is not given back: an earlier body may have run under it.
             _ => return,
         };
         let mut execution = self.execution(&attempt, granted, place, took_over);
@@ -185,3 +200,6 @@ fn would(attempt: &Attempt, begun: &Result<Begin<Granted>, StoreError>) -> Would
         Err(error) => Refused::StoreUnavailable(error.clone()),
     })
 }
+
+#[cfg(test)]
+mod tests;

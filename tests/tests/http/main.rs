@@ -29,6 +29,7 @@ mod rejections;
 mod replay;
 mod scopes;
 mod shadow;
+mod shadow_bodies;
 mod shutdown;
 mod streams;
 mod tombstones;

@@ -238,6 +238,34 @@ async fn a_store_that_is_down_full_or_silent_costs_a_request_nothing() {
 }
 
 #[tokio::test]
+async fn a_body_in_shadow_mode_takes_no_place_of_an_enforced_one() {
+    let (spans, _guard) = Spans::capture();
+    let idempotency = Idempotency::builder(MemoryStore::new()).max_executions(1).build();
+    let (app, probe) = Setup::mount(&idempotency, routes());
+    ask().to(&app).await;
+    probe.close();
+    let run = |ask: Ask, app: Router| tokio::spawn(async move { ask.to(&app).await });
+    let first = run(send("/").key("first"), app.clone());
+    probe.started(2).await;
+    assert_eq!(idempotency.executions(), 0);
+    let enforced = run(send("/enforced").key("enforced"), app.clone());
+    probe.started(3).await;
+    assert_eq!(idempotency.executions(), 1);
+    let (recorded, second) = (run(ask(), app.clone()), run(send("/").key("second"), app.clone()));
+    probe.started(5).await;
+    probe.open();
+    for request in [first, enforced, recorded, second] {
+        assert!(!request.await.unwrap().is_replay());
+    }
+    let mut would: Vec<_> =
+        spans.named("idempotency").iter().filter_map(|span| Some(span.get("would")?.to_owned())).collect();
+    would.sort();
+    assert_eq!(would, ["execute", "execute", "idempotency_too_many_executions", "replay"]);
+    idempotency.drain().await;
+    assert_own_answer(&send("/").key("second").to(&app).await, "run 6: ");
+}
+
+#[tokio::test]
 async fn over_a_store_that_takes_its_time_the_first_is_recorded_too() {
     let (spans, _guard) = Spans::capture();
     let idempotency = Idempotency::new(Faulty::new(Faults { pending: 3, ..Faults::default() }));
