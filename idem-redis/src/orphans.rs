@@ -18,7 +18,8 @@ use crate::wire::{CLAIM_STARTS, Name};
 /// How many are followed up at once. Beyond that, their leases end them.
 const MOST: usize = 1024;
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
-const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+/// Not longer, since a drain waits for the next look.
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 /// For how long one is followed up at most, however long its lease is.
 const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
 
