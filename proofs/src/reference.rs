@@ -14,7 +14,7 @@ pub const LEASE: Duration = Duration::from_secs(30);
 pub const KEY_BYTES: usize = 384;
 /// The length of every record in a history: what is read of it, and as much as the origin of an execution takes that names no
 /// endpoint.
-pub const RECORD_BYTES: usize = 18 + 24;
+pub const RECORD_BYTES: usize = 28 + 22;
 
 /// For how long a store keeps a claim alive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -34,8 +34,9 @@ fn anything(input: &[u8]) {
             assert_eq!(tombstone.1, expires_at, "a tombstone lives as long");
             if let Some(answer) = answer {
                 let origin = given.origin();
-                // Of a record whose origin cannot be read, only the answer is known.
-                if origin.is_some() || bytes[0] == 1 {
+                // Of a record whose origin cannot be read, only the answer is known. One of the first version is not written
+                // any more.
+                if bytes[0] != 1 && (origin.is_some() || ends_with(&given, &answer)) {
                     let again = record(FINGERPRINT, &answer, expires_at, origin.as_ref());
                     assert_eq!(again, given, "one form for each record");
                 }
@@ -46,6 +47,11 @@ fn anything(input: &[u8]) {
     }
     replays(&bytes);
     replays(&Bytes::from([&[1], input].concat()));
+}
+
+/// Whether nothing follows the answer.
+fn ends_with(record: &Record, answer: &Bytes) -> bool {
+    record.bytes().len() == 20 + answer.len()
 }
 
 /// Whatever the answer says, its replay is one whole response.

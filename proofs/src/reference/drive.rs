@@ -11,7 +11,7 @@ use super::steps::KEYS;
 use super::{LEASE, Model, RECORD_BYTES, Said, Step};
 
 /// What is left of a record without room.
-const TOMBSTONE_BYTES: usize = 10;
+const TOMBSTONE_BYTES: usize = 20;
 
 /// Plays `steps` to a new store. The error says where it first said something else.
 ///
