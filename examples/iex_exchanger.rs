@@ -24,12 +24,18 @@ async fn create_order(State(exchange): State<Exchange>, Json(new): Json<NewOrder
 }
 
 #[idempotent(policy = WRITE)]
-async fn confirm_order(State(exchange): State<Exchange>, Path(order): Path<String>) -> Result<Json<Order>, Refused> {
+async fn confirm_order(
+    State(exchange): State<Exchange>,
+    Path(order): Path<String>,
+) -> Result<Json<Order>, RefusalReason> {
     exchange.settle(&order, Status::Confirmed).await.map(Json)
 }
 
 #[idempotent(policy = WRITE)]
-async fn cancel_order(State(exchange): State<Exchange>, Path(order): Path<String>) -> Result<Json<Order>, Refused> {
+async fn cancel_order(
+    State(exchange): State<Exchange>,
+    Path(order): Path<String>,
+) -> Result<Json<Order>, RefusalReason> {
     exchange.settle(&order, Status::Cancelled).await.map(Json)
 }
 
@@ -116,7 +122,7 @@ impl Exchange {
         order
     }
 
-    async fn settle(&self, id: &str, status: Status) -> Result<Order, Refused> {
+    async fn settle(&self, id: &str, status: Status) -> Result<Order, RefusalReason> {
         let orders = &mut self.0.lock().await.orders;
         let order = orders.iter_mut().find(|order| order.id == id).ok_or((StatusCode::NOT_FOUND, "no such order"))?;
         if order.status != Status::New {
@@ -146,7 +152,7 @@ pub(crate) struct Books {
     webhooks: usize,
 }
 
-type Refused = (StatusCode, &'static str);
+type RefusalReason = (StatusCode, &'static str);
 
 #[derive(Deserialize)]
 struct NewOrder {

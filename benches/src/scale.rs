@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures_util::FutureExt;
-use idem_runtime::{Begin, Claim, Fingerprint, Key, MemoryStore, Record, Scope, StorageKey, Store};
+use idem_runtime::{Begin, BeginOptions, Claim, Fingerprint, Key, MemoryStore, Record, Scope, StorageKey, Store};
 use serde::Serialize;
 
 use crate::Failure;
@@ -201,10 +201,12 @@ fn timed(filled: &Filled, keys: &[StorageKey], work: Work, together: &Barrier) -
     for key in keys {
         match work {
             Work::Execute => execute(store, key)?,
-            Work::Replay | Work::ReplayHot => match ready(store.begin(key, &fingerprint(), LEASE))?? {
-                Begin::Completed(record) => drop(black_box(record)),
-                other => return Err(format!("a recorded key was answered with {other:?}").into()),
-            },
+            Work::Replay | Work::ReplayHot => {
+                match ready(store.begin(key, &fingerprint(), &BeginOptions::new(LEASE, TTL)))?? {
+                    Begin::Completed(record) => drop(black_box(record)),
+                    other => return Err(format!("a recorded key was answered with {other:?}").into()),
+                }
+            }
             Work::PlainInsert => plain.insert(key),
             Work::PlainRead => {
                 black_box(plain.read(key)).ok_or("a key of the plain map was not there")?;
@@ -228,7 +230,7 @@ pub fn execute(store: &MemoryStore, key: &StorageKey) -> Result<(), Failure> {
 /// # Errors
 /// Where the key was not new.
 pub fn claim(store: &MemoryStore, key: &StorageKey) -> Result<<MemoryStore as Store>::Claim, Failure> {
-    match ready(store.begin(key, &fingerprint(), LEASE))?? {
+    match ready(store.begin(key, &fingerprint(), &BeginOptions::new(LEASE, TTL)))?? {
         Begin::Claimed(claim) => Ok(claim),
         other => Err(format!("a new key was answered with {other:?}").into()),
     }
@@ -239,7 +241,7 @@ pub fn claim(store: &MemoryStore, key: &StorageKey) -> Result<<MemoryStore as St
 /// # Errors
 /// None: the keys are well-formed.
 pub fn storage_key(number: u64) -> Result<StorageKey, Failure> {
-    Ok(StorageKey::new(&Scope::GLOBAL, &Key::parse(row::key(number).as_bytes())?))
+    Ok(StorageKey::new("", &Scope::GLOBAL, &Key::parse(row::key(number).as_bytes())?))
 }
 
 /// What a response of 100 bytes with its content type is as a record, in an allocation of its own.

@@ -40,7 +40,7 @@ fn every_name_in_the_dashboard_is_scraped_and_every_metric_is_described() {
         r#"idempotency_refusals_total{endpoint="POST /payments",code="idempotency_key_locked"} 1"#,
         r#"idempotency_unprotected_total{endpoint="POST /payments",reason="key_missing"} 1"#,
         r#"idempotency_shadow_total{endpoint="POST /refunds",would="idempotency_key_missing"} 1"#,
-        r#"idempotency_body_seconds_count{endpoint="POST /payments"} 1"#,
+        r#"idempotency_handler_seconds_count{endpoint="POST /payments"} 1"#,
         r#"idempotency_store_errors_total{store="MemoryStore",operation="complete"} 0"#,
     ] {
         assert!(scraped.lines().any(|found| found == line), "no line `{line}` in\n{scraped}");

@@ -32,9 +32,9 @@ content-length: 297
 {"type":"urn:problem-type:idempotency_key_mismatch","title":"Idempotency key used for another request","status":422,"detail":"This key was used for a different request. Nothing was done. Retry with exactly the same request, or use a new key for a new operation.","code":"idempotency_key_mismatch"}"#,
     r#"HTTP/1.1 400 Bad Request
 content-type: application/problem+json
-content-length: 311
+content-length: 364
 
-{"type":"urn:problem-type:idempotency_key_invalid","title":"Idempotency key invalid","status":400,"detail":"The header `idempotency-key` is not a valid key: the key has a character that is not visible ASCII. Nothing was done. Send one key of 1 to 255 visible ASCII characters.","code":"idempotency_key_invalid"}"#,
+{"type":"urn:problem-type:idempotency_key_invalid","title":"Idempotency key invalid","status":400,"detail":"The header `idempotency-key` is not a valid key: the key has a character that is not visible ASCII. Nothing was done. Send one key of 1 to 255 visible ASCII characters, in quotes if it has a comma, a semicolon or a quote.","code":"idempotency_key_invalid"}"#,
     r#"HTTP/1.1 422 Unprocessable Entity
 content-type: text/plain; charset=utf-8
 content-length: 102
@@ -115,7 +115,7 @@ fn a_store_that_cannot_be_used_is_a_message() {
     let said = |store: &str| refusal_to_start("0", store);
     let nobody = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let redis = said(&format!("redis://:secret@{nobody}"));
-    assert!(redis.starts_with("STORE cannot be used: Redis cannot be reached, so there is no store; "), "{redis}");
+    assert!(redis.starts_with("STORE cannot be used: could not reach Redis, so the store was not made; "), "{redis}");
     let postgres = said(&format!("postgres://user:secret@{nobody}/orders"));
     assert!(
         postgres.starts_with("STORE cannot be used: the store was not opened: no connection to the database ("),

@@ -7,9 +7,8 @@ use axum::extract::{FromRequestParts, OptionalFromRequestParts};
 use http::request::Parts;
 use idem_runtime::{Fingerprint, Key, Lease, StorageKey};
 
-use crate::layer::Mounted;
-use crate::policy::Policy;
-use crate::refusal::Refusal;
+use crate::context::{ParsedKey, RequestContext};
+use crate::policy::{Policy, Refusal};
 use crate::request;
 
 /// The key of the request, as an extractor. Where the key is optional, take `Option<IdempotencyKey>`.
@@ -28,20 +27,21 @@ use crate::request;
 /// ```
 ///
 /// # Rejections
-/// [`Refusal::KeyMissing`] where the request has no key, [`Refusal::KeyInvalid`] where it is malformed. Outside an
-/// `#[idempotent]` handler the key is read by [`Policy::DEFAULT`].
+/// [`Refusal::KeyMissing`] if the request has no key, [`Refusal::KeyInvalid`] if it is malformed. Outside an
+/// `#[idempotent]` handler the key is read by [`Policy::DEFAULT`]. An endpoint with `key = ..` has no key when its extractors run:
+/// write [`IdempotencyKey::from_text`] in the handler.
 #[derive(Clone)]
 pub struct IdempotencyKey {
     key: Key,
-    request: Arc<Known>,
+    request: Arc<RequestIdentity>,
 }
 
-/// What becomes known of the request after its key.
+/// What is known of the request after its key.
 #[derive(Default)]
-struct Known {
-    /// Set when the arguments are extracted, and so before the body runs.
+struct RequestIdentity {
+    /// Set when the arguments are extracted, and so before the handler runs.
     identity: OnceLock<(StorageKey, Fingerprint)>,
-    /// Set when the body starts.
+    /// Set when the handler starts.
     lease: OnceLock<Lease>,
 }
 
@@ -50,26 +50,53 @@ impl IdempotencyKey {
         Self { key, request: Arc::default() }
     }
 
+    /// Returns the key that is this text, for use in a handler with `key = ..`, whose extractors run before its key is known. An
+    /// empty text is no key: `None`.
+    ///
+    /// The key depends on the text alone: [`derive`](Self::derive) depends on text and label, and [`lease`](Self::lease) is never
+    /// lost.
+    ///
+    /// ```
+    /// use axum::Json;
+    /// use idem_axum::{IdempotencyKey, Policy, idempotent};
+    ///
+    /// #[derive(serde::Deserialize)]
+    /// struct Event {
+    ///     id: String,
+    /// }
+    ///
+    /// # async fn charge(_: &str) {}
+    /// #[idempotent(policy = Policy::WEBHOOK, key = event.id, required)]
+    /// async fn receive(Json(event): Json<Event>) {
+    ///     if let Some(key) = IdempotencyKey::from_text(&event.id) {
+    ///         charge(key.derive("charge").as_str()).await;
+    ///     }
+    /// }
+    /// ```
+    #[must_use]
+    pub fn from_text(text: &str) -> Option<Self> {
+        Key::from_text(text).map(Self::new)
+    }
+
     pub(crate) fn key(&self) -> &Key {
         &self.key
     }
 
-    pub(crate) fn belongs_to(&self, storage_key: StorageKey, fingerprint: Fingerprint) {
-        // Once per request; a second time would say the same.
+    pub(crate) fn set_identity(&self, storage_key: StorageKey, fingerprint: Fingerprint) {
         let _ = self.request.identity.set((storage_key, fingerprint));
     }
 
-    pub(crate) fn runs_under(&self, lease: Lease) {
+    pub(crate) fn set_lease(&self, lease: Lease) {
         let _ = self.request.lease.set(lease);
     }
 
-    /// The key, as the client sent it, without quotes. It may be a secret: do not log it.
+    /// Returns the key, as the client sent it, without quotes. It may be a secret: do not log it.
     pub fn as_str(&self) -> &str {
         self.key.as_str()
     }
 
-    /// The lease under which the body runs, for a body that must stop before its next step when a store outside this process
-    /// has given its claim to another run (`abandoned = rerun`).
+    /// Returns the lease under which the handler runs, for a handler that must stop before its next step if a store outside this
+    /// process has given its claim to another run (`abandoned = rerun`).
     ///
     /// ```
     /// use axum::http::StatusCode;
@@ -86,18 +113,17 @@ impl IdempotencyKey {
     /// }
     /// ```
     ///
-    /// Anywhere but in the body of an `#[idempotent]` handler it is a lease that is never lost.
+    /// Outside an `#[idempotent]` handler it is a lease that is never lost.
     pub fn lease(&self) -> Lease {
         self.request.lease.get().cloned().unwrap_or_default()
     }
 
-    /// A stable child key for a downstream call: a UUID (version 8) made from the scope, the key, the fingerprint and
+    /// Returns a stable child key for a downstream call: a UUID (version 8) made from the scope, the key, the fingerprint and
     /// `label`. Every run for the same request gives the same child key, and another caller, request or label another, so
     /// that the downstream service never mixes two of them up.
     ///
-    /// Call it in the body of an `#[idempotent]` handler. Anywhere else, in an extractor, in `scope` or in a handler without
-    /// the attribute, the request is not known in full, and the child key depends on key and label alone: two callers with
-    /// the same key get the same one.
+    /// Call it in an `#[idempotent]` handler. In an extractor, in `scope` or in a handler without the attribute the request is
+    /// not known in full, and the child key depends only on key and label: two callers with the same key get the same one.
     ///
     /// ```
     /// use axum::http::StatusCode;
@@ -107,7 +133,7 @@ impl IdempotencyKey {
     /// # async fn send_receipt(_: &str) {}
     /// #[idempotent(required)]
     /// async fn pay(key: IdempotencyKey) -> StatusCode {
-    ///     // One key for each step, and the same ones if this body runs again.
+    ///     // One key for each step, and the same ones if this handler runs again.
     ///     charge(key.derive("charge").as_str()).await;
     ///     send_receipt(key.derive("receipt").as_str()).await;
     ///     StatusCode::CREATED
@@ -132,20 +158,20 @@ impl fmt::Debug for IdempotencyKey {
     }
 }
 
-/// What an `#[idempotent]` endpoint found by its own policy: left in the request for the extractors.
-#[derive(Clone)]
-pub(crate) struct Presented {
-    pub(crate) policy: &'static Policy,
-    pub(crate) key: Option<IdempotencyKey>,
-}
-
-fn presented(parts: &Parts) -> Result<Presented, Refusal> {
-    if let Some(Mounted { presented: Some(presented), .. }) = parts.extensions.get::<Mounted>() {
-        return Ok(presented.clone());
+/// Returns the key as the endpoint read it, or by the default policy if there is no endpoint.
+fn parsed_key(parts: &Parts) -> Result<ParsedKey, Refusal> {
+    if let Some(RequestContext { parsed: Some(parsed), .. }) = parts.extensions.get::<RequestContext>() {
+        if parsed.policy.key_from_arguments {
+            tracing::error!(
+                "the handler of an endpoint with `key = ..` has an argument `IdempotencyKey`, whose extractor runs before the key is \
+                 known; write `IdempotencyKey::from_text(..)` in the handler instead"
+            );
+        }
+        return Ok(parsed.clone());
     }
     let policy = &Policy::DEFAULT;
     match request::key(&parts.headers, policy) {
-        Ok(key) => Ok(Presented { policy, key: key.map(IdempotencyKey::new) }),
+        Ok(key) => Ok(ParsedKey { policy, key: key.map(IdempotencyKey::new) }),
         Err(reason) => Err(Refusal::KeyInvalid { policy, reason }),
     }
 }
@@ -154,7 +180,7 @@ impl<S: Send + Sync> FromRequestParts<S> for IdempotencyKey {
     type Rejection = Refusal;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Refusal> {
-        let Presented { policy, key } = presented(parts)?;
+        let ParsedKey { policy, key } = parsed_key(parts)?;
         key.ok_or(Refusal::KeyMissing { policy })
     }
 }
@@ -163,6 +189,6 @@ impl<S: Send + Sync> OptionalFromRequestParts<S> for IdempotencyKey {
     type Rejection = Refusal;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Option<Self>, Refusal> {
-        presented(parts).map(|presented| presented.key)
+        parsed_key(parts).map(|parsed| parsed.key)
     }
 }

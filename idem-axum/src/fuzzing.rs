@@ -4,35 +4,35 @@ use axum::response::Response;
 use bytes::Bytes;
 use futures_util::FutureExt;
 use http::request::Parts;
-use idem_runtime::{Ended, Fingerprint, Outcome, Recording, Undecodable};
+use idem_runtime::{DecodeError, Executed, Fingerprint, Outcome, Recording};
 
 use crate::policy::Policy;
-use crate::request::{self, Owner, Unfinished};
+use crate::request::{FingerprintInput, KeyOwner};
 use crate::response;
 
 pub use idem_runtime::{Key, Scope, StorageKey, fuzzing::*};
 
-/// The answer that is recorded of a response whose body is ready: `None` where none is.
+/// Returns the record of a response whose body is ready; `None` if there is none.
 pub fn recorded(policy: &Policy, response: Response) -> Option<Bytes> {
-    match response::capture(policy, response).now_or_never()? {
-        Ended { recording: Recording::Done(Outcome::Answer(draft)), .. } => Some(draft.bytes()),
+    match response::record(policy, false, response).now_or_never()?.ok()? {
+        Executed { recording: Recording::Done(Outcome::Record(record)), .. } => Some(record.bytes()),
         _ => None,
     }
 }
 
-/// Makes the replay of a recorded answer.
+/// Makes the replay of a recorded response.
 ///
 /// # Errors
-/// The answer cannot be read.
-pub fn replay(policy: &Policy, answer: &Bytes) -> Result<Response, Undecodable> {
-    response::replay(policy, answer)
+/// The record cannot be read.
+pub fn replay(policy: &Policy, content: &Bytes) -> Result<Response, DecodeError> {
+    response::replay(policy, false, content)
 }
 
-/// The fingerprint of a request.
+/// Returns the fingerprint of a request.
 pub fn fingerprint(policy: &Policy, parts: &Parts, body: &[u8]) -> Fingerprint {
-    let mut fingerprint = Unfinished::new(parts, policy);
-    if let Owner::Caller(authorization) = request::owner(&parts.headers, policy) {
-        fingerprint.bind_caller(&authorization);
+    let mut fingerprint = FingerprintInput::new(parts, policy);
+    if let (_, Some(caller)) = KeyOwner::new(parts, policy).scope(None) {
+        fingerprint.bind_caller(&caller);
     }
     fingerprint.body(body, policy);
     fingerprint.finish()

@@ -9,6 +9,7 @@
 //! | [`crashes`] | What if a process dies half-way? |
 //! | [`stores`] | Which store, behind a load balancer? |
 //! | [`testing`] | How are handlers tested, without waiting? |
+//! | [`observing`] | What can be seen and counted while it runs? |
 //! | [`migrating`] | What about the middleware that is there? |
 //!
 //! And for those who run the service or call it, in the documentation of what they use:
@@ -16,7 +17,6 @@
 //! | place | the question |
 //! |---|---|
 //! | [`Policies`](crate::Policies) | How do clients learn the rules, in JSON and in OpenAPI? |
-//! | [`observing`](crate::observing) | What can be seen and counted while it runs? |
 //! | `admin`, with the feature `admin` | How does support look a key up, and settle or forget it? |
 //! | [`Idempotency::inspect`](crate::Idempotency::inspect) | How does a program? |
 //!
@@ -47,3 +47,6 @@ pub mod testing {}
 
 #[doc = include_str!("guide/migrating.md")]
 pub mod migrating {}
+
+#[doc = include_str!("guide/observing.md")]
+pub mod observing {}

@@ -3,20 +3,16 @@
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use axum::response::Response;
-use http::header::LINK;
 use http::{HeaderValue, Request};
-use idem_runtime::{Idempotency, Observation};
+use idem_runtime::Idempotency;
 use tower_layer::Layer;
 use tower_service::Service;
 
-use crate::extract::Presented;
-use crate::observing;
-use crate::policies::{self, Documented, Policies};
-use crate::refusal::Refusal;
+use crate::context::{CookieWarnings, LayerConfig, PolicyCheck, RequestContext};
+use crate::link;
 
-/// Hands an [`Idempotency`] to the `#[idempotent]` endpoints beneath it, and touches nothing else. Where several are
-/// mounted, the innermost counts.
+/// Hands an [`Idempotency`] to the `#[idempotent]` endpoints beneath it, and changes nothing else. If several are mounted, the
+/// innermost counts.
 ///
 /// ```
 /// use axum::{Router, routing::post};
@@ -30,48 +26,41 @@ use crate::refusal::Refusal;
 /// ```
 ///
 /// # One engine, one set of endpoints
-/// An endpoint is known by its method and route template. Two routers that have the same template for different endpoints,
-/// say one on a public and one on an internal port, need an [`Idempotency`] each, or scopes that tell them apart.
+/// An endpoint is known by its handler's path, its method and its route template. If two routers serve the same handler at the
+/// same template for different purposes, say on a public and an internal port, give each an [`Idempotency`] with a namespace,
+/// or scopes that differ.
 ///
 /// # Order of layers
 /// Every extractor runs on every request, so authentication in an extractor always guards the record. Authentication in
 /// middleware guards it as well, since the record is looked up in the handler, within all layers. A `TimeoutLayer` only cuts
-/// the client's wait: the body goes on, and a retry gets its answer.
+/// the client's wait: the handler goes on, and a retry gets its response.
+///
+/// # Request bodies that were not read
+/// A replay or a refusal may be ready before the request body was read. Many clients cannot read a response that comes during
+/// their upload. So the rest of the body is read and discarded first, up to 64 MiB and 30 seconds, whatever the body limit is.
+/// If that is not all of it, the response has `Connection: close`. So it has for a client that awaits `100 Continue`, which gets
+/// its response at once. No key is claimed meanwhile. The async runtime needs its time driver, which `#[tokio::main]` enables.
 #[derive(Clone, Debug)]
 #[must_use = "a layer has no effect until it is mounted"]
 pub struct IdempotencyLayer {
-    settings: Arc<Settings>,
-}
-
-/// What the endpoints beneath one layer have in common.
-#[derive(Clone, Debug)]
-pub(crate) struct Settings {
-    pub(crate) idempotency: Idempotency,
-    /// Points a refused client to what describes the endpoint.
-    link: Option<HeaderValue>,
-    pub(crate) documented: Option<Arc<Documented>>,
+    config: Arc<LayerConfig>,
 }
 
 impl IdempotencyLayer {
     /// A layer that hands out clones of `idempotency`. Keep one clone for [`Idempotency::drain`].
     pub fn new(idempotency: Idempotency) -> Self {
-        Self { settings: Arc::new(Settings { idempotency, link: None, documented: None }) }
-    }
-
-    /// Adds `Link: </path>; rel="describedby"` to every refusal, with the path of the policy document, and logs a warning,
-    /// once for each, of an endpoint beneath the layer that the document lacks or describes wrongly. See [`Policies`].
-    ///
-    /// A response that the policy's `errors` function made keeps a `describedby` of its own. Call this when `policies` is
-    /// complete: what is listed later is unknown to the layer. The comparison looks the route template up on each request.
-    pub fn described_by<S>(self, policies: &Policies<S>) -> Self {
-        let link = self.settings.link.clone().or_else(|| Some(policies::link(policies.path())));
-        let documented = Some(Arc::new(policies.documented()));
-        let idempotency = self.settings.idempotency.clone();
-        Self { settings: Arc::new(Settings { idempotency, link, documented }) }
+        Self {
+            config: Arc::new(LayerConfig {
+                idempotency,
+                link: None,
+                check: None,
+                cookie_warnings: CookieWarnings::default(),
+            }),
+        }
     }
 
     /// Adds `Link: <uri>; rel="describedby"` to every refusal: for documentation that is elsewhere, or for a policy document
-    /// whose path is another one to clients than to the router.
+    /// whose path is different for clients than for the router.
     ///
     /// ```
     /// use idem_axum::{Idempotency, IdempotencyLayer};
@@ -82,26 +71,19 @@ impl IdempotencyLayer {
     /// # Panics
     /// If `uri` is empty or has a character that no URI has.
     pub fn described_at(self, uri: &str) -> Self {
-        let link = Some(policies::link(uri));
-        Self { settings: Arc::new(Settings { link, ..Settings::clone(&self.settings) }) }
-    }
-}
-
-impl Settings {
-    /// The response of a refusal, as clients beneath this layer get it.
-    pub(crate) fn refuse(&self, observation: &Observation, refusal: Refusal) -> Response {
-        self.describe(observing::refuse(observation, refusal))
+        self.with_link(link::describedby(uri))
     }
 
-    /// Says of a refusal where the endpoint is described. Any other response stays as it is.
-    pub(crate) fn describe(&self, mut response: Response) -> Response {
-        if let Some(link) = &self.link
-            && response.extensions().get::<Refusal>().is_some()
-            && !response.headers().get_all(LINK).iter().any(policies::is_describedby)
-        {
-            response.headers_mut().append(LINK, link.clone());
-        }
-        response
+    pub(crate) fn with_link(self, link: HeaderValue) -> Self {
+        Self { config: Arc::new(LayerConfig { link: Some(link), ..LayerConfig::clone(&self.config) }) }
+    }
+
+    pub(crate) fn with_check(self, check: PolicyCheck) -> Self {
+        Self { config: Arc::new(LayerConfig { check: Some(check), ..LayerConfig::clone(&self.config) }) }
+    }
+
+    pub(crate) fn has_link(&self) -> bool {
+        self.config.link.is_some()
     }
 }
 
@@ -109,23 +91,15 @@ impl<S> Layer<S> for IdempotencyLayer {
     type Service = IdempotencyService<S>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        IdempotencyService { inner, settings: Arc::clone(&self.settings) }
+        IdempotencyService { inner, config: Arc::clone(&self.config) }
     }
-}
-
-/// What the layer leaves in a request: one extension, for what the endpoint finds as well.
-#[derive(Clone)]
-pub(crate) struct Mounted {
-    pub(crate) settings: Arc<Settings>,
-    /// Set by the endpoint, for the extractors.
-    pub(crate) presented: Option<Presented>,
 }
 
 /// The service of [`IdempotencyLayer`].
 #[derive(Clone, Debug)]
 pub struct IdempotencyService<S> {
     inner: S,
-    settings: Arc<Settings>,
+    config: Arc<LayerConfig>,
 }
 
 impl<S, B> Service<Request<B>> for IdempotencyService<S>
@@ -141,7 +115,7 @@ where
     }
 
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
-        request.extensions_mut().insert(Mounted { settings: Arc::clone(&self.settings), presented: None });
+        request.extensions_mut().insert(RequestContext { config: Arc::clone(&self.config), parsed: None });
         self.inner.call(request)
     }
 }

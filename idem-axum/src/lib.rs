@@ -12,25 +12,24 @@
 
 #[cfg(feature = "admin")]
 pub mod admin;
-mod endpoint;
+mod call;
+mod context;
 mod extract;
 #[cfg(feature = "__fuzzing")]
 #[doc(hidden)]
 pub mod fuzzing;
 #[cfg(doc)]
 pub mod guide;
-mod json;
 mod layer;
-pub mod observing;
+mod link;
 mod policies;
 mod policy;
 #[doc(hidden)]
 pub mod private;
-mod refusal;
 mod request;
 mod response;
 mod shadow;
-mod statuses;
+mod telemetry;
 
 pub use extract::IdempotencyKey;
 pub use idem_macros::idempotent;
@@ -39,17 +38,17 @@ pub use idem_runtime::conformance;
 #[cfg(feature = "metrics")]
 pub use idem_runtime::metrics;
 pub use idem_runtime::{
-    Abandoned, Begin, Claim, Clock, Duties, ExecutionId, Fingerprint, Found, Idempotency, IdempotencyBuilder,
-    InvalidKey, Lease, ManualClock, MemoryClaim, MemoryStore, MemoryStoreBuilder, Origin, Record, Standing, StorageKey,
-    Store, StoreError, SystemClock, Terms, Timestamp, TraceParent, Undrained, Usage,
+    Abandoned, Begin, BeginOptions, Claim, Clock, DrainTimeout, ExecutionId, ExecutionInfo, Fingerprint, Idempotency,
+    IdempotencyBuilder, InvalidKey, Key, KeyReport, KeyState, KeyStatus, Lease, ManualClock, MemoryClaim, MemoryStore,
+    MemoryStoreBuilder, Outcome, Record, RecordBuilder, RefusalReason, Scope as KeyScope, SettleError, Settled,
+    StorageKey, Store, StoreCapabilities, StoreError, StoredEntry, SystemClock, Timestamp, TraceParent, Usage,
 };
-#[cfg(feature = "layered")]
-pub use idem_runtime::{Layered, LayeredBuilder, LayeredClaim};
+#[cfg(feature = "cached")]
+pub use idem_runtime::{CachedClaim, CachedStore, CachedStoreBuilder};
+pub use idem_runtime::{Once, WhenInFlight};
 pub use layer::{IdempotencyLayer, IdempotencyService};
 #[cfg(feature = "utoipa")]
 pub use policies::Undescribed;
 pub use policies::{IdempotentHandler, Policies};
-pub use policy::{AddedHeader, InFlight, Part, Policy, Replay, Scope};
-pub use refusal::Refusal;
+pub use policy::{AddedHeader, InFlight, Part, Policy, Refusal, Replay, Scope, Statuses};
 pub use response::Unrecorded;
-pub use statuses::Statuses;

@@ -1,10 +1,14 @@
-//! For generated code alone. Not a stable API: the macro and this crate are released together.
+//! For generated code only. Not a stable API: the macro and this crate are released together.
 
 pub use axum::extract::{FromRequest, FromRequestParts};
 pub use axum::response::Response;
 
-pub use crate::endpoint::Call;
-pub use crate::policy::{AddedHeader, InFlight, Part, Policy, Replay, Scope};
-pub use crate::request::{ScopeValue, scope};
-pub use crate::statuses::Statuses;
+pub use crate::call::{Call, OpenCall, ReadyCall};
+pub use crate::policy::{AddedHeader, InFlight, Part, Policy, Replay, Scope, Statuses};
+pub use crate::request::{KeyExpression, KeyOfOption, KeyOfText, KeyText, ScopePart, ScopeValue, scope};
 pub use idem_runtime::Abandoned;
+
+/// Returns `None` of any type, to state the type of an expression that never exists.
+pub fn never<T>() -> Option<T> {
+    None
+}

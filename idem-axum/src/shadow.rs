@@ -1,77 +1,56 @@
 //! Shadow mode: the rules are applied to every request and enforced on none.
 
-use std::future::poll_fn;
-use std::pin::{Pin, pin};
-use std::time::Duration;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
 
-use axum::RequestExt;
+use axum::BoxError;
 use axum::body::Body;
-use axum::extract::Request;
-use axum::response::{IntoResponse, Response};
-use bytes::{Bytes, BytesMut};
-use futures_util::{FutureExt, stream};
-use http::request::Parts;
-use http_body::Body as _;
-use idem_runtime::{Attempt, Idempotency, Observation, Would};
-use tokio::time::timeout;
+use axum::response::Response;
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use http::request;
+use http_body::{Body as HttpBody, Frame, SizeHint};
+use idem_runtime::{Attempt, Idempotency, Outcome, RequestSpan, Shadow, ShadowOutcome};
 
-use crate::observing::observe;
-use crate::policy::Policy;
-use crate::refusal::Refusal;
-use crate::response::{self, Given};
+use crate::policy::{Policy, Refusal};
+use crate::response::{self, Added, BodyRecorder};
+use crate::telemetry;
 
-/// How many bytes of a body are read for the fingerprint.
-const MOST: u64 = 2 << 20;
-/// How long a request waits for them.
-const LONGEST: Duration = Duration::from_secs(1);
-
-/// Runs the body in the request's own future, as without the attribute, and has what it answers recorded if the key was free.
-pub(crate) async fn run<F>(
+/// Runs the handler in the request's own future, as without the attribute, and records its response if the key was free.
+pub(crate) async fn run(
     idempotency: &Idempotency,
     policy: &'static Policy,
     attempt: Attempt,
-    observation: Observation,
-    body: F,
-) -> Response
-where
-    F: Future<Output: IntoResponse>,
-{
-    let report = move |would| report(&observation, name(would, policy));
+    is_head: bool,
+    span: RequestSpan,
+    handler: BoxFuture<'static, Response>,
+) -> Response {
+    let report = move |outcome| report(&span, name(outcome, policy));
     let shadow = idempotency.shadow(attempt, report).await;
-    let response = body.await.into_response();
-    response::taped(policy, response, shadow)
+    let response = handler.await;
+    record(policy, is_head, response, shadow)
 }
 
-/// A request that would have been refused for its key, and runs unprotected.
-pub(crate) fn unprotected(parts: &Parts, refusal: &Refusal) {
-    report(&observe(parts), refusal.code());
+/// Reports a request that would have been refused for its key, and runs unprotected.
+pub(crate) fn unprotected(parts: &request::Parts, refusal: &Refusal) {
+    report(&telemetry::span(parts), refusal.code());
 }
 
-/// A request without a fingerprint, which runs unprotected.
-pub(crate) fn unfinished(observation: &Observation, reason: Unread) {
-    report(
-        observation,
-        match reason {
-            Unread::Rejected => "reject",
-            Unread::Costly => "unread",
-        },
-    );
-}
-
-fn name(would: Would, policy: &'static Policy) -> &'static str {
-    match would {
-        Would::Execute => "execute",
-        Would::Replay => "replay",
-        Would::Wait => "wait",
-        Would::Refuse(refused) => Refusal::of(refused, policy).code(),
-        // What this version does not know.
+fn name(outcome: ShadowOutcome, policy: &'static Policy) -> &'static str {
+    match outcome {
+        ShadowOutcome::Execute => "execute",
+        ShadowOutcome::Replay => "replay",
+        ShadowOutcome::Wait => "wait",
+        ShadowOutcome::Refuse(reason) => Refusal::new(reason, policy).code(),
+        // An outcome that this version does not know.
         _ => "other",
     }
 }
 
-fn report(observation: &Observation, would: &'static str) {
-    observation.would(would);
-    observation.in_scope(|| match would {
+/// Reports what would have happened.
+pub(crate) fn report(span: &RequestSpan, would: &'static str) {
+    span.would(would);
+    span.in_scope(|| match would {
         "unread" => {
             tracing::info!(would, "in shadow mode the request runs, and its body is too large or too slow to judge it")
         }
@@ -80,73 +59,71 @@ fn report(observation: &Observation, would: &'static str) {
     });
 }
 
-/// Why a body was not read for the fingerprint.
-pub(crate) enum Unread {
-    /// It is larger than an extractor may read, or breaks off: enforced, the request would have been rejected.
-    Rejected,
-    /// It is larger, or takes longer, than a request may be held up for in shadow mode. What would have happened is not known.
-    Costly,
-}
-
-/// Reads the body for the fingerprint, as far as that is cheap. Whatever comes of it, the body is given back as it came.
-pub(crate) async fn buffer(parts: &Parts, mut body: Body) -> (Body, Result<Bytes, Unread>) {
-    let limit = limit(parts);
-    let most = limit.min(MOST);
-    let over = || if limit <= MOST { Unread::Rejected } else { Unread::Costly };
-    if body.size_hint().lower() > most {
-        return (body, Err(over()));
-    }
-    let mut given = Given::default();
-    let read = {
-        let mut read = pin!(read(&mut body, &mut given, most));
-        // A body that is there costs no timer.
-        match read.as_mut().now_or_never() {
-            Some(read) => Ok(read),
-            None => timeout(LONGEST, read).await,
+/// Returns the response unchanged. Its body is recorded as the caller reads it, and no frame is requested before.
+fn record(policy: &Policy, is_head: bool, response: Response, shadow: Shadow) -> Response {
+    let (mut parts, body) = response.into_parts();
+    let recorder = match response::start(policy, is_head, &mut parts, &body) {
+        Ok(recorder) => recorder,
+        Err(outcome) => {
+            shadow.ended(outcome);
+            return Response::from_parts(parts, body);
         }
     };
-    match read {
-        Ok(Read::Whole(bytes)) => (given.whole(), Ok(bytes)),
-        Ok(Read::Over) => (given.then(body), Err(over())),
-        Ok(Read::Failed(error)) => (given.failed(error), Err(Unread::Rejected)),
-        Err(_) => (given.then(body), Err(Unread::Costly)),
+    if recorder.is_complete() || body.is_end_stream() {
+        // No frame of it will be requested.
+        shadow.ended(recorder.finish());
+        return Response::from_parts(parts, body);
     }
+    Response::from_parts(parts, Body::new(PassivelyRecordedBody { body, recording: Some((recorder, shadow)) }))
 }
 
-enum Read {
-    Whole(Bytes),
-    Over,
-    Failed(axum::Error),
+/// A response body on its way to the caller, who alone drives it. If it is dropped before its end, the shadow is dropped, which
+/// releases the claim.
+struct PassivelyRecordedBody {
+    body: Body,
+    recording: Option<(BodyRecorder, Shadow)>,
 }
 
-/// Puts the frames of at most so many bytes aside. Where this is dropped, none is lost.
-async fn read(body: &mut Body, given: &mut Given, most: u64) -> Read {
-    let mut bytes = BytesMut::new();
-    loop {
-        match poll_fn(|cx| Pin::new(&mut *body).poll_frame(cx)).await {
-            None => return Read::Whole(bytes.freeze()),
-            Some(Ok(frame)) => {
-                let fits = frame.data_ref().is_none_or(|data| {
-                    let fits = (bytes.len() + data.len()) as u64 <= most;
-                    if fits {
-                        bytes.extend_from_slice(data);
-                    }
-                    fits
-                });
-                given.push(frame);
-                if !fits {
-                    return Read::Over;
-                }
-            }
-            Some(Err(error)) => return Read::Failed(error),
+impl PassivelyRecordedBody {
+    fn end(&mut self, outcome: impl FnOnce(BodyRecorder) -> Outcome) {
+        if let Some((recorder, shadow)) = self.recording.take() {
+            shadow.ended(outcome(recorder));
+        }
+    }
+
+    fn record(&mut self, frame: &Frame<Bytes>) {
+        let Some((recorder, _)) = &mut self.recording else { return };
+        let added = recorder.add(frame);
+        // A server does not request more than the known length.
+        let complete = recorder.is_complete();
+        if added == Added::TooLarge {
+            self.end(|_| Outcome::NotReplayable);
+        } else if complete || self.body.is_end_stream() {
+            self.end(BodyRecorder::finish);
         }
     }
 }
 
-/// The limit that holds for this request: axum does not tell it, but a body of unknown length that is limited says what it
-/// may have at most.
-fn limit(parts: &Parts) -> u64 {
-    let mut carrier = Request::new(Body::from_stream(stream::pending::<Result<Bytes, axum::Error>>()));
-    carrier.extensions_mut().clone_from(&parts.extensions);
-    carrier.with_limited_body().into_body().size_hint().upper().unwrap_or(u64::MAX)
+impl HttpBody for PassivelyRecordedBody {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
+        match &frame {
+            None => self.end(BodyRecorder::finish),
+            Some(Err(_)) => self.end(|_| Outcome::NotReplayable),
+            Some(Ok(frame)) => self.record(frame),
+        }
+        // `Body::new` wraps the error again.
+        Poll::Ready(frame.map(|frame| frame.map_err(axum::Error::into_inner)))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
 }

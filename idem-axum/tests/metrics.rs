@@ -13,8 +13,8 @@ use axum::http::Request;
 use axum::routing::{any, post};
 use idem_axum::metrics::{ALL, Kind};
 use idem_axum::{
-    Begin, Claim, Fingerprint, Idempotency, IdempotencyLayer, MemoryClaim, MemoryStore, Policy, Record, StorageKey,
-    Store, StoreError, idempotent,
+    Begin, BeginOptions, Claim, Fingerprint, Idempotency, IdempotencyLayer, MemoryClaim, MemoryStore, Policy, Record,
+    StorageKey, Store, StoreError, idempotent,
 };
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use tokio::sync::Semaphore;
@@ -128,8 +128,8 @@ fn executions_replays_refusals_and_unprotected_requests_are_counted_by_endpoint(
             (r#"executions_total{endpoint="OTHER /orders/{id}"}"#, 1.0),
             (r#"executions_total{endpoint="POST *"}"#, 1.0),
             (r#"unprotected_total{endpoint="PUT /orders/{id}",reason="key_missing"}"#, 1.0),
-            (&format!("body_seconds_sum{{{endpoint}}}"), BODY.as_secs_f64()),
-            (&format!("body_seconds_count{{{endpoint}}}"), 1.0),
+            (&format!("handler_seconds_sum{{{endpoint}}}"), BODY.as_secs_f64()),
+            (&format!("handler_seconds_count{{{endpoint}}}"), 1.0),
             // Six requests asked for their key, and three of them ran.
             (r#"store_seconds_count{store="MemoryStore",operation="begin"}"#, 6.0),
             (r#"store_seconds_count{store="MemoryStore",operation="complete"}"#, 3.0),
@@ -200,15 +200,15 @@ impl Store for Failing {
         &self,
         key: &StorageKey,
         of: &Fingerprint,
-        lease: Duration,
+        options: &BeginOptions,
     ) -> Result<Begin<FailingClaim>, StoreError> {
         if self.down.load(Ordering::SeqCst) {
             return Err(StoreError::unavailable("down"));
         }
         if self.abandons.load(Ordering::SeqCst) {
-            drop(self.store.begin(key, of, lease).await?);
+            drop(self.store.begin(key, of, options).await?);
         }
-        Ok(match self.store.begin(key, of, lease).await? {
+        Ok(match self.store.begin(key, of, options).await? {
             Begin::Claimed(claim) => Begin::Claimed(FailingClaim(claim)),
             Begin::Abandoned(claim) => Begin::Abandoned(FailingClaim(claim)),
             Begin::InFlight(fingerprint) => Begin::InFlight(fingerprint),
@@ -292,7 +292,7 @@ fn a_lease_that_is_renewed_is_counted() {
 
 #[test]
 fn every_metric_is_described_and_in_the_documentation() {
-    let page = include_str!("../../idem-runtime/src/metrics.rs");
+    let page = include_str!("../../idem-runtime/src/telemetry/metrics.rs");
     let recorder = PrometheusBuilder::new().build_recorder();
     metrics::with_local_recorder(&recorder, idem_axum::metrics::describe);
     // A description shows as soon as there is a value.

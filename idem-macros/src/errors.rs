@@ -10,7 +10,7 @@ use std::fmt::Display;
 /// forgotten on the way.
 pub(crate) struct Errors(Option<syn::Error>);
 
-/// Runs `work` with a collector; the second half of the answer is one `compile_error!` per mistake.
+/// Runs `work` with a collector; the second half of the result is one `compile_error!` per mistake.
 pub(crate) fn collect<T>(work: impl FnOnce(&mut Errors) -> T) -> (T, TokenStream) {
     let mut errors = Errors(None);
     let result = work(&mut errors);
@@ -37,7 +37,7 @@ impl Errors {
     }
 }
 
-/// "unknown option `tll`; did you mean `ttl`?", or every known name where none is near.
+/// "unknown option `tll`; did you mean `ttl`?", or every known name if none is near.
 pub(crate) fn unknown(what: &str, name: &str, known: &[&str]) -> String {
     match did_you_mean(name, known) {
         Some(meant) => format!("unknown {what} `{name}`; did you mean `{meant}`?"),

@@ -1,31 +1,61 @@
-//! The wrapper: the function that axum calls in place of the user's.
+//! The generated function, which axum calls instead of the user's.
 //!
-//! All of axum's and the adapter's names that generated code uses are in this file.
+//! All names of axum and of the adapter that generated code uses are in this folder.
+
+mod output;
 
 use crate::{
-    args, errors,
-    item::{self, Handler},
-    policy::{self, Resolved},
+    errors,
+    handler::{self, Handler},
+    options,
+    resolve::{self, ResolvedOptions},
 };
-use proc_macro2::{Ident, Span, TokenStream};
+use proc_macro2::{Ident, Span, TokenStream, TokenTree};
 use quote::{ToTokens, format_ident, quote, quote_spanned};
 use syn::{
-    Expr, GenericParam, Lifetime, PatIdent, PatType, ReturnType, Signature, Type, TypeParamBound, TypeReference,
+    Expr, GenericParam, Pat, PatIdent, PatType, Signature,
+    ext::IdentExt,
     spanned::Spanned,
     visit_mut::{self, VisitMut},
 };
 
 pub(crate) fn expand(options: TokenStream, item: TokenStream) -> TokenStream {
-    let ((resolved, handler), mistakes) = errors::collect(|errors| {
-        let options = args::parse(options, errors);
-        (policy::resolve(&options, errors), item::parse(item.clone(), errors))
+    let (handler, wrong_handler) = errors::collect(|errors| handler::parse(item.clone(), errors));
+    let (resolved, wrong_options) = errors::collect(|errors| {
+        let written = options::parse(options.clone(), errors);
+        resolve::resolve(&written, handler.as_ref().map(|handler| handler.arguments.as_slice()), errors)
     });
-    // Whatever was wrong, the function stays: nothing that mentions it gets an error of its own.
+    // Whatever was wrong, the function is emitted: nothing that mentions it gets an error too.
     let function = match handler {
-        Some(handler) => wrap(&handler, &resolved),
+        Some(handler) => {
+            let parameters = Parameters::new(&[&options, &item]);
+            wrap(&handler, &resolved, &parameters)
+        }
         None => item,
     };
-    quote!(#function #mistakes)
+    quote!(#function #wrong_options #wrong_handler)
+}
+
+/// The type parameters of the generated function, after the user's.
+struct Parameters {
+    /// What the router's state is.
+    state: Ident,
+    /// Whether the last argument takes the body: axum's marker type, which it infers.
+    body: Ident,
+}
+
+impl Parameters {
+    /// Type parameters have no hygiene, so a name that the user's code mentions is not taken.
+    fn new(users: &[&TokenStream]) -> Self {
+        let parameter = |name: &str| {
+            let mut name = name.to_owned();
+            while users.iter().any(|tokens| mentions(tokens, &name)) {
+                name.push('_');
+            }
+            Ident::new(&name, Span::mixed_site())
+        };
+        Self { state: parameter("RouterState"), body: parameter("BodyVia") }
+    }
 }
 
 /// Input:
@@ -37,23 +67,27 @@ pub(crate) fn expand(options: TokenStream, item: TokenStream) -> TokenStream {
 /// Output:
 ///
 /// ```ignore
-/// pub async fn create<R: Repo, __S, __M>(mut __call: Call<__S>) -> Response
+/// pub async fn create<R: Repo, RouterState, BodyVia>(__call: Call<RouterState>) -> Response
 /// where
-///     __S: Clone + Send + Sync + 'static,
-///     State<R>: FromRequestParts<__S>,
-///     Json<New>: FromRequest<__S, __M>,
+///     RouterState: Clone + Send + Sync + 'static,
+///     State<R>: FromRequestParts<RouterState>,
+///     Json<New>: FromRequest<RouterState, BodyVia>,
 /// {
-///     let __policy: &'static Policy = const { &Policy::DEFAULT.ttl(..) };
-///     if let Err(__response) = __call.open(__policy) { return __response; }
-///     let __a0 = match __call.part::<State<R>>().await { Ok(__value) => __value, Err(__response) => return __response };
-///     let __a1 = match __call.last::<Json<New>, __M>().await { .. };
+///     let mut __call = match __call.open(const { &Policy::declared_at(Policy::DEFAULT.ttl(..), "shop::create") }) {
+///         Ok(__call) => __call,
+///         Err(__response) => return __response,
+///     };
+///     let __a0 = match __call.part::<State<R>>().await { .. };
+///     let (__a1, __call) = match __call.last::<Json<New>, BodyVia>().await { .. };
 ///     let __scope = None;
-///     __call.run(__policy, __scope, async move { .. }).await
+///     __call.run(__scope, move || async move { .. }).await
 /// }
 /// ```
-fn wrap(handler: &Handler, Resolved { krate, policy, scope }: &Resolved) -> TokenStream {
+fn wrap(handler: &Handler, resolved: &ResolvedOptions, parameters: &Parameters) -> TokenStream {
+    let ResolvedOptions { krate, policy, key, .. } = resolved;
     let Handler { attributes, visibility, signature, arguments, inner_attributes, .. } = handler;
     let Signature { asyncness, fn_token, ident, .. } = signature;
+    let Parameters { state, body } = parameters;
     let arguments: Vec<_> = arguments
         .iter()
         .enumerate()
@@ -64,42 +98,70 @@ fn wrap(handler: &Handler, Resolved { krate, policy, scope }: &Resolved) -> Toke
         })
         .collect();
     let private = quote!(#krate::private);
-    let state = Ident::new("__S", Span::mixed_site());
-    let marker = Ident::new("__M", Span::mixed_site());
 
     let mut generics = signature.generics.clone();
     let declared = generics.where_clause.take().into_iter().flat_map(|declared| declared.predicates);
+    // The handler's future is `'static`, and so is all that is in it.
+    let lifetimes: Vec<_> = signature.generics.lifetimes().map(|parameter| parameter.lifetime.clone()).collect();
     generics.params.push(GenericParam::Type(state.clone().into()));
     if !arguments.is_empty() {
-        generics.params.push(GenericParam::Type(marker.clone().into()));
+        generics.params.push(GenericParam::Type(body.clone().into()));
     }
-    let bounds = arguments.iter().map(|argument| argument.bound(&private, &state, &marker));
-    let extracted = arguments.iter().map(|argument| argument.extracted(&marker));
-    let (scope, body) = scope_and_body(handler, &arguments, scope, &private);
-    let run = quote_spanned!(mixed_site_at(output(signature).span())=> __call.run(__policy, __scope, #body).await);
-    let policy = quote_spanned!(mixed_site_at(policy.span())=> &#policy);
+    let bounds = arguments.iter().map(|argument| argument.bound(&private, parameters));
+    let policy = policy_of(ident, krate, policy);
+    let opened = if arguments.len() > 1 {
+        quote_spanned!(Span::mixed_site()=> mut __call)
+    } else {
+        quote_spanned!(Span::mixed_site()=> __call)
+    };
+    let opened = or_return(&opened, &quote_spanned!(Span::mixed_site()=> __call.open(#policy)));
+    let extracted = arguments.iter().map(|argument| argument.extracted(body));
+    let ready = arguments.is_empty().then(|| {
+        or_return(
+            &quote_spanned!(Span::mixed_site()=> __call),
+            &quote_spanned!(Span::mixed_site()=> __call.ready().await),
+        )
+    });
+    let (before, closure) = scope_and_closure(handler, &arguments, resolved, &private);
+    let with_key = key.as_ref().map(|_| quote_spanned!(Span::mixed_site()=> .with_key(__key)));
+    let run = quote_spanned!(mixed_site_at(output::span(signature))=> __call #with_key.run(__scope, #closure).await);
     let debug_handler = debug_handler(handler);
-    let named_traits = named_traits(signature);
 
     quote_spanned! {Span::mixed_site()=>
         #(#attributes)*
-        #visibility #asyncness #fn_token #ident #generics (mut __call: #private::Call<#state>) -> #private::Response
+        #visibility #asyncness #fn_token #ident #generics (__call: #private::Call<#state>) -> #private::Response
         where
             #(#declared,)*
+            #(#lifetimes: 'static,)*
             #state: ::core::clone::Clone + ::core::marker::Send + ::core::marker::Sync + 'static,
             #(#bounds,)*
         {
             #(#inner_attributes)*
             #debug_handler
-            #named_traits
-            let __policy: &'static #krate::Policy = const { #policy };
-            if let ::core::result::Result::Err(__response) = __call.open(__policy) {
-                return __response;
-            }
+            #opened
             #(#extracted)*
-            #scope
+            #ready
+            #before
             #run
         }
+    }
+}
+
+/// The policy with the handler's path, as a reference to a constant. A policy of another type is reported at `policy`.
+fn policy_of(handler: &Ident, krate: &TokenStream, policy: &TokenStream) -> TokenStream {
+    let name = handler.unraw().to_string();
+    quote_spanned! {Span::mixed_site()=>
+        const { &#krate::Policy::declared_at(#policy, ::core::concat!(::core::module_path!(), "::", #name)) }
+    }
+}
+
+/// Binds what a step of the call returns, or returns its response.
+fn or_return(bound: &TokenStream, step: &TokenStream) -> TokenStream {
+    quote_spanned! {Span::mixed_site()=>
+        let #bound = match #step {
+            ::core::result::Result::Ok(__value) => __value,
+            ::core::result::Result::Err(__response) => return __response,
+        };
     }
 }
 
@@ -113,11 +175,11 @@ struct Argument<'a> {
 }
 
 impl Argument<'_> {
-    /// A wrong extractor is reported at this bound, so all of it stands where the type does.
-    fn bound(&self, private: &TokenStream, state: &Ident, marker: &Ident) -> TokenStream {
+    /// A wrong extractor is reported at this bound, so all of it is located at the type.
+    fn bound(&self, private: &TokenStream, Parameters { state, body }: &Parameters) -> TokenStream {
         let ty = &self.written.ty;
         let bound = if self.is_last {
-            quote!(#private::FromRequest<#state, #marker>)
+            quote!(#private::FromRequest<#state, #body>)
         } else {
             quote!(#private::FromRequestParts<#state>)
         };
@@ -125,29 +187,43 @@ impl Argument<'_> {
         quote!(#ty: #bound)
     }
 
-    fn extracted(&self, marker: &Ident) -> TokenStream {
+    fn extracted(&self, body: &Ident) -> TokenStream {
         let Self { written: PatType { ty, .. }, value, is_last } = self;
-        let extractor = match (is_last, has_lifetimes(ty)) {
-            (false, false) => quote!(part::<#ty>),
-            (false, true) => quote!(part_in_a_box::<#ty>),
-            (true, false) => quote!(last::<#ty, #marker>),
-            (true, true) => quote!(last_in_a_box::<#ty, #marker>),
-        };
-        quote_spanned! {Span::mixed_site()=>
-            let #value = match __call.#extractor().await {
-                ::core::result::Result::Ok(__value) => __value,
-                ::core::result::Result::Err(__response) => return __response,
-            };
+        if *is_last {
+            or_return(
+                &quote_spanned!(Span::mixed_site()=> (#value, __call)),
+                &quote_spanned!(Span::mixed_site()=> __call.last::<#ty, #body>().await),
+            )
+        } else {
+            or_return(&value.to_token_stream(), &quote_spanned!(Span::mixed_site()=> __call.part::<#ty>().await))
         }
     }
 
-    fn binding(&self) -> TokenStream {
-        let Self { written: PatType { attrs, pat, ty, .. }, value, .. } = self;
-        quote_spanned!(Span::mixed_site()=> #(#attrs)* let #pat: #ty = #value;)
+    fn binding(&self, pattern: &Pat) -> TokenStream {
+        let Self { written: PatType { attrs, ty, .. }, value, .. } = self;
+        quote_spanned!(Span::mixed_site()=> #(#attrs)* let #pattern: #ty = #value;)
     }
 
-    /// The variables of the pattern, or the whole value where there are none.
-    fn owned(&self) -> Vec<Ident> {
+    /// The pattern as it is bound. A variable such as `_guard`, which the user's code does not mention, becomes one of
+    /// generated code: clippy would report that it is bound without effect, or mentioned.
+    fn pattern(&self, users: &TokenStream) -> Pat {
+        struct Unmentioned<'a>(&'a TokenStream);
+        impl VisitMut for Unmentioned<'_> {
+            fn visit_pat_ident_mut(&mut self, pattern: &mut PatIdent) {
+                let name = pattern.ident.to_string();
+                if name.starts_with('_') && !mentions(self.0, &name) {
+                    pattern.ident.set_span(mixed_site_at(pattern.ident.span()));
+                }
+                visit_mut::visit_pat_ident_mut(self, pattern);
+            }
+        }
+        let mut pattern = (*self.written.pat).clone();
+        Unmentioned(users).visit_pat_mut(&mut pattern);
+        pattern
+    }
+
+    /// The variables of the pattern, or the whole value if there are none.
+    fn owned(&self, pattern: &Pat) -> Vec<Ident> {
         struct Names(Vec<Ident>);
         impl VisitMut for Names {
             fn visit_pat_ident_mut(&mut self, pattern: &mut PatIdent) {
@@ -156,129 +232,85 @@ impl Argument<'_> {
             }
         }
         let mut names = Names(Vec::new());
-        names.visit_pat_mut(&mut self.written.pat.clone());
+        names.visit_pat_mut(&mut pattern.clone());
         if names.0.is_empty() { vec![self.value.clone()] } else { names.0 }
     }
 }
 
-/// What is evaluated before the body runs, down to `__scope`, and the future that runs the body.
+/// What is evaluated before the handler runs, down to `__scope` and `__key`, and the closure that makes the handler's future.
 ///
-/// The future owns every argument, used or not: a guard among them lives as long as the body, and they go in the order
-/// in which they would in the user's own function.
-fn scope_and_body(
+/// The future owns every argument, used or not: a guard among them lives as long as the handler runs, and they are
+/// dropped in the order in which they would be in the user's own function.
+fn scope_and_closure(
     handler: &Handler,
     arguments: &[Argument],
-    scope: &[Expr],
+    ResolvedOptions { scope, key, .. }: &ResolvedOptions,
     private: &TokenStream,
 ) -> (TokenStream, TokenStream) {
-    let bindings = arguments.iter().map(Argument::binding);
-    let values = arguments.iter().map(|argument| &argument.value);
-    let (before, owned) = if scope.is_empty() {
+    let Handler { signature, block, .. } = handler;
+    let users = quote!(#(#scope)* #key #block);
+    let patterns: Vec<_> = arguments.iter().map(|argument| argument.pattern(&users)).collect();
+    let bindings = arguments.iter().zip(&patterns).map(|(argument, pattern)| argument.binding(pattern));
+    let (before, owned) = if scope.is_empty() && key.is_none() {
+        let values = arguments.iter().map(|argument| &argument.value);
         (
             quote_spanned!(Span::mixed_site()=> let __scope = ::core::option::Option::None;),
             // What an async function does with its arguments.
             quote_spanned!(Span::mixed_site()=> #(let #values = #values; #bindings)*),
         )
     } else {
-        // The scope needs the arguments bound before there is a body, so here the body takes the variables. What a
-        // pattern leaves behind, as the second half in `(user, _)`, stays with the request.
-        let owned = arguments.iter().flat_map(Argument::owned).rev();
-        let scope = scope.iter().map(|part| quote_spanned!(mixed_site_at(part.span())=> &(#part)));
+        // The scope and the key need the arguments bound before the handler runs, so the handler takes the variables. What a
+        // pattern does not bind, as the second half of `(user, _)`, is dropped with the request.
+        let owned = arguments.iter().zip(&patterns).flat_map(|(argument, pattern)| argument.owned(pattern)).rev();
+        let parts = scope.iter().map(|part| quote_spanned!(mixed_site_at(part.span())=> &(#part)));
+        let scope = if scope.is_empty() {
+            quote_spanned!(Span::mixed_site()=> ::core::option::Option::None)
+        } else {
+            quote_spanned!(Span::mixed_site()=> ::core::option::Option::Some(#private::scope(&[#(#parts),*])))
+        };
+        let key = key.as_ref().map(|key| key_of(key, private));
         (
             quote_spanned! {Span::mixed_site()=>
                 #(#bindings)*
-                let __scope = ::core::option::Option::Some(#private::scope(&[#(#scope),*]));
+                let __scope = #scope;
+                #key
             },
             quote_spanned!(Span::mixed_site()=> #(let _ = &#owned;)*),
         )
     };
-    let Handler { signature, body, .. } = handler;
-    let output = output(signature);
-    let future = quote_spanned! {mixed_site_at(output.span())=>
-        async move {
+    let output = output::stated(signature, private);
+    let closure = quote_spanned! {mixed_site_at(output::span(signature))=>
+        move || async move {
             #owned
-            // Never runs: it says what the body returns before the body is looked at, so that `?` knows what to convert
-            // into and a wrong type is reported where it is.
-            #[allow(unreachable_code, clippy::diverging_sub_expression, clippy::empty_loop, clippy::needless_return)]
-            if false {
-                let __output: #output = loop {};
-                return __output;
+            #output
+            // The block's edition is the user's. The parentheses keep `unused_braces` away from a block of one expression.
+            (#block)
+        }
+    };
+    (before, closure)
+}
+
+/// Evaluates `key` down to `__key`. The traits are imported out of sight of the user's expression.
+fn key_of(key: &Expr, private: &TokenStream) -> TokenStream {
+    let called = quote_spanned!(mixed_site_at(key.span())=> (&#private::KeyExpression(__value)).key());
+    quote_spanned! {Span::mixed_site()=>
+        let __key = match &(#key) {
+            __value => {
+                use #private::{KeyOfOption as _, KeyOfText as _};
+                #called
             }
-            // The block's edition is the user's. The parentheses keep `unused_braces` away from a body of one expression.
-            (#body)
-        }
-    };
-    (before, future)
-}
-
-/// What the body returns; `_` for what the signature leaves to inference.
-fn output(signature: &Signature) -> TokenStream {
-    match &signature.output {
-        ReturnType::Type(_, ty) => {
-            let mut ty = ty.clone();
-            item::impl_traits(&mut ty);
-            ty.into_token_stream()
-        }
-        ReturnType::Default => quote_spanned!(signature.ident.span()=> ()),
-    }
-}
-
-/// Names the traits of each `impl Trait` in the return type once more. The wrapper returns a response, so the import of a
-/// trait that stands nowhere else, as `IntoResponse` often does, would be reported as unused.
-fn named_traits(signature: &Signature) -> Option<TokenStream> {
-    let ReturnType::Type(_, ty) = &signature.output else { return None };
-    let hidden = item::impl_traits(&mut ty.clone()).into_iter().filter_map(|hidden| match hidden {
-        Type::ImplTrait(mut hidden) => {
-            let bounds = hidden.bounds.into_iter().filter(|bound| matches!(bound, TypeParamBound::Trait(_)));
-            hidden.bounds = bounds.collect();
-            Some(hidden)
-        }
-        _ => None,
-    });
-    // A function within a function knows nothing of the generics around it, those of an `impl` block among them; so only
-    // traits without arguments are named.
-    let own = |bound: &TypeParamBound| match bound {
-        TypeParamBound::Trait(bound) => bound.path.segments.iter().all(|segment| {
-            segment.arguments.is_none()
-                && segment.ident != "Self"
-                && !signature.generics.params.iter().any(|param| is_named(param, &segment.ident))
-        }),
-        _ => true,
-    };
-    let hidden: Vec<_> = hidden.filter(|hidden| hidden.bounds.iter().all(own)).collect();
-    if hidden.is_empty() {
-        return None;
-    }
-    Some(quote_spanned! {Span::mixed_site()=>
-        #[allow(dead_code, clippy::all, clippy::pedantic, clippy::nursery, clippy::restriction)]
-        const _: () = {
-            fn __named(#(_: #hidden),*) {}
         };
+    }
+}
+
+/// Whether the tokens mention the name, also in a string such as that of `format!("{name}")`.
+fn mentions(tokens: &TokenStream, name: &str) -> bool {
+    tokens.clone().into_iter().any(|token| match token {
+        TokenTree::Ident(ident) => ident == name,
+        TokenTree::Group(group) => mentions(&group.stream(), name),
+        TokenTree::Literal(literal) => literal.to_string().contains(name),
+        TokenTree::Punct(_) => false,
     })
-}
-
-/// Whether a reference or a lifetime is written in the type.
-fn has_lifetimes(ty: &Type) -> bool {
-    struct Found(bool);
-    impl VisitMut for Found {
-        fn visit_type_reference_mut(&mut self, _: &mut TypeReference) {
-            self.0 = true;
-        }
-        fn visit_lifetime_mut(&mut self, _: &mut Lifetime) {
-            self.0 = true;
-        }
-    }
-    let mut found = Found(false);
-    found.visit_type_mut(&mut ty.clone());
-    found.0
-}
-
-fn is_named(param: &GenericParam, ident: &Ident) -> bool {
-    match param {
-        GenericParam::Type(param) => param.ident == *ident,
-        GenericParam::Const(param) => param.ident == *ident,
-        GenericParam::Lifetime(param) => param.lifetime.ident == *ident,
-    }
 }
 
 /// For tokens about which a diagnostic should point at `place`. The names among them are still the macro's own.
@@ -295,17 +327,19 @@ fn located_at(place: Span, tokens: TokenStream) -> TokenStream {
     moved.collect()
 }
 
-/// `debug_handler` refuses generic functions, which the wrapper is, so it gets a copy of what the user wrote. The copy is
-/// out of the body's sight, and of that of lints, which have seen the original.
-fn debug_handler(Handler { debug_handler, signature, body, .. }: &Handler) -> Option<TokenStream> {
+/// `debug_handler` refuses generic functions, so it gets a copy of what the user wrote. The copy is out of the handler's
+/// scope. Lints are off in it, since they see the original, and it is mentioned, which `forbid(dead_code)` asks for.
+fn debug_handler(Handler { debug_handler, signature, block, .. }: &Handler) -> Option<TokenStream> {
     if debug_handler.is_empty() {
         return None;
     }
+    let name = &signature.ident;
     Some(quote_spanned! {Span::mixed_site()=>
-        #[allow(warnings, clippy::all, clippy::pedantic, clippy::nursery, clippy::restriction)]
+        #[allow(warnings)]
         const _: () = {
             #(#debug_handler)*
-            #signature #body
+            #signature #block
+            let _ = #name;
         };
     })
 }

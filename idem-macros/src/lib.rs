@@ -1,16 +1,17 @@
 //! The attribute of `idem`. Use it through `idem-axum`, which re-exports it.
 //!
-//! No logic is in here: the options are read (`args`), their values checked (`value`, `sum`, `scope`) and resolved to a
-//! constant policy (`policy`), the function is taken apart (`item`), and both become one function (`expand`) that calls
-//! the adapter crate.
+//! No logic is in here. The options are read (`options`), their values checked (`value`, `terms`, `scope`, `expression`) and resolved to a
+//! constant policy (`resolve`); the function is checked and taken apart (`handler`); and both become one function (`expand`)
+//! that calls the adapter crate.
 
-mod args;
 mod errors;
 mod expand;
-mod item;
-mod policy;
+mod expression;
+mod handler;
+mod options;
+mod resolve;
 mod scope;
-mod sum;
+mod terms;
 mod value;
 
 use proc_macro::TokenStream;
@@ -27,48 +28,75 @@ use proc_macro::TokenStream;
 /// }
 /// ```
 ///
-/// A request that brings a key runs the body at most once; a retry with the same key gets the recorded response again.
-/// Arguments are extracted for every request, retries too: what an extractor rejects is never recorded and never uses
-/// up the key. The router needs an `IdempotencyLayer`; without one the handler answers 500 and logs what to add.
+/// For each key the handler runs at most once. A retry with the same key receives the recorded response.
+/// Arguments are extracted for every request, retries included: a request that an extractor rejects is never recorded and
+/// never uses up the key. The router needs an `IdempotencyLayer`. Without one the response is 500, and a log line says what to
+/// add.
 ///
 /// # Options
 ///
-/// Each at most once, in any order. The method is the one of `Policy` that does the same in a `const`.
+/// Each at most once, in any order. The last column is the method of `Policy` that does the same in a `const`.
 ///
 /// | option | value | default | method |
 /// |---|---|---|---|
-/// | `policy` | path of a `const Policy` to start from; the other options override it | `Policy::DEFAULT` | the start of the chain |
-/// | `header` | header that carries the key, string | `"Idempotency-Key"` | `.header("idempotency-key")` |
-/// | `required` | flag: a request without the key is refused (400); without the flag it runs unprotected | off | `.required()`, `.optional()` |
+/// | `policy` | path of a `const Policy` to start from; the other options override it; presets are `Policy::STRIPE`, `Policy::WEBHOOK` and `Policy::ACP` | `Policy::DEFAULT` | first in the chain |
+/// | `header` | name of the header that carries the key | `"Idempotency-Key"` | `.header("idempotency-key")` |
+/// | `key` | instead of `header`: an expression over the handler's arguments, `Display` or an `Option` of it | none | none |
+/// | `required` | flag: refuse a request without a key (400). Without the flag such a request runs unprotected | off | `.required()`, `.optional()` |
 /// | `min_key` | shortest key accepted, in characters, 1 to 255 | `1` | `.min_key(8)` |
-/// | `ttl` | how long a record lives, from completion: `"90s"`, `"24h"`, `"1h 30m"`, `"7d"` | `"24h"` | `.ttl(Duration::from_secs(86_400))` |
-/// | `fingerprint` | what must be equal on a retry: sum of `method`, `path`, `query`, `body`, `json`, `json("/a", "/b/0")`, `header("Name")` | `method + path + query + body` | `.fingerprint(&[Part::Path, Part::Body])` |
-/// | `scope` | whose key it is: `global`, `header("Name")`, or an expression (a tuple for several) over the handler's arguments, each `Display` | the caller is bound through the fingerprint, by `Authorization` | `.scope(Scope::Global)`; an expression has none |
-/// | `in_flight` | what a retry gets while the first still runs: `reject`, `reject(423)`, `wait("5s")` (then reject) | `reject` (409) | `.in_flight(InFlight::reject(409))` |
-/// | `mismatch` | status for a key that comes with another request, 400 to 599 | `422` | `.mismatch(422)` |
-/// | `record` | which responses are recorded: sum and difference of `all`, `success`, `redirect`, `client_error`, `server_error` and single statuses | `all` | `.record(Statuses::ALL.minus(Statuses::of(400)))` |
-/// | `replay` | what is given back: sum of `status`, `headers`, `body` | all three | `.replay(Replay::STATUS.and(Replay::BODY))` |
-/// | `replay_status` | status a replay is sent with, 200 to 599 | the recorded one | `.replay_status(200)` |
+/// | `ttl` | how long a record is replayed, from completion: `"90s"`, `"24h"`, `"1h 30m"`, `"7d"`; no months and no years | `"24h"` | `.ttl(Duration::from_secs(86_400))` |
+/// | `fingerprint` | the parts of the request that must be equal on a retry: sum of `method`, `path`, `query`, `body`, `json`, `json("/a", "/b/0")`, `header("Name")`; or `none` | `method + path + query + body` | `.fingerprint(&[Part::Path, Part::Body])`, `.no_fingerprint()` |
+/// | `scope` | whose key it is: `global`, `path`, `header("Name")`, or an expression over the handler's arguments that is `Display`; a tuple for several | the caller, through the fingerprint | `.scope(Scope::Global)`; none for an expression |
+/// | `in_flight` | what a retry gets while the first request still runs: `reject`, `reject(423)`, `reject(202)` to acknowledge an event, `wait("5s")` (then reject) | `reject` (409) | `.in_flight(InFlight::reject(409))` |
+/// | `mismatch` | status for a key that is sent with a different request, 400 to 599 | `422` | `.mismatch(422)` |
+/// | `record` | which responses are recorded: sum and difference of `all`, `success`, `redirect`, `client_error`, `server_error` and single statuses | what `policy` says: `all` | `.record(Statuses::ALL.minus(Statuses::of(400)))` |
+/// | `replay` | what a replay sends of the record: sum of `status`, `headers`, `body` | all three | `.replay(Replay::STATUS.and(Replay::BODY))` |
+/// | `replay_status` | status of replays, 200 to 599 | the recorded one | `.replay_status(200)` |
 /// | `replay_header` | name of the header that marks a replay (value `true`), or `none` | `"Idempotent-Replayed"` | `.replay_header("idempotent-replayed")`, `.no_replay_header()` |
-/// | `replay_with` | headers that a replay carries and the first answer did not: sum of `header("Name", "value")` and, by recorded status, `header("Name", "value", server_error - 503)` | none but the marker | `.replay_with(&[AddedHeader::new("x-name", "value").on(Statuses::SERVER_ERROR)])` |
-/// | `abandoned` | what a retry gets when the owner of the claim is gone and its outcome unknown: `refuse` or `rerun` | `refuse` | `.abandoned(Abandoned::Refuse)` |
-/// | `max_response` | largest response recorded: `"512B"`, `"64KiB"`, `"10MB"`; a larger one is sent, but not replayable | `"1MiB"` | `.max_response(1 << 20)` |
+/// | `replay_with` | headers that are added to replays: sum of `header("Name", "value")` and, by recorded status, `header("Name", "value", server_error - 503)` | none | `.replay_with(&[AddedHeader::new("x-name", "value").on(Statuses::SERVER_ERROR)])` |
+/// | `abandoned` | what a retry gets if the owner of the claim disappeared and the outcome is unknown: `refuse` or `rerun` | `refuse` | `.abandoned(Abandoned::Refuse)` |
+/// | `max_response` | largest response recorded: `"512B"`, `"64KiB"`, `"10MB"`; a larger one is sent, but cannot be replayed | `"1MiB"` | `.max_response(1 << 20)` |
+/// | `timeout` | longest execution: `"30s"`; past it the handler's future is dropped, and the response is 504 | none | `.timeout(Duration::from_secs(30))` |
 /// | `errors` | path of a `fn(&Refusal) -> Response` that renders refusals | problem details | `.errors(render)` |
-/// | `shadow` | flag: the rules are applied to every request and enforced on none; what would have happened is counted | off | `.shadow()`, `.enforced()` |
-/// | `crate` | path of the adapter crate, where it is renamed or re-exported | `::idem_axum` | |
+/// | `shadow` | flag: compute everything, enforce nothing, count what would have happened | off | `.shadow()`, `.enforced()` |
+/// | `crate` | path of the adapter crate, if it is renamed or re-exported | `::idem_axum` | |
 ///
-/// Sums are read left to right, and the order of the terms of `fingerprint` and `replay` never matters:
+/// Sums are read left to right. The order of the terms of `fingerprint` and `replay` never matters.
 ///
-/// - `fingerprint = method + json("/order", "/lines/0")`: only these parts of a JSON body, by JSON pointer. `json` alone
-///   is the whole body, but blind to white space and to the order of members; `body` is every byte. Method and matched
-///   route are part of it whatever is declared: a key used on one endpoint is refused on another.
-/// - `record = all - 400 - 422`: a response that is not recorded releases the key, and a retry runs the body again.
+/// - `fingerprint = method + json("/order", "/lines/0")`: only these parts of a JSON body, by JSON pointer. `json` alone is
+///   the whole document, without regard to white space and to the order of members; `body` is every byte. The method and the
+///   matched route are always part of it, so a key used on one endpoint is refused on another of the same scope.
+/// - `record = all - 400 - 422`: a response that is not recorded releases the key, and the handler runs again on a retry.
 ///
-/// Without `scope` a caller is known by the `Authorization` header and by nothing else: one with a new token is refused,
-/// and those who are known by a cookie are not told apart, so declare a scope there.
+/// A flag is off unless it is written. `.optional()` and `.enforced()` turn one off in a `const` policy.
 ///
-/// `scope` sees the arguments as the body does, and is evaluated before the body runs, so it can neither `.await` nor
-/// `?`: let an extractor do that. `global` and `header(..)` are keywords, also where an argument has that name.
+/// Acknowledge with `in_flight = reject(202)` only if losing the event is acceptable: the execution in flight may still fail. `wait`
+/// is the safe choice. A request that waits holds what its extractors took, such as a pooled connection.
+///
+/// # Scopes and keys
+///
+/// Without `scope` the caller is part of the fingerprint: by the `Authorization` header, or by `Cookie` if there is no
+/// `Authorization`. A caller with a new token or a new cookie is refused. Declare a scope for such callers.
+///
+/// `scope = path` makes the same key on another path another key, and leaves the caller bound. `(global, path)` binds no caller.
+/// `path` may be beside one header, as in `(header("X-Tenant"), path)`, or beside expressions, as in `(user.id, path)`.
+///
+/// An expression in `scope` or `key` sees the arguments as the handler does, and mentions at least one. It is evaluated after the
+/// extractors and before the handler, and can neither `.await` nor `?`; let an extractor do that. `global`, `path` and
+/// `header(..)` are keywords in `scope`, even if an argument has that name.
+///
+/// With `key = event.id` any text of one byte or more is a key, and no header is read. An empty text or `None` is no key. The
+/// handler has no `IdempotencyKey` argument then; `IdempotencyKey::from_text(&event.id)` makes one.
+///
+/// ```ignore
+/// // For webhooks: the extractor of `event` has verified the signature.
+/// #[idempotent(key = event.id, policy = Policy::WEBHOOK)]
+/// async fn receive(event: StripeEvent) -> StatusCode {
+///     process(event).await
+/// }
+/// ```
+///
+/// A scope of several values:
 ///
 /// ```ignore
 /// #[idempotent(required, scope = (user.tenant, user.id), in_flight = wait("5s"), record = success + client_error)]
@@ -79,20 +107,44 @@ use proc_macro::TokenStream;
 ///
 /// # Handlers
 ///
-/// Any `async fn` that axum takes as a handler: up to 16 extractors, the last of which may take the request's body, in any
-/// pattern (where `scope` is an expression, without `ref`, and a part that is not bound, as in `(user, _)`, goes with the
-/// request and not with the body); any response, also `impl IntoResponse` and `Result<_, E>` with `?`; generic functions; associated functions
-/// without `self`.
+/// The attribute takes any `async fn` that axum takes as a handler:
 ///
-/// - What is left is a handler, no longer a function to call with the arguments. Code that is to be called from elsewhere
-///   goes into a function of its own.
-/// - The body runs in a task of its own, to its end even if the client hangs up; so it must be `Send`, and task-locals do
-///   not reach it.
-/// - A generic function gets two more type parameters at the end (one, if it has no arguments), which are inferred:
-///   mount `create::<Repo>` as `post(create::<Repo, _, _>)`.
+/// - up to 16 extractors in any pattern, the last of which may consume the request's body;
+/// - any response, `impl IntoResponse` and `Result<_, E>` with `?` included;
+/// - generic functions, and associated functions without `self`.
 ///
-/// Doc comments and other attributes are kept. `#[utoipa::path]` goes above `#[idempotent]`, `#[tracing::instrument]`
-/// above too if it is to see the arguments, and `#[axum::debug_handler]` below.
+/// What is different from a handler without the attribute:
+///
+/// - The function can be mounted on a router, but no longer called with its arguments. Move code that is also called from
+///   elsewhere into another function.
+/// - The handler runs in its own task, to its end even if the client disconnects. It must be `Send`, and task-locals of the
+///   request's task are not visible in it.
+/// - If there is a `key`, or `scope` is an expression, patterns cannot use `ref`. A value that a pattern does not bind, such as the second of
+///   `(user, _)`, is dropped with the request, before the handler ends.
+///
+/// ## Generic functions
+///
+/// The generated function has more type parameters, after those of the handler: `RouterState`, and `BodyVia` if the
+/// handler has arguments. Both are inferred, so write `_` for them:
+///
+/// ```ignore
+/// #[idempotent]
+/// async fn create<R: Repository>(State(repo): State<R>, Json(new): Json<NewOrder>) -> Json<Order> { .. }
+///
+/// Router::new().route("/orders", post(create::<Memory, _, _>))
+/// ```
+///
+/// rustc suggests `create::<Memory, RouterState, BodyVia>` if they are missing; these are the names of the parameters, not types.
+///
+/// ## Other attributes
+///
+/// Doc comments and other attributes are kept.
+///
+/// | attribute | place |
+/// |---|---|
+/// | `#[utoipa::path]` | above `#[idempotent]`; below, it is a compile error |
+/// | `#[tracing::instrument]` | above; its span covers one execution, and sees the arguments. Below, with `skip_all`, its span covers extractors and replays too |
+/// | `#[axum::debug_handler]` | below; above, it reports an unexpected argument |
 #[proc_macro_attribute]
 pub fn idempotent(options: TokenStream, item: TokenStream) -> TokenStream {
     expand::expand(options.into(), item.into()).into()

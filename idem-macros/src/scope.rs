@@ -1,90 +1,108 @@
-//! Reads `scope`: two keywords, or an expression over the handler's arguments.
+//! Reads `scope`: keywords, or expressions over the handler's arguments.
 
-use crate::value;
-use syn::{
-    Expr,
-    visit_mut::{self, VisitMut},
+use crate::{
+    expression::{self, Variables},
+    value,
 };
+use syn::Expr;
 
 /// Whose key it is.
-pub(crate) enum Scope {
+pub(crate) struct DeclaredScope {
+    pub(crate) owner: Owner,
+    /// Whether `path` is a part.
+    pub(crate) path: bool,
+}
+
+/// What is beside `path`.
+pub(crate) enum Owner {
+    /// Nothing.
+    Caller,
     /// `global`. The keyword wins over an argument of the same name.
     Global,
     /// `header("Name")`
     Header(String),
-    /// One expression, or those of a tuple, to be evaluated where the arguments are bound.
+    /// Expressions, to be evaluated when the arguments are bound.
     Arguments(Vec<Expr>),
 }
 
-pub(crate) fn read(value: &Expr) -> syn::Result<Scope> {
-    if is_global(value) {
-        return Ok(Scope::Global);
-    }
-    if let Some(arguments) = header(value) {
-        return match arguments {
-            Some(name) => Ok(Scope::Header(value::header_name(name, "scope = header(\"Name\")")?)),
-            None => Err(syn::Error::new_spanned(value, "`header` takes one name: write `scope = header(\"Name\")`")),
-        };
-    }
-    match value::bare(value) {
-        Expr::Lit(_) => {
-            let message = "this is the same for every request: write `scope = global` for one scope that all callers share, \
-                `scope = header(\"Name\")`, or an expression over the handler's arguments such as `scope = user.id`";
-            Err(syn::Error::new_spanned(value, message))
-        }
+pub(crate) fn read(value: &Expr, variables: Option<&Variables>) -> syn::Result<DeclaredScope> {
+    let parts: Vec<&Expr> = match value::bare(value) {
         Expr::Tuple(tuple) if tuple.elems.is_empty() => {
             let message = "an empty scope: write `scope = global` for one scope that all callers share";
-            Err(syn::Error::new_spanned(value, message))
+            return Err(syn::Error::new_spanned(value, message));
         }
-        Expr::Tuple(tuple) => tuple.elems.iter().map(argument).collect::<syn::Result<_>>().map(Scope::Arguments),
-        value => Ok(Scope::Arguments(vec![argument(value)?])),
+        Expr::Tuple(tuple) => tuple.elems.iter().collect(),
+        value => vec![value],
+    };
+    let (mut keywords, mut headers, mut expressions) = (Vec::new(), Vec::new(), Vec::new());
+    for part in parts {
+        if let Some(keyword) = keyword(part) {
+            if keywords.contains(&keyword) {
+                return Err(syn::Error::new_spanned(
+                    part,
+                    format!("`{keyword}` is part of the scope already: remove it here"),
+                ));
+            }
+            keywords.push(keyword);
+        } else if let Some(arguments) = header(part) {
+            let Some(name) = arguments else {
+                let message = "`header` takes one name: write `scope = header(\"Name\")`";
+                return Err(syn::Error::new_spanned(part, message));
+            };
+            headers.push((part, value::header_name(name, "scope = header(\"Name\")")?));
+        } else {
+            expressions.push(expression::evaluated_at_once(part, "scope")?);
+        }
     }
+    let (global, path) = (keywords.contains(&"global"), keywords.contains(&"path"));
+    let mut headers = headers.into_iter();
+    let owner = match (headers.next(), headers.next()) {
+        (Some(_), Some((second, _))) => {
+            let message = "a scope has one header at most; another can come into it as an argument of the handler";
+            return Err(syn::Error::new_spanned(second, message));
+        }
+        (Some((header, _)), None) if global || !expressions.is_empty() => {
+            let message = "`header(..)` is written alone, or beside `path`; a header can come into a tuple as an argument of the handler";
+            return Err(syn::Error::new_spanned(header, message));
+        }
+        (Some((_, name)), None) => Owner::Header(name),
+        (None, _) if expressions.is_empty() => {
+            if global {
+                Owner::Global
+            } else {
+                Owner::Caller
+            }
+        }
+        (None, _) => {
+            if is_constant(&expressions, variables) {
+                let message = "this mentions no argument of the handler, so it is the same for every request: write \
+                    `scope = global` for one scope that all callers share, `scope = header(\"Name\")`, or an expression over \
+                    the arguments such as `scope = user.id`";
+                return Err(syn::Error::new_spanned(value, message));
+            }
+            Owner::Arguments(expressions)
+        }
+    };
+    Ok(DeclaredScope { owner, path })
 }
 
-fn is_global(value: &Expr) -> bool {
-    value::word(value).is_some_and(|word| word == "global")
+/// Whether the value of all expressions together is the same for every request. Without knowing the arguments, only what is a
+/// literal is known to be.
+fn is_constant(expressions: &[Expr], variables: Option<&Variables>) -> bool {
+    !expressions.iter().any(|expression| match variables {
+        Some(variables) => variables.are_in(expression),
+        None => !matches!(expression, Expr::Lit(_)),
+    })
+}
+
+/// The name, if it is a keyword of scopes.
+fn keyword(value: &Expr) -> Option<&'static str> {
+    let word = value::word(value)?;
+    ["global", "path"].into_iter().find(|keyword| word == keyword)
 }
 
 /// `Some` for a call of `header`, with its one argument if it has exactly one.
 fn header(value: &Expr) -> Option<Option<&Expr>> {
     let (_, arguments) = value::call(value).filter(|(name, _)| *name == "header")?;
     Some(value::argument(arguments))
-}
-
-/// An expression, as it goes into the generated function.
-fn argument(value: &Expr) -> syn::Result<Expr> {
-    if is_global(value) || header(value).is_some() {
-        let message =
-            "`global` and `header(..)` stand alone; a header can come into a tuple as an argument of the handler";
-        return Err(syn::Error::new_spanned(value, message));
-    }
-    let mut inner = value::bare(value);
-    while let Expr::Paren(paren) = inner {
-        // `unused_parens` would point at them.
-        inner = value::bare(&paren.expr);
-    }
-    let mut inner = inner.clone();
-    let mut leaving = Leaving(None);
-    leaving.visit_expr_mut(&mut inner);
-    match leaving.0 {
-        Some(error) => Err(error),
-        None => Ok(inner),
-    }
-}
-
-/// Looks for what would wait in the generated function, or return from it. (Mutable only because async blocks and
-/// closures, where all of that is fine, are looked past with one feature of syn rather than two.)
-struct Leaving(Option<syn::Error>);
-
-impl VisitMut for Leaving {
-    fn visit_expr_mut(&mut self, value: &mut Expr) {
-        match value {
-            Expr::Await(_) | Expr::Try(_) | Expr::Return(_) => {
-                let message = "`scope` is evaluated at once, and can neither wait nor fail: let an extractor do that";
-                self.0.get_or_insert_with(|| syn::Error::new_spanned(value, message));
-            }
-            Expr::Async(_) | Expr::Closure(_) => {}
-            value => visit_mut::visit_expr_mut(self, value),
-        }
-    }
 }

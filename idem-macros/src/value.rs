@@ -27,6 +27,14 @@ pub(crate) fn bare(mut value: &Expr) -> &Expr {
     value
 }
 
+/// What to add to a message about a value that is no literal, perhaps a constant: an attribute does not see its value.
+fn constant(value: &Expr) -> &'static str {
+    match bare(value) {
+        Expr::Lit(_) | Expr::Unary(_) => "",
+        _ => ", or, for a constant, give it to a `const POLICY: Policy` and write `policy = POLICY`",
+    }
+}
+
 fn literal(value: &Expr) -> Option<&Lit> {
     match bare(value) {
         Expr::Lit(literal) => Some(&literal.lit),
@@ -34,7 +42,7 @@ fn literal(value: &Expr) -> Option<&Lit> {
     }
 }
 
-/// The text, where the value is a string.
+/// The text, if the value is a string.
 pub(crate) fn string(value: &Expr) -> Option<&LitStr> {
     match literal(value) {
         Some(Lit::Str(string)) => Some(string),
@@ -99,7 +107,7 @@ pub(crate) fn header_name(value: &Expr, example: &str) -> syn::Result<String> {
         return wrong(value, format!("a header name cannot be empty: write `{example}`"));
     }
     match name.chars().find(|&character| !is_token(character)) {
-        Some(bad) => wrong(value, format!("{bad:?} cannot stand in a header name: write `{example}`")),
+        Some(bad) => wrong(value, format!("{bad:?} is not allowed in a header name: write `{example}`")),
         None => Ok(name.to_ascii_lowercase()),
     }
 }
@@ -116,7 +124,7 @@ pub(crate) fn header_value(value: &Expr, example: &str) -> syn::Result<String> {
     };
     let text = string.value();
     match text.chars().find(|&character| !matches!(character, ' '..='~')) {
-        Some(bad) => wrong(value, format!("{bad:?} cannot stand in a header value")),
+        Some(bad) => wrong(value, format!("{bad:?} is not allowed in a header value")),
         None if text.trim() != text => wrong(value, "a header value has no spaces at its ends"),
         None => Ok(text),
     }
@@ -125,9 +133,23 @@ pub(crate) fn header_value(value: &Expr, example: &str) -> syn::Result<String> {
 /// A duration, never zero: `zero` is what to say about one that is.
 pub(crate) fn duration(value: &Expr, example: &str, zero: &str) -> syn::Result<Duration> {
     let Some(string) = string(value) else {
-        return wrong(value, format!("expected a duration in quotes: write `{example}`"));
+        return wrong(value, format!("expected a duration in quotes: write `{example}`{}", constant(value)));
     };
     let written = string.value();
+    if let Some(unit) = units(&written).find(|unit| !UNITS.contains(unit)) {
+        let why = match unit {
+            "M" => ": `M` could be minutes or months",
+            _ if unit.starts_with("mo") => ": a month has no fixed length",
+            _ if unit.starts_with('y') => ": a year has no fixed length",
+            _ => "",
+        };
+        return wrong(
+            value,
+            format!(
+                "unknown unit `{unit}`{why}; write `s`, `m` (minutes), `h`, `d` or `w`, as in \"30d\" or \"1h 30m\""
+            ),
+        );
+    }
     match humantime::parse_duration(&written) {
         Ok(Duration::ZERO) => wrong(value, zero),
         Ok(duration) if duration <= LONGEST => Ok(duration),
@@ -144,6 +166,20 @@ pub(crate) fn duration(value: &Expr, example: &str, zero: &str) -> syn::Result<D
     }
 }
 
+/// The units of durations. None is longer than a week, since months and years have no fixed length.
+const UNITS: &[&str] = &[
+    "ns", "nsec", "nanos", "us", "usec", "ms", "msec", "millis", "s", "sec", "secs", "second", "seconds", "m", "min",
+    "mins", "minute", "minutes", "h", "hr", "hrs", "hour", "hours", "d", "day", "days", "w", "wk", "wks", "week",
+    "weeks",
+];
+
+/// What is written as units: the letters after each number.
+fn units(written: &str) -> impl Iterator<Item = &str> {
+    let is_letter = |character: char| character.is_ascii_alphabetic();
+    let has_number = written.trim_start().starts_with(|character: char| character.is_ascii_digit());
+    written.split(move |character| !is_letter(character)).filter(move |unit| has_number && !unit.is_empty())
+}
+
 /// A size in bytes, never zero.
 pub(crate) fn size(value: &Expr, example: &str) -> syn::Result<u64> {
     const UNITS: [(&str, u64); 8] = [
@@ -157,7 +193,7 @@ pub(crate) fn size(value: &Expr, example: &str) -> syn::Result<u64> {
         ("GiB", 1 << 30),
     ];
     let Some(string) = string(value) else {
-        return wrong(value, format!("expected a size in quotes: write `{example}`"));
+        return wrong(value, format!("expected a size in quotes: write `{example}`{}", constant(value)));
     };
     let written = string.value().trim().to_owned();
     let digits = written.len() - written.trim_start_matches(|character: char| character.is_ascii_digit()).len();
@@ -187,6 +223,22 @@ pub(crate) fn size(value: &Expr, example: &str) -> syn::Result<u64> {
     }
 }
 
+/// The status for a key in flight: a refusal, or an acknowledgement.
+pub(crate) fn in_flight_status(value: &Expr, example: &str) -> syn::Result<u16> {
+    match number(value, RECORDED, "a status", example) {
+        Ok(300..=399) | Err(_) if !is_quoted_number(value) => {
+            let message = "expected a status from 400 to 599, or from 200 to 299 to acknowledge the request";
+            wrong(value, format!("{message}: write for example `{example}`{}", constant(value)))
+        }
+        other => other,
+    }
+}
+
+/// Whether a number is in quotes.
+fn is_quoted_number(value: &Expr) -> bool {
+    string(value).is_some_and(|string| string.value().parse::<u16>().is_ok_and(|number| RECORDED.contains(&number)))
+}
+
 /// A number from a range; `what` says what it is, such as "a status".
 pub(crate) fn number(value: &Expr, range: RangeInclusive<u16>, what: &str, example: &str) -> syn::Result<u16> {
     let number = match literal(value) {
@@ -201,7 +253,10 @@ pub(crate) fn number(value: &Expr, range: RangeInclusive<u16>, what: &str, examp
         Some(number) => wrong(value, format!("drop the quotes: write `{number}`")),
         None => {
             let (lowest, highest) = (range.start(), range.end());
-            wrong(value, format!("expected {what} from {lowest} to {highest}: write for example `{example}`"))
+            wrong(
+                value,
+                format!("expected {what} from {lowest} to {highest}: write for example `{example}`{}", constant(value)),
+            )
         }
     }
 }

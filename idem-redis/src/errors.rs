@@ -1,13 +1,13 @@
-//! What can go wrong, in words that say what happened, what was not done, and what to do now.
+//! What can go wrong: what failed, why, and what to do.
 
-use std::error::Error;
+use std::error::Error as StdError;
 use std::fmt;
 use std::time::Duration;
 
-use idem_runtime::{StoreError, Undecodable};
+use idem_runtime::{DecodeError, StoreError};
 use redis::{RedisError, ServerError};
 
-use crate::wire::Name;
+use crate::value::Name;
 
 /// Why a [`RedisStore`](crate::RedisStore) could not be made. Nothing was written to Redis.
 ///
@@ -25,13 +25,13 @@ use crate::wire::Name;
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum ConnectError {
-    /// A setting of the builder makes no sense.
+    /// A setting of the builder cannot work.
     Setting(&'static str),
-    /// The URL is not one of a Redis server, or the server cannot be reached, or it did not let us in.
+    /// The URL is not one of a Redis server, or the server cannot be reached, or it refused the user.
     Unreachable(RedisError),
-    /// The server did not answer in time.
-    Silent(Duration),
-    /// The server throws keys away when its memory is full.
+    /// The server did not reply in time.
+    NoReply(Duration),
+    /// The server evicts keys when its memory is full.
     Evicts {
         /// Its `maxmemory-policy`.
         policy: String,
@@ -47,18 +47,18 @@ impl fmt::Display for ConnectError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Setting(what) => write!(f, "{what}; no connection was made"),
-            // The source may repeat the URL, which may have a password, so it is not repeated here.
+            // The source may repeat the URL, which may contain a password, so it is not repeated here.
             Self::Unreachable(_) => f.write_str(
-                "Redis cannot be reached, so there is no store; check the URL, the password, and that the server runs",
+                "could not reach Redis, so the store was not made; check the URL, the password, and that the server runs",
             ),
-            Self::Silent(timeout) => write!(
+            Self::NoReply(timeout) => write!(
                 f,
-                "Redis did not answer within {timeout:?}, so there is no store; check the server, or set a longer `timeout`"
+                "Redis did not reply within {timeout:?}, so the store was not made; check the server, or set a longer `timeout`"
             ),
             Self::Evicts { policy } => write!(
                 f,
-                "Redis has `maxmemory-policy {policy}` and would throw claims and records away when its memory is full, so \
-                 that bodies run twice; the store was not made. Set `maxmemory-policy noeviction` in redis.conf, or with \
+                "Redis has `maxmemory-policy {policy}` and would evict claims and records when its memory is full, so that \
+                 handlers run twice; the store was not made. Set `maxmemory-policy noeviction` in redis.conf, or with \
                  CONFIG SET"
             ),
             Self::TooOld { version } => {
@@ -68,8 +68,8 @@ impl fmt::Display for ConnectError {
     }
 }
 
-impl Error for ConnectError {
-    fn source(&self) -> Option<&(dyn Error + 'static)> {
+impl StdError for ConnectError {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
         match self {
             Self::Unreachable(source) => Some(source),
             _ => None,
@@ -77,43 +77,45 @@ impl Error for ConnectError {
     }
 }
 
-/// Why a step gave no answer. The engine logs it, and the client gets a 503.
+/// Why a step failed. The engine logs it, and the client gets a 503.
 #[derive(Debug)]
-pub(crate) enum Trouble {
-    /// No random numbers, so no owner token.
-    Random(String),
+pub(crate) enum Error {
     /// No connection; nothing was sent.
     Unreachable(RedisError),
     /// No connection in time; nothing was sent.
-    Unconnected(Duration),
+    NotConnected(Duration),
     /// The connection broke after the step was sent.
     Broken(RedisError),
-    /// The connection broke, and the repetition does not tell what the step itself did.
-    Unheard,
-    /// No answer in time.
-    Silent(Duration),
-    /// The server refused the step; if it was sent twice, the first time may have taken effect.
+    /// The connection broke, and the repetition does not tell what the first try did.
+    Unconfirmed,
+    /// No reply in time.
+    NoReply(Duration),
+    /// The server refused the step. If it was sent twice, the first one may have taken effect.
     Refused { error: ServerError, repeated: bool },
-    /// The server answered something that the scripts do not say.
-    Reply,
-    /// What stands under the key was not written by this store, or was damaged.
-    Unreadable { name: String, why: Option<Undecodable> },
+    /// The server replied something that the scripts do not return.
+    UnknownReply,
+    /// The value under the key was not written by this store, or is damaged.
+    Unreadable { name: String, cause: Option<DecodeError> },
     /// Too few replicas have the write.
     NotReplicated { have: i64, want: u32, within: Duration },
 }
 
-impl Trouble {
-    /// What stands under this name cannot be read.
+impl Error {
+    /// The value under this name cannot be read.
     pub(crate) fn unreadable(name: &Name) -> Self {
-        Self::Unreadable { name: name.short(), why: None }
+        Self::Unreadable { name: name.short(), cause: None }
     }
 
-    /// Whether the step may have taken effect all the same.
-    pub(crate) fn is_uncertain(&self) -> bool {
+    /// Whether the step may nevertheless have taken effect.
+    pub(crate) fn is_in_doubt(&self) -> bool {
         match self {
-            Self::Random(_) | Self::Unreachable(_) | Self::Unconnected(_) | Self::Unreadable { .. } => false,
+            Self::Unreachable(_) | Self::NotConnected(_) | Self::Unreadable { .. } => false,
             Self::Refused { repeated, .. } => *repeated,
-            Self::Broken(_) | Self::Unheard | Self::Silent(_) | Self::Reply | Self::NotReplicated { .. } => true,
+            Self::Broken(_)
+            | Self::Unconfirmed
+            | Self::NoReply(_)
+            | Self::UnknownReply
+            | Self::NotReplicated { .. } => true,
         }
     }
 
@@ -122,29 +124,26 @@ impl Trouble {
     }
 }
 
-impl fmt::Display for Trouble {
+impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Random(error) => {
-                write!(f, "no random owner token could be made, so nothing was sent to Redis: {error}")
-            }
-            Self::Unreachable(error) => write!(f, "Redis cannot be reached, nothing was sent: {error}"),
-            Self::Unconnected(timeout) => write!(f, "no connection to Redis within {timeout:?}, nothing was sent"),
+            Self::Unreachable(error) => write!(f, "could not reach Redis, nothing was sent: {error}"),
+            Self::NotConnected(timeout) => write!(f, "no connection to Redis within {timeout:?}, nothing was sent"),
             Self::Broken(error) => {
-                write!(f, "the connection to Redis broke, whether the step took effect is unknown: {error}")
+                write!(f, "the connection to Redis broke, it is unknown whether the step took effect: {error}")
             }
-            Self::Unheard => {
+            Self::Unconfirmed => {
                 f.write_str("the connection to Redis broke, and it is unknown what the step did; look again")
             }
-            Self::Silent(timeout) => {
-                write!(f, "no answer from Redis within {timeout:?}, whether the step took effect is unknown")
+            Self::NoReply(timeout) => {
+                write!(f, "no reply from Redis within {timeout:?}, it is unknown whether the step took effect")
             }
             Self::Refused { error, .. } => write!(f, "Redis refused the step: {error}"),
-            Self::Reply => f.write_str("Redis gave an answer that this version of the store does not know"),
-            Self::Unreadable { name, why } => {
+            Self::UnknownReply => f.write_str("Redis gave a reply that this version of the store does not know"),
+            Self::Unreadable { name, cause } => {
                 write!(f, "the value under `{name}` in Redis cannot be read")?;
-                if let Some(why) = why {
-                    write!(f, " ({why})")?;
+                if let Some(cause) = cause {
+                    write!(f, " ({cause})")?;
                 }
                 f.write_str("; it was left as it is. DEL it once it is known what its request did")
             }
@@ -156,8 +155,8 @@ impl fmt::Display for Trouble {
     }
 }
 
-impl Error for Trouble {
-    fn source(&self) -> Option<&(dyn Error + 'static)> {
+impl StdError for Error {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
         match self {
             Self::Unreachable(source) | Self::Broken(source) => Some(source),
             Self::Refused { error, .. } => Some(error),
@@ -166,14 +165,14 @@ impl Error for Trouble {
     }
 }
 
-impl From<Trouble> for StoreError {
-    fn from(trouble: Trouble) -> Self {
-        let unreadable = match &trouble {
-            Trouble::Unreadable { .. } => true,
-            // Something else than a string stands under the key.
-            Trouble::Refused { error, .. } => error.code() == "WRONGTYPE",
+impl From<Error> for StoreError {
+    fn from(error: Error) -> Self {
+        let is_unreadable = match &error {
+            Error::Unreadable { .. } => true,
+            // The value is not a string.
+            Error::Refused { error, .. } => error.code() == "WRONGTYPE",
             _ => false,
         };
-        if unreadable { Self::unreadable(trouble) } else { Self::unavailable(trouble) }
+        if is_unreadable { Self::unreadable(error) } else { Self::unavailable(error) }
     }
 }

@@ -10,14 +10,17 @@ use std::time::Duration;
 
 use idem_proofs::reference::steps::histories;
 use idem_proofs::reference::{Claims, Model, Profile, Step, drive, engine};
-use idem_runtime::{Begin, Claim, Clock, Duties, Fingerprint, Record, StorageKey, Store, StoreError, Terms};
+use idem_runtime::{
+    Begin, BeginOptions, Claim, Clock, Fingerprint, Record, StorageKey, Store, StoreCapabilities, StoreError,
+    StoredEntry,
+};
 use idem_servers::redis::Redis;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 use redis::cmd;
 use tokio::runtime::Handle;
 
-use crate::link::Heard;
+use crate::connection::Reply;
 use crate::{RedisClaim, RedisStore};
 
 /// Makes every key older, by as many milliseconds as the history says and some more: so much the steps may have taken.
@@ -33,7 +36,7 @@ const MARK: i128 = 10_000_000_000;
 const MARK_MILLISECONDS: i128 = 10_000_000;
 const TICK_MILLISECONDS: i128 = 10_000;
 
-/// No claim goes by itself, as none does in the reference.
+/// No claim expires, as none does in the reference.
 const TTL: Duration = Duration::MAX;
 
 /// Milliseconds of the server for nanoseconds of a history.
@@ -56,7 +59,7 @@ struct Timed {
     /// How much time has passed on the server, in milliseconds.
     passed: Arc<Mutex<i128>>,
     /// Where the connection lives: other threads than those of the history.
-    elsewhere: Handle,
+    runtime: Handle,
 }
 
 struct TimedClaim {
@@ -65,10 +68,10 @@ struct TimedClaim {
 }
 
 impl Timed {
-    /// Ends before it returns. A history of the engine counts on it that a claim ends in a few turns of its own thread.
-    fn at_once<T: Send + 'static>(&self, step: impl Future<Output = T> + Send + 'static) -> T {
+    /// Ends before it returns. A history of the engine counts on it that a claim ends in a few turns of one thread.
+    fn elsewhere<T: Send + 'static>(&self, step: impl Future<Output = T> + Send + 'static) -> T {
         let (send, receive) = channel();
-        self.elsewhere.spawn(async move { send.send(step.await) });
+        self.runtime.spawn(async move { send.send(step.await) });
         receive.recv().unwrap()
     }
 
@@ -78,12 +81,14 @@ impl Timed {
         let by = passed - std::mem::replace(&mut *self.passed.lock().unwrap(), passed);
         let mut pass = cmd("EVAL");
         pass.arg(PASS).arg(0).arg(&self.prefix).arg(by.to_string());
-        let link = Arc::clone(&self.store.inner.link);
-        self.at_once(async move { link.send(&pass, link.deadline()).await.and_then(Heard::accepted) })?;
+        let client = Arc::clone(&self.store.client);
+        let deadline = client.connection.deadline();
+        self.elsewhere(async move { client.connection.send(&pass, deadline).await.and_then(Reply::accepted) })?;
         Ok(())
     }
 }
 
+#[deny(clippy::missing_trait_methods)]
 impl Store for Timed {
     type Claim = TimedClaim;
 
@@ -91,11 +96,11 @@ impl Store for Timed {
         &self,
         key: &StorageKey,
         fingerprint: &Fingerprint,
-        lease: Duration,
+        options: &BeginOptions,
     ) -> Result<Begin<TimedClaim>, StoreError> {
         self.set_clock()?;
         let timed = |claim| TimedClaim { claim, store: self.clone() };
-        Ok(match self.store.begin_on_terms(key, fingerprint, &Terms::new(stretched(lease), TTL)).await? {
+        Ok(match self.store.begin(key, fingerprint, &BeginOptions::new(stretched(options.lease), TTL)).await? {
             Begin::Claimed(claim) => Begin::Claimed(timed(claim)),
             Begin::Abandoned(claim) => Begin::Abandoned(timed(claim)),
             Begin::InFlight(fingerprint) => Begin::InFlight(fingerprint),
@@ -112,12 +117,22 @@ impl Store for Timed {
         self.store.forget(key).await
     }
 
-    fn attach(&self, clock: &Arc<dyn Clock>) -> Duties {
+    async fn inspect(&self, key: &StorageKey) -> Result<Option<StoredEntry>, StoreError> {
+        self.set_clock()?;
+        self.store.inspect(key).await
+    }
+
+    async fn drained(&self) {
+        self.store.drained().await;
+    }
+
+    fn attach(&self, clock: &Arc<dyn Clock>) -> StoreCapabilities {
         let _ = self.clock.set((Arc::clone(clock), clock.now().as_nanos()));
         self.store.attach(clock)
     }
 }
 
+#[deny(clippy::missing_trait_methods)]
 impl Claim for TimedClaim {
     async fn renew(&mut self, lease: Duration) -> Result<(), StoreError> {
         self.store.set_clock()?;
@@ -126,12 +141,16 @@ impl Claim for TimedClaim {
 
     async fn complete(self, record: Record, ttl: Duration) -> Result<(), StoreError> {
         self.store.set_clock()?;
-        self.store.at_once(self.claim.complete(record, stretched(ttl)))
+        self.store.elsewhere(self.claim.complete(record, stretched(ttl)))
     }
 
     async fn release(self) -> Result<(), StoreError> {
         self.store.set_clock()?;
-        self.store.at_once(self.claim.release())
+        self.store.elsewhere(self.claim.release())
+    }
+
+    fn try_clone(&self) -> Option<Self> {
+        Some(Self { claim: self.claim.try_clone()?, store: self.store.clone() })
     }
 }
 
@@ -150,7 +169,7 @@ fn check<F: Future<Output = Result<(), String>>>(cases: u32, play: impl Fn(Timed
         let prefix = format!("history-{}", played.fetch_add(1, Ordering::SeqCst));
         let store = elsewhere.block_on(RedisStore::builder(server.url()).prefix(&prefix).connect()).unwrap();
         let (clock, passed) = (Arc::default(), Arc::default());
-        let store = Timed { store, prefix, clock, passed, elsewhere: elsewhere.handle().clone() };
+        let store = Timed { store, prefix, clock, passed, runtime: elsewhere.handle().clone() };
         runtime.block_on(play(store, model, steps)).map_err(TestCaseError::fail)
     });
     if let Err(error) = checked {

@@ -1,19 +1,20 @@
-//! The scripts: each takes one key, and writes only if what stands there is, byte for byte, what the caller has seen or written.
+//! The scripts: each takes one key, and writes only if its value is, byte for byte, what the caller has seen or written.
 
 use redis::{Cmd, cmd};
 use sha1_smol::Sha1;
 
 /// The scripts of the store.
 pub(crate) struct Scripts {
-    pub(crate) look: Text,
-    pub(crate) renew: Text,
-    pub(crate) complete: Text,
-    pub(crate) release: Text,
-    pub(crate) forget: Text,
+    pub(crate) inspect: Script,
+    pub(crate) renew: Script,
+    pub(crate) take_over: Script,
+    pub(crate) complete: Script,
+    pub(crate) release: Script,
+    pub(crate) forget: Script,
 }
 
-/// One script, with the name that the server knows it by once it has seen it.
-pub(crate) struct Text {
+/// One script, with the hash by which the server knows it once it has seen it.
+pub(crate) struct Script {
     text: &'static str,
     hash: String,
 }
@@ -21,37 +22,39 @@ pub(crate) struct Text {
 impl Scripts {
     pub(crate) fn new() -> Self {
         Self {
-            look: Text::new(include_str!("scripts/look.lua")),
-            renew: Text::new(include_str!("scripts/renew.lua")),
-            complete: Text::new(include_str!("scripts/complete.lua")),
-            release: Text::new(include_str!("scripts/release.lua")),
-            forget: Text::new(include_str!("scripts/forget.lua")),
+            inspect: Script::new(include_str!("scripts/inspect.lua")),
+            renew: Script::new(include_str!("scripts/renew.lua")),
+            take_over: Script::new(include_str!("scripts/take_over.lua")),
+            complete: Script::new(include_str!("scripts/complete.lua")),
+            release: Script::new(include_str!("scripts/release.lua")),
+            forget: Script::new(include_str!("scripts/forget.lua")),
         }
     }
 
-    pub(crate) fn texts(&self) -> [&str; 5] {
-        [&self.look, &self.renew, &self.complete, &self.release, &self.forget].map(|script| script.text)
+    pub(crate) fn texts(&self) -> [&str; 6] {
+        let Self { inspect, renew, take_over, complete, release, forget } = self;
+        [inspect, renew, take_over, complete, release, forget].map(|script| script.text)
     }
 }
 
-impl Text {
+impl Script {
     fn new(text: &'static str) -> Self {
         Self { text, hash: Sha1::from(text).digest().to_string() }
     }
 
-    /// A call by name, which the server answers with NOSCRIPT if it does not know the script.
-    pub(crate) fn by_name(&self, key: &str, arguments: &[&[u8]]) -> Cmd {
+    /// Returns a call by hash. The server replies NOSCRIPT if it does not know the script.
+    pub(crate) fn by_hash(&self, key: &str, arguments: &[&[u8]]) -> Cmd {
         call("EVALSHA", &self.hash, key, arguments)
     }
 
-    /// A call with the whole text, which makes the server know the script.
+    /// Returns a call with the whole text. From then on the server knows the script.
     pub(crate) fn in_full(&self, key: &str, arguments: &[&[u8]]) -> Cmd {
         call("EVAL", self.text, key, arguments)
     }
 }
 
-fn call(how: &str, script: &str, key: &str, arguments: &[&[u8]]) -> Cmd {
-    let mut call = cmd(how);
+fn call(command: &str, script: &str, key: &str, arguments: &[&[u8]]) -> Cmd {
+    let mut call = cmd(command);
     call.arg(script).arg(1).arg(key);
     for argument in arguments {
         call.arg(*argument);

@@ -1,11 +1,12 @@
 //! The conformance suite of stores, each case against a server of its own.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a failed check panics")]
 
-use idem_redis::RedisStore;
 use std::sync::Arc;
-use std::time::Duration;
 
-use idem_runtime::{Begin, Clock, Duties, Fingerprint, Found, StorageKey, Store, StoreError, Terms};
+use idem_redis::RedisStore;
+use idem_runtime::{
+    Begin, BeginOptions, Clock, Fingerprint, StorageKey, Store, StoreCapabilities, StoreError, StoredEntry,
+};
 use idem_servers::redis::Redis;
 
 /// A store, and the server that it needs.
@@ -19,7 +20,7 @@ idem_runtime::conformance_tests!(|| async {
     Served { store: RedisStore::connect(server.url()).await.unwrap(), _server: server }
 });
 
-/// Passes everything on.
+#[deny(clippy::missing_trait_methods)]
 impl Store for Served {
     type Claim = <RedisStore as Store>::Claim;
 
@@ -27,18 +28,9 @@ impl Store for Served {
         &self,
         key: &StorageKey,
         fingerprint: &Fingerprint,
-        lease: Duration,
+        options: &BeginOptions,
     ) -> Result<Begin<Self::Claim>, StoreError> {
-        self.store.begin(key, fingerprint, lease).await
-    }
-
-    async fn begin_on_terms(
-        &self,
-        key: &StorageKey,
-        fingerprint: &Fingerprint,
-        terms: &Terms<'_>,
-    ) -> Result<Begin<Self::Claim>, StoreError> {
-        self.store.begin_on_terms(key, fingerprint, terms).await
+        self.store.begin(key, fingerprint, options).await
     }
 
     async fn ended(&self, key: &StorageKey) {
@@ -49,11 +41,15 @@ impl Store for Served {
         self.store.forget(key).await
     }
 
-    async fn inspect(&self, key: &StorageKey) -> Result<Option<Found>, StoreError> {
+    async fn inspect(&self, key: &StorageKey) -> Result<Option<StoredEntry>, StoreError> {
         self.store.inspect(key).await
     }
 
-    fn attach(&self, clock: &Arc<dyn Clock>) -> Duties {
+    async fn drained(&self) {
+        self.store.drained().await;
+    }
+
+    fn attach(&self, clock: &Arc<dyn Clock>) -> StoreCapabilities {
         self.store.attach(clock)
     }
 }

@@ -1,4 +1,4 @@
-//! The engine over Redis: what a client sees, and how often a body runs.
+//! The engine over Redis: what a client sees, and how often a handler runs.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a failed check panics")]
 
 #[allow(unreachable_pub, reason = "a module of each test")]
@@ -11,7 +11,10 @@ use std::time::{Duration, Instant};
 
 use common::{TIMEOUT, TTL, fingerprint, key, store, through_proxy, until};
 use idem_redis::RedisStore;
-use idem_runtime::{Abandoned, Answer, Attempt, Draft, Ended, Idempotency, Outcome, Recording, Refused, Rules, Store};
+use idem_runtime::{
+    Abandoned, Attempt, Executed, Idempotency, Lease, Outcome, RecordBuilder, Recording, RefusalReason, Rules,
+    RunResult, Store,
+};
 use idem_servers::proxy::{Direction, Fault};
 use idem_servers::redis::Redis;
 use tokio::sync::oneshot;
@@ -20,30 +23,30 @@ use tokio::task::JoinSet;
 const SHORT: Duration = Duration::from_millis(300);
 
 fn attempt(number: u8, wait: Option<Duration>, abandoned: Abandoned) -> Attempt {
-    Attempt::new(key(number), fingerprint(1), Rules { ttl: TTL, wait, abandoned })
+    Attempt::new(key(number), fingerprint(1), Rules { ttl: TTL, wait, abandoned, ..Rules::DEFAULT })
 }
 
-fn ended(answer: String) -> Ended<String> {
-    let mut draft = Draft::new();
+fn ended(answer: String) -> Executed<String> {
+    let mut draft = RecordBuilder::new();
     draft.put(answer.as_bytes());
-    Ended { response: answer, recording: Recording::Done(Outcome::Answer(draft)) }
+    Executed { response: answer, recording: Recording::Done(Outcome::Record(draft)) }
 }
 
-/// A body that counts its runs, and whose answer says which run it was.
-fn body(runs: &Arc<AtomicUsize>) -> impl FnOnce() -> std::future::Ready<Ended<String>> + Send + use<> {
+/// A handler that counts its runs, and whose answer says which run it was.
+fn handler(runs: &Arc<AtomicUsize>) -> impl FnOnce(Lease) -> std::future::Ready<Executed<String>> + Send + use<> {
     let runs = Arc::clone(runs);
-    move || std::future::ready(ended(format!("run {}", runs.fetch_add(1, Ordering::SeqCst) + 1)))
+    move |_| std::future::ready(ended(format!("run {}", runs.fetch_add(1, Ordering::SeqCst) + 1)))
 }
 
-fn text(answer: Answer<String>) -> String {
+fn text(answer: RunResult<String>) -> String {
     match answer {
-        Answer::Ran(text) => text,
-        Answer::Recorded(replay) => String::from_utf8(replay.answer().to_vec()).unwrap(),
+        RunResult::Executed(text) => text,
+        RunResult::Replayed(replay) => String::from_utf8(replay.content().to_vec()).unwrap(),
     }
 }
 
 #[tokio::test]
-async fn a_body_that_outlives_its_lease_many_times_is_renewed_and_runs_once() {
+async fn a_handler_that_outlives_its_lease_many_times_is_renewed_and_runs_once() {
     let server = Redis::start().await;
     let engines =
         [store(&server).await, store(&server).await].map(|store| Idempotency::builder(store).lease(SHORT).build());
@@ -53,25 +56,25 @@ async fn a_body_that_outlives_its_lease_many_times_is_renewed_and_runs_once() {
     let first = {
         let (engine, runs) = (engines[0].clone(), Arc::clone(&runs));
         tokio::spawn(async move {
-            let body = move || async move {
+            let handler = move |_| async move {
                 let _ = starts.send(());
                 let _ = ends.await;
-                body(&runs)().await
+                handler(&runs)(Lease::default()).await
             };
-            engine.run(attempt(1, None, Abandoned::Rerun), body).await
+            engine.run(attempt(1, None, Abandoned::Rerun), handler).await
         })
     };
     started.await.unwrap();
     let start = Instant::now();
     while start.elapsed() < 5 * SHORT {
         // A retry that would take the claim over, were it abandoned.
-        let refused = engines[1].run(attempt(1, None, Abandoned::Rerun), body(&runs)).await;
-        assert!(matches!(refused, Err(Refused::InFlight)), "{refused:?}");
+        let refused = engines[1].run(attempt(1, None, Abandoned::Rerun), handler(&runs)).await;
+        assert!(matches!(refused, Err(RefusalReason::InFlight)), "{refused:?}");
         tokio::time::sleep(SHORT / 10).await;
     }
     end.send(()).unwrap();
     assert_eq!(text(first.await.unwrap().unwrap()), "run 1");
-    assert_eq!(text(engines[1].run(attempt(1, None, Abandoned::Rerun), body(&runs)).await.unwrap()), "run 1");
+    assert_eq!(text(engines[1].run(attempt(1, None, Abandoned::Rerun), handler(&runs)).await.unwrap()), "run 1");
     assert_eq!(runs.load(Ordering::SeqCst), 1);
 }
 
@@ -84,11 +87,11 @@ fn a_process_that_is_gone_leaves_an_unknown_outcome_that_only_a_policy_reruns() 
     let url = server.url();
     gone.spawn(async move {
         let engine = Idempotency::builder(RedisStore::connect(url).await.unwrap()).lease(SHORT).build();
-        let body = move || async move {
+        let handler = move |_| async move {
             starts.send(()).unwrap();
-            std::future::pending::<Ended<String>>().await
+            std::future::pending::<Executed<String>>().await
         };
-        engine.run(attempt(1, None, Abandoned::Refuse), body).await
+        engine.run(attempt(1, None, Abandoned::Refuse), handler).await
     });
     started.recv().unwrap();
     // As `kill -9` does, as far as Redis can see.
@@ -96,11 +99,11 @@ fn a_process_that_is_gone_leaves_an_unknown_outcome_that_only_a_policy_reruns() 
     here.block_on(async {
         let runs = Arc::new(AtomicUsize::new(0));
         let engine = Idempotency::builder(store(&server).await).lease(SHORT).build();
-        let run = |abandoned| engine.run(attempt(1, None, abandoned), body(&runs));
+        let run = |abandoned| engine.run(attempt(1, None, abandoned), handler(&runs));
         until("the lease is over", async || match run(Abandoned::Refuse).await {
-            Err(Refused::InFlight) => false,
-            Err(Refused::OutcomeUnknown) => true,
-            other => panic!("the body may have run, but a retry got {other:?}"),
+            Err(RefusalReason::InFlight) => false,
+            Err(RefusalReason::OutcomeUnknown) => true,
+            other => panic!("the handler may have run, but a retry got {other:?}"),
         })
         .await;
         assert_eq!(runs.load(Ordering::SeqCst), 0);
@@ -119,12 +122,12 @@ async fn a_retry_that_waits_in_another_process_gets_the_answer() {
     let first = {
         let (engine, runs) = (engines[0].clone(), Arc::clone(&runs));
         tokio::spawn(async move {
-            let body = move || async move {
+            let handler = move |_| async move {
                 let _ = starts.send(());
                 let _ = ends.await;
-                body(&runs)().await
+                handler(&runs)(Lease::default()).await
             };
-            engine.run(attempt(1, None, Abandoned::Refuse), body).await
+            engine.run(attempt(1, None, Abandoned::Refuse), handler).await
         })
     };
     started.await.unwrap();
@@ -132,7 +135,7 @@ async fn a_retry_that_waits_in_another_process_gets_the_answer() {
     for _ in 0..10 {
         let (engine, runs) = (engines[1].clone(), Arc::clone(&runs));
         retries.spawn(async move {
-            engine.run(attempt(1, Some(Duration::from_secs(20)), Abandoned::Refuse), body(&runs)).await
+            engine.run(attempt(1, Some(Duration::from_secs(20)), Abandoned::Refuse), handler(&runs)).await
         });
     }
     until("the retries wait", async || {
@@ -142,28 +145,28 @@ async fn a_retry_that_waits_in_another_process_gets_the_answer() {
     end.send(()).unwrap();
     assert_eq!(text(first.await.unwrap().unwrap()), "run 1");
     while let Some(retry) = retries.join_next().await {
-        assert!(matches!(retry.unwrap(), Ok(Answer::Recorded(replay)) if replay.answer() == "run 1"));
+        assert!(matches!(retry.unwrap(), Ok(RunResult::Replayed(replay)) if replay.content() == "run 1"));
     }
     assert_eq!(runs.load(Ordering::SeqCst), 1);
 }
 
 #[tokio::test]
-async fn while_the_store_cannot_be_asked_no_body_starts() {
+async fn while_the_store_cannot_be_asked_no_handler_starts() {
     let server = Redis::start().await;
     let (store, proxy) = through_proxy(&server).await;
     let engine = Idempotency::new(store);
     let runs = Arc::new(AtomicUsize::new(0));
-    let run = |number| engine.run(attempt(number, None, Abandoned::Rerun), body(&runs));
+    let run = |number| engine.run(attempt(number, None, Abandoned::Rerun), handler(&runs));
     proxy.refuse();
-    assert!(matches!(run(1).await, Err(Refused::StoreUnavailable(_))));
+    assert!(matches!(run(1).await, Err(RefusalReason::StoreUnavailable(_))));
     proxy.heal();
     proxy.set(Direction::ToClient, Fault::Drop);
-    assert!(matches!(run(2).await, Err(Refused::StoreUnavailable(_))));
+    assert!(matches!(run(2).await, Err(RefusalReason::StoreUnavailable(_))));
     proxy.heal();
     server.say(&format!("SET {} damaged", common::name(3))).await;
-    assert!(matches!(run(3).await, Err(Refused::StoreUnavailable(_))));
+    assert!(matches!(run(3).await, Err(RefusalReason::StoreUnavailable(_))));
     server.say("CONFIG SET maxmemory 1mb").await;
-    assert!(matches!(run(4).await, Err(Refused::StoreFull)));
+    assert!(matches!(run(4).await, Err(RefusalReason::StoreFull)));
     assert_eq!(runs.load(Ordering::SeqCst), 0);
     server.say("CONFIG SET maxmemory 0").await;
     until("the key is free again", async || run(2).await.is_ok()).await;
@@ -180,12 +183,12 @@ async fn an_answer_that_the_server_was_down_for_is_recorded_when_it_is_back() {
     let first = {
         let (engine, runs) = (engine.clone(), Arc::clone(&runs));
         tokio::spawn(async move {
-            let body = move || async move {
+            let handler = move |_| async move {
                 let _ = starts.send(());
                 let _ = ends.await;
-                body(&runs)().await
+                handler(&runs)(Lease::default()).await
             };
-            engine.run(attempt(1, None, Abandoned::Refuse), body).await
+            engine.run(attempt(1, None, Abandoned::Refuse), handler).await
         })
     };
     started.await.unwrap();
@@ -195,14 +198,14 @@ async fn an_answer_that_the_server_was_down_for_is_recorded_when_it_is_back() {
     assert_eq!(text(first.await.unwrap().unwrap()), "run 1");
     server.restart().await;
     engine.drain().await;
-    let retry = engine.run(attempt(1, None, Abandoned::Refuse), body(&runs)).await;
-    assert!(matches!(&retry, Ok(Answer::Recorded(replay)) if replay.answer() == "run 1"), "{retry:?}");
+    let retry = engine.run(attempt(1, None, Abandoned::Refuse), handler(&runs)).await;
+    assert!(matches!(&retry, Ok(RunResult::Replayed(replay)) if replay.content() == "run 1"), "{retry:?}");
     assert_eq!(runs.load(Ordering::SeqCst), 1);
 }
 
 /// Two processes, clients that retry until they have an answer, and a network that fails all the time.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn in_a_storm_of_faults_each_body_runs_once_and_all_its_clients_get_the_same_answer() {
+async fn in_a_storm_of_faults_each_handler_runs_once_and_all_its_clients_get_the_same_answer() {
     const KEYS: u8 = 40;
     const CLIENTS: usize = 4;
     let server = Redis::start().await;
@@ -220,7 +223,7 @@ async fn in_a_storm_of_faults_each_body_runs_once_and_all_its_clients_get_the_sa
                 let start = Instant::now();
                 loop {
                     let runs = Arc::clone(&runs);
-                    let body = move || async move {
+                    let handler = move |_| async move {
                         let run = {
                             let mut runs = runs.lock().unwrap();
                             *runs.entry(number).and_modify(|runs| *runs += 1).or_insert(1)
@@ -229,9 +232,11 @@ async fn in_a_storm_of_faults_each_body_runs_once_and_all_its_clients_get_the_sa
                         ended(format!("key {number}, run {run}"))
                     };
                     let wait = (client > 1).then_some(Duration::from_secs(1));
-                    match engine.run(attempt(number, wait, Abandoned::Refuse), body).await {
+                    match engine.run(attempt(number, wait, Abandoned::Refuse), handler).await {
                         Ok(answer) => return (number, text(answer)),
-                        Err(Refused::InFlight | Refused::StoreUnavailable(_)) if start.elapsed().as_secs() < 20 => {
+                        Err(RefusalReason::InFlight | RefusalReason::StoreUnavailable(_))
+                            if start.elapsed().as_secs() < 20 =>
+                        {
                             tokio::time::sleep(Duration::from_millis(20)).await;
                         }
                         Err(refused) => panic!("key {number}: {refused:?}"),
@@ -268,7 +273,7 @@ async fn in_a_storm_of_faults_each_body_runs_once_and_all_its_clients_get_the_sa
     }
     storm.abort();
     for (number, runs) in runs.lock().unwrap().iter() {
-        assert_eq!(*runs, 1, "the body of key {number} ran {runs} times");
+        assert_eq!(*runs, 1, "the handler of key {number} ran {runs} times");
     }
     assert_eq!(answers.len(), usize::from(KEYS));
     for engine in &engines {

@@ -8,19 +8,21 @@ use std::time::Duration;
 
 use common::*;
 use idem_redis::RedisStore;
-use idem_runtime::{Begin, Claim, Clock, Found, Origin, Standing, Store, StoreError, SystemClock, Terms, Timestamp};
+use idem_runtime::{
+    Begin, BeginOptions, Claim, Clock, ExecutionInfo, KeyState, Store, StoreError, StoredEntry, SystemClock, Timestamp,
+};
 use idem_servers::redis::Redis;
 
-fn origin(endpoint: &str) -> Origin {
-    Origin::from_bytes([&[1, 0][..], &[5; 8 + 8 + 4], endpoint.as_bytes()].concat().into()).unwrap()
+fn info(endpoint: &str) -> ExecutionInfo {
+    ExecutionInfo::from_bytes(&[&[1, 0][..], &[5; 8 + 8 + 4 + 8], endpoint.as_bytes()].concat()).unwrap()
 }
 
-async fn begin_from(store: &RedisStore, origin: &Origin) -> Begun {
-    store.begin_on_terms(&key(1), &fingerprint(1), &Terms::new(LEASE, TTL).with_origin(origin)).await
+async fn begin_with(store: &RedisStore, info: &ExecutionInfo) -> Begun {
+    store.begin(&key(1), &fingerprint(1), &BeginOptions::new(LEASE, TTL).with_info(info.clone())).await
 }
 
 /// What stands there, and that looking changed neither the value nor its end.
-async fn inspected(server: &Redis, store: &RedisStore) -> Found {
+async fn inspected(server: &Redis, store: &RedisStore) -> StoredEntry {
     let end = async || server.say(&format!("PEXPIRETIME {}", name(1))).await;
     let dump = async || server.say(&format!("DUMP {}", name(1))).await;
     let before = (end().await, dump().await);
@@ -45,7 +47,7 @@ async fn a_claim_is_in_flight_and_then_abandoned_and_a_record_is_completed() {
     let server = Redis::start().await;
     let store = store(&server).await;
     assert!(store.inspect(&key(1)).await.unwrap().is_none());
-    let Ok(Begin::Claimed(mut claimed)) = begin_from(&store, &origin("POST /orders")).await else {
+    let Ok(Begin::Claimed(mut claimed)) = begin_with(&store, &info("POST /orders")).await else {
         panic!("the key is free");
     };
     for renewed in [false, true] {
@@ -53,30 +55,30 @@ async fn a_claim_is_in_flight_and_then_abandoned_and_a_record_is_completed() {
             claimed.renew(LEASE).await.unwrap();
         }
         let found = inspected(&server, &store).await;
-        assert!(matches!(found.standing, Standing::InFlight(found) if found == fingerprint(1)), "{found:?}");
-        assert_eq!(found.origin, Some(origin("POST /orders")));
+        assert!(matches!(found.state, KeyState::InFlight(found) if found == fingerprint(1)), "{found:?}");
+        assert_eq!(found.info, Some(info("POST /orders")));
         assert_in(found.lease_until, 30);
         assert_in(found.expires_at, 3630);
         // As if the owner had been gone for a minute.
         let left = (LEASE + TTL - Duration::from_secs(60)).as_millis();
         server.say(&format!("PEXPIRE {} {left}", name(1))).await;
         let found = inspected(&server, &store).await;
-        assert!(matches!(found.standing, Standing::Abandoned(found) if found == fingerprint(1)), "{found:?}");
-        assert_eq!(found.origin, Some(origin("POST /orders")));
+        assert!(matches!(found.state, KeyState::Abandoned(found) if found == fingerprint(1)), "{found:?}");
+        assert_eq!(found.info, Some(info("POST /orders")));
         assert_in(found.lease_until, -30);
         assert_in(found.expires_at, 3570);
     }
     // Whoever takes it over has come from somewhere else.
-    let Ok(Begin::Abandoned(mut heir)) = begin_from(&store, &origin("PUT /orders")).await else {
+    let Ok(Begin::Abandoned(mut heir)) = begin_with(&store, &info("PUT /orders")).await else {
         panic!("the lease is over");
     };
-    assert_eq!(inspected(&server, &store).await.origin, Some(origin("POST /orders")));
+    assert_eq!(inspected(&server, &store).await.info, Some(info("POST /orders")));
     heir.renew(LEASE).await.unwrap();
-    assert_eq!(inspected(&server, &store).await.origin, Some(origin("PUT /orders")));
+    assert_eq!(inspected(&server, &store).await.info, Some(info("PUT /orders")));
 
     heir.complete(record("answer"), TTL).await.unwrap();
     let found = inspected(&server, &store).await;
-    assert!(matches!(&found.standing, Standing::Completed(found) if *found == record("answer")), "{found:?}");
+    assert!(matches!(&found.state, KeyState::Completed(found) if *found == record("answer")), "{found:?}");
     assert_eq!((found.lease_until, found.replays), (None, None));
     assert_in(found.expires_at, 3600);
 }

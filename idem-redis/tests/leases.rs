@@ -7,7 +7,7 @@ mod common;
 use std::time::Duration;
 
 use common::*;
-use idem_runtime::{Begin, Claim, Standing, Store, StoreError, Terms};
+use idem_runtime::{Begin, BeginOptions, Claim, KeyState, Store, StoreError};
 use idem_servers::redis::Redis;
 
 /// How long Redis keeps the key, in milliseconds.
@@ -28,14 +28,14 @@ async fn a_claim_outlives_its_lease_for_its_ttl_and_every_value_has_an_end() {
             "{milliseconds} is not near {duration:?}"
         );
     };
-    let Ok(Begin::Claimed(mut claimed)) = store.begin_on_terms(&key(1), &fingerprint(1), &Terms::new(short, TTL)).await
+    let Ok(Begin::Claimed(mut claimed)) = store.begin(&key(1), &fingerprint(1), &BeginOptions::new(short, TTL)).await
     else {
         panic!("the key is free");
     };
     near(kept_for(&server).await, short + TTL);
     until("the lease is over", async || matches!(begin(&store, 1).await, Ok(Begin::Abandoned(_)))).await;
     assert!(matches!(
-        store.begin_on_terms(&key(1), &fingerprint(2), &Terms::new(LEASE, TTL)).await,
+        store.begin(&key(1), &fingerprint(2), &BeginOptions::new(LEASE, TTL)).await,
         Ok(Begin::InFlight(found)) if found == fingerprint(1)
     ));
     // Its owner was only late, and nobody came in between.
@@ -47,7 +47,7 @@ async fn a_claim_outlives_its_lease_for_its_ttl_and_every_value_has_an_end() {
     near(kept_for(&server).await, 2 * TTL);
     // Also where the lease is longer than the TTL.
     assert!(store.forget(&key(1)).await.unwrap());
-    store.begin_on_terms(&key(1), &fingerprint(1), &Terms::new(LEASE, LEASE / 2)).await.unwrap();
+    store.begin(&key(1), &fingerprint(1), &BeginOptions::new(LEASE, LEASE / 2)).await.unwrap();
     near(kept_for(&server).await, LEASE + LEASE / 2);
 }
 
@@ -56,7 +56,7 @@ async fn an_abandoned_claim_is_taken_over_with_its_key_and_its_late_owner_has_lo
     let server = Redis::start().await;
     let store = store(&server).await;
     let short = Duration::from_millis(50);
-    let Ok(Begin::Claimed(mut late)) = store.begin_on_terms(&key(1), &fingerprint(1), &Terms::new(short, TTL)).await
+    let Ok(Begin::Claimed(mut late)) = store.begin(&key(1), &fingerprint(1), &BeginOptions::new(short, TTL)).await
     else {
         panic!("the key is free");
     };
@@ -66,10 +66,10 @@ async fn an_abandoned_claim_is_taken_over_with_its_key_and_its_late_owner_has_lo
     assert!(matches!(early.renew(LEASE).await, Err(StoreError::Lost)));
     let mut heir = abandoned(&store).await;
     // Before it takes over, the heir has no right to end the claim.
-    assert!(matches!(heir.twin().unwrap().complete(record("heir"), TTL).await, Err(StoreError::Lost)));
+    assert!(matches!(heir.try_clone().unwrap().complete(record("heir"), TTL).await, Err(StoreError::Lost)));
     heir.renew(LEASE).await.unwrap();
     heir.renew(LEASE).await.unwrap();
-    assert!(matches!(late.twin().unwrap().release().await, Err(StoreError::Lost)));
+    assert!(matches!(late.try_clone().unwrap().release().await, Err(StoreError::Lost)));
     assert!(matches!(late.complete(record("late"), TTL).await, Err(StoreError::Lost)));
     heir.complete(record("heir"), TTL).await.unwrap();
     assert_eq!(recorded(&store, 1).await, record("heir"));
@@ -117,7 +117,7 @@ async fn an_owner_whose_renewal_was_not_heard_of_still_completes_and_releases() 
     for end in ["complete", "release"] {
         let mut claimed = claim(&store, 1).await;
         // As if this one had been renewed with another lease, and the answer had been lost.
-        let twin = claimed.twin().unwrap();
+        let twin = claimed.try_clone().unwrap();
         claimed.renew(2 * LEASE).await.unwrap();
         match end {
             "complete" => twin.complete(record("answer"), TTL).await.unwrap(),
@@ -149,7 +149,7 @@ async fn a_record_without_an_end_is_a_record() {
     let server = Redis::start().await;
     let store = store(&server).await;
     let claimed = claim(&store, 1).await;
-    let twin = claimed.twin().unwrap();
+    let twin = claimed.try_clone().unwrap();
     claimed.complete(record("answer"), TTL).await.unwrap();
     assert!(server.say(&format!("PERSIST {}", name(1))).await.starts_with(":1"));
     twin.complete(record("answer"), TTL).await.unwrap();
@@ -157,7 +157,7 @@ async fn a_record_without_an_end_is_a_record() {
     assert!(left.starts_with(":-1\r\n"), "a repetition changes nothing: {left}");
     assert_eq!(recorded(&store, 1).await, record("answer"));
     let found = store.inspect(&key(1)).await.unwrap().expect("it stands there");
-    assert!(matches!(&found.standing, Standing::Completed(found) if *found == record("answer")), "{found:?}");
+    assert!(matches!(&found.state, KeyState::Completed(found) if *found == record("answer")), "{found:?}");
     assert_eq!(found.expires_at, None);
     assert!(store.forget(&key(1)).await.unwrap());
     claim(&store, 1).await;

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use common::*;
 use idem_redis::RedisStore;
-use idem_runtime::{Begin, Claim, Idempotency, Store, StoreError, Terms};
+use idem_runtime::{Begin, BeginOptions, Claim, Idempotency, Store, StoreError};
 use idem_servers::proxy::{Direction, Fault};
 use idem_servers::redis::Redis;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional};
@@ -73,10 +73,10 @@ async fn a_completion_that_times_out_is_repeated_by_the_twin_and_leaves_one_reco
     let server = Redis::start().await;
     let (store, proxy) = through_proxy(&server).await;
     let claimed = claim(&store, 1).await;
-    let twin = claimed.twin().unwrap();
+    let twin = claimed.try_clone().unwrap();
     proxy.set(Direction::ToClient, Fault::Drop);
     let said = unavailable(claimed.complete(record("first"), TTL).await);
-    assert!(said.contains("whether the step took effect is unknown"), "{said}");
+    assert!(said.contains("it is unknown whether the step took effect"), "{said}");
     proxy.heal();
     twin.complete(record("again"), TTL).await.unwrap();
     // The first one stands: somebody may have seen it.
@@ -88,7 +88,7 @@ async fn a_release_that_times_out_is_repeated_by_the_twin() {
     let server = Redis::start().await;
     let (store, proxy) = through_proxy(&server).await;
     let claimed = claim(&store, 1).await;
-    let twin = claimed.twin().unwrap();
+    let twin = claimed.try_clone().unwrap();
     proxy.set(Direction::ToClient, Fault::Drop);
     unavailable(claimed.release().await);
     proxy.heal();
@@ -102,7 +102,7 @@ async fn a_release_that_took_effect_is_repeated_without_a_complaint_where_somebo
     let (store, proxy) = through_proxy(&server).await;
     let near = common::store(&server).await;
     let claimed = claim(&store, 1).await;
-    let twin = claimed.twin().unwrap();
+    let twin = claimed.try_clone().unwrap();
     proxy.set(Direction::ToClient, Fault::Drop);
     unavailable(claimed.release().await);
     let others = claim(&near, 1).await;
@@ -174,7 +174,7 @@ async fn without_the_giving_back_a_dropped_claim_is_abandoned_when_its_lease_is_
     let (store, proxy) = through_proxy(&server).await;
     let short = Duration::from_millis(100);
     proxy.set(Direction::ToClient, Fault::Drop);
-    unavailable(store.begin_on_terms(&key(1), &fingerprint(1), &Terms::new(short, TTL)).await);
+    unavailable(store.begin(&key(1), &fingerprint(1), &BeginOptions::new(short, TTL)).await);
     // With the store go its tasks, as with its process.
     drop(store);
     let other = RedisStore::connect(server.url()).await.unwrap();
@@ -314,7 +314,7 @@ async fn an_heir_whose_begin_was_repeated_keeps_what_it_takes_over() {
     let (store, proxy) = through_proxy(&server).await;
     let near = common::store(&server).await;
     let short = Duration::from_millis(50);
-    drop(near.begin_on_terms(&key(1), &fingerprint(1), &Terms::new(short, TTL)).await.unwrap());
+    drop(near.begin(&key(1), &fingerprint(1), &BeginOptions::new(short, TTL)).await.unwrap());
     abandoned(&near).await;
     claim(&store, 0).await;
     proxy.set(Direction::ToClient, ANSWER_LOST);

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use common::*;
 use idem_redis::{ConnectError, Durability, RedisStore};
-use idem_runtime::{Begin, Claim, Store, Terms};
+use idem_runtime::{Begin, BeginOptions, Claim, Store};
 use idem_servers::proxy::{Direction, Fault, Proxy};
 use idem_servers::redis::Redis;
 
@@ -55,7 +55,7 @@ async fn a_server_that_is_not_there_or_silent_or_closed_is_refused_without_the_p
             said += &format!(" {error} {error:?}");
             source = error.source();
         }
-        assert!(matches!(refused, ConnectError::Unreachable(_) | ConnectError::Silent(_)), "{said}");
+        assert!(matches!(refused, ConnectError::Unreachable(_) | ConnectError::NoReply(_)), "{said}");
         assert!(!said.contains("hidden-word"), "{said}");
     }
 }
@@ -88,7 +88,7 @@ async fn a_lease_that_never_ends_is_as_good_as_another_also_where_nobody_heard_o
     let server = Redis::start().await;
     let (store, proxy) = through_proxy(&server).await;
     let begin = async |number| {
-        store.begin_on_terms(&key(number), &fingerprint(1), &Terms::new(Duration::MAX, Duration::MAX)).await
+        store.begin(&key(number), &fingerprint(1), &BeginOptions::new(Duration::MAX, Duration::MAX)).await
     };
     let Ok(Begin::Claimed(mut claimed)) = begin(1).await else { panic!("the key is free") };
     claimed.renew(Duration::MAX).await.unwrap();

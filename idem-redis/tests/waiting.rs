@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use common::*;
 use idem_redis::RedisStore;
-use idem_runtime::{Begin, Claim, Store, Terms};
+use idem_runtime::{Begin, BeginOptions, Claim, Store};
 use idem_servers::redis::Redis;
 use tokio::task::JoinSet;
 
@@ -119,6 +119,6 @@ async fn who_waits_hears_of_a_lease_that_is_over() {
     let server = Redis::start().await;
     let store = store(&server).await;
     let lease = Duration::from_millis(200);
-    drop(store.begin_on_terms(&key(1), &fingerprint(1), &Terms::new(lease, TTL)).await.unwrap());
+    drop(store.begin(&key(1), &fingerprint(1), &BeginOptions::new(lease, TTL)).await.unwrap());
     assert!(matches!(wait(store, 1).await, Begin::Abandoned(_)));
 }

@@ -71,11 +71,23 @@ impl Timestamp {
 pub trait Clock: Send + Sync + 'static {
     /// The time now.
     fn now(&self) -> Timestamp;
+
+    /// Returns whether this clock goes as fast as the machine's monotonic one. Only then may a timer of the operating system or
+    /// of a cache reclaim what has expired.
+    #[doc(hidden)]
+    fn is_real_time(&self) -> bool {
+        false
+    }
 }
 
+#[deny(clippy::missing_trait_methods)]
 impl<C: Clock + ?Sized> Clock for Arc<C> {
     fn now(&self) -> Timestamp {
         (**self).now()
+    }
+
+    fn is_real_time(&self) -> bool {
+        (**self).is_real_time()
     }
 }
 
@@ -114,9 +126,13 @@ impl Clock for SystemClock {
     fn now(&self) -> Timestamp {
         self.started_at.after(self.started.elapsed())
     }
+
+    fn is_real_time(&self) -> bool {
+        true
+    }
 }
 
-/// A clock for tests that stands still until it is told to move. Clones share the time.
+/// A clock for tests that does not move by itself. Clones share the time.
 ///
 /// ```
 /// use std::time::Duration;
@@ -131,7 +147,7 @@ impl Clock for SystemClock {
 pub struct ManualClock(Arc<AtomicU64>);
 
 impl ManualClock {
-    /// A clock that stands at the machine's present wall time.
+    /// A clock that shows the wall time at which it was made.
     pub fn new() -> Self {
         Self(Arc::new(AtomicU64::new(SystemClock::new().now().as_nanos())))
     }

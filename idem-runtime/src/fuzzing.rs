@@ -3,21 +3,22 @@
 use bytes::Bytes;
 
 use crate::clock::Timestamp;
+use crate::error::DecodeError;
+use crate::execution_info::ExecutionInfo;
 use crate::fingerprint::Fingerprint;
-use crate::origin::Origin;
-use crate::record::{Draft, Record, Undecodable};
+use crate::record::{Record, RecordBuilder};
 
 /// Writes a record.
-pub fn record(fingerprint: Fingerprint, answer: &[u8], expires_at: Timestamp, origin: Option<&Origin>) -> Record {
-    let mut draft = Draft::with_capacity(answer.len());
-    draft.put(answer);
-    Record::answer(fingerprint, draft, expires_at, origin)
+pub fn record(fingerprint: Fingerprint, content: &[u8], expires_at: Timestamp, info: Option<&ExecutionInfo>) -> Record {
+    let mut draft = RecordBuilder::with_capacity(content.len());
+    draft.put(content);
+    Record::with_content(fingerprint, draft, expires_at, info)
 }
 
 /// Reads a record: its answer, if it was kept, and its expiry.
 ///
 /// # Errors
 /// The record cannot be read.
-pub fn read(record: &Record) -> Result<(Option<Bytes>, Timestamp), Undecodable> {
-    record.read().map(|content| (content.answer, content.expires_at))
+pub fn read(record: &Record) -> Result<(Option<Bytes>, Timestamp), DecodeError> {
+    record.read().map(|read| (read.content, read.expires_at))
 }

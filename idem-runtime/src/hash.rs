@@ -44,5 +44,6 @@ pub(crate) mod domain {
     pub(crate) const FINGERPRINT: u8 = 2;
     pub(crate) const CHILD_KEY: u8 = 3;
     pub(crate) const LOGGED_KEY: u8 = 4;
-    pub(crate) const SEAL: u8 = 5;
+    pub(crate) const CHECKSUM: u8 = 5;
+    pub(crate) const ONCE_KEY: u8 = 6;
 }

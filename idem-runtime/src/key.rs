@@ -11,7 +11,10 @@ use crate::scope::Scope;
 /// The longest key that is accepted, in characters.
 pub const MAX_KEY: usize = 255;
 
-/// A well-formed key: 1 to 255 visible ASCII characters, unquoted.
+/// A well-formed key: 1 to 255 visible ASCII characters, unquoted; or any text that [`Key::from_text`] took.
+///
+/// A key with a comma, a semicolon or a quote has to be sent as a structured-field string. In the bare form these would be a
+/// list, parameters or half a string, and a proxy may have made them.
 ///
 /// A structured-field string (RFC 8941, section 3.3.3) and the bare form are the same key, and the parameters of the
 /// former are ignored, as draft-ietf-httpapi-idempotency-key-header-07, section 2.1, asks:
@@ -20,7 +23,8 @@ pub const MAX_KEY: usize = 255;
 /// use idem_runtime::Key;
 ///
 /// assert_eq!(Key::parse(b"\"8e03978e\";v=1").unwrap(), Key::parse(b"8e03978e").unwrap());
-/// assert!(Key::parse(b"a, b").is_err());
+/// assert_eq!(Key::parse(br#""a,\"b\";c""#).unwrap().as_str(), r#"a,"b";c"#);
+/// assert!(Key::parse(b"a,b").is_err() && Key::parse(b"a;b").is_err());
 /// ```
 ///
 /// `Debug` and `Display` show eight hex digits of a hash and never the key, which may be a secret; [`Key::as_str`] is
@@ -45,6 +49,21 @@ impl Key {
             1..=MAX_KEY => Ok(Self(text)),
             _ => Err(InvalidKey::TooLong),
         }
+    }
+
+    /// Returns the key that is this text, such as the id of an event. It may have any characters and any length, since stores see
+    /// only its hash. An empty text is no key: `None`.
+    ///
+    /// ```
+    /// use idem_runtime::Key;
+    ///
+    /// assert_eq!(Key::from_text("evt_1"), Key::parse(b"evt_1").ok());
+    /// assert!(Key::from_text("Überweisung 7").is_some());
+    /// assert_eq!(Key::from_text(""), None);
+    /// ```
+    #[must_use]
+    pub fn from_text(text: &str) -> Option<Self> {
+        if text.is_empty() { None } else { Some(Self(text.into())) }
     }
 
     /// The key as the client sent it, without the quotes. It may be a secret: do not log it.
@@ -233,44 +252,64 @@ impl fmt::Display for InvalidKey {
             Self::Character => f.write_str("the key has a character that is not visible ASCII"),
             Self::Unterminated => f.write_str("the key has an opening quote without a closing one"),
             Self::Syntax => {
-                f.write_str("the key is not one structured-field string, nor a bare key without quotes and semicolons")
+                f.write_str("the key is not one structured-field string, and a bare key has no quote and no semicolon")
             }
-            Self::List => f.write_str("there is more than one key"),
+            Self::List => f.write_str("there is more than one key, or a comma in a key that is not quoted"),
         }
     }
 }
 
 impl std::error::Error for InvalidKey {}
 
-/// Whose key, and which: what a store looks records up by. SHA-256 over scope and key, each tagged and
-/// length-prefixed, so that no client-chosen byte reaches a store and two scopes never meet.
+/// What a store finds claims and records by: SHA-256 over namespace, scope and key, each tagged and length-prefixed. So no
+/// byte that a client chose reaches a store, and two namespaces or two scopes never meet.
+///
+/// [`Idempotency::storage_key`](crate::Idempotency::storage_key) makes one in the engine's namespace.
 ///
 /// ```
 /// use idem_runtime::{Key, Scope, StorageKey};
 ///
 /// let key = Key::parse(b"order-1").unwrap();
-/// let one = StorageKey::new(&Scope::arguments().with(b"tenant-1"), &key);
-/// let other = StorageKey::new(&Scope::arguments().with(b"tenant-2"), &key);
-/// assert_ne!(one, other);
+/// let one = StorageKey::new("shop", &Scope::arguments().with(b"tenant-1"), &key);
+/// assert_ne!(one, StorageKey::new("shop", &Scope::arguments().with(b"tenant-2"), &key));
+/// assert_ne!(one, StorageKey::new("blog", &Scope::arguments().with(b"tenant-1"), &key));
 /// assert_eq!(StorageKey::from_bytes(*one.as_bytes()), one);
 /// ```
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct StorageKey([u8; 32]);
 
-/// Eight bytes of a SHA-256 tell keys apart as well as all of them would; equality looks at every byte.
+/// Sixteen bytes of a SHA-256 distinguish keys as well as all of them would; equality looks at every byte.
 impl Hash for StorageKey {
     fn hash<H: Hasher>(&self, state: &mut H) {
-        let [a, b, c, d, e, f, g, h, ..] = self.0;
-        state.write_u64(u64::from_ne_bytes([a, b, c, d, e, f, g, h]));
+        if let Some(half) = self.0.first_chunk() {
+            state.write_u128(u128::from_ne_bytes(*half));
+        }
     }
 }
 
 impl StorageKey {
-    /// The storage key of `key` within `scope`.
-    pub fn new(scope: &Scope, key: &Key) -> Self {
+    /// The storage key of `key` within `scope` and `namespace`. An empty namespace is a namespace like any other.
+    pub fn new(namespace: &str, scope: &Scope, key: &Key) -> Self {
         let mut hasher = PartHasher::new(domain::STORAGE_KEY);
-        hasher.part(b's', scope.encoded());
+        if !namespace.is_empty() {
+            hasher.part(b'n', namespace.as_bytes());
+        }
+        if let Some(path) = scope.path() {
+            hasher.part(b'p', path);
+        }
+        hasher.part(b's', scope.owner());
         hasher.part(b'k', key.0.as_bytes());
+        Self(hasher.finish())
+    }
+
+    /// The storage key of a function without HTTP. Its domain differs from that of [`new`](Self::new), so the two never meet.
+    pub(crate) fn once(namespace: &str, scope: &[u8], key: &[u8]) -> Self {
+        let mut hasher = PartHasher::new(domain::ONCE_KEY);
+        if !namespace.is_empty() {
+            hasher.part(b'n', namespace.as_bytes());
+        }
+        hasher.part(b's', scope);
+        hasher.part(b'k', key);
         Self(hasher.finish())
     }
 
@@ -279,7 +318,7 @@ impl StorageKey {
         Self(bytes)
     }
 
-    /// The hash, as it is.
+    /// Returns the hash.
     pub const fn as_bytes(&self) -> &[u8; 32] {
         &self.0
     }

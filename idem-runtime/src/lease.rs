@@ -5,12 +5,11 @@ use std::future;
 
 use tokio::sync::watch;
 
-/// The lease of the claim under which a body runs.
+/// The lease of the claim under which a handler runs.
 ///
-/// A store outside this process gives a claim for some time only, and the engine renews it while the body runs. Where that
-/// fails for longer than the lease, because the process stood still or the store could not be reached, somebody else may
-/// have taken the claim over. The body is not stopped: what it has done is done. But it may ask, before a step that must
-/// not happen twice.
+/// A store outside this process grants a claim for some time only, and the engine renews it while the handler runs. If that
+/// fails for longer than the lease, because the process was suspended or the store could not be reached, another run may
+/// have taken over the claim. The handler is not stopped. But it may ask, before a step that must not happen twice.
 ///
 /// The default, and that of a claim in memory, is never lost.
 ///

@@ -1,20 +1,20 @@
-//! The engine of `idem`: it makes sure that a body runs at most once for a key, that it runs to its end, and that a
-//! retry gets the recorded answer.
+//! The engine of `idem`: it makes sure that a handler runs at most once for a key, that it runs to its end, and that a
+//! retry gets the recorded response.
 //!
 //! This crate knows no web framework. Users of axum depend on `idem-axum`, which re-exports what they need; this crate is
 //! for authors of stores ([`Store`]) and of adapters ([`Idempotency::run`]).
 //!
-//! The words, everywhere the same: a **key** is what the client sends, its **scope** says whose it is; a **fingerprint** is
-//! what must be equal on a retry; a **claim** is the right to run the body, an **execution** one run of it, a **record**
-//! what the execution left behind, a **replay** an answer made from a record.
+//! The words: a **key** is what the client sends, its **scope** says whose it is; a **fingerprint** is what must be equal on a
+//! retry; a **claim** is the right to run the handler, an **execution** one run of it, a **record** what the execution left
+//! behind, a **replay** a response made from a record.
 //!
-//! # From a request to an answer
+//! # From a request to a response
 //!
-//! An adapter makes an [`Attempt`] of a request, and hands it over together with the body:
+//! An adapter makes an [`Attempt`] of a request, and runs it together with the handler:
 //!
 //! ```
 //! use idem_runtime::{
-//!     Answer, Attempt, Draft, Ended, Fingerprint, Idempotency, Key, Outcome, Recording, Rules, Scope, StorageKey,
+//!     Attempt, Executed, Fingerprint, Idempotency, Key, Outcome, RecordBuilder, Recording, Rules, RunResult, Scope,
 //! };
 //!
 //! # #[tokio::main(flavor = "current_thread")]
@@ -25,19 +25,20 @@
 //! let scope = Scope::arguments().with(b"tenant-7");
 //! let mut fingerprint = Fingerprint::builder();
 //! fingerprint.part(b'b', b"two teas");
-//! let key = StorageKey::new(&scope, &Key::parse(b"order-1")?);
+//! let key = idempotency.storage_key(&scope, &Key::parse(b"order-1")?);
 //! let attempt = Attempt::new(key, fingerprint.finish(), Rules::DEFAULT);
 //!
-//! // What the caller gets, and what a retry gets, in a format of the adapter's own.
-//! let body = || async {
-//!     let mut draft = Draft::new();
-//!     draft.put(b"order 17");
-//!     Ended { response: "order 17".to_owned(), recording: Recording::Done(Outcome::Answer(draft)) }
+//! // What the caller gets, and what a retry gets, in a format of the adapter.
+//! let handler = |_lease| async {
+//!     let mut record = RecordBuilder::new();
+//!     record.put(b"order 17");
+//!     Executed { response: "order 17".to_owned(), recording: Recording::Done(Outcome::Record(record)) }
 //! };
 //!
-//! assert!(matches!(idempotency.run(attempt, body).await?, Answer::Ran(response) if response == "order 17"));
-//! let Answer::Recorded(replay) = idempotency.run(attempt, body).await? else { panic!("the body ran twice") };
-//! assert_eq!(replay.answer(), "order 17");
+//! let first = idempotency.run(attempt, handler).await?;
+//! assert!(matches!(first, RunResult::Executed(response) if response == "order 17"));
+//! let RunResult::Replayed(replay) = idempotency.run(attempt, handler).await? else { panic!("the handler ran twice") };
+//! assert_eq!(replay.content(), "order 17");
 //! # Ok(())
 //! # }
 //! ```
@@ -45,7 +46,7 @@
 //! # The states of a key
 //!
 //! ```text
-//!              Store::begin: Begin::Claimed, and the body starts
+//!              Store::begin: Begin::Claimed, and the handler starts
 //!   ┌──────┐ ──────────────────────────────────────────────────▶ ┌───────────┐
 //!   │ free │                                                     │ in flight │
 //!   └──────┘ ◀────────────────────────────────────────────────── └───────────┘
@@ -54,67 +55,81 @@
 //!     │  │  TTL  ┌────────────────────────────┐  Claim::complete     │   │
 //!     │  └────── │ recorded or not replayable │ ◀────────────────────┘   │
 //!     │          └────────────────────────────┘                          │
-//!     │  TTL  ┌───────────┐  the claim is dropped, or its lease is over  │
+//!     │  TTL  ┌───────────┐  the claim is dropped, or its lease expires  │
 //!     └────── │ abandoned │ ◀────────────────────────────────────────────┘
-//!             └───────────┘ ──▶ in flight: Claim::renew, under Abandoned::Rerun alone
+//!             └───────────┘ ──▶ in flight: Claim::renew, only under Abandoned::Rerun
 //! ```
 //!
-//! | state | what the store says | what [`Idempotency::run`] says |
+//! | state | what the store reports | what [`Idempotency::run`] returns |
 //! |---|---|---|
-//! | free | [`Begin::Claimed`] | [`Answer::Ran`] |
-//! | in flight | [`Begin::InFlight`] | [`Refused::InFlight`], at once or after [`Rules::wait`] |
-//! | recorded | [`Begin::Completed`] | [`Answer::Recorded`] |
-//! | not replayable: a record without its answer | [`Begin::Completed`] | [`Refused::NotReplayable`] |
-//! | abandoned: in flight without an owner | [`Begin::Abandoned`] | [`Refused::OutcomeUnknown`]; [`Answer::Ran`] under [`Abandoned::Rerun`] |
+//! | free | [`Begin::Claimed`] | [`RunResult::Executed`] |
+//! | in flight | [`Begin::InFlight`] | [`RefusalReason::InFlight`], at once or after [`Rules::wait`] |
+//! | recorded | [`Begin::Completed`] | [`RunResult::Replayed`] |
+//! | not replayable: a record without a response | [`Begin::Completed`] | [`RefusalReason::NotReplayable`] |
+//! | abandoned: in flight without an owner | [`Begin::Abandoned`] | [`RefusalReason::OutcomeUnknown`]; [`RunResult::Executed`] under [`Abandoned::Rerun`] |
 //!
-//! Unless the key is free, an attempt with another fingerprint is [`Refused::Mismatch`]. An error of the store is no state:
-//! the body does not start.
+//! Unless the key is free, an attempt with another fingerprint is [`RefusalReason::Mismatch`], or
+//! [`RefusalReason::PolicyChanged`] if it was made at the same endpoint under another [policy](Attempt::under). An error of the store is not a
+//! state: the handler does not start.
+//!
+//! # Without HTTP
+//!
+//! Queue consumers, webhook receivers and cron jobs need no adapter. [`Idempotency::once`] runs a plain async function at most
+//! once for a scope and a key, and a retry gets the recorded value:
+//!
+//! ```text
+//! let receipt: Receipt = idempotency.once("ship", &order.id).fingerprint(&order).run(async move || ship(order).await).await?;
+//! ```
+//!
+//! An `Err` and a panic release the claim, so that a retry runs the function again. [`RefusalReason::is_retryable`] says what a
+//! consumer does with a refusal: acknowledge, negative-acknowledge, or dead letter.
 
+mod attempt;
+#[cfg(feature = "cached")]
+mod cached_store;
 mod clock;
 #[cfg(feature = "conformance")]
 pub mod conformance;
-mod counted;
-mod ending;
 mod engine;
-mod erased;
-mod execution;
-mod expire;
+mod error;
+mod execution_info;
 mod fingerprint;
 #[cfg(feature = "__fuzzing")]
 #[doc(hidden)]
 pub mod fuzzing;
 mod hash;
 mod key;
-#[cfg(feature = "layered")]
-mod layered;
 mod lease;
 mod memory;
-#[cfg(feature = "metrics")]
-pub mod metrics;
-mod observation;
-mod origin;
+mod once;
+mod outcome;
 mod record;
-mod rules;
+pub mod remote;
 mod scope;
-mod seal;
 mod store;
 mod sync;
+mod telemetry;
+mod trace;
 
+pub use attempt::{Abandoned, Attempt, Rules};
+#[cfg(feature = "cached")]
+pub use cached_store::{CachedClaim, CachedStore, CachedStoreBuilder};
 pub use clock::{Clock, ManualClock, SystemClock, Timestamp};
 pub use engine::{
-    Answer, Attempt, Idempotency, IdempotencyBuilder, Inspection, Refused, Replay, SettleError, Settled, Shadow, State,
-    Undrained, Would,
+    DrainTimeout, Idempotency, IdempotencyBuilder, KeyReport, KeyStatus, SettleError, Settled, Shadow, ShadowOutcome,
 };
-pub use execution::{Ended, Outcome, Recorded, Recording};
+pub use error::{DecodeError, StoreError};
+pub use execution_info::{Endpoint, ExecutionId, ExecutionInfo, PolicyTag};
 pub use fingerprint::{Fingerprint, FingerprintBuilder};
 pub use key::{InvalidKey, Key, MAX_KEY, StorageKey};
-#[cfg(feature = "layered")]
-pub use layered::{Layered, LayeredBuilder, LayeredClaim};
 pub use lease::Lease;
 pub use memory::{MemoryClaim, MemoryStore, MemoryStoreBuilder, Usage};
-pub use observation::Observation;
-pub use origin::{Endpoint, ExecutionId, Origin, TraceParent};
-pub use record::{Draft, Record, Undecodable};
-pub use rules::{Abandoned, Rules};
+pub use once::{Once, WhenInFlight};
+pub use outcome::{Delivery, Executed, Outcome, RecordedStream, Recording, RefusalReason, Replay, RunResult};
+pub use record::{Record, RecordBuilder};
 pub use scope::Scope;
-pub use store::{Begin, Claim, Duties, Found, Standing, Store, StoreError, Terms};
+pub use store::{Begin, BeginOptions, Claim, KeyState, Store, StoreCapabilities, StoredEntry};
+#[cfg(feature = "metrics")]
+pub use telemetry::metrics;
+pub use telemetry::span::RequestSpan;
+pub use trace::TraceParent;

@@ -2,11 +2,14 @@
 
 use std::fmt;
 
-use bytes::Bytes;
+use bytes::{BufMut, Bytes, BytesMut};
 
 use crate::clock::Timestamp;
+use crate::error::DecodeError;
+use crate::execution_info::ExecutionInfo;
 use crate::fingerprint::Fingerprint;
-use crate::origin::Origin;
+use crate::hash::{PartHasher, domain};
+use crate::key::StorageKey;
 
 /// What an execution left behind. A store keeps it as it is: a fingerprint and opaque bytes.
 #[derive(Clone, PartialEq, Eq)]
@@ -15,97 +18,122 @@ pub struct Record {
     bytes: Bytes,
 }
 
-/// The layout of [`Record::bytes`]: version, kind, expiry, the lengths of the origin and of the answer, and then the answer in
-/// the adapter's own format and the origin, last since an answer is written before its origin is known. The lengths make
-/// up the whole, so that a record which lost its end is found out.
-const VERSION: u8 = 2;
+/// The layout of [`Record::bytes`]: version, kind, expiry, the lengths of the execution info and of the content, and then the
+/// content and the info. The info is last, since the content is written before the info is known. The lengths make up the
+/// whole, so that a truncated record is detected.
+const VERSION: u8 = 1;
 const HEAD: usize = 1 + 1 + 8 + 2 + 8;
-/// The first version had no origin and no lengths: after its head the answer goes to the end.
-const FIRST: u8 = 1;
-const FIRST_HEAD: usize = 1 + 1 + 8;
-/// Room for most origins.
-const TAIL: usize = 48;
 
-const ANSWER: u8 = 1;
+const CONTENT: u8 = 1;
 const NOT_REPLAYABLE: u8 = 2;
 
-const SHORT: Undecodable = Undecodable("shorter than its head");
+const SHORT: DecodeError = DecodeError("shorter than its head");
 
 impl Record {
-    /// Puts a stored record together again.
+    /// A record that was stored earlier.
     pub fn new(fingerprint: Fingerprint, bytes: Bytes) -> Self {
         Self { fingerprint, bytes }
     }
 
-    /// The fingerprint of the request that made this record.
+    /// Returns the fingerprint of the request that made this record.
     pub fn fingerprint(&self) -> &Fingerprint {
         &self.fingerprint
     }
 
-    /// What the store keeps. The format is versioned and private to the runtime.
+    /// Returns what the store keeps. The format is versioned and private to the runtime.
     pub fn bytes(&self) -> &Bytes {
         &self.bytes
     }
 
-    /// Where the execution came from that left the record; `None` where that was not kept, or cannot be read.
-    pub fn origin(&self) -> Option<Origin> {
-        let (_, end) = self.answer_within().ok()?;
-        Origin::from_bytes(self.bytes.slice(end..)).ok()
+    /// Returns what is known of the execution that left the record. `None` if that was not kept, or cannot be read.
+    pub fn execution_info(&self) -> Option<ExecutionInfo> {
+        let (_, end) = self.content_range().ok()?;
+        ExecutionInfo::from_bytes(&self.bytes[end..]).ok()
     }
 
-    /// What is left of this record where there is no room for the answer: the body ran, and the answer is lost. Same
-    /// fingerprint, same expiry, same origin, a few bytes.
+    /// Returns what to keep of this record if there is no room for its content: the handler ran, and the response is lost. It has
+    /// the same fingerprint, expiry and execution info, and takes a few bytes.
     #[must_use]
     pub fn tombstone(&self) -> Self {
         // A record that cannot be read has no expiry to keep; it stays unreadable, which refuses as well.
-        let expires_at = self.read().map_or(Timestamp::NEVER, |content| content.expires_at);
-        Self::not_replayable(self.fingerprint, expires_at, self.origin().as_ref())
+        let expires_at = self.read().map_or(Timestamp::NEVER, |read| read.expires_at);
+        Self::not_replayable(self.fingerprint, expires_at, self.execution_info().as_ref())
     }
 
-    pub(crate) fn answer(
+    /// Returns this record as one string with a checksum over everything, for stores outside this process. The checksum also
+    /// covers `key`, so that the record of one key is never read for another.
+    ///
+    /// The layout: version, checksum, fingerprint, and then [`bytes`](Self::bytes).
+    pub fn to_checksummed_bytes(&self, key: &StorageKey) -> Bytes {
+        let mut bytes = BytesMut::with_capacity(CHECKED_HEAD + self.bytes.len());
+        bytes.put_u8(VERSION);
+        bytes.put_slice(&checksum(key, &self.fingerprint, &self.bytes));
+        bytes.put_slice(self.fingerprint.as_bytes());
+        bytes.put_slice(&self.bytes);
+        bytes.freeze()
+    }
+
+    /// Reads what [`to_checksummed_bytes`](Self::to_checksummed_bytes) wrote for `key`.
+    ///
+    /// # Errors
+    /// The bytes are truncated, changed, or of another key. The handler has run, or may have, so a store reports
+    /// [`StoreError::Unreadable`](crate::StoreError::Unreadable), and never a free key.
+    pub fn from_checksummed_bytes(key: &StorageKey, bytes: &Bytes) -> Result<Self, DecodeError> {
+        const SHORT: DecodeError = DecodeError("shorter than its checksum");
+        let (head, _) = bytes.split_first_chunk::<CHECKED_HEAD>().ok_or(SHORT)?;
+        if head[0] != VERSION {
+            return Err(DecodeError("of an unknown version"));
+        }
+        let (expected, fingerprint) = head[1..].split_at(CHECKSUM);
+        let fingerprint = Fingerprint::from_bytes(fingerprint.first_chunk().copied().ok_or(SHORT)?);
+        let bytes = bytes.slice(CHECKED_HEAD..);
+        if expected != checksum(key, &fingerprint, &bytes) {
+            return Err(DecodeError("damaged, or of another key"));
+        }
+        Ok(Self::new(fingerprint, bytes))
+    }
+
+    pub(crate) fn with_content(
         fingerprint: Fingerprint,
-        draft: Draft,
+        builder: RecordBuilder,
         expires_at: Timestamp,
-        origin: Option<&Origin>,
+        info: Option<&ExecutionInfo>,
     ) -> Self {
-        Self { fingerprint, bytes: draft.sealed(ANSWER, expires_at, origin) }
+        Self { fingerprint, bytes: builder.finish(CONTENT, expires_at, info) }
     }
 
-    pub(crate) fn not_replayable(fingerprint: Fingerprint, expires_at: Timestamp, origin: Option<&Origin>) -> Self {
-        let draft = Draft(vec![0; HEAD]);
-        Self { fingerprint, bytes: draft.sealed(NOT_REPLAYABLE, expires_at, origin) }
+    pub(crate) fn not_replayable(
+        fingerprint: Fingerprint,
+        expires_at: Timestamp,
+        info: Option<&ExecutionInfo>,
+    ) -> Self {
+        Self { fingerprint, bytes: RecordBuilder(vec![0; HEAD]).finish(NOT_REPLAYABLE, expires_at, info) }
     }
 
-    /// Takes the record apart. Anything unexpected is an error and never a miss: a miss would run the body again.
-    pub(crate) fn read(&self) -> Result<Content, Undecodable> {
-        let (start, end) = self.answer_within()?;
-        let (head, _) = self.bytes.split_first_chunk::<FIRST_HEAD>().ok_or(SHORT)?;
+    /// Decodes the record. Anything unexpected is an error and never a miss: a miss would run the handler again.
+    pub(crate) fn read(&self) -> Result<DecodedRecord, DecodeError> {
+        let (start, end) = self.content_range()?;
+        let (head, _) = self.bytes.split_first_chunk::<10>().ok_or(SHORT)?;
         let [_, kind, expires_at @ ..] = head;
-        let answer = match *kind {
-            ANSWER => Some(self.bytes.slice(start..end)),
+        let content = match *kind {
+            CONTENT => Some(self.bytes.slice(start..end)),
             NOT_REPLAYABLE if start == end => None,
-            _ => return Err(Undecodable("of an unknown kind")),
+            _ => return Err(DecodeError("of an unknown kind")),
         };
-        Ok(Content { answer, expires_at: Timestamp::from_nanos(u64::from_le_bytes(*expires_at)) })
+        Ok(DecodedRecord { content, expires_at: Timestamp::from_nanos(u64::from_le_bytes(*expires_at)) })
     }
 
-    /// Where the answer starts and ends. What follows is the origin.
-    fn answer_within(&self) -> Result<(usize, usize), Undecodable> {
-        match self.bytes.first() {
-            None => Err(SHORT),
-            Some(&FIRST) if self.bytes.len() < FIRST_HEAD => Err(SHORT),
-            Some(&FIRST) => Ok((FIRST_HEAD, self.bytes.len())),
-            Some(&VERSION) => {
-                let (head, rest) = self.bytes.split_first_chunk::<HEAD>().ok_or(SHORT)?;
-                let [.., o0, o1, a0, a1, a2, a3, a4, a5, a6, a7] = *head;
-                let origin = usize::from(u16::from_le_bytes([o0, o1]));
-                let answer = usize::try_from(u64::from_le_bytes([a0, a1, a2, a3, a4, a5, a6, a7]));
-                match answer {
-                    Ok(answer) if answer.checked_add(origin) == Some(rest.len()) => Ok((HEAD, HEAD + answer)),
-                    _ => Err(Undecodable("not as long as it says")),
-                }
-            }
-            Some(_) => Err(Undecodable("of an unknown version")),
+    /// Returns where the content starts and ends. The execution info follows.
+    fn content_range(&self) -> Result<(usize, usize), DecodeError> {
+        let (head, rest) = self.bytes.split_first_chunk::<HEAD>().ok_or(SHORT)?;
+        if head[0] != VERSION {
+            return Err(DecodeError("of an unknown version"));
+        }
+        let [.., i0, i1, c0, c1, c2, c3, c4, c5, c6, c7] = *head;
+        let info = usize::from(u16::from_le_bytes([i0, i1]));
+        match usize::try_from(u64::from_le_bytes([c0, c1, c2, c3, c4, c5, c6, c7])) {
+            Ok(content) if content.checked_add(info) == Some(rest.len()) => Ok((HEAD, HEAD + content)),
+            _ => Err(DecodeError("not as long as it says")),
         }
     }
 }
@@ -116,49 +144,53 @@ impl fmt::Debug for Record {
     }
 }
 
-/// A record taken apart.
-pub(crate) struct Content {
-    /// `None` where the body ran but its answer was not kept.
-    pub(crate) answer: Option<Bytes>,
+const CHECKSUM: usize = 8;
+const CHECKED_HEAD: usize = 1 + CHECKSUM + 32;
+
+/// Detects damage and mix-ups. It does not stop an attacker who can write to the store.
+fn checksum(key: &StorageKey, fingerprint: &Fingerprint, bytes: &[u8]) -> [u8; CHECKSUM] {
+    let mut hasher = PartHasher::new(domain::CHECKSUM);
+    hasher.part(b'k', key.as_bytes());
+    hasher.part(b'f', fingerprint.as_bytes());
+    hasher.part(b'r', bytes);
+    let hash = hasher.finish();
+    std::array::from_fn(|index| hash[index])
+}
+
+/// A decoded record.
+pub(crate) struct DecodedRecord {
+    /// `None` if the handler ran but its response was not recorded.
+    pub(crate) content: Option<Bytes>,
     pub(crate) expires_at: Timestamp,
 }
 
-/// Why a record could not be read. It is not known whether the body ran, so it does not run now.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Undecodable(pub &'static str);
-
-impl fmt::Display for Undecodable {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "the record is {}", self.0)
-    }
-}
-
-impl std::error::Error for Undecodable {}
-
-/// An answer while it is written down: bytes in the adapter's format, with room in front for the record's head and behind for
-/// its origin, so that a large body is copied once.
+/// Writes a record: any bytes, in the adapter's format, with room in front for the record's head and behind for the execution
+/// info, so that a large body is copied once.
 ///
 /// ```
-/// use idem_runtime::Draft;
+/// use idem_runtime::RecordBuilder;
 ///
-/// let mut draft = Draft::with_capacity(16);
-/// draft.put(b"201 ");
-/// draft.put(b"created");
-/// assert_eq!((draft.len(), &draft.bytes()[..]), (11, &b"201 created"[..]));
+/// let mut record = RecordBuilder::with_capacity(16);
+/// record.put(b"201 ");
+/// record.put(b"created");
+/// assert_eq!((record.len(), &record.bytes()[..]), (11, &b"201 created"[..]));
 /// ```
-pub struct Draft(Vec<u8>);
+pub struct RecordBuilder(Vec<u8>);
 
-impl Draft {
-    /// An empty draft.
+impl RecordBuilder {
+    /// Room for most execution infos.
+    const TAIL: usize = 48;
+
+    /// An empty builder.
     pub fn new() -> Self {
         Self::with_capacity(0)
     }
 
-    /// An empty draft with room for `bytes` bytes.
+    /// An empty builder with room for `bytes` bytes.
     pub fn with_capacity(bytes: usize) -> Self {
-        let mut draft = Vec::with_capacity(HEAD + bytes + TAIL);
-        draft.resize(HEAD, 0);
-        Self(draft)
+        let mut buffer = Vec::with_capacity(HEAD + bytes + Self::TAIL);
+        buffer.resize(HEAD, 0);
+        Self(buffer)
     }
 
     /// Writes `bytes` at the end.
@@ -166,34 +198,40 @@ impl Draft {
         self.0.extend_from_slice(bytes);
     }
 
-    /// What was written so far.
-    pub fn bytes(&self) -> Bytes {
-        Bytes::copy_from_slice(&self.0[HEAD..])
+    /// Returns what was written so far.
+    pub fn as_slice(&self) -> &[u8] {
+        &self.0[HEAD..]
     }
 
-    /// How many bytes were written.
+    /// Returns a copy of what was written so far.
+    pub fn bytes(&self) -> Bytes {
+        Bytes::copy_from_slice(self.as_slice())
+    }
+
+    /// Returns how many bytes were written.
     pub fn len(&self) -> usize {
         self.0.len() - HEAD
     }
 
-    /// Whether nothing was written yet.
+    /// Returns whether nothing was written yet.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    fn sealed(mut self, kind: u8, expires_at: Timestamp, origin: Option<&Origin>) -> Bytes {
-        let origin = origin.and_then(|origin| Some((origin.bytes(), u16::try_from(origin.bytes().len()).ok()?)));
-        let length = origin.as_ref().map_or(0, |(_, length)| *length);
-        let answer = self.len() as u64;
+    fn finish(mut self, kind: u8, expires_at: Timestamp, info: Option<&ExecutionInfo>) -> Bytes {
+        // An info is at most a few hundred bytes, so it always fits.
+        let info = info.and_then(|info| Some((info, u16::try_from(info.encoded_length()).ok()?)));
+        let length = info.map_or(0, |(_, length)| length);
+        let content = self.len() as u64;
         self.0[0] = VERSION;
         self.0[1] = kind;
         self.0[2..10].copy_from_slice(&expires_at.as_nanos().to_le_bytes());
         self.0[10..12].copy_from_slice(&length.to_le_bytes());
-        self.0[12..HEAD].copy_from_slice(&answer.to_le_bytes());
-        if let Some((origin, _)) = origin {
+        self.0[12..HEAD].copy_from_slice(&content.to_le_bytes());
+        if let Some((info, length)) = info {
             // No more than that, since a record is charged for its length.
-            self.0.reserve_exact(origin.len());
-            self.0.extend_from_slice(origin);
+            self.0.reserve_exact(usize::from(length));
+            info.encode(&mut self.0);
         }
         if self.0.capacity() > self.0.len() + self.0.len() / 8 + 64 {
             self.0.shrink_to_fit();
@@ -202,51 +240,53 @@ impl Draft {
     }
 }
 
-impl Default for Draft {
+impl Default for RecordBuilder {
     fn default() -> Self {
         Self::new()
     }
 }
 
-impl fmt::Debug for Draft {
+impl fmt::Debug for RecordBuilder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Draft({} bytes)", self.len())
+        write!(f, "RecordBuilder({} bytes)", self.len())
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::execution_info::tests::info;
 
+    const KEY: StorageKey = StorageKey::from_bytes([3; 32]);
     const FINGERPRINT: Fingerprint = Fingerprint::from_bytes([7; 32]);
 
-    fn record(text: &[u8]) -> Record {
-        let mut draft = Draft::with_capacity(text.len());
-        draft.put(text);
-        Record::answer(FINGERPRINT, draft, Timestamp::from_nanos(42), None)
+    fn record(content: &[u8], info: Option<&ExecutionInfo>) -> Record {
+        let mut builder = RecordBuilder::with_capacity(content.len());
+        builder.put(content);
+        Record::with_content(FINGERPRINT, builder, Timestamp::from_nanos(42), info)
     }
 
     #[test]
-    fn an_answer_comes_back_byte_for_byte() {
-        let text = [0, 255, 13, 10];
-        let kept = record(&text);
-        let content = Record::new(*kept.fingerprint(), kept.bytes().clone()).read().unwrap();
-        assert_eq!(content.answer.as_deref(), Some(&text[..]));
-        assert_eq!(content.expires_at, Timestamp::from_nanos(42));
+    fn content_comes_back_byte_for_byte() {
+        let content = [0, 255, 13, 10];
+        let stored = record(&content, None);
+        let read = Record::new(*stored.fingerprint(), stored.bytes().clone()).read().unwrap();
+        assert_eq!(read.content.as_deref(), Some(&content[..]));
+        assert_eq!(read.expires_at, Timestamp::from_nanos(42));
     }
 
     #[test]
     fn a_tombstone_keeps_fingerprint_and_expiry_and_nothing_else() {
-        let tombstone = record(b"secret").tombstone();
+        let tombstone = record(b"secret", None).tombstone();
         assert_eq!(tombstone.fingerprint(), &FINGERPRINT);
-        let content = tombstone.read().unwrap();
-        assert_eq!((content.answer, content.expires_at), (None, Timestamp::from_nanos(42)));
+        let read = tombstone.read().unwrap();
+        assert_eq!((read.content, read.expires_at), (None, Timestamp::from_nanos(42)));
         assert_eq!(tombstone.bytes().len(), HEAD);
     }
 
     #[test]
     fn damaged_bytes_are_an_error_and_never_a_miss() {
-        let good = record(b"answer");
+        let good = record(b"content", None);
         let damaged = |change: &dyn Fn(&mut Vec<u8>)| {
             let mut bytes = good.bytes().to_vec();
             change(&mut bytes);
@@ -257,48 +297,36 @@ mod tests {
         }
         assert!(damaged(&|bytes| bytes[0] = 9).is_err(), "version");
         assert!(damaged(&|bytes| bytes[1] = 9).is_err(), "kind");
-        assert!(damaged(&|bytes| bytes[1] = NOT_REPLAYABLE).is_err(), "a tombstone with an answer");
-    }
-
-    fn of(origin: &Origin, text: &[u8]) -> Record {
-        let mut draft = Draft::with_capacity(text.len());
-        draft.put(text);
-        Record::answer(FINGERPRINT, draft, Timestamp::from_nanos(42), Some(origin))
+        assert!(damaged(&|bytes| bytes[1] = NOT_REPLAYABLE).is_err(), "a tombstone with content");
     }
 
     #[test]
-    fn an_origin_comes_back_with_its_answer_and_stays_with_a_tombstone() {
-        let origin = crate::origin::tests::origin();
-        for text in [&b""[..], b"answer", &[0xff; 5000]] {
-            let kept = of(&origin, text);
-            let content = kept.read().unwrap();
-            assert_eq!((content.answer.as_deref(), kept.origin()), (Some(text), Some(origin.clone())));
-            let tombstone = kept.tombstone();
-            let content = tombstone.read().unwrap();
-            assert_eq!((content.answer, content.expires_at), (None, Timestamp::from_nanos(42)));
-            assert_eq!(tombstone.origin(), Some(origin.clone()));
+    fn an_execution_info_comes_back_and_stays_with_a_tombstone() {
+        let info = info();
+        for content in [&b""[..], b"content", &[0xff; 5000]] {
+            let stored = record(content, Some(&info));
+            let read = stored.read().unwrap();
+            assert_eq!((read.content.as_deref(), stored.execution_info()), (Some(content), Some(info.clone())));
+            let tombstone = stored.tombstone();
+            let read = tombstone.read().unwrap();
+            assert_eq!((read.content, read.expires_at), (None, Timestamp::from_nanos(42)));
+            assert_eq!(tombstone.execution_info(), Some(info.clone()));
         }
     }
 
     #[test]
-    fn a_record_of_the_first_version_is_read_and_has_no_origin() {
-        let text = [&[1, 1][..], &42_u64.to_le_bytes(), b"answer"].concat();
-        let kept = Record::new(FINGERPRINT, text.into());
-        assert_eq!((kept.read().unwrap().answer.as_deref(), kept.origin()), (Some(&b"answer"[..]), None));
-    }
-
-    #[test]
-    fn an_origin_that_cannot_be_read_takes_no_answer_with_it() {
-        let good = of(&crate::origin::tests::origin(), b"answer");
+    fn an_execution_info_that_cannot_be_read_does_not_hide_the_content() {
+        let good = record(b"content", Some(&info()));
         let mut bytes = good.bytes().to_vec();
-        bytes[HEAD + b"answer".len()] = 9;
+        bytes[HEAD + b"content".len()] = 9;
         let unknown = Record::new(FINGERPRINT, bytes.into());
-        assert_eq!((unknown.read().unwrap().answer.as_deref(), unknown.origin()), (Some(&b"answer"[..]), None));
+        assert_eq!(unknown.read().unwrap().content.as_deref(), Some(&b"content"[..]));
+        assert_eq!(unknown.execution_info(), None);
     }
 
     #[test]
-    fn a_record_that_lost_its_end_or_grew_is_an_error() {
-        for good in [of(&crate::origin::tests::origin(), b"answer"), record(b"answer"), record(b"")] {
+    fn a_record_that_was_truncated_or_grew_is_an_error() {
+        for good in [record(b"content", Some(&info())), record(b"content", None), record(b"", None)] {
             let bytes = good.bytes();
             let read = |bytes: Bytes| Record::new(FINGERPRINT, bytes).read().map(|_| ());
             assert!(read(bytes.clone()).is_ok());
@@ -310,8 +338,35 @@ mod tests {
                 let mut changed = bytes.to_vec();
                 changed[at] ^= 0xff;
                 let changed = Record::new(FINGERPRINT, changed.into());
-                assert!(changed.read().is_err() && changed.origin().is_none(), "{at}");
+                assert!(changed.read().is_err() && changed.execution_info().is_none(), "{at}");
             }
         }
+    }
+
+    #[test]
+    fn a_record_comes_back_from_its_checksummed_bytes() {
+        let read = |record: &Record| Record::from_checksummed_bytes(&KEY, &record.to_checksummed_bytes(&KEY));
+        for record in [record(b"content", None), Record::new(Fingerprint::from_bytes([0; 32]), Bytes::new())] {
+            assert_eq!(read(&record), Ok(record));
+        }
+    }
+
+    #[test]
+    fn a_cut_at_any_byte_and_a_flip_of_any_bit_are_detected() {
+        let good = record(b"content", None).to_checksummed_bytes(&KEY);
+        for length in 0..good.len() {
+            assert!(Record::from_checksummed_bytes(&KEY, &good.slice(..length)).is_err(), "cut at {length}");
+        }
+        for bit in 0..good.len() * 8 {
+            let mut bytes = good.to_vec();
+            bytes[bit / 8] ^= 1 << (bit % 8);
+            assert!(Record::from_checksummed_bytes(&KEY, &bytes.into()).is_err(), "bit {bit}");
+        }
+    }
+
+    #[test]
+    fn a_record_of_another_key_is_refused() {
+        let bytes = record(b"content", None).to_checksummed_bytes(&KEY);
+        assert!(Record::from_checksummed_bytes(&StorageKey::from_bytes([4; 32]), &bytes).is_err());
     }
 }

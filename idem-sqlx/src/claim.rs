@@ -5,142 +5,144 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use idem_runtime::{Fingerprint, Origin, Record, StorageKey, StoreError};
+use idem_runtime::remote::{OwnerToken, ReleaseUnconfirmed, Waiters};
+use idem_runtime::{Claim, ExecutionInfo, Fingerprint, Record, StorageKey, StoreError};
 
-use crate::core::{Core, FOR_EVER, key_value};
-use crate::database::{Database, Value};
+use crate::dialect::{Dialect, MAX_TIME, Value};
 use crate::errors::{DatabaseError, Problem, Step};
+use crate::execute::{Executor, key_value};
 
-pub(crate) struct CoreClaim<D: Database> {
-    core: Arc<Core<D>>,
+/// A claim in an [`SqlStore`](crate::SqlStore). If it is dropped before it ends, it is abandoned when its lease expires.
+pub struct SqlClaim<D: Dialect> {
+    pub(crate) executor: Arc<Executor<D>>,
+    pub(crate) waiters: Arc<Waiters>,
     pub(crate) key: StorageKey,
     pub(crate) fingerprint: Fingerprint,
-    owner: [u8; 16],
-    /// The owner that is gone, until `renew` has taken the claim over.
-    former: Option<[u8; 16]>,
-    /// Where the execution of an heir comes from.
-    origin: Option<Origin>,
-    ttl: Duration,
-    /// A release was sent, and was done or may have been. Shared by twins.
-    maybe_released: Arc<AtomicBool>,
+    pub(crate) owner: OwnerToken,
+    /// The owner that disappeared, until [`renew`](Claim::renew) has taken its claim over.
+    pub(crate) previous_owner: Option<OwnerToken>,
+    /// What is written when the claim is taken over.
+    pub(crate) info: Option<ExecutionInfo>,
+    pub(crate) ttl: Duration,
+    /// A release was sent, and may have taken effect. Shared by clones.
+    pub(crate) maybe_released: Arc<AtomicBool>,
 }
 
-impl<D: Database> CoreClaim<D> {
-    pub(crate) fn new(
-        core: &Arc<Core<D>>,
-        key: StorageKey,
-        fingerprint: Fingerprint,
-        owner: [u8; 16],
-        ttl: Duration,
-    ) -> Self {
-        Self {
-            core: Arc::clone(core),
-            key,
-            fingerprint,
-            owner,
-            former: None,
-            origin: None,
-            ttl,
-            maybe_released: Arc::default(),
-        }
+/// How long a claim is kept, counted from its last renewal: its lease, and then its TTL while it is abandoned. If it expired with
+/// its lease, the key would be free while an owner that is cut off runs the handler.
+pub(crate) fn retention(lease: Duration, ttl: Duration) -> Duration {
+    lease.min(MAX_TIME) + ttl.min(MAX_TIME)
+}
+
+struct Change {
+    done: bool,
+    repeated: bool,
+}
+
+impl<D: Dialect> SqlClaim<D> {
+    async fn store(&self, record: &Record, ttl: Duration) -> Result<Change, DatabaseError> {
+        let bytes = record.to_checksummed_bytes(&self.key);
+        let ttl = Value::Number(D::ticks(ttl.min(MAX_TIME)));
+        let values = [key_value(&self.key), Value::Bytes(self.owner.as_bytes()), Value::Bytes(&bytes), ttl];
+        self.change(Step::Complete, &self.executor.statements.complete, &values).await
     }
 
-    pub(crate) fn heir_of(self, former: [u8; 16], origin: Option<Origin>) -> Self {
-        Self { former: Some(former), origin, ..self }
+    async fn change(&self, step: Step, sql: &Arc<str>, values: &[Value<'_>]) -> Result<Change, DatabaseError> {
+        let result = self.executor.execute(step, sql, values).await?;
+        Ok(Change { done: !result.rows.is_empty(), repeated: result.repeated })
     }
+}
 
-    /// There is a record in the way, which is a replay if the fingerprints are equal.
-    pub(crate) fn finds_record_of(&self, owner: [u8; 16], fingerprint: &Fingerprint) {
-        if let Some(counter) = self.core.counter.as_ref().filter(|_| *fingerprint == self.fingerprint) {
-            counter.count(self.key, owner);
-        }
-    }
-
-    pub(crate) fn twin(&self) -> Self {
-        let Self { core, maybe_released, origin, .. } = self;
-        Self { core: Arc::clone(core), maybe_released: Arc::clone(maybe_released), origin: origin.clone(), ..*self }
-    }
-
-    /// For how long a claim stays from its last renewal: for its lease, and then, abandoned, for its TTL, however the two
-    /// compare. Where it went with the lease, the key would be free while an owner that is cut off runs the body.
-    pub(crate) fn retention(&self, lease: Duration) -> Duration {
-        lease.min(FOR_EVER) + self.ttl.min(FOR_EVER)
-    }
-
-    pub(crate) async fn renew(&mut self, lease: Duration) -> Result<(), StoreError> {
-        let sql = &self.core.sql;
-        let retention = D::ticks(self.retention(lease));
-        let values = [
-            key_value(&self.key),
-            Value::Bytes(&self.owner),
-            Value::Number(D::ticks(lease.min(FOR_EVER))),
-            Value::Number(retention),
-        ];
-        let done = match &self.former {
-            None => self.change(Step::Renew, &sql.renew, &values).await?,
-            Some(former) => {
-                let [key, owner, lease, retention] = values;
+impl<D: Dialect> Claim for SqlClaim<D> {
+    async fn renew(&mut self, lease: Duration) -> Result<(), StoreError> {
+        let statements = &self.executor.statements;
+        let key = key_value(&self.key);
+        let owner = Value::Bytes(self.owner.as_bytes());
+        let retention = Value::Number(D::ticks(retention(lease, self.ttl)));
+        let lease = Value::Number(D::ticks(lease.min(MAX_TIME)));
+        let change = match &self.previous_owner {
+            None => self.change(Step::Renew, &statements.renew, &[key, owner, lease, retention]).await?,
+            Some(previous_owner) => {
                 let fingerprint = Value::Bytes(self.fingerprint.as_bytes());
-                let origin = Value::Maybe(self.origin.as_ref().map(|origin| &origin.bytes()[..]));
-                let values = [key, owner, lease, retention, Value::Bytes(former), fingerprint, origin];
-                self.change(Step::Renew, &sql.take_over, &values).await?
+                let info = self.info.as_ref().map(ExecutionInfo::to_bytes);
+                let (previous_owner, info) =
+                    (Value::Bytes(previous_owner.as_bytes()), Value::Nullable(info.as_deref()));
+                let values = [key, owner, lease, retention, previous_owner, fingerprint, info];
+                self.change(Step::Renew, &statements.take_over, &values).await?
             }
         };
-        if !done.changed {
+        if !change.done {
             return Err(StoreError::Lost);
         }
-        self.former = None;
+        self.previous_owner = None;
         Ok(())
     }
 
-    pub(crate) async fn complete(self, record: &Record, ttl: Duration) -> Result<(), StoreError> {
-        let kept = match self.keep(record, ttl).await {
-            // The body ran, and that must be known, even if there is no room for its answer.
-            Err(DatabaseError { problem: Problem::Full(_), .. }) => self.keep(&record.tombstone(), ttl).await,
-            kept => kept,
+    async fn complete(self, record: Record, ttl: Duration) -> Result<(), StoreError> {
+        let change = match self.store(&record, ttl).await {
+            // A retry must learn that the handler ran, even if there is no room for the response.
+            Err(DatabaseError { problem: Problem::Full(_), .. }) => self.store(&record.tombstone(), ttl).await,
+            change => change,
         };
-        if !kept?.changed {
+        if !change?.done {
             return Err(StoreError::Lost);
         }
-        self.core.waiters.wake(&self.key);
+        self.waiters.wake(&self.key);
         Ok(())
     }
 
-    async fn keep(&self, record: &Record, ttl: Duration) -> Result<Done, DatabaseError> {
-        let sealed = record.seal(&self.key);
-        let ttl = Value::Number(D::ticks(ttl.min(FOR_EVER)));
-        let values = [key_value(&self.key), Value::Bytes(&self.owner), Value::Bytes(&sealed), ttl];
-        self.change(Step::Complete, &self.core.sql.complete, &values).await
-    }
-
-    pub(crate) async fn release(self) -> Result<(), StoreError> {
-        let values = [key_value(&self.key), Value::Bytes(&self.owner)];
+    async fn release(self) -> Result<(), StoreError> {
+        let values = [key_value(&self.key), Value::Bytes(self.owner.as_bytes())];
         let earlier = self.maybe_released.swap(true, Ordering::SeqCst);
         // A release that is dropped half-way, or fails, leaves the flag set.
-        let Done { changed, repeated } = self.change(Step::Release, &self.core.sql.release, &values).await?;
-        // What is not there any more was released by the try whose answer was lost, or is somebody else's by now. Either
-        // way the claim is not this owner's, which is all that a release is for.
-        if changed || repeated || earlier {
-            self.core.waiters.wake(&self.key);
+        let change = self.change(Step::Release, &self.executor.statements.release, &values).await?;
+        // If the row is gone, the try whose reply was lost released it, and another request may have claimed the key since. The
+        // claim is no longer this owner's, which is all that a release is for.
+        if change.done || change.repeated || earlier {
+            self.waiters.wake(&self.key);
             return Ok(());
         }
         self.maybe_released.store(false, Ordering::SeqCst);
         Err(StoreError::Lost)
     }
 
-    async fn change(&self, step: Step, sql: &Arc<str>, values: &[Value<'_>]) -> Result<Done, DatabaseError> {
-        let asked = self.core.asker.ask(step, sql, values).await?;
-        Ok(Done { changed: !asked.rows.is_empty(), repeated: asked.repeated })
+    fn try_clone(&self) -> Option<Self> {
+        Some(Self {
+            executor: Arc::clone(&self.executor),
+            waiters: Arc::clone(&self.waiters),
+            info: self.info.clone(),
+            maybe_released: Arc::clone(&self.maybe_released),
+            ..*self
+        })
     }
 }
 
-struct Done {
-    changed: bool,
-    repeated: bool,
+impl<D: Dialect> fmt::Debug for SqlClaim<D> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SqlClaim").field("key", &self.key).finish_non_exhaustive()
+    }
 }
 
-impl<D: Database> fmt::Debug for CoreClaim<D> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Claim").field("key", &self.key).finish_non_exhaustive()
+/// Releases unconfirmed claims.
+pub(crate) struct Releaser<D: Dialect> {
+    pub(crate) executor: Arc<Executor<D>>,
+    pub(crate) waiters: Arc<Waiters>,
+}
+
+impl<D: Dialect> ReleaseUnconfirmed for Releaser<D> {
+    type Claim = (StorageKey, OwnerToken);
+
+    // Requests need not wait for connections until many claims have been tried.
+    const MAX_CONCURRENT_TRIES: usize = 1;
+
+    async fn release(&self, (key, owner): &(StorageKey, OwnerToken)) -> bool {
+        let values = [key_value(key), Value::Bytes(owner.as_bytes())];
+        let result = self.executor.execute(Step::Release, &self.executor.statements.release, &values).await;
+        // Only one try gets a row. If its reply is lost, the next ones find nothing.
+        let released = result.is_ok_and(|result| !result.rows.is_empty());
+        if released {
+            self.waiters.wake(key);
+        }
+        released
     }
 }

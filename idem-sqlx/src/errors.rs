@@ -1,4 +1,4 @@
-//! What can go wrong, what was not done then, and what to do now.
+//! What can go wrong: what failed, what was not done, and what to do.
 
 use std::error::Error;
 use std::fmt;
@@ -9,27 +9,27 @@ use idem_runtime::StoreError;
 
 use crate::names::InvalidName;
 
-/// What the store was about to do.
+/// A step of the store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Step {
-    /// To claim a key, or to say what stands under it.
+    /// Claiming a key, or reporting what prevents it.
     Begin,
-    /// To extend a lease, or to take an abandoned claim over.
+    /// Extending a lease, or taking an abandoned claim over.
     Renew,
-    /// To replace a claim by its record.
+    /// Replacing a claim by its record.
     Complete,
-    /// To give a claim back.
+    /// Releasing a claim.
     Release,
-    /// To remove a record or an abandoned claim.
+    /// Removing a record or an abandoned claim.
     Forget,
-    /// To say what stands under a key.
+    /// Reading the state of a key.
     Inspect,
-    /// To count replays.
+    /// Counting replays.
     Count,
-    /// To wait for the end of a claim.
+    /// Waiting for the end of a claim.
     Wait,
-    /// To delete what has expired.
+    /// Deleting what has expired.
     Cleanup,
 }
 
@@ -37,14 +37,14 @@ impl Step {
     /// What is not done when this step fails.
     fn undone(self) -> &'static str {
         match self {
-            Self::Begin => "the body does not run",
-            Self::Renew => "whether the lease was extended is unknown",
-            Self::Complete => "whether the record was kept is unknown; the claim stays where it was not",
-            Self::Release => "whether the claim was released is unknown",
-            Self::Forget => "whether it was removed is unknown",
+            Self::Begin => "the handler does not run",
+            Self::Renew => "it is unknown whether the lease was extended",
+            Self::Complete => "it is unknown whether the response was recorded; if not, the claim stays",
+            Self::Release => "it is unknown whether the claim was released",
+            Self::Forget => "it is unknown whether anything was removed",
             Self::Inspect => "nothing was changed",
             Self::Count => "replays go uncounted",
-            Self::Wait => "the waiting goes on by asking again",
+            Self::Wait => "the waiter asks again",
             Self::Cleanup => "what has expired stays until the next cleanup",
         }
     }
@@ -72,7 +72,7 @@ impl fmt::Display for Step {
 /// use idem_runtime::StoreError;
 /// use idem_sqlx::{DatabaseError, Problem};
 ///
-/// /// Whether somebody forgot to call `migrate()`.
+/// /// Returns whether `migrate()` was never called.
 /// fn is_not_migrated(error: &StoreError) -> bool {
 ///     let StoreError::Unavailable(source) = error else { return false };
 ///     let found = source.downcast_ref::<DatabaseError>();
@@ -85,7 +85,7 @@ impl fmt::Display for Step {
 pub struct DatabaseError {
     /// What the store was about to do.
     pub step: Step,
-    /// What stood in the way.
+    /// Why it failed.
     pub problem: Problem,
 }
 
@@ -119,7 +119,7 @@ impl From<DatabaseError> for StoreError {
     }
 }
 
-/// What stood in the way of a step.
+/// Why a step failed.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Problem {
@@ -134,21 +134,16 @@ pub enum Problem {
     Unreachable {
         /// How long the store may try.
         waited: Duration,
-        /// What the last try got, if it got anything.
+        /// The error of the last try, if there was one.
         source: Option<sqlx::Error>,
     },
-    /// No answer in time. What was asked may still take effect.
+    /// No reply in time. The statement may still take effect.
     TimedOut {
         /// How long the store waited.
         waited: Duration,
     },
-    /// The table is not there.
+    /// The table does not exist.
     TableMissing {
-        /// The table, as it is named in SQL.
-        table: String,
-    },
-    /// The table is one of an earlier version of this crate.
-    TableOutdated {
         /// The table, as it is named in SQL.
         table: String,
     },
@@ -156,20 +151,18 @@ pub enum Problem {
     ReadOnly,
     /// The disk, or the size that the store may have, is used up.
     Full(sqlx::Error),
-    /// Other transactions were in the way, and went on being so.
+    /// Other transactions were in the way until the time ran out.
     Busy(sqlx::Error),
-    /// The key changed hands again and again while it was looked at.
+    /// Other requests changed the key each time it was looked at.
     Contended,
     /// The row cannot be what the store wrote.
     Damaged(&'static str),
     /// The connection broke.
     Broken(sqlx::Error),
-    /// The server does not know what was prepared on the connection, or would not do it any more.
+    /// The server does not know a statement that was prepared on the connection, or refuses to run it.
     Stale(sqlx::Error),
-    /// The database refused, or its answer was not understood.
+    /// The database refused, or its reply was not understood.
     Refused(sqlx::Error),
-    /// The system gave no random bytes for an owner token.
-    NoRandomness,
 }
 
 impl fmt::Display for Problem {
@@ -188,13 +181,10 @@ impl fmt::Display for Problem {
                 f.write_str(". Check that it runs, that it is reachable, and that it has connections left")
             }
             Self::TimedOut { waited } => {
-                write!(f, "no answer from the database within {waited:?}. Find out what keeps it busy, or raise `timeout`")
+                write!(f, "no reply from the database within {waited:?}. Find out what keeps it busy, or raise `timeout`")
             }
             Self::TableMissing { table } => {
                 write!(f, "the table {table} does not exist. Call `migrate()` once before the first request")
-            }
-            Self::TableOutdated { table } => {
-                write!(f, "the table {table} lacks a column. Call `migrate()`, which brings it up to date")
             }
             Self::ReadOnly => f.write_str(
                 "the database is read-only. After a failover this is a standby: connect to the primary, for example with \
@@ -202,7 +192,7 @@ impl fmt::Display for Problem {
             ),
             Self::Full(_) => f.write_str("there is no room left on the database's disk. Make room, or call `clean_once()`"),
             Self::Busy(_) => f.write_str("other transactions were in the way. Find out what holds locks on the table"),
-            Self::Contended => f.write_str("the key changed hands again and again. Try again"),
+            Self::Contended => f.write_str("other requests changed the key again and again. Try again"),
             Self::Damaged(how) => {
                 write!(f, "the row under this key is {how}. Look at it, and delete it once its outcome is known")
             }
@@ -213,40 +203,39 @@ impl fmt::Display for Problem {
                  in between must keep prepared statements; the table must be as `migrate()` made it"
             ),
             Self::Refused(source) => write!(f, "the database refused ({source})"),
-            Self::NoRandomness => f.write_str("the system gave no random bytes for an owner token"),
         }
     }
 }
 
 impl Problem {
-    /// Whether the statement, once it was sent, may have taken effect, or may do so still.
+    /// Whether the statement, once it was sent, may have taken effect, or may still do so.
     pub(crate) fn leaves_doubt(&self) -> bool {
         match self {
             Self::TimedOut { .. } | Self::Broken(_) => true,
-            Self::Refused(error) => !is_answer(error),
+            Self::Refused(error) => !is_from_server(error),
             _ => false,
         }
     }
 
-    /// Whether time ran out before anything was said.
-    pub(crate) fn is_late(&self) -> bool {
+    /// Whether time ran out without a reply.
+    pub(crate) fn is_timeout(&self) -> bool {
         matches!(self, Self::TimedOut { .. } | Self::Unreachable { source: None, .. })
     }
 
-    /// Which connections are of no use after it.
-    pub(crate) fn spoils(&self) -> Spoils {
+    /// Which connections can be used after it.
+    pub(crate) fn connection_health(&self) -> ConnectionHealth {
         match self {
-            // What is true of one is likely to be true of the others: they lead to the same server.
-            Self::TimedOut { .. } | Self::Broken(_) | Self::ReadOnly | Self::Stale(_) => Spoils::All,
-            // What comes next on it may be the answer to this.
-            Self::Refused(error) if !is_answer(error) => Spoils::Connection,
-            // The server answered, and goes on answering.
-            _ => Spoils::Nothing,
+            // What is wrong with one is likely to be wrong with the others.
+            Self::TimedOut { .. } | Self::Broken(_) | Self::ReadOnly | Self::Stale(_) => ConnectionHealth::AllSuspect,
+            // What comes next on it may be the reply to this statement.
+            Self::Refused(error) if !is_from_server(error) => ConnectionHealth::Broken,
+            // The server replied, and the connection is in order.
+            _ => ConnectionHealth::Good,
         }
     }
 
-    /// Whether the same statement is worth another try. It is the same owner's, so it cannot take effect twice.
-    pub(crate) fn may_pass(&self) -> bool {
+    /// Whether the same statement is worth another try. It has the same owner token, so it cannot take effect twice.
+    pub(crate) fn is_transient(&self) -> bool {
         matches!(
             self,
             Self::TimedOut { .. }
@@ -260,28 +249,31 @@ impl Problem {
     }
 }
 
-/// What a problem leaves of the connections.
+/// Which connections can be used after a problem.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Spoils {
-    Nothing,
-    Connection,
-    All,
+pub(crate) enum ConnectionHealth {
+    /// All of them.
+    Good,
+    /// All but the one that had the problem.
+    Broken,
+    /// None: the others lead to the same server.
+    AllSuspect,
 }
 
-/// Whether the server has said this, so that the connection is in step and the statement had no effect.
-fn is_answer(error: &sqlx::Error) -> bool {
+/// Whether the server sent this error, so that the connection is in order and the statement had no effect.
+fn is_from_server(error: &sqlx::Error) -> bool {
     matches!(error, sqlx::Error::Database(_))
 }
 
-/// The longest time that a step may be given.
-const LONGEST_TIMEOUT: Duration = Duration::from_secs(60 * 60);
+/// The longest `timeout` of a step.
+const MAX_TIMEOUT: Duration = Duration::from_secs(60 * 60);
 
 /// Refuses a `timeout` that cannot work.
 pub(crate) fn check_timeout(timeout: Duration) -> Result<(), ConnectError> {
     if timeout.is_zero() {
         return Err(ConnectError::Setting("`timeout` is 0, and no step could succeed; set a few seconds"));
     }
-    if timeout > LONGEST_TIMEOUT {
+    if timeout > MAX_TIMEOUT {
         return Err(ConnectError::Setting(
             "`timeout` is longer than an hour; set a few seconds, the engine waits for 5",
         ));
@@ -293,7 +285,7 @@ pub(crate) fn check_timeout(timeout: Duration) -> Result<(), ConnectError> {
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum ConnectError {
-    /// A schema or table has a name that is none.
+    /// The name of a schema or table is not valid.
     Name(InvalidName),
     /// A setting that cannot work.
     Setting(&'static str),
@@ -348,7 +340,7 @@ impl From<InvalidName> for ConnectError {
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum MigrateError {
-    /// The table was made by a later version of this crate.
+    /// The table has a version that this crate does not know.
     Newer {
         /// The version of the table.
         found: i64,
@@ -376,7 +368,7 @@ impl fmt::Display for MigrateError {
             ),
             Self::TimedOut(waited) => write!(
                 f,
-                "it is unknown whether anything was migrated: not done within {waited:?}. Call `migrate()` again; it does \
+                "it is unknown whether anything was migrated: no reply within {waited:?}. Call `migrate()` again; it does \
                  nothing twice"
             ),
         }

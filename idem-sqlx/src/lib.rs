@@ -27,39 +27,37 @@
 //!
 //! # Guarantees
 //!
-//! In all of these a body is started at most once for a key while its claim or record lives, unless the policy says
+//! In all of these a handler is started at most once for a key while its claim or record lives, unless the policy says
 //! `abandoned = rerun`. What differs is what can be lost.
 //!
 //! | what happens | `PostgresStore` | `SqliteStore` |
 //! |---|---|---|
-//! | many processes ask at once | one claims; each decision is one statement | the same, on one machine |
-//! | the answer of a step is lost | it is sent again with the same owner token, and has its effect once; a claim of which nobody heard is given back | no network, no such thing; a claim whose `begin` was dropped is given back |
-//! | a process that runs bodies is killed | its claims are abandoned when their leases are over: a retry is refused, or runs again if the policy says so | the same |
+//! | many processes claim at once | one gets the claim; each decision is one statement | the same, on one machine |
+//! | the reply to a step is lost | it is sent again with the same owner token, and takes effect once; an unconfirmed claim is released | there is no network; the claim of a `begin` that was dropped is released |
+//! | a process that runs handlers is killed | its claims are abandoned when their leases expire: a retry is refused, or runs again if the policy says so | the same |
 //! | the database's processes are killed (`kill -9`) | nothing acknowledged is lost (`synchronous_commit = on`, which the store sets whatever the default is) | there are none; of the process that writes, nothing acknowledged is lost |
-//! | the machine of the database loses its power | nothing acknowledged is lost, if `fsync` and `full_page_writes` are on, and the disk does what it says | nothing acknowledged is lost (`synchronous = FULL`), if the disk does what it says |
-//! | failover to a replica | asynchronous replication: the last claims and records may be lost, and then **a body may run again**. With `synchronous_standby_names` set, nothing acknowledged is lost if the standby that takes over was synchronous | there are no replicas; replicating tools such as Litestream are asynchronous |
+//! | the machine of the database loses its power | nothing acknowledged is lost, if `fsync` and `full_page_writes` are on and the disk keeps what it acknowledged | nothing acknowledged is lost (`synchronous = FULL`), if the disk keeps what it acknowledged |
+//! | failover to a replica | asynchronous replication: the last claims and records may be lost, and then **a handler may run again**. With `synchronous_standby_names` set, nothing acknowledged is lost if the new primary was a synchronous standby | there are no replicas; replicating tools such as Litestream are asynchronous |
 //! | the database is restored from a backup | what came after the backup is forgotten: **a retry may run again** | the same |
-//! | the database cannot be reached, is read-only, or does not answer | no body starts (503); one that runs goes on, its client gets the answer, and its completion is tried again | the same |
-//! | the disk is full | new keys are refused (503), existing ones are answered; a record that has no room becomes a tombstone if that has room | the same |
+//! | the database cannot be reached, is read-only, or does not reply | no handler starts (503); one that runs goes on, its client gets the response, and its completion is tried again | the same |
+//! | the disk is full | new keys are refused (503), existing ones are answered; a record without room becomes a tombstone if that has room | the same |
 //! | a row is damaged | an error (503), and never a free key | the same |
 //! | the clocks of the processes differ | does not matter: the database's clock decides | does not matter: they are on one machine |
 //! | the clock of the database is set | forward, leases and TTLs are shorter by as much; back, longer | the same |
 //!
-//! Exactly-once execution is not among them, and nobody has it: a process that dies between an effect and its record
-//! leaves an outcome that is unknown. Retries of it are refused (409) until the TTL is over.
+//! Exactly-once execution is not among them: a process that dies between an effect and its record leaves an outcome that is
+//! unknown. Its retries are refused (409) until the TTL has passed.
 //!
 //! # Operating it
 //!
 //! - Call `migrate()` once before the first request. It may run in all processes at once. The statements are in the
 //!   crate's folder `migrations`, for those who run them by hand.
-//! - After an update of this crate call `migrate()` before the new version serves: a store whose table lacks a column starts no
-//!   body, and says so.
-//! - Spawn `cleanup()` in at least one process. Without it all is right, but the table grows.
+//! - Spawn `cleanup()` in at least one process. Without it the store is correct, but the table grows.
 //! - A failed step is [`StoreError::Unavailable`](idem_runtime::StoreError::Unavailable), whose source is a
-//!   [`DatabaseError`]: it says what was to be done, what was not done, and what to do now.
-//! - A row that is damaged is [`StoreError::Unreadable`](idem_runtime::StoreError::Unreadable), with the same source.
-//! - [`Idempotency::inspect`](idem_runtime::Idempotency::inspect) says what stands under a key, with one `SELECT`. How often its
-//!   record was replayed is known where the builder was told to `count_replays`.
+//!   [`DatabaseError`]: it says what failed, what was not done, and what to do.
+//! - A damaged row is [`StoreError::Unreadable`](idem_runtime::StoreError::Unreadable), with the same source.
+//! - [`Idempotency::inspect`](idem_runtime::Idempotency::inspect) returns the state of a key with one `SELECT`. How often its
+//!   record was replayed is known if the builder was told to `count_replays`.
 //! - Keys never reach the database: rows are found by a SHA-256 over scope and key. Responses do, as they are.
 //! - A lease (30 seconds unless the engine's builder says otherwise) should be several times the longest pause that the
 //!   database or a process may make. It is renewed each third of it.
@@ -70,28 +68,32 @@ mod claim;
 #[cfg(feature = "_database")]
 mod cleanup;
 #[cfg(feature = "_database")]
-mod core;
-#[cfg(feature = "_database")]
-mod counting;
-#[cfg(feature = "_database")]
-mod database;
+mod dialect;
 #[cfg(feature = "_database")]
 mod errors;
+#[cfg(feature = "_database")]
+mod execute;
 #[cfg(feature = "_database")]
 mod migrations;
 #[cfg(feature = "_database")]
 mod names;
 #[cfg(feature = "_database")]
-mod orphans;
-#[cfg(feature = "_database")]
 mod pool;
 #[cfg(feature = "postgres")]
 mod postgres;
+#[cfg(feature = "_database")]
+mod replay_count;
+#[cfg(feature = "_database")]
+mod rows;
 #[cfg(feature = "sqlite")]
 mod sqlite;
 #[cfg(feature = "_database")]
-mod waiting;
+mod store;
 
+#[cfg(feature = "_database")]
+pub use claim::SqlClaim;
+#[cfg(feature = "_database")]
+pub use dialect::Dialect;
 #[cfg(feature = "_database")]
 pub use errors::{ConnectError, DatabaseError, MigrateError, Problem, Step};
 #[cfg(feature = "_database")]
@@ -100,3 +102,5 @@ pub use names::InvalidName;
 pub use postgres::{PostgresClaim, PostgresStore, PostgresStoreBuilder};
 #[cfg(feature = "sqlite")]
 pub use sqlite::{SqliteClaim, SqliteStore, SqliteStoreBuilder};
+#[cfg(feature = "_database")]
+pub use store::SqlStore;

@@ -1,8 +1,21 @@
-//! What migrations of both databases have in common.
+//! What the migrations of both databases have in common.
+
+use std::future::Future;
+use std::time::Duration;
+
+use tokio::time::timeout;
 
 use crate::errors::MigrateError;
 
-/// The migrations that a table of version `found` lacks, with their numbers.
+/// How long a migration may take.
+pub(crate) const MAX_TIME: Duration = Duration::from_secs(60);
+
+/// Gives a migration up when its time has run out.
+pub(crate) async fn in_time(migration: impl Future<Output = Result<(), MigrateError>>) -> Result<(), MigrateError> {
+    timeout(MAX_TIME, migration).await.unwrap_or(Err(MigrateError::TimedOut(MAX_TIME)))
+}
+
+/// Returns the migrations that a table of version `found` lacks, with their numbers.
 pub(crate) fn due<'a>(
     all: &'a [&'a str],
     found: i64,
@@ -14,7 +27,7 @@ pub(crate) fn due<'a>(
     Ok((1..).zip(all.iter().copied()).filter(move |(version, _)| *version > found))
 }
 
-/// A shipped text with the names of a store.
+/// Returns a shipped text with the names of a store.
 pub(crate) fn fill_in(text: &str, table: &str, index: &str) -> String {
     text.replace("{table}", table).replace("{index}", index)
 }

@@ -4,45 +4,37 @@
 
 mod asked;
 
-use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
 use asked::*;
 use bytes::Bytes;
 use idem_runtime::{
-    Abandoned, Answer, Attempt, Claim, Draft, Endpoint, Idempotency, Inspection, Key, Outcome, Rules, Scope,
-    SettleError, Settled, State, Store, StoreError,
+    Attempt, Claim, Endpoint, Idempotency, Key, KeyReport, KeyStatus, Outcome, RecordBuilder, Rules, RunResult, Scope,
+    SettleError, Settled, StorageKey, Store, StoreError,
 };
 use idem_servers::postgres::Postgres;
-use idem_sqlx::{PostgresStore, Problem, SqliteStore};
-use sqlx::postgres::PgConnection;
-use sqlx::sqlite::SqliteConnectOptions;
-use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Executor};
+use idem_sqlx::{PostgresStore, SqliteStore};
 use tokio::sync::Barrier;
 use tokio::time::sleep;
-
-/// What both migrations folders begin with: the table of the first version.
-const FIRST: [&str; 2] =
-    [include_str!("../migrations/postgres/0001_table.sql"), include_str!("../migrations/sqlite/0001_table.sql")];
 
 fn parsed(key: &str) -> Key {
     Key::parse(key.as_bytes()).unwrap()
 }
 
 fn from_orders(key: &str) -> Attempt {
-    let rules = Rules { ttl: TTL, wait: None, abandoned: Abandoned::Refuse };
-    Attempt::new(idem_runtime::StorageKey::new(&Scope::GLOBAL, &parsed(key)), MINE, rules)
+    let rules = Rules { ttl: TTL, ..Rules::DEFAULT };
+    Attempt::new(StorageKey::new("", &Scope::GLOBAL, &parsed(key)), MINE, rules)
         .at(Endpoint::new("POST", "/orders/{id}"))
 }
 
 fn answer(text: &str) -> Outcome {
-    let mut draft = Draft::new();
+    let mut draft = RecordBuilder::new();
     draft.put(text.as_bytes());
-    Outcome::Answer(draft)
+    Outcome::Record(draft)
 }
 
-async fn inspect(engine: &Idempotency, key: &str) -> Option<Inspection> {
+async fn inspect(engine: &Idempotency, key: &str) -> Option<KeyReport> {
     engine.inspect(&Scope::GLOBAL, &parsed(key)).await.unwrap()
 }
 
@@ -78,7 +70,7 @@ async fn tells<S: Store + Clone>(store: S) {
     assert!(inspect(&engine, "a").await.is_none(), "a free key");
     let (starts, started) = tokio::sync::oneshot::channel();
     let (ends, ended) = tokio::sync::oneshot::channel::<()>();
-    let body = move || {
+    let body = move |_| {
         starts.send(()).unwrap();
         async move {
             ended.await.unwrap();
@@ -91,27 +83,27 @@ async fn tells<S: Store + Clone>(store: S) {
     });
     started.await.unwrap();
     let found = inspect(&engine, "a").await.unwrap();
-    assert_eq!((found.state(), found.endpoint()), (State::InFlight, Some("POST /orders/{id}")));
+    assert_eq!((found.status(), found.endpoint()), (KeyStatus::InFlight, Some("POST /orders/{id}")));
     assert!(found.lease_until() < found.expires_at(), "it is there for its TTL: {found:?}");
     assert!(found.age().unwrap() < Duration::from_secs(60), "{found:?}");
-    assert!(matches!(settle(&engine, "a", answer("two")).await, Err(SettleError::Stands(State::InFlight))));
+    assert!(matches!(settle(&engine, "a", answer("two")).await, Err(SettleError::NotUnknown(KeyStatus::InFlight))));
     ends.send(()).unwrap();
     running.await.unwrap().unwrap();
     for replays in 0..3 {
         let found = counted(&engine, "a", replays).await;
-        assert_eq!((found.state(), found.endpoint()), (State::Recorded, Some("POST /orders/{id}")));
-        assert_eq!((found.answer().unwrap(), found.lease_until()), (&Bytes::from("one"), None));
+        assert_eq!((found.status(), found.endpoint()), (KeyStatus::Recorded, Some("POST /orders/{id}")));
+        assert_eq!((found.content().unwrap(), found.lease_until()), (&Bytes::from("one"), None));
         let left = found.expires_at().unwrap().since(found.started_at().unwrap());
         assert!(left > TTL - Duration::from_secs(60) && left < TTL + Duration::from_secs(60), "{left:?}");
-        let replayed = engine.run(from_orders("a"), || async { answered("two") }).await;
-        assert!(matches!(&replayed, Ok(Answer::Recorded(replay)) if replay.answer() == "one"), "{replayed:?}");
+        let replayed = engine.run(from_orders("a"), |_| async { answered("two") }).await;
+        assert!(matches!(&replayed, Ok(RunResult::Replayed(replay)) if replay.content() == "one"), "{replayed:?}");
     }
     assert!(engine.forget(&Scope::GLOBAL, &parsed("a")).await.unwrap());
     assert!(inspect(&engine, "a").await.is_none());
 }
 
 /// The key, once so many replays of its record are counted.
-async fn counted(engine: &Idempotency, key: &str, replays: u64) -> Inspection {
+async fn counted(engine: &Idempotency, key: &str, replays: u64) -> KeyReport {
     for _ in 0..2000 {
         let found = inspect(engine, key).await.unwrap();
         match found.replays() {
@@ -126,21 +118,22 @@ async fn counted(engine: &Idempotency, key: &str, replays: u64) -> Inspection {
 
 async fn settles<S: Store + Clone>(store: S) {
     let engine = Idempotency::new(store.clone());
-    let outcomes = [(answer("found"), Some(State::Recorded)), (Outcome::NotReplayable, Some(State::NotReplayable))];
+    let outcomes =
+        [(answer("found"), Some(KeyStatus::Recorded)), (Outcome::NotReplayable, Some(KeyStatus::NotReplayable))];
     for (number, (outcome, state)) in outcomes.into_iter().chain([(Outcome::Release, None)]).enumerate() {
         let key = number.to_string();
         assert!(matches!(settle(&engine, &key, answer("none")).await, Err(SettleError::Free)));
         let late = left(&store, &key).await;
-        assert_eq!(inspect(&engine, &key).await.unwrap().state(), State::OutcomeUnknown);
+        assert_eq!(inspect(&engine, &key).await.unwrap().status(), KeyStatus::OutcomeUnknown);
         assert_eq!(settle(&engine, &key, outcome).await.unwrap(), Settled::Now);
-        assert_eq!(inspect(&engine, &key).await.map(|found| found.state()), state);
+        assert_eq!(inspect(&engine, &key).await.map(|found| found.status()), state);
         let done = late.complete(record("late"), TTL).await;
         assert!(matches!(done, Err(StoreError::Lost)), "an owner that is late changes nothing: {done:?}");
-        assert_eq!(inspect(&engine, &key).await.map(|found| found.state()), state);
+        assert_eq!(inspect(&engine, &key).await.map(|found| found.status()), state);
     }
     assert_eq!(settle(&engine, "0", answer("found")).await.unwrap(), Settled::Already);
     let other = settle(&engine, "0", answer("else")).await;
-    assert!(matches!(other, Err(SettleError::Stands(State::Recorded))), "{other:?}");
+    assert!(matches!(other, Err(SettleError::NotUnknown(KeyStatus::Recorded))), "{other:?}");
 }
 
 /// Two operators, each with an engine of its own, and an owner that is only late: one of the three ends the claim.
@@ -161,12 +154,12 @@ async fn races<S: Store + Clone>(store: S) {
         let late = late.complete(kept("late", from_orders(&key)).await, TTL).await;
         let (one, two) = (one.await.unwrap(), two.await.unwrap());
         let engine = Idempotency::new(store.clone());
-        let stands = inspect(&engine, &key).await.unwrap();
+        let found = inspect(&engine, &key).await.unwrap();
         let mut winners = Vec::new();
         for (name, settled) in [("one", &one), ("two", &two)] {
             match settled {
                 Ok(Settled::Now) => winners.push(name),
-                Err(SettleError::Stands(State::Recorded | State::InFlight)) => {}
+                Err(SettleError::NotUnknown(KeyStatus::Recorded | KeyStatus::InFlight)) => {}
                 other => panic!("{name}: {other:?}"),
             }
         }
@@ -176,7 +169,7 @@ async fn races<S: Store + Clone>(store: S) {
             Err(error) => panic!("{error}"),
         }
         assert_eq!(winners.len(), 1, "{winners:?}");
-        assert_eq!(stands.answer().unwrap(), winners[0], "what was acknowledged stands");
+        assert_eq!(found.content().unwrap(), winners[0], "what was acknowledged stands");
     }
 }
 
@@ -184,26 +177,11 @@ async fn races<S: Store + Clone>(store: S) {
 async fn kept(text: &'static str, attempt: Attempt) -> idem_runtime::Record {
     let store = idem_runtime::MemoryStore::new();
     let engine = Idempotency::new(store.clone());
-    engine.run(attempt, || async { answered(text) }).await.unwrap();
-    match store.begin(&attempt.key, &attempt.fingerprint, LEASE).await {
+    engine.run(attempt, |_| async { answered(text) }).await.unwrap();
+    match store.begin(&attempt.key, &attempt.fingerprint, &OPTIONS).await {
         Ok(idem_runtime::Begin::Completed(record)) => record,
         begun => panic!("{}", shown(&begun)),
     }
-}
-
-/// The rows of the table of the first version are as good as ever once it was migrated; before that, an error says what to do.
-async fn migrates<S, F>(store: S, migrate: F)
-where
-    S: Store + Clone,
-    F: Future<Output = ()>,
-{
-    let Err(before) = store.begin(&key(), &MINE, LEASE).await else { panic!("a column is missing") };
-    assert!(matches!(problem(&before), Problem::TableOutdated { .. }), "{before:?}");
-    migrate.await;
-    let found = store.inspect(&numbered(7)).await.unwrap().unwrap();
-    assert_eq!((found.origin, found.replays), (None, None), "nobody knows of an old row");
-    assert_eq!(stands(&store, &numbered(7)).await, "in flight");
-    leave_record(&store, &key(), "new").await;
 }
 
 #[tokio::test]
@@ -240,44 +218,4 @@ async fn in_postgres_one_ends_a_claim() {
 async fn in_sqlite_one_ends_a_claim() {
     let (store, _folder) = sqlite().await;
     races(store).await;
-}
-
-#[tokio::test]
-async fn a_table_of_the_first_version_in_postgres_is_brought_up_to_date() {
-    let server = Postgres::quick().await;
-    let mut connection = PgConnection::connect(&server.url()).await.unwrap();
-    let table = FIRST[0].replace("{table}", "idempotency").replace("{index}", "idempotency_expires_at");
-    connection.execute(AssertSqlSafe(table)).await.unwrap();
-    let row = format!(
-        "CREATE TABLE idempotency_migrations (version bigint PRIMARY KEY, applied_at timestamptz NOT NULL DEFAULT now()); \
-         INSERT INTO idempotency_migrations VALUES (1); \
-         INSERT INTO idempotency (key, owner, fingerprint, lease_until, expires_at) VALUES \
-             ('\\x{}', '\\x{}', '\\x{}', now() + interval '1 hour', now() + interval '1 day')",
-        hex(&numbered(7)),
-        "00".repeat(16),
-        "07".repeat(32)
-    );
-    connection.execute(sqlx::raw_sql(AssertSqlSafe(row))).await.unwrap();
-    let store = PostgresStore::connect(&server.url()).await.unwrap();
-    migrates(store.clone(), async { store.migrate().await.unwrap() }).await;
-}
-
-#[tokio::test]
-async fn a_table_of_the_first_version_in_sqlite_is_brought_up_to_date() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("idempotency.db");
-    let store = SqliteStore::open(&path).await.unwrap();
-    let mut connection = SqliteConnectOptions::new().filename(&path).connect().await.unwrap();
-    let table = FIRST[1].replace("{table}", "idempotency").replace("{index}", "idempotency_expires_at");
-    let row = format!(
-        "{table}; CREATE TABLE idempotency_migrations (version INTEGER NOT NULL PRIMARY KEY) STRICT; \
-         INSERT INTO idempotency_migrations VALUES (1); \
-         INSERT INTO idempotency (key, owner, fingerprint, lease_until, expires_at) VALUES \
-             (x'{}', x'{}', x'{}', unixepoch() * 1000 + 3600000, unixepoch() * 1000 + 86400000)",
-        hex(&numbered(7)),
-        "00".repeat(16),
-        "07".repeat(32)
-    );
-    connection.execute(sqlx::raw_sql(AssertSqlSafe(row))).await.unwrap();
-    migrates(store.clone(), async { store.migrate().await.unwrap() }).await;
 }

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use asked::*;
-use idem_runtime::{Answer, Begin, Claim, Idempotency, Refused, Store, StoreError};
+use idem_runtime::{Begin, Claim, Idempotency, RefusalReason, RunResult, Store, StoreError};
 use idem_servers::postgres::Postgres;
 use idem_servers::proxy::{Direction, Fault, Proxy};
 use idem_sqlx::{PostgresStore, Problem};
@@ -75,7 +75,7 @@ async fn a_claim_whose_grant_was_never_heard_of_is_given_back_long_before_its_le
     let apart = apart().await;
     let key = key();
     apart.proxy.set(Direction::ToClient, Fault::Drop);
-    let unheard = apart.store.begin_on_terms(&key, &MINE, &TERMS).await.unwrap_err();
+    let unheard = apart.store.begin(&key, &MINE, &OPTIONS).await.unwrap_err();
     assert!(matches!(problem(&unheard), Problem::TimedOut { .. } | Problem::Unreachable { .. }), "{unheard:?}");
     assert_eq!(stands(&apart.near, &key).await, "in flight", "the server granted the claim");
     apart.proxy.cut();
@@ -94,7 +94,7 @@ async fn a_claim_whose_connection_broke_and_for_which_there_was_no_other_is_give
         apart.proxy.refuse();
     };
     // The last error says that nothing could be sent, but the first try was.
-    let (unheard, ()) = tokio::join!(apart.store.begin_on_terms(&key, &MINE, &TERMS), trouble);
+    let (unheard, ()) = tokio::join!(apart.store.begin(&key, &MINE, &OPTIONS), trouble);
     let unheard = unheard.unwrap_err();
     assert!(matches!(problem(&unheard), Problem::Unreachable { .. } | Problem::Broken(_)), "{unheard:?}");
     assert_eq!(stands(&apart.near, &key).await, "in flight", "the server granted the claim");
@@ -109,7 +109,7 @@ async fn a_claim_of_a_begin_that_was_dropped_is_given_back_and_one_that_was_hear
     let held = claim(&apart.store, &heard).await;
     apart.proxy.set(Direction::ToClient, Fault::Hold);
     tokio::select! {
-        _ = apart.store.begin_on_terms(&dropped, &MINE, &TERMS) => panic!("its answer is held back"),
+        _ = apart.store.begin(&dropped, &MINE, &OPTIONS) => panic!("its answer is held back"),
         () = apart.proxy.seen(Direction::ToClient) => {}
     }
     assert_eq!(stands(&apart.near, &dropped).await, "in flight", "the server granted the claim");
@@ -127,7 +127,7 @@ async fn a_drain_waits_until_a_claim_that_nobody_heard_of_is_given_back() {
     idempotency.drain().await;
     apart.proxy.set(Direction::ToClient, Fault::Hold);
     tokio::select! {
-        _ = apart.store.begin_on_terms(&key, &MINE, &TERMS) => panic!("its answer is held back"),
+        _ = apart.store.begin(&key, &MINE, &OPTIONS) => panic!("its answer is held back"),
         () = apart.proxy.seen(Direction::ToClient) => {}
     }
     assert!(idempotency.drain_until(async {}).await.is_ok(), "no body runs, so none is cut off");
@@ -149,7 +149,7 @@ async fn an_heir_whose_begin_was_repeated_keeps_what_it_takes_over() {
     let key = key();
     drop(claim_for(&apart.near, &key, SHORT, TTL).await);
     tokio::time::sleep(2 * SHORT).await;
-    let begun = apart.answer_lost(apart.store.begin_on_terms(&key, &MINE, &TERMS)).await;
+    let begun = apart.answer_lost(apart.store.begin(&key, &MINE, &OPTIONS)).await;
     let Ok(Begin::Abandoned(mut heir)) = begun else { panic!("{}", shown(&begun)) };
     heir.renew(LEASE).await.unwrap();
     tokio::time::sleep(Duration::from_millis(500)).await;
@@ -162,7 +162,7 @@ async fn a_release_repeated_where_somebody_else_has_claimed_since_is_no_loss() {
     let apart = apart().await;
     let key = key();
     let first = claim(&apart.near, &key).await;
-    let twin = first.twin().unwrap();
+    let twin = first.try_clone().unwrap();
     first.release().await.unwrap();
     let others = claim(&apart.near, &key).await;
     twin.release().await.unwrap();
@@ -179,7 +179,7 @@ async fn a_store_leaves_a_primary_that_was_demoted_for_the_one_that_its_address_
     apart.server.sql("ALTER SYSTEM SET default_transaction_read_only = on");
     apart.server.sql("SELECT pg_reload_conf()");
     while apart.server.sql("SHOW default_transaction_read_only").trim() != "on" {}
-    let refused = apart.store.begin_on_terms(&key(), &MINE, &TERMS).await.unwrap_err();
+    let refused = apart.store.begin(&key(), &MINE, &OPTIONS).await.unwrap_err();
     assert!(matches!(problem(&refused), Problem::ReadOnly), "{refused:?}");
     let key = key();
     let begins = tokio::spawn({
@@ -216,7 +216,7 @@ async fn a_completion_repeated_by_its_owner_changes_nothing() {
     let apart = apart().await;
     let key = key();
     let claim = claim(&apart.near, &key).await;
-    let twin = claim.twin().unwrap();
+    let twin = claim.try_clone().unwrap();
     claim.complete(record("answer"), TTL).await.unwrap();
     let row = format!("SELECT md5(record), expires_at FROM idempotency WHERE key = '\\x{}'", hex(&key));
     let before = apart.server.sql(&row);
@@ -229,7 +229,7 @@ async fn a_release_whose_answer_is_lost_has_released() {
     let apart = apart().await;
     let key = key();
     let claim = claim(&apart.store, &key).await;
-    let twin = claim.twin().unwrap();
+    let twin = claim.try_clone().unwrap();
     apart.answer_lost(claim.release()).await.unwrap();
     twin.release().await.unwrap();
     assert_eq!(stands(&apart.near, &key).await, "claimed");
@@ -264,7 +264,7 @@ async fn a_network_that_is_gone_is_an_error_in_time_and_the_twin_completes_when_
     let apart = apart().await;
     let key = key();
     let claim = claim(&apart.store, &key).await;
-    let twin = claim.twin().unwrap();
+    let twin = claim.try_clone().unwrap();
     apart.proxy.black_hole();
     let asked = Instant::now();
     let gone = claim.complete(record("answer"), TTL).await.unwrap_err();
@@ -285,7 +285,7 @@ async fn an_engine_whose_every_answer_is_lost_once_runs_the_body_once_and_replay
     let go_on = Arc::new(tokio::sync::Notify::new());
     let body = {
         let (runs, begun, go_on) = (Arc::clone(&runs), Arc::clone(&begun), Arc::clone(&go_on));
-        move || async move {
+        move |_| async move {
             runs.fetch_add(1, Ordering::SeqCst);
             begun.notify_one();
             go_on.notified().await;
@@ -299,9 +299,9 @@ async fn an_engine_whose_every_answer_is_lost_once_runs_the_body_once_and_replay
     // Of `begin` the answer is lost, and of `complete`.
     apart.answer_lost(begun.notified()).await;
     apart.answer_lost(async { go_on.notify_one() }).await;
-    assert!(matches!(request.await.unwrap(), Ok(Answer::Ran(response)) if response == "the answer"));
-    let again = Idempotency::new(apart.near.clone()).run(attempt(key), || async { answered("another") }).await;
-    assert!(matches!(again, Ok(Answer::Recorded(replay)) if replay.answer() == "the answer"));
+    assert!(matches!(request.await.unwrap(), Ok(RunResult::Executed(response)) if response == "the answer"));
+    let again = Idempotency::new(apart.near.clone()).run(attempt(key), |_| async { answered("another") }).await;
+    assert!(matches!(again, Ok(RunResult::Replayed(replay)) if replay.content() == "the answer"));
     assert_eq!(runs.load(Ordering::SeqCst), 1);
 }
 
@@ -355,7 +355,7 @@ async fn a_server_killed_under_load_has_all_that_was_acknowledged_and_no_second_
             let (mut claims, mut records) = (Vec::new(), Vec::new());
             for number in 0.. {
                 let key = numbered(1_000_000 * (client + 1) + number);
-                let Ok(Begin::Claimed(claim)) = store.begin_on_terms(&key, &MINE, &TERMS).await else {
+                let Ok(Begin::Claimed(claim)) = store.begin(&key, &MINE, &OPTIONS).await else {
                     break;
                 };
                 claims.push(key);
@@ -401,15 +401,15 @@ async fn a_server_that_stands_still_is_an_error_in_time_and_all_goes_on_when_it_
     let engine = Idempotency::new(store.clone());
     server.stall();
     let asked = Instant::now();
-    let refused = engine.run(attempt(key()), || async { panic!("the body runs without a claim") }).await;
-    assert!(matches!(refused, Err::<Answer<String>, _>(Refused::StoreUnavailable(_))), "{refused:?}");
+    let refused = engine.run(attempt(key()), |_| async { panic!("the body runs without a claim") }).await;
+    assert!(matches!(refused, Err::<RunResult<String>, _>(RefusalReason::StoreUnavailable(_))), "{refused:?}");
     assert!(claim.renew(LEASE).await.is_err());
     assert!(asked.elapsed() < Duration::from_secs(3), "{:?}", asked.elapsed());
     server.resume();
     claim.renew(LEASE).await.unwrap();
     claim.complete(record("answer"), TTL).await.unwrap();
-    let ran = engine.run(attempt(key()), || async { answered("answer") }).await;
-    assert!(matches!(ran, Ok(Answer::Ran(_))), "{ran:?}");
+    let ran = engine.run(attempt(key()), |_| async { answered("answer") }).await;
+    assert!(matches!(ran, Ok(RunResult::Executed(_))), "{ran:?}");
 }
 
 #[tokio::test]

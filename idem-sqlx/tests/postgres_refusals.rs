@@ -7,7 +7,7 @@ mod asked;
 use std::time::{Duration, Instant};
 
 use asked::*;
-use idem_runtime::{Answer, Begin, Claim, Idempotency, Refused, Store, StoreError, Terms};
+use idem_runtime::{Begin, BeginOptions, Claim, Idempotency, RefusalReason, RunResult, Store, StoreError};
 use idem_servers::postgres::Postgres;
 use idem_sqlx::{PostgresStore, Problem};
 use sqlx::postgres::PgConnection;
@@ -60,7 +60,7 @@ async fn what_does_not_pass_is_an_error_within_the_time_limit() {
     fail_twice(&server, "40001", "INSERT");
     server.sql("ALTER SEQUENCE tries INCREMENT 3");
     let asked = Instant::now();
-    let refused = store.begin(&key(), &MINE, LEASE).await.unwrap_err();
+    let refused = store.begin(&key(), &MINE, &OPTIONS).await.unwrap_err();
     assert!(matches!(problem(&refused), Problem::Busy(_)), "{refused:?}");
     assert!(asked.elapsed() < Duration::from_secs(2));
 }
@@ -94,12 +94,12 @@ async fn a_pool_that_is_exhausted_is_an_error_in_time_and_says_so() {
     let mut transaction = other.begin().await.unwrap();
     transaction.execute("LOCK TABLE idempotency").await.unwrap();
     let (one, two) = (key(), key());
-    let (one, two) = tokio::join!(store.begin(&one, &MINE, LEASE), store.begin(&two, &MINE, LEASE));
+    let (one, two) = tokio::join!(store.begin(&one, &MINE, &OPTIONS), store.begin(&two, &MINE, &OPTIONS));
     let errors = [one.unwrap_err(), two.unwrap_err()];
     let exhausted = errors.iter().filter(|error| matches!(problem(error), Problem::NoConnection { .. })).count();
     assert!(exhausted >= 1, "{errors:?}");
     let text = errors.iter().map(|error| std::error::Error::source(error).unwrap().to_string()).collect::<String>();
-    assert!(text.contains("`begin` failed, and the body does not run"), "{text}");
+    assert!(text.contains("`begin` failed, and the handler does not run"), "{text}");
     assert!(text.contains("max_connections"), "{text}");
     transaction.rollback().await.unwrap();
     assert_eq!(stands(&store, &key()).await, "claimed");
@@ -116,7 +116,7 @@ async fn a_step_that_was_dropped_half_way_gives_its_connection_back() {
     let dropped = key();
     let begin = tokio::spawn({
         let store = store.clone();
-        async move { store.begin_on_terms(&dropped, &MINE, &Terms::new(SHORT, TTL)).await.map(|_| ()) }
+        async move { store.begin(&dropped, &MINE, &BeginOptions::new(SHORT, TTL)).await.map(|_| ()) }
     });
     while server.sql("SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'").trim() != "1" {}
     begin.abort();
@@ -124,7 +124,7 @@ async fn a_step_that_was_dropped_half_way_gives_its_connection_back() {
     transaction.rollback().await.unwrap();
     assert_eq!(stands(&store, &key()).await, "claimed");
     // Its own key is free, or a claim that is abandoned when its lease is over.
-    match store.begin_on_terms(&dropped, &MINE, &TERMS).await {
+    match store.begin(&dropped, &MINE, &OPTIONS).await {
         Ok(Begin::Claimed(_) | Begin::Abandoned(_)) => {}
         Ok(Begin::InFlight(_)) => drop(abandoned(&store, &dropped).await),
         begun => panic!("{}", shown(&begun)),
@@ -145,17 +145,17 @@ async fn a_full_disk_refuses_new_keys_answers_old_ones_and_keeps_that_a_body_ran
     let fill = "CREATE TRIGGER fail BEFORE INSERT OR UPDATE ON idempotency FOR EACH ROW EXECUTE FUNCTION fail()";
     let ran = engine.run(attempt(running), {
         let url = server.url();
-        move || async move {
+        move |_| async move {
             PgConnection::connect(&url).await.unwrap().execute(fill).await.unwrap();
             answered(&"long ".repeat(100))
         }
     });
-    assert!(matches!(ran.await, Ok(Answer::Ran(_))), "the client gets its answer");
-    let again = engine.run(attempt(running), || async { answered("another") }).await;
-    assert!(matches!(again, Err(Refused::NotReplayable)), "{again:?}");
-    assert!(matches!(store.begin(&key(), &MINE, LEASE).await, Err(StoreError::Full)));
-    let new = engine.run(attempt(key()), || async { answered("new") }).await;
-    assert!(matches!(new, Err(Refused::StoreFull)), "{new:?}");
+    assert!(matches!(ran.await, Ok(RunResult::Executed(_))), "the client gets its answer");
+    let again = engine.run(attempt(running), |_| async { answered("another") }).await;
+    assert!(matches!(again, Err(RefusalReason::NotReplayable)), "{again:?}");
+    assert!(matches!(store.begin(&key(), &MINE, &OPTIONS).await, Err(StoreError::Full)));
+    let new = engine.run(attempt(key()), |_| async { answered("new") }).await;
+    assert!(matches!(new, Err(RefusalReason::StoreFull)), "{new:?}");
     assert_eq!(stands(&store, &old).await, "completed: answer");
 }
 
@@ -165,11 +165,11 @@ async fn a_read_only_database_is_an_error_that_says_what_to_do() {
     let store = PostgresStore::builder().timeout(Duration::from_secs(1)).connect(&server.url()).await.unwrap();
     store.migrate().await.unwrap();
     let claimed = claim(&store, &key()).await;
-    let twin = claimed.twin().unwrap();
+    let twin = claimed.try_clone().unwrap();
     server.sql("ALTER DATABASE postgres SET default_transaction_read_only = on");
     server.sql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = '' AND pid <> pg_backend_pid()");
     for error in [
-        store.begin(&key(), &MINE, LEASE).await.unwrap_err(),
+        store.begin(&key(), &MINE, &OPTIONS).await.unwrap_err(),
         claimed.complete(record("answer"), TTL).await.unwrap_err(),
     ] {
         assert!(matches!(problem(&error), Problem::ReadOnly), "{error:?}");
@@ -185,7 +185,7 @@ async fn a_missing_table_is_an_error_that_says_what_to_call() {
     let server = Postgres::quick().await;
     for builder in [PostgresStore::builder(), PostgresStore::builder().schema("nowhere")] {
         let store = builder.connect(&server.url()).await.unwrap();
-        let refused = store.begin(&key(), &MINE, LEASE).await.unwrap_err();
+        let refused = store.begin(&key(), &MINE, &OPTIONS).await.unwrap_err();
         assert!(matches!(problem(&refused), Problem::TableMissing { .. }), "{refused:?}");
         assert!(problem(&refused).to_string().contains("Call `migrate()`"), "{}", problem(&refused));
         // Whoever waits on it is not kept, nor let spin.

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use asked::*;
-use idem_runtime::{Abandoned, Answer, Attempt, Claim, Idempotency, Refused, Rules, Store};
+use idem_runtime::{Abandoned, Attempt, Claim, Idempotency, RefusalReason, Rules, RunResult, Store};
 use idem_servers::postgres::Postgres;
 use idem_sqlx::PostgresStore;
 use tokio::sync::Notify;
@@ -135,7 +135,7 @@ async fn a_body_longer_than_its_lease_is_renewed_runs_once_and_its_waiters_get_i
     let (begun, end) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
     let first = tokio::spawn({
         let (runs, begun, end) = (Arc::clone(&runs), Arc::clone(&begun), Arc::clone(&end));
-        let body = move || async move {
+        let body = move |_| async move {
             runs.fetch_add(1, Ordering::SeqCst);
             begun.notify_one();
             end.notified().await;
@@ -145,9 +145,9 @@ async fn a_body_longer_than_its_lease_is_renewed_runs_once_and_its_waiters_get_i
     });
     begun.notified().await;
     let ask = async |wait| {
-        let rules = Rules { ttl: TTL, wait, abandoned: Abandoned::Rerun };
+        let rules = Rules { ttl: TTL, wait, abandoned: Abandoned::Rerun, ..Rules::DEFAULT };
         let runs = Arc::clone(&runs);
-        let body = move || async move {
+        let body = move |_| async move {
             runs.fetch_add(1, Ordering::SeqCst);
             answered("another answer")
         };
@@ -157,15 +157,15 @@ async fn a_body_longer_than_its_lease_is_renewed_runs_once_and_its_waiters_get_i
     let start = Instant::now();
     while start.elapsed() < 4 * lease {
         let refused = ask(None).await;
-        assert!(matches!(refused, Err(Refused::InFlight)), "{refused:?}");
+        assert!(matches!(refused, Err(RefusalReason::InFlight)), "{refused:?}");
         sleep(lease / 20).await;
     }
     let (waited, ()) = tokio::join!(ask(Some(Duration::from_secs(10))), async {
         sleep(lease).await;
         end.notify_one();
     });
-    assert!(matches!(waited, Ok(Answer::Recorded(replay)) if replay.answer() == "answer"));
-    assert!(matches!(first.await.unwrap(), Ok(Answer::Ran(response)) if response == "answer"));
+    assert!(matches!(waited, Ok(RunResult::Replayed(replay)) if replay.content() == "answer"));
+    assert!(matches!(first.await.unwrap(), Ok(RunResult::Executed(response)) if response == "answer"));
     assert_eq!(runs.load(Ordering::SeqCst), 1);
 }
 
@@ -177,12 +177,12 @@ async fn the_retry_after_an_owner_is_gone_is_refused_or_runs_again_as_the_policy
     drop(abandoned(&here, &key).await);
     let engine = Idempotency::new(there);
     let ask = async |abandoned| {
-        let rules = Rules { ttl: TTL, wait: None, abandoned };
-        engine.run(Attempt::new(key, MINE, rules), || async { answered("again") }).await
+        let rules = Rules { ttl: TTL, abandoned, ..Rules::DEFAULT };
+        engine.run(Attempt::new(key, MINE, rules), |_| async { answered("again") }).await
     };
     for _ in 0..2 {
-        assert!(matches!(ask(Abandoned::Refuse).await, Err(Refused::OutcomeUnknown)));
+        assert!(matches!(ask(Abandoned::Refuse).await, Err(RefusalReason::OutcomeUnknown)));
     }
-    assert!(matches!(ask(Abandoned::Rerun).await, Ok(Answer::Ran(_))));
-    assert!(matches!(ask(Abandoned::Refuse).await, Ok(Answer::Recorded(_))));
+    assert!(matches!(ask(Abandoned::Rerun).await, Ok(RunResult::Executed(_))));
+    assert!(matches!(ask(Abandoned::Refuse).await, Ok(RunResult::Replayed(_))));
 }

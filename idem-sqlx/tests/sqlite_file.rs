@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use asked::*;
-use idem_runtime::{Answer, Begin, Claim, Idempotency, Refused, StorageKey, Store, StoreError};
+use idem_runtime::{Begin, Claim, Idempotency, RefusalReason, RunResult, StorageKey, Store, StoreError};
 use idem_sqlx::{ConnectError, MigrateError, Problem, SqliteStore};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Executor};
@@ -54,7 +54,7 @@ async fn an_heir_keeps_its_claim_while_that_of_its_first_try_is_given_back() {
         other.execute("BEGIN IMMEDIATE").await.unwrap();
         let asked = tokio::spawn({
             let (store, key) = (store.clone(), key);
-            async move { store.begin_on_terms(&key, &MINE, &TERMS).await }
+            async move { store.begin(&key, &MINE, &OPTIONS).await }
         });
         // Longer than the first try, and shorter than both.
         tokio::time::sleep(LOCKED).await;
@@ -66,7 +66,7 @@ async fn an_heir_keeps_its_claim_while_that_of_its_first_try_is_given_back() {
         );
         other.execute(AssertSqlSafe(lapsed)).await.unwrap();
         let Ok(Begin::Abandoned(mut heir)) = asked.await.unwrap() else { continue };
-        if heir.renew(TERMS.lease).await.is_err() {
+        if heir.renew(OPTIONS.lease).await.is_err() {
             continue;
         }
         heirs += 1;
@@ -76,7 +76,7 @@ async fn an_heir_keeps_its_claim_while_that_of_its_first_try_is_given_back() {
             assert_eq!(stands(&store, &key).await, "in flight");
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
-        heir.renew(TERMS.lease).await.unwrap();
+        heir.renew(OPTIONS.lease).await.unwrap();
     }
     assert!(heirs > 0, "nothing was tried");
 }
@@ -115,30 +115,33 @@ async fn a_full_file_refuses_new_keys_answers_old_ones_and_keeps_that_a_body_ran
     let mut keys = Vec::new();
     let tombstone = loop {
         let key = key();
-        match engine.run(attempt(key), || async { answered(&"long ".repeat(10_000)) }).await {
-            Ok(Answer::Ran(response)) => assert_eq!(response.len(), 50_000, "the client gets its answer"),
+        match engine.run(attempt(key), |_| async { answered(&"long ".repeat(10_000)) }).await {
+            Ok(RunResult::Executed(response)) => assert_eq!(response.len(), 50_000, "the client gets its answer"),
             ran => panic!("{ran:?}"),
         }
-        match engine.run(attempt(key), || async { answered("another") }).await {
-            Ok(Answer::Recorded(replay)) => assert_eq!(replay.answer().len(), 50_000),
-            Err(Refused::NotReplayable) => break key,
+        match engine.run(attempt(key), |_| async { answered("another") }).await {
+            Ok(RunResult::Replayed(replay)) => assert_eq!(replay.content().len(), 50_000),
+            Err(RefusalReason::NotReplayable) => break key,
             ran => panic!("{ran:?}"),
         }
         keys.push(key);
     };
     assert!(keys.len() > 5, "{}", keys.len());
     let refused = loop {
-        match store.begin_on_terms(&key(), &MINE, &TERMS).await {
+        match store.begin(&key(), &MINE, &OPTIONS).await {
             Ok(Begin::Claimed(_)) => {}
             begun => break begun,
         }
     };
     assert!(matches!(refused, Err(StoreError::Full)), "{}", shown(&refused));
     for key in keys {
-        assert!(matches!(engine.run(attempt(key), || async { answered("another") }).await, Ok(Answer::Recorded(_))));
+        assert!(matches!(
+            engine.run(attempt(key), |_| async { answered("another") }).await,
+            Ok(RunResult::Replayed(_))
+        ));
     }
-    let again = engine.run(attempt(tombstone), || async { answered("another") }).await;
-    assert!(matches!(again, Err(Refused::NotReplayable)), "{again:?}");
+    let again = engine.run(attempt(tombstone), |_| async { answered("another") }).await;
+    assert!(matches!(again, Err(RefusalReason::NotReplayable)), "{again:?}");
 }
 
 #[tokio::test]
@@ -150,7 +153,7 @@ async fn a_file_that_others_keep_locked_is_an_error_in_time_and_reading_goes_on(
     let mut other = file.connection().await;
     let transaction = other.begin_with("BEGIN IMMEDIATE").await.unwrap();
     let asked = Instant::now();
-    let refused = store.begin(&key(), &MINE, LEASE).await.unwrap_err();
+    let refused = store.begin(&key(), &MINE, &OPTIONS).await.unwrap_err();
     assert!(matches!(problem(&refused), Problem::Busy(_) | Problem::TimedOut { .. }), "{refused:?}");
     assert!(asked.elapsed() < Duration::from_secs(2), "{:?}", asked.elapsed());
     assert_eq!(stands(&store, &recorded).await, "completed: answer");
@@ -162,7 +165,7 @@ async fn a_file_that_others_keep_locked_is_an_error_in_time_and_reading_goes_on(
 async fn a_missing_table_is_an_error_that_says_what_to_call() {
     let folder = tempfile::tempdir().unwrap();
     let store = SqliteStore::open(folder.path().join("idempotency.db")).await.unwrap();
-    let refused = store.begin(&key(), &MINE, LEASE).await.unwrap_err();
+    let refused = store.begin(&key(), &MINE, &OPTIONS).await.unwrap_err();
     assert!(matches!(problem(&refused), Problem::TableMissing { .. }), "{refused:?}");
     store.migrate().await.unwrap();
     store.migrate().await.unwrap();
@@ -204,7 +207,7 @@ async fn a_claim_of_a_begin_that_was_dropped_is_given_back() {
     other.execute("BEGIN IMMEDIATE").await.unwrap();
     let key = key();
     // It waits for the lock in a thread of its own, where it is done although nobody asks for it any more.
-    let begin = file.store.begin_on_terms(&key, &MINE, &TERMS);
+    let begin = file.store.begin(&key, &MINE, &OPTIONS);
     assert!(tokio::time::timeout(Duration::from_millis(200), begin).await.is_err());
     other.execute("COMMIT").await.unwrap();
     tokio::time::sleep(Duration::from_millis(500)).await;

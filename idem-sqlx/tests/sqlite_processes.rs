@@ -61,7 +61,7 @@ async fn a_child_that_claims_and_completes_every_key() {
     let store = SqliteStore::open(file).await.unwrap();
     store.migrate().await.unwrap();
     for number in 0..KEYS {
-        match store.begin_on_terms(&numbered(number), &MINE, &TERMS).await {
+        match store.begin(&numbered(number), &MINE, &OPTIONS).await {
             Ok(Begin::Claimed(claim)) => {
                 say(&number.to_string());
                 claim.complete(record("answer"), TTL).await.unwrap();

@@ -13,7 +13,10 @@ use bytes::Bytes;
 use futures_util::FutureExt;
 use http::StatusCode;
 use http_body_util::BodyExt;
-use idem_runtime::{Begin, Claim, Clock, Duties, Fingerprint, Record, StorageKey, Store, StoreError};
+use idem_runtime::{
+    Begin, BeginOptions, Claim, Clock, Fingerprint, Record, StorageKey, Store, StoreCapabilities, StoreError,
+    StoredEntry,
+};
 use sha2::{Digest, Sha256};
 use tokio::sync::Mutex;
 
@@ -47,6 +50,7 @@ pub struct ReleaseOnDrop<S>(pub S);
 #[derive(Debug)]
 pub struct ReleasingClaim<C: Claim>(Option<C>);
 
+#[deny(clippy::missing_trait_methods)]
 impl<S: Store> Store for ReleaseOnDrop<S> {
     type Claim = ReleasingClaim<S::Claim>;
 
@@ -54,9 +58,9 @@ impl<S: Store> Store for ReleaseOnDrop<S> {
         &self,
         key: &StorageKey,
         fingerprint: &Fingerprint,
-        lease: Duration,
+        options: &BeginOptions,
     ) -> Result<Begin<Self::Claim>, StoreError> {
-        Ok(match self.0.begin(key, fingerprint, lease).await? {
+        Ok(match self.0.begin(key, fingerprint, options).await? {
             Begin::Claimed(claim) => Begin::Claimed(ReleasingClaim(Some(claim))),
             Begin::Abandoned(claim) => Begin::Abandoned(ReleasingClaim(Some(claim))),
             Begin::InFlight(fingerprint) => Begin::InFlight(fingerprint),
@@ -72,11 +76,20 @@ impl<S: Store> Store for ReleaseOnDrop<S> {
         self.0.forget(key).await
     }
 
-    fn attach(&self, clock: &Arc<dyn Clock>) -> Duties {
+    async fn inspect(&self, key: &StorageKey) -> Result<Option<StoredEntry>, StoreError> {
+        self.0.inspect(key).await
+    }
+
+    async fn drained(&self) {
+        self.0.drained().await;
+    }
+
+    fn attach(&self, clock: &Arc<dyn Clock>) -> StoreCapabilities {
         self.0.attach(clock)
     }
 }
 
+#[deny(clippy::missing_trait_methods)]
 impl<C: Claim> Claim for ReleasingClaim<C> {
     async fn renew(&mut self, lease: Duration) -> Result<(), StoreError> {
         self.0.as_mut().ok_or(StoreError::Lost)?.renew(lease).await
@@ -88,6 +101,11 @@ impl<C: Claim> Claim for ReleasingClaim<C> {
 
     async fn release(mut self) -> Result<(), StoreError> {
         self.0.take().ok_or(StoreError::Lost)?.release().await
+    }
+
+    fn try_clone(&self) -> Option<Self> {
+        // A copy would release the claim when it is dropped.
+        None
     }
 }
 

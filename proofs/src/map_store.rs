@@ -7,7 +7,8 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use idem_runtime::{
-    Begin, Claim, Clock, Duties, Fingerprint, Record, StorageKey, Store, StoreError, SystemClock, Timestamp,
+    Begin, BeginOptions, Claim, Clock, Fingerprint, Record, StorageKey, Store, StoreCapabilities, StoreError,
+    SystemClock, Timestamp,
 };
 
 use crate::faulty::Fault;
@@ -102,14 +103,14 @@ impl Store for MapStore {
         &self,
         key: &StorageKey,
         fingerprint: &Fingerprint,
-        lease: Duration,
+        options: &BeginOptions,
     ) -> Result<Begin<MapClaim>, StoreError> {
         if self.has(Fault::CheckThenAct) && !self.lock().entries.contains_key(key) {
             // Free, it found, and acts on that later.
             tokio::task::yield_now().await;
             self.lock().entries.remove(key);
         }
-        let now = self.now();
+        let (now, lease) = (self.now(), options.lease);
         let mut map = self.lock();
         map.last_owner += 1;
         let me = map.last_owner;
@@ -144,9 +145,9 @@ impl Store for MapStore {
         Ok(!running && map.entries.remove(key).is_some())
     }
 
-    fn attach(&self, clock: &Arc<dyn Clock>) -> Duties {
+    fn attach(&self, clock: &Arc<dyn Clock>) -> StoreCapabilities {
         let _ = self.0.clock.set(Arc::clone(clock));
-        Duties { expire: false, renew: true }
+        StoreCapabilities { judges_expiry: true, claims_live_with_owner: false }
     }
 }
 
@@ -188,7 +189,7 @@ impl Claim for MapClaim {
         self.change(self.owner, |_| None)
     }
 
-    fn twin(&self) -> Option<Self> {
+    fn try_clone(&self) -> Option<Self> {
         Some(self.store.claim(self.key, self.owner, self.lease, self.former))
     }
 }

@@ -11,10 +11,10 @@ pub mod steps;
 pub const LEASE: Duration = Duration::from_secs(30);
 
 /// What a key costs the store in memory apart from its answer.
-pub const KEY_BYTES: usize = 384;
-/// The length of every record in a history: what is read of it, and as much as the origin of an execution takes that names no
+pub const KEY_BYTES: usize = 640;
+/// The length of every record in a history: what is read of it, and as much as the info of an execution takes that names no
 /// endpoint.
-pub const RECORD_BYTES: usize = 28 + 22;
+pub const RECORD_BYTES: usize = 28 + 30;
 
 /// For how long a store keeps a claim alive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -10,13 +10,13 @@ use std::time::Duration;
 use futures_util::poll;
 use idem_proofs::faulty::ReleaseOnDrop;
 use idem_runtime::{
-    Answer, Attempt, Begin, Claim, Clock, Duties, Ended, Fingerprint, Idempotency, MemoryStore, Outcome, Record,
-    Recording, Refused, Rules, StorageKey, Store, StoreError,
+    Attempt, Begin, BeginOptions, Claim, Clock, Executed, Fingerprint, Idempotency, MemoryStore, Outcome, Record,
+    Recording, RefusalReason, Rules, RunResult, StorageKey, Store, StoreCapabilities, StoreError, StoredEntry,
 };
 use tokio::task::yield_now;
 use tokio::time::timeout;
 
-const LEASE: Duration = Duration::from_secs(30);
+const OPTIONS: BeginOptions = BeginOptions::new(Duration::from_secs(30), Duration::from_secs(60));
 
 /// A store whose every step is pending for so many polls before it happens, and for as many after.
 #[derive(Clone, Debug)]
@@ -42,6 +42,7 @@ async fn slowly<T>(polls: usize, step: impl Future<Output = T>) -> T {
     done
 }
 
+#[deny(clippy::missing_trait_methods)]
 impl<S: Store> Store for Slow<S> {
     type Claim = SlowClaim<S::Claim>;
 
@@ -49,10 +50,10 @@ impl<S: Store> Store for Slow<S> {
         &self,
         key: &StorageKey,
         fingerprint: &Fingerprint,
-        lease: Duration,
+        options: &BeginOptions,
     ) -> Result<Begin<Self::Claim>, StoreError> {
         let polls = self.polls;
-        Ok(match slowly(polls, self.store.begin(key, fingerprint, lease)).await? {
+        Ok(match slowly(polls, self.store.begin(key, fingerprint, options)).await? {
             Begin::Claimed(claim) => Begin::Claimed(SlowClaim { claim, polls }),
             Begin::Abandoned(claim) => Begin::Abandoned(SlowClaim { claim, polls }),
             Begin::InFlight(fingerprint) => Begin::InFlight(fingerprint),
@@ -68,11 +69,20 @@ impl<S: Store> Store for Slow<S> {
         slowly(self.polls, self.store.forget(key)).await
     }
 
-    fn attach(&self, clock: &Arc<dyn Clock>) -> Duties {
+    async fn inspect(&self, key: &StorageKey) -> Result<Option<StoredEntry>, StoreError> {
+        slowly(self.polls, self.store.inspect(key)).await
+    }
+
+    async fn drained(&self) {
+        slowly(self.polls, self.store.drained()).await;
+    }
+
+    fn attach(&self, clock: &Arc<dyn Clock>) -> StoreCapabilities {
         self.store.attach(clock)
     }
 }
 
+#[deny(clippy::missing_trait_methods)]
 impl<C: Claim> Claim for SlowClaim<C> {
     async fn renew(&mut self, lease: Duration) -> Result<(), StoreError> {
         slowly(self.polls, self.claim.renew(lease)).await
@@ -84,6 +94,10 @@ impl<C: Claim> Claim for SlowClaim<C> {
 
     async fn release(self) -> Result<(), StoreError> {
         slowly(self.polls, self.claim.release()).await
+    }
+
+    fn try_clone(&self) -> Option<Self> {
+        Some(Self { claim: self.claim.try_clone()?, polls: self.polls })
     }
 }
 
@@ -101,20 +115,20 @@ impl Bodies {
         (self.0.0.load(Ordering::SeqCst), self.0.1.load(Ordering::SeqCst))
     }
 
-    async fn run(self) -> Ended<()> {
+    async fn run(self) -> Executed<()> {
         self.0.0.fetch_add(1, Ordering::SeqCst);
         for _ in 0..3 {
             yield_now().await;
         }
         self.0.1.fetch_add(1, Ordering::SeqCst);
-        Ended { response: (), recording: Recording::Done(Outcome::NotReplayable) }
+        Executed { response: (), recording: Recording::Done(Outcome::NotReplayable) }
     }
 }
 
 /// What stands under the key, as a store that answers at once sees it. A claim that this takes is given back.
 async fn standing(store: &impl Store) -> &'static str {
     let Attempt { key, fingerprint, .. } = attempt();
-    match store.begin(&key, &fingerprint, LEASE).await.unwrap() {
+    match store.begin(&key, &fingerprint, &OPTIONS).await.unwrap() {
         Begin::Claimed(claim) => {
             claim.release().await.unwrap();
             "absent"
@@ -141,7 +155,7 @@ async fn at_every_poll<S: Store + Clone>(
         let mut answered = false;
         {
             let body = bodies.clone();
-            let mut run = Box::pin(idempotency.run(attempt(), || body.run()));
+            let mut run = Box::pin(idempotency.run(attempt(), |_| body.run()));
             for _ in 0..dropped_after {
                 if poll!(&mut run).is_ready() {
                     answered = true;
@@ -170,11 +184,11 @@ async fn at_every_poll<S: Store + Clone>(
         }
         // A retry is answered, by a body of its own where none has run.
         let body = bodies.clone();
-        let retry = idempotency.run(attempt(), || body.run()).await;
+        let retry = idempotency.run(attempt(), |_| body.run()).await;
         let fits = if began == 0 {
-            matches!(retry, Ok(Answer::Ran(())))
+            matches!(retry, Ok(RunResult::Executed(())))
         } else {
-            matches!(retry, Err(Refused::NotReplayable))
+            matches!(retry, Err(RefusalReason::NotReplayable))
         };
         if !fits || bodies.seen() != (1, 1) {
             return what(format!("the retry got {retry:?} after {began} bodies"));
@@ -211,7 +225,7 @@ async fn a_run_inside_the_future_that_is_dropped_leaves_the_key_without_an_owner
         let slow = Slow { store: store.clone(), polls: 2 };
         let Attempt { key, fingerprint, .. } = attempt();
         let mut run = Box::pin(async {
-            let begun = slow.begin(&key, &fingerprint, LEASE).await;
+            let begun = slow.begin(&key, &fingerprint, &OPTIONS).await;
             let Ok(Begin::Claimed(claim)) = begun else { panic!("the key is free") };
             Bodies::default().run().await;
             claim.release().await.unwrap();

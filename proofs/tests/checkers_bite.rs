@@ -17,8 +17,8 @@ use idem_proofs::reference::steps::histories;
 use idem_proofs::reference::{Claims, LEASE, Model, Profile, Step, drive, engine};
 use idem_runtime::conformance::{self, attached};
 use idem_runtime::{
-    Answer, Attempt, Begin, Claim, Ended, Fingerprint, Idempotency, MemoryStore, Outcome, Record, Recording, Refused,
-    Rules, StorageKey, Store,
+    Attempt, Begin, BeginOptions, Claim, Executed, Fingerprint, Idempotency, MemoryStore, Outcome, Record, Recording,
+    RefusalReason, Rules, RunResult, StorageKey, Store,
 };
 use proptest::test_runner::{Config, RngAlgorithm, TestCaseError, TestRng, TestRunner};
 use tower::ServiceExt;
@@ -90,14 +90,14 @@ async fn the_suite_finds_check_then_act() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_suite_finds_a_missing_owner_token() {
-    assert!(conforms!(a_former_owner_changes_nothing, map(None)));
-    assert!(conforms!(a_former_owner_changes_nothing, memory()));
-    assert!(!conforms!(a_former_owner_changes_nothing, map(Fault::NoOwnerToken)));
+    assert!(conforms!(a_previous_owner_changes_nothing, map(None)));
+    assert!(conforms!(a_previous_owner_changes_nothing, memory()));
+    assert!(!conforms!(a_previous_owner_changes_nothing, map(Fault::NoOwnerToken)));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_suite_finds_a_claim_that_vanishes_with_its_lease() {
-    assert!(!conforms!(a_former_owner_changes_nothing, map(Fault::ClaimVanishesWithLease)));
+    assert!(!conforms!(a_previous_owner_changes_nothing, map(Fault::ClaimVanishesWithLease)));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -155,12 +155,14 @@ fn histories_find_records_that_are_over() {
 async fn unreadable_is_refused(store: impl Store + Clone) -> bool {
     let engine = Idempotency::new(store.clone());
     let (key, fingerprint) = (StorageKey::from_bytes([1; 32]), Fingerprint::from_bytes([2; 32]));
-    let Ok(Begin::Claimed(claim)) = store.begin(&key, &fingerprint, LEASE).await else { panic!("the key is free") };
+    let Ok(Begin::Claimed(claim)) = store.begin(&key, &fingerprint, &BeginOptions::new(LEASE, LEASE)).await else {
+        panic!("the key is free")
+    };
     claim.complete(Record::new(fingerprint, "from another version".into()), LEASE).await.unwrap();
-    let body = || async { Ended { response: (), recording: Recording::Done(Outcome::NotReplayable) } };
-    match engine.run(Attempt::new(key, fingerprint, Rules::DEFAULT), body).await {
-        Err(Refused::StoreUnavailable(_)) => true,
-        Ok(Answer::Ran(())) => false,
+    let handler = |_| async { Executed { response: (), recording: Recording::Done(Outcome::NotReplayable) } };
+    match engine.run(Attempt::new(key, fingerprint, Rules::DEFAULT), handler).await {
+        Err(RefusalReason::StoreUnavailable(_)) => true,
+        Ok(RunResult::Executed(())) => false,
         other => panic!("{other:?}"),
     }
 }

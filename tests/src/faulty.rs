@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use idem_axum::{Begin, Claim, Fingerprint, Record, StorageKey, Store, StoreError};
+use idem_axum::{Begin, BeginOptions, Claim, Fingerprint, Record, StorageKey, Store, StoreError};
 
 use crate::{Shelf, ShelfClaim};
 
@@ -67,13 +67,13 @@ impl Store for Faulty {
         &self,
         key: &StorageKey,
         fingerprint: &Fingerprint,
-        lease: Duration,
+        options: &BeginOptions,
     ) -> Result<Begin<FaultyClaim>, StoreError> {
         pending(self.faults.pending).await;
         if self.faults.down.load(Ordering::SeqCst) {
             return Err(StoreError::unavailable("the connection was refused"));
         }
-        let begun = self.shelf.begin(key, fingerprint, lease).await?;
+        let begun = self.shelf.begin(key, fingerprint, options).await?;
         // Once it has taken effect, the answer may be long under way.
         pending(self.faults.pending).await;
         Ok(match begun {
@@ -114,7 +114,7 @@ impl Claim for FaultyClaim {
         self.claim.release().await
     }
 
-    fn twin(&self) -> Option<Self> {
+    fn try_clone(&self) -> Option<Self> {
         self.faults.twins.then(|| Self { claim: self.claim.clone(), faults: self.faults.clone() })
     }
 }

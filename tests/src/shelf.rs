@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use idem_axum::{Begin, Claim, Fingerprint, Record, StorageKey, Store, StoreError};
+use idem_axum::{Begin, BeginOptions, Claim, Fingerprint, Record, StorageKey, Store, StoreError};
 use tokio::sync::Notify;
 
 /// Claims and records.
@@ -37,7 +37,7 @@ impl Store for Shelf {
         &self,
         key: &StorageKey,
         fingerprint: &Fingerprint,
-        _: Duration,
+        _: &BeginOptions,
     ) -> Result<Begin<ShelfClaim>, StoreError> {
         let mut slots = self.0.slots.lock().expect("not poisoned");
         Ok(match slots.get(key) {

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use idem_benches::Failure;
 use idem_benches::scale::record_bytes;
-use idem_runtime::{Begin, Claim, Fingerprint, Record, StorageKey, Store, Terms};
+use idem_runtime::{Begin, BeginOptions, Claim, Fingerprint, Record, StorageKey, Store};
 use serde::Serialize;
 
 /// How long a claim lives without renewal.
@@ -91,7 +91,7 @@ impl<S: Store> Steps for Stored<S> {
     }
 
     async fn replay(&mut self, key: &StorageKey) -> Result<(), Failure> {
-        match self.0.begin_on_terms(key, &fingerprint(), &Terms::new(LEASE, TTL)).await? {
+        match self.0.begin(key, &fingerprint(), &BeginOptions::new(LEASE, TTL)).await? {
             Begin::Completed(record) if *record.bytes() == record_bytes() => Ok(()),
             other => Err(format!("a recorded key was answered with {}", name_of(&other)).into()),
         }
@@ -128,7 +128,7 @@ impl<S: Store> Load for Stored<S> {
 }
 
 async fn execute<S: Store>(store: &S, key: &StorageKey) -> Result<(), Failure> {
-    match store.begin_on_terms(key, &fingerprint(), &Terms::new(LEASE, TTL)).await? {
+    match store.begin(key, &fingerprint(), &BeginOptions::new(LEASE, TTL)).await? {
         Begin::Claimed(claim) => Ok(claim.complete(record(), TTL).await?),
         other => Err(format!("a new key was answered with {}", name_of(&other)).into()),
     }
@@ -167,7 +167,7 @@ fn record() -> Record {
     Record::new(fingerprint(), record_bytes())
 }
 
-/// The same as the stores write it, for the bare commands to write as many bytes.
-pub fn sealed() -> Bytes {
-    record().seal(&key(0))
+/// The same as the stores write it, so that the bare commands write as many bytes.
+pub fn checksummed() -> Bytes {
+    record().to_checksummed_bytes(&key(0))
 }

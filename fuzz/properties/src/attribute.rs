@@ -68,18 +68,18 @@ fn reversed(options: TokenStream) -> TokenStream {
 
 /// The block of the first `const { .. }`.
 fn policy_block(tokens: TokenStream) -> Option<Group> {
-    let mut after_const = false;
+    let mut after_name = false;
     for token in tokens {
         match token {
-            TokenTree::Group(group) if after_const && group.delimiter() == Delimiter::Brace => return Some(group),
+            TokenTree::Group(group) if after_name && group.delimiter() == Delimiter::Parenthesis => return Some(group),
             TokenTree::Group(group) => {
-                after_const = false;
+                after_name = false;
                 if let Some(found) = policy_block(group.stream()) {
                     return Some(found);
                 }
             }
-            TokenTree::Ident(ident) => after_const = ident == "const",
-            _ => after_const = false,
+            TokenTree::Ident(ident) => after_name = ident == "declared_at",
+            _ => after_name = false,
         }
     }
     None

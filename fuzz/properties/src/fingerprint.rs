@@ -13,9 +13,9 @@ pub(crate) fn parts(input: &[u8]) {
     assert_eq!(fingerprint(&one) == fingerprint(&other), one == other, "{one:?} {other:?}");
     assert_eq!(scope(&one) == scope(&other), values(&one) == values(&other), "{one:?} {other:?}");
     let key = Key::parse(b"k").expect("a key");
-    let (first, second) = (StorageKey::new(&scope(&one), &key), StorageKey::new(&scope(&other), &key));
+    let (first, second) = (StorageKey::new("", &scope(&one), &key), StorageKey::new("", &scope(&other), &key));
     assert_eq!(first == second, values(&one) == values(&other), "{one:?} {other:?}");
-    assert_ne!(first, StorageKey::new(&Scope::GLOBAL, &key));
+    assert_ne!(first, StorageKey::new("", &Scope::GLOBAL, &key));
     assert_ne!(first.as_bytes(), fingerprint(&one).as_bytes(), "the two domains meet");
 }
 

@@ -1,4 +1,4 @@
-//! The header filter, from the response of the body to its replay.
+//! The header filter, from the response of the handler to its replay.
 
 use axum::body::Body;
 use axum::response::Response;

@@ -35,7 +35,7 @@ pub fn key_parser(input: &[u8]) {
     let longer = Key::parse(quote(&format!("{text}x")).as_bytes());
     assert_eq!(longer.is_ok(), text.len() < 255);
     if let Ok(longer) = longer {
-        assert_ne!(StorageKey::new(&Scope::GLOBAL, &longer), StorageKey::new(&Scope::GLOBAL, &key));
+        assert_ne!(StorageKey::new("", &Scope::GLOBAL, &longer), StorageKey::new("", &Scope::GLOBAL, &key));
     }
     // Eight characters and more cannot stand in eight hex digits by chance.
     if text.len() > 8 {

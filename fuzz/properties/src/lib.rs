@@ -11,17 +11,18 @@ mod requests;
 /// A macro crate exports nothing but its macros, so its sources are compiled here once more.
 #[path = "../../../idem-macros/src"]
 mod macros {
-    pub(crate) mod args;
     pub(crate) mod errors;
     pub(crate) mod expand;
-    pub(crate) mod item;
-    pub(crate) mod policy;
+    pub(crate) mod expression;
+    pub(crate) mod handler;
+    pub(crate) mod options;
+    pub(crate) mod resolve;
     pub(crate) mod scope;
-    pub(crate) mod sum;
+    pub(crate) mod terms;
     pub(crate) mod value;
 }
 // Where they look for each other.
-use macros::{args, errors, expand, item, policy, scope, sum, value};
+use macros::{errors, expand, expression, handler, options, resolve, scope, terms, value};
 
 pub use attribute::attribute_arguments;
 pub use headers::header_filter;

@@ -4,7 +4,7 @@ use std::fmt;
 
 use idem_runtime::StorageKey;
 
-/// What somebody did on the page, or tried to. Handed to the hook of [`Admin::audit`](super::Admin::audit), and logged with
+/// What a person did on the page, or tried to. Handed to the hook of [`Admin::audit`](super::Admin::audit), and logged with
 /// `tracing` at info under the target `idem_axum::audit`.
 ///
 /// It never has the key itself, nor anything that was recorded.
@@ -78,7 +78,7 @@ pub enum AuditResult {
     Done,
     /// Nothing is stored under this key in this scope.
     Absent,
-    /// It was not done: the key is in flight, or stands otherwise than when the person decided, or the page let nobody do it,
+    /// It was not done: the key is in flight, or its state is not the one when the person decided, or the page does not allow it,
     /// since it is for look-ups only, or it could not be checked that the form was sent from this page.
     Refused,
     /// The store could not be asked, or did not answer: of a change it is not known whether it was made.

@@ -12,7 +12,7 @@ pub(super) struct Change {
     pub(super) action: Action,
     /// How the claim ends; `None` where a record is forgotten.
     outcome: Option<Outcome>,
-    /// How the key stood when they decided.
+    /// The state of the key when they decided.
     seen: String,
 }
 
@@ -28,8 +28,8 @@ impl Change {
             (Step::ForgetNow, _) => (Action::Forget, None),
             (_, Settle::Happened) => (Action::SettleHappened, Some(Outcome::NotReplayable)),
             (_, Settle::Answer) => {
-                let draft = response::write(fields.answer()?);
-                (Action::SettleAnswer, Some(draft.map_or(Outcome::NotReplayable, Outcome::Answer)))
+                let draft = response::encode(fields.answer()?);
+                (Action::SettleAnswer, Some(draft.map_or(Outcome::NotReplayable, Outcome::Record)))
             }
             (_, Settle::DidNotHappen) => (Action::SettleDidNotHappen, Some(Outcome::Release)),
             (_, Settle::Unsaid) => return Err(Mistake::unsaid()),
@@ -37,27 +37,27 @@ impl Change {
         Ok(Self { action, outcome, seen: fields.seen.clone() })
     }
 
-    /// Makes the change, if the key still stands as it did when the person decided.
+    /// Makes the change, if the key is in the same state as when the person decided.
     ///
-    /// It looks right before, and a store forgets whatever stands there: nothing but that one step lies between.
+    /// It looks right before, and a store forgets whatever is there: nothing but that one step lies between.
     pub(super) async fn make(self, idempotency: &Idempotency, looked: &LookUp) -> Changed {
         let finding = match Finding::of(idempotency, looked).await {
             Ok(Some(finding)) => finding,
             Ok(None) => return Changed { result: AuditResult::Absent, endpoint: None },
-            Err(error) => return Changed { result: failed(looked, &error), endpoint: None },
+            Err(error) => return Changed { result: failed(idempotency, looked, &error), endpoint: None },
         };
         let same = finding.seen() == self.seen;
         let result = match self.outcome {
             None if same && finding.can_be_forgotten() => match idempotency.forget(&looked.scope, &looked.key).await {
                 Ok(true) => AuditResult::Done,
                 Ok(false) => AuditResult::Absent,
-                Err(error) => failed(looked, &error),
+                Err(error) => failed(idempotency, looked, &error),
             },
             Some(outcome) if same && finding.can_be_settled() => {
                 match idempotency.settle(&looked.scope, &looked.key, outcome).await {
                     Ok(_) => AuditResult::Done,
                     Err(SettleError::Free) => AuditResult::Absent,
-                    Err(SettleError::Store(error)) => failed(looked, &error),
+                    Err(SettleError::Store(error)) => failed(idempotency, looked, &error),
                     Err(_) => AuditResult::Refused,
                 }
             }
@@ -67,7 +67,7 @@ impl Change {
     }
 }
 
-fn failed(looked: &LookUp, error: &StoreError) -> AuditResult {
-    tracing::error!(key = %looked.storage_key(), %error, "the store failed while a change of the admin page was made");
+fn failed(idempotency: &Idempotency, looked: &LookUp, error: &StoreError) -> AuditResult {
+    tracing::error!(key = %looked.storage_key(idempotency), %error, "the store failed while a change of the admin page was made");
     AuditResult::Failed
 }

@@ -1,34 +1,34 @@
-//! What stands under a key, made ready to be shown: to people on the page, and to scripts as JSON.
+//! The state of a key, made ready to be shown: to people on the page, and to scripts as JSON.
 
 use std::str;
 use std::time::{Duration, UNIX_EPOCH};
 
 use http::HeaderValue;
 use idem_runtime::{
-    Clock, Fingerprint, Idempotency, Inspection, Origin, State, StorageKey, StoreError, SystemClock, Timestamp,
-    Undecodable,
+    Clock, DecodeError, ExecutionInfo, Fingerprint, Idempotency, KeyReport, KeyStatus, StorageKey, StoreError,
+    SystemClock, Timestamp,
 };
 use serde_json::{Value, json};
 
 use super::form::LookUp;
-use crate::response::Answer;
+use crate::response::RecordedResponse;
 
 /// How much of a body is shown, in bytes.
 const SHOWN: usize = 4096;
 /// How much of one that is no text.
 const SHOWN_BINARY: usize = 64;
 
-/// What stands under a key.
+/// The state of a key.
 pub(super) struct Finding {
     pub(super) key: StorageKey,
-    pub(super) state: State,
+    pub(super) state: KeyStatus,
     pub(super) endpoint: Option<String>,
     pub(super) trace: Option<String>,
     pub(super) started_at: Option<Timestamp>,
     pub(super) expires_at: Option<Timestamp>,
     pub(super) replays: Option<u64>,
     /// What a retry gets. Whatever a handler wrote, so it may be hostile.
-    pub(super) answer: Option<Result<Answer, Undecodable>>,
+    pub(super) answer: Option<Result<RecordedResponse, DecodeError>>,
     /// When it was looked up, by the clock of the engine.
     pub(super) now: Timestamp,
     seen: Fingerprint,
@@ -57,7 +57,7 @@ pub(super) fn preview(body: &[u8]) -> Preview<'_> {
     }
 }
 
-/// The value of a recorded header. A sensitive one must not be shown, as whoever marked it said.
+/// The value of a recorded header. A sensitive one must not be shown, as the handler that marked it said.
 pub(super) fn shown(value: &HeaderValue) -> String {
     if value.is_sensitive() {
         return "(sensitive, not shown)".to_owned();
@@ -72,14 +72,14 @@ impl Finding {
             let started_at = found.started_at();
             let now = started_at.zip(found.age()).map(|(started_at, age)| started_at.after(age));
             Self {
-                key: looked.storage_key(),
-                state: found.state(),
+                key: looked.storage_key(idempotency),
+                state: found.status(),
                 endpoint: found.endpoint().map(ToOwned::to_owned),
-                trace: found.origin().and_then(Origin::trace).map(|trace| trace.to_string()),
+                trace: found.execution_info().and_then(ExecutionInfo::trace).map(|trace| trace.to_string()),
                 started_at,
                 expires_at: found.expires_at(),
                 replays: found.replays(),
-                answer: found.answer().map(Answer::decode),
+                answer: found.content().map(RecordedResponse::decode),
                 now: now.unwrap_or_else(|| SystemClock::new().now()),
                 seen: seen(&found),
             }
@@ -88,14 +88,14 @@ impl Finding {
 
     /// Whether there is something to forget that is known to have happened. An unknown outcome is settled instead.
     pub(super) fn can_be_forgotten(&self) -> bool {
-        matches!(self.state, State::Recorded | State::NotReplayable)
+        matches!(self.state, KeyStatus::Recorded | KeyStatus::NotReplayable)
     }
 
     pub(super) fn can_be_settled(&self) -> bool {
-        self.state == State::OutcomeUnknown
+        self.state == KeyStatus::OutcomeUnknown
     }
 
-    /// How the key stands, in short: a form for a change carries it, so that a change is not made to something else than
+    /// The state of the key, in short: a form for a change carries it, so that a change is not made to something else than
     /// what the person saw.
     pub(super) fn seen(&self) -> String {
         self.seen.as_bytes().iter().map(|byte| format!("{byte:02x}")).collect()
@@ -127,26 +127,26 @@ impl Finding {
 
 /// What makes one execution and its end different from every other one under the key. When it expires is no part of that:
 /// a store may find it out from its clock and the time left, and tell another instant at each look.
-fn seen(found: &Inspection) -> Fingerprint {
+fn seen(found: &KeyReport) -> Fingerprint {
     let mut parts = Fingerprint::builder();
-    parts.part(b's', code(found.state()).as_bytes());
+    parts.part(b's', code(found.status()).as_bytes());
     parts.part(b'f', found.fingerprint().as_bytes());
-    if let Some(origin) = found.origin() {
-        parts.part(b'o', origin.bytes());
+    if let Some(origin) = found.execution_info() {
+        parts.part(b'o', &origin.to_bytes());
     }
-    if let Some(answer) = found.answer() {
+    if let Some(answer) = found.content() {
         parts.part(b'a', answer);
     }
     parts.finish()
 }
 
 /// The name of a state, for programs and for the style of the page.
-pub(super) fn code(state: State) -> &'static str {
+pub(super) fn code(state: KeyStatus) -> &'static str {
     match state {
-        State::InFlight => "in-flight",
-        State::OutcomeUnknown => "outcome-unknown",
-        State::Recorded => "recorded",
-        State::NotReplayable => "not-replayable",
+        KeyStatus::InFlight => "in-flight",
+        KeyStatus::OutcomeUnknown => "outcome-unknown",
+        KeyStatus::Recorded => "recorded",
+        KeyStatus::NotReplayable => "not-replayable",
         _ => "other",
     }
 }

@@ -1,11 +1,11 @@
 //! What the page sends: a key and whose it is, and what is to become of it.
 
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
-use idem_runtime::{Key, Scope, StorageKey};
+use idem_runtime::{Idempotency, Key, Scope, StorageKey};
 use serde::Deserialize;
 
 use super::audit::Action;
-use crate::response::Answer;
+use crate::response::RecordedResponse;
 
 /// The longest answer that a person may write down: as much as an endpoint records where nothing else is declared.
 const LONGEST_ANSWER: usize = 1024 * 1024;
@@ -71,8 +71,8 @@ pub(super) struct LookUp {
 }
 
 impl LookUp {
-    pub(super) fn storage_key(&self) -> StorageKey {
-        StorageKey::new(&self.scope, &self.key)
+    pub(super) fn storage_key(&self, idempotency: &Idempotency) -> StorageKey {
+        idempotency.storage_key(&self.scope, &self.key)
     }
 }
 
@@ -130,7 +130,7 @@ impl Fields {
     }
 
     /// The answer that retries shall get.
-    pub(super) fn answer(&self) -> Result<Answer, Mistake> {
+    pub(super) fn answer(&self) -> Result<RecordedResponse, Mistake> {
         let status = self.status.trim().parse().ok().and_then(|status| StatusCode::from_u16(status).ok());
         let status = status
             .filter(|status| (200..=599).contains(&status.as_u16()))
@@ -145,7 +145,7 @@ impl Fields {
                 .map_err(|_| Mistake::new("content-type", "Write the type of the body, such as application/json."))?;
             headers.insert(header::CONTENT_TYPE, value);
         }
-        Ok(Answer { status, headers, body: body.into() })
+        Ok(RecordedResponse { status, headers, body: body.into(), ..RecordedResponse::default() })
     }
 }
 

@@ -67,7 +67,7 @@ impl Token {
     }
 }
 
-/// 128 bits that nobody can guess, in hex digits.
+/// 128 random bits, in hex digits.
 pub(super) fn random() -> Result<String, getrandom::Error> {
     let mut bytes = [0; 16];
     getrandom::fill(&mut bytes)?;

@@ -1,4 +1,4 @@
-//! A page for support: paste a key, see what stands under it, and settle or forget it.
+//! A page for support: paste a key, see its state, and settle or forget it.
 //!
 //! ```
 //! use axum::http::request::Parts;
@@ -21,10 +21,10 @@
 //! let app: Router = Router::new().nest("/support/keys", admin.router().layer(from_fn(sign_in)));
 //! ```
 //!
-//! # It has no authentication of its own
-//! Whoever reaches the page sees recorded answers, which may be anything your handlers answer, and can make a charge run
-//! again. **Mount it behind your own authentication.** The page asks the closure `actor` who is there, and where the answer
-//! is nobody, or a blank name, it shows nothing and does nothing (403). A closure that makes a name up takes that protection away.
+//! # It has no authentication
+//! Anyone who reaches the page sees recorded responses, whatever your handlers return, and can make a charge run
+//! again. **Mount it behind your authentication.** The page asks the closure `actor` for the name of the operator. If it returns
+//! `None` or a blank name, the page shows nothing and does nothing (403). A closure that makes a name up takes that protection away.
 //!
 //! Who may look and not change gets a second router, with [`Admin::read_only`], at another path.
 //!
@@ -32,18 +32,18 @@
 //! - A change needs a form of this page, sent from this page: the browser must say so (`Sec-Fetch-Site`, or `Origin` equal
 //!   to `Host`), and the form must bring back what a cookie of the page says. That does not lean on `SameSite`. Behind a proxy
 //!   that rewrites `Host` the page needs HTTPS, over which browsers send `Sec-Fetch-Site`.
-//! - There is no script on the page, and `Content-Security-Policy` lets none run, whatever was recorded. Nobody can put the
-//!   page into a frame. Nothing is cached.
+//! - There is no script on the page, and `Content-Security-Policy` lets none run, whatever was recorded. The page cannot be put
+//!   into a frame. Nothing is cached.
 //! - A key is sent in the body of a `POST` and never in an address, so that it is in no access log and no history.
 //! - Each look-up and each change is an [`Audit`]: a `tracing` event at info, target `idem_axum::audit`, and a call of
 //!   [`Admin::audit`]. Neither has the key. Both go on to their end, and are audited, even if the browser leaves. A change that
 //!   the page does not let through is audited as refused.
-//! - A change is made only where the key stands as the person saw it: the page looks once more, and then makes the change. The
-//!   two are steps of their own. If the record that was seen ends between them (it expires, or another operator forgets it) and
-//!   a retry runs to its end there as well, its record is what is forgotten. A body that runs is never forgotten.
+//! - A change is made only if the key is in the state that the person saw: the page looks once more, and then makes the change. The
+//!   two are separate steps. If the record that was seen ends between them (it expires, or another operator forgets it) and
+//!   a retry runs to its end there as well, its record is what is forgotten. A claim whose owner is alive is never forgotten.
 //!
 //! # Scripts
-//! With `Accept: application/json` the look-up answers in JSON. It has no form for changes: those are methods of
+//! With `Accept: application/json` the look-up responds in JSON. It has no form for changes: those are methods of
 //! [`Idempotency`].
 //!
 //! ```console
@@ -52,8 +52,8 @@
 //! {"state":"recorded","key":"c4a1f09e","endpoint":"POST /orders", ..}
 //! ```
 //!
-//! `scope` is `nobody` (also where it is left out), `values` with a line for each value in `values`, or `header`. The status is
-//! 404 where nothing stands under the key.
+//! `scope` is `nobody` (also if it is left out), `values` with a line for each value in `values`, or `header`. The status is
+//! 404 if the key is free.
 
 use std::fmt;
 use std::sync::Arc;
@@ -84,8 +84,8 @@ pub struct Admin {
 }
 
 impl Admin {
-    /// The page over `idempotency`. `actor` says who is there, from what your authentication left in the request: usually an
-    /// extension, or a header that only your proxy can set. `None`, or a blank name, is nobody, to whom nothing is shown (403).
+    /// The page over `idempotency`. `actor` returns the name of the operator, from what your authentication left in the request: usually an
+    /// extension, or a header that only your proxy can set. With `None` or a blank name nothing is shown (403).
     ///
     /// The name is shown on the page and written into each [`Audit`].
     pub fn new(idempotency: Idempotency, actor: impl Fn(&Parts) -> Option<String> + Send + Sync + 'static) -> Self {
@@ -93,7 +93,7 @@ impl Admin {
         Self { desk: Desk { idempotency, actor: Box::new(actor), title, read_only: false, audit: None } }
     }
 
-    /// What stands at the top of the page, and in the tab of the browser. Default: `Idempotency keys`.
+    /// The title at the top of the page, and in the tab of the browser. Default: `Idempotency keys`.
     pub fn title(mut self, title: impl Into<String>) -> Self {
         self.desk.title = title.into();
         self

@@ -1,4 +1,4 @@
-//! One request of somebody who is known, and its answer.
+//! One request of a known person, and its response.
 
 use std::sync::Arc;
 
@@ -74,9 +74,9 @@ impl Visit {
         self.desk.read_only
     }
 
-    /// Shows what stands under a key, or asks whether it is to be changed.
+    /// Shows the state of a key, or asks whether it is to be changed.
     pub(super) async fn look(&self, fields: &Fields, looked: LookUp) -> Response {
-        let key = looked.storage_key();
+        let key = looked.storage_key(&self.desk.idempotency);
         let (desk, actor) = (Arc::clone(&self.desk), self.actor.clone());
         let task = async move {
             let found = Finding::of(&desk.idempotency, &looked).await;
@@ -126,7 +126,7 @@ impl Visit {
             // The page sends nothing of the kind.
             Err(mistake) => return self.refuse(fields, &mistake.text).await,
         };
-        let (action, key) = (change.action, looked.storage_key());
+        let (action, key) = (change.action, looked.storage_key(&self.desk.idempotency));
         let (desk, actor) = (Arc::clone(&self.desk), self.actor.clone());
         let task = async move {
             let Changed { result, endpoint } = change.make(&desk.idempotency, &looked).await;
@@ -180,7 +180,7 @@ impl Visit {
     /// Writes down that a change was not let through, and says whether that worked.
     async fn audit_refused(&self, fields: &Fields) -> bool {
         let Some(action) = fields.confirmed() else { return true };
-        let key = fields.look_up().ok().map(|looked| looked.storage_key());
+        let key = fields.look_up().ok().map(|looked| looked.storage_key(&self.desk.idempotency));
         let (desk, actor) = (Arc::clone(&self.desk), self.actor.clone());
         let audit = Audit { actor, action, key, endpoint: None, result: AuditResult::Refused };
         let written = apart(async move { desk.audit(&audit) }).await.is_some();
@@ -209,7 +209,7 @@ impl Visit {
         }
     }
 
-    /// The store does not say how the key stands.
+    /// The store does not tell the state of the key.
     fn unknown(&self, fields: &Fields, key: StorageKey, error: &StoreError) -> Response {
         tracing::error!(%key, %error, "the store does not tell the admin page what stands under a key");
         let status = StatusCode::SERVICE_UNAVAILABLE;
@@ -251,7 +251,7 @@ async fn apart<T: Send + 'static>(task: impl Future<Output = T> + Send + 'static
     tokio::spawn(task.in_current_span().with_current_subscriber()).await.ok()
 }
 
-/// Why it is not known how a key stands, for a person.
+/// Why the state of a key is not known, for a person.
 fn why(error: &StoreError) -> &'static str {
     match error {
         StoreError::CannotInspect => "The store of this service cannot tell what stands under a key.",

@@ -5,10 +5,9 @@ use std::time::Duration;
 use idem_runtime::{Abandoned, MAX_KEY};
 use serde::{Serialize, Serializer};
 
-use super::Endpoint;
-use super::refused::{self, Refused};
-use crate::policy::{self, Part, Policy};
-use crate::statuses::Statuses;
+use super::index::Endpoint;
+use super::refusal_examples::{self, RefusalExample};
+use crate::policy::{self, Part, Policy, Statuses};
 
 /// Names may be added within a version. A name that goes, or means something else, is another version.
 const VERSION: u32 = 1;
@@ -54,13 +53,21 @@ pub(crate) struct Rules {
     abandoned: &'static str,
     without_store: &'static str,
     max_response: Size,
-    pub(crate) refusals: Vec<Refused>,
+    pub(crate) refusals: Vec<RefusalExample>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub(crate) struct Key {
-    pub(crate) header: String,
     pub(crate) required: bool,
+    /// `None` if the server takes the key from the content of the request.
+    #[serde(flatten)]
+    pub(crate) header: Option<KeyHeader>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub(crate) struct KeyHeader {
+    #[serde(rename = "header")]
+    pub(crate) name: String,
     pub(crate) min_length: usize,
     pub(crate) max_length: usize,
     pub(crate) pattern: String,
@@ -101,8 +108,17 @@ enum Equal {
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize)]
+struct Scope {
+    #[serde(flatten)]
+    kind: ScopeKind,
+    /// Whether the same key on another path is another key.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    path: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(tag = "kind", rename_all = "lowercase")]
-enum Scope {
+enum ScopeKind {
     Caller { name: &'static str },
     Global,
     Header { name: String },
@@ -155,27 +171,24 @@ impl Rules {
         Self {
             enforced: !policy.shadow,
             key: Key {
-                header: policy.header.to_ascii_lowercase(),
                 required: policy.required && !policy.shadow,
-                min_length: policy.min_key,
-                max_length: MAX_KEY,
-                pattern: pattern(policy.min_key),
+                header: (!policy.key_from_arguments).then(|| KeyHeader {
+                    name: policy.header.to_ascii_lowercase(),
+                    min_length: policy.min_key,
+                    max_length: MAX_KEY,
+                    pattern: pattern(policy.min_key),
+                }),
             },
             ttl: Time::of(policy.ttl),
             fingerprint: fingerprint(policy),
-            scope: match policy.scope {
-                policy::Scope::Caller => Scope::Caller { name: "authorization" },
-                policy::Scope::Global => Scope::Global,
-                policy::Scope::Header(name) => Scope::Header { name: name.to_ascii_lowercase() },
-                policy::Scope::Arguments => Scope::Arguments,
-            },
+            scope: Scope { kind: scope_kind(policy.scope), path: policy.scope.has_path() },
             in_flight: InFlight {
                 action: if in_flight.wait.is_some() { "wait" } else { "reject" },
                 status: in_flight.status,
                 wait: in_flight.wait.map(Time::of),
             },
             mismatch: Status { status: policy.mismatch },
-            record: ranges(policy.record),
+            record: ranges(policy.recorded()),
             replay: Replay {
                 status: replay.status,
                 headers: replay.headers,
@@ -191,8 +204,19 @@ impl Rules {
             },
             without_store: if policy.without_store { "run" } else { "refuse" },
             max_response: Size { bytes: policy.max_response },
-            refusals: if policy.shadow { Vec::new() } else { refused::by(policy) },
+            refusals: if policy.shadow { Vec::new() } else { refusal_examples::by(policy) },
         }
+    }
+}
+
+fn scope_kind(scope: policy::Scope) -> ScopeKind {
+    match scope {
+        policy::Scope::Caller | policy::Scope::Path => ScopeKind::Caller { name: "authorization" },
+        policy::Scope::Global | policy::Scope::GlobalAndPath => ScopeKind::Global,
+        policy::Scope::Header(name) | policy::Scope::HeaderAndPath(name) => {
+            ScopeKind::Header { name: name.to_ascii_lowercase() }
+        }
+        policy::Scope::Arguments | policy::Scope::ArgumentsAndPath => ScopeKind::Arguments,
     }
 }
 

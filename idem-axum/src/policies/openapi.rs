@@ -11,10 +11,11 @@ use utoipa::openapi::path::{Operation, Parameter, ParameterBuilder, ParameterIn,
 use utoipa::openapi::schema::{AnyOfBuilder, Components, ObjectBuilder, Schema, Type};
 use utoipa::openapi::{Content, Header, OpenApi, Ref, RefOr, Required, Response};
 
+use super::document::Rules;
 use super::document::{self, Key, Replay};
-use super::refused::Refused;
+use super::index::{Endpoint, Policies};
+use super::refusal_examples::RefusalExample;
 use super::undescribed::Undescribed;
-use super::{Endpoint, Policies, Rules};
 
 /// The component that describes the default body of a refusal.
 const PROBLEM: &str = "IdempotencyProblem";
@@ -28,7 +29,7 @@ const EXTENSION: &str = "x-idempotency";
 impl<S> Policies<S> {
     /// Adds to the operation of each endpoint, in an OpenAPI document that `utoipa` made:
     ///
-    /// - the header of the key as a parameter;
+    /// - the header of the key as a parameter, unless the endpoint has `key = ..`;
     /// - the refusals as responses, each with an example of its body and, where it is problem details, the schema
     ///   `IdempotencyProblem`;
     /// - the header that marks a replay, on the responses of its own that are recorded;
@@ -68,21 +69,21 @@ impl<S> Policies<S> {
             let item = paths.get_mut(&path(&endpoint.path));
             item.and_then(|item| operation(item, &endpoint.method)).is_some()
         };
-        let missing = self.endpoints.iter().filter(|endpoint| !has_operation(endpoint));
+        let missing = self.endpoints().iter().filter(|endpoint| !has_operation(endpoint));
         let missing: Vec<String> = missing.map(|endpoint| format!("{} {}", endpoint.method, endpoint.path)).collect();
         if !missing.is_empty() {
             return Err(Undescribed::without_operation(missing));
         }
         let none = Components::default();
         let components = api.components.as_ref().unwrap_or(&none);
-        for Endpoint { method, path: template, .. } in &self.endpoints {
+        for Endpoint { method, path: template, .. } in self.endpoints() {
             let operation = paths.get_mut(&path(template)).and_then(|item| operation(item, method));
             if let Some(referred) = operation.and_then(|operation| unresolved(operation, components)) {
                 return Err(Undescribed::unresolved(format!("{method} {template}"), referred.to_owned()));
             }
         }
         let components = api.components.get_or_insert_default();
-        for Endpoint { method, path: template, rules, .. } in &self.endpoints {
+        for Endpoint { method, path: template, rules, .. } in self.endpoints() {
             if let Some(operation) = paths.get_mut(&path(template)).and_then(|item| operation(item, method)) {
                 describe(operation, rules, components);
             }
@@ -134,7 +135,7 @@ fn describe(operation: &mut Operation, rules: &Rules, components: &Components) {
         }
     }
     marks_of_replays(responses, rules);
-    let mut by_status: BTreeMap<u16, Vec<&Refused>> = BTreeMap::new();
+    let mut by_status: BTreeMap<u16, Vec<&RefusalExample>> = BTreeMap::new();
     for refused in &rules.refusals {
         by_status.entry(refused.status).or_default().push(refused);
     }
@@ -184,10 +185,11 @@ fn unresolved<'a>(operation: &'a Operation, components: &'a Components) -> Optio
 }
 
 fn header_of_the_key(parameters: &mut Vec<RefOr<Parameter>>, rules: &Rules, components: &Components) {
-    let key = &rules.key;
+    // A key in the content of the request is described by the operation itself.
+    let Some(key) = &rules.key.header else { return };
     let is_key = |parameter: &RefOr<Parameter>| {
         let parameter = resolved(parameter, PARAMETERS, &components.parameters).ok()?;
-        let is_key = parameter.parameter_in == ParameterIn::Header && parameter.name.eq_ignore_ascii_case(&key.header);
+        let is_key = parameter.parameter_in == ParameterIn::Header && parameter.name.eq_ignore_ascii_case(&key.name);
         is_key.then(|| parameter.clone())
     };
     let declared = parameters.iter().find_map(is_key);
@@ -204,9 +206,9 @@ fn header_of_the_key(parameters: &mut Vec<RefOr<Parameter>>, rules: &Rules, comp
         format!("Unique for this operation, and the same on every retry of it.{otherwise}")
     });
     let parameter = ParameterBuilder::new()
-        .name(name.unwrap_or_else(|| key.header.clone()))
+        .name(name.unwrap_or_else(|| key.name.clone()))
         .parameter_in(ParameterIn::Header)
-        .required(if key.required { Required::True } else { Required::False })
+        .required(if rules.key.required { Required::True } else { Required::False })
         .description(Some(description))
         .schema(Some(schema));
     parameters.push(RefOr::T(parameter.build()));
@@ -219,7 +221,7 @@ fn covering(responses: &BTreeMap<String, RefOr<Response>>, status: u16) -> RefOr
     of_range.or_else(|| responses.get(DEFAULT)).cloned().unwrap_or_else(|| Response::new("").into())
 }
 
-/// The first and the last status that an entry stands for: `2XX` for all of them.
+/// The first and the last status of an entry: `2XX` for all of them.
 fn bounds(code: &str) -> Option<(u16, u16)> {
     let bound = |digit: &str| code.replace(['X', 'x'], digit).parse::<u16>().ok();
     Some((bound("0")?, bound("9")?))
@@ -280,9 +282,9 @@ fn header(schema: ObjectBuilder, description: &str) -> RefOr<Header> {
 }
 
 /// Adds the refusals that have this response's status.
-fn refusals(response: &mut Response, refusals: &[&Refused]) {
+fn refusals(response: &mut Response, refusals: &[&RefusalExample]) {
     let mut description = "Refused by the idempotency runtime:\n".to_owned();
-    for Refused { code, title, content_type, retry_after, body, .. } in refusals.iter().copied() {
+    for RefusalExample { code, title, content_type, retry_after, body, .. } in refusals.iter().copied() {
         let _ = write!(description, "\n- `{code}`: {title}");
         if retry_after.is_some() {
             let schema = ObjectBuilder::new().schema_type(Type::Integer).minimum(Some(0));

@@ -2,8 +2,10 @@
 
 use std::time::Duration;
 
-use crate::response::NEVER;
-use crate::statuses::Statuses;
+use idem_runtime::{PolicyTag, Scope as KeyScope};
+
+use super::statuses::Statuses;
+use super::validate::{self, require};
 
 /// A part of a request that must be equal on a retry.
 ///
@@ -34,42 +36,238 @@ pub enum Part {
     /// say with a name twice, an integer from 2^53 on or a fraction of more than 15 digits, is compared byte for byte.
     Json,
     /// The values at these JSON pointers (RFC 6901), and nothing else of the body. A value that is missing differs from
-    /// every value, `null` included. Without a pointer it is a compile error.
+    /// every value, `null` included. Each pointer is empty, for the whole body, or starts with `/`.
     JsonPointers(&'static [&'static str]),
-    /// All values of this header, in order.
+    /// All values of this header, in order. `Host` means the authority of the request, in lower case: the one of the request
+    /// target, as over HTTP/2, or else that of the `Host` header (RFC 9112, section 3.2.2).
     Header(&'static str),
 }
 
 impl Part {
+    /// Returns a hash of this part for the policy's tag. The order of pointers does not count.
+    pub(super) const fn hash(&self) -> u64 {
+        let tag = match self {
+            Self::Method => PolicyTag::NONE.with(b"method"),
+            Self::Path => PolicyTag::NONE.with(b"path"),
+            Self::Query => PolicyTag::NONE.with(b"query"),
+            Self::Body => PolicyTag::NONE.with(b"body"),
+            Self::Json => PolicyTag::NONE.with(b"json"),
+            Self::JsonPointers(pointers) => {
+                let mut hash = 0;
+                let mut index = 0;
+                while index < pointers.len() {
+                    hash ^= number(PolicyTag::NONE.with(b"pointer").with(pointers[index].as_bytes()));
+                    index += 1;
+                }
+                return hash;
+            }
+            Self::Header(name) => with_name(PolicyTag::NONE.with(b"header"), name),
+        };
+        number(tag)
+    }
+
+    /// Asserts that the parts are sound.
+    pub(super) const fn require_all(parts: &[Self]) {
+        assert!(!parts.is_empty(), "{}", validate::EMPTY_FINGERPRINT);
+        let mut index = 0;
+        while index < parts.len() {
+            match parts[index] {
+                Self::Header(name) => require(validate::header_name(name)),
+                Self::JsonPointers(pointers) => {
+                    assert!(!pointers.is_empty(), "{}", validate::NO_POINTERS);
+                    let mut pointer = 0;
+                    while pointer < pointers.len() {
+                        require(validate::json_pointer(pointers[pointer]));
+                        pointer += 1;
+                    }
+                }
+                _ => {}
+            }
+            let mut earlier = 0;
+            while earlier < index {
+                assert!(!parts[earlier].overlaps(&parts[index]), "{}", validate::REPEATED_PART);
+                earlier += 1;
+            }
+            if let Self::JsonPointers(pointers) = parts[index] {
+                assert!(!has_repeated(pointers), "{}", validate::REPEATED_PART);
+            }
+            index += 1;
+        }
+    }
+
+    /// Returns whether a term is in both.
+    const fn overlaps(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Method, Self::Method)
+            | (Self::Path, Self::Path)
+            | (Self::Query, Self::Query)
+            | (Self::Body, Self::Body)
+            | (Self::Json, Self::Json) => true,
+            (Self::Header(name), Self::Header(other)) => validate::is_same_name(name, other),
+            (Self::JsonPointers(pointers), Self::JsonPointers(others)) => {
+                let mut index = 0;
+                while index < pointers.len() {
+                    let mut other = 0;
+                    while other < others.len() {
+                        if validate::is_same(pointers[index], others[other]) {
+                            return true;
+                        }
+                        other += 1;
+                    }
+                    index += 1;
+                }
+                false
+            }
+            _ => false,
+        }
+    }
+
     pub(crate) fn pointers(&self) -> &'static [&'static str] {
         if let Self::JsonPointers(pointers) = self { pointers } else { &[] }
     }
 }
 
-/// Whose key it is.
+const fn has_repeated(pointers: &[&str]) -> bool {
+    let mut index = 0;
+    while index < pointers.len() {
+        let mut earlier = 0;
+        while earlier < index {
+            if validate::is_same(pointers[earlier], pointers[index]) {
+                return true;
+            }
+            earlier += 1;
+        }
+        index += 1;
+    }
+    false
+}
+
+/// Adds a header name to a tag, in lower case.
+pub(super) const fn with_name(mut tag: PolicyTag, name: &str) -> PolicyTag {
+    let bytes = name.as_bytes();
+    let mut index = 0;
+    while index < bytes.len() {
+        tag = tag.with(&[bytes[index].to_ascii_lowercase()]);
+        index += 1;
+    }
+    tag
+}
+
+const fn number(tag: PolicyTag) -> u64 {
+    u64::from_le_bytes(tag.to_bytes())
+}
+
+/// Whose key it is, as a policy declares it.
 ///
 /// ```
 /// use idem_axum::{Policy, Scope};
 ///
 /// /// As `scope = header("X-Tenant")`. A scope made from the arguments is declared at the endpoint.
 /// const PER_TENANT: Policy = Policy::DEFAULT.scope(Scope::Header("X-Tenant"));
+/// /// As `scope = (global, path)`.
+/// const PER_PATH: Policy = Policy::DEFAULT.scope(Scope::GlobalAndPath);
 /// ```
 ///
+/// With the path, the method and the path *as sent* are part of what the store finds a key by: the same key on another path is
+/// an independent one. The query is not part of it.
+///
 /// [Scopes, and tokens that rotate](crate::guide::scopes) says which one to take.
+///
+/// # For operators
+///
+/// [`inspect`](crate::Idempotency::inspect), [`forget`](crate::Idempotency::forget) and
+/// [`settle`](crate::Idempotency::settle) take the scope of one key, with its values. [`Scope::GLOBAL`],
+/// [`Scope::arguments`] and [`Scope::header`] make it:
+///
+/// | declared in the attribute | in a policy | what to pass |
+/// |---|---|---|
+/// | nothing | [`Scope::Caller`] | `Scope::GLOBAL`: the caller is part of the fingerprint |
+/// | `global` | [`Scope::Global`] | `Scope::GLOBAL` |
+/// | `header("X-Tenant")` | [`Scope::Header`] | `Scope::header("X-Tenant").with(b"acme")`, with one `with` for each line of the header in order; `Scope::GLOBAL` for a request without the header |
+/// | `header("Host")` | `Scope::Header("Host")` | `Scope::header("Host").with(b"api.example.com")`: the authority in lower case, with the port if one was sent |
+/// | `user.id` | | `Scope::arguments().with(b"7")` |
+/// | `(user.tenant, user.id)` | | `Scope::arguments().with(b"acme").with(b"7")`: the values as their `Display` writes them |
+/// | `path` | [`Scope::Path`] | `Scope::GLOBAL.with_path("POST", "/orders/7")` |
+/// | `(global, path)` | [`Scope::GlobalAndPath`] | `Scope::GLOBAL.with_path("POST", "/orders/7")` |
+/// | `(header("X-Tenant"), path)` | [`Scope::HeaderAndPath`] | `Scope::header("X-Tenant").with(b"acme").with_path("POST", "/orders/7")` |
+/// | `(user.id, path)` | | `Scope::arguments().with(b"7").with_path("POST", "/orders/7")` |
+///
+/// ```
+/// use idem_axum::{Idempotency, Key, Scope};
+///
+/// # async fn example(idempotency: Idempotency, key: Key) -> Result<(), Box<dyn std::error::Error>> {
+/// // The endpoint has `scope = (user.id, path)`.
+/// let scope = Scope::arguments().with(b"7").with_path("POST", "/orders/7/cancel");
+/// if let Some(report) = idempotency.inspect(&scope, &key).await? {
+///     println!("{}", report.status());
+/// }
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Scope {
-    /// The caller's: the `Authorization` header takes part in the fingerprint, so that another caller who guesses the key
-    /// is refused.
+    /// The caller's: the `Authorization` header takes part in the fingerprint, or `Cookie` if there is no `Authorization`, so
+    /// that another caller who guesses the key is refused.
     Caller,
-    /// Everybody's: whoever knows the key and repeats the request gets the record.
+    /// Everyone's: each caller that knows the key and repeats the request gets the record.
     Global,
+    /// The path's, and the caller is bound as under [`Scope::Caller`].
+    Path,
+    /// The path's, and everyone's: no caller is bound.
+    GlobalAndPath,
     /// That of the values of this header. Name one that your authentication checks. A request without it is treated as
-    /// under [`Scope::Caller`].
+    /// under [`Scope::Caller`]. `Host` means the authority of the request.
     Header(&'static str),
-    /// That of an expression over the handler's arguments. `scope = user.id` of the attribute says it; a policy alone knows
-    /// no arguments, and cannot.
+    /// That of the values of this header, and the path's.
+    HeaderAndPath(&'static str),
+    /// That of an expression over the handler's arguments, as in `scope = user.id` of the attribute. A policy alone does not know
+    /// the arguments, and cannot say it.
     Arguments,
+    /// The same, and the path's.
+    ArgumentsAndPath,
+}
+
+impl Scope {
+    /// The scope to pass for a key that all callers share. See [the table](Self#for-operators).
+    pub const GLOBAL: KeyScope = KeyScope::GLOBAL;
+
+    /// Returns the scope to pass for a key whose scope is an expression over arguments, without values yet. See
+    /// [the table](Self#for-operators).
+    #[must_use]
+    pub fn arguments() -> KeyScope {
+        KeyScope::arguments()
+    }
+
+    /// Returns the scope to pass for a key whose scope is a header, without values yet. See [the table](Self#for-operators).
+    #[must_use]
+    pub fn header(name: &str) -> KeyScope {
+        KeyScope::header(name)
+    }
+
+    /// Returns the name of the header that is the scope.
+    pub(crate) const fn header_name(self) -> Option<&'static str> {
+        match self {
+            Self::Header(name) | Self::HeaderAndPath(name) => Some(name),
+            _ => None,
+        }
+    }
+
+    /// Returns whether the path is part of the scope.
+    pub(crate) const fn has_path(self) -> bool {
+        matches!(self, Self::Path | Self::GlobalAndPath | Self::HeaderAndPath(_) | Self::ArgumentsAndPath)
+    }
+
+    /// Returns a hash of this scope for the policy's tag.
+    pub(super) const fn hash(self) -> [u8; 8] {
+        let tag = match self {
+            Self::Caller | Self::Path => PolicyTag::NONE.with(b"caller"),
+            Self::Global | Self::GlobalAndPath => PolicyTag::NONE.with(b"global"),
+            Self::Header(name) | Self::HeaderAndPath(name) => with_name(PolicyTag::NONE.with(b"header"), name),
+            Self::Arguments | Self::ArgumentsAndPath => PolicyTag::NONE.with(b"arguments"),
+        };
+        if self.has_path() { tag.with(b"path").to_bytes() } else { tag.to_bytes() }
+    }
 }
 
 /// What a request gets whose key is in flight with the same fingerprint.
@@ -90,34 +288,42 @@ pub struct InFlight {
 }
 
 impl InFlight {
-    /// A refusal with this status, 400 to 599, at once.
+    /// A refusal with this status at once, 400 to 599; or an acknowledgement, 200 to 299.
+    ///
+    /// **Acknowledge only if losing the event is acceptable.** A 2xx tells the sender that it need not repeat the event, while the
+    /// execution in flight may still fail. [`InFlight::wait`] is the safe choice: the sender then gets the recorded response.
+    ///
+    /// An acknowledgement is made like a refusal: the policy's `errors` makes its body, by default problem details. It has no
+    /// `Retry-After`, and with 204 or 205 no body.
     ///
     /// # Panics
-    /// If the status is none of a refusal.
+    /// Unless the status is 200 to 299 or 400 to 599.
     #[must_use]
     pub const fn reject(status: u16) -> Self {
-        assert_refusal_status(status);
+        require(validate::in_flight(status));
         Self { status, wait: None }
     }
 
-    /// The recorded answer, if it is there within `most`; then a refusal with 409.
+    /// The recorded response, if it is there within `max`; then a refusal with 409.
+    ///
+    /// A request that waits holds what its extractors took, such as a pooled connection.
     ///
     /// # Panics
-    /// If `most` is zero.
+    /// If `max` is zero, or more than 100 years.
     #[must_use]
-    pub const fn wait(most: Duration) -> Self {
-        assert!(!most.is_zero(), "`wait` must be longer than zero; `reject` does not wait");
-        Self { status: 409, wait: Some(most) }
+    pub const fn wait(max: Duration) -> Self {
+        require(validate::wait(max));
+        Self { status: 409, wait: Some(max) }
     }
 
-    /// The status of the refusal.
+    /// Returns the status of the refusal or the acknowledgement.
     #[must_use]
     pub const fn status(self) -> u16 {
         self.status
     }
 }
 
-/// What of a response is given back.
+/// What of a response is replayed.
 ///
 /// ```
 /// use idem_axum::{Policy, Replay};
@@ -171,64 +377,26 @@ pub struct AddedHeader {
 }
 
 impl AddedHeader {
-    /// A header for every replay.
+    /// A header for every replay, in place of a recorded one of the same name.
     ///
     /// # Panics
-    /// If the name is not a token or one that is never replayed, or the value not visible ASCII and spaces.
+    /// If the name is not a token, or one that is never replayed or describes the recorded response, such as `Location`; or if the
+    /// value has other characters than visible ASCII and spaces, or spaces at its ends.
     #[must_use]
     pub const fn new(name: &'static str, value: &'static str) -> Self {
-        assert_added_header(name);
-        let bytes = value.as_bytes();
-        let mut index = 0;
-        while index < bytes.len() {
-            assert!(bytes[index] >= b' ' && bytes[index] <= b'~', "a header value has only visible ASCII and spaces");
-            index += 1;
-        }
+        require(validate::added_header(name));
+        require(validate::header_value(value));
         Self { name, value, on: Statuses::ALL }
     }
 
     /// Only for replays whose recorded status is among these.
+    ///
+    /// # Panics
+    /// If there is no status among these.
     #[must_use]
     pub const fn on(mut self, statuses: Statuses) -> Self {
+        assert!(!statuses.is_empty(), "{}", validate::ADDED_TO_NOTHING);
         self.on = statuses;
         self
-    }
-}
-
-pub(super) const fn assert_refusal_status(status: u16) {
-    assert!(status >= 400 && status <= 599, "the status of a refusal is 400 to 599");
-}
-
-/// What is never replayed cannot be added either: a forged framing header would desynchronise the connection.
-pub(super) const fn assert_added_header(name: &str) {
-    assert_header_name(name);
-    let mut index = 0;
-    while index < NEVER.len() {
-        assert!(!is_same(name.as_bytes(), NEVER[index].as_bytes()), "this header is never sent with a replay");
-        index += 1;
-    }
-}
-
-const fn is_same(name: &[u8], other: &[u8]) -> bool {
-    let mut index = 0;
-    while index < name.len() && index < other.len() && name[index].eq_ignore_ascii_case(&other[index]) {
-        index += 1;
-    }
-    index == name.len() && index == other.len()
-}
-
-/// The characters of a header name: `token`, RFC 9110, section 5.6.2.
-pub(super) const fn assert_header_name(name: &str) {
-    let bytes = name.as_bytes();
-    assert!(!bytes.is_empty(), "a header name is not empty");
-    let mut index = 0;
-    while index < bytes.len() {
-        let token = bytes[index].is_ascii_alphanumeric()
-            || matches!(
-                bytes[index],
-                b'!' | b'#' | b'$' | b'%' | b'&' | b'\'' | b'*' | b'+' | b'-' | b'.' | b'^' | b'_' | b'`' | b'|' | b'~'
-            );
-        assert!(token, "a header name has only letters, digits and !#$%&'*+-.^_`|~");
-        index += 1;
     }
 }

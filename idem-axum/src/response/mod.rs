@@ -1,4 +1,4 @@
-//! Responses: captured on their way out, and replayed from a record.
+//! Responses: recorded on their way out, and replayed from a record.
 
 use std::any::Any;
 use std::convert::Infallible;
@@ -7,24 +7,25 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use axum::response::{IntoResponseParts, ResponseParts};
 
-mod answer;
-mod capture;
+mod body;
+mod codec;
 mod headers;
-mod live;
 mod queue;
-mod taped;
+mod recorder;
+mod replay;
+#[cfg(test)]
+mod tests;
+mod vary;
 
-pub(crate) use answer::replay;
+pub(crate) use body::BufferedFrames;
 #[cfg(feature = "admin")]
-pub(crate) use answer::{Answer, write};
-pub(crate) use capture::capture;
-pub(crate) use headers::NEVER;
-pub(crate) use live::Given;
-pub(crate) use taped::taped;
+pub(crate) use codec::{RecordedResponse, encode};
+pub(crate) use recorder::{Added, BodyRecorder, record, record_refusal, record_whole, start};
+pub(crate) use replay::replay;
 
-/// Marks a response that is not to be recorded: it is sent, the claim is released, and a retry runs the body again.
+/// Marks a response that is not recorded: it is sent, the claim is released, and a retry runs the handler again.
 ///
-/// Return it where nothing has happened that a retry must not repeat:
+/// Return it if nothing has happened that a retry must not repeat:
 ///
 /// ```
 /// use axum::{http::StatusCode, response::{IntoResponse, Response}};
@@ -51,9 +52,16 @@ impl IntoResponseParts for Unrecorded {
     }
 }
 
-/// Drops what a panic left, which may panic as well.
+/// Drops the payload of a panic, which may panic as well.
 pub(crate) fn discard(panic: Box<dyn Any + Send>) {
     if let Err(again) = catch_unwind(AssertUnwindSafe(|| drop(panic))) {
         mem::forget(again);
+    }
+}
+
+/// Drops a value of the user's, whose `Drop` may panic.
+pub(crate) fn drop_quietly<T>(value: T) {
+    if let Err(panic) = catch_unwind(AssertUnwindSafe(|| drop(value))) {
+        discard(panic);
     }
 }

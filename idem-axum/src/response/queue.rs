@@ -1,19 +1,25 @@
 //! From the recording to the caller, without the one ever waiting for the other.
 //!
-//! A caller that does not read must not hold up the recording, so the queue has no limit of its own: what is recorded is
-//! limited by the policy's `max_response`, and after that the caller reads the handler's body itself.
+//! A caller that does not read must not hold up the recording, and must not cost more memory than the record does. So there is
+//! no queue of frames: the caller reads what was recorded, first from the recording and then from the record, whose bytes it
+//! shares with the store. Both are limited by the policy's `max_response`. After that the caller reads the handler's body itself.
 
-use std::collections::VecDeque;
+use std::future::poll_fn;
+use std::ops::Range;
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
 use axum::body::Body;
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
+use http::HeaderMap;
 use http_body::Frame;
+use idem_runtime::{Delivery, Outcome, RecordedStream};
 
-/// After so many frames the data of further ones is put together: a caller that lags no longer sees where a frame
-/// ended, and many small frames take no more memory than their bytes.
-const FRAMES: usize = 1024;
+use super::recorder::{Added, BodyRecorder};
+
+/// The largest frame that is copied from a recording.
+const MAX_FRAME: usize = 64 * 1024;
 
 /// How the recording ends for the caller.
 pub(super) enum End {
@@ -25,191 +31,309 @@ pub(super) enum End {
     Rest(Body),
 }
 
-/// Frames in order, and no more memory than their bytes need.
-#[derive(Default)]
-pub(super) struct Frames {
-    frames: VecDeque<Frame<Bytes>>,
-    /// The data that came when there were [`FRAMES`] frames.
-    tail: BytesMut,
-}
-
-impl Frames {
-    pub(super) fn push(&mut self, frame: Frame<Bytes>) {
-        let merge = !self.tail.is_empty() || self.frames.len() >= FRAMES;
-        match frame.data_ref() {
-            Some(data) if merge => self.tail.extend_from_slice(data),
-            _ => {
-                // Trailers come after all data.
-                let tail = self.take_tail();
-                self.frames.extend(tail);
-                self.frames.push_back(frame);
-            }
-        }
-    }
-
-    pub(super) fn pop(&mut self) -> Option<Frame<Bytes>> {
-        self.frames.pop_front().or_else(|| self.take_tail())
-    }
-
-    fn take_tail(&mut self) -> Option<Frame<Bytes>> {
-        (!self.tail.is_empty()).then(|| Frame::data(self.tail.split().freeze()))
-    }
-
-    pub(super) fn is_empty(&self) -> bool {
-        self.frames.is_empty() && self.tail.is_empty()
-    }
-
-    /// Whether there is at most one frame, and that of data.
-    pub(super) fn is_one_of_data(&self) -> bool {
-        self.frames.len() <= 1 && self.tail.is_empty() && self.has_only_data()
-    }
-
-    pub(super) fn has_only_data(&self) -> bool {
-        self.frames.iter().all(Frame::is_data)
-    }
-
-    /// The bytes of data.
-    pub(super) fn size(&self) -> u64 {
-        let frames = self.frames.iter().filter_map(Frame::data_ref).map(|data| data.len() as u64);
-        frames.sum::<u64>() + self.tail.len() as u64
-    }
-}
-
-#[derive(Default)]
-struct Queue {
-    frames: Frames,
+struct Shared {
+    source: Source,
+    /// How many bytes of the body the caller has.
+    read: usize,
+    /// For the caller, after all data.
+    trailers: Option<HeaderMap>,
+    /// Set when the caller gets no more from here.
     end: Option<End>,
-    waiting: Option<Waker>,
-    reader_gone: bool,
+    /// The caller has the end, or is gone.
+    done: bool,
+    caller: Option<Waker>,
+    delivery: Option<Waker>,
 }
 
-type Shared = Arc<Mutex<Queue>>;
+/// Where the caller reads.
+enum Source {
+    Recording(BodyRecorder),
+    /// The body as the store has it.
+    Record(Bytes),
+    /// The recording has ended, and the claim has not: the caller reads the last of the body when a retry would find the record.
+    Ending,
+}
 
-fn lock(shared: &Shared) -> MutexGuard<'_, Queue> {
+impl Shared {
+    fn next(&mut self) -> Option<Bytes> {
+        let next = match &self.source {
+            // What makes the body complete is read when a retry would find the record.
+            Source::Recording(recording) if recording.is_complete() && self.end.is_none() => return None,
+            Source::Recording(recording) => {
+                let unread = recording.body().get(self.read..)?;
+                Bytes::copy_from_slice(&unread[..unread.len().min(MAX_FRAME)])
+            }
+            Source::Record(body) if self.read <= body.len() => body.slice(self.read..),
+            Source::Record(_) | Source::Ending => return None,
+        };
+        self.read += next.len();
+        Some(next).filter(|next| !next.is_empty())
+    }
+
+    /// The caller needs nothing more. Returns what is to be dropped without the lock.
+    fn close(&mut self) -> impl Sized + use<> {
+        self.done = true;
+        let source = match self.source {
+            // The recording goes on.
+            Source::Recording(_) if self.end.is_none() => None,
+            _ => Some(std::mem::replace(&mut self.source, Source::Ending)),
+        };
+        (source, self.trailers.take(), self.end.take())
+    }
+}
+
+fn lock(shared: &Mutex<Shared>) -> MutexGuard<'_, Shared> {
     // Changed in single steps that cannot panic half-way.
     shared.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+fn wake(waker: Option<Waker>) {
+    if let Some(waker) = waker {
+        waker.wake();
+    }
+}
+
 /// The recording's side. Dropped without an end, the recording was torn down, and what the caller has is not the whole.
 pub(super) struct Writer {
-    shared: Shared,
-    on_drop: Option<End>,
+    shared: Arc<Mutex<Shared>>,
+    /// Where the body is in the content of the record.
+    body: Range<usize>,
+    /// What the caller gets at the end of a recording that has a record.
+    end: Option<End>,
 }
 
 /// The caller's side.
-pub(super) struct Reader(Shared);
+pub(super) struct Reader(Arc<Mutex<Shared>>);
 
-pub(super) fn new() -> (Writer, Reader) {
-    let shared = Shared::default();
-    let broken = End::Failed(axum::Error::new("the response broke off"));
-    (Writer { shared: Arc::clone(&shared), on_drop: Some(broken) }, Reader(shared))
+pub(super) fn new(recorder: BodyRecorder) -> (Writer, Reader) {
+    let body = recorder.start()..recorder.start();
+    let shared = Arc::new(Mutex::new(Shared {
+        source: Source::Recording(recorder),
+        read: 0,
+        trailers: None,
+        end: None,
+        done: false,
+        caller: None,
+        delivery: None,
+    }));
+    (Writer { shared: Arc::clone(&shared), body, end: None }, Reader(shared))
 }
 
 impl Writer {
-    /// Passes a frame on; never waits. A caller that is gone changes nothing.
-    pub(super) fn write(&mut self, frame: Frame<Bytes>) {
-        let mut queue = lock(&self.shared);
-        if queue.reader_gone {
+    /// Records a frame, and passes it on; never waits. A caller that is gone changes nothing.
+    pub(super) fn write(&mut self, frame: &Frame<Bytes>) -> Added {
+        let mut shared = lock(&self.shared);
+        let Source::Recording(recording) = &mut shared.source else { return Added::TooLarge };
+        let added = recording.add(frame);
+        if let Some(trailers) = frame.trailers_ref()
+            && !shared.done
+        {
+            shared.trailers.get_or_insert_default().extend(trailers.clone());
+        }
+        let caller = shared.caller.take();
+        drop(shared);
+        wake(caller);
+        added
+    }
+
+    /// Returns whether the client has all data.
+    pub(super) fn is_complete(&self) -> bool {
+        matches!(&lock(&self.shared).source, Source::Recording(recording) if recording.is_complete())
+    }
+
+    /// Ends the recording. The caller gets the last of the body and `end` when the claim has ended.
+    pub(super) fn finish(mut self, end: End) -> RecordedStream {
+        let mut shared = lock(&self.shared);
+        let outcome = match std::mem::replace(&mut shared.source, Source::Ending) {
+            Source::Recording(recording) if recording.is_short() => {
+                shared.source = Source::Recording(recording);
+                drop(shared);
+                return self.abandon(end);
+            }
+            Source::Recording(recording) => {
+                self.body.end = self.body.start + recording.body().len();
+                recording.finish()
+            }
+            _ => Outcome::NotReplayable,
+        };
+        drop(shared);
+        self.end = Some(end);
+        RecordedStream { outcome, delivery: Some(Box::new(self)) }
+    }
+
+    /// Ends the recording without a record. The caller gets what it has not read, and `end`.
+    pub(super) fn abandon(self, end: End) -> RecordedStream {
+        self.send(end);
+        RecordedStream { outcome: Outcome::NotReplayable, delivery: Some(Box::new(self)) }
+    }
+
+    /// Sends the end, unless the caller has one.
+    fn send(&self, end: End) {
+        let mut shared = lock(&self.shared);
+        if shared.end.is_some() {
             return;
         }
-        queue.frames.push(frame);
-        let waiting = queue.waiting.take();
-        drop(queue);
-        if let Some(waiting) = waiting {
-            waiting.wake();
+        let unread = if shared.done { Some(end) } else { shared.end.replace(end) };
+        let closed = shared.done.then(|| shared.close());
+        let caller = shared.caller.take();
+        drop(shared);
+        // These are the user's.
+        drop((unread, closed));
+        wake(caller);
+    }
+}
+
+impl Delivery for Writer {
+    fn recorded(mut self: Box<Self>, content: Option<Bytes>) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+        if let (Some(content), Some(end)) = (content.filter(|content| self.body.end <= content.len()), self.end.take())
+        {
+            let mut shared = lock(&self.shared);
+            if !shared.done {
+                shared.source = Source::Record(content.slice(self.body.clone()));
+            }
+            drop(shared);
+            self.send(end);
         }
-    }
-
-    /// Ends the caller's body.
-    pub(super) fn end(mut self, end: End) {
-        self.on_drop(end);
-    }
-
-    /// Ends the caller's body when this is dropped.
-    pub(super) fn on_drop(&mut self, end: End) {
-        self.on_drop = Some(end);
+        Box::pin(poll_fn(move |cx| {
+            let mut shared = lock(&self.shared);
+            if shared.done {
+                return Poll::Ready(());
+            }
+            shared.delivery = Some(cx.waker().clone());
+            Poll::Pending
+        }))
     }
 }
 
 impl Drop for Writer {
     fn drop(&mut self) {
-        let mut queue = lock(&self.shared);
-        let end = self.on_drop.take();
-        let waiting = queue.waiting.take();
-        // What nobody reads is dropped here, without the lock: it is the user's.
-        let unread = if queue.reader_gone { end } else { std::mem::replace(&mut queue.end, end) };
-        drop(queue);
-        drop(unread);
-        if let Some(waiting) = waiting {
-            waiting.wake();
-        }
+        self.send(End::Failed(axum::Error::new("the response broke off")));
     }
 }
 
 impl Reader {
     /// The next frame, or the end.
     pub(super) fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Result<Frame<Bytes>, End>> {
-        let mut queue = lock(&self.0);
-        if let Some(frame) = queue.frames.pop() {
-            return Poll::Ready(Ok(frame));
+        let mut shared = lock(&self.0);
+        if let Some(data) = shared.next() {
+            return Poll::Ready(Ok(Frame::data(data)));
         }
-        if let Some(end) = queue.end.take() {
+        let recorded = !matches!(shared.source, Source::Ending);
+        if recorded && let Some(trailers) = shared.trailers.take() {
+            return Poll::Ready(Ok(Frame::trailers(trailers)));
+        }
+        if let Some(end) = shared.end.take() {
+            let closed = shared.close();
+            let delivery = shared.delivery.take();
+            drop(shared);
+            drop(closed);
+            wake(delivery);
             return Poll::Ready(Err(end));
         }
-        queue.waiting = Some(cx.waker().clone());
+        shared.caller = Some(cx.waker().clone());
         Poll::Pending
     }
 }
 
 impl Drop for Reader {
     fn drop(&mut self) {
-        let mut queue = lock(&self.0);
-        queue.reader_gone = true;
-        let unread = (std::mem::take(&mut queue.frames), queue.end.take());
-        drop(queue);
-        drop(unread);
+        let mut shared = lock(&self.0);
+        let closed = shared.close();
+        let delivery = shared.delivery.take();
+        drop(shared);
+        drop(closed);
+        wake(delivery);
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use axum::response::{IntoResponse, Response};
+    use futures_util::FutureExt;
+
+    use super::super::recorder::start;
     use super::*;
+    use crate::policy::Policy;
+
+    fn recording(response: Response) -> (Writer, Reader) {
+        let (mut parts, body) = response.into_parts();
+        new(start(&Policy::DEFAULT, false, &mut parts, &body).unwrap())
+    }
+
+    fn stream() -> Response {
+        Body::from_stream(futures_util::stream::pending::<Result<Bytes, axum::Error>>()).into_response()
+    }
+
+    fn frame(data: &'static str) -> Frame<Bytes> {
+        Frame::data(Bytes::from_static(data.as_bytes()))
+    }
+
+    fn read(reader: &mut Reader) -> Poll<Result<Frame<Bytes>, End>> {
+        reader.poll_read(&mut Context::from_waker(Waker::noop()))
+    }
 
     fn data(reader: &mut Reader) -> Option<Bytes> {
-        match reader.poll_read(&mut Context::from_waker(Waker::noop())) {
+        match read(reader) {
             Poll::Ready(Ok(frame)) => frame.into_data().ok(),
             _ => None,
         }
     }
 
-    #[test]
-    fn frames_stay_frames_until_the_caller_lags() {
-        let (mut writer, mut reader) = new();
-        for _ in 0..FRAMES + 3 {
-            writer.write(Frame::data(Bytes::from_static(b"x")));
-        }
-        writer.write(Frame::trailers(http::HeaderMap::new()));
-        for _ in 0..FRAMES {
-            assert_eq!(data(&mut reader).as_deref(), Some(&b"x"[..]));
-        }
-        assert_eq!(data(&mut reader).as_deref(), Some(&b"xxx"[..]));
-        let next = reader.poll_read(&mut Context::from_waker(Waker::noop()));
-        assert!(matches!(next, Poll::Ready(Ok(frame)) if frame.is_trailers()));
+    fn content(outcome: Outcome) -> Option<Bytes> {
+        if let Outcome::Record(record) = outcome { Some(record.bytes()) } else { None }
     }
 
     #[test]
-    fn a_writer_that_is_torn_down_breaks_the_body_off() {
-        let (writer, mut reader) = new();
+    fn the_caller_reads_what_was_recorded_and_then_the_record() {
+        let (mut writer, mut reader) = recording(stream());
+        writer.write(&frame("one"));
+        assert_eq!(data(&mut reader).as_deref(), Some(&b"one"[..]));
+        assert!(read(&mut reader).is_pending());
+        writer.write(&frame("two"));
+        writer.write(&frame("three"));
+        writer.write(&Frame::trailers(HeaderMap::new()));
+        let RecordedStream { outcome, delivery } = writer.finish(End::Whole);
+        assert!(read(&mut reader).is_pending(), "the claim has not ended");
+        let mut delivered = delivery.unwrap().recorded(content(outcome));
+        assert_eq!(data(&mut reader).as_deref(), Some(&b"twothree"[..]));
+        assert!(matches!(read(&mut reader), Poll::Ready(Ok(frame)) if frame.is_trailers()));
+        assert!((&mut delivered).now_or_never().is_none());
+        assert!(matches!(read(&mut reader), Poll::Ready(Err(End::Whole))));
+        assert!(delivered.now_or_never().is_some());
+    }
+
+    #[test]
+    fn a_recording_that_is_torn_down_breaks_the_body_off() {
+        let (mut writer, mut reader) = recording(stream());
+        writer.write(&frame("one"));
         drop(writer);
-        let end = reader.poll_read(&mut Context::from_waker(Waker::noop()));
-        assert!(matches!(end, Poll::Ready(Err(End::Failed(_)))));
+        assert_eq!(data(&mut reader).as_deref(), Some(&b"one"[..]));
+        assert!(matches!(read(&mut reader), Poll::Ready(Err(End::Failed(_)))));
+
+        let (mut writer, mut reader) = recording(stream());
+        writer.write(&frame("one"));
+        drop(writer.finish(End::Whole));
+        assert!(matches!(read(&mut reader), Poll::Ready(Err(End::Failed(_)))));
     }
 
     #[test]
-    fn nothing_is_kept_for_a_caller_that_is_gone() {
-        let (mut writer, reader) = new();
+    fn a_caller_that_is_gone_changes_nothing() {
+        let (mut writer, reader) = recording(stream());
         drop(reader);
-        writer.write(Frame::data(Bytes::from_static(b"x")));
-        assert!(lock(&writer.shared).frames.is_empty());
+        writer.write(&frame("one"));
+        let RecordedStream { outcome, delivery } = writer.finish(End::Whole);
+        let content = content(outcome);
+        assert!(content.as_ref().is_some_and(|content| content.windows(3).any(|window| window == b"one")));
+        assert!(delivery.unwrap().recorded(content).now_or_never().is_some());
+    }
+
+    #[test]
+    fn a_recording_without_a_record_leaves_the_caller_what_there_is() {
+        let (mut writer, mut reader) = recording(([("content-length", "9")], stream()).into_response());
+        writer.write(&frame("short"));
+        let RecordedStream { outcome, .. } = writer.finish(End::Whole);
+        assert!(matches!(outcome, Outcome::NotReplayable));
+        assert_eq!(data(&mut reader).as_deref(), Some(&b"short"[..]));
+        assert!(matches!(read(&mut reader), Poll::Ready(Err(End::Whole))));
     }
 }

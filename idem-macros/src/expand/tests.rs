@@ -2,7 +2,7 @@ use super::expand;
 use proc_macro2::{Delimiter, Group, TokenStream, TokenTree};
 use quote::quote;
 
-/// What a handler becomes, formatted. `INSTA_UPDATE=always cargo test -p idem-macros` accepts new expansions.
+/// What a handler becomes, formatted. `INSTA_UPDATE=always cargo nextest run -p idem-macros` accepts new expansions.
 macro_rules! snapshots {
     ($($name:ident: #[idempotent $(($($options:tt)*))?] { $($item:tt)* })*) => {$(
         #[test]
@@ -37,7 +37,7 @@ snapshots! {
     }
 
     generics_and_where: #[idempotent] {
-        #[tracing::instrument]
+        #[tracing::instrument(skip_all)]
         #[must_use]
         pub async fn create<'a, R: Repo, const N: usize>(State(repo): State<R>, _: Limit<N>) -> Result<impl IntoResponse + 'a, R::Error>
         where
@@ -65,10 +65,25 @@ snapshots! {
         async fn pay(user: User) {}
     }
 
+    a_key: #[idempotent(key = event.id, policy = Policy::WEBHOOK)] {
+        async fn receive(event: Event) -> StatusCode {
+            process(event).await
+        }
+    }
+
+    a_key_and_a_scope: #[idempotent(key = order, scope = (user.id, path), required)] {
+        async fn pay(user: User, Path(order): Path<String>) {}
+    }
+
+    a_key_beside_its_extractor: #[idempotent(key = event.id)] {
+        async fn pay(key: Option<IdempotencyKey>, event: Event) {}
+    }
+
     every_option: #[idempotent(
         crate = crate::idem,
         errors = render,
         max_response = "64KiB",
+        timeout = "30s",
         abandoned = rerun,
         replay_header = none,
         replay_status = 200,
@@ -86,6 +101,26 @@ snapshots! {
         policy = BASE,
     )] {
         async fn create(body: Bytes) {}
+    }
+
+    hidden_types: #[idempotent] {
+        async fn create<'a, T, const N: usize>(_: Guard<'_>, state: RouterState) -> Result<
+            (Sse<impl Stream<Item = Result<Event, T>> + Send + 'a>, Of<'a, T, 3, impl A<Item: B<T>> + C<N> + ?Sized>),
+            Self::Error,
+        > {
+            create(state)
+        }
+    }
+
+    // The bounds do not take part in inference.
+    hidden_types_that_cannot_be_named: #[idempotent] {
+        async fn create() -> Array<LIMIT, impl IntoResponse> {}
+    }
+
+    a_scope_and_unused_variables: #[idempotent(scope = _used)] {
+        async fn create(_used: A, (_guard, B { _half, .. }): (Guard, B), mut _last: String) -> String {
+            format!("{_half}")
+        }
     }
 
     debug_handler_below: #[idempotent] {
@@ -109,19 +144,55 @@ snapshots! {
 }
 
 #[test]
-fn a_body_that_does_not_parse_stays_as_it_is() {
-    let body = quote!({ let half = ; typed(,); });
-    let item: TokenStream = quote!(async fn create(body: Bytes) #body);
+fn a_block_that_does_not_parse_is_kept() {
+    let block = quote!({ let half = ; typed(,); });
+    let item: TokenStream = quote!(async fn create(body: Bytes) #block);
     let expanded = expand(quote!(), item).to_string();
-    assert!(expanded.contains(&body.to_string()), "{expanded}");
+    assert!(expanded.contains(&block.to_string()), "{expanded}");
     assert!(!expanded.contains("compile_error"), "{expanded}");
+}
+
+#[test]
+fn a_block_in_invisible_groups_is_found() {
+    let plain = quote!(
+        {
+            #![allow(unused)]
+            body
+        }
+    );
+    let mut grouped = plain.clone();
+    for _ in 0..2 {
+        grouped = TokenTree::Group(Group::new(Delimiter::None, grouped)).into();
+    }
+    let expanded =
+        |block: TokenStream| expand(quote!(), quote!(async fn create(body: Bytes) -> Bytes #block)).to_string();
+    assert_eq!(expanded(grouped), expanded(plain));
+    let two = TokenTree::Group(Group::new(Delimiter::None, quote!({} {})));
+    assert!(expanded(two.into()).contains("function's block in braces"));
+}
+
+#[test]
+fn attributes_that_would_lose_the_arguments() {
+    let expanded =
+        |attribute: TokenStream| expand(quote!(), quote!(#attribute async fn create(body: Bytes) {})).to_string();
+    for attribute in [
+        quote!(#[utoipa::path(post, path = "/orders")]),
+        quote!(#[path(post)]),
+        quote!(#[tracing::instrument]),
+        quote!(#[instrument(fields(length = body.len()))]),
+    ] {
+        assert!(expanded(attribute.clone()).contains("put it above `#[idempotent]`"), "{attribute}");
+    }
+    for attribute in [quote!(#[instrument(skip_all)]), quote!(#[path = "x.rs"])] {
+        assert!(!expanded(attribute.clone()).contains("compile_error"), "{attribute}");
+    }
 }
 
 /// Half-typed code reaches the macro on every key press in an editor.
 #[test]
 fn no_tokens_make_it_panic() {
     let options = quote! {
-        policy header required min_key ttl fingerprint scope in_flight record replay replay_status replay_header crate
+        policy header key required min_key timeout ttl fingerprint scope in_flight record replay replay_status replay_header crate
         shadow errors max_response tll = , + - * . :: ? ! | & # ; 'a "24h" "" "1MiB" "0" 422 0 -1 4.2 'c' b"x" true global none
         reject wait header json body path all success status (1) ("a", "b") () [x] {y} user.id <T> async move in crate
     };

@@ -1,4 +1,4 @@
--- Removes what begins with `start`: a record, or a claim, if less than `left` is left of its life.
+-- Removes a value that begins with `start`: a record, or a claim if less than `left` milliseconds are left to its key.
 local start, channel, left = ARGV[1], ARGV[2], ARGV[3]
 local found = redis.call('GETRANGE', KEYS[1], 0, #start - 1)
 if found == '' then return false end

@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use idem_redis::{RedisClaim, RedisStore};
-use idem_runtime::{Begin, Fingerprint, Record, StorageKey, Store, StoreError, Terms};
+use idem_runtime::{Begin, BeginOptions, Fingerprint, Record, StorageKey, Store, StoreError};
 use idem_servers::proxy::Proxy;
 use idem_servers::redis::Redis;
 
@@ -47,7 +47,7 @@ pub async fn through_proxy(server: &Redis) -> (RedisStore, Proxy) {
 }
 
 pub async fn begin(store: &RedisStore, number: u8) -> Begun {
-    store.begin_on_terms(&key(number), &fingerprint(1), &Terms::new(LEASE, TTL)).await
+    store.begin(&key(number), &fingerprint(1), &BeginOptions::new(LEASE, TTL)).await
 }
 
 pub async fn claim(store: &RedisStore, number: u8) -> RedisClaim {

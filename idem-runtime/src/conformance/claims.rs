@@ -9,8 +9,9 @@ use std::time::{Duration, Instant};
 use tokio::sync::Barrier;
 use tokio::task::JoinSet;
 
-use super::{Attached, LEASE, PATIENCE, TTL, answer, fingerprint, key, record, shown, within};
-use crate::store::{Begin, Claim, Store, StoreError, Terms};
+use super::{Attached, LEASE, MAX_WAIT, TTL, content, fingerprint, key, options, record, shown, within};
+use crate::error::StoreError;
+use crate::store::{Begin, BeginOptions, Claim, Store};
 
 /// `begin` is one atomic step: of many concurrent calls, one gets the claim and the others learn of it.
 pub async fn one_of_many_concurrent_begins_claims<S: Store>(store: &Attached<S>) {
@@ -23,7 +24,7 @@ pub async fn one_of_many_concurrent_begins_claims<S: Store>(store: &Attached<S>)
             let (store, together) = (Arc::clone(&store.store), Arc::clone(&together));
             callers.spawn(async move {
                 together.wait().await;
-                store.begin(&key, &mine, LEASE).await
+                store.begin(&key, &mine, &options()).await
             });
         }
         let mut claims = Vec::new();
@@ -39,7 +40,7 @@ pub async fn one_of_many_concurrent_begins_claims<S: Store>(store: &Attached<S>)
 }
 
 /// A key in flight is in flight whatever the fingerprint, and reports the fingerprint of its claim.
-pub async fn a_claimed_key_is_in_flight_for_everybody_else<S: Store>(store: &Attached<S>) {
+pub async fn a_claimed_key_is_in_flight_for_everyone_else<S: Store>(store: &Attached<S>) {
     let (key, mine, other) = (key(), fingerprint("mine"), fingerprint("other"));
     let _claim = store.claim(&key, &mine).await;
     for asked in [mine, other, mine] {
@@ -69,7 +70,7 @@ pub async fn a_released_claim_leaves_nothing<S: Store>(store: &Attached<S>) {
     again.release().await.expect("the owner releases");
 }
 
-/// A claim that is dropped is never free again by itself: its body may have run.
+/// A claim that is dropped is never free again by itself: its handler may have run.
 pub async fn a_dropped_claim_is_abandoned_and_not_free<S: Store>(store: &Attached<S>) {
     let (key, mine) = (key(), fingerprint("mine"));
     drop(store.claim(&key, &mine).await);
@@ -97,11 +98,11 @@ pub async fn an_abandoned_claim_is_in_flight_for_another_fingerprint<S: Store>(s
 pub async fn an_abandoned_claim_can_be_taken_over_once<S: Store>(store: &Attached<S>) {
     let (key, mine) = (key(), fingerprint("mine"));
     drop(store.claim(&key, &mine).await);
-    let Ok(Begin::Abandoned(mut heir)) = store.begin(&key, &mine).await else {
+    let Ok(Begin::Abandoned(mut new_owner)) = store.begin(&key, &mine).await else {
         // A store with leases needs the lease to end, which its own tests arrange.
         return;
     };
-    heir.renew(LEASE).await.expect("the first heir takes the claim over");
+    new_owner.renew(LEASE).await.expect("the first new_owner takes the claim over");
     match store.begin(&key, &mine).await {
         Ok(Begin::InFlight(_)) => {}
         Ok(Begin::Abandoned(mut late)) => {
@@ -110,21 +111,22 @@ pub async fn an_abandoned_claim_can_be_taken_over_once<S: Store>(store: &Attache
         }
         begun => panic!("a claim that was taken over is in flight, but `begin` gave {}", shown(&begun)),
     }
-    heir.complete(record(&mine, b"heir", TTL), TTL).await.expect("the heir completes");
-    assert_eq!(answer(&store.record(&key, &mine).await).as_deref(), Some(&b"heir"[..]));
+    new_owner.complete(record(&mine, b"new_owner", TTL), TTL).await.expect("the new_owner completes");
+    assert_eq!(content(&store.record(&key, &mine).await).as_deref(), Some(&b"new_owner"[..]));
 }
 
-/// When a lease is over and somebody has taken the claim over, the former owner changes nothing any more.
+/// When a lease has expired and a new owner has taken the claim over, the previous owner changes nothing any more.
 ///
 /// Passes where the store keeps a claim for as long as its owner lives, or for ever.
-pub async fn a_former_owner_changes_nothing<S: Store>(store: &Attached<S>) {
+pub async fn a_previous_owner_changes_nothing<S: Store>(store: &Attached<S>) {
     const SHORT: Duration = Duration::from_millis(200);
     for how in 0..3 {
         let (key, mine) = (key(), fingerprint("mine"));
-        let mut former = match within("`begin` answers", store.store.begin(&key, &mine, SHORT)).await {
-            Ok(Begin::Claimed(claim)) => claim,
-            begun => panic!("a free key can be claimed, but `begin` gave {}", shown(&begun)),
-        };
+        let mut previous =
+            match within("`begin` answers", store.store.begin(&key, &mine, &BeginOptions::new(SHORT, TTL))).await {
+                Ok(Begin::Claimed(claim)) => claim,
+                begun => panic!("a free key can be claimed, but `begin` gave {}", shown(&begun)),
+            };
         let abandoned = tokio::time::timeout(SHORT * 10, async {
             loop {
                 match store.begin(&key, &mine).await {
@@ -134,36 +136,39 @@ pub async fn a_former_owner_changes_nothing<S: Store>(store: &Attached<S>) {
                 }
             }
         });
-        let Ok(mut heir) = abandoned.await else { return };
-        heir.renew(LEASE).await.expect("the first heir takes the claim over");
+        let Ok(mut new_owner) = abandoned.await else { return };
+        new_owner.renew(LEASE).await.expect("the first new_owner takes the claim over");
         let done = match how {
-            0 => former.complete(record(&mine, b"former", TTL), TTL).await,
-            1 => former.release().await,
-            _ => former.renew(LEASE).await,
+            0 => previous.complete(record(&mine, b"previous", TTL), TTL).await,
+            1 => previous.release().await,
+            _ => previous.renew(LEASE).await,
         };
-        assert!(matches!(done, Err(StoreError::Lost)), "a former owner changed a claim that was taken over: {done:?}");
-        assert!(matches!(store.begin(&key, &mine).await, Ok(Begin::InFlight(_))), "the claim is the heir's");
-        heir.complete(record(&mine, b"heir", TTL), TTL).await.expect("the heir completes");
-        assert_eq!(answer(&store.record(&key, &mine).await).as_deref(), Some(&b"heir"[..]));
+        assert!(
+            matches!(done, Err(StoreError::Lost)),
+            "a previous owner changed a claim that was taken over: {done:?}"
+        );
+        assert!(matches!(store.begin(&key, &mine).await, Ok(Begin::InFlight(_))), "the claim is the new_owner's");
+        new_owner.complete(record(&mine, b"new_owner", TTL), TTL).await.expect("the new_owner completes");
+        assert_eq!(content(&store.record(&key, &mine).await).as_deref(), Some(&b"new_owner"[..]));
     }
 }
 
 /// Of many who take an abandoned claim over at the same time, one succeeds.
-pub async fn of_many_concurrent_heirs_one_takes_over<S: Store>(store: &Attached<S>) {
-    const HEIRS: usize = 16;
+pub async fn of_many_new_owners_one_takes_over<S: Store>(store: &Attached<S>) {
+    const NEW_OWNERS: usize = 16;
     let (key, mine) = (key(), fingerprint("mine"));
     drop(store.claim(&key, &mine).await);
-    let together = Arc::new(Barrier::new(HEIRS));
-    let mut heirs = JoinSet::new();
-    for _ in 0..HEIRS {
+    let together = Arc::new(Barrier::new(NEW_OWNERS));
+    let mut new_owners = JoinSet::new();
+    for _ in 0..NEW_OWNERS {
         let (store, together) = (Arc::clone(&store.store), Arc::clone(&together));
-        heirs.spawn(async move {
+        new_owners.spawn(async move {
             together.wait().await;
-            match store.begin(&key, &mine, LEASE).await {
+            match store.begin(&key, &mine, &options()).await {
                 Ok(Begin::Abandoned(mut claim)) => match claim.renew(LEASE).await {
                     Ok(()) => Some(claim),
                     Err(StoreError::Lost) => None,
-                    Err(error) => panic!("an heir takes over or has lost, but `renew` gave: {error}"),
+                    Err(error) => panic!("an new_owner takes over or has lost, but `renew` gave: {error}"),
                 },
                 Ok(Begin::InFlight(_)) => None,
                 begun => panic!("a dropped claim stays, but `begin` gave {}", shown(&begun)),
@@ -171,24 +176,24 @@ pub async fn of_many_concurrent_heirs_one_takes_over<S: Store>(store: &Attached<
         });
     }
     let mut owners = Vec::new();
-    while let Some(heir) = within("all heirs have an answer", heirs.join_next()).await {
-        owners.extend(heir.expect("no panic"));
+    while let Some(new_owner) = within("all new_owners have an answer", new_owners.join_next()).await {
+        owners.extend(new_owner.expect("no panic"));
     }
-    assert!(owners.len() <= 1, "{} heirs took one claim over", owners.len());
+    assert!(owners.len() <= 1, "{} new_owners took one claim over", owners.len());
 }
 
 /// A claim is in flight until its lease is over, and abandoned then, also where the TTL is shorter than the lease. It is not free:
-/// its owner may be cut off from the store and still run the body.
+/// its owner may be cut off from the store and still run the handler.
 ///
 /// Passes where the store keeps a claim for as long as its owner lives, or for ever.
-pub async fn a_claim_outlives_its_lease_also_where_the_ttl_is_shorter<S: Store>(store: &Attached<S>) {
+pub async fn a_claim_outlives_its_lease_even_if_the_ttl_is_shorter<S: Store>(store: &Attached<S>) {
     const SHORT: Duration = Duration::from_millis(500);
     const SHORTER: Duration = Duration::from_millis(400);
-    let terms = Terms::new(SHORT, SHORTER);
+    let terms = BeginOptions::new(SHORT, SHORTER);
     for renewed in [false, true] {
         let (key, mine) = (key(), fingerprint("mine"));
         let mut begun_at = Instant::now();
-        let mut claim = match within("`begin` answers", store.store.begin_on_terms(&key, &mine, &terms)).await {
+        let mut claim = match within("`begin` answers", store.store.begin(&key, &mine, &terms)).await {
             Ok(Begin::Claimed(claim)) => claim,
             begun => panic!("a free key can be claimed, but `begin` gave {}", shown(&begun)),
         };
@@ -199,7 +204,7 @@ pub async fn a_claim_outlives_its_lease_also_where_the_ttl_is_shorter<S: Store>(
         // No earlier than so, by any clock, are the lease and the life of the claim over.
         let (lease_until, kept_until) = (begun_at + SHORT, begun_at + SHORT + SHORTER);
         while Instant::now() < kept_until {
-            let begun = within("`begin` answers", store.store.begin_on_terms(&key, &mine, &terms)).await;
+            let begun = within("`begin` answers", store.store.begin(&key, &mine, &terms)).await;
             let answered_at = Instant::now();
             match begun {
                 Ok(Begin::InFlight(_)) => tokio::time::sleep(SHORTER / 20).await,
@@ -228,13 +233,13 @@ pub async fn a_renewed_claim_stays<S: Store>(store: &Attached<S>) {
 }
 
 /// The same owner completing twice gets the same answer, since acknowledgements get lost.
-pub async fn the_twin_of_a_claim_repeats_its_completion<S: Store>(store: &Attached<S>) {
+pub async fn a_cloned_claim_repeats_its_completion<S: Store>(store: &Attached<S>) {
     let (key, mine) = (key(), fingerprint("mine"));
     let claim = store.claim(&key, &mine).await;
-    let Some(twin) = claim.twin() else { return };
+    let Some(clone) = claim.try_clone() else { return };
     claim.complete(record(&mine, b"answer", TTL), TTL).await.expect("the owner completes");
-    twin.complete(record(&mine, b"answer", TTL), TTL).await.expect("the owner completes again");
-    assert_eq!(answer(&store.record(&key, &mine).await).as_deref(), Some(&b"answer"[..]));
+    clone.complete(record(&mine, b"answer", TTL), TTL).await.expect("the owner completes again");
+    assert_eq!(content(&store.record(&key, &mine).await).as_deref(), Some(&b"answer"[..]));
 }
 
 /// `ended` resolves for everybody who waits, however the claim ends.
@@ -247,7 +252,7 @@ pub async fn waiters_wake_when_the_claim_ends<S: Store>(store: &Attached<S>) {
             let store = Arc::clone(&store.store);
             waiters.spawn(async move {
                 loop {
-                    match store.begin(&key, &mine, LEASE).await {
+                    match store.begin(&key, &mine, &options()).await {
                         // A wake-up may be spurious, so look again each time.
                         Ok(Begin::InFlight(_)) => store.ended(&key).await,
                         Ok(Begin::Claimed(claim)) => break claim.release().await.expect("the owner releases"),
@@ -260,7 +265,7 @@ pub async fn waiters_wake_when_the_claim_ends<S: Store>(store: &Attached<S>) {
         match how {
             0 => claim.complete(record(&mine, b"answer", TTL), TTL).await.expect("the owner completes"),
             1 => claim.release().await.expect("the owner releases"),
-            _ if store.duties.renew => {
+            _ if !store.capabilities.claims_live_with_owner => {
                 // Only the end of the lease frees such a claim.
                 claim.release().await.expect("the owner releases");
             }
@@ -276,11 +281,12 @@ pub async fn waiters_wake_when_the_claim_ends<S: Store>(store: &Attached<S>) {
 /// A `begin` that is dropped half-way leaves the key absent, abandoned, or to be freed when its lease is over.
 pub async fn a_begin_that_is_dropped_leaves_no_claim_without_an_end<S: Store>(store: &Attached<S>) {
     let (key, mine) = (key(), fingerprint("mine"));
+    let options = options();
     let done = {
-        let mut begin = pin!(store.store.begin(&key, &mine, LEASE));
+        let mut begin = pin!(store.store.begin(&key, &mine, &options));
         poll_fn(|cx| Poll::Ready(begin.as_mut().poll(cx).is_ready())).await
     };
-    let begun = tokio::time::timeout(PATIENCE, store.store.begin(&key, &mine, LEASE)).await;
+    let begun = tokio::time::timeout(MAX_WAIT, store.store.begin(&key, &mine, &options)).await;
     match begun.expect("`begin` answers after another was dropped") {
         Ok(Begin::Claimed(_)) => assert!(!done, "a claim that was granted and dropped is not free"),
         Ok(Begin::Abandoned(_) | Begin::InFlight(_)) => {}

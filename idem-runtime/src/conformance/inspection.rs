@@ -2,26 +2,27 @@
 
 use std::time::Duration;
 
-use super::{Attached, LEASE, TTL, answer, fingerprint, key, record_of, shown, within};
+use super::{Attached, LEASE, TTL, content, fingerprint, key, record_of, shown, within};
+use crate::attempt::Attempt;
+use crate::attempt::Rules;
 use crate::clock::{Clock, SystemClock, Timestamp};
-use crate::engine::Attempt;
+use crate::error::StoreError;
+use crate::execution_info::{Endpoint, ExecutionInfo};
 use crate::fingerprint::Fingerprint;
 use crate::key::StorageKey;
-use crate::origin::{Endpoint, Origin};
-use crate::rules::Rules;
-use crate::store::{Begin, Claim, Found, Standing, Store, StoreError, Terms};
+use crate::store::{Begin, BeginOptions, Claim, KeyState, Store, StoredEntry};
 
 /// Long enough for a slow machine to look before it is over, short enough to wait for.
 const SHORT: Duration = Duration::from_millis(400);
 
-fn origin(key: &StorageKey, route: &str) -> Origin {
+fn info(key: &StorageKey, route: &str) -> ExecutionInfo {
     let attempt = Attempt::new(*key, fingerprint("mine"), Rules::DEFAULT).at(Endpoint::new("POST", route));
-    Origin::beginning(&attempt, Timestamp::from_nanos(1_700_000_000_000_000_000))
+    ExecutionInfo::start(&attempt, Timestamp::from_nanos(1_700_000_000_000_000_000))
 }
 
 impl<S: Store> Attached<S> {
-    /// What stands under `key`, or nothing; the outer `None` where the store cannot be inspected.
-    async fn inspect(&self, key: &StorageKey) -> Option<Option<Found>> {
+    /// The state of `key`, or nothing; the outer `None` if the store cannot be inspected.
+    async fn inspect(&self, key: &StorageKey) -> Option<Option<StoredEntry>> {
         match within("`inspect` answers", self.store.inspect(key)).await {
             Ok(found) => Some(found),
             Err(StoreError::CannotInspect) => None,
@@ -34,63 +35,67 @@ impl<S: Store> Attached<S> {
         key: &StorageKey,
         fingerprint: &Fingerprint,
         lease: Duration,
-        origin: &Origin,
+        info: &ExecutionInfo,
     ) -> Result<Begin<S::Claim>, StoreError> {
-        let terms = Terms::new(lease, TTL).with_origin(origin);
-        within("`begin_on_terms` answers", self.store.begin_on_terms(key, fingerprint, &terms)).await
+        let terms = BeginOptions::new(lease, TTL).with_info(info.clone());
+        within("`begin` answers", self.store.begin(key, fingerprint, &terms)).await
     }
 
-    async fn claim_from(&self, key: &StorageKey, lease: Duration, origin: &Origin) -> S::Claim {
-        match self.begin_from(key, &fingerprint("mine"), lease, origin).await {
+    async fn claim_from(&self, key: &StorageKey, lease: Duration, info: &ExecutionInfo) -> S::Claim {
+        match self.begin_from(key, &fingerprint("mine"), lease, info).await {
             Ok(Begin::Claimed(claim)) => claim,
-            other => panic!("a free key can be claimed, but `begin_on_terms` gave {}", shown(&other)),
+            other => panic!("a free key can be claimed, but `begin` gave {}", shown(&other)),
         }
     }
 }
 
-/// To inspect a free key claims nothing, and a claim shows its fingerprint and its origin, again and again.
+/// To inspect a free key claims nothing, and a claim shows its fingerprint and its info, again and again.
 pub async fn inspecting_a_claim_shows_it_and_changes_nothing<S: Store>(store: &Attached<S>) {
     let (key, mine) = (key(), fingerprint("mine"));
     for _ in 0..2 {
         let Some(found) = store.inspect(&key).await else { return };
         assert!(found.is_none(), "nothing stands under a free key, but `inspect` found {found:?}");
     }
-    let from = origin(&key, "/mine");
+    let from = info(&key, "/mine");
     let mut claim = store.claim_from(&key, LEASE, &from).await;
     for _ in 0..2 {
         let found = store.inspect(&key).await.flatten().expect("a claim is found");
-        assert!(matches!(found.standing, Standing::InFlight(found) if found == mine), "{found:?}");
-        assert_eq!(found.origin.as_ref(), Some(&from), "the origin of the claim is kept");
+        assert!(matches!(found.state, KeyState::InFlight(found) if found == mine), "{found:?}");
+        assert_eq!(found.info.as_ref(), Some(&from), "the info of the claim is kept");
         assert_eq!(found.replays, None, "a claim is not replayed");
     }
     claim.renew(LEASE).await.expect("the owner renews");
     // Whoever is refused leaves no trace.
-    let other = store.begin_from(&key, &mine, LEASE, &origin(&key, "/other")).await;
+    let other = store.begin_from(&key, &mine, LEASE, &info(&key, "/other")).await;
     assert!(matches!(other, Ok(Begin::InFlight(_))), "a claimed key is in flight");
     let found = store.inspect(&key).await.flatten().expect("a claim is found");
-    assert_eq!(found.origin.as_ref(), Some(&from), "the origin is that of the claim");
+    assert_eq!(found.info.as_ref(), Some(&from), "the info is that of the claim");
     claim.release().await.expect("the owner releases");
     assert!(store.inspect(&key).await.flatten().is_none(), "a released claim is gone");
-    // The next claim has nothing of the former.
+    // The next claim has nothing of the previous.
     let again = store.claim(&key, &mine).await;
     let found = store.inspect(&key).await.flatten().expect("a claim is found");
-    assert_eq!(found.origin, None, "a claim of unknown origin has none");
+    assert_eq!(found.info, None, "a claim of unknown info has none");
     again.release().await.expect("the owner releases");
 }
 
-/// A record is shown as it is kept, with the origin inside and with its expiry, until it is forgotten.
+/// A record is shown as it is kept, with the info inside and with its expiry, until it is forgotten.
 pub async fn inspecting_a_record_shows_it_as_it_was_kept<S: Store>(store: &Attached<S>) {
     let (key, mine) = (key(), fingerprint("mine"));
     if store.inspect(&key).await.is_none() {
         return;
     }
-    let from = origin(&key, "/mine");
+    let from = info(&key, "/mine");
     let kept = record_of(&mine, b"answer", TTL, Some(&from));
     store.claim_from(&key, LEASE, &from).await.complete(kept.clone(), TTL).await.expect("the owner completes");
     for _ in 0..2 {
         let found = store.inspect(&key).await.flatten().expect("a record is found");
-        let Standing::Completed(record) = &found.standing else { panic!("not a record, but {found:?}") };
-        assert_eq!((record, record.origin().as_ref()), (&kept, Some(&from)), "a record is shown as it was kept");
+        let KeyState::Completed(record) = &found.state else { panic!("not a record, but {found:?}") };
+        assert_eq!(
+            (record, record.execution_info().as_ref()),
+            (&kept, Some(&from)),
+            "a record is shown as it was kept"
+        );
         assert_eq!(found.lease_until, None, "a record has no lease");
         if let Some(expires_at) = found.expires_at {
             let now = SystemClock::new().now();
@@ -98,7 +103,7 @@ pub async fn inspecting_a_record_shows_it_as_it_was_kept<S: Store>(store: &Attac
         }
     }
     let replayed = store.record(&key, &mine).await;
-    assert_eq!((answer(&replayed).as_deref(), replayed.origin()), (Some(&b"answer"[..]), Some(from)));
+    assert_eq!((content(&replayed).as_deref(), replayed.execution_info()), (Some(&b"answer"[..]), Some(from)));
     assert!(store.store.forget(&key).await.expect("`forget` answers"));
     assert!(store.inspect(&key).await.flatten().is_none(), "what is forgotten is not found");
 }
@@ -106,7 +111,7 @@ pub async fn inspecting_a_record_shows_it_as_it_was_kept<S: Store>(store: &Attac
 /// What has expired is not found. For stores that judge expiry themselves.
 pub async fn what_has_expired_is_not_found<S: Store>(store: &Attached<S>) {
     let (key, mine) = (key(), fingerprint("mine"));
-    if store.duties.expire || store.inspect(&key).await.is_none() {
+    if !store.capabilities.judges_expiry || store.inspect(&key).await.is_none() {
         return;
     }
     let earliest = SystemClock::new().now().after(SHORT);
@@ -121,23 +126,23 @@ pub async fn what_has_expired_is_not_found<S: Store>(store: &Attached<S>) {
     assert!(SystemClock::new().now() >= earliest, "the record was gone before its TTL");
 }
 
-/// A claim whose owner is gone is shown as abandoned when it is, with its origin; whoever takes it over has its own.
-pub async fn an_abandoned_claim_keeps_its_origin_until_an_heir_has_it<S: Store>(store: &Attached<S>) {
+/// A claim whose owner is gone is shown as abandoned when it is, with its info; the new owner has its own.
+pub async fn an_abandoned_claim_keeps_its_info_until_it_is_taken_over<S: Store>(store: &Attached<S>) {
     const BRIEF: Duration = Duration::from_millis(100);
     let (key, mine) = (key(), fingerprint("mine"));
     if store.inspect(&key).await.is_none() {
         return;
     }
-    let (from, heirs) = (origin(&key, "/mine"), origin(&key, "/heir"));
+    let (from, new_owners) = (info(&key, "/mine"), info(&key, "/new_owner"));
     drop(store.claim_from(&key, BRIEF, &from).await);
     let abandoned = tokio::time::timeout(BRIEF * 20, async {
         loop {
             let found = store.inspect(&key).await.flatten().expect("a dropped claim stays");
-            assert_eq!(found.origin.as_ref(), Some(&from), "the origin stays");
-            match found.standing {
-                Standing::Abandoned(found) => break assert_eq!(found, mine),
-                Standing::InFlight(found) => assert_eq!(found, mine),
-                Standing::Completed(record) => panic!("nobody completed it, but there is {record:?}"),
+            assert_eq!(found.info.as_ref(), Some(&from), "the info stays");
+            match found.state {
+                KeyState::Abandoned(found) => break assert_eq!(found, mine),
+                KeyState::InFlight(found) => assert_eq!(found, mine),
+                KeyState::Completed(record) => panic!("nobody completed it, but there is {record:?}"),
             }
             tokio::time::sleep(BRIEF / 10).await;
         }
@@ -146,19 +151,23 @@ pub async fn an_abandoned_claim_keeps_its_origin_until_an_heir_has_it<S: Store>(
         // A store may keep a claim in flight for ever.
         return;
     }
-    match store.begin_from(&key, &mine, LEASE, &heirs).await {
+    match store.begin_from(&key, &mine, LEASE, &new_owners).await {
         Ok(Begin::Abandoned(claim)) => drop(claim),
-        begun => panic!("what `inspect` calls abandoned is so, but `begin_on_terms` gave {}", shown(&begun)),
+        begun => panic!("what `inspect` calls abandoned is so, but `begin` gave {}", shown(&begun)),
     }
     let found = store.inspect(&key).await.flatten().expect("the claim stays");
-    assert!(matches!(found.standing, Standing::Abandoned(_)), "an heir that goes away changes nothing: {found:?}");
-    assert_eq!(found.origin.as_ref(), Some(&from), "an heir that goes away changes nothing");
-    let Ok(Begin::Abandoned(mut heir)) = store.begin_from(&key, &mine, LEASE, &heirs).await else {
+    assert!(matches!(found.state, KeyState::Abandoned(_)), "an new_owner that goes away changes nothing: {found:?}");
+    assert_eq!(found.info.as_ref(), Some(&from), "an new_owner that goes away changes nothing");
+    let Ok(Begin::Abandoned(mut new_owner)) = store.begin_from(&key, &mine, LEASE, &new_owners).await else {
         panic!("an abandoned claim can be taken over")
     };
-    heir.renew(LEASE).await.expect("the first heir takes the claim over");
+    new_owner.renew(LEASE).await.expect("the first new_owner takes the claim over");
     let found = store.inspect(&key).await.flatten().expect("the claim stays");
-    assert!(matches!(found.standing, Standing::InFlight(found) if found == mine), "{found:?}");
-    assert_eq!(found.origin.as_ref(), Some(&heirs), "the claim is the heir's, and comes from where it comes from");
-    heir.release().await.expect("the heir releases");
+    assert!(matches!(found.state, KeyState::InFlight(found) if found == mine), "{found:?}");
+    assert_eq!(
+        found.info.as_ref(),
+        Some(&new_owners),
+        "the claim is the new_owner's, and comes from where it comes from"
+    );
+    new_owner.release().await.expect("the new_owner releases");
 }

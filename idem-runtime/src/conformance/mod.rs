@@ -30,12 +30,13 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use crate::clock::{Clock, SystemClock, Timestamp};
+use crate::error::StoreError;
+use crate::execution_info::ExecutionInfo;
 use crate::fingerprint::Fingerprint;
 use crate::key::{Key, StorageKey};
-use crate::origin::Origin;
-use crate::record::{Draft, Record};
+use crate::record::{Record, RecordBuilder};
 use crate::scope::Scope;
-use crate::store::{Begin, Duties, Store, StoreError, Terms};
+use crate::store::{Begin, BeginOptions, Store, StoreCapabilities};
 
 mod claims;
 mod inspection;
@@ -50,32 +51,32 @@ const LEASE: Duration = Duration::from_secs(30);
 /// A TTL that no case outlives.
 const TTL: Duration = Duration::from_secs(60 * 60);
 /// How long a case waits for what must happen.
-const PATIENCE: Duration = Duration::from_secs(20);
+const MAX_WAIT: Duration = Duration::from_secs(20);
 
-/// The one list of cases, for whoever does something with each.
+/// The one list of cases, for code that does something with each.
 #[doc(hidden)]
 #[macro_export]
 macro_rules! __conformance_cases {
     ([$($with:tt)*] $($argument:tt)*) => {
         $($with)*! { $($argument)*
             one_of_many_concurrent_begins_claims
-            a_claimed_key_is_in_flight_for_everybody_else
+            a_claimed_key_is_in_flight_for_everyone_else
             a_completed_claim_leaves_its_record
             a_released_claim_leaves_nothing
             a_dropped_claim_is_abandoned_and_not_free
             an_abandoned_claim_is_in_flight_for_another_fingerprint
             an_abandoned_claim_can_be_taken_over_once
-            a_former_owner_changes_nothing
-            of_many_concurrent_heirs_one_takes_over
-            a_claim_outlives_its_lease_also_where_the_ttl_is_shorter
+            a_previous_owner_changes_nothing
+            of_many_new_owners_one_takes_over
+            a_claim_outlives_its_lease_even_if_the_ttl_is_shorter
             a_renewed_claim_stays
-            the_twin_of_a_claim_repeats_its_completion
+            a_cloned_claim_repeats_its_completion
             waiters_wake_when_the_claim_ends
             a_begin_that_is_dropped_leaves_no_claim_without_an_end
             bytes_come_back_as_they_went_in
             keys_do_not_touch_each_other
             nothing_live_is_evicted
-            a_record_is_over_at_its_ttl_and_not_before
+            a_record_expires_at_its_ttl_and_not_before
             asking_does_not_move_the_ttl
             of_many_begins_on_an_expired_record_one_claims
             what_is_forgotten_is_gone
@@ -83,7 +84,7 @@ macro_rules! __conformance_cases {
             inspecting_a_claim_shows_it_and_changes_nothing
             inspecting_a_record_shows_it_as_it_was_kept
             what_has_expired_is_not_found
-            an_abandoned_claim_keeps_its_origin_until_an_heir_has_it
+            an_abandoned_claim_keeps_its_info_until_it_is_taken_over
         }
     };
 }
@@ -128,25 +129,25 @@ where
 /// A store as a case uses it: attached to a clock, as the engine would.
 pub struct Attached<S> {
     store: Arc<S>,
-    duties: Duties,
+    capabilities: StoreCapabilities,
 }
 
 impl<S> std::fmt::Debug for Attached<S> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Attached").field("duties", &self.duties).finish_non_exhaustive()
+        f.debug_struct("Attached").field("capabilities", &self.capabilities).finish_non_exhaustive()
     }
 }
 
 /// Attaches a store to the system's clock.
 pub fn attached<S: Store>(store: S) -> Attached<S> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
-    let duties = store.attach(&clock);
-    Attached { store: Arc::new(store), duties }
+    let capabilities = store.attach(&clock);
+    Attached { store: Arc::new(store), capabilities }
 }
 
 impl<S: Store> Attached<S> {
     async fn begin(&self, key: &StorageKey, fingerprint: &Fingerprint) -> Result<Begin<S::Claim>, StoreError> {
-        within("`begin` answers", self.store.begin_on_terms(key, fingerprint, &Terms::new(LEASE, TTL))).await
+        within("`begin` answers", self.store.begin(key, fingerprint, &options())).await
     }
 
     async fn claim(&self, key: &StorageKey, fingerprint: &Fingerprint) -> S::Claim {
@@ -162,6 +163,11 @@ impl<S: Store> Attached<S> {
             other => panic!("a completed claim leaves its record, but `begin` gave {}", shown(&other)),
         }
     }
+}
+
+/// Options of an execution of which nothing is known.
+fn options() -> BeginOptions {
+    BeginOptions::new(LEASE, TTL)
 }
 
 fn shown<C>(begun: &Result<Begin<C>, StoreError>) -> String {
@@ -183,7 +189,7 @@ fn key() -> StorageKey {
         SystemClock::new().now().as_nanos(),
         NEXT.fetch_add(1, Ordering::Relaxed)
     );
-    StorageKey::new(&Scope::GLOBAL, &Key::parse(unique.as_bytes()).expect("a valid key"))
+    StorageKey::new("", &Scope::GLOBAL, &Key::parse(unique.as_bytes()).expect("a valid key"))
 }
 
 fn fingerprint(text: &str) -> Fingerprint {
@@ -196,14 +202,14 @@ fn record(fingerprint: &Fingerprint, answer: &[u8], ttl: Duration) -> Record {
     record_of(fingerprint, answer, ttl, None)
 }
 
-fn record_of(fingerprint: &Fingerprint, answer: &[u8], ttl: Duration, origin: Option<&Origin>) -> Record {
-    let mut draft = Draft::with_capacity(answer.len());
+fn record_of(fingerprint: &Fingerprint, answer: &[u8], ttl: Duration, info: Option<&ExecutionInfo>) -> Record {
+    let mut draft = RecordBuilder::with_capacity(answer.len());
     draft.put(answer);
-    Record::answer(*fingerprint, draft, SystemClock::new().now().after(ttl), origin)
+    Record::with_content(*fingerprint, draft, SystemClock::new().now().after(ttl), info)
 }
 
-fn answer(record: &Record) -> Option<Bytes> {
-    record.read().expect("a readable record").answer
+fn content(record: &Record) -> Option<Bytes> {
+    record.read().expect("a readable record").content
 }
 
 fn expires_at(record: &Record) -> Timestamp {
@@ -211,8 +217,8 @@ fn expires_at(record: &Record) -> Timestamp {
 }
 
 async fn within<F: Future>(what: &str, future: F) -> F::Output {
-    match tokio::time::timeout(PATIENCE, future).await {
+    match tokio::time::timeout(MAX_WAIT, future).await {
         Ok(result) => result,
-        Err(_) => panic!("not within {PATIENCE:?}: {what}"),
+        Err(_) => panic!("not within {MAX_WAIT:?}: {what}"),
     }
 }

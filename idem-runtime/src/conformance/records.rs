@@ -6,9 +6,10 @@ use std::time::Duration;
 use tokio::sync::Barrier;
 use tokio::task::JoinSet;
 
-use super::{Attached, LEASE, TTL, answer, expires_at, fingerprint, key, record, shown, within};
+use super::{Attached, TTL, content, expires_at, fingerprint, key, options, record, shown, within};
 use crate::clock::{Clock, SystemClock};
-use crate::store::{Begin, Claim, Store, StoreError};
+use crate::error::StoreError;
+use crate::store::{Begin, Claim, Store};
 
 /// Long enough for a slow machine to look before it is over, short enough to wait for.
 const SHORT: Duration = Duration::from_millis(400);
@@ -23,7 +24,7 @@ pub async fn bytes_come_back_as_they_went_in<S: Store>(store: &Attached<S>) {
         store.claim(&key, &mine).await.complete(kept.clone(), TTL).await.expect("the owner completes");
         let found = store.record(&key, &mine).await;
         assert_eq!(found.fingerprint(), &mine, "the fingerprint comes back");
-        assert_eq!(answer(&found).as_deref(), Some(bytes), "the bytes come back");
+        assert_eq!(content(&found).as_deref(), Some(bytes), "the bytes come back");
         assert_eq!(expires_at(&found), expires_at(&kept), "the expiry comes back");
     }
 }
@@ -47,7 +48,7 @@ pub async fn keys_do_not_touch_each_other<S: Store>(store: &Attached<S>) {
     for (index, key) in keys.iter().enumerate() {
         match store.begin(key, &mine).await {
             Ok(Begin::Completed(found)) if index % 2 == 0 => {
-                assert_eq!(answer(&found).as_deref(), Some(&index.to_le_bytes()[..]), "each key has its own record");
+                assert_eq!(content(&found).as_deref(), Some(&index.to_le_bytes()[..]), "each key has its own record");
             }
             Ok(Begin::Claimed(claim)) if index % 2 == 1 => claim.release().await.expect("the owner releases"),
             begun => panic!("key {index} has what another key should have: {}", shown(&begun)),
@@ -85,8 +86,8 @@ pub async fn nothing_live_is_evicted<S: Store>(store: &Attached<S>) {
 }
 
 /// A record lives for its TTL, and then the key is free. For stores that judge expiry themselves.
-pub async fn a_record_is_over_at_its_ttl_and_not_before<S: Store>(store: &Attached<S>) {
-    if store.duties.expire {
+pub async fn a_record_expires_at_its_ttl_and_not_before<S: Store>(store: &Attached<S>) {
+    if !store.capabilities.judges_expiry {
         return;
     }
     let (key, mine) = (key(), fingerprint("mine"));
@@ -108,7 +109,7 @@ pub async fn a_record_is_over_at_its_ttl_and_not_before<S: Store>(store: &Attach
 
 /// Asking for a record does not make it live longer.
 pub async fn asking_does_not_move_the_ttl<S: Store>(store: &Attached<S>) {
-    if store.duties.expire {
+    if !store.capabilities.judges_expiry {
         return;
     }
     let (key, mine) = (key(), fingerprint("mine"));
@@ -124,7 +125,7 @@ pub async fn asking_does_not_move_the_ttl<S: Store>(store: &Attached<S>) {
 /// When a record is over, `begin` is one atomic step again.
 pub async fn of_many_begins_on_an_expired_record_one_claims<S: Store>(store: &Attached<S>) {
     const CALLERS: usize = 16;
-    if store.duties.expire {
+    if !store.capabilities.judges_expiry {
         return;
     }
     let (key, mine) = (key(), fingerprint("mine"));
@@ -136,7 +137,7 @@ pub async fn of_many_begins_on_an_expired_record_one_claims<S: Store>(store: &At
         callers.spawn(async move {
             together.wait().await;
             loop {
-                match store.begin(&key, &mine, LEASE).await {
+                match store.begin(&key, &mine, &options()).await {
                     Ok(Begin::Completed(_)) => tokio::time::sleep(Duration::from_millis(1)).await,
                     Ok(Begin::Claimed(claim)) => break Some(claim),
                     Ok(Begin::InFlight(_)) => break None,
@@ -162,7 +163,7 @@ pub async fn what_is_forgotten_is_gone<S: Store>(store: &Attached<S>) {
     store.claim(&key, &mine).await.release().await.expect("the owner releases");
 }
 
-/// A claim whose owner is alive is not forgotten: its body runs.
+/// A claim whose owner is alive is not forgotten: its handler runs.
 pub async fn a_claim_with_an_owner_is_not_forgotten<S: Store>(store: &Attached<S>) {
     let (key, mine) = (key(), fingerprint("mine"));
     let claim = store.claim(&key, &mine).await;

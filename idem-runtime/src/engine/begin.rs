@@ -1,112 +1,246 @@
-//! From what the store says of a key to an execution, or to what stands in its way.
+//! Asking the store for a key, and everything up to an execution that may start.
 
+use std::future::Future;
 use std::sync::Arc;
+use std::time::Duration;
 
-use tokio::sync::watch;
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::timeout;
 
-use super::{Attempt, Block, Core, Refused};
-use crate::counted;
-use crate::ending;
-use crate::engine::Place;
-use crate::erased::{Answering, BoxClaim, BoxFuture, Granted};
-use crate::execution::{Execution, Renewal};
-use crate::origin::Origin;
-use crate::rules::Abandoned;
-use crate::store::{Begin, StoreError};
+use super::complete::ClaimCompletion;
+use super::decide::{Decision, decide, mismatch};
+use super::dyn_store::{BoxClaim, BoxFuture, StoreFuture};
+use super::execute::Execution;
+use super::operator::KeyReport;
+use super::{Core, poll_now, poll_once};
+use crate::attempt::Attempt;
+use crate::error::StoreError;
+use crate::execution_info::{ExecutionInfo, PolicyTag};
+use crate::fingerprint::Fingerprint;
+use crate::key::StorageKey;
+use crate::outcome::{RefusalReason, Replay};
+use crate::store::{Begin, BeginOptions};
+use crate::telemetry::counters::{self, GaugeGuard};
 
-/// What the store has said, as far as it has answered.
-pub(super) type Asked = Answering<'static, Begin<Granted>>;
+/// How long a store may take for one step. A step that takes longer counts as failed.
+pub(super) const STORE_TIMEOUT: Duration = Duration::from_secs(5);
+/// How often an expired record is forgotten before the store counts as broken.
+const MAX_FORGETS: usize = 3;
 
-/// What follows from the store's answer.
-pub(super) enum Verdict {
-    /// The body runs.
-    Run(Execution),
-    /// Something stands in the way.
-    Blocked(Block),
-    /// The store has not answered yet.
-    Asking(Asked),
-    /// A claim for which there is no place is to be given back.
-    GiveBack(BoxClaim),
-    /// An abandoned claim is to be taken over.
-    TakeOver(Granted, Place),
+/// What the store reported.
+pub(super) type Begun = Result<Begin<BoxClaim>, StoreError>;
+/// A `begin` that may still be pending.
+pub(super) type Beginning = StoreFuture<'static, Begin<BoxClaim>>;
+
+/// The right to be one of the executions that run at once.
+pub(super) struct Permit {
+    _permit: OwnedSemaphorePermit,
+    /// `None` in shadow mode.
+    _gauge: Option<GaugeGuard>,
+}
+
+/// An attempt before its handler starts.
+pub(super) enum Pending {
+    /// The store has not replied yet.
+    Asked(Beginning),
+    /// The store has replied.
+    Decided(Decision),
+}
+
+/// What an attempt came to whose handler does not start now.
+pub(super) enum Blocked {
+    Replay(Replay),
+    Wait,
+    /// The reason is what [`Core::mismatch`] returns.
+    Mismatch,
+    Refuse(RefusalReason),
+}
+
+/// A handler that may start.
+pub(super) enum Start {
+    Protected(Execution),
+    /// Without a claim, since the store is unavailable.
+    Unprotected(Permit),
 }
 
 impl Core {
-    /// Asks the store for the key.
-    pub(super) fn ask(self: &Arc<Self>, attempt: &Attempt) -> Asked {
-        self.ask_for(attempt, None)
+    /// Asks the store for the key of `attempt`.
+    pub(super) fn begin(self: &Arc<Self>, attempt: &Attempt, info: ExecutionInfo) -> Beginning {
+        self.begin_with(attempt, BeginOptions::new(self.lease, attempt.rules.ttl).with_info(info))
     }
 
-    /// Asks the store for the key, for an execution of this origin.
-    pub(super) fn ask_for(self: &Arc<Self>, attempt: &Attempt, origin: Option<Origin>) -> Asked {
-        let attempt = *attempt;
-        if !self.duties.expire {
-            return Arc::clone(&self.store).begin(attempt, self.lease, origin);
+    pub(super) fn begin_with(self: &Arc<Self>, attempt: &Attempt, options: BeginOptions) -> Beginning {
+        let (key, fingerprint) = (attempt.key, attempt.fingerprint);
+        if self.capabilities.judges_expiry {
+            return Arc::clone(&self.store).begin(key, fingerprint, options);
         }
         let core = Arc::clone(self);
-        Answering::new(async move { core.expirer.begin(&core.store, &*core.clock, attempt, core.lease, origin).await })
+        StoreFuture::new(async move { core.begin_unexpired(key, fingerprint, options).await })
     }
 
-    pub(super) fn judge(self: &Arc<Self>, attempt: &Attempt, begun: Result<Begin<Granted>, StoreError>) -> Verdict {
-        match begun {
-            // Only new keys are refused for want of a place, so this comes after the store was asked.
-            Ok(Begin::Claimed(granted)) => match self.places.take() {
-                Some(place) => Verdict::Run(self.execution(attempt, granted, place, false)),
-                None => Verdict::GiveBack(granted.claim),
-            },
-            Ok(Begin::Completed(record)) => Verdict::Blocked(Block::Recorded(record)),
-            Ok(Begin::InFlight(fingerprint)) => Verdict::Blocked(Block::InFlight(fingerprint)),
-            // A claim that is dropped here stays abandoned: for an owner that was only slow, and since its body may have
-            // run it is never given back.
-            Ok(Begin::Abandoned(granted)) => {
-                counted::abandoned();
-                match attempt.rules.abandoned {
-                    Abandoned::Refuse => Verdict::Blocked(Block::Refused(Refused::OutcomeUnknown)),
-                    Abandoned::Rerun => match self.places.take() {
-                        Some(place) => Verdict::TakeOver(granted, place),
-                        None => Verdict::Blocked(Block::Refused(Refused::TooManyExecutions)),
-                    },
+    /// Treats an expired record as absent, for stores that do not judge expiry.
+    ///
+    /// Asking, forgetting and asking again are three steps, so they happen under a lock. Otherwise a second request, late with
+    /// its `forget`, could remove the record that the first one has made meanwhile.
+    async fn begin_unexpired(
+        self: Arc<Self>,
+        key: StorageKey,
+        fingerprint: Fingerprint,
+        options: BeginOptions,
+    ) -> Begun {
+        let _lock = self.expiry_lock(&key).lock().await;
+        for _ in 0..MAX_FORGETS {
+            let begun = Arc::clone(&self.store).begin(key, fingerprint, options.clone()).await?;
+            let Begin::Completed(record) = &begun else { return Ok(begun) };
+            match record.read() {
+                Ok(read) if read.expires_at <= self.clock.now() => {
+                    Arc::clone(&self.store).forget(key).await?;
                 }
+                // Not expired, or not readable, which `decide` refuses.
+                _ => return Ok(begun),
             }
-            Err(StoreError::Full) => Verdict::Blocked(Block::Refused(Refused::StoreFull)),
-            Err(error) => Verdict::Blocked(Block::Refused(Refused::StoreUnavailable(error))),
         }
+        Err(StoreError::unavailable("the store keeps an expired record that it was told to forget"))
     }
 
-    /// Asks the store whatever is still to be asked.
-    pub(super) fn resolve(self: Arc<Self>, attempt: Attempt, verdict: Verdict) -> BoxFuture<Result<Execution, Block>> {
+    /// Awaits what the store reports, for [`STORE_TIMEOUT`] at most. A claim that is granted later is released: its client has
+    /// been told that nothing was done.
+    pub(super) async fn in_time(self: &Arc<Self>, key: StorageKey, mut beginning: Beginning) -> Begun {
+        if let Ok(begun) = timeout(STORE_TIMEOUT, &mut beginning).await {
+            return begun;
+        }
+        let lease = self.lease;
+        drop(self.spawn(async move {
+            // After a lease the claim has expired by itself. An abandoned claim is not released: its handler may have run.
+            if let Ok(Ok(Begin::Claimed(late))) = timeout(lease, beginning).await {
+                ClaimCompletion::release(key, late).finish_logged().await;
+            }
+        }));
+        Err(store_timeout(STORE_TIMEOUT))
+    }
+
+    /// Decides what follows from what the store reported, and counts it.
+    pub(super) fn decide(&self, attempt: &Attempt, begun: Begun) -> Decision {
+        if matches!(begun, Ok(Begin::Abandoned(_))) {
+            counters::abandoned();
+        }
+        decide(attempt, begun)
+    }
+
+    /// Returns why `attempt` is refused, whose key is claimed with another fingerprint. One look at the store tells whether the
+    /// policy changed; if it fails, nothing is known of a change.
+    pub(super) async fn mismatch(self: Arc<Self>, attempt: Attempt) -> RefusalReason {
+        if attempt.policy == PolicyTag::NONE {
+            return RefusalReason::Mismatch;
+        }
+        let mut inspecting = Arc::clone(&self.store).inspect(attempt.key);
+        // A store in memory needs no timer.
+        let entry = match poll_once(&mut inspecting).await {
+            Some(entry) => entry,
+            None => within(STORE_TIMEOUT, inspecting).await,
+        };
+        let report = entry.ok().flatten().and_then(|entry| self.report(entry).ok().flatten());
+        // The key may belong to another request by now.
+        let report = report.filter(|report| *report.fingerprint() != attempt.fingerprint);
+        mismatch(&attempt, report.as_ref().and_then(KeyReport::execution_info))
+    }
+
+    /// Turns a decision into an execution that may start. `Err` is a claim that must be taken over first.
+    pub(super) fn start_now(
+        self: &Arc<Self>,
+        attempt: &Attempt,
+        info: &ExecutionInfo,
+        decision: Decision,
+    ) -> Result<Result<Start, Blocked>, BoxClaim> {
+        Ok(match decision {
+            Decision::Run(claim) => match self.permit() {
+                // Only new keys are refused because too many executions run, so this comes after the store was asked.
+                Some(permit) => Ok(Start::Protected(Execution::new(self, attempt, info, claim, permit))),
+                None => {
+                    self.release(attempt.key, claim);
+                    Err(Blocked::Refuse(RefusalReason::TooManyExecutions))
+                }
+            },
+            Decision::RunWithoutStore(error) => match self.permit() {
+                Some(permit) => {
+                    let cause = error.cause();
+                    tracing::error!(key = %attempt.key, %error, cause, "the store is unavailable; the handler runs without protection, as its policy allows");
+                    Ok(Start::Unprotected(permit))
+                }
+                None => Err(Blocked::Refuse(RefusalReason::TooManyExecutions)),
+            },
+            Decision::Replay(replay) => Err(Blocked::Replay(replay)),
+            Decision::Wait => Err(Blocked::Wait),
+            Decision::Mismatch => Err(Blocked::Mismatch),
+            Decision::Refuse(reason) => Err(Blocked::Refuse(reason)),
+            Decision::TakeOver(claim) => return Err(claim),
+        })
+    }
+
+    /// Takes every step that is left until the handler may start, or is blocked.
+    pub(super) fn start(
+        self: Arc<Self>,
+        attempt: Attempt,
+        info: ExecutionInfo,
+        pending: Pending,
+    ) -> BoxFuture<Result<Start, Blocked>> {
         Box::pin(async move {
-            let mut verdict = verdict;
+            let mut pending = pending;
             loop {
-                verdict = match verdict {
-                    Verdict::Run(execution) => return Ok(execution),
-                    Verdict::Blocked(block) => return Err(block),
-                    Verdict::Asking(asked) => self.judge(&attempt, asked.await),
-                    Verdict::GiveBack(claim) => {
-                        ending::release(attempt.key, claim).await;
-                        Verdict::Blocked(Block::Refused(Refused::TooManyExecutions))
+                let decision = match pending {
+                    Pending::Asked(beginning) => {
+                        let begun = self.in_time(attempt.key, beginning).await;
+                        self.decide(&attempt, begun)
                     }
-                    Verdict::TakeOver(mut granted, place) => match granted.claim.renew(self.lease).await {
-                        Ok(()) => Verdict::Run(self.execution(&attempt, granted, place, true)),
-                        // Somebody else was first.
-                        Err(StoreError::Lost) => Verdict::Asking(self.ask(&attempt)),
-                        Err(error) => Verdict::Blocked(Block::Refused(Refused::StoreUnavailable(error))),
-                    },
+                    Pending::Decided(decision) => decision,
                 };
+                let mut claim = match self.start_now(&attempt, &info, decision) {
+                    Ok(started) => return started,
+                    Err(claim) => claim,
+                };
+                // An abandoned claim for which there is no permit stays abandoned: its handler may have run.
+                let Some(permit) = self.permit() else {
+                    return Err(Blocked::Refuse(RefusalReason::TooManyExecutions));
+                };
+                match within(STORE_TIMEOUT, claim.renew(self.lease)).await {
+                    Ok(()) => return Ok(Start::Protected(Execution::new(&self, &attempt, &info, claim, permit))),
+                    // Another request was first, so the store is asked again.
+                    Err(StoreError::Lost) => pending = Pending::Asked(self.begin(&attempt, info.clone())),
+                    Err(error) => return Err(Blocked::Refuse(RefusalReason::StoreUnavailable(error))),
+                }
             }
         })
     }
 
-    pub(super) fn execution(
-        self: &Arc<Self>,
-        attempt: &Attempt,
-        granted: Granted,
-        place: Place,
-        took_over: bool,
-    ) -> Execution {
-        let &Attempt { key, fingerprint, rules, .. } = attempt;
-        let Granted { claim, origin } = granted;
-        let renewal = self.duties.renew.then(|| Renewal { lease: self.lease, lost: watch::Sender::new(false) });
-        Execution { key, fingerprint, rules, claim, origin, took_over, renewal, core: Arc::clone(self), place }
+    /// Releases a claim under which nothing has happened. Nobody waits for it.
+    pub(super) fn release(&self, key: StorageKey, claim: BoxClaim) {
+        let mut release = Box::pin(ClaimCompletion::release(key, claim).finish_logged());
+        if poll_now(&mut release).is_none() {
+            drop(self.spawn(release));
+        }
     }
+
+    pub(super) fn permit(&self) -> Option<Permit> {
+        let permit = Arc::clone(&self.permits).try_acquire_owned().ok()?;
+        Some(Permit { _permit: permit, _gauge: Some(GaugeGuard::in_flight()) })
+    }
+
+    /// A permit that is counted apart, for executions in shadow mode.
+    pub(super) fn shadow_permit(&self) -> Option<Permit> {
+        let permit = Arc::clone(&self.shadow_permits).try_acquire_owned().ok()?;
+        Some(Permit { _permit: permit, _gauge: None })
+    }
+}
+
+/// Awaits a step of a store for at most `time`.
+pub(super) async fn within<T>(
+    time: Duration,
+    step: impl Future<Output = Result<T, StoreError>>,
+) -> Result<T, StoreError> {
+    timeout(time, step).await.unwrap_or_else(|_| Err(store_timeout(time)))
+}
+
+/// The error of a store that did not reply in time.
+pub(super) fn store_timeout(time: Duration) -> StoreError {
+    StoreError::unavailable(format!("no reply from the store within {time:?}"))
 }

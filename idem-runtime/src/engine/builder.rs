@@ -4,21 +4,20 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::{Mutex, Semaphore};
 use tokio_util::task::TaskTracker;
 
-use super::places::Places;
+use super::dyn_store::DynStore;
 use super::{Core, Handle, Idempotency};
 use crate::clock::{Clock, SystemClock};
-use crate::counted;
-use crate::erased::ErasedStore;
-use crate::expire::Expirer;
+use crate::telemetry::counters;
 
-/// How long a claim in a remote store lives without renewal, unless the builder says otherwise.
-const LEASE: Duration = Duration::from_secs(30);
-/// Shorter than any store's answer, so renewing would be all that is done.
-const SHORTEST_LEASE: Duration = Duration::from_millis(10);
-/// How many bodies may run at once, unless the builder says otherwise.
-const MAX_EXECUTIONS: usize = 16_384;
+const DEFAULT_LEASE: Duration = Duration::from_secs(30);
+/// With a shorter one, renewing would be all that is done.
+const MIN_LEASE: Duration = Duration::from_millis(10);
+const DEFAULT_MAX_EXECUTIONS: usize = 16_384;
+/// Two keys share a lock, which only costs time.
+const EXPIRY_LOCKS: usize = 64;
 
 /// Sets up an [`Idempotency`].
 ///
@@ -27,6 +26,7 @@ const MAX_EXECUTIONS: usize = 16_384;
 /// use idem_runtime::{Idempotency, MemoryStore};
 ///
 /// let idempotency = Idempotency::builder(MemoryStore::new())
+///     .namespace("shop")
 ///     .lease(Duration::from_secs(60))
 ///     .max_executions(1_000)
 ///     .build();
@@ -34,30 +34,45 @@ const MAX_EXECUTIONS: usize = 16_384;
 /// ```
 #[must_use = "a builder does nothing until `build` is called"]
 pub struct IdempotencyBuilder {
-    store: Arc<dyn ErasedStore>,
+    store: Arc<dyn DynStore>,
     clock: Option<Arc<dyn Clock>>,
+    namespace: Box<str>,
     lease: Duration,
     max_executions: usize,
 }
 
 impl IdempotencyBuilder {
-    pub(super) fn new(store: Arc<dyn ErasedStore>) -> Self {
-        Self { store, clock: None, lease: LEASE, max_executions: MAX_EXECUTIONS }
+    pub(super) fn new(store: Arc<dyn DynStore>) -> Self {
+        Self {
+            store,
+            clock: None,
+            namespace: Box::default(),
+            lease: DEFAULT_LEASE,
+            max_executions: DEFAULT_MAX_EXECUTIONS,
+        }
     }
 
-    /// How long a claim in a remote store lives without renewal. While the body runs it is renewed three times in that
-    /// span. Never the same number as the TTL: after a crash it decides how long a retry is told that the execution is
-    /// still in flight. Default: 30 seconds; at least 10 milliseconds. A store in memory has no use for it.
-    pub fn lease(mut self, lease: Duration) -> Self {
-        self.lease = lease.max(SHORTEST_LEASE);
+    /// Separates the keys of this service from those of other services in the same store. It is part of every storage key, so
+    /// set it before the first key is stored, and never change it. Default: empty, which is right for a store of one service.
+    pub fn namespace(mut self, namespace: impl AsRef<str>) -> Self {
+        self.namespace = namespace.as_ref().into();
         self
     }
 
-    /// How many bodies may run at once; over it a new key is refused with 503, and existing keys are still answered.
-    /// Bodies whose client hung up count, too. As many bodies in shadow mode are recorded at once, which do not count
+    /// How long a claim in a remote store lives without renewal. While the handler runs, it is renewed three times in that
+    /// span. It is never the same number as the TTL: after a crash it decides how long a retry is told that the execution is
+    /// still in flight. Default: 30 seconds; at least 10 milliseconds. A store in memory does not use it.
+    pub fn lease(mut self, lease: Duration) -> Self {
+        self.lease = lease.max(MIN_LEASE);
+        self
+    }
+
+    /// How many executions may run at once. Above that a new key is refused with 503, and existing keys are still answered.
+    /// Handlers whose client hung up count, too, and so do streamed responses that their clients have not read: a stream takes up
+    /// to the size of its record in memory. In shadow mode as many executions are recorded at once, which do not count
     /// here. Default: 16,384.
     pub fn max_executions(mut self, max_executions: usize) -> Self {
-        self.max_executions = max_executions;
+        self.max_executions = max_executions.min(Semaphore::MAX_PERMITS);
         self
     }
 
@@ -69,16 +84,26 @@ impl IdempotencyBuilder {
 
     /// Builds the engine.
     pub fn build(self) -> Idempotency {
-        counted::describe();
+        counters::describe();
         let clock = self.clock.unwrap_or_else(|| Arc::new(SystemClock::new()));
+        let capabilities = self.store.attach(&clock);
+        if self.namespace.is_empty() && capabilities.judges_expiry && !capabilities.claims_live_with_owner {
+            tracing::warn!(
+                "the idempotency store may be shared, and no namespace is set; if another service uses the same store, set \
+                 `Idempotency::builder(store).namespace(\"..\")` in both"
+            );
+        }
+        let expiry_locks = if capabilities.judges_expiry { 0 } else { EXPIRY_LOCKS };
         let core = Core {
-            duties: self.store.attach(&clock),
             store: self.store,
+            capabilities,
             clock,
-            expirer: Expirer::default(),
+            expiry_locks: (0..expiry_locks).map(|_| Mutex::default()).collect(),
+            namespace: self.namespace,
             lease: self.lease,
-            places: Arc::new(Places::new(self.max_executions)),
-            shadows: Arc::new(Places::new(self.max_executions)),
+            max_executions: self.max_executions,
+            permits: Arc::new(Semaphore::new(self.max_executions)),
+            shadow_permits: Arc::new(Semaphore::new(self.max_executions)),
             tracker: TaskTracker::new(),
         };
         Idempotency { handle: Arc::new(Handle { core: Arc::new(core) }) }
@@ -88,6 +113,7 @@ impl IdempotencyBuilder {
 impl fmt::Debug for IdempotencyBuilder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("IdempotencyBuilder")
+            .field("namespace", &self.namespace)
             .field("lease", &self.lease)
             .field("max_executions", &self.max_executions)
             .finish_non_exhaustive()

@@ -1,13 +1,13 @@
-//! The end of a drain that does not wait for ever.
+//! Waiting until nothing runs any more, for ever or for a while.
 
 use std::fmt;
 use std::future::Future;
+use std::sync::Arc;
 
-use super::Idempotency;
-use crate::execution::at_once;
+use super::{Idempotency, poll_once};
 
-/// A drain was ended while executions were running. If the process ends now, they are abandoned: what their bodies did is
-/// unknown, and so is what a retry with their keys would do.
+/// A drain was stopped while executions were running. If the process ends now, their claims are abandoned and their outcomes
+/// unknown.
 ///
 /// ```
 /// use idem_runtime::Idempotency;
@@ -15,43 +15,63 @@ use crate::execution::at_once;
 /// # #[tokio::main(flavor = "current_thread")]
 /// # async fn main() {
 /// let idempotency = Idempotency::in_memory();
-/// // Nothing runs, so not even a drain without patience is cut short.
+/// // Nothing runs, so even a drain without any time succeeds.
 /// match idempotency.drain_until(async {}).await {
 ///     Ok(()) => {}
-///     Err(undrained) => eprintln!("{} bodies are cut off: {undrained}", undrained.executions()),
+///     Err(timeout) => eprintln!("{} executions are cut off: {timeout}", timeout.executions()),
 /// }
 /// # }
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Undrained {
+pub struct DrainTimeout {
     executions: usize,
 }
 
-impl Undrained {
-    /// How many executions were running, those included that were still asking a remote store for their claim.
+impl DrainTimeout {
+    /// Returns how many executions were running, including those that were still asking a remote store for their claim.
     pub fn executions(self) -> usize {
         self.executions
     }
 }
 
-impl fmt::Display for Undrained {
+impl fmt::Display for DrainTimeout {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (executions, were) =
             (self.executions, if self.executions == 1 { "execution was" } else { "executions were" });
-        write!(f, "the drain was ended while {executions} {were} running; {ADVICE}")
+        write!(f, "the drain was stopped while {executions} {were} running; {ADVICE}")
     }
 }
 
-const ADVICE: &str = "if the process ends now, that is abandoned and its outcome unknown; to lose nothing, drain again, \
-                      or give the process longer to end";
+const ADVICE: &str = "if the process ends now, their outcomes are unknown; to lose nothing, drain again, or give the process \
+                      more time to end";
 
-impl std::error::Error for Undrained {}
+impl std::error::Error for DrainTimeout {}
 
 impl Idempotency {
-    /// As [`drain`](Self::drain), but ends when `until` does: a timeout, or a second signal. The error says how many
+    /// Waits until no execution is running, including those whose client is gone, until every streamed response was read or its
+    /// client is gone, and then until the
+    /// [store has finished](crate::Store::drained): for at most one lease, until unconfirmed claims have been released. Call it
+    /// after the server has stopped taking requests. It also waits for executions that start meanwhile.
+    ///
+    /// Cancel safe: dropping the future only stops the waiting. If the process must end at some time, use
+    /// [`drain_until`](Self::drain_until).
+    pub async fn drain(&self) {
+        let core = &self.handle.core;
+        core.tracker.close();
+        loop {
+            core.tracker.wait().await;
+            Arc::clone(&core.store).drained().await;
+            // An execution may have started while the store was finishing.
+            if core.tracker.is_empty() {
+                return;
+            }
+        }
+    }
+
+    /// As [`drain`](Self::drain), but stops when `until` resolves: a timeout, or a second signal. The error says how many
     /// executions were running then, and a warning with the same words is logged.
     ///
-    /// What runs goes on as long as the process does, so `drain` or `drain_until` can be called again.
+    /// Executions go on as long as the process does, so `drain` or `drain_until` can be called again.
     ///
     /// ```no_run
     /// # async fn example(idempotency: idem_runtime::Idempotency) -> std::io::Result<()> {
@@ -68,40 +88,40 @@ impl Idempotency {
     ///         () = sleep(Duration::from_secs(25)) => {}
     ///     }
     /// };
-    /// if let Err(undrained) = idempotency.drain_until(second_signal_or_timeout).await {
-    ///     eprintln!("{undrained}");
+    /// if let Err(timeout) = idempotency.drain_until(second_signal_or_timeout).await {
+    ///     eprintln!("{timeout}");
     /// }
     /// # Ok(())
     /// # }
     /// ```
     ///
     /// # Errors
-    /// [`Undrained`] if executions were running when `until` resolved. Where only the [store](crate::Store::drained) had something
-    /// left to do, that is no error, and a warning says so.
+    /// [`DrainTimeout`] if executions were running when `until` resolved. If only the [store](crate::Store::drained) was not
+    /// finished, that is no error, and a warning is logged.
     ///
     /// # Cancel safety
     /// Dropping the future only stops the waiting.
-    pub async fn drain_until(&self, until: impl Future<Output = ()>) -> Result<(), Undrained> {
+    pub async fn drain_until(&self, until: impl Future<Output = ()>) -> Result<(), DrainTimeout> {
         tokio::select! {
             biased;
             () = self.drain() => return Ok(()),
             () = until => {}
         }
-        // The last one may have ended in this very moment.
-        if at_once(Box::pin(self.drain())).await.is_some() {
+        // The last execution may have ended at the same moment.
+        if poll_once(Box::pin(self.drain())).await.is_some() {
             return Ok(());
         }
         let executions = self.handle.core.tracker.len();
         if executions == 0 {
-            // Of no body is the outcome in doubt, so it is no error.
+            // No outcome is in doubt, so it is no error.
             tracing::warn!(
-                "the drain was ended while the store was giving back claims that nobody heard of; if the process ends now, their \
-                 keys are in flight for a lease, and then their outcome is unknown, although no body started"
+                "the drain was stopped while the store was releasing unconfirmed claims; if the process ends now, their keys are \
+                 in flight for one lease, and then their outcome is unknown, although no handler started"
             );
             return Ok(());
         }
-        let undrained = Undrained { executions };
-        tracing::warn!(executions, "{undrained}");
-        Err(undrained)
+        let timeout = DrainTimeout { executions };
+        tracing::warn!(executions, "{timeout}");
+        Err(timeout)
     }
 }

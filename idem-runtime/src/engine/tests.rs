@@ -6,31 +6,39 @@ use std::task::Poll;
 use tokio::sync::{Notify, Semaphore as Gate, oneshot};
 use tokio::time::Instant;
 
+use super::dyn_store::BoxFuture;
 use super::*;
+use crate::attempt::{Abandoned, Attempt, Rules};
 use crate::clock::ManualClock;
-use crate::execution::{Outcome, Recorded, Recording};
-use crate::key::Key;
-use crate::record::Draft;
-use crate::rules::Abandoned;
-use crate::scope::Scope;
-use crate::store::{Begin, Claim};
+use crate::error::StoreError;
+use crate::execution_info::Endpoint;
+use crate::fingerprint::Fingerprint;
+use crate::lease::Lease;
+use crate::outcome::{Delivery, Executed, Outcome, RecordedStream, Recording, RefusalReason, RunResult};
+use crate::record::Record;
+use crate::record::RecordBuilder;
+use crate::store::{Begin, BeginOptions, Claim};
+use crate::trace::TraceParent;
+use bytes::Bytes;
 
 mod draining;
 mod far;
 mod faulty;
 mod operator;
+mod policy_changed;
+mod waiting;
 
 fn attempt(key: &str, request: &str) -> Attempt {
     let key = Key::parse(key.as_bytes()).unwrap();
     let mut fingerprint = Fingerprint::builder();
     fingerprint.part(b'r', request.as_bytes());
-    Attempt::new(StorageKey::new(&Scope::GLOBAL, &key), fingerprint.finish(), Rules::DEFAULT)
+    Attempt::new(StorageKey::new("", &Scope::GLOBAL, &key), fingerprint.finish(), Rules::DEFAULT)
 }
 
 fn answer(text: &str) -> Outcome {
-    let mut draft = Draft::new();
+    let mut draft = RecordBuilder::new();
     draft.put(text.as_bytes());
-    Outcome::Answer(draft)
+    Outcome::Record(draft)
 }
 
 /// A body that counts its runs, says that it started, and ends when it may.
@@ -56,30 +64,39 @@ impl Body {
         self.runs.load(Ordering::SeqCst)
     }
 
-    fn run(&self, outcome: Outcome) -> impl FnOnce() -> BoxFuture<Ended<usize>> + Send + use<> {
+    fn run(&self, outcome: Outcome) -> impl FnOnce(Lease) -> BoxFuture<Executed<usize>> + Send + use<> {
         let body = self.clone();
-        move || {
+        move |_| {
             Box::pin(async move {
                 let run = body.runs.fetch_add(1, Ordering::SeqCst) + 1;
                 body.started.notify_one();
                 body.go_on.acquire().await.unwrap().forget();
-                Ended { response: run, recording: Recording::Done(outcome) }
+                Executed { response: run, recording: Recording::Done(outcome) }
             })
         }
     }
 }
 
-fn ran(result: Result<Answer<usize>, Refused>) -> usize {
+fn ran(result: Result<RunResult<usize>, RefusalReason>) -> usize {
     match result {
-        Ok(Answer::Ran(run)) => run,
+        Ok(RunResult::Executed(run)) => run,
         other => panic!("{other:?}"),
     }
 }
 
-fn recorded(result: Result<Answer<usize>, Refused>) -> Bytes {
+fn recorded(result: Result<RunResult<usize>, RefusalReason>) -> Bytes {
     match result {
-        Ok(Answer::Recorded(replay)) => replay.answer().clone(),
+        Ok(RunResult::Replayed(replay)) => replay.content().clone(),
         other => panic!("{other:?}"),
+    }
+}
+
+/// A caller that has everything. It goes when the claim has ended.
+struct Held(oneshot::Sender<()>);
+
+impl Delivery for Held {
+    fn recorded(self: Box<Self>, _: Option<Bytes>) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+        Box::pin(async { drop(self.0) })
     }
 }
 
@@ -104,7 +121,7 @@ async fn another_fingerprint_is_refused_while_running_and_after() {
     }
     for _ in 0..2 {
         let other = idempotency.run(attempt("a", "y"), body.run(answer("two"))).await;
-        assert!(matches!(other, Err(Refused::Mismatch)), "{other:?}");
+        assert!(matches!(other, Err(RefusalReason::Mismatch)), "{other:?}");
         body.go_on.add_permits(1);
         if body.runs() == 1 && idempotency.executions() > 0 {
             idempotency.drain().await;
@@ -126,7 +143,7 @@ async fn a_request_that_is_dropped_leaves_the_body_running_to_its_end() {
     }
     drop(first);
     let second = idempotency.run(attempt, body.run(answer("two"))).await;
-    assert!(matches!(second, Err(Refused::InFlight)), "{second:?}");
+    assert!(matches!(second, Err(RefusalReason::InFlight)), "{second:?}");
     body.go_on.add_permits(1);
     idempotency.drain().await;
     assert_eq!(recorded(idempotency.run(attempt, body.run(answer("two"))).await), "one");
@@ -140,7 +157,7 @@ async fn a_release_lets_the_next_attempt_run() {
     assert_eq!(ran(idempotency.run(attempt, body.run(Outcome::Release)).await), 1);
     assert_eq!(ran(idempotency.run(attempt, body.run(Outcome::NotReplayable)).await), 2);
     let third = idempotency.run(attempt, body.run(answer("three"))).await;
-    assert!(matches!(third, Err(Refused::NotReplayable)), "{third:?}");
+    assert!(matches!(third, Err(RefusalReason::NotReplayable)), "{third:?}");
     assert_eq!(body.runs(), 2);
 }
 
@@ -151,17 +168,17 @@ async fn a_live_recording_answers_first_and_is_in_flight_until_it_ends() {
     let flowed = Arc::new(Notify::new());
     let flowing = Arc::clone(&flowed);
     let (held, mut free) = tokio::sync::oneshot::channel::<()>();
-    let live = move || async move {
+    let live = move |_| async move {
         let recording = async move {
             flowing.notified().await;
-            Recorded { outcome: answer("stream"), hold: Some(Box::new(held)) }
+            RecordedStream { outcome: answer("stream"), delivery: Some(Box::new(Held(held))) }
         };
-        Ended { response: 1, recording: Recording::Live(Box::pin(recording)) }
+        Executed { response: 1, recording: Recording::Live(Box::pin(recording)) }
     };
     assert_eq!(ran(idempotency.run(attempt, live).await), 1);
     let body = Body::ready();
     let second = idempotency.run(attempt, body.run(answer("two"))).await;
-    assert!(matches!(second, Err(Refused::InFlight)), "{second:?}");
+    assert!(matches!(second, Err(RefusalReason::InFlight)), "{second:?}");
     assert!(free.try_recv().is_err_and(|error| error == oneshot::error::TryRecvError::Empty), "held until recorded");
     flowed.notify_one();
     // The hold goes after the record is in place.
@@ -182,7 +199,7 @@ async fn waiters_get_the_record_and_give_up_in_time() {
     body.started.notified().await;
     let asked = Instant::now();
     let given_up = idempotency.run(attempt, body.run(answer("two"))).await;
-    assert!(matches!(given_up, Err(Refused::InFlight)), "{given_up:?}");
+    assert!(matches!(given_up, Err(RefusalReason::InFlight)), "{given_up:?}");
     assert_eq!(asked.elapsed().as_secs(), 5, "the paused clock moves to the deadline");
     let mut waiters = tokio::task::JoinSet::new();
     for _ in 0..20 {
@@ -202,13 +219,13 @@ async fn waiters_get_the_record_and_give_up_in_time() {
 async fn a_body_that_panics_leaves_the_outcome_unknown() {
     let idempotency = Idempotency::in_memory();
     let attempt = attempt("a", "x");
-    let panics = || async { panic!("on purpose") };
-    let first: Result<Answer<usize>, _> = idempotency.run(attempt, panics).await;
-    assert!(matches!(first, Err(Refused::OutcomeUnknown)), "{first:?}");
+    let panics = |_| async { panic!("on purpose") };
+    let first: Result<RunResult<usize>, _> = idempotency.run(attempt, panics).await;
+    assert!(matches!(first, Err(RefusalReason::OutcomeUnknown)), "{first:?}");
     let body = Body::ready();
     for _ in 0..2 {
         let again = idempotency.run(attempt, body.run(answer("one"))).await;
-        assert!(matches!(again, Err(Refused::OutcomeUnknown)), "{again:?}");
+        assert!(matches!(again, Err(RefusalReason::OutcomeUnknown)), "{again:?}");
     }
     let mut rerun = attempt;
     rerun.rules.abandoned = Abandoned::Rerun;
@@ -227,7 +244,7 @@ async fn too_many_bodies_at_once_are_refused_and_use_nothing_up() {
         _ = &mut first => panic!("the body waits"),
     }
     let second = idempotency.run(attempt("b", "x"), body.run(answer("two"))).await;
-    assert!(matches!(second, Err(Refused::TooManyExecutions)), "{second:?}");
+    assert!(matches!(second, Err(RefusalReason::TooManyExecutions)), "{second:?}");
     assert_eq!(store.usage().entries, 1);
     body.go_on.add_permits(2);
     assert_eq!(ran(first.await), 1);
@@ -241,7 +258,7 @@ async fn an_abandoned_claim_is_not_freed_for_want_of_a_place() {
     let idempotency = Idempotency::builder(store.clone()).max_executions(1).build();
     let body = Body::new();
     let lost = attempt("a", "x");
-    drop(store.begin(&lost.key, &lost.fingerprint, Duration::ZERO).await.unwrap());
+    drop(store.begin(&lost.key, &lost.fingerprint, &BeginOptions::new(Duration::ZERO, Duration::MAX)).await.unwrap());
     let mut first = Box::pin(idempotency.run(attempt("b", "x"), body.run(answer("one"))));
     tokio::select! {
         () = body.started.notified() => {}
@@ -250,9 +267,9 @@ async fn an_abandoned_claim_is_not_freed_for_want_of_a_place() {
     let mut rerun = lost;
     rerun.rules.abandoned = Abandoned::Rerun;
     let refused = idempotency.run(rerun, body.run(answer("two"))).await;
-    assert!(matches!(refused, Err(Refused::TooManyExecutions)), "{refused:?}");
+    assert!(matches!(refused, Err(RefusalReason::TooManyExecutions)), "{refused:?}");
     let other = idempotency.run(attempt("a", "y"), body.run(answer("three"))).await;
-    assert!(matches!(other, Err(Refused::Mismatch)), "{other:?}");
+    assert!(matches!(other, Err(RefusalReason::Mismatch)), "{other:?}");
     body.go_on.add_permits(2);
     assert_eq!(ran(first.await), 1);
     idempotency.drain().await;

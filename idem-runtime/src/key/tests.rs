@@ -74,7 +74,7 @@ fn the_length_is_counted_after_unquoting() {
 #[test]
 fn a_key_shows_only_a_hash_of_itself() {
     let key = Key::parse(b"very-secret").unwrap();
-    let shown = format!("{key} {key:?} {:?}", StorageKey::new(&Scope::GLOBAL, &key));
+    let shown = format!("{key} {key:?} {:?}", StorageKey::new("", &Scope::GLOBAL, &key));
     assert!(!shown.contains("secret"), "{shown}");
     assert!(shown.starts_with("key#"), "{shown}");
 }
@@ -84,14 +84,14 @@ fn scope_and_key_cannot_be_shifted_into_each_other() {
     let key = |text: &str| Key::parse(text.as_bytes()).unwrap();
     let scope = |parts: &[&str]| parts.iter().fold(Scope::arguments(), |scope, part| scope.with(part.as_bytes()));
     let keys = [
-        StorageKey::new(&Scope::GLOBAL, &key("abc")),
-        StorageKey::new(&scope(&[]), &key("abc")),
-        StorageKey::new(&scope(&["a"]), &key("bc")),
-        StorageKey::new(&scope(&["ab"]), &key("c")),
-        StorageKey::new(&scope(&["a", "b"]), &key("c")),
-        StorageKey::new(&scope(&["a", ""]), &key("bc")),
-        StorageKey::new(&scope(&["", "a"]), &key("bc")),
-        StorageKey::new(&Scope::header("x").with(b"a"), &key("bc")),
+        StorageKey::new("", &Scope::GLOBAL, &key("abc")),
+        StorageKey::new("", &scope(&[]), &key("abc")),
+        StorageKey::new("", &scope(&["a"]), &key("bc")),
+        StorageKey::new("", &scope(&["ab"]), &key("c")),
+        StorageKey::new("", &scope(&["a", "b"]), &key("c")),
+        StorageKey::new("", &scope(&["a", ""]), &key("bc")),
+        StorageKey::new("", &scope(&["", "a"]), &key("bc")),
+        StorageKey::new("", &Scope::header("x").with(b"a"), &key("bc")),
     ];
     for (index, one) in keys.iter().enumerate() {
         assert!(keys.iter().skip(index + 1).all(|other| other != one), "{index}");
@@ -102,7 +102,7 @@ fn scope_and_key_cannot_be_shifted_into_each_other() {
 fn a_storage_key_is_stable_across_releases() {
     let key = Key::parse(b"abc").unwrap();
     assert_eq!(
-        hex::<32>(StorageKey::new(&Scope::GLOBAL, &key).as_bytes()),
+        hex::<32>(StorageKey::new("", &Scope::GLOBAL, &key).as_bytes()),
         "2df6aca3efef06cfcd863d6188dde12b59c28e3a4e3e34c68796538aef7bde51"
     );
 }
@@ -110,8 +110,8 @@ fn a_storage_key_is_stable_across_releases() {
 #[test]
 fn a_child_key_is_a_uuid_that_depends_on_request_and_label() {
     let key = Key::parse(b"abc").unwrap();
-    let mine = StorageKey::new(&Scope::GLOBAL, &key);
-    let theirs = StorageKey::new(&Scope::arguments().with(b"b"), &key);
+    let mine = StorageKey::new("", &Scope::GLOBAL, &key);
+    let theirs = StorageKey::new("", &Scope::arguments().with(b"b"), &key);
     let fingerprint = Fingerprint::from_bytes([7; 32]);
     let child = key.derive(Some((&mine, &fingerprint)), "charge");
     assert_eq!(child.as_str().len(), 36);

@@ -1,30 +1,30 @@
-//! Gives memory back in silence: a thread that takes expired records away when no request comes by to do it.
+//! Reclaims memory without traffic: a thread that removes expired records if no request comes to do it.
 
-use std::sync::{PoisonError, Weak};
+use std::sync::{Arc, Once, PoisonError, Weak};
 use std::time::Duration;
 
-use super::Shards;
+use super::Shared;
 use crate::sync::{Condvar, Mutex, thread};
 
-/// How often the janitor looks.
-const ROUND: Duration = Duration::from_millis(250);
-/// How many records it takes away under one lock, so that no request waits long for that lock.
-const BATCH: usize = 32;
+/// How often the janitor works.
+const ROUND: Duration = Duration::from_millis(200);
+/// How many records of a shard it removes before it lets others run.
+const BATCH: usize = 64;
 
-/// Tells the janitor that its store is gone.
+/// Starts the janitor's thread when there is something to do, and stops it with the store.
+pub(super) struct Janitor {
+    started: Once,
+    stop: Arc<Stop>,
+}
+
 #[derive(Default)]
-pub(super) struct Stop {
+struct Stop {
     stopped: Mutex<bool>,
     changed: Condvar,
 }
 
 impl Stop {
-    pub(super) fn stop(&self) {
-        *self.stopped.lock().unwrap_or_else(PoisonError::into_inner) = true;
-        self.changed.notify_all();
-    }
-
-    /// Waits for one round; `true` when the store is gone.
+    /// Waits for one round. Returns `true` if the store is gone.
     fn wait(&self) -> bool {
         let stopped = self.stopped.lock().unwrap_or_else(PoisonError::into_inner);
         let (stopped, _) = self
@@ -35,33 +35,47 @@ impl Stop {
     }
 }
 
-/// Starts the thread. Where no thread can be had, records are still taken away by requests, only later.
-pub(super) fn start(shards: &std::sync::Arc<Shards>, stop: &std::sync::Arc<Stop>) {
-    let shards = std::sync::Arc::downgrade(shards);
-    let stop = std::sync::Arc::clone(stop);
-    let started = thread::Builder::new().name("idem-janitor".into()).spawn(move || {
-        while !stop.wait() && round(&shards) {}
-        #[cfg(feature = "metrics")]
-        super::levels::publish();
-    });
-    if let Err(error) = started {
-        tracing::warn!(%error, "no janitor thread: the memory of expired records is given back only as requests come");
+impl Janitor {
+    pub(super) fn new() -> Self {
+        Self { started: Once::new(), stop: Arc::default() }
+    }
+
+    /// Starts the thread for the first key. Without a thread, records are still removed by requests, only later.
+    pub(super) fn start(&self, shared: &Arc<Shared>) {
+        self.started.call_once(|| {
+            let (shared, stop) = (Arc::downgrade(shared), Arc::clone(&self.stop));
+            let started = thread::Builder::new().name("idem-janitor".into()).spawn(move || {
+                while !stop.wait() && round(&shared) {}
+                #[cfg(feature = "metrics")]
+                super::levels::publish();
+            });
+            if let Err(error) = started {
+                tracing::warn!(%error, "no janitor thread: the memory of expired records is reclaimed only by requests");
+            }
+        });
+    }
+
+    pub(super) fn stop(&self) {
+        *self.stop.stopped.lock().unwrap_or_else(PoisonError::into_inner) = true;
+        self.stop.changed.notify_all();
     }
 }
 
-/// One walk over all shards; `false` when the store is gone.
-pub(super) fn round(shards: &Weak<Shards>) -> bool {
-    let Some(shards) = shards.upgrade() else { return false };
+/// Visits all shards. Returns `false` if the store is gone.
+pub(super) fn round(shared: &Weak<Shared>) -> bool {
+    let Some(shared) = shared.upgrade() else { return false };
     #[cfg(feature = "metrics")]
     super::levels::publish();
-    let now = shards.now();
-    for shard in &shards.all {
-        if shard.soonest() <= now {
-            while shard.reclaim(now, BATCH) == BATCH {
-                // Between two batches requests get at the shard, and on a machine with few cores at the processor.
+    let (now, real_time) = (shared.clock().now(), shared.clock().is_real_time());
+    for shard in &shared.shards {
+        // In real time moka removes what has expired, a few seconds later, unless a new key needs the room now.
+        if shard.records.earliest() <= now && (!real_time || shared.quota.is_full()) {
+            while shard.sweep(now, BATCH) == BATCH {
+                // On a machine with few cores, requests get the processor.
                 thread::yield_now();
             }
         }
+        shard.records.run_pending_tasks(now, real_time);
     }
     true
 }

@@ -2,19 +2,23 @@
 
 -- One row for each key: a claim while `record` is null, a record from then on.
 CREATE TABLE {table} (
-    -- SHA-256 over scope and key; what a client sends never gets here.
+    -- SHA-256 over scope and key; what a client sends is never stored here.
     key bytea PRIMARY KEY CHECK (octet_length(key) = 32),
-    -- Whose claim it is, or was: every change compares it.
+    -- The token of the owner: every change compares it.
     owner bytea NOT NULL CHECK (octet_length(owner) = 16),
     fingerprint bytea NOT NULL CHECK (octet_length(fingerprint) = 32),
     -- From then on the claim is abandoned.
     lease_until timestamptz NOT NULL,
-    -- From then on the row counts as gone.
+    -- From then on the row counts as absent.
     expires_at timestamptz NOT NULL,
-    -- Somebody waits for the end of the claim, and wants to be told.
+    -- A request waits for the end of the claim, and wants to be notified.
     awaited boolean NOT NULL DEFAULT false,
-    -- The answer, with a checksum over it.
-    record bytea
+    -- The response, with a checksum.
+    record bytea,
+    -- What is known of the execution that holds the claim, for operators. A record contains its own.
+    info bytea,
+    -- How often the record was replayed, if the store counts.
+    replays bigint NOT NULL DEFAULT 0
 );
 
 -- For the cleanup.

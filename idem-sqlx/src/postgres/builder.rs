@@ -1,7 +1,6 @@
 //! Opening a store.
 
 use std::str::FromStr;
-use std::sync::Arc;
 use std::time::Duration;
 
 use sqlx::ConnectOptions;
@@ -9,12 +8,12 @@ use sqlx::postgres::PgConnectOptions;
 use tokio::time::Instant;
 
 use super::statements::{channel, statements};
-use super::{Names, PostgresStore, Shared};
-use crate::core::Core;
-use crate::database::{Asker, Table};
+use super::{Location, PostgresStore};
 use crate::errors::{ConnectError, Problem, check_timeout};
+use crate::execute::Executor;
 use crate::names;
 use crate::pool::Pool;
+use crate::store::SqlStore;
 
 /// Sets a [`PostgresStore`] up.
 ///
@@ -40,8 +39,8 @@ pub struct PostgresStoreBuilder {
     table: String,
     max_connections: usize,
     timeout: Duration,
-    batch: u32,
-    counts: bool,
+    cleanup_batch: u32,
+    count_replays: bool,
 }
 
 impl PostgresStoreBuilder {
@@ -51,8 +50,8 @@ impl PostgresStoreBuilder {
             table: "idempotency".into(),
             max_connections: 10,
             timeout: Duration::from_secs(4),
-            batch: 1000,
-            counts: false,
+            cleanup_batch: 1000,
+            count_replays: false,
         }
     }
 
@@ -68,7 +67,7 @@ impl PostgresStoreBuilder {
         self
     }
 
-    /// The most connections for steps. One more is open while somebody waits for a claim to end. Default: 10.
+    /// The most connections for steps. One more is open while a request waits for a claim to end. Default: 10.
     pub fn max_connections(mut self, max_connections: usize) -> Self {
         self.max_connections = max_connections;
         self
@@ -83,19 +82,19 @@ impl PostgresStoreBuilder {
 
     /// How many rows the cleanup deletes at once. Default: 1000.
     pub fn cleanup_batch(mut self, rows: u32) -> Self {
-        self.batch = rows;
+        self.cleanup_batch = rows;
         self
     }
 
     /// Whether replays are counted, for [`inspect`](idem_runtime::Idempotency::inspect). Each then costs a write that its request
     /// does not wait for; many replays of one record are written at once. A count that fails, or is under way when the
     /// process ends, is lost. Default: `false`.
-    pub fn count_replays(mut self, counts: bool) -> Self {
-        self.counts = counts;
+    pub fn count_replays(mut self, count_replays: bool) -> Self {
+        self.count_replays = count_replays;
         self
     }
 
-    /// Opens the store in the database at `url`. The table need not be there yet.
+    /// Opens the store in the database at `url`. The table need not exist yet.
     ///
     /// # Errors
     /// A name or a setting is not valid, the URL is not understood, or no connection could be made.
@@ -116,11 +115,11 @@ impl PostgresStoreBuilder {
         names::check(&self.schema)?;
         names::check(&self.table)?;
         check_timeout(self.timeout)?;
-        if self.max_connections == 0 || self.batch == 0 {
+        if self.max_connections == 0 || self.cleanup_batch == 0 {
             return Err(ConnectError::Setting("`max_connections` and `cleanup_batch` must be more than 0"));
         }
-        // The last word is ours: without these a claim that was acknowledged could be lost in a crash, or every loser of a
-        // race would get an error. A statement is given up by the server at about the time at which the store asks again.
+        // These override what the caller set. Without them a claim that was acknowledged could be lost in a crash, or every loser
+        // of a race would get an error. The server gives a statement up at about the time at which the store tries again.
         let options = options
             .options([
                 ("synchronous_commit", "on".to_owned()),
@@ -128,23 +127,23 @@ impl PostgresStoreBuilder {
                 ("statement_timeout", (self.timeout / 2).as_millis().max(1).to_string()),
             ])
             .disable_statement_logging();
-        let names = Names { schema: self.schema, table: self.table };
-        let channel = channel(&names.schema, &names.table);
-        let quoted = names.quoted("");
-        let sql = statements(&quoted, &channel);
-        let asker = Asker {
-            pool: Pool::new(options.clone(), self.max_connections),
-            table: Arc::new(Table { quoted }),
+        let channel = channel(&self.schema, &self.table);
+        let location = Location { schema: self.schema, table: self.table, options: options.clone(), channel };
+        let table = location.quoted("");
+        let executor = Executor {
+            statements: statements(&table, &location.channel),
+            pool: Pool::new(options, self.max_connections),
+            readers: None,
+            table,
             timeout: self.timeout,
         };
-        let core = Core::new(asker, None, sql, self.batch, self.counts);
-        match core.asker.pool.lend(Instant::now() + self.timeout, self.timeout).await {
-            Ok(lent) => lent.give_back(),
+        match executor.pool.acquire(Instant::now() + self.timeout, self.timeout).await {
+            Ok(connection) => connection.put_back(),
             Err(Problem::Refused(error) | Problem::Unreachable { source: Some(error), .. }) => {
                 return Err(ConnectError::Connection(error));
             }
             Err(_) => return Err(ConnectError::TimedOut(self.timeout)),
         }
-        Ok(PostgresStore { core: Arc::new(core), shared: Arc::new(Shared { names, options, channel }) })
+        Ok(SqlStore::new(location, executor, self.cleanup_batch, self.count_replays))
     }
 }

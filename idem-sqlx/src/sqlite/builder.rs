@@ -1,21 +1,21 @@
 //! Opening a store.
 
 use std::path::Path;
-use std::sync::Arc;
 use std::time::Duration;
 
-use sqlx::ConnectOptions;
+use idem_runtime::remote::jitter;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous};
+use sqlx::{ConnectOptions, Sqlite};
 use tokio::time::{Instant, sleep};
 
-use super::database::Sqlite;
 use super::statements::statements;
-use super::{Shared, SqliteStore};
-use crate::core::Core;
-use crate::database::{Asker, Database, Table, jittered};
+use super::{Location, SqliteStore};
+use crate::dialect::sealed::Dialect;
 use crate::errors::{ConnectError, Problem, check_timeout};
+use crate::execute::Executor;
 use crate::names;
 use crate::pool::Pool;
+use crate::store::SqlStore;
 
 /// The size of a page in a new file, which [`SqliteStoreBuilder::max_bytes`] is counted in.
 const PAGE: u64 = 4096;
@@ -39,10 +39,10 @@ const PAGE: u64 = 4096;
 #[must_use = "a builder does nothing until `open` is called"]
 pub struct SqliteStoreBuilder {
     table: String,
-    readers: usize,
+    max_readers: usize,
     timeout: Duration,
-    batch: u32,
-    counts: bool,
+    cleanup_batch: u32,
+    count_replays: bool,
     max_bytes: Option<u64>,
 }
 
@@ -50,10 +50,10 @@ impl SqliteStoreBuilder {
     pub(super) fn new() -> Self {
         Self {
             table: "idempotency".into(),
-            readers: 4,
+            max_readers: 4,
             timeout: Duration::from_secs(4),
-            batch: 1000,
-            counts: false,
+            cleanup_batch: 1000,
+            count_replays: false,
             max_bytes: None,
         }
     }
@@ -66,7 +66,7 @@ impl SqliteStoreBuilder {
 
     /// The most connections that read. One more writes. Default: 4.
     pub fn max_readers(mut self, max_readers: usize) -> Self {
-        self.readers = max_readers;
+        self.max_readers = max_readers;
         self
     }
 
@@ -79,41 +79,41 @@ impl SqliteStoreBuilder {
 
     /// How many rows the cleanup deletes at once. Default: 1000.
     pub fn cleanup_batch(mut self, rows: u32) -> Self {
-        self.batch = rows;
+        self.cleanup_batch = rows;
         self
     }
 
     /// Whether replays are counted, for [`inspect`](idem_runtime::Idempotency::inspect). Each then costs a write that its request
     /// does not wait for; many replays of one record are written at once. A count that fails, or is under way when the
     /// process ends, is lost. Default: `false`.
-    pub fn count_replays(mut self, counts: bool) -> Self {
-        self.counts = counts;
+    pub fn count_replays(mut self, count_replays: bool) -> Self {
+        self.count_replays = count_replays;
         self
     }
 
     /// The most bytes that the file may have, its WAL aside. At the limit new keys are refused
-    /// ([`StoreError::Full`](idem_runtime::StoreError::Full)), and a record without room for its answer says so in its place.
-    /// Space that the cleanup gives back is used again. Default: what the disk has.
+    /// ([`StoreError::Full`](idem_runtime::StoreError::Full)), and a record without room becomes a tombstone.
+    /// Space that the cleanup frees is used again. Default: what the disk has.
     pub fn max_bytes(mut self, max_bytes: u64) -> Self {
         self.max_bytes = Some(max_bytes);
         self
     }
 
-    /// Opens the store in the file at `path`, which is created if it is not there. The table need not be there yet.
+    /// Opens the store in the file at `path`, which is created if it does not exist. The table need not exist yet.
     ///
     /// # Errors
-    /// A name or a setting is not valid, or the file could not be opened or created, or is no SQLite database.
+    /// A name or a setting is not valid, or the file could not be opened or created, or is not an SQLite database.
     pub async fn open(self, path: impl AsRef<Path>) -> Result<SqliteStore, ConnectError> {
         let path = path.as_ref().to_owned();
         names::check(&self.table)?;
-        // Each connection would have a database of its own, and all would forget.
+        // Each connection would have another database, in memory.
         if path.as_os_str().is_empty() || path == Path::new(":memory:") {
             let what =
                 "an SQLite store needs a file, so give `open` its path; to keep claims in memory, use `MemoryStore`";
             return Err(ConnectError::Setting(what));
         }
         check_timeout(self.timeout)?;
-        if self.readers == 0 || self.batch == 0 || self.max_bytes.is_some_and(|max| max < PAGE) {
+        if self.max_readers == 0 || self.cleanup_batch == 0 || self.max_bytes.is_some_and(|max| max < PAGE) {
             let what = "`max_readers` and `cleanup_batch` must be more than 0, and `max_bytes` at least a page, 4096";
             return Err(ConnectError::Setting(what));
         }
@@ -127,36 +127,38 @@ impl SqliteStoreBuilder {
         if let Some(max_bytes) = self.max_bytes {
             options = options.pragma("max_page_count", (max_bytes / PAGE).to_string());
         }
-        let table = Arc::new(Table { quoted: format!("\"{}\"", self.table) });
-        let asker = |connections| Asker::<Sqlite> {
-            pool: Pool::new(options.clone(), connections),
-            table: Arc::clone(&table),
+        let table = format!("\"{}\"", self.table);
+        let executor = Executor {
+            statements: statements(&table),
+            pool: Pool::new(options.clone(), 1),
+            readers: Some(Pool::new(options.clone(), self.max_readers)),
+            table,
             timeout: self.timeout,
         };
-        let core = Core::new(asker(1), Some(asker(self.readers)), statements(&table.quoted), self.batch, self.counts);
-        first_connection(&core, self.timeout).await?;
-        Ok(SqliteStore { core: Arc::new(core), shared: Arc::new(Shared { path, table: self.table, options }) })
+        let location = Location { path, table: self.table, options };
+        first_connection(&executor).await?;
+        Ok(SqlStore::new(location, executor, self.cleanup_batch, self.count_replays))
     }
 }
 
-/// Makes the file and puts it into WAL mode. Where several processes do that at once, SQLite refuses all but one without
-/// regard to its timeout, so they come again.
-async fn first_connection(core: &Core<Sqlite>, patience: Duration) -> Result<(), ConnectError> {
-    let until = Instant::now() + patience;
+/// Makes the file and puts it into WAL mode. If several processes do that at once, SQLite refuses all but one without
+/// regard to its timeout, so they try again.
+async fn first_connection(executor: &Executor<Sqlite>) -> Result<(), ConnectError> {
+    let until = Instant::now() + executor.timeout;
     loop {
-        match core.asker.pool.lend(until, patience).await {
-            Ok(lent) => {
-                lent.give_back();
+        match executor.pool.acquire(until, executor.timeout).await {
+            Ok(connection) => {
+                connection.put_back();
                 return Ok(());
             }
-            Err(Problem::Refused(error)) => match Sqlite::problem(error, &core.asker.table) {
-                Problem::Busy(_) if Instant::now() < until => sleep(jittered(Duration::from_millis(20))).await,
+            Err(Problem::Refused(error)) => match Sqlite::problem(error, &executor.table) {
+                Problem::Busy(_) if Instant::now() < until => sleep(jitter(Duration::from_millis(20))).await,
                 Problem::Busy(error) | Problem::Refused(error) | Problem::Full(error) | Problem::Broken(error) => {
                     return Err(ConnectError::Connection(error));
                 }
                 _ => return Err(ConnectError::Setting("the file is read-only")),
             },
-            Err(_) => return Err(ConnectError::TimedOut(patience)),
+            Err(_) => return Err(ConnectError::TimedOut(executor.timeout)),
         }
     }
 }

@@ -1,34 +1,29 @@
 //! Creating the table.
 
-use std::time::Duration;
-
 use sqlx::sqlite::SqliteConnection;
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection};
-use tokio::time::timeout;
 
-use super::Shared;
+use super::Location;
 use crate::errors::MigrateError;
-use crate::migrations::{due, fill_in};
+use crate::migrations::{MAX_TIME, due, fill_in, in_time};
 
 /// The migrations in their order. What was released is never changed; a later version adds one.
-const ALL: &[&str] =
-    &[include_str!("../../migrations/sqlite/0001_table.sql"), include_str!("../../migrations/sqlite/0002_origin.sql")];
-const PATIENCE: Duration = Duration::from_secs(60);
+const ALL: &[&str] = &[include_str!("../../migrations/sqlite/0001_table.sql")];
 
-pub(super) async fn run(shared: &Shared) -> Result<(), MigrateError> {
+pub(super) async fn run(location: &Location) -> Result<(), MigrateError> {
     let work = async {
-        // It waits for others that migrate, and longer than a step would.
-        let mut connection = shared.options.clone().busy_timeout(PATIENCE).connect().await?;
-        migrate(&mut connection, &shared.table).await?;
-        // Everything is committed, so a goodbye that fails changes nothing.
+        // It waits for other migrations, and longer than a step would.
+        let mut connection = location.options.clone().busy_timeout(MAX_TIME).connect().await?;
+        migrate(&mut connection, &location.table).await?;
+        // Everything is committed, so a failure to close changes nothing.
         let _ = connection.close().await;
         Ok(())
     };
-    timeout(PATIENCE, work).await.unwrap_or(Err(MigrateError::TimedOut(PATIENCE)))
+    in_time(work).await
 }
 
 async fn migrate(connection: &mut SqliteConnection, table: &str) -> Result<(), MigrateError> {
-    // Writing from the start: a transaction that first reads and then writes is refused where another has written.
+    // Writing from the start: a transaction that first reads and then writes is refused if another has written in between.
     let mut transaction = connection.begin_with("BEGIN IMMEDIATE").await?;
     let versions = format!("\"{table}_migrations\"");
     let create = format!("CREATE TABLE IF NOT EXISTS {versions} (version INTEGER NOT NULL PRIMARY KEY) STRICT");

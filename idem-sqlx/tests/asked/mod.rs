@@ -7,15 +7,15 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use idem_runtime::{
-    Abandoned, Attempt, Begin, Claim, Draft, Ended, Fingerprint, Outcome, Record, Recording, Rules, StorageKey, Store,
-    StoreError, Terms,
+    Attempt, Begin, BeginOptions, Claim, Executed, Fingerprint, Outcome, Record, RecordBuilder, Recording, Rules,
+    StorageKey, Store, StoreError,
 };
 use idem_sqlx::{DatabaseError, Problem};
 use tokio::time::sleep;
 
 pub(crate) const LEASE: Duration = Duration::from_secs(30);
 pub(crate) const TTL: Duration = Duration::from_secs(60 * 60);
-pub(crate) const TERMS: Terms<'static> = Terms::new(LEASE, TTL);
+pub(crate) static OPTIONS: BeginOptions = BeginOptions::new(LEASE, TTL);
 /// Over so soon that a test can wait for it.
 pub(crate) const SHORT: Duration = Duration::from_millis(150);
 pub(crate) const MINE: Fingerprint = Fingerprint::from_bytes([7; 32]);
@@ -44,14 +44,14 @@ pub(crate) fn record(text: &str) -> Record {
 
 /// A record as the engine makes it, which can become a tombstone.
 pub(crate) fn attempt(key: StorageKey) -> Attempt {
-    Attempt::new(key, MINE, Rules { ttl: TTL, wait: None, abandoned: Abandoned::Refuse })
+    Attempt::new(key, MINE, Rules { ttl: TTL, ..Rules::DEFAULT })
 }
 
 /// The end of a body that answers `text`.
-pub(crate) fn answered(text: &str) -> Ended<String> {
-    let mut draft = Draft::new();
+pub(crate) fn answered(text: &str) -> Executed<String> {
+    let mut draft = RecordBuilder::new();
     draft.put(text.as_bytes());
-    Ended { response: text.to_owned(), recording: Recording::Done(Outcome::Answer(draft)) }
+    Executed { response: text.to_owned(), recording: Recording::Done(Outcome::Record(draft)) }
 }
 
 pub(crate) async fn claim<S: Store>(store: &S, key: &StorageKey) -> S::Claim {
@@ -59,7 +59,7 @@ pub(crate) async fn claim<S: Store>(store: &S, key: &StorageKey) -> S::Claim {
 }
 
 pub(crate) async fn claim_for<S: Store>(store: &S, key: &StorageKey, lease: Duration, ttl: Duration) -> S::Claim {
-    match store.begin_on_terms(key, &MINE, &Terms::new(lease, ttl)).await {
+    match store.begin(key, &MINE, &BeginOptions::new(lease, ttl)).await {
         Ok(Begin::Claimed(claim)) => claim,
         begun => panic!("a free key can be claimed, but `begin` gave {}", shown(&begun)),
     }
@@ -68,7 +68,7 @@ pub(crate) async fn claim_for<S: Store>(store: &S, key: &StorageKey, lease: Dura
 /// Begins until the key can be claimed, for a claim that has to go first.
 pub(crate) async fn claim_in_time<S: Store>(store: &S, key: &StorageKey) -> S::Claim {
     for _ in 0..1000 {
-        match store.begin_on_terms(key, &MINE, &TERMS).await {
+        match store.begin(key, &MINE, &OPTIONS).await {
             Ok(Begin::Claimed(claim)) => return claim,
             Ok(Begin::InFlight(_)) => sleep(Duration::from_millis(10)).await,
             begun => panic!("the key gets free, but `begin` gave {}", shown(&begun)),
@@ -80,7 +80,7 @@ pub(crate) async fn claim_in_time<S: Store>(store: &S, key: &StorageKey) -> S::C
 /// Waits until the lease of the claim under `key` is over.
 pub(crate) async fn abandoned<S: Store>(store: &S, key: &StorageKey) -> S::Claim {
     loop {
-        match store.begin_on_terms(key, &MINE, &TERMS).await {
+        match store.begin(key, &MINE, &OPTIONS).await {
             Ok(Begin::Abandoned(claim)) => return claim,
             Ok(Begin::InFlight(found)) => assert_eq!(found, MINE),
             begun => panic!("a claim without an owner stays, but `begin` gave {}", shown(&begun)),
@@ -95,7 +95,7 @@ pub(crate) async fn leave_record<S: Store>(store: &S, key: &StorageKey, text: &s
 
 /// What `begin` says, in words.
 pub(crate) async fn stands<S: Store>(store: &S, key: &StorageKey) -> String {
-    shown(&store.begin_on_terms(key, &MINE, &TERMS).await)
+    shown(&store.begin(key, &MINE, &OPTIONS).await)
 }
 
 pub(crate) fn shown<C>(begun: &Result<Begin<C>, StoreError>) -> String {

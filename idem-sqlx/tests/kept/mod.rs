@@ -1,15 +1,17 @@
 //! A store together with what it needs to live: its server, or its folder.
 
 use std::sync::Arc;
-use std::time::Duration;
 
-use idem_runtime::{Begin, Clock, Duties, Fingerprint, Found, StorageKey, Store, StoreError, Terms};
+use idem_runtime::{
+    Begin, BeginOptions, Clock, Fingerprint, StorageKey, Store, StoreCapabilities, StoreError, StoredEntry,
+};
 
 pub(crate) struct Kept<S, K> {
     pub(crate) store: S,
     pub(crate) _with: K,
 }
 
+#[deny(clippy::missing_trait_methods)]
 impl<S: Store, K: Send + Sync + 'static> Store for Kept<S, K> {
     type Claim = S::Claim;
 
@@ -17,18 +19,9 @@ impl<S: Store, K: Send + Sync + 'static> Store for Kept<S, K> {
         &self,
         key: &StorageKey,
         fingerprint: &Fingerprint,
-        lease: Duration,
+        options: &BeginOptions,
     ) -> Result<Begin<S::Claim>, StoreError> {
-        self.store.begin(key, fingerprint, lease).await
-    }
-
-    async fn begin_on_terms(
-        &self,
-        key: &StorageKey,
-        fingerprint: &Fingerprint,
-        terms: &Terms<'_>,
-    ) -> Result<Begin<S::Claim>, StoreError> {
-        self.store.begin_on_terms(key, fingerprint, terms).await
+        self.store.begin(key, fingerprint, options).await
     }
 
     async fn ended(&self, key: &StorageKey) {
@@ -39,11 +32,15 @@ impl<S: Store, K: Send + Sync + 'static> Store for Kept<S, K> {
         self.store.forget(key).await
     }
 
-    async fn inspect(&self, key: &StorageKey) -> Result<Option<Found>, StoreError> {
+    async fn inspect(&self, key: &StorageKey) -> Result<Option<StoredEntry>, StoreError> {
         self.store.inspect(key).await
     }
 
-    fn attach(&self, clock: &Arc<dyn Clock>) -> Duties {
+    async fn drained(&self) {
+        self.store.drained().await;
+    }
+
+    fn attach(&self, clock: &Arc<dyn Clock>) -> StoreCapabilities {
         self.store.attach(clock)
     }
 }

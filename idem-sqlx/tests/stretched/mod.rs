@@ -5,7 +5,10 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use idem_proofs::reference::LEASE;
-use idem_runtime::{Begin, Claim, Clock, Duties, Fingerprint, Found, Record, StorageKey, Store, StoreError, Timestamp};
+use idem_runtime::{
+    Begin, BeginOptions, Claim, Clock, Fingerprint, Record, StorageKey, Store, StoreCapabilities, StoreError,
+    StoredEntry, Timestamp,
+};
 use sqlx::postgres::PgConnection;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
 use sqlx::{ConnectOptions, Connection};
@@ -107,7 +110,8 @@ impl<S> Stretched<S> {
     }
 }
 
-/// Of `begin` only the form without a TTL: in the reference an abandoned claim stays for ever.
+/// In the reference an abandoned claim stays, so the TTL of every claim is as long as can be.
+#[deny(clippy::missing_trait_methods)]
 impl<S: Store> Store for Stretched<S> {
     type Claim = StretchedClaim<S::Claim>;
 
@@ -115,11 +119,12 @@ impl<S: Store> Store for Stretched<S> {
         &self,
         key: &StorageKey,
         fingerprint: &Fingerprint,
-        lease: Duration,
+        options: &BeginOptions,
     ) -> Result<Begin<Self::Claim>, StoreError> {
         self.time.follow().await;
+        let options = BeginOptions::new(deadline(options.lease), Duration::MAX);
         let claim = |claim| StretchedClaim { claim, time: Arc::clone(&self.time) };
-        Ok(match self.store.begin(key, fingerprint, deadline(lease)).await? {
+        Ok(match self.store.begin(key, fingerprint, &options).await? {
             Begin::Claimed(claimed) => Begin::Claimed(claim(claimed)),
             Begin::Abandoned(abandoned) => Begin::Abandoned(claim(abandoned)),
             Begin::InFlight(fingerprint) => Begin::InFlight(fingerprint),
@@ -136,15 +141,19 @@ impl<S: Store> Store for Stretched<S> {
         self.store.forget(key).await
     }
 
-    async fn inspect(&self, key: &StorageKey) -> Result<Option<Found>, StoreError> {
+    async fn inspect(&self, key: &StorageKey) -> Result<Option<StoredEntry>, StoreError> {
         self.time.follow().await;
         self.store.inspect(key).await
     }
 
-    fn attach(&self, clock: &Arc<dyn Clock>) -> Duties {
+    async fn drained(&self) {
+        self.store.drained().await;
+    }
+
+    fn attach(&self, clock: &Arc<dyn Clock>) -> StoreCapabilities {
         let _ = self.time.clock.set(Arc::clone(clock));
         // From the first moment on.
-        *self.time.shown.try_lock().expect("nobody else") = Some(clock.now());
+        *self.time.shown.try_lock().expect("no history has begun") = Some(clock.now());
         self.store.attach(clock)
     }
 }
@@ -154,6 +163,7 @@ pub(crate) struct StretchedClaim<C> {
     time: Arc<Time>,
 }
 
+#[deny(clippy::missing_trait_methods)]
 impl<C: Claim> Claim for StretchedClaim<C> {
     async fn renew(&mut self, lease: Duration) -> Result<(), StoreError> {
         self.time.follow().await;
@@ -174,7 +184,7 @@ impl<C: Claim> Claim for StretchedClaim<C> {
         self.claim.release().await
     }
 
-    fn twin(&self) -> Option<Self> {
-        Some(Self { claim: self.claim.twin()?, time: Arc::clone(&self.time) })
+    fn try_clone(&self) -> Option<Self> {
+        Some(Self { claim: self.claim.try_clone()?, time: Arc::clone(&self.time) })
     }
 }

@@ -105,8 +105,8 @@ impl Client {
         let problem = String::from_utf8_lossy(&read[head..]);
         let code = problem.split("\"code\":\"").nth(1).and_then(|rest| rest.split('"').next());
         Ok(Some(match code {
+            _ if text.contains("idempotent-replayed") => format!("replayed {status}"),
             Some(code) => format!("{status} {code}"),
-            None if text.contains("idempotent-replayed") => format!("replayed {status}"),
             None if status == "200" => "ran".to_owned(),
             None => format!("{status} ran"),
         }))

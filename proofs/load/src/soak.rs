@@ -63,6 +63,9 @@ async fn released() -> impl IntoResponse {
     (Unrecorded, "once more, please")
 }
 
+/// What is heard of a handler that panicked.
+pub const PANICKED: &str = "500 idempotency_handler_panicked";
+
 /// The endpoints of the soak.
 pub const PATHS: [&str; 5] = ["/orders", "/slow", "/faulty", "/streams", "/released"];
 

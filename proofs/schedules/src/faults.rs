@@ -1,125 +1,140 @@
 // Mistakes in the store in memory. The build script reads this file, too, so it begins with no documentation of its own.
 
-/// A file of the store, what stands there, and what somebody might have written instead.
+/// A file of the store, what it says, and what its author might have written instead.
 pub type Change = (&'static str, &'static str, &'static str);
-
-/// For faults that look at a key, or change it, where the store does not.
-const HELPERS: Change = (
-    "shard.rs",
-    "    /// Claims, and records.\n",
-    "    pub(super) fn is_free(&self, key: &StorageKey) -> bool {\n        !self.entries.contains_key(key)\n    }\n\n\
-     pub(super) fn put(&mut self, key: &StorageKey, stage: Stage, account: &Arc<Account>) -> Option<()> {\n        \
-     self.remove(key);\n        let permit = account.admit()?;\n        if let Stage::Completed { expires_at, .. } = &stage { \
-     self.expiries.insert((*expires_at, *key)); }\n        self.entries.insert(*key, Entry { permit, stage });\n        Some(())\n    }\n\n\
-     pub(super) fn seize(&mut self, key: &StorageKey, fingerprint: &Fingerprint, account: &Arc<Account>) -> Found {\n        \
-     self.next_owner += 1;\n        let claim = Stage::InFlight(InFlight::new(*fingerprint, self.next_owner));\n        \
-     match self.put(key, claim, account) { Some(()) => Found::Claimed(self.next_owner), None => Found::Full }\n    }\n\n    \
-     /// Claims, and records.\n",
-);
-const OPEN: Change = ("shard.rs", "\nenum Stage {", "\npub(super) enum Stage {");
 
 /// The faults by name.
 pub const FAULTS: &[(&str, &[Change])] = &[
     // `begin` looks, and then claims: two steps.
     (
         "check_then_act",
-        &[
-            HELPERS,
-            OPEN,
-            (
-                "mod.rs",
-                "let found = state.begin(key, fingerprint, now, &shards.account, origin);",
-                "let free = state.is_free(key); drop(state); let mut state = shard.lock(); \
-                 let found = if free { state.seize(key, fingerprint, &shards.account) } else { state.begin(key, fingerprint, now, &shards.account, origin) };",
-            ),
-        ],
+        &[(
+            "mod.rs",
+            "            if let Some(permit) = shared.quota.admit() {\n",
+            "            drop(claims);\n            let mut claims = shard.claims.lock();\n            \
+             if let Some(permit) = shared.quota.admit() {\n",
+        )],
     ),
-    // `complete` takes the claim away before the record is there: for a moment the key is free.
+    // `complete` removes the claim before the record is there: for a moment the key is free.
     (
         "claim_goes_before_the_record_comes",
-        &[
-            HELPERS,
-            OPEN,
-            (
-                "mod.rs",
-                "let ended = state.complete(&self.key, self.owner, record, expires_at);",
-                "let ended = state.release(&self.key, self.owner); drop(state); let mut state = shard.lock(); \
-                 state.put(&self.key, self::shard::Stage::Completed { record, expires_at, replays: 0 }, &self.shards.account);",
-            ),
-        ],
+        &[(
+            "claims.rs",
+            "        self.shared.record(self.key, record, ttl, permit);\n        self.end();\n",
+            "        self.end();\n        self.shared.record(self.key, record, ttl, permit);\n",
+        )],
     ),
-    // A claim that is dropped gives its key back.
-    ("drop_releases", &[("mod.rs", ".abandon(&self.key, self.owner)", ".release(&self.key, self.owner)")]),
-    // The account is read and then written: two steps.
+    // A claim that is dropped releases its key.
+    (
+        "drop_releases",
+        &[(
+            "claims.rs",
+            ".get_mut(&self.key).and_then(|slot| slot.waiters.take());",
+            ".remove(&self.key).and_then(|slot| slot.waiters);",
+        )],
+    ),
+    // The quota is read and then written: two steps.
     (
         "counts_in_two_steps",
         &[(
-            "permits.rs",
+            "quota.rs",
             "    counter\n        .fetch_update(Ordering::AcqRel, Ordering::Acquire, |held| held.checked_add(amount).filter(|&sum| sum <= max))\n        .is_ok()",
             "    let sum = counter.load(Ordering::Acquire) + amount;\n    if sum <= max { counter.store(sum, Ordering::Release); }\n    sum <= max",
         )],
     ),
-    // Where the bytes do not fit, the entry is not given back.
+    // If the bytes do not fit, the entry is not released.
     (
         "a_refusal_costs_an_entry",
         &[(
-            "permits.rs",
+            "quota.rs",
             "            self.entries.fetch_sub(1, Ordering::AcqRel);\n            return None;",
             "            return None;",
         )],
     ),
-    // A completion wakes nobody.
+    // The end of a claim wakes no waiter.
+    ("end_wakes_no_one", &[("claims.rs", "            slot.wake();\n", "            drop(slot);\n")]),
+    // A claim that is dropped wakes no waiter.
     (
-        "wakes_nobody",
+        "drop_wakes_no_one",
         &[(
-            "shard.rs",
-            "        Some(match claim {\n            Stage::InFlight(claim) => claim.into_turn(),",
-            "        Some(match claim {\n            Stage::InFlight(claim) => { std::mem::forget(claim.into_turn()); None }",
+            "claims.rs",
+            "        wake(waiters);\n    }\n}\n\nimpl fmt::Debug",
+            "        drop(waiters);\n    }\n}\n\nimpl fmt::Debug",
         )],
     ),
-    // The expiry of a former record stays, and later takes the new record with it.
+    // `forget` trusts that the previous owner has woken the waiters.
+    ("forget_wakes_no_one", &[("mod.rs", "forgotten.map(ClaimSlot::wake).is_some()", "forgotten.is_some()")]),
+    // A waiter looks for the claim, and then listens: two steps.
     (
-        "an_old_expiry_stays",
+        "listens_too_late",
         &[
-            (
-                "shard.rs",
-                "            self.expiries.remove(&(expires_at, *key));\n",
-                "            let _ = expires_at;\n",
-            ),
-            ("mod.rs", "const IN_PASSING: usize = 4;", "const IN_PASSING: usize = 0;"),
+            ("claims.rs", "-> Option<OwnedNotified> {", "-> Option<Arc<Notify>> {"),
+            ("claims.rs", "get_or_insert_default()).notified_owned())", "get_or_insert_default()))"),
+            ("mod.rs", "            ended.await;\n", "            ended.notified_owned().await;\n"),
         ],
     ),
-    // A record is taken away in `reclaim` without a look at the time.
+    // Waiters are woken while the claim is still owned.
     (
-        "reclaims_the_living",
+        "wakes_before_the_claim_is_free",
+        &[("claims.rs", "        drop(ownership);\n        let waiters =", "        let waiters =")],
+    ),
+    // A sweep removes what it finds under the key, although another record may be there by now.
+    (
+        "sweeps_without_a_second_look",
+        &[("records.rs", "let expired = self.remove_expired(&key, now);", "let expired = self.remove(&key);")],
+    ),
+    // A sweep removes records without a look at the time.
+    (
+        "sweeps_the_living",
+        &[
+            (
+                "records.rs",
+                "                Some(expires_at) if expires_at <= now => {\n",
+                "                Some(_) => {\n",
+            ),
+            ("records.rs", "if expires_at <= now { self.remove(key) } else { None }", "self.remove(key)"),
+        ],
+    ),
+    // What a sweep removes still counts.
+    (
+        "what_is_swept_counts",
         &[(
-            "shard.rs",
-            "            if now < *expires_at {\n                break;\n            }\n",
-            "            let _ = (now, expires_at);\n",
+            "records.rs",
+            "removed += usize::from(expired.is_some());",
+            "removed += usize::from(expired.is_some());\n                    std::mem::forget(expired);",
         )],
     ),
-    // The memory of what was taken away keeps its place in the account.
+    // What a release frees still counts.
     (
-        "what_is_gone_counts",
-        &[(
-            "shard.rs",
-            "let Entry { stage, .. } = self.entries.remove(key)?;",
-            "let Entry { stage, permit } = self.entries.remove(key)?;\n        std::mem::forget(permit);",
-        )],
+        "what_is_released_counts",
+        &[("claims.rs", "        drop(owner);\n        wake", "        std::mem::forget(owner);\n        wake")],
     ),
-    // What is taken away from a full store is looked for before the key is looked at again, and the claim that came
-    // between is overlooked.
+    // A sweep that begins between the two steps resets the time of a record that it does not see.
+    (
+        "notes_the_time_before_the_record_comes",
+        &[
+            (
+                "records.rs",
+                "        drop(self.remove(&key));\n",
+                "        drop(self.remove(&key));\n        self.note(expires_at);\n",
+            ),
+            (
+                "records.rs",
+                "and one that began earlier gets its time.\n        self.note(expires_at);\n",
+                "and one that began earlier gets its time.\n",
+            ),
+        ],
+    ),
+    // After room was made, the key is claimed without another look, and a claim that came between is overwritten.
     (
         "makes_room_without_a_second_look",
-        &[
-            HELPERS,
-            OPEN,
-            (
-                "mod.rs",
-                "Found::Full if shards.make_room(now) => continue,",
-                "Found::Full if shards.make_room(now) => match shard.lock().seize(key, fingerprint, &shards.account) {\n                    \
-                 Found::Claimed(owner) => Begin::Claimed(MemoryClaim::new(shards, *key, owner)),\n                    _ => return Err(StoreError::Full),\n                },",
-            ),
-        ],
+        &[(
+            "mod.rs",
+            "                return Err(StoreError::Full);\n            }\n",
+            "                return Err(StoreError::Full);\n            }\n            \
+             if let Some(permit) = shared.quota.admit() {\n                \
+             let ownership = shard.claims.lock().insert(*key, *fingerprint, None, permit);\n                \
+             return Ok(Begin::Claimed(MemoryClaim::new(shared, *key, ownership, None)));\n            }\n",
+        )],
     ),
 ];

@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex as StdMutex, MutexGuard as StdGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use idem_runtime::{Begin, Claim, Clock, Fingerprint, ManualClock, Record, StorageKey, StoreError};
+use idem_runtime::{Begin, BeginOptions, Claim, Clock, Fingerprint, ManualClock, Record, StorageKey, StoreError};
 use shuttle::future::block_on;
 
 pub use crate::subject::Subject;
@@ -12,6 +12,7 @@ pub use crate::subject::Subject;
 const LEASE: Duration = Duration::from_secs(30);
 /// How long records live, in scenarios with a clock that moves and in those without.
 pub const TTL: Duration = Duration::from_secs(60);
+const OPTIONS: BeginOptions = BeginOptions::new(LEASE, TTL);
 
 /// How a thread's claim ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,7 +34,7 @@ pub enum Step {
     /// The same, but waits while the key is in flight.
     Wait(u8, End),
     /// Takes over what is abandoned, and completes it.
-    Inherit(u8),
+    TakeOver(u8),
     /// Begins and waits, and is dropped at its first await.
     CancelWait(u8),
     /// A `begin` that is dropped before it was polled.
@@ -48,11 +49,11 @@ pub enum Step {
 /// something there, so it never claims more than the store must hold.
 #[derive(Default)]
 struct Known {
-    /// Somebody has the claim.
+    /// A thread has the claim.
     held: bool,
-    /// Whoever has it is completing it: until the record is there the claim is, and the key is never free.
+    /// Its owner is completing it: until the record is there the claim is, and the key is never free.
     completing: bool,
-    /// Nobody has it, and it is there.
+    /// The claim is there, and has no owner.
     abandoned: bool,
     /// The record that is there, by the number of the claim that left it.
     record: Option<u64>,
@@ -94,15 +95,20 @@ fn fingerprint() -> Fingerprint {
 }
 
 /// The bytes of the record of a claim.
-pub const RECORD_BYTES: usize = 18;
+pub const RECORD_BYTES: usize = 28;
 
 fn record(claim: u64) -> Record {
-    Record::new(fingerprint(), [&[1, 1][..], &u64::MAX.to_le_bytes(), &claim.to_le_bytes()].concat().into())
+    Record::new(
+        fingerprint(),
+        [&[1, 1][..], &u64::MAX.to_le_bytes(), &0_u16.to_le_bytes(), &8_u64.to_le_bytes(), &claim.to_le_bytes()]
+            .concat()
+            .into(),
+    )
 }
 
 /// The claim that left a record; `None` for a tombstone.
 fn left_by(record: &Record) -> Option<u64> {
-    let claim = record.bytes().get(10..)?;
+    let claim = record.bytes().get(20..)?;
     claim.try_into().map(u64::from_le_bytes).ok()
 }
 
@@ -145,7 +151,7 @@ impl<S: Subject> World<S> {
     fn step(&self, step: Step) {
         match step {
             Step::Try(key, end) => drop(self.attempt(key, end, false)),
-            Step::Inherit(key) => drop(self.attempt(key, End::Complete, true)),
+            Step::TakeOver(key) => drop(self.attempt(key, End::Complete, true)),
             Step::Wait(key, end) => {
                 let mut waits = 0;
                 while self.attempt(key, end, false).is_some() {
@@ -158,7 +164,7 @@ impl<S: Subject> World<S> {
                 let (key, mut cx) = (storage_key(key), Context::from_waker(Waker::noop()));
                 let _: Poll<()> = std::pin::pin!(self.store.ended(&key)).poll(&mut cx);
             }
-            Step::CancelBegin(key) => drop(self.store.begin(&storage_key(key), &fingerprint(), LEASE)),
+            Step::CancelBegin(key) => drop(self.store.begin(&storage_key(key), &fingerprint(), &OPTIONS)),
             Step::Forget(key) => {
                 self.change(key, |known| {
                     known.forgetting += 1;
@@ -183,7 +189,7 @@ impl<S: Subject> World<S> {
     }
 
     /// One `begin` and the end of its claim. `Some` if the key is in flight.
-    fn attempt(&self, key: u8, end: End, inherit: bool) -> Option<()> {
+    fn attempt(&self, key: u8, end: End, take_over: bool) -> Option<()> {
         let (version, must_replay, no_record, not_free) = {
             let known = &self.ledger().keys[usize::from(key)];
             (
@@ -193,7 +199,7 @@ impl<S: Subject> World<S> {
                 known.held || known.abandoned,
             )
         };
-        let begun = block_on(self.store.begin(&storage_key(key), &fingerprint(), LEASE));
+        let begun = block_on(self.store.begin(&storage_key(key), &fingerprint(), &OPTIONS));
         let unchanged = self.ledger().keys[usize::from(key)].version == version;
         match begun {
             Ok(Begin::Completed(kept)) => {
@@ -204,10 +210,10 @@ impl<S: Subject> World<S> {
             }
             Ok(Begin::Claimed(claim)) => {
                 assert!(!unchanged || must_replay.is_none(), "a live record was lost");
-                assert!(!unchanged || !not_free, "a claim was granted that stands already");
+                assert!(!unchanged || !not_free, "a key was claimed twice");
                 self.end(key, claim, end);
             }
-            Ok(Begin::Abandoned(claim)) if !inherit => {
+            Ok(Begin::Abandoned(claim)) if !take_over => {
                 // To look at it is to hold it for a moment.
                 let version = self.change(key, |known| known.abandoned = false);
                 drop(claim);
@@ -246,7 +252,7 @@ impl<S: Subject> World<S> {
             assert!(there.count() <= self.max_entries, "more keys than the store may hold");
             number
         };
-        // The body runs.
+        // The handler runs.
         shuttle::thread::yield_now();
         let version = self.change(key, |known| {
             known.completing = end == End::Complete;
@@ -268,17 +274,23 @@ impl<S: Subject> World<S> {
         self.change_if(key, version, |known| known.abandoned = true);
     }
 
-    /// Puts everything away when all threads have ended: nothing is left on the account, and every key can be had.
+    /// Empties the store when all threads have ended: everything that has expired makes room, nothing is left in the quota, and
+    /// every key can be claimed.
     pub fn settle(&self) {
         self.step(Step::Expire);
         self.clock.advance(TTL);
+        let [in_flight, ..] = self.store.account();
+        if in_flight == 0 {
+            let begun = block_on(self.store.begin(&storage_key(3), &fingerprint(), &OPTIONS));
+            assert!(matches!(begun, Ok(Begin::Claimed(_))), "a store in which everything has expired has room");
+        }
         for key in 0..4 {
             block_on(self.store.forget(&storage_key(key))).expect("memory is there");
         }
         self.store.janitor();
-        assert_eq!(self.store.account(), [0; 4], "claims, records, entries and bytes are given back");
+        assert_eq!(self.store.account(), [0; 4], "claims, records, entries and bytes are released");
         for key in 0..4 {
-            match block_on(self.store.begin(&storage_key(key), &fingerprint(), LEASE)) {
+            match block_on(self.store.begin(&storage_key(key), &fingerprint(), &OPTIONS)) {
                 Ok(Begin::Claimed(claim)) => block_on(claim.release()).expect("memory is there"),
                 _ => panic!("a key that should be free is not"),
             }

@@ -1,4 +1,4 @@
-//! The stores that scenarios are played on.
+//! The stores on which scenarios are played.
 
 use idem_runtime::Store;
 
@@ -33,5 +33,7 @@ macro_rules! subjects {
 
 subjects! {
     sound check_then_act claim_goes_before_the_record_comes drop_releases counts_in_two_steps a_refusal_costs_an_entry
-    wakes_nobody an_old_expiry_stays reclaims_the_living what_is_gone_counts makes_room_without_a_second_look
+    end_wakes_no_one drop_wakes_no_one forget_wakes_no_one listens_too_late wakes_before_the_claim_is_free
+    sweeps_without_a_second_look sweeps_the_living what_is_swept_counts what_is_released_counts
+    notes_the_time_before_the_record_comes makes_room_without_a_second_look
 }

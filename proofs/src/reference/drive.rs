@@ -1,17 +1,24 @@
 //! Plays a history to a store and compares what it says with the reference.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use idem_runtime::{
-    Begin, Claim, Clock, Fingerprint, ManualClock, Record, Standing, StorageKey, Store, StoreError, Timestamp,
+    Begin, BeginOptions, Claim, Clock, Fingerprint, KeyState, ManualClock, Record, StorageKey, Store, StoreError,
+    Timestamp,
 };
 
 use super::steps::KEYS;
 use super::{LEASE, Model, RECORD_BYTES, Said, Step};
 
-/// What is left of a record without room.
-const TOMBSTONE_BYTES: usize = 20;
+/// No claim expires in a history: an abandoned one stays.
+const OPTIONS: BeginOptions = BeginOptions::new(LEASE, Duration::MAX);
+
+/// The head of a record: version, kind, expiry, and the lengths of execution info and content.
+const HEAD_BYTES: usize = 20;
+/// What a store keeps of a record without room for its content, if it has no execution info.
+const TOMBSTONE_BYTES: usize = HEAD_BYTES;
 
 /// Plays `steps` to a new store. The error says where it first said something else.
 ///
@@ -53,7 +60,7 @@ impl<S: Store> Driven<S> {
     fn new(store: S) -> Self {
         let clock = ManualClock::new();
         let shared: Arc<dyn Clock> = Arc::new(clock.clone());
-        let judge = store.attach(&shared).expire;
+        let judge = !store.attach(&shared).judges_expiry;
         Self { store, clock, judge, granted: Vec::new(), fingerprints: Vec::new() }
     }
 
@@ -99,10 +106,10 @@ impl<S: Store> Driven<S> {
             found => found?,
         };
         let Some(found) = found else { return Ok(Some(None)) };
-        Ok(Some(Some(match found.standing {
-            Standing::Abandoned(_) => Said::Abandoned,
-            Standing::InFlight(fingerprint) => Said::InFlight { fingerprint: fingerprint.as_bytes()[0] },
-            Standing::Completed(kept) => {
+        Ok(Some(Some(match found.state {
+            KeyState::Abandoned(_) => Said::Abandoned,
+            KeyState::InFlight(fingerprint) => Said::InFlight { fingerprint: fingerprint.as_bytes()[0] },
+            KeyState::Completed(kept) => {
                 let fingerprint = kept.fingerprint().as_bytes()[0];
                 if kept.bytes().len() == TOMBSTONE_BYTES {
                     return Ok(Some(Some(Said::Tombstone { fingerprint })));
@@ -120,7 +127,7 @@ impl<S: Store> Driven<S> {
     async fn begin(&mut self, key: u8, fingerprint: u8, heir: bool) -> Result<Said, StoreError> {
         let key = storage_key(key);
         loop {
-            let (claim, said) = match self.store.begin(&key, &self::fingerprint(fingerprint), LEASE).await {
+            let (claim, said) = match self.store.begin(&key, &self::fingerprint(fingerprint), &OPTIONS).await {
                 Ok(Begin::Claimed(claim)) => (claim, Said::Claimed),
                 Ok(Begin::Abandoned(_)) if !heir => return Ok(Said::Abandoned),
                 Ok(Begin::Abandoned(mut claim)) => {
@@ -159,10 +166,12 @@ pub(super) fn fingerprint(number: u8) -> Fingerprint {
     Fingerprint::from_bytes([number; 32])
 }
 
-/// A record that tells which claim it came from. To a store its bytes are opaque; the first two are those of a record of
-/// the engine, for stores that look.
+/// A record that tells which claim it came from, in the format of the engine: a store makes a tombstone of it that has the
+/// same expiry.
 fn record(fingerprint: u8, claim: usize, expires_at: Timestamp) -> Record {
-    let mut bytes = [&[1, 1][..], &expires_at.as_nanos().to_le_bytes(), &(claim as u64).to_le_bytes()].concat();
+    let content = (RECORD_BYTES - HEAD_BYTES) as u64;
+    let head = [&[1, 1][..], &expires_at.as_nanos().to_le_bytes(), &[0, 0], &content.to_le_bytes()].concat();
+    let mut bytes = [&head[..], &(claim as u64).to_le_bytes()].concat();
     bytes.resize(RECORD_BYTES, 0);
     Record::new(self::fingerprint(fingerprint), bytes.into())
 }
@@ -173,6 +182,6 @@ fn read(record: &Record) -> Result<(usize, Timestamp), StoreError> {
     if bytes.len() != RECORD_BYTES {
         return Err(StoreError::unavailable("the record is not the one that was kept"));
     }
-    let claim = usize::try_from(number(bytes.slice(10..18))?).map_err(StoreError::unavailable)?;
+    let claim = usize::try_from(number(bytes.slice(HEAD_BYTES..HEAD_BYTES + 8))?).map_err(StoreError::unavailable)?;
     Ok((claim, Timestamp::from_nanos(number(bytes.slice(2..10))?)))
 }

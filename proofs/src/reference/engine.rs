@@ -6,7 +6,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use idem_runtime::{
-    Abandoned, Answer, Attempt, Draft, Ended, Idempotency, ManualClock, Outcome, Recording, Refused, Rules, Store,
+    Abandoned, Attempt, Executed, Idempotency, ManualClock, Outcome, RecordBuilder, Recording, RefusalReason, Rules,
+    RunResult, Store,
 };
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
@@ -27,7 +28,7 @@ enum Heard {
     Other(String),
 }
 
-type Client = JoinHandle<Result<Answer<usize>, Refused>>;
+type Client = JoinHandle<Result<RunResult<usize>, RefusalReason>>;
 
 struct Execution {
     claim: usize,
@@ -123,17 +124,17 @@ impl<S: Store> Played<S> {
             _ => Heard::Mismatch,
         };
         let abandoned = if heir { Abandoned::Rerun } else { Abandoned::Refuse };
-        let rules = Rules { ttl: ttl(key), wait: None, abandoned };
+        let rules = Rules { ttl: ttl(key), abandoned, ..Rules::DEFAULT };
         let attempt = Attempt::new(storage_key(key), self::fingerprint(fingerprint), rules);
         let (starts, started) = oneshot::channel();
         let (end, ended) = oneshot::channel();
         let (engine, bodies) = (self.engine.clone(), Arc::clone(&self.bodies));
-        let body = move || {
+        let body = move |_| {
             bodies.fetch_add(1, Ordering::SeqCst);
             let _ = starts.send(());
             async move {
                 let Ok(outcome) = ended.await else { std::panic::resume_unwind(Box::new("the body panics")) };
-                Ended { response: claim, recording: Recording::Done(outcome) }
+                Executed { response: claim, recording: Recording::Done(outcome) }
             }
         };
         let client = tokio::spawn(async move { engine.run(attempt, body).await });
@@ -170,10 +171,10 @@ impl<S: Store> Played<S> {
                 if self.model.apply(&Step::Complete { claim, ttl: ttl(key) }) == Said::Lost && heir {
                     expected = Heard::Unknown;
                 }
-                let mut draft = Draft::new();
+                let mut draft = RecordBuilder::new();
                 draft.put(&(claim as u64).to_le_bytes());
                 let tombstone = leaves_tombstone(claim);
-                let _ = end.send(if tombstone { Outcome::NotReplayable } else { Outcome::Answer(draft) });
+                let _ = end.send(if tombstone { Outcome::NotReplayable } else { Outcome::Record(draft) });
             }
         }
         if let Some(client) = client {
@@ -198,18 +199,18 @@ fn compare(heard: &Heard, expected: &Heard) -> Result<(), String> {
 
 async fn heard(client: Client) -> Heard {
     match client.await {
-        Ok(Ok(Answer::Ran(execution))) => Heard::Ran(execution),
-        Ok(Ok(Answer::Recorded(replay))) => {
-            match replay.answer()[..].try_into().map(u64::from_le_bytes).map(usize::try_from) {
+        Ok(Ok(RunResult::Executed(execution))) => Heard::Ran(execution),
+        Ok(Ok(RunResult::Replayed(replay))) => {
+            match replay.content()[..].try_into().map(u64::from_le_bytes).map(usize::try_from) {
                 Ok(Ok(execution)) => Heard::Recorded(execution),
                 _ => Heard::Other(format!("{replay:?}")),
             }
         }
-        Ok(Err(Refused::Mismatch)) => Heard::Mismatch,
-        Ok(Err(Refused::InFlight)) => Heard::InFlight,
-        Ok(Err(Refused::OutcomeUnknown)) => Heard::Unknown,
-        Ok(Err(Refused::NotReplayable)) => Heard::NotReplayable,
-        Ok(Err(Refused::StoreFull)) => Heard::Full,
+        Ok(Err(RefusalReason::Mismatch)) => Heard::Mismatch,
+        Ok(Err(RefusalReason::InFlight)) => Heard::InFlight,
+        Ok(Err(RefusalReason::OutcomeUnknown)) => Heard::Unknown,
+        Ok(Err(RefusalReason::NotReplayable)) => Heard::NotReplayable,
+        Ok(Err(RefusalReason::StoreFull)) => Heard::Full,
         Ok(Err(refused)) => Heard::Other(refused.to_string()),
         Err(error) => Heard::Other(error.to_string()),
     }

@@ -6,8 +6,8 @@ use std::time::Duration;
 use axum::Router;
 use axum::routing::post;
 use idem_axum::{
-    Begin, Clock, Duties, Fingerprint, Found, Idempotency, MemoryClaim, MemoryStore, StorageKey, Store, StoreError,
-    Terms,
+    Begin, BeginOptions, Clock, Fingerprint, Idempotency, MemoryClaim, MemoryStore, StorageKey, Store,
+    StoreCapabilities, StoreError, StoredEntry,
 };
 use idem_tests::{Reply, Setup, post as send, within};
 use tokio::sync::Notify;
@@ -241,18 +241,9 @@ impl Store for Slow {
         &self,
         key: &StorageKey,
         fingerprint: &Fingerprint,
-        lease: Duration,
+        options: &BeginOptions,
     ) -> Result<Begin<MemoryClaim>, StoreError> {
-        self.store.begin(key, fingerprint, lease).await
-    }
-
-    async fn begin_on_terms(
-        &self,
-        key: &StorageKey,
-        fingerprint: &Fingerprint,
-        terms: &Terms<'_>,
-    ) -> Result<Begin<MemoryClaim>, StoreError> {
-        self.store.begin_on_terms(key, fingerprint, terms).await
+        self.store.begin(key, fingerprint, options).await
     }
 
     async fn ended(&self, key: &StorageKey) {
@@ -265,11 +256,11 @@ impl Store for Slow {
         self.store.forget(key).await
     }
 
-    async fn inspect(&self, key: &StorageKey) -> Result<Option<Found>, StoreError> {
+    async fn inspect(&self, key: &StorageKey) -> Result<Option<StoredEntry>, StoreError> {
         self.store.inspect(key).await
     }
 
-    fn attach(&self, clock: &Arc<dyn Clock>) -> Duties {
+    fn attach(&self, clock: &Arc<dyn Clock>) -> StoreCapabilities {
         MemoryStore::attach(&self.store, clock)
     }
 }

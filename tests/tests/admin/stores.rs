@@ -7,8 +7,8 @@ use std::time::Duration;
 use axum::Router;
 use axum::routing::post;
 use idem_axum::{
-    Begin, Clock, Duties, Fingerprint, Found, Idempotency, MemoryClaim, MemoryStore, StorageKey, Store, StoreError,
-    Terms,
+    Begin, BeginOptions, Clock, Fingerprint, Idempotency, MemoryClaim, MemoryStore, StorageKey, Store,
+    StoreCapabilities, StoreError, StoredEntry,
 };
 use idem_redis::RedisStore;
 use idem_servers::redis::Redis;
@@ -57,18 +57,9 @@ impl Store for Jittery {
         &self,
         key: &StorageKey,
         fingerprint: &Fingerprint,
-        lease: Duration,
+        options: &BeginOptions,
     ) -> Result<Begin<MemoryClaim>, StoreError> {
-        self.store.begin(key, fingerprint, lease).await
-    }
-
-    async fn begin_on_terms(
-        &self,
-        key: &StorageKey,
-        fingerprint: &Fingerprint,
-        terms: &Terms<'_>,
-    ) -> Result<Begin<MemoryClaim>, StoreError> {
-        self.store.begin_on_terms(key, fingerprint, terms).await
+        self.store.begin(key, fingerprint, options).await
     }
 
     async fn ended(&self, key: &StorageKey) {
@@ -79,7 +70,7 @@ impl Store for Jittery {
         self.store.forget(key).await
     }
 
-    async fn inspect(&self, key: &StorageKey) -> Result<Option<Found>, StoreError> {
+    async fn inspect(&self, key: &StorageKey) -> Result<Option<StoredEntry>, StoreError> {
         let mut found = self.store.inspect(key).await?;
         if let Some(found) = &mut found {
             let jitter = Duration::from_millis(self.looks.fetch_add(1, Relaxed));
@@ -88,7 +79,7 @@ impl Store for Jittery {
         Ok(found)
     }
 
-    fn attach(&self, clock: &Arc<dyn Clock>) -> Duties {
+    fn attach(&self, clock: &Arc<dyn Clock>) -> StoreCapabilities {
         MemoryStore::attach(&self.store, clock)
     }
 }

@@ -6,8 +6,8 @@ use std::time::Duration;
 use axum::Router;
 use axum::routing::any;
 use idem_axum::{
-    Begin, Claim, Clock, Duties, Fingerprint, Idempotency, MemoryClaim, MemoryStore, Record, StorageKey, Store,
-    StoreError,
+    Begin, BeginOptions, Claim, Clock, Fingerprint, Idempotency, MemoryClaim, MemoryStore, Record, StorageKey, Store,
+    StoreCapabilities, StoreError,
 };
 use idem_tests::{Ask, Connection, Probe, Server, Setup, answering, feed, once, post as send, within};
 
@@ -39,10 +39,10 @@ impl Store for Slow {
         &self,
         key: &StorageKey,
         fingerprint: &Fingerprint,
-        lease: Duration,
+        options: &BeginOptions,
     ) -> Result<Begin<SlowClaim>, StoreError> {
         self.begin.run().await;
-        Ok(match self.store.begin(key, fingerprint, lease).await? {
+        Ok(match self.store.begin(key, fingerprint, options).await? {
             Begin::Claimed(claim) => Begin::Claimed(SlowClaim(claim, self.complete.clone())),
             Begin::Abandoned(claim) => Begin::Abandoned(SlowClaim(claim, self.complete.clone())),
             Begin::InFlight(fingerprint) => Begin::InFlight(fingerprint),
@@ -58,7 +58,7 @@ impl Store for Slow {
         self.store.forget(key).await
     }
 
-    fn attach(&self, clock: &Arc<dyn Clock>) -> Duties {
+    fn attach(&self, clock: &Arc<dyn Clock>) -> StoreCapabilities {
         self.store.attach(clock)
     }
 }

@@ -4,7 +4,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use idem_axum::{Begin, Claim, Fingerprint, Idempotency, MemoryStore, Record, StorageKey, Store, StoreError};
+use idem_axum::{
+    Begin, BeginOptions, Claim, Fingerprint, Idempotency, MemoryStore, Record, StorageKey, Store, StoreError,
+};
 use idem_tests::{Ask, Probe, Server, Setup, Shelf, ShelfClaim, post as send, within};
 
 use crate::app::{assert_alive, assert_small, routes};
@@ -58,12 +60,12 @@ impl Store for Unsure {
         &self,
         key: &StorageKey,
         fingerprint: &Fingerprint,
-        lease: Duration,
+        options: &BeginOptions,
     ) -> Result<Begin<UnsureClaim>, StoreError> {
         if self.fault == Fault::ReadOnly {
             return Err(StoreError::unavailable("READONLY"));
         }
-        let begun = self.shelf.begin(key, fingerprint, lease).await?;
+        let begun = self.shelf.begin(key, fingerprint, options).await?;
         if self.fails_now(Fault::BeginLost) {
             return Err(lost());
         }
@@ -103,7 +105,7 @@ impl Claim for UnsureClaim {
         self.0.release().await
     }
 
-    fn twin(&self) -> Option<Self> {
+    fn try_clone(&self) -> Option<Self> {
         Some(self.clone())
     }
 }

@@ -124,7 +124,7 @@ async fn a_ttl_may_be_short_long_or_composed() {
         (answering!([ttl = "90s"], || "x"), Duration::from_secs(90)),
         (answering!([ttl = "1h 30m"], || "x"), HOUR + HOUR / 2),
         (answering!([ttl = "7d"], || "x"), 7 * 24 * HOUR),
-        (answering!([ttl = "100years"], || "x"), 50 * 365 * 24 * HOUR + 50 * 365 * 24 * HOUR + 25 * 24 * HOUR),
+        (answering!([ttl = "36500d"], || "x"), 36_500 * 24 * HOUR),
     ];
     for (setup, ttl) in ends {
         ask().to(&setup.app).await;

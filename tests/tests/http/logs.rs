@@ -67,7 +67,7 @@ async fn a_request_from_its_first_run_to_its_replay() {
 async fn a_body_that_panics() {
     let (logs, _guard) = Logs::capture();
     let setup = Setup::of(Router::new().route("/", post(order)));
-    ask().body("BODY-canary that panics").to(&setup.app).await.assert_ran(500);
+    ask().body("BODY-canary that panics").to(&setup.app).await.assert_refused(500, "idempotency_handler_panicked");
     let text = logs.text();
     assert!(text.contains("ERROR") && text.contains("panicked"), "{text}");
     assert_silent(&logs);

@@ -7,8 +7,8 @@ use axum::http::StatusCode;
 use axum::routing::{any, post};
 use axum::{Json, Router};
 use idem_axum::{
-    Begin, Claim, Fingerprint, Idempotency, IdempotencyBuilder, MemoryClaim, MemoryStore, Policy, Record, StorageKey,
-    Store, StoreError, idempotent,
+    Begin, BeginOptions, Claim, Fingerprint, Idempotency, IdempotencyBuilder, MemoryClaim, MemoryStore, Policy, Record,
+    StorageKey, Store, StoreError, idempotent,
 };
 use idem_tests::{Ask, Faults, Faulty, Probe, SeenSpan, Setup, Spans, post as send};
 use tracing::Level;
@@ -59,9 +59,14 @@ const COMPLETE: Duration = Duration::from_millis(12);
 impl Store for Slow {
     type Claim = SlowClaim;
 
-    async fn begin(&self, key: &StorageKey, of: &Fingerprint, lease: Duration) -> Result<Begin<SlowClaim>, StoreError> {
+    async fn begin(
+        &self,
+        key: &StorageKey,
+        of: &Fingerprint,
+        options: &BeginOptions,
+    ) -> Result<Begin<SlowClaim>, StoreError> {
         tokio::time::sleep(BEGIN).await;
-        Ok(match self.0.begin(key, of, lease).await? {
+        Ok(match self.0.begin(key, of, options).await? {
             Begin::Claimed(claim) => Begin::Claimed(SlowClaim(claim)),
             Begin::Abandoned(claim) => Begin::Abandoned(SlowClaim(claim)),
             Begin::InFlight(fingerprint) => Begin::InFlight(fingerprint),
@@ -111,7 +116,7 @@ async fn the_span_says_what_happened_to_which_key_and_what_it_took() {
     let key = first.get("key").unwrap();
     assert!(key.len() == 8 && key.bytes().all(|digit| digit.is_ascii_hexdigit()), "{key}");
     assert_eq!(first.get("outcome"), Some("executed"));
-    assert_eq!(first.number("body_us"), micros(BODY));
+    assert_eq!(first.number("handler_us"), micros(BODY));
     assert_eq!(first.number("store_us"), micros(BEGIN + COMPLETE));
     assert_eq!(first.get("code"), None);
 
@@ -120,7 +125,7 @@ async fn the_span_says_what_happened_to_which_key_and_what_it_took() {
     assert_eq!(refusal.get("code"), Some("idempotency_key_mismatch"));
     for later in [replay, refusal] {
         assert_eq!((later.get("key"), later.get("endpoint")), (Some(key), Some("POST /orders/{id}")));
-        assert_eq!((later.number("store_us"), later.get("body_us")), (micros(BEGIN), None));
+        assert_eq!((later.number("store_us"), later.get("handler_us")), (micros(BEGIN), None));
         assert!(later.closed, "{later:?}");
     }
 }
@@ -194,7 +199,7 @@ async fn what_a_body_says_is_within_the_span_also_when_nobody_waits_any_more() {
     setup.settled().await;
     let left = spans.named("idempotency")[1].clone();
     assert_eq!((left.closed, left.get("outcome")), (true, Some("executed")), "{left:?}");
-    assert!(left.number("body_us") >= micros(BODY), "{left:?}");
+    assert!(left.number("handler_us") >= micros(BODY), "{left:?}");
 }
 
 #[tokio::test]
@@ -285,10 +290,10 @@ async fn an_unknown_outcome_is_an_error() {
             &self,
             key: &StorageKey,
             of: &Fingerprint,
-            lease: Duration,
+            options: &BeginOptions,
         ) -> Result<Begin<MemoryClaim>, StoreError> {
-            drop(self.0.begin(key, of, lease).await?);
-            self.0.begin(key, of, lease).await
+            drop(self.0.begin(key, of, options).await?);
+            self.0.begin(key, of, options).await
         }
         async fn ended(&self, _: &StorageKey) {}
         async fn forget(&self, key: &StorageKey) -> Result<bool, StoreError> {

@@ -113,7 +113,7 @@ fn an_operation_gets_the_header_the_refusals_and_the_mark_of_replays() {
 
     let responses = operation["responses"].as_object().expect("an object");
     let statuses: Vec<&str> = responses.keys().map(String::as_str).collect();
-    assert_eq!(statuses, ["201", "400", "402", "404", "409", "422", "503"]);
+    assert_eq!(statuses, ["201", "400", "402", "404", "409", "422", "500", "503"]);
     let mark = json!({
         "description": "Only where this is a replay: the recorded answer to an earlier request.",
         "schema": {"type": "string", "enum": ["true"]},
@@ -124,12 +124,13 @@ fn an_operation_gets_the_header_the_refusals_and_the_mark_of_replays() {
     assert_eq!(responses["404"].get("headers"), None, "it is not recorded");
 
     let locked = "A request with this key is being processed. It was not started again. Retry the identical request in a \
-        moment to get its answer.";
+        moment to get its response.";
     let conflict = &responses["409"];
     assert_eq!(
         conflict["description"],
         "Refused by the idempotency runtime:\n\n- `idempotency_key_locked`: Request in progress\n\
-         - `idempotency_outcome_unknown`: Outcome unknown\n- `idempotency_not_replayable`: Response not available again"
+         - `idempotency_policy_changed`: Idempotency rules changed\n- `idempotency_outcome_unknown`: Outcome unknown\n\
+         - `idempotency_not_replayable`: Response not available again"
     );
     assert_eq!(
         conflict["headers"],
@@ -197,7 +198,13 @@ fn what_an_operation_says_itself_stays_beside_it() {
     let names = taken["examples"].as_object().expect("an object").keys().map(String::as_str);
     assert_eq!(
         names.collect::<Vec<_>>(),
-        ["example", "idempotency_key_locked", "idempotency_not_replayable", "idempotency_outcome_unknown"]
+        [
+            "example",
+            "idempotency_key_locked",
+            "idempotency_not_replayable",
+            "idempotency_outcome_unknown",
+            "idempotency_policy_changed"
+        ]
     );
 
     let wrong = &responses["422"];

@@ -156,10 +156,10 @@ async fn a_policy_is_a_constant_that_endpoints_share() {
 
 #[tokio::test]
 async fn options_override_the_policy_they_start_from() {
-    let setup = answering!(
-        [ttl = "2m", replay_header = none, policy = BOOKINGS, header = "K", required = false, record = all],
-        || StatusCode::NOT_FOUND
-    );
+    const OPTIONAL: Policy = BOOKINGS.optional();
+    let setup = answering!([ttl = "2m", replay_header = none, policy = OPTIONAL, header = "K", record = all], || {
+        StatusCode::NOT_FOUND
+    });
     send("/").to(&setup.app).await.assert_ran(404);
     let ask = send("/").header("k", "k");
     ask.to(&setup.app).await.assert_ran(404);

@@ -8,6 +8,9 @@ use axum::routing::post;
 use idem_axum::idempotent;
 use idem_tests::{Ask, Connection, Probe, Server, Setup, answering, post as send};
 
+/// The code of the refusal that a client gets when a handler panics.
+const PANICKED: &str = "idempotency_handler_panicked";
+
 /// Panics where the request says so.
 #[idempotent]
 async fn order(State(probe): State<Probe>, headers: HeaderMap) -> StatusCode {
@@ -35,7 +38,7 @@ async fn a_panic_is_500_to_the_first_caller_and_to_the_replay() {
     let server = setup.serve().await;
     let mut connection = Connection::open(&server).await;
     let first = ask().over(&mut connection).await;
-    first.assert_ran(500);
+    first.assert_refused(500, PANICKED);
     assert!(!String::from_utf8_lossy(&first.body).contains("in run"), "what a panic says is not for clients");
     ask().over(&mut connection).await.assert_replay_of(&first);
     assert_eq!((setup.probe.runs(), setup.store.usage().in_flight), (1, 0));
@@ -63,7 +66,7 @@ async fn a_panic_after_the_client_left_is_replayed() {
 async fn where_500_is_not_recorded_a_panic_releases_the_key() {
     let setup = answering!([record = all - 500], || -> StatusCode { panic!("every time") });
     for run in 1..=3 {
-        send("/").key("k").to(&setup.app).await.assert_ran(500);
+        send("/").key("k").to(&setup.app).await.assert_refused(500, PANICKED);
         assert_eq!(setup.probe.runs(), run);
     }
     setup.assert_nothing_stored();
@@ -102,7 +105,7 @@ async fn a_panic_while_the_response_is_made_is_a_panic_of_the_body() {
     }
     let setup = Setup::of(Router::new().route("/", post(explosive)));
     let first = send("/").key("k").to(&setup.app).await;
-    first.assert_ran(500);
+    first.assert_refused(500, PANICKED);
     send("/").key("k").to(&setup.app).await.assert_replay_of(&first);
     assert_eq!(setup.probe.runs(), 1);
 }

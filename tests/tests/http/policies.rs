@@ -162,11 +162,13 @@ fn the_document_says_what_the_policy_declares() {
                 refusal("idempotency_key_invalid", "Idempotency key invalid", 400, None),
                 refusal("idempotency_key_locked", "Request in progress", 409, Some(1)),
                 refusal("idempotency_key_mismatch", "Idempotency key used for another request", 422, None),
+                refusal("idempotency_policy_changed", "Idempotency rules changed", 409, None),
                 refusal("idempotency_outcome_unknown", "Outcome unknown", 409, None),
                 refusal("idempotency_not_replayable", "Response not available again", 409, None),
                 refusal("idempotency_store_unavailable", "Idempotency store unavailable", 503, Some(1)),
                 refusal("idempotency_store_full", "Idempotency store full", 503, Some(5)),
                 refusal("idempotency_too_many_executions", "Too many requests in progress", 503, Some(1)),
+                refusal("idempotency_handler_panicked", "Request failed", 500, None),
             ],
         })
     );
@@ -456,6 +458,6 @@ fn json_of_no_pointers_is_no_part_of_a_fingerprint() {
     const NONE: &[Part] = &[Part::Method, Part::JsonPointers(&[])];
     let panic =
         catch_unwind(|| Policy::DEFAULT.fingerprint(NONE)).expect_err("a panic, and in a `const` a compile error");
-    let wanted = "`Part::JsonPointers` needs a pointer: `Part::Json` is the whole body";
-    assert_eq!(panic.downcast_ref::<&str>(), Some(&wanted));
+    let wanted = "`Part::JsonPointers` has no pointer: write `&[\"/a\", \"/b/0\"]`, or `Part::Json` for the whole body";
+    assert_eq!(panic.downcast_ref::<String>().map(String::as_str), Some(wanted));
 }

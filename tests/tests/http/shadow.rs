@@ -12,8 +12,8 @@ use axum::routing::post;
 use bytes::Bytes;
 use futures_util::stream;
 use idem_axum::{
-    Begin, Fingerprint, Idempotency, IdempotencyKey, MemoryClaim, MemoryStore, Policy, StorageKey, Store, StoreError,
-    idempotent,
+    Begin, BeginOptions, Fingerprint, Idempotency, IdempotencyKey, MemoryClaim, MemoryStore, Policy, StorageKey, Store,
+    StoreError, idempotent,
 };
 use idem_tests::{Ask, Faults, Faulty, Probe, Reply, Setup, Spans, answering, feed, once, post as send, within};
 
@@ -29,7 +29,9 @@ async fn patient(State(probe): State<Probe>) -> String {
     format!("run {}", probe.run().await)
 }
 
-#[idempotent(policy = PATIENT, shadow = false)]
+const ENFORCED: Policy = PATIENT.enforced();
+
+#[idempotent(policy = ENFORCED)]
 async fn enforced(State(probe): State<Probe>) -> String {
     format!("run {}", probe.run().await)
 }
@@ -208,7 +210,7 @@ struct Silent;
 
 impl Store for Silent {
     type Claim = MemoryClaim;
-    async fn begin(&self, _: &StorageKey, _: &Fingerprint, _: Duration) -> Result<Begin<MemoryClaim>, StoreError> {
+    async fn begin(&self, _: &StorageKey, _: &Fingerprint, _: &BeginOptions) -> Result<Begin<MemoryClaim>, StoreError> {
         pending().await
     }
     async fn ended(&self, _: &StorageKey) {}

@@ -143,7 +143,7 @@ async fn a_stream_that_panics_at_once_is_500_and_does_not_run_again() {
     drop(feed);
     let setup = answering!([], once(then_panics(body)));
     let first = ask().to(&setup.app).await;
-    first.assert_ran(500);
+    first.assert_refused(500, "idempotency_handler_panicked");
     ask().to(&setup.app).await.assert_replay_of(&first);
     assert_eq!(setup.probe.runs(), 1);
 }

@@ -7,7 +7,9 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::routing::post;
 use futures_util::future::join_all;
-use idem_axum::{Begin, Fingerprint, Idempotency, ManualClock, MemoryStore, StorageKey, Store, StoreError, idempotent};
+use idem_axum::{
+    Begin, BeginOptions, Fingerprint, Idempotency, ManualClock, MemoryStore, StorageKey, Store, StoreError, idempotent,
+};
 use idem_tests::{Ask, Connection, Probe, Setup, Shelf, ShelfClaim, post as send};
 
 #[idempotent(in_flight = wait("5s"), ttl = "1h", record = all - 500)]
@@ -92,7 +94,7 @@ struct Gone;
 impl Store for Gone {
     type Claim = ShelfClaim;
 
-    async fn begin(&self, _: &StorageKey, _: &Fingerprint, _: Duration) -> Result<Begin<ShelfClaim>, StoreError> {
+    async fn begin(&self, _: &StorageKey, _: &Fingerprint, _: &BeginOptions) -> Result<Begin<ShelfClaim>, StoreError> {
         Err(StoreError::unavailable("connection refused"))
     }
 

@@ -1,4 +1,5 @@
-//! `#[tracing::instrument]` above sees the arguments; below, it is on the function that axum calls.
+//! `#[tracing::instrument]` above sees the arguments; below, with `skip_all`, its span
+//! covers replays too.
 
 use axum::{Router, http::Method, routing::post};
 use idem_axum::idempotent;
@@ -10,7 +11,7 @@ async fn above(method: Method, body: String) -> String {
 }
 
 #[idempotent]
-#[tracing::instrument]
+#[tracing::instrument(skip_all)]
 async fn below(method: Method, body: String) -> String {
     format!("{method} {body}")
 }

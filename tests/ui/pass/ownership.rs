@@ -63,7 +63,7 @@ async fn plain_few(_a: Guard<0>, _: Guard<1>, (_b, _c): (Guard<2>, Guard<3>)) {
     log(BODY);
 }
 
-#[idempotent(scope = 1 + 1)]
+#[idempotent(scope = std::mem::size_of_val(&_a))]
 async fn wrapped_with_scope(_a: Guard<0>, _: Guard<1>, (_b, _c): (Guard<2>, Guard<3>)) {
     tokio::task::yield_now().await;
     log(BODY);

@@ -1,6 +1,6 @@
 use idem_axum::idempotent;
 
-#[idempotent(ttl = "1000years")]
+#[idempotent(ttl = "60000d")]
 async fn create(body: String) -> String {
     body
 }

@@ -9,7 +9,7 @@ use sqlx::postgres::PgConnectOptions;
 use sqlx::{ConnectOptions, PgConnection, Row};
 
 use super::{OWNER, expect};
-use crate::subject::{LEASE, Steps, TTL, fingerprint, sealed};
+use crate::subject::{LEASE, Steps, TTL, checksummed, fingerprint};
 
 const BEGIN: &str = "INSERT INTO bare (key, owner, fingerprint, lease_until, expires_at) \
      VALUES ($1, $2, $3, clock_timestamp() + $4 * interval '1 microsecond', clock_timestamp() + $5 * interval '1 microsecond') \
@@ -43,7 +43,7 @@ impl BarePostgres {
             .connect()
             .await?;
         let (lease, ttl) = (i64::try_from(LEASE.as_micros())?, i64::try_from(TTL.as_micros())?);
-        Ok(Self { connection, record: sealed(), lease, ttl })
+        Ok(Self { connection, record: checksummed(), lease, ttl })
     }
 }
 

@@ -7,12 +7,12 @@ use redis::aio::MultiplexedConnection;
 use redis::{AsyncConnectionConfig, Client, Cmd, Value, cmd};
 
 use super::expect;
-use crate::subject::{Steps, TTL, sealed};
+use crate::subject::{Steps, TTL, checksummed};
 
-/// As long as a claim of `RedisStore`: a head of 42 bytes, and a fingerprint.
-const CLAIM: [u8; 74] = [b'c'; 74];
-/// What a record has before what is sealed.
-const HEAD: usize = 34;
+/// As long as a claim of `RedisStore`: a head of 34 bytes, and a fingerprint.
+const CLAIM: [u8; 66] = [b'c'; 66];
+/// What a record has before its checksummed bytes.
+const HEAD: usize = 26;
 
 /// What is sent.
 #[derive(Debug)]
@@ -40,7 +40,7 @@ impl BareRedis {
     pub async fn commands(url: &str) -> Result<Self, Failure> {
         let config = AsyncConnectionConfig::new().set_connection_timeout(None).set_response_timeout(None);
         let connection = Client::open(url)?.get_multiplexed_async_connection_with_config(&config).await?;
-        let record = [&[b'r'; HEAD][..], &sealed()].concat().into();
+        let record = [&[b'r'; HEAD][..], &checksummed()].concat().into();
         Ok(Self { connection, sent: Sent::Commands, record, ttl: TTL.as_millis() })
     }
 

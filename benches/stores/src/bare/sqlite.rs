@@ -10,7 +10,7 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous};
 use sqlx::{ConnectOptions, Row, SqliteConnection};
 
 use super::{OWNER, expect};
-use crate::subject::{LEASE, Steps, TTL, fingerprint, sealed};
+use crate::subject::{LEASE, Steps, TTL, checksummed, fingerprint};
 
 const BEGIN: &str = "INSERT INTO bare (key, owner, fingerprint, lease_until, expires_at) VALUES (?1, ?2, ?3, ?4, ?5) \
      ON CONFLICT (key) DO NOTHING RETURNING 1";
@@ -38,7 +38,7 @@ impl BareSqlite {
             .disable_statement_logging()
             .connect()
             .await?;
-        Ok(Self { connection, record: sealed() })
+        Ok(Self { connection, record: checksummed() })
     }
 }
 

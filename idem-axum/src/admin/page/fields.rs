@@ -1,4 +1,4 @@
-//! The forms: for a look-up, for what somebody found out, and what they carry along unseen.
+//! The forms: for a look-up, for what a person found out, and what they carry along unseen.
 
 use maud::{Markup, html};
 

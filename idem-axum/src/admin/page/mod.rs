@@ -1,12 +1,12 @@
-//! The page, as HTML. `html!` escapes whatever stands in parentheses; only the style is taken as it is.
+//! The page, as HTML. `html!` escapes what is in parentheses; only the style is taken as it is.
 
-use idem_runtime::State;
+use idem_runtime::KeyStatus;
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
 use super::finding::{Finding, code};
 use super::form::{Fields, Mistake, Settle};
 use super::guard::Token;
-use crate::response::Answer;
+use crate::response::RecordedResponse;
 
 mod fields;
 mod shown;
@@ -37,7 +37,7 @@ struct Question<'a> {
     heading: &'a str,
     before: Markup,
     /// The answer that the person wrote down.
-    written: Option<&'a Answer>,
+    written: Option<&'a RecordedResponse>,
     step: &'a str,
     button: &'a str,
     runs_again: bool,
@@ -54,7 +54,7 @@ impl Frame<'_> {
         self.page("Look up a key", &self.look_up("Look up a key", fields, Some(mistake), true))
     }
 
-    /// What stands under the key, and what can be done about it.
+    /// The state of the key, and what can be done about it.
     pub(super) fn found(
         &self,
         fields: &Fields,
@@ -81,7 +81,7 @@ impl Frame<'_> {
         )
     }
 
-    /// Nothing stands under the key.
+    /// The key is free.
     pub(super) fn absent(&self, fields: &Fields, said: Option<Notice>) -> Markup {
         self.result("Nothing under this key", fields, true, &html! {
             (notice(said))
@@ -95,7 +95,7 @@ impl Frame<'_> {
         })
     }
 
-    /// How the key stands could not be found out.
+    /// The state of the key could not be found out.
     pub(super) fn unknown(&self, fields: &Fields, why: &str, said: Option<Notice>) -> Markup {
         self.result("Not known", fields, true, &html! { (notice(said)) .note.alert role="alert" { p { (why) } } })
     }
@@ -122,7 +122,12 @@ impl Frame<'_> {
     }
 
     /// Asks before an unknown outcome is settled.
-    pub(super) fn confirm_settle(&self, fields: &Fields, finding: &Finding, written: Option<&Answer>) -> Markup {
+    pub(super) fn confirm_settle(
+        &self,
+        fields: &Fields,
+        finding: &Finding,
+        written: Option<&RecordedResponse>,
+    ) -> Markup {
         let (heading, before, button) = match fields.settle {
             Settle::DidNotHappen => (
                 "Did it not happen?",
@@ -175,19 +180,19 @@ impl Frame<'_> {
         )
     }
 
-    /// What can be changed, where the key stands like this.
+    /// What can be changed, in this state of the key.
     fn changes(&self, fields: &Fields, finding: &Finding, mistake: Option<&Mistake>) -> Markup {
         html! {
             form method="post" autocomplete="off" {
                 (self.carried(fields))
                 @match finding.state {
-                    State::OutcomeUnknown => {
+                    KeyStatus::OutcomeUnknown => {
                         h3 { "Settle it" }
                         p { "Find out first, where its effect would be: is there a charge, an order, a message?" }
                         (findings(fields, mistake))
                         .buttons { button name="step" value="settle" { "Settle …" } }
                     }
-                    State::Recorded | State::NotReplayable => {
+                    KeyStatus::Recorded | KeyStatus::NotReplayable => {
                         h3 { "Forget it" }
                         p { "Then a retry runs again. You are asked once more before anything is changed." }
                         .buttons { button.other name="step" value="forget" { "Forget …" } }

@@ -1,14 +1,14 @@
-//! What is shown of a key: how it stands, in words of a person who does not know this crate, and what is recorded.
+//! What is shown of a key: its state, in words of a person who does not know this crate, and what is recorded.
 
-use idem_runtime::{State, Timestamp};
+use idem_runtime::{KeyStatus, Timestamp};
 use maud::{Markup, html};
 
 use super::super::finding::{Finding, Preview, date, distance, preview, shown};
 use super::super::form::{Fields, Whose};
 use super::Notice;
-use crate::response::Answer;
+use crate::response::RecordedResponse;
 
-/// How a key stands: its name, what happened, and what a retry gets.
+/// The state of a key: its name, what happened, and what a retry gets.
 pub(super) struct Words {
     pub(super) name: &'static str,
     pub(super) what: &'static str,
@@ -16,26 +16,26 @@ pub(super) struct Words {
 }
 
 impl Words {
-    pub(super) fn of(state: State) -> Self {
+    pub(super) fn of(state: KeyStatus) -> Self {
         let words = |name, what, retry| Self { name, what, retry };
         match state {
-            State::InFlight => words(
+            KeyStatus::InFlight => words(
                 "In flight",
                 "A request with this key is being processed right now.",
                 "A retry does not run. Nothing can be changed until it has ended.",
             ),
-            State::OutcomeUnknown => words(
+            KeyStatus::OutcomeUnknown => words(
                 "Outcome unknown",
                 "A request with this key was started, and whatever ran it went away before it ended. It may have had its effect, or \
                  not.",
                 "A retry is refused (409) until this is settled, unless its endpoint declares that it may run again.",
             ),
-            State::Recorded => words(
+            KeyStatus::Recorded => words(
                 "Recorded",
                 "The request was processed, and its answer is recorded.",
                 "A retry gets the same answer, and does not run again.",
             ),
-            State::NotReplayable => words(
+            KeyStatus::NotReplayable => words(
                 "Not replayable",
                 "The request was processed, but its answer was not kept.",
                 "A retry is refused (409), and does not run again.",
@@ -76,7 +76,7 @@ pub(super) fn facts(fields: &Fields, finding: &Finding) -> Markup {
     }
 }
 
-pub(super) fn answer(answer: &Answer) -> Markup {
+pub(super) fn answer(answer: &RecordedResponse) -> Markup {
     let length = answer.body.len();
     html! {
         dl {

@@ -3,8 +3,10 @@ use std::time::Duration;
 use tokio::runtime::Builder;
 
 use super::*;
+use crate::error::StoreError;
 use crate::memory::{MemoryClaim, MemoryStore};
 use crate::record::Record;
+use crate::store::{Begin, BeginOptions};
 use crate::store::{Claim, Store};
 use crate::{Fingerprint, Key, Rules, Scope, StorageKey};
 
@@ -20,9 +22,9 @@ impl Store for Slow {
         &self,
         key: &StorageKey,
         print: &Fingerprint,
-        lease: Duration,
+        options: &BeginOptions,
     ) -> Result<Begin<SlowClaim>, StoreError> {
-        Ok(match self.0.begin(key, print, lease).await? {
+        Ok(match self.0.begin(key, print, options).await? {
             Begin::Claimed(claim) => Begin::Claimed(SlowClaim(claim)),
             Begin::Abandoned(claim) => Begin::Abandoned(SlowClaim(claim)),
             Begin::InFlight(print) => Begin::InFlight(print),
@@ -38,7 +40,7 @@ impl Store for Slow {
         self.0.forget(key).await
     }
 
-    fn attach(&self, clock: &Arc<dyn crate::Clock>) -> crate::Duties {
+    fn attach(&self, clock: &Arc<dyn crate::Clock>) -> crate::StoreCapabilities {
         self.0.attach(clock)
     }
 }
@@ -60,7 +62,7 @@ impl Claim for SlowClaim {
 }
 
 fn attempt() -> Attempt {
-    let key = StorageKey::new(&Scope::GLOBAL, &Key::parse(b"key").unwrap());
+    let key = StorageKey::new("", &Scope::GLOBAL, &Key::parse(b"key").unwrap());
     Attempt::new(key, Fingerprint::builder().finish(), Rules::DEFAULT)
 }
 

@@ -34,9 +34,9 @@ impl Store for Busy {
         &self,
         key: &StorageKey,
         fingerprint: &Fingerprint,
-        lease: Duration,
+        options: &BeginOptions,
     ) -> Result<Begin<MemoryClaim>, StoreError> {
-        self.store.begin(key, fingerprint, lease).await
+        self.store.begin(key, fingerprint, options).await
     }
 
     async fn ended(&self, key: &StorageKey) {
@@ -52,7 +52,7 @@ impl Store for Busy {
         self.may_end.acquire().await.unwrap().forget();
     }
 
-    fn attach(&self, clock: &Arc<dyn Clock>) -> Duties {
+    fn attach(&self, clock: &Arc<dyn Clock>) -> StoreCapabilities {
         self.store.attach(clock)
     }
 }

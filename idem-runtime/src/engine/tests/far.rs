@@ -3,10 +3,10 @@
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::SeqCst;
 
-use super::{Answer, Attempt, Idempotency, Refused, Rules};
+use super::{Attempt, Idempotency, RefusalReason, Rules, RunResult};
 use crate::{
-    Abandoned, Begin, Claim, Clock, Draft, Duties, Ended, Fingerprint, ManualClock, Outcome, Record, Recording,
-    StorageKey, Store, StoreError, Timestamp,
+    Abandoned, Begin, BeginOptions, Claim, Clock, Executed, Fingerprint, ManualClock, Outcome, Record, RecordBuilder,
+    Recording, StorageKey, Store, StoreCapabilities, StoreError, Timestamp,
 };
 use std::collections::HashMap;
 use std::future::Future;
@@ -17,10 +17,10 @@ fn attempt(key: u8, fingerprint: u8) -> Attempt {
     Attempt::new(StorageKey::from_bytes([key; 32]), Fingerprint::from_bytes([fingerprint; 32]), Rules::DEFAULT)
 }
 
-async fn answer(text: &'static str) -> Ended<&'static str> {
-    let mut draft = Draft::new();
+async fn answer(text: &'static str) -> Executed<&'static str> {
+    let mut draft = RecordBuilder::new();
     draft.put(text.as_bytes());
-    Ended { response: text, recording: Recording::Done(Outcome::Answer(draft)) }
+    Executed { response: text, recording: Recording::Done(Outcome::Record(draft)) }
 }
 
 #[derive(Clone)]
@@ -64,7 +64,7 @@ struct FarClaim {
 }
 impl Store for Far {
     type Claim = FarClaim;
-    async fn begin(&self, key: &StorageKey, fp: &Fingerprint, _: Duration) -> Result<Begin<FarClaim>, StoreError> {
+    async fn begin(&self, key: &StorageKey, fp: &Fingerprint, _: &BeginOptions) -> Result<Begin<FarClaim>, StoreError> {
         tokio::task::yield_now().await; // remote
         let mut rows = self.rows.lock().unwrap();
         let owner = self.next.fetch_add(1, SeqCst) + 1;
@@ -94,8 +94,8 @@ impl Store for Far {
     async fn forget(&self, key: &StorageKey) -> Result<bool, StoreError> {
         Ok(self.rows.lock().unwrap().remove(key).is_some())
     }
-    fn attach(&self, _: &Arc<dyn Clock>) -> Duties {
-        Duties { expire: false, renew: true }
+    fn attach(&self, _: &Arc<dyn Clock>) -> StoreCapabilities {
+        StoreCapabilities { judges_expiry: true, claims_live_with_owner: false }
     }
 }
 impl Claim for FarClaim {
@@ -152,7 +152,7 @@ impl Claim for FarClaim {
             _ => Err(StoreError::Lost),
         }
     }
-    fn twin(&self) -> Option<Self> {
+    fn try_clone(&self) -> Option<Self> {
         Some(Self { far: self.far.clone(), ..*self })
     }
 }
@@ -164,19 +164,19 @@ async fn a_takeover_that_comes_late_is_not_given_back() {
     far.abandon(a.key, a.fingerprint);
     *far.faults.renew_delay.lock().unwrap() = Duration::from_secs(6);
     let engine = Idempotency::new(far.clone());
-    assert!(engine.run(a, || answer("rerun")).await.is_err(), "no answer in time");
+    assert!(engine.run(a, |_| answer("rerun")).await.is_err(), "no answer in time");
     engine.drain().await;
-    let foreign = engine.run(attempt(1, 2), || answer("foreign fingerprint ran")).await;
-    assert!(matches!(foreign, Err(Refused::Mismatch)), "{foreign:?}");
+    let foreign = engine.run(attempt(1, 2), |_| answer("foreign fingerprint ran")).await;
+    assert!(matches!(foreign, Err(RefusalReason::Mismatch)), "{foreign:?}");
 }
 
-#[cfg(feature = "layered")]
+#[cfg(feature = "cached")]
 #[tokio::test(start_paused = true)]
 async fn the_cache_does_not_outlive_a_record_whose_acknowledgement_was_lost() {
     let far = Far::new();
     let clock = far.clock.clone();
     far.faults.lose_completes.store(1, SeqCst);
-    let engine = Idempotency::builder(crate::Layered::new(far.clone())).clock(clock.clone()).build();
+    let engine = Idempotency::builder(crate::CachedStore::new(far.clone())).clock(clock.clone()).build();
     let mut a = attempt(1, 1);
     a.rules.ttl = Duration::from_secs(5);
     // The clock moves while the engine pauses before its second try.
@@ -185,34 +185,34 @@ async fn the_cache_does_not_outlive_a_record_whose_acknowledgement_was_lost() {
         tokio::time::sleep(Duration::from_millis(20)).await;
         c2.advance(Duration::from_secs(3))
     });
-    engine.run(a, || answer("one")).await.unwrap();
+    engine.run(a, |_| answer("one")).await.unwrap();
     mover.await.unwrap();
     engine.drain().await;
     clock.advance(Duration::from_secs(3)); // 6 s after the record was made in the store, whose TTL is 5 s
     let other = Idempotency::builder(far.clone()).build(); // another process
     let mut b = attempt(1, 2);
     b.rules.ttl = a.rules.ttl;
-    assert!(matches!(other.run(b, || answer("two")).await, Ok(Answer::Ran("two"))), "expired in the store");
-    let stale = engine.run(a, || answer("three")).await;
-    assert!(matches!(stale, Err(Refused::Mismatch)), "the store has a record of another fingerprint: {stale:?}");
+    assert!(matches!(other.run(b, |_| answer("two")).await, Ok(RunResult::Executed("two"))), "expired in the store");
+    let stale = engine.run(a, |_| answer("three")).await;
+    assert!(matches!(stale, Err(RefusalReason::Mismatch)), "the store has a record of another fingerprint: {stale:?}");
 }
 
-#[cfg(feature = "layered")]
+#[cfg(feature = "cached")]
 #[tokio::test(start_paused = true)]
 async fn what_is_forgotten_does_not_come_back_with_a_late_acknowledgement() {
     let far = Far::new();
     *far.faults.complete_ack_delay.lock().unwrap() = Duration::from_millis(200);
-    let layered = crate::Layered::new(far.clone());
+    let layered = crate::CachedStore::new(far.clone());
     let engine = Idempotency::new(layered.clone());
     let a = attempt(1, 1);
     let e2 = engine.clone();
-    let run = tokio::spawn(async move { e2.run(a, || answer("one")).await });
+    let run = tokio::spawn(async move { e2.run(a, |_| answer("one")).await });
     tokio::time::sleep(Duration::from_millis(100)).await; // the store has the record by now
     assert!(layered.forget(&a.key).await.unwrap());
     run.await.unwrap().unwrap();
     assert!(far.rows.lock().unwrap().is_empty());
-    let again = engine.run(a, || answer("two")).await;
-    assert!(matches!(again, Ok(Answer::Ran("two"))), "forgotten, and yet: {again:?}");
+    let again = engine.run(a, |_| answer("two")).await;
+    assert!(matches!(again, Ok(RunResult::Executed("two"))), "forgotten, and yet: {again:?}");
 }
 
 #[tokio::test]
@@ -220,8 +220,8 @@ async fn a_store_that_panics_before_its_future_withholds_no_answer() {
     let far = Far::new();
     far.faults.panic_sync_complete.store(1, SeqCst);
     let engine = Idempotency::new(far);
-    let r = engine.run(attempt(1, 1), || answer("one")).await;
-    assert!(matches!(r, Ok(Answer::Ran("one"))), "{r:?}");
+    let r = engine.run(attempt(1, 1), |_| answer("one")).await;
+    assert!(matches!(r, Ok(RunResult::Executed("one"))), "{r:?}");
 }
 
 #[tokio::test]
@@ -235,7 +235,7 @@ async fn a_store_that_panics_in_ended_wakes_the_request() {
     let g2 = go.clone();
     let e2 = engine.clone();
     let first = tokio::spawn(async move {
-        e2.run(a, move || async move {
+        e2.run(a, move |_| async move {
             g2.notified().await;
             answer("one").await
         })
@@ -243,7 +243,7 @@ async fn a_store_that_panics_in_ended_wakes_the_request() {
     });
     tokio::time::sleep(Duration::from_millis(50)).await;
     let e3 = engine.clone();
-    let second = tokio::spawn(async move { e3.run(a, || answer("two")).await }).await;
+    let second = tokio::spawn(async move { e3.run(a, |_| answer("two")).await }).await;
     go.notify_one();
     first.await.unwrap().unwrap();
     assert!(second.is_ok(), "the request panicked");

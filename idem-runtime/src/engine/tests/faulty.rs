@@ -49,7 +49,7 @@ impl Store for Faulty {
         &self,
         key: &StorageKey,
         fingerprint: &Fingerprint,
-        _: Duration,
+        _: &BeginOptions,
     ) -> Result<Begin<FaultyClaim>, StoreError> {
         if let Some(gate) = &self.0.gate {
             gate.acquire().await.unwrap().forget();
@@ -105,7 +105,7 @@ impl Claim for FaultyClaim {
         Ok(())
     }
 
-    fn twin(&self) -> Option<Self> {
+    fn try_clone(&self) -> Option<Self> {
         Some(Self(self.0.clone(), self.1))
     }
 }
@@ -116,7 +116,7 @@ async fn a_store_that_fails_refuses_and_the_body_does_not_start() {
     let idempotency = Idempotency::new(store);
     let body = Body::ready();
     let refused = idempotency.run(attempt("a", "x"), body.run(answer("one"))).await;
-    assert!(matches!(refused, Err(Refused::StoreUnavailable(_))), "{refused:?}");
+    assert!(matches!(refused, Err(RefusalReason::StoreUnavailable(_))), "{refused:?}");
     assert_eq!(body.runs(), 0);
 }
 
@@ -125,11 +125,12 @@ async fn what_cannot_be_read_lets_no_body_run_without_protection_and_a_store_tha
     for damaged in [true, false] {
         let store = Faulty(Arc::new(Faults { damaged, fail_begin: !damaged, ..Faults::default() }));
         let body = Body::ready();
-        let run = body.run(answer("one"));
-        let answered = Idempotency::new(store).dangerously_run_without_store(attempt("a", "x"), |_| run()).await;
+        let mut attempt = attempt("a", "x");
+        attempt.rules.run_without_store = true;
+        let answered = Idempotency::new(store).run(attempt, body.run(answer("one"))).await;
         match answered {
-            Err(Refused::StoreUnavailable(StoreError::Unreadable(_))) if damaged => {}
-            Ok(Answer::Ran(1)) if !damaged => {}
+            Err(RefusalReason::StoreUnavailable(StoreError::Unreadable(_))) if damaged => {}
+            Ok(RunResult::Executed(1)) if !damaged => {}
             other => panic!("{damaged}: {other:?}"),
         }
         assert_eq!(body.runs(), usize::from(!damaged));
@@ -156,7 +157,7 @@ async fn a_store_that_stays_down_leaves_the_claim_and_never_releases_it() {
     assert_eq!(ran(idempotency.run(attempt, body.run(answer("one"))).await), 1);
     idempotency.drain().await;
     let retry = idempotency.run(attempt, body.run(answer("two"))).await;
-    assert!(matches!(retry, Err(Refused::InFlight)), "{retry:?}");
+    assert!(matches!(retry, Err(RefusalReason::InFlight)), "{retry:?}");
     assert_eq!(body.runs(), 1);
 }
 
@@ -207,9 +208,9 @@ async fn the_lease_is_renewed_three_times_in_its_span_while_the_body_runs() {
     for lost in [false, true] {
         let store = Faulty(Arc::new(Faults { lost, ..Faults::default() }));
         let idempotency = Idempotency::builder(store.clone()).lease(Duration::from_secs(30)).build();
-        let slow = || async {
+        let slow = |_| async {
             tokio::time::sleep(Duration::from_secs(95)).await;
-            Ended { response: 1, recording: Recording::Done(answer("slow")) }
+            Executed { response: 1, recording: Recording::Done(answer("slow")) }
         };
         assert_eq!(ran(idempotency.run(attempt("a", "x"), slow).await), 1);
         assert_eq!(store.0.renewals.load(Ordering::SeqCst), if lost { 1 } else { 9 });
@@ -225,9 +226,9 @@ async fn a_body_learns_that_its_lease_was_lost() {
             assert!(!lease.is_lost(), "nobody has asked the store yet");
             let told = tokio::time::timeout(Duration::from_secs(60), lease.lost()).await.is_ok();
             let response = usize::from(told && lease.is_lost());
-            Ended { response, recording: Recording::Done(answer("slow")) }
+            Executed { response, recording: Recording::Done(answer("slow")) }
         };
-        assert_eq!(ran(idempotency.run_leased(attempt("a", "x"), body).await), usize::from(is_lost));
+        assert_eq!(ran(idempotency.run(attempt("a", "x"), body).await), usize::from(is_lost));
     }
 }
 
@@ -239,8 +240,8 @@ async fn an_answer_is_withheld_only_where_another_run_may_have_given_one() {
         attempt.rules.abandoned = abandoned;
         let body = Body::ready();
         match idempotency.run(attempt, body.run(answer("one"))).await {
-            Ok(Answer::Ran(1)) if answered => {}
-            Err(Refused::OutcomeUnknown) if !answered => {}
+            Ok(RunResult::Executed(1)) if answered => {}
+            Err(RefusalReason::OutcomeUnknown) if !answered => {}
             other => panic!("{abandoned:?}: {other:?}"),
         }
         assert_eq!(body.runs(), 1, "{abandoned:?}");
@@ -256,7 +257,7 @@ async fn a_record_that_cannot_be_read_is_an_error_and_never_a_miss() {
     store.0.map.lock().unwrap().insert(attempt.key, Some(damaged));
     let body = Body::ready();
     let refused = idempotency.run(attempt, body.run(answer("one"))).await;
-    assert!(matches!(refused, Err(Refused::StoreUnavailable(_))), "{refused:?}");
+    assert!(matches!(refused, Err(RefusalReason::StoreUnavailable(_))), "{refused:?}");
     assert_eq!(body.runs(), 0);
 }
 
@@ -268,7 +269,7 @@ async fn a_store_that_wakes_without_a_reason_is_polled_and_not_hammered() {
     attempt.rules.wait = Some(Duration::from_secs(2));
     store.0.map.lock().unwrap().insert(attempt.key, None);
     let refused = idempotency.run(attempt, Body::ready().run(answer("one"))).await;
-    assert!(matches!(refused, Err(Refused::InFlight)), "{refused:?}");
+    assert!(matches!(refused, Err(RefusalReason::InFlight)), "{refused:?}");
 }
 
 #[tokio::test(start_paused = true)]
@@ -280,16 +281,17 @@ async fn a_store_that_hangs_or_panics_withholds_no_answer() {
         assert_eq!(ran(idempotency.run(attempt("a", "x"), body.run(answer("one"))).await), 1);
         assert_eq!(ran(idempotency.run(attempt("b", "x"), body.run(Outcome::Release)).await), 2);
         let (held, free) = oneshot::channel::<()>();
-        let live = move || async move {
-            let recording = async move { Recorded { outcome: answer("live"), hold: Some(Box::new(held)) } };
-            Ended { response: 3, recording: Recording::Live(Box::pin(recording)) }
+        let live = move |_| async move {
+            let recording =
+                async move { RecordedStream { outcome: answer("live"), delivery: Some(Box::new(Held(held))) } };
+            Executed { response: 3, recording: Recording::Live(Box::pin(recording)) }
         };
         assert_eq!(ran(idempotency.run(attempt("c", "x"), live).await), 3);
         let _ = free.await;
         assert!(asked.elapsed() <= Duration::from_secs(4), "{:?}", asked.elapsed());
         idempotency.drain().await;
         let retry = idempotency.run(attempt("a", "x"), body.run(answer("two"))).await;
-        assert!(matches!(retry, Err(Refused::InFlight)), "the body ran, so the claim stays: {retry:?}");
+        assert!(matches!(retry, Err(RefusalReason::InFlight)), "the body ran, so the claim stays: {retry:?}");
     }
 }
 
@@ -297,9 +299,9 @@ async fn a_store_that_hangs_or_panics_withholds_no_answer() {
 async fn a_store_that_panics_while_the_body_runs_does_not_end_the_body() {
     let store = Faulty(Arc::new(Faults { step: Step::Panics, ..Faults::default() }));
     let idempotency = Idempotency::builder(store).lease(Duration::from_secs(3)).build();
-    let slow = || async {
+    let slow = |_| async {
         tokio::time::sleep(Duration::from_secs(10)).await;
-        Ended { response: 1, recording: Recording::Done(answer("slow")) }
+        Executed { response: 1, recording: Recording::Done(answer("slow")) }
     };
     assert_eq!(ran(idempotency.run(attempt("a", "x"), slow).await), 1);
 }
@@ -310,7 +312,7 @@ async fn a_begin_without_an_answer_is_refused_and_a_late_claim_goes_back() {
     let idempotency = Idempotency::new(store.clone());
     let body = Body::ready();
     let refused = idempotency.run(attempt("a", "x"), body.run(answer("one"))).await;
-    assert!(matches!(refused, Err(Refused::StoreUnavailable(_))), "{refused:?}");
+    assert!(matches!(refused, Err(RefusalReason::StoreUnavailable(_))), "{refused:?}");
     assert_eq!(idempotency.executions(), 0, "no body is running");
     store.0.gate.as_ref().unwrap().add_permits(1);
     idempotency.drain().await;
@@ -323,9 +325,10 @@ async fn a_store_that_never_answers_does_not_keep_drain_waiting_for_ever() {
     let store = Faulty(Arc::new(Faults { gate: Some(Gate::new(0)), ..Faults::default() }));
     let idempotency = Idempotency::new(store.clone());
     let refused = idempotency.run(attempt("a", "x"), Body::ready().run(answer("one"))).await;
-    assert!(matches!(refused, Err(Refused::StoreUnavailable(_))), "{refused:?}");
+    assert!(matches!(refused, Err(RefusalReason::StoreUnavailable(_))), "{refused:?}");
     idempotency.drain().await;
-    assert!(idempotency.handle.core.expirer.is_idle(), "no mutex is left behind");
+    let mut locks = idempotency.handle.core.expiry_locks.iter();
+    assert!(locks.all(|lock| lock.try_lock().is_ok()), "no lock is left behind");
 }
 
 #[tokio::test(start_paused = true)]

@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use super::*;
-use crate::ending::End;
+use crate::engine::complete::ClaimEnd;
+use crate::execution_info::ExecutionInfo;
 use crate::memory::MemoryClaim;
-use crate::store::{Found, Standing};
+use crate::store::{KeyState, StoredEntry};
 
 /// An engine over a store in memory, and their clock.
 struct Operated {
@@ -27,17 +28,23 @@ impl Operated {
 
     /// Leaves a claim under the key `a` whose owner is gone.
     async fn abandon(&self) {
-        let begun = self.idempotency.handle.core.ask(&from_orders()).await;
+        let begun = begin(&self.idempotency).await;
         assert!(matches!(begun, Ok(Begin::Claimed(_))), "a free key");
     }
 
-    async fn inspect(&self) -> Option<Inspection> {
+    async fn inspect(&self) -> Option<KeyReport> {
         self.idempotency.inspect(&Scope::GLOBAL, &a()).await.unwrap()
     }
 
     async fn settle(&self, outcome: Outcome) -> Result<Settled, SettleError> {
         self.idempotency.settle(&Scope::GLOBAL, &a(), outcome).await
     }
+}
+
+/// Asks the store for the key `a`.
+async fn begin(idempotency: &Idempotency) -> super::super::begin::Begun {
+    let core = &idempotency.handle.core;
+    core.begin(&from_orders(), ExecutionInfo::start(&from_orders(), core.clock.now())).await
 }
 
 const TTL: Duration = Duration::from_secs(60 * 60);
@@ -59,7 +66,7 @@ async fn settling_for_no_time_does_not_free_the_key() {
     operated.abandon().await;
     let settled = operated.idempotency.settle_for(&Scope::GLOBAL, &a(), Outcome::NotReplayable, Duration::ZERO).await;
     assert!(matches!(settled, Err(SettleError::ZeroTtl)), "{settled:?}");
-    assert_eq!(operated.inspect().await.unwrap().state(), State::OutcomeUnknown);
+    assert_eq!(operated.inspect().await.unwrap().status(), KeyStatus::OutcomeUnknown);
 }
 
 #[tokio::test]
@@ -72,18 +79,18 @@ async fn a_record_says_where_it_comes_from_and_how_often_it_was_replayed() {
     for replays in 0..3 {
         for _ in 0..2 {
             let found = operated.inspect().await.unwrap();
-            assert_eq!((found.state(), found.replays()), (State::Recorded, Some(replays)), "looking is no replay");
+            assert_eq!((found.status(), found.replays()), (KeyStatus::Recorded, Some(replays)), "looking is no replay");
             assert_eq!(found.endpoint(), Some("POST /orders/{id}"));
             assert_eq!((found.started_at(), found.age()), (Some(began_at), Some(Duration::from_secs(60))));
             assert_eq!(found.expires_at(), Some(began_at.after(TTL)));
-            assert_eq!(found.answer().map(|answer| &answer[..]), Some(&b"one"[..]));
+            assert_eq!(found.content().map(|content| &content[..]), Some(&b"one"[..]));
             assert_eq!(found.fingerprint(), &from_orders().fingerprint);
-            assert_eq!(found.origin().unwrap().trace(), from_orders().trace);
+            assert_eq!(found.execution_info().unwrap().trace(), from_orders().trace);
         }
         let replay = operated.idempotency.run(from_orders(), Body::ready().run(answer("two"))).await;
         assert_eq!(recorded(replay), "one");
         let other = operated.idempotency.run(attempt("a", "y"), Body::ready().run(answer("two"))).await;
-        assert!(matches!(other, Err(Refused::Mismatch)), "no replay");
+        assert!(matches!(other, Err(RefusalReason::Mismatch)), "no replay");
     }
     operated.clock.advance(TTL);
     assert!(operated.inspect().await.is_none(), "what has expired is gone");
@@ -96,9 +103,9 @@ async fn a_replay_has_the_origin_of_the_execution_and_not_its_own() {
     let found = operated.inspect().await.unwrap();
     operated.clock.advance(Duration::from_secs(1));
     match operated.idempotency.run(from_orders().within(None), Body::ready().run(answer("two"))).await {
-        Ok(Answer::Recorded(replay)) => {
-            assert_eq!(replay.origin().as_ref(), found.origin());
-            assert_eq!(replay.origin().unwrap().trace(), from_orders().trace);
+        Ok(RunResult::Replayed(replay)) => {
+            assert_eq!(replay.execution_info().as_ref(), found.execution_info());
+            assert_eq!(replay.execution_info().unwrap().trace(), from_orders().trace);
         }
         other => panic!("{other:?}"),
     }
@@ -116,40 +123,40 @@ async fn a_body_that_runs_is_in_flight_and_says_since_when() {
     }
     operated.clock.advance(Duration::from_secs(7));
     let running = operated.inspect().await.unwrap();
-    assert_eq!((running.state(), running.started_at()), (State::InFlight, Some(began_at)));
+    assert_eq!((running.status(), running.started_at()), (KeyStatus::InFlight, Some(began_at)));
     assert_eq!((running.age(), running.expires_at()), (Some(Duration::from_secs(7)), None));
     assert_eq!((running.endpoint(), running.replays()), (Some("POST /orders/{id}"), None));
-    assert!(matches!(operated.settle(answer("two")).await, Err(SettleError::Stands(State::InFlight))));
+    assert!(matches!(operated.settle(answer("two")).await, Err(SettleError::NotUnknown(KeyStatus::InFlight))));
     assert!(!operated.idempotency.forget(&Scope::GLOBAL, &a()).await.unwrap(), "its body runs");
     body.go_on.add_permits(1);
     assert_eq!(ran(first.await), 1);
     let recorded = operated.inspect().await.unwrap();
-    assert_eq!(recorded.origin(), running.origin(), "claim and record are of one execution");
+    assert_eq!(recorded.execution_info(), running.execution_info(), "claim and record are of one execution");
 }
 
 #[tokio::test]
 async fn an_unknown_outcome_is_settled_as_the_operator_says() {
     for (outcome, state) in [
-        (answer("found"), Some(State::Recorded)),
-        (Outcome::NotReplayable, Some(State::NotReplayable)),
+        (answer("found"), Some(KeyStatus::Recorded)),
+        (Outcome::NotReplayable, Some(KeyStatus::NotReplayable)),
         (Outcome::Release, None),
     ] {
         let operated = Operated::new();
         operated.abandon().await;
         let unknown = operated.inspect().await.unwrap();
-        assert_eq!((unknown.state(), unknown.endpoint()), (State::OutcomeUnknown, Some("POST /orders/{id}")));
+        assert_eq!((unknown.status(), unknown.endpoint()), (KeyStatus::OutcomeUnknown, Some("POST /orders/{id}")));
         operated.clock.advance(Duration::from_secs(60));
         assert_eq!(operated.settle(outcome).await.unwrap(), Settled::Now);
         let settled = operated.inspect().await;
-        assert_eq!(settled.as_ref().map(Inspection::state), state);
+        assert_eq!(settled.as_ref().map(KeyReport::status), state);
         if let Some(settled) = settled {
-            assert_eq!(settled.origin(), unknown.origin(), "of the execution that it is about");
+            assert_eq!(settled.execution_info(), unknown.execution_info(), "of the execution that it is about");
             assert_eq!(settled.expires_at(), Some(operated.clock.now().after(TTL)), "as the endpoint's records live");
         }
         let retry = operated.idempotency.run(from_orders(), Body::ready().run(answer("again"))).await;
         match state {
-            Some(State::Recorded) => assert_eq!(recorded(retry), "found"),
-            Some(_) => assert!(matches!(retry, Err(Refused::NotReplayable)), "{retry:?}"),
+            Some(KeyStatus::Recorded) => assert_eq!(recorded(retry), "found"),
+            Some(_) => assert!(matches!(retry, Err(RefusalReason::NotReplayable)), "{retry:?}"),
             None => assert_eq!(ran(retry), 1),
         }
     }
@@ -167,10 +174,10 @@ async fn to_settle_again_changes_nothing_and_says_what_stands_there() {
     assert_eq!(operated.settle(answer("one")).await.unwrap(), Settled::Already);
     for other in [answer("two"), Outcome::NotReplayable, Outcome::Release] {
         let refused = operated.settle(other).await;
-        assert!(matches!(refused, Err(SettleError::Stands(State::Recorded))), "{refused:?}");
+        assert!(matches!(refused, Err(SettleError::NotUnknown(KeyStatus::Recorded))), "{refused:?}");
     }
     let last = operated.inspect().await.unwrap();
-    assert_eq!((last.answer(), last.expires_at()), (first.answer(), first.expires_at()));
+    assert_eq!((last.content(), last.expires_at()), (first.content(), first.expires_at()));
 }
 
 #[tokio::test]
@@ -190,19 +197,20 @@ async fn of_two_operators_one_settles() {
     let operated = Operated::new();
     operated.abandon().await;
     // One has taken the claim over, and not ended it yet.
-    let begun = operated.idempotency.handle.core.ask(&from_orders()).await;
+    let begun = begin(&operated.idempotency).await;
     let Ok(Begin::Abandoned(mut one)) = begun else { panic!("the claim has no owner") };
-    one.claim.renew(TTL).await.unwrap();
+    one.renew(TTL).await.unwrap();
     let two = operated.settle(answer("two")).await;
-    assert!(matches!(two, Err(SettleError::Stands(State::InFlight))), "{two:?}");
-    let End::Complete(record, ttl) = End::of(answer("one"), from_orders().fingerprint, None, TTL, &operated.clock)
+    assert!(matches!(two, Err(SettleError::NotUnknown(KeyStatus::InFlight))), "{two:?}");
+    let ClaimEnd::Complete(record, ttl) =
+        ClaimEnd::new(answer("one"), from_orders().fingerprint, None, TTL, &operated.clock)
     else {
         panic!("an answer is a record")
     };
-    one.claim.complete(record, ttl).await.unwrap();
+    one.complete(record, ttl).await.unwrap();
     let two = operated.settle(answer("two")).await;
-    assert!(matches!(two, Err(SettleError::Stands(State::Recorded))), "{two:?}");
-    assert_eq!(operated.inspect().await.unwrap().answer().unwrap(), "one");
+    assert!(matches!(two, Err(SettleError::NotUnknown(KeyStatus::Recorded))), "{two:?}");
+    assert_eq!(operated.inspect().await.unwrap().content().unwrap(), "one");
 }
 
 /// A store in memory that shows every key as it was a moment ago, before somebody else came: abandoned.
@@ -215,9 +223,9 @@ impl Store for Behind {
         &self,
         key: &StorageKey,
         of: &Fingerprint,
-        lease: Duration,
+        options: &BeginOptions,
     ) -> Result<Begin<MemoryClaim>, StoreError> {
-        self.0.begin(key, of, lease).await
+        self.0.begin(key, of, options).await
     }
 
     async fn ended(&self, key: &StorageKey) {
@@ -228,8 +236,8 @@ impl Store for Behind {
         self.0.forget(key).await
     }
 
-    async fn inspect(&self, _: &StorageKey) -> Result<Option<Found>, StoreError> {
-        Ok(Some(Found::new(Standing::Abandoned(from_orders().fingerprint))))
+    async fn inspect(&self, _: &StorageKey) -> Result<Option<StoredEntry>, StoreError> {
+        Ok(Some(StoredEntry::new(KeyState::Abandoned(from_orders().fingerprint))))
     }
 }
 
@@ -257,7 +265,7 @@ async fn a_forgotten_key_runs_again() {
     operated.abandon().await;
     assert!(forget().await.unwrap(), "a claim without an owner goes, too");
     operated.run(answer("two")).await;
-    assert_eq!(operated.inspect().await.unwrap().answer().unwrap(), "two");
+    assert_eq!(operated.inspect().await.unwrap().content().unwrap(), "two");
 }
 
 #[tokio::test]
@@ -268,8 +276,8 @@ async fn a_second_run_takes_the_claim_over_with_an_origin_of_its_own() {
     operated.clock.advance(Duration::from_secs(60));
     // To be refused changes nothing.
     let refused = operated.idempotency.run(from_orders(), Body::ready().run(answer("two"))).await;
-    assert!(matches!(refused, Err(Refused::OutcomeUnknown)), "{refused:?}");
-    assert_eq!(operated.inspect().await.unwrap().origin(), first.origin());
+    assert!(matches!(refused, Err(RefusalReason::OutcomeUnknown)), "{refused:?}");
+    assert_eq!(operated.inspect().await.unwrap().execution_info(), first.execution_info());
     let mut again = from_orders();
     again.rules.abandoned = Abandoned::Rerun;
     let body = Body::new();
@@ -279,10 +287,10 @@ async fn a_second_run_takes_the_claim_over_with_an_origin_of_its_own() {
         _ = &mut rerun => panic!("the body waits"),
     }
     let running = operated.inspect().await.unwrap();
-    assert_eq!((running.state(), running.age()), (State::InFlight, Some(Duration::ZERO)), "a run of its own");
+    assert_eq!((running.status(), running.age()), (KeyStatus::InFlight, Some(Duration::ZERO)), "a run of its own");
     body.go_on.add_permits(1);
     assert_eq!(ran(rerun.await), 1);
-    assert_eq!(operated.inspect().await.unwrap().origin(), running.origin());
+    assert_eq!(operated.inspect().await.unwrap().execution_info(), running.execution_info());
 }
 
 #[tokio::test]

@@ -16,9 +16,12 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use futures_util::FutureExt;
 use idem_load::process::{resident, worked};
-use idem_runtime::{Begin, Claim, Fingerprint, MemoryStore, Record, StorageKey, Store, StoreError};
+use idem_runtime::{Begin, BeginOptions, Claim, Fingerprint, MemoryStore, Record, StorageKey, Store, StoreError};
 
-const LEASE: Duration = Duration::from_secs(30);
+const TTL: Duration = Duration::from_secs(30);
+const OPTIONS: BeginOptions = BeginOptions::new(TTL, TTL);
+/// The bytes of a record before its content.
+const HEAD: usize = 20;
 /// The budget of one `begin` or `complete`.
 const BUDGET: Duration = Duration::from_millis(20);
 const CALM: Duration = Duration::from_secs(2);
@@ -38,10 +41,12 @@ fn fingerprint() -> Fingerprint {
 }
 
 fn record(bytes: usize) -> Record {
-    let mut content = vec![0; bytes.max(10)];
-    (content[0], content[1]) = (1, 1);
-    content[2..10].copy_from_slice(&u64::MAX.to_le_bytes());
-    Record::new(fingerprint(), Bytes::from(content))
+    let mut whole = vec![0; bytes.max(HEAD)];
+    (whole[0], whole[1]) = (1, 1);
+    whole[2..10].copy_from_slice(&u64::MAX.to_le_bytes());
+    let content = (whole.len() - HEAD) as u64;
+    whole[12..HEAD].copy_from_slice(&content.to_le_bytes());
+    Record::new(fingerprint(), Bytes::from(whole))
 }
 
 /// How long each of many calls took.
@@ -89,7 +94,7 @@ fn run_once(
     completes: &mut Times,
 ) -> Option<()> {
     let (key, record) = (key(number), record(100));
-    match begins.timed(|| store.begin(&key, &fingerprint(), LEASE).now_or_never().unwrap()) {
+    match begins.timed(|| store.begin(&key, &fingerprint(), &OPTIONS).now_or_never().unwrap()) {
         Ok(Begin::Claimed(claim)) => {
             completes.timed(|| claim.complete(record, ttl).now_or_never().unwrap()).unwrap();
             Some(())
@@ -116,7 +121,9 @@ fn idle(stop: &AtomicBool) -> Times {
 }
 
 fn storm(records: usize) {
+    let before = resident();
     let store = MemoryStore::builder().max_entries(records + 1000).max_bytes(usize::MAX).build();
+    println!("an empty store: {} KiB resident", resident().saturating_sub(before) >> 10);
     let begun = Instant::now();
     let (mut begins, mut completes) = Default::default();
     let end = Instant::now() + Duration::from_secs(10).max(Duration::from_micros(records as u64 * 25));
@@ -177,10 +184,11 @@ fn lingering() {
     let store = Arc::new(MemoryStore::builder().max_bytes(64 * MIB).build());
     let (mut most, mut most_on_account) = (0, 0);
     for number in 0..4000 {
-        let Ok(Begin::Claimed(claim)) = store.begin(&key(number), &fingerprint(), LEASE).now_or_never().unwrap() else {
+        let Ok(Begin::Claimed(claim)) = store.begin(&key(number), &fingerprint(), &OPTIONS).now_or_never().unwrap()
+        else {
             panic!("the key is free");
         };
-        claim.complete(record(MIB), LEASE).now_or_never().unwrap().unwrap();
+        claim.complete(record(MIB), TTL).now_or_never().unwrap().unwrap();
         if number >= 32 {
             assert!(store.forget(&key(number - 32)).now_or_never().unwrap().unwrap());
         }

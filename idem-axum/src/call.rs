@@ -1,0 +1,527 @@
+//! What a generated function calls, from the arrival of a request to its response.
+//!
+//! A call goes through three states, each a type: [`Call`] has the request, [`OpenCall`] knows its key, and [`ReadyCall`] has
+//! all arguments and runs the handler. Nothing after [`ReadyCall::run`] is generic over the handler.
+
+use std::any::Any;
+use std::convert::Infallible;
+use std::fmt;
+use std::future::Future;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+
+use axum::Extension;
+use axum::body::Body;
+use axum::extract::{FromRequest, FromRequestParts, Request};
+use axum::response::{IntoResponse, Response};
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use http::request::Parts;
+use http::{HeaderValue, StatusCode};
+use http_body::Body as _;
+use idem_runtime::{Attempt, Executed, Key, Lease, RequestSpan, RunResult, StoreError};
+use tokio::time::timeout;
+
+use crate::context::{self, LayerConfig, ParsedKey, RequestContext};
+use crate::extract::IdempotencyKey;
+use crate::policy::{Policy, Refusal};
+use crate::request::body::{self, BodyState, UnreadableBody};
+use crate::request::{self, Caller, FingerprintInput, KeyOwner, RequestInfo, ScopeValue, UnreadBody};
+use crate::{response, shadow, telemetry};
+
+/// A request to a generated function. It is an axum extractor, and the only argument of that function.
+pub struct Call<S>(Kind<S>);
+
+#[allow(clippy::large_enum_variant, reason = "a box would cost every request an allocation, and probes are few")]
+enum Kind<S> {
+    Request(Request, S),
+    /// No request: only the policy is asked for.
+    Probe,
+}
+
+impl<S> fmt::Debug for Call<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Call(..)")
+    }
+}
+
+impl<S> FromRequest<S> for Call<S>
+where
+    S: Clone + Send + Sync,
+{
+    type Rejection = Infallible;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, Infallible> {
+        Ok(Self(Kind::Request(request, state.clone())))
+    }
+}
+
+/// The policy of an endpoint, as an extension of the response to a probe.
+#[derive(Clone, Copy)]
+struct Declared(&'static Policy);
+
+impl<S> Call<S> {
+    /// A call without a request. A generated function returns its policy, and goes no further.
+    pub(crate) fn probe() -> Self {
+        Self(Kind::Probe)
+    }
+
+    /// Returns the policy in the response to a [`probe`](Self::probe).
+    pub(crate) fn declared(response: &Response) -> Option<&'static Policy> {
+        response.extensions().get().map(|&Declared(policy)| policy)
+    }
+
+    /// Reads the key by the policy, unless the arguments say it.
+    ///
+    /// A refusal (layer missing, key missing, key malformed) is returned by the next step, which can wait for the rest of the
+    /// request body.
+    ///
+    /// # Errors
+    /// The response to a [probe](Self::probe).
+    #[allow(clippy::result_large_err, reason = "the generated function returns a response")]
+    pub fn open(self, policy: &'static Policy) -> Result<OpenCall<S>, Response> {
+        match self.0 {
+            Kind::Request(request, state) => {
+                Ok(OpenCall { request: OpenRequest::new(request, policy).map(Box::new), state })
+            }
+            Kind::Probe => Err(Extension(Declared(policy)).into_response()),
+        }
+    }
+}
+
+/// A call whose key is known. It is asked for each argument in order.
+pub struct OpenCall<S> {
+    /// Boxed, since the futures of the extractors hold it.
+    request: Result<Box<OpenRequest>, Box<Refused>>,
+    state: S,
+}
+
+impl<S> fmt::Debug for OpenCall<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("OpenCall(..)")
+    }
+}
+
+impl<S> OpenCall<S>
+where
+    S: Send + Sync + 'static,
+{
+    /// Extracts an argument that is not the last.
+    ///
+    /// The future is boxed: within an async function the compiler forgets lifetimes, and then does not find `FromRequestParts` for
+    /// `State<&'static App>`.
+    ///
+    /// # Errors
+    /// The extractor's rejection, or a refusal of the request.
+    pub fn part<'a, T: FromRequestParts<S> + 'a>(&'a mut self) -> BoxFuture<'a, Result<T, Response>> {
+        let Self { request, state } = self;
+        Box::pin(async move {
+            let request = match request {
+                Ok(request) => request,
+                Err(refused) => return Err(refused.send().await),
+            };
+            let mut rejected = match T::from_request_parts(&mut request.parts, state).await {
+                Ok(value) => return Ok(value),
+                Err(rejection) => request.rejected(rejection.into_response()),
+            };
+            Err(rejected.send().await)
+        })
+    }
+
+    /// Extracts the last argument, which may consume the body.
+    ///
+    /// # Errors
+    /// The extractor's rejection, that of a body which is too large or breaks off, or a refusal of the request.
+    pub fn last<'a, T: FromRequest<S, M> + 'a, M: 'a>(self) -> BoxFuture<'a, Result<(T, ReadyCall), Response>> {
+        Box::pin(async move {
+            let Self { request, state } = self;
+            let mut request = match request {
+                Ok(request) => request,
+                Err(mut refused) => return Err(refused.send().await),
+            };
+            let unreadable = request.read_body().await;
+            let (request, call) = request.split(unreadable.is_some());
+            let mut rejected = match T::from_request(request, &state).await {
+                Ok(value) => match call.checked(unreadable) {
+                    Ok(call) => return Ok((value, call)),
+                    Err(refused) => refused,
+                },
+                Err(rejection) => call.rejected(rejection.into_response()),
+            };
+            Err(rejected.send().await)
+        })
+    }
+
+    /// Goes on with a handler without arguments.
+    ///
+    /// # Errors
+    /// The rejection of a body which is too large or breaks off, or a refusal of the request.
+    pub fn ready(self) -> BoxFuture<'static, Result<ReadyCall, Response>> {
+        let request = self.request;
+        Box::pin(async move {
+            let mut request = match request {
+                Ok(request) => request,
+                Err(mut refused) => return Err(refused.send().await),
+            };
+            let unreadable = request.read_body().await;
+            let (request, call) = request.split(unreadable.is_some());
+            drop(request);
+            match call.checked(unreadable) {
+                Ok(call) => Ok(call),
+                Err(mut refused) => Err(refused.send().await),
+            }
+        })
+    }
+}
+
+/// A response to a request whose handler does not run, and the body that is discarded first.
+struct Refused {
+    response: Response,
+    unread: UnreadBody,
+}
+
+impl Refused {
+    /// Returns the response when the body has been discarded.
+    fn send(&mut self) -> BoxFuture<'static, Response> {
+        std::mem::replace(&mut self.unread, UnreadBody::nothing()).discard(std::mem::take(&mut self.response))
+    }
+}
+
+/// A request whose key is known, unless its arguments say the key.
+struct OpenRequest {
+    parts: Parts,
+    body: Body,
+    policy: &'static Policy,
+    config: Arc<LayerConfig>,
+    /// `None` if the request has no key and runs unprotected.
+    keyed: Option<Box<KeyedRequest>>,
+}
+
+/// What was read of a request with a key before the first extractor ran: an extractor may change the parts.
+struct KeyedRequest {
+    policy: &'static Policy,
+    /// The same value as the handler's argument, which learns at the end what request it belongs to. `None` until the arguments
+    /// say the key, if they do.
+    key: Option<IdempotencyKey>,
+    owner: KeyOwner,
+    fingerprint: FingerprintInput,
+    info: RequestInfo,
+    span: RequestSpan,
+}
+
+/// A body as small as this arrives with its request: nothing is to be discarded after it.
+const SMALL_BODY: u64 = 8 * 1024;
+
+impl OpenRequest {
+    fn new(request: Request, policy: &'static Policy) -> Result<Self, Box<Refused>> {
+        let (mut parts, mut body) = request.into_parts();
+        let mut refused = |parts: &Parts, response| {
+            let unread = UnreadBody::share(parts, &mut body, false);
+            Err(Box::new(Refused { response, unread }))
+        };
+        let Some(context) = parts.extensions.get_mut::<RequestContext>() else {
+            let response = telemetry::refuse(&telemetry::span(&parts), Refusal::LayerMissing { policy });
+            return refused(&parts, response);
+        };
+        let config = Arc::clone(&context.config);
+        let parsed = if policy.key_from_arguments { Ok(None) } else { request::key(&parts.headers, policy) };
+        let key = parsed.as_ref().ok().cloned().flatten().map(IdempotencyKey::new);
+        context.parsed = Some(ParsedKey { policy, key: key.clone() });
+        if let Some(check) = &config.check {
+            check(&parts, policy);
+        }
+        let refusal = match parsed {
+            Ok(Some(_)) => None,
+            Ok(None) if policy.key_from_arguments => None,
+            Ok(None) => policy.required.then_some(Refusal::KeyMissing { policy }),
+            Err(reason) => Some(Refusal::KeyInvalid { policy, reason }),
+        };
+        match refusal {
+            Some(refusal) if policy.shadow => shadow::unprotected(&parts, &refusal),
+            Some(refusal) => return refused(&parts, config.refuse(&telemetry::span(&parts), refusal)),
+            None if key.is_none() && !policy.key_from_arguments => telemetry::count_unprotected(&parts),
+            None => {}
+        }
+        let keyed = (key.is_some() || policy.key_from_arguments).then(|| {
+            Box::new(KeyedRequest {
+                policy,
+                key,
+                owner: KeyOwner::new(&parts, policy),
+                fingerprint: FingerprintInput::new(&parts, policy),
+                info: RequestInfo::of(&parts),
+                span: telemetry::span(&parts),
+            })
+        });
+        Ok(Self { parts, body, policy, config, keyed })
+    }
+
+    /// Reads the body if the fingerprint needs it, and puts it back for the extractor. Returns a body that cannot be read: then
+    /// the extractor decides, if it reads the body.
+    async fn read_body(&mut self) -> Option<UnreadableBody> {
+        let keyed = self.keyed.as_mut().filter(|keyed| keyed.policy.reads_body())?;
+        let body = std::mem::take(&mut self.body);
+        let read = if keyed.policy.shadow {
+            body::read_in_shadow(&mut self.parts, body).await
+        } else {
+            body::read(&mut self.parts, body).await
+        };
+        if read.is_whole() {
+            keyed.fingerprint.body(&read.bytes(), keyed.policy);
+        } else {
+            keyed.fingerprint.truncated_body(&read.bytes());
+        }
+        let (body, state) = read.into_body();
+        self.body = body;
+        let reason = match &state {
+            BodyState::Whole => return None,
+            BodyState::Unreadable(unreadable) if !keyed.policy.shadow => return Some(unreadable.clone()),
+            BodyState::Unreadable(_) => "reject",
+            BodyState::Skipped => "unread",
+        };
+        shadow::report(&keyed.span, reason);
+        self.keyed = None;
+        None
+    }
+
+    /// Returns the request for the last extractor, and what goes on with the call. `unreadable` says whether the body was read
+    /// for the fingerprint, but not to its end.
+    fn split(self, unreadable: bool) -> (Request, ReadyCall) {
+        let Self { parts, mut body, policy, config, keyed } = self;
+        let unread = match &keyed {
+            // In shadow mode nothing is refused.
+            Some(_) if policy.shadow => UnreadBody::nothing(),
+            Some(_) if policy.reads_body() && !unreadable => UnreadBody::nothing(),
+            Some(_) => UnreadBody::share(&parts, &mut body, unreadable),
+            // Only the extractor of the key refuses such a request.
+            None if body.size_hint().upper().is_some_and(|length| length <= SMALL_BODY) => UnreadBody::nothing(),
+            None => UnreadBody::share(&parts, &mut body, false),
+        };
+        (Request::from_parts(parts, body), ReadyCall { policy, config, keyed, unread })
+    }
+
+    fn rejected(&mut self, response: Response) -> Box<Refused> {
+        let unread = UnreadBody::share(&self.parts, &mut self.body, false);
+        rejected(&self.config, self.keyed.as_deref(), unread, response)
+    }
+}
+
+/// A call with all arguments.
+pub struct ReadyCall {
+    policy: &'static Policy,
+    config: Arc<LayerConfig>,
+    keyed: Option<Box<KeyedRequest>>,
+    unread: UnreadBody,
+}
+
+impl fmt::Debug for ReadyCall {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("ReadyCall(..)")
+    }
+}
+
+impl ReadyCall {
+    /// Sets the key that the arguments say, for a policy with `key_from_arguments`. Without one the request runs unprotected, or is
+    /// refused if the policy requires a key.
+    #[must_use]
+    pub fn with_key(mut self, key: Option<Key>) -> Self {
+        if let Some(keyed) = &mut self.keyed {
+            keyed.key = key.map(IdempotencyKey::new);
+        }
+        self
+    }
+
+    /// Runs the handler unless it ran before. The response is the handler's, a replay, or a refusal.
+    ///
+    /// `handler` makes the future of the user's function, which is boxed once, here.
+    pub fn run<H, F>(self, scope: Option<ScopeValue>, handler: H) -> BoxFuture<'static, Response>
+    where
+        H: FnOnce() -> F + Send + 'static,
+        F: Future<Output: IntoResponse> + Send + 'static,
+    {
+        self.run_boxed(scope, Box::pin(async move { handler().await.into_response() }))
+    }
+
+    fn run_boxed(
+        self,
+        scope: Option<ScopeValue>,
+        handler: BoxFuture<'static, Response>,
+    ) -> BoxFuture<'static, Response> {
+        let Self { policy, config, keyed, unread } = self;
+        let Some(keyed) = keyed else {
+            unread.release();
+            return unprotected(policy, config, handler);
+        };
+        if keyed.key.is_none() {
+            let missing = Refusal::KeyMissing { policy };
+            match (policy.required, policy.shadow) {
+                (true, false) => return unread.discard(config.refuse(&keyed.span, missing)),
+                (true, true) => shadow::report(&keyed.span, missing.code()),
+                (false, _) => keyed.span.without_key(|| keyed.info.endpoint()),
+            }
+            unread.release();
+            return unprotected(policy, config, handler);
+        }
+        let span = keyed.span.clone();
+        let response = Box::pin(keyed.run(config, scope, unread, handler));
+        if span.is_on() { Box::pin(async move { span.instrument(response).await }) } else { response }
+    }
+
+    /// Refuses a body that is too large or broke off, if the extractor has not read it and so does not know.
+    fn checked(self, unreadable: Option<UnreadableBody>) -> Result<Self, Box<Refused>> {
+        let Some(unreadable) = unreadable.filter(|unreadable| !unreadable.is_noticed()) else { return Ok(self) };
+        let Self { config, keyed, unread, .. } = self;
+        if let Some(keyed) = &keyed {
+            keyed.span.rejected();
+        }
+        Err(Box::new(Refused { response: config.describe(unreadable.rejection()), unread }))
+    }
+
+    fn rejected(self, response: Response) -> Box<Refused> {
+        rejected(&self.config, self.keyed.as_deref(), self.unread, response)
+    }
+}
+
+/// Runs the handler without a key.
+fn unprotected(
+    policy: &'static Policy,
+    config: Arc<LayerConfig>,
+    handler: BoxFuture<'static, Response>,
+) -> BoxFuture<'static, Response> {
+    match policy.timeout.filter(|_| !policy.shadow) {
+        None => handler,
+        Some(longest) => Box::pin(async move {
+            let span = RequestSpan::default();
+            let refusal = Refusal::HandlerTimedOut { policy };
+            timeout(longest, handler).await.unwrap_or_else(|_| config.refuse(&span, refusal))
+        }),
+    }
+}
+
+/// Returns a rejection. If the extractor is that of the key, it is a refusal, and the body is discarded first. Any other is sent
+/// as without the attribute.
+fn rejected(
+    config: &LayerConfig,
+    keyed: Option<&KeyedRequest>,
+    unread: UnreadBody,
+    response: Response,
+) -> Box<Refused> {
+    if let Some(keyed) = keyed {
+        keyed.span.rejected();
+    }
+    let response = config.describe(response);
+    let refused = response.extensions().get::<Refusal>().is_some();
+    Box::new(Refused { response, unread: if refused { unread } else { UnreadBody::nothing() } })
+}
+
+impl KeyedRequest {
+    async fn run(
+        self: Box<Self>,
+        config: Arc<LayerConfig>,
+        scope: Option<ScopeValue>,
+        unread: UnreadBody,
+        handler: BoxFuture<'static, Response>,
+    ) -> Response {
+        let Self { policy, key, owner, mut fingerprint, info, span } = *self;
+        // The caller of this function has checked it.
+        let Some(key) = key else { return config.refuse(&span, Refusal::KeyMissing { policy }) };
+        let is_head = info.is_head();
+        let (scope, caller) = owner.scope(scope);
+        if let Some(caller) = &caller {
+            fingerprint.bind_caller(caller);
+        }
+        if let Some(Caller::Cookie(_)) = caller {
+            config.cookie_warnings.warn(policy, info.endpoint().as_str());
+        }
+        let storage_key = config.idempotency.storage_key(&scope, key.key());
+        let attempt = Attempt::new(storage_key, fingerprint.finish(), policy.rules()).under(policy.tag);
+        let attempt = info.describe(attempt);
+        key.set_identity(attempt.key, attempt.fingerprint);
+        span.set_key(&attempt.key);
+        if policy.shadow {
+            return shadow::run(&config.idempotency, policy, attempt, is_head, span, handler).await;
+        }
+        let execution = Execution { policy, is_head, link: config.link.clone(), span: span.clone() };
+        let body = unread.clone();
+        let execute = move |lease: Lease| {
+            key.set_lease(lease);
+            body.release();
+            execution.run(handler)
+        };
+        let response = match config.idempotency.run(attempt, execute).await {
+            Ok(RunResult::Executed(response)) => return response,
+            Ok(RunResult::Replayed(recorded)) => match response::replay(policy, is_head, recorded.content()) {
+                Ok(replay) => {
+                    tracing::debug!("a replay is sent");
+                    span.replayed(&recorded);
+                    replay
+                }
+                Err(error) => {
+                    let source = StoreError::unreadable(error);
+                    config.refuse(&span, Refusal::StoreUnavailable { policy, source })
+                }
+            },
+            Err(reason) => config.refuse(&span, Refusal::new(reason, policy)),
+        };
+        unread.discard(response).await
+    }
+}
+
+/// What an execution needs to know of its request. It has no handle of the engine: a task that outlives the last one would hide
+/// that the engine was dropped while it ran.
+struct Execution {
+    policy: &'static Policy,
+    is_head: bool,
+    link: Option<HeaderValue>,
+    span: RequestSpan,
+}
+
+impl Execution {
+    /// Runs the handler. A panic, even one while the response is made, and a timeout become refusals that are recorded under the
+    /// same rules as any response, since the handler may have had effects.
+    async fn run(self, handler: BoxFuture<'static, Response>) -> Executed<Response> {
+        let Self { policy, is_head, .. } = self;
+        tracing::debug!("an execution starts");
+        let refusal = match self.respond(handler).await {
+            Ok(response) => match response::record(policy, is_head, response).await {
+                Ok(executed) => return executed,
+                Err(panic) => self.panicked(panic),
+            },
+            Err(refusal) => refusal,
+        };
+        // The policy's `errors` is the user's, and so is the body that it makes.
+        let refused = catch_unwind(AssertUnwindSafe(|| {
+            context::describe(self.link.as_ref(), telemetry::refuse(&self.span, refusal))
+        }));
+        let recorded = match refused {
+            Ok(response) => response::record_refusal(policy, is_head, response).await,
+            Err(panic) => Err(panic),
+        };
+        recorded.unwrap_or_else(|panic| {
+            response::discard(panic);
+            tracing::error!("the function `errors` of a policy panicked; the response is 500 without a body");
+            response::record_whole(policy, is_head, StatusCode::INTERNAL_SERVER_ERROR.into_response())
+        })
+    }
+
+    async fn respond(&self, handler: BoxFuture<'static, Response>) -> Result<Response, Refusal> {
+        let policy = self.policy;
+        let mut handler = AssertUnwindSafe(handler).catch_unwind();
+        let ended = match policy.timeout {
+            None => handler.await,
+            // Boxed, since the timer is larger than everything else, and most policies need none.
+            Some(longest) => match Box::pin(timeout(longest, &mut handler)).await {
+                Ok(ended) => ended,
+                Err(_) => {
+                    response::drop_quietly(handler);
+                    return Err(Refusal::HandlerTimedOut { policy });
+                }
+            },
+        };
+        ended.map_err(|panic| self.panicked(panic))
+    }
+
+    fn panicked(&self, panic: Box<dyn Any + Send>) -> Refusal {
+        response::discard(panic);
+        Refusal::HandlerPanicked { policy: self.policy }
+    }
+}

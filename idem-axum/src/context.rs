@@ -1,0 +1,94 @@
+//! What the layer and the endpoint leave in a request, for those that come after them.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use axum::response::Response;
+use http::HeaderValue;
+use http::header::LINK;
+use http::request::Parts;
+use idem_runtime::{Idempotency, RequestSpan};
+
+use crate::extract::IdempotencyKey;
+use crate::policy::{Policy, Refusal};
+use crate::{link, telemetry};
+
+/// What the layer leaves in a request: one extension, which also has what the endpoint finds.
+#[derive(Clone)]
+pub(crate) struct RequestContext {
+    pub(crate) config: Arc<LayerConfig>,
+    /// Set by the endpoint, for the extractors.
+    pub(crate) parsed: Option<ParsedKey>,
+}
+
+/// The key of a request, as an `#[idempotent]` endpoint read it by its own policy.
+#[derive(Clone)]
+pub(crate) struct ParsedKey {
+    pub(crate) policy: &'static Policy,
+    pub(crate) key: Option<IdempotencyKey>,
+}
+
+/// Called with each request to an endpoint and the policy of the endpoint.
+pub(crate) type PolicyCheck = Arc<dyn Fn(&Parts, &'static Policy) + Send + Sync>;
+
+/// What the endpoints beneath one layer have in common.
+#[derive(Clone)]
+pub(crate) struct LayerConfig {
+    pub(crate) idempotency: Idempotency,
+    /// Points a refused client to the description of the endpoint.
+    pub(crate) link: Option<HeaderValue>,
+    /// Compares the endpoints with their description.
+    pub(crate) check: Option<PolicyCheck>,
+    pub(crate) cookie_warnings: CookieWarnings,
+}
+
+/// The endpoints, by the tags of their policies, that were warned of because a caller was known by its cookie alone. There are
+/// no more of them than handlers.
+#[derive(Clone, Default)]
+pub(crate) struct CookieWarnings(Arc<Mutex<BTreeSet<[u8; 8]>>>);
+
+impl CookieWarnings {
+    /// Warns, once for each endpoint, that a caller is known by its cookie alone.
+    pub(crate) fn warn(&self, policy: &Policy, endpoint: &str) {
+        if self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(policy.tag.to_bytes()) {
+            tracing::warn!(
+                endpoint,
+                "the callers of an `#[idempotent]` endpoint are told apart by their `Cookie` header, and a retry after a cookie has \
+                 changed is refused; declare whose key it is, such as `scope = user.id`, or `scope = global`"
+            );
+        }
+    }
+}
+
+impl LayerConfig {
+    /// Returns the response of a refusal, as clients beneath this layer get it.
+    pub(crate) fn refuse(&self, span: &RequestSpan, refusal: Refusal) -> Response {
+        self.describe(telemetry::refuse(span, refusal))
+    }
+
+    /// Adds the link to the description of the endpoint to a refusal. Any other response stays as it is.
+    pub(crate) fn describe(&self, response: Response) -> Response {
+        describe(self.link.as_ref(), response)
+    }
+}
+
+/// Adds `link`, which points to the description of the endpoint, to a refusal. Any other response stays as it is.
+pub(crate) fn describe(link: Option<&HeaderValue>, mut response: Response) -> Response {
+    if let Some(link) = link
+        && response.extensions().get::<Refusal>().is_some()
+        && !response.headers().get_all(LINK).iter().any(link::is_describedby)
+    {
+        response.headers_mut().append(LINK, link.clone());
+    }
+    response
+}
+
+impl fmt::Debug for LayerConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LayerConfig")
+            .field("idempotency", &self.idempotency)
+            .field("link", &self.link)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,116 @@
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use super::*;
+
+/// Returns the message of the panic, which is the compile error of a `const`.
+fn refused(make: impl FnOnce() -> Policy) -> String {
+    let Err(panic) = catch_unwind(AssertUnwindSafe(make)) else { panic!("the policy was accepted") };
+    panic.downcast::<String>().map_or_else(|_| "no text".to_owned(), |text| *text)
+}
+
+fn tag(policy: Policy) -> PolicyTag {
+    policy.declared_at("shop::create").tag
+}
+
+#[test]
+fn what_the_attribute_refuses_a_policy_refuses_and_says_what_to_write() {
+    let policy = Policy::DEFAULT;
+    let refusals: &[(String, &str)] = &[
+        (refused(|| policy.header("")), "write for example"),
+        (refused(|| policy.min_key(0)), "write for example `8`"),
+        (refused(|| policy.min_key(256)), "1 to 255"),
+        (refused(|| policy.ttl(Duration::ZERO)), "remove the attribute"),
+        (refused(|| policy.ttl(Duration::MAX)), "100 years"),
+        (refused(|| policy.fingerprint(&[])), ".no_fingerprint()"),
+        (refused(|| policy.fingerprint(&[Part::Body, Part::Path, Part::Body])), "twice"),
+        (refused(|| policy.fingerprint(&[Part::Header("X-A"), Part::Header("x-a")])), "twice"),
+        (refused(|| policy.fingerprint(&[Part::JsonPointers(&["/a", "/b", "/a"])])), "twice"),
+        (refused(|| policy.fingerprint(&[Part::JsonPointers(&["/a"]), Part::JsonPointers(&["/a"])])), "twice"),
+        (refused(|| policy.fingerprint(&[Part::JsonPointers(&[])])), "Part::Json"),
+        (refused(|| policy.fingerprint(&[Part::JsonPointers(&["amount"])])), "starts with `/`"),
+        (refused(|| policy.fingerprint(&[Part::JsonPointers(&["/a", "/~"])])), "`~0`"),
+        (refused(|| policy.fingerprint(&[Part::Header("a b")])), "letters, digits"),
+        (refused(|| policy.scope(Scope::Header("a b"))), "letters, digits"),
+        (refused(|| policy.scope(Scope::HeaderAndPath(""))), "not empty"),
+        (refused(|| policy.scope(Scope::Arguments)), "scope = user.id"),
+        (refused(|| policy.scope(Scope::ArgumentsAndPath)), "scope = user.id"),
+        (refused(|| policy.in_flight(InFlight::reject(302))), "write for example `409`"),
+        (refused(|| policy.in_flight(InFlight::wait(Duration::ZERO))), "in_flight = reject"),
+        (refused(|| policy.mismatch(200)), "400 to 599"),
+        (refused(|| policy.record(Statuses::NONE)), "remove the attribute"),
+        (refused(|| policy.record(Statuses::of(199))), "200 to 999"),
+        (refused(|| policy.replay_status(101)), "200 to 599"),
+        (refused(|| policy.replay(Replay::STATUS).replay_status(200)), "add `Replay::BODY`"),
+        (refused(|| policy.replay_status(200).replay(Replay::STATUS)), "add `Replay::BODY`"),
+        (refused(|| policy.replay_header("Location")), "Idempotent-Replayed"),
+        (refused(|| policy.replay_header("Vary")), "Idempotent-Replayed"),
+        (refused(|| policy.max_response(0)), "replay = status"),
+    ];
+    for (index, (message, fix)) in refusals.iter().enumerate() {
+        assert!(message.contains(fix), "{index}: {message}");
+    }
+    let added = |name, value| {
+        refused(move || {
+            let _ = AddedHeader::new(name, value);
+            policy
+        })
+    };
+    assert!(added("Content-Type", "text/plain").contains("choose another name"));
+    assert!(added("Content-Length", "5").contains("choose another name"));
+    assert!(added("X-A", " padded").contains("remove them"));
+    assert!(added("X-A", "a\r\nb").contains("visible ASCII"));
+    let on_nothing = || {
+        let _ = AddedHeader::new("X-A", "1").on(Statuses::NONE);
+        policy
+    };
+    assert!(refused(on_nothing).contains("remove the header"));
+}
+
+#[test]
+fn an_unset_record_is_all_and_differs_from_a_declared_one() {
+    assert_eq!((Policy::DEFAULT.record, Policy::DEFAULT.recorded()), (None, Statuses::ALL));
+    assert_eq!(Policy::DEFAULT.record(Statuses::ALL).record, Some(Statuses::ALL));
+}
+
+#[test]
+fn the_presets_have_the_rules_of_their_specifications() {
+    let webhook = Policy::WEBHOOK;
+    assert_eq!((webhook.ttl, webhook.recorded()), (Duration::from_secs(604_800), Statuses::SUCCESS));
+    assert_eq!((webhook.fingerprint, webhook.scope), (&[][..], Scope::GlobalAndPath));
+    let acp = Policy::ACP;
+    assert!(acp.required);
+    assert_eq!((acp.fingerprint, acp.scope), (&[Part::Json][..], Scope::Path));
+    assert!(acp.recorded().contains(201) && acp.recorded().contains(404) && !acp.recorded().contains(503));
+    assert_eq!((acp.mismatch, acp.in_flight.status, acp.ttl), (422, 409, Duration::from_secs(86_400)));
+}
+
+#[test]
+fn a_tag_depends_on_handler_key_scope_and_fingerprint_and_on_nothing_else() {
+    let base = tag(Policy::DEFAULT);
+    for same in [
+        Policy::DEFAULT.header("Idempotency-Key"),
+        Policy::DEFAULT.fingerprint(&[Part::Body, Part::Query, Part::Method, Part::Path]),
+        Policy::DEFAULT.ttl(Duration::from_secs(1)).mismatch(400).record(Statuses::SUCCESS).required().shadow(),
+    ] {
+        assert_eq!(tag(same), base, "{same:?}");
+    }
+    for other in [
+        Policy::DEFAULT.header("X-Key"),
+        Policy::DEFAULT.no_fingerprint(),
+        Policy::DEFAULT.fingerprint(&[Part::Json]),
+        Policy::DEFAULT.scope(Scope::Global),
+        Policy::DEFAULT.scope(Scope::Path),
+        Policy::DEFAULT.scope(Scope::GlobalAndPath),
+        Policy::DEFAULT.scope(Scope::Header("X-Tenant")),
+        Policy::DEFAULT.scope_of_arguments(),
+        Policy::DEFAULT.scope_of_arguments_and_path(),
+    ] {
+        assert_ne!(tag(other), base, "{other:?}");
+    }
+    assert_ne!(Policy::DEFAULT.declared_at("shop::other").tag, base);
+    let pointers = |parts| tag(Policy::DEFAULT.fingerprint(parts));
+    let one = pointers(&[Part::JsonPointers(&["/a", "/b"])]);
+    assert_eq!(one, pointers(&[Part::JsonPointers(&["/b"]), Part::JsonPointers(&["/a"])]), "the same fingerprint");
+    assert_ne!(one, pointers(&[Part::JsonPointers(&["/a/b"])]));
+    assert_eq!(pointers(&[Part::Header("X-A")]), pointers(&[Part::Header("x-a")]));
+}

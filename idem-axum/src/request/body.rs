@@ -1,0 +1,202 @@
+//! Reading the body for the fingerprint, and handing it on to the extractor as it came.
+
+use std::borrow::Cow;
+use std::convert::Infallible;
+use std::future::poll_fn;
+use std::mem;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use axum::RequestExt;
+use axum::body::Body;
+use axum::extract::{DefaultBodyLimit, FromRequest, Request};
+use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use futures_util::{FutureExt, stream};
+use http::StatusCode;
+use http::request::Parts;
+use http_body::{Body as HttpBody, Frame};
+use tokio::time::timeout;
+
+use crate::response::BufferedFrames;
+
+/// In shadow mode: how many bytes of a body are read, and for how long.
+const SHADOW_BYTES: u64 = 2 << 20;
+const SHADOW_TIME: Duration = Duration::from_secs(1);
+
+/// A body that was read for the fingerprint, as far as it could be.
+pub(crate) struct ReadBody {
+    frames: BufferedFrames,
+    end: ReadEnd,
+}
+
+enum ReadEnd {
+    Whole,
+    /// It is larger than an extractor may read. The rest follows.
+    TooLarge(Body),
+    Failed(axum::Error),
+    /// In shadow mode: it is larger, or takes longer, than a request may be delayed. The rest follows.
+    Skipped(Body),
+}
+
+/// What is known of a body.
+pub(crate) enum BodyState {
+    Whole,
+    /// An extractor that reads it decides what happens.
+    Unreadable(UnreadableBody),
+    Skipped,
+}
+
+/// A body that is larger than an extractor may read, or that failed.
+#[derive(Clone, Debug)]
+pub(crate) struct UnreadableBody {
+    /// Whether the extractor has read so far that it knows.
+    noticed: Arc<AtomicBool>,
+    failed: bool,
+}
+
+impl ReadBody {
+    pub(crate) fn is_whole(&self) -> bool {
+        matches!(self.end, ReadEnd::Whole)
+    }
+
+    /// Returns the bytes, as far as they were read.
+    pub(crate) fn bytes(&self) -> Cow<'_, [u8]> {
+        self.frames.bytes()
+    }
+
+    /// Returns the body for the extractor: the same frames, with the same end.
+    pub(crate) fn into_body(self) -> (Body, BodyState) {
+        let Self { frames, end } = self;
+        let unreadable = |failed| {
+            let noticed = Arc::<AtomicBool>::default();
+            (Arc::clone(&noticed), BodyState::Unreadable(UnreadableBody { noticed, failed }))
+        };
+        match end {
+            ReadEnd::Whole => (frames.whole(), BodyState::Whole),
+            ReadEnd::Skipped(rest) => (frames.then(rest), BodyState::Skipped),
+            ReadEnd::TooLarge(rest) => {
+                let (noticed, state) = unreadable(false);
+                (frames.then_notify(noticed).then(rest), state)
+            }
+            ReadEnd::Failed(error) => {
+                let (noticed, state) = unreadable(true);
+                (frames.then_notify(noticed).failed(error), state)
+            }
+        }
+    }
+}
+
+impl UnreadableBody {
+    /// Returns whether the extractor has read so far that it knows. Then what it returned is its decision.
+    pub(crate) fn is_noticed(&self) -> bool {
+        self.noticed.load(Ordering::Acquire)
+    }
+
+    /// Returns axum's own rejection: 413 for a body that is too large, 400 for one that failed.
+    pub(crate) fn rejection(&self) -> Response {
+        let body = if self.failed {
+            Body::from_stream(stream::iter([Err::<Bytes, _>("the request body broke off")]))
+        } else {
+            Body::from(vec![0])
+        };
+        let mut request = Request::new(body);
+        DefaultBodyLimit::max(0).apply(&mut request);
+        // The body is ready, and so is the rejection.
+        match Bytes::from_request(request, &()).now_or_never() {
+            Some(Err(rejection)) => rejection.into_response(),
+            _ => StatusCode::PAYLOAD_TOO_LARGE.into_response(),
+        }
+    }
+}
+
+/// Reads the body within the limit that holds for extractors.
+pub(crate) async fn read(parts: &mut Parts, mut body: Body) -> ReadBody {
+    let mut frames = BufferedFrames::default();
+    let read = read_frames(&mut body, &mut frames, limit(parts)).await;
+    let end = match read {
+        Read::Whole => ReadEnd::Whole,
+        Read::TooLarge => ReadEnd::TooLarge(body),
+        Read::Failed(error) => ReadEnd::Failed(error),
+    };
+    ReadBody { frames, end }
+}
+
+/// Reads the body as far as that delays a request in shadow mode little.
+pub(crate) async fn read_in_shadow(parts: &mut Parts, mut body: Body) -> ReadBody {
+    let limit = limit(parts);
+    let mut frames = BufferedFrames::default();
+    if limit > SHADOW_BYTES && body.size_hint().lower() > SHADOW_BYTES {
+        return ReadBody { frames, end: ReadEnd::Skipped(body) };
+    }
+    let read = {
+        let mut read = pin!(read_frames(&mut body, &mut frames, limit.min(SHADOW_BYTES)));
+        // A body that is there needs no timer.
+        match read.as_mut().now_or_never() {
+            Some(read) => Ok(read),
+            None => timeout(SHADOW_TIME, read).await,
+        }
+    };
+    let end = match read {
+        Ok(Read::Whole) => ReadEnd::Whole,
+        Ok(Read::TooLarge) if limit <= SHADOW_BYTES => ReadEnd::TooLarge(body),
+        Ok(Read::Failed(error)) => ReadEnd::Failed(error),
+        Ok(Read::TooLarge) | Err(_) => ReadEnd::Skipped(body),
+    };
+    ReadBody { frames, end }
+}
+
+enum Read {
+    Whole,
+    TooLarge,
+    Failed(axum::Error),
+}
+
+/// Buffers the frames of at most `max` bytes, and the one that exceeds them. If the future is dropped, no frame is lost.
+async fn read_frames(body: &mut Body, frames: &mut BufferedFrames, max: u64) -> Read {
+    if body.is_end_stream() {
+        return Read::Whole;
+    }
+    let mut length = 0;
+    loop {
+        match poll_fn(|cx| Pin::new(&mut *body).poll_frame(cx)).await {
+            None => return Read::Whole,
+            Some(Ok(frame)) => {
+                length += frame.data_ref().map_or(0, |data| data.len() as u64);
+                frames.push(frame);
+                if length > max {
+                    return Read::TooLarge;
+                }
+                if body.is_end_stream() {
+                    return Read::Whole;
+                }
+            }
+            Some(Err(error)) => return Read::Failed(error),
+        }
+    }
+}
+
+/// Returns the limit that holds for extractors of this request. axum does not tell it, but a body of unknown length that axum
+/// limits has the limit as the upper end of its size hint.
+fn limit(parts: &mut Parts) -> u64 {
+    let mut carrier = Request::new(Body::new(UnknownLength));
+    mem::swap(carrier.extensions_mut(), &mut parts.extensions);
+    let mut carrier = carrier.with_limited_body();
+    mem::swap(carrier.extensions_mut(), &mut parts.extensions);
+    carrier.into_body().size_hint().upper().unwrap_or(u64::MAX)
+}
+
+/// A body of which no length is known.
+struct UnknownLength;
+
+impl HttpBody for UnknownLength {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        Poll::Ready(None)
+    }
+}

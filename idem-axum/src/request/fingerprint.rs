@@ -1,0 +1,149 @@
+//! The fingerprint: what of a request must be equal on a retry.
+
+use axum::extract::MatchedPath;
+use http::request::Parts;
+use http::{HeaderValue, Uri};
+use idem_runtime::{Fingerprint, FingerprintBuilder};
+use serde_json::Value;
+
+use super::{Caller, header, json, sent_uri};
+use crate::policy::{Part, Policy};
+
+/// The tags of the parts of a fingerprint. Records outlive releases, so the meaning of a tag never changes.
+mod tag {
+    pub(super) const HANDLER: u8 = b'f';
+    pub(super) const METHOD: u8 = b'm';
+    pub(super) const TEMPLATE: u8 = b't';
+    pub(super) const UNMATCHED: u8 = b'u';
+    pub(super) const PATH: u8 = b'p';
+    pub(super) const QUERY: u8 = b'q';
+    pub(super) const NO_QUERY: u8 = b'Q';
+    pub(super) const AUTHORIZATION: u8 = b'a';
+    pub(super) const COOKIE: u8 = b'c';
+    pub(super) const HEADER: u8 = b'h';
+    pub(super) const HEADER_VALUE: u8 = b'v';
+    pub(super) const BODY: u8 = b'b';
+    pub(super) const TRUNCATED_BODY: u8 = b'B';
+    pub(super) const JSON: u8 = b'j';
+    pub(super) const POINTER: u8 = b'o';
+    pub(super) const VALUE: u8 = b'x';
+    pub(super) const NO_VALUE: u8 = b'X';
+}
+
+/// A fingerprint without what is known later: the body, and whether the scope or the caller binds the key.
+#[derive(Debug)]
+pub(crate) struct FingerprintInput {
+    builder: FingerprintBuilder,
+}
+
+impl FingerprintInput {
+    /// Everything but the body. Taken before the first extractor runs, since an extractor may change the parts.
+    pub(crate) fn new(parts: &Parts, policy: &Policy) -> Self {
+        let mut builder = Fingerprint::builder();
+        // Handler and endpoint always take part: a key used on one endpoint is refused on another of the same scope, and two
+        // services that share a store refuse each other's keys.
+        builder.part(tag::HANDLER, &policy.handler_hash);
+        let uri = sent_uri(parts);
+        builder.part(tag::METHOD, parts.method.as_str().as_bytes());
+        match parts.extensions.get::<MatchedPath>() {
+            Some(template) => builder.part(tag::TEMPLATE, template.as_str().as_bytes()),
+            // A fallback has no template.
+            None => builder.part(tag::UNMATCHED, uri.path().as_bytes()),
+        }
+        // In the order of this list, whatever the order of the terms was.
+        let declares = |wanted: Part| policy.fingerprint.contains(&wanted);
+        if declares(Part::Path) {
+            builder.part(tag::PATH, uri.path().as_bytes());
+        }
+        if declares(Part::Query) {
+            query(&mut builder, uri);
+        }
+        declared_headers(&mut builder, parts, policy);
+        Self { builder }
+    }
+
+    /// Binds the caller, if no scope does.
+    pub(crate) fn bind_caller(&mut self, caller: &Caller) {
+        match caller {
+            Caller::Authorization(values) => {
+                for value in values {
+                    self.builder.part(tag::AUTHORIZATION, value.as_bytes());
+                }
+            }
+            // HTTP/2 may spread the cookies over several lines, as it likes (RFC 9113, section 8.2.3).
+            Caller::Cookie(lines) => {
+                let lines: Vec<_> = lines.iter().map(HeaderValue::as_bytes).collect();
+                self.builder.part(tag::COOKIE, &lines.join(&b"; "[..]));
+            }
+        }
+    }
+
+    /// Adds the start of a body that could not be read to its end.
+    pub(crate) fn truncated_body(&mut self, start: &[u8]) {
+        self.builder.part(tag::TRUNCATED_BODY, start);
+    }
+
+    /// Adds the body.
+    pub(crate) fn body(&mut self, body: &[u8], policy: &Policy) {
+        let declares = |wanted: Part| policy.fingerprint.contains(&wanted);
+        if declares(Part::Body) {
+            self.builder.part(tag::BODY, body);
+        }
+        let whole = declares(Part::Json);
+        if !whole && !policy.fingerprint.iter().any(|part| !part.pointers().is_empty()) {
+            return;
+        }
+        let mut pointers: Vec<&str> = policy.fingerprint.iter().flat_map(Part::pointers).copied().collect();
+        pointers.sort_unstable();
+        pointers.dedup();
+        let Some(value) = json::parse(body) else {
+            self.builder.part(tag::BODY, body);
+            return;
+        };
+        if whole {
+            self.json(tag::JSON, &value, body);
+        }
+        for pointer in pointers {
+            self.builder.part(tag::POINTER, pointer.as_bytes());
+            match value.pointer(pointer) {
+                Some(value) => self.json(tag::VALUE, value, body),
+                None => self.builder.part(tag::NO_VALUE, &[]),
+            }
+        }
+    }
+
+    /// Adds a value in its canonical form, or the whole body if it has none.
+    fn json(&mut self, tag: u8, value: &Value, body: &[u8]) {
+        match json::canonical(value) {
+            Some(canonical) => self.builder.part(tag, &canonical),
+            None => self.builder.part(tag::BODY, body),
+        }
+    }
+
+    pub(crate) fn finish(self) -> Fingerprint {
+        self.builder.finish()
+    }
+}
+
+fn query(builder: &mut FingerprintBuilder, uri: &Uri) {
+    match uri.query() {
+        Some(query) => builder.part(tag::QUERY, query.as_bytes()),
+        None => builder.part(tag::NO_QUERY, &[]),
+    }
+}
+
+fn declared_headers(builder: &mut FingerprintBuilder, parts: &Parts, policy: &Policy) {
+    let name_of = |part: &Part| if let Part::Header(name) = part { Some(name.to_ascii_lowercase()) } else { None };
+    if !policy.fingerprint.iter().any(|part| matches!(part, Part::Header(_))) {
+        return;
+    }
+    let mut names: Vec<String> = policy.fingerprint.iter().filter_map(name_of).collect();
+    names.sort_unstable();
+    names.dedup();
+    for name in names {
+        builder.part(tag::HEADER, name.as_bytes());
+        for value in header::values(parts, &name) {
+            builder.part(tag::HEADER_VALUE, &value);
+        }
+    }
+}

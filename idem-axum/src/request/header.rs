@@ -1,0 +1,59 @@
+//! The headers that a policy names, in `scope` or `fingerprint`.
+
+use std::borrow::Cow;
+
+use http::header::HOST;
+use http::request::Parts;
+
+use super::sent_uri;
+
+/// Returns the values of the header `name`, in order.
+///
+/// `Host` is the authority of the request, in lower case, since hosts have no case: that of the request target (over HTTP/2 it is
+/// `:authority`), or else that of the `Host` header. RFC 9112, section 3.2.2, and RFC 9113, section 8.3.1.
+pub(super) fn values<'a>(parts: &'a Parts, name: &str) -> impl Iterator<Item = Cow<'a, [u8]>> {
+    let is_host = name.eq_ignore_ascii_case(HOST.as_str());
+    let authority = sent_uri(parts).authority().filter(|_| is_host);
+    let target = authority.map(|authority| Cow::Owned(authority.as_str().to_ascii_lowercase().into_bytes()));
+    let lines = parts.headers.get_all(name).iter().filter(move |_| authority.is_none());
+    let lines = lines.filter_map(move |line| match (is_host, line.as_bytes()) {
+        // A request without an authority says so by an empty `Host`.
+        (true, b"") => None,
+        (true, host) => Some(Cow::Owned(host.to_ascii_lowercase())),
+        (false, value) => Some(Cow::Borrowed(value)),
+    });
+    target.into_iter().chain(lines)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http::Request;
+
+    fn host(uri: &str, lines: &[&str]) -> Vec<String> {
+        let mut request = Request::post(uri);
+        for line in lines {
+            request = request.header("host", *line);
+        }
+        let (parts, ()) = request.body(()).unwrap().into_parts();
+        values(&parts, "Host").map(|value| String::from_utf8(value.into_owned()).unwrap()).collect()
+    }
+
+    #[test]
+    fn the_authority_of_the_target_wins_over_the_header() {
+        assert_eq!(host("/a", &["a.example"]), ["a.example"]);
+        assert_eq!(host("/a", &["A.Example:8080"]), ["a.example:8080"]);
+        assert_eq!(host("https://B.example/a", &["a.example"]), ["b.example"]);
+        assert_eq!(host("https://b.example/a", &[]), ["b.example"]);
+        assert_eq!(host("/a", &[]), [""; 0]);
+        assert_eq!(host("/a", &[""]), [""; 0]);
+        assert_eq!(host("/a", &["a.example", "b.example"]), ["a.example", "b.example"]);
+    }
+
+    #[test]
+    fn another_header_has_its_values_as_they_are() {
+        let request = Request::post("https://b.example/a").header("x-a", "One").header("x-a", "").header("x-a", "two");
+        let (parts, ()) = request.body(()).unwrap().into_parts();
+        assert_eq!(values(&parts, "X-A").collect::<Vec<_>>(), [&b"One"[..], b"", b"two"]);
+    }
+}

@@ -1,0 +1,81 @@
+//! What is read from a request: its key, its owner, its body, and the fingerprint over them.
+
+use axum::extract::{MatchedPath, OriginalUri};
+use http::request::Parts;
+use http::{HeaderMap, Method, Uri};
+use idem_runtime::{Attempt, Endpoint, TraceParent};
+
+pub(crate) mod body;
+mod fingerprint;
+mod header;
+mod json;
+mod key;
+mod owner;
+mod unread;
+
+pub(crate) use fingerprint::FingerprintInput;
+pub(crate) use key::key;
+pub use key::{KeyExpression, KeyOfOption, KeyOfText, KeyText};
+pub(crate) use owner::{Caller, KeyOwner};
+pub use owner::{ScopePart, ScopeValue, scope};
+pub(crate) use unread::UnreadBody;
+
+/// What operators want to know of a request. Small, since futures that hold it are moved.
+pub(crate) struct RequestInfo {
+    method: Method,
+    template: Option<MatchedPath>,
+    trace: Option<Box<TraceParent>>,
+}
+
+impl RequestInfo {
+    pub(crate) fn of(parts: &Parts) -> Self {
+        let template = parts.extensions.get::<MatchedPath>().cloned();
+        Self { method: parts.method.clone(), template, trace: trace(&parts.headers).map(Box::new) }
+    }
+
+    /// Returns whether the response is sent without its body.
+    pub(crate) fn is_head(&self) -> bool {
+        self.method == Method::HEAD
+    }
+
+    /// Returns the endpoint. It never contains the path itself, which may have personal data. A fallback has no template, so it
+    /// has a star.
+    pub(crate) fn endpoint(&self) -> Endpoint {
+        Endpoint::new(method(&self.method), self.template.as_ref().map_or("*", MatchedPath::as_str))
+    }
+
+    /// Adds the endpoint and the trace to an attempt.
+    pub(crate) fn describe(self, attempt: Attempt) -> Attempt {
+        let endpoint = self.endpoint();
+        attempt.at(endpoint).within(self.trace.map(|trace| *trace))
+    }
+}
+
+/// Returns the target of the request as it was sent: a nested router cuts a prefix off the one in `parts`.
+pub(crate) fn sent_uri(parts: &Parts) -> &Uri {
+    parts.extensions.get::<OriginalUri>().map_or(&parts.uri, |OriginalUri(uri)| uri)
+}
+
+/// Returns the name of a method, and one name for all methods that HTTP does not define: a client can invent any number.
+pub(crate) fn method(method: &Method) -> &str {
+    let known = [
+        Method::GET,
+        Method::HEAD,
+        Method::POST,
+        Method::PUT,
+        Method::PATCH,
+        Method::DELETE,
+        Method::OPTIONS,
+        Method::TRACE,
+        Method::CONNECT,
+    ];
+    if known.contains(method) { method.as_str() } else { "OTHER" }
+}
+
+/// Returns the trace that the request belongs to, from its `traceparent` header. A header that is malformed or sent twice is
+/// disregarded.
+fn trace(headers: &HeaderMap) -> Option<TraceParent> {
+    let mut lines = headers.iter().filter(|(name, _)| name.as_str() == "traceparent").map(|(_, line)| line);
+    let line = lines.next()?;
+    TraceParent::parse(line.as_bytes()).filter(|_| lines.next().is_none())
+}

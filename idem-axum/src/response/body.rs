@@ -1,0 +1,283 @@
+//! Bodies that have been read in part: their frames and their rest, for the next reader; and live recording.
+
+use std::borrow::Cow;
+use std::collections::VecDeque;
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll, ready};
+
+use axum::BoxError;
+use axum::body::Body;
+use bytes::{Bytes, BytesMut};
+use http_body::{Body as HttpBody, Frame, SizeHint};
+use idem_runtime::RecordedStream;
+
+use super::queue::{self, End, Reader, Writer};
+use super::recorder::{Added, BodyRecorder, poll_body};
+use super::{discard, drop_quietly};
+
+/// After so many frames the data of further ones is put together: a caller that lags no longer sees where a frame
+/// ended, and many small frames take no more memory than their bytes.
+const FRAMES: usize = 1024;
+
+/// Frames in order, and no more memory than their bytes need.
+#[derive(Default)]
+struct Frames {
+    frames: VecDeque<Frame<Bytes>>,
+    /// The data that came when there were [`FRAMES`] frames.
+    tail: BytesMut,
+}
+
+impl Frames {
+    fn push(&mut self, frame: Frame<Bytes>) {
+        let merge = !self.tail.is_empty() || self.frames.len() >= FRAMES;
+        match frame.data_ref() {
+            Some(data) if merge => self.tail.extend_from_slice(data),
+            _ => {
+                // Trailers come after all data.
+                let tail = self.take_tail();
+                self.frames.extend(tail);
+                self.frames.push_back(frame);
+            }
+        }
+    }
+
+    fn pop(&mut self) -> Option<Frame<Bytes>> {
+        self.frames.pop_front().or_else(|| self.take_tail())
+    }
+
+    fn take_tail(&mut self) -> Option<Frame<Bytes>> {
+        (!self.tail.is_empty()).then(|| Frame::data(self.tail.split().freeze()))
+    }
+
+    fn is_empty(&self) -> bool {
+        self.frames.is_empty() && self.tail.is_empty()
+    }
+
+    /// Whether there is at most one frame, and that of data.
+    fn is_one_of_data(&self) -> bool {
+        self.frames.len() <= 1 && self.tail.is_empty() && self.has_only_data()
+    }
+
+    fn has_only_data(&self) -> bool {
+        self.frames.iter().all(Frame::is_data)
+    }
+
+    /// Returns the bytes of data.
+    fn bytes(&self) -> Cow<'_, [u8]> {
+        let mut data = self.frames.iter().filter_map(Frame::data_ref);
+        match (data.next(), data.next()) {
+            (None, _) => Cow::Borrowed(&self.tail),
+            (Some(only), None) if self.tail.is_empty() => Cow::Borrowed(only),
+            _ => {
+                let all = self.frames.iter().filter_map(Frame::data_ref).map(|data| &data[..]);
+                Cow::Owned(all.chain([&self.tail[..]]).collect::<Vec<_>>().concat())
+            }
+        }
+    }
+
+    /// Returns how many bytes of data there are.
+    fn size(&self) -> u64 {
+        let frames = self.frames.iter().filter_map(Frame::data_ref).map(|data| data.len() as u64);
+        frames.sum::<u64>() + self.tail.len() as u64
+    }
+}
+
+/// The frames of a body that have been read, for the next reader.
+#[derive(Default)]
+pub(crate) struct BufferedFrames {
+    frames: Frames,
+    /// Set when these frames have been read.
+    notify: Option<Arc<AtomicBool>>,
+}
+
+impl BufferedFrames {
+    pub(crate) fn push(&mut self, frame: Frame<Bytes>) {
+        self.frames.push(frame);
+    }
+
+    /// Returns the bytes of data.
+    pub(crate) fn bytes(&self) -> Cow<'_, [u8]> {
+        self.frames.bytes()
+    }
+
+    /// Sets `notify` when these frames have been read.
+    pub(crate) fn then_notify(self, notify: Arc<AtomicBool>) -> Self {
+        Self { notify: Some(notify), ..self }
+    }
+
+    /// Returns a body of these frames.
+    pub(crate) fn whole(mut self) -> Body {
+        if self.frames.is_one_of_data() {
+            let only = self.frames.pop().and_then(|frame| frame.into_data().ok());
+            return only.map_or_else(Body::empty, Body::from);
+        }
+        self.body(Rest::Nothing, None)
+    }
+
+    /// Returns a body of these frames and the rest of `body`.
+    pub(crate) fn then(self, body: Body) -> Body {
+        self.body(Rest::Handed(body), None)
+    }
+
+    /// Returns a body of these frames that fails after them.
+    pub(crate) fn failed(self, error: axum::Error) -> Body {
+        self.body(Rest::Failed(Some(error.into_inner())), None)
+    }
+
+    fn body(self, rest: Rest, remaining: Option<u64>) -> Body {
+        Body::new(ForwardedBody { frames: self.frames, notify: self.notify, rest, remaining })
+    }
+}
+
+/// The body that the next reader gets.
+struct ForwardedBody {
+    frames: Frames,
+    notify: Option<Arc<AtomicBool>>,
+    rest: Rest,
+    /// The bytes still to come of a recorded body of known length.
+    remaining: Option<u64>,
+}
+
+/// What comes after the buffered frames.
+enum Rest {
+    Nothing,
+    /// Without its wrapping, since `Body::new` wraps it again, and axum looks for the reason within so many.
+    Failed(Option<BoxError>),
+    /// The reader reads the original body itself.
+    Handed(Body),
+    Recorded(Reader),
+}
+
+impl ForwardedBody {
+    fn notify(&self) {
+        if let Some(notify) = &self.notify {
+            notify.store(true, Ordering::Release);
+        }
+    }
+}
+
+impl HttpBody for ForwardedBody {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        if let Some(frame) = self.frames.pop() {
+            if self.frames.is_empty() {
+                self.notify();
+            }
+            return Poll::Ready(Some(Ok(frame)));
+        }
+        self.notify();
+        loop {
+            match &mut self.rest {
+                Rest::Nothing => return Poll::Ready(None),
+                Rest::Failed(error) => return Poll::Ready(error.take().map(Err)),
+                Rest::Handed(body) => return Pin::new(body).poll_frame(cx).map_err(axum::Error::into_inner),
+                Rest::Recorded(reader) => match ready!(reader.poll_read(cx)) {
+                    Ok(frame) => {
+                        let sent = frame.data_ref().map_or(0, |data| data.len() as u64);
+                        self.remaining = self.remaining.map(|remaining| remaining.saturating_sub(sent));
+                        return Poll::Ready(Some(Ok(frame)));
+                    }
+                    Err(End::Whole) => self.rest = Rest::Nothing,
+                    Err(End::Failed(error)) => self.rest = Rest::Failed(Some(error.into_inner())),
+                    Err(End::Rest(body)) => self.rest = Rest::Handed(body),
+                },
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.frames.is_empty()
+            && match &self.rest {
+                Rest::Nothing => true,
+                Rest::Failed(error) => error.is_none(),
+                Rest::Handed(body) => body.is_end_stream(),
+                Rest::Recorded(_) => false,
+            }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        let buffered = self.frames.size();
+        let mut hint = match (&self.rest, self.remaining) {
+            // Trailers can only be sent with a body of unknown length.
+            (Rest::Nothing, _) if self.frames.has_only_data() => SizeHint::with_exact(0),
+            (Rest::Handed(body), _) => body.size_hint(),
+            (Rest::Recorded(_), Some(remaining)) => SizeHint::with_exact(remaining),
+            _ => SizeHint::default(),
+        };
+        if let Some(upper) = hint.upper() {
+            hint.set_upper(upper.saturating_add(buffered));
+        }
+        hint.set_lower(hint.lower().saturating_add(buffered));
+        hint
+    }
+}
+
+/// Splits a body that has not ended: what the caller gets, and its recording, which goes on when the caller is gone.
+pub(super) fn record_live(body: Body, recorder: BodyRecorder) -> (Body, impl Future<Output = RecordedStream> + Send) {
+    let remaining = body.size_hint().exact().map(|rest| rest.saturating_add(recorder.body().len() as u64));
+    let (writer, reader) = queue::new(recorder);
+    let forwarded = BufferedFrames::default().body(Rest::Recorded(reader), remaining);
+    (forwarded, pump(body, writer))
+}
+
+async fn pump(mut body: Body, mut caller: Writer) -> RecordedStream {
+    loop {
+        match poll_fn(|cx| pump_step(&mut body, &mut caller, cx)).await {
+            Pumped::More => {}
+            Pumped::Whole => {
+                drop_quietly(body);
+                return caller.finish(End::Whole);
+            }
+            Pumped::Complete => return caller.finish(End::Rest(body)),
+            Pumped::Beyond(frame) => {
+                let mut frames = BufferedFrames::default();
+                frames.push(frame);
+                return caller.abandon(End::Rest(frames.then(body)));
+            }
+            Pumped::Failed(error) => {
+                drop_quietly(body);
+                return caller.abandon(End::Failed(error));
+            }
+        }
+    }
+}
+
+/// One step of a recording.
+enum Pumped {
+    More,
+    /// The stream has ended.
+    Whole,
+    /// The client has all data, and the stream has not ended.
+    Complete,
+    /// The response is larger than what is recorded, by this frame.
+    Beyond(Frame<Bytes>),
+    Failed(axum::Error),
+}
+
+fn pump_step(body: &mut Body, caller: &mut Writer, cx: &mut Context<'_>) -> Poll<Pumped> {
+    let frame = match poll_body(body, cx) {
+        Ok(Poll::Ready(frame)) => frame,
+        // What is complete and not ended by now is not waited for.
+        Ok(Poll::Pending) if caller.is_complete() => return Poll::Ready(Pumped::Complete),
+        Ok(Poll::Pending) => return Poll::Pending,
+        // A stream that panics is a stream that fails.
+        Err(panic) => {
+            discard(panic);
+            return Poll::Ready(Pumped::Failed(axum::Error::new("the response broke off")));
+        }
+    };
+    Poll::Ready(match frame {
+        Some(Ok(frame)) => match caller.write(&frame) {
+            Added::Recorded => Pumped::More,
+            Added::Beyond => Pumped::Complete,
+            Added::TooLarge => Pumped::Beyond(frame),
+        },
+        Some(Err(error)) => Pumped::Failed(error),
+        None => Pumped::Whole,
+    })
+}

@@ -1,0 +1,243 @@
+//! Records a response on its way to the first caller.
+//!
+//! Recording never turns a response into an error and never delays it: what is ready is recorded at once, and what is not
+//! ready goes to the caller live, frame by frame, and is recorded as it flows.
+
+use std::any::Any;
+use std::future::poll_fn;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::Pin;
+use std::task::{Context, Poll, Waker};
+
+use axum::body::Body;
+use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use http::header::CONTENT_LENGTH;
+use http::response::Parts;
+use http::{HeaderMap, StatusCode};
+use http_body::{Body as _, Frame};
+use idem_runtime::{Executed, Outcome, RecordBuilder, Recording};
+
+use super::body::{self, BufferedFrames};
+use super::codec::{self, Trailers};
+use super::{Unrecorded, drop_quietly, headers, vary};
+use crate::policy::{Policy, Refusal};
+
+/// A recording in progress: the head of the response, and the body as far as it has come.
+pub(crate) struct BodyRecorder {
+    record: RecordBuilder,
+    /// Where the body starts.
+    start: usize,
+    /// How many more bytes of the body are recorded.
+    room: usize,
+    /// How many more bytes the client gets, if that is known.
+    remaining: Option<u64>,
+    trailers: Trailers,
+    keeps_trailers: bool,
+    /// The length of a body that is not sent.
+    declared_length: u64,
+}
+
+/// What became of a frame.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Added {
+    /// It is recorded.
+    Recorded,
+    /// Its data is beyond the known length. The client does not get it, and what it gets is recorded.
+    Beyond,
+    /// The response is larger than what is recorded.
+    TooLarge,
+}
+
+impl BodyRecorder {
+    /// Adds a frame.
+    pub(crate) fn add(&mut self, frame: &Frame<Bytes>) -> Added {
+        if let Some(trailers) = frame.trailers_ref() {
+            return self.add_trailers(trailers);
+        }
+        let Some(data) = frame.data_ref() else { return Added::Recorded };
+        let known = self.remaining.and_then(|remaining| usize::try_from(remaining).ok()).unwrap_or(usize::MAX);
+        let sent = &data[..data.len().min(known)];
+        let Some(room) = self.room.checked_sub(sent.len()) else { return Added::TooLarge };
+        self.room = room;
+        self.remaining = self.remaining.map(|remaining| remaining.saturating_sub(sent.len() as u64));
+        self.record.put(sent);
+        if sent.len() < data.len() { Added::Beyond } else { Added::Recorded }
+    }
+
+    fn add_trailers(&mut self, trailers: &HeaderMap) -> Added {
+        if self.keeps_trailers {
+            let size = trailers.iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
+            let Some(room) = self.room.checked_sub(size) else { return Added::TooLarge };
+            self.room = room;
+            self.trailers.fields.extend(trailers.clone());
+        }
+        Added::Recorded
+    }
+
+    /// Returns whether the client has all data, and so does not wait for the end of the stream.
+    pub(crate) fn is_complete(&self) -> bool {
+        self.remaining == Some(0)
+    }
+
+    /// Returns whether the client waits for more data than has come.
+    pub(super) fn is_short(&self) -> bool {
+        self.remaining.is_some_and(|remaining| remaining > 0)
+    }
+
+    /// Returns the body as far as it is recorded.
+    pub(super) fn body(&self) -> &[u8] {
+        &self.record.as_slice()[self.start..]
+    }
+
+    /// Returns where the body starts in the content of the record.
+    pub(super) fn start(&self) -> usize {
+        self.start
+    }
+
+    /// Ends the recording. A body that is shorter than its known length broke off.
+    pub(crate) fn finish(mut self) -> Outcome {
+        if self.is_short() {
+            return Outcome::NotReplayable;
+        }
+        let length = if self.body().is_empty() { self.declared_length } else { 0 };
+        let trailers = Some(&self.trailers).filter(|trailers| !trailers.fields.is_empty());
+        match codec::foot(&mut self.record, trailers, length) {
+            Some(()) => Outcome::Record(self.record),
+            None => Outcome::NotReplayable,
+        }
+    }
+}
+
+/// Starts the recording of a response. `Err` is the outcome if no body is to be recorded.
+pub(crate) fn start(policy: &Policy, is_head: bool, parts: &mut Parts, body: &Body) -> Result<BodyRecorder, Outcome> {
+    let unrecorded = parts.extensions.remove::<Unrecorded>().is_some();
+    // A refusal of another call says that nothing was done there, or that a retry may succeed.
+    let refused = parts.extensions.get::<Refusal>().is_some();
+    // 1xx, the 101 of an upgrade among them, are in no set of statuses.
+    if unrecorded || refused || !policy.recorded().contains(parts.status.as_u16()) {
+        return Err(Outcome::Release);
+    }
+    vary::check(policy, &parts.headers);
+    let size = body.size_hint();
+    let room = if policy.replay.body { policy.max_response } else { 0 };
+    let expected = usize::try_from(size.exact().unwrap_or(0)).unwrap_or(usize::MAX).min(room);
+    let Some(mut record) = codec::head(policy, parts, expected) else {
+        return Err(Outcome::NotReplayable);
+    };
+    let declared = parts.headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
+    let declared_length = declared.filter(|_| is_head && policy.replay.headers).unwrap_or(0);
+    if !policy.replay.body {
+        return Err(match codec::foot(&mut record, None, declared_length) {
+            Some(()) => Outcome::Record(record),
+            None => Outcome::NotReplayable,
+        });
+    }
+    // The length of a body that is not sent says nothing about its stream.
+    let unsent = is_head || matches!(parts.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+    let remaining = if unsent { None } else { size.exact().or(declared) };
+    if size.lower().max(remaining.unwrap_or(0)) > policy.max_response as u64 {
+        return Err(Outcome::NotReplayable);
+    }
+    let trailers = Trailers { fields: HeaderMap::new(), announced: headers::announced(&parts.headers) };
+    let keeps_trailers = policy.replay.headers;
+    Ok(BodyRecorder { start: record.len(), record, room, remaining, trailers, keeps_trailers, declared_length })
+}
+
+/// What a panic left.
+type Panic = Box<dyn Any + Send>;
+
+/// Splits a response into what goes to the caller and what is remembered. Nothing is awaited: a body that is not ready is
+/// recorded live.
+///
+/// # Errors
+/// What a panic of the body left.
+pub(crate) async fn record(policy: &Policy, is_head: bool, response: Response) -> Result<Executed<Response>, Panic> {
+    let mut response = Some(response);
+    poll_fn(|cx| {
+        let response = response.take().unwrap_or_default();
+        let split = catch_unwind(AssertUnwindSafe(|| split(policy, is_head, response, cx)));
+        Poll::Ready(split.and_then(|split| split))
+    })
+    .await
+}
+
+/// As [`record`], for a refusal of this call, which is recorded as any response of the handler.
+pub(crate) async fn record_refusal(
+    policy: &Policy,
+    is_head: bool,
+    mut response: Response,
+) -> Result<Executed<Response>, Panic> {
+    let refusal = response.extensions_mut().remove::<Refusal>();
+    let mut executed = record(policy, is_head, response).await?;
+    if let Some(refusal) = refusal {
+        executed.response.extensions_mut().insert(refusal);
+    }
+    Ok(executed)
+}
+
+/// As [`record`], for a response whose body is ready and cannot panic.
+pub(crate) fn record_whole(policy: &Policy, is_head: bool, response: Response) -> Executed<Response> {
+    let status = response.status();
+    split(policy, is_head, response, &mut Context::from_waker(Waker::noop()))
+        .unwrap_or_else(|_| done(status.into_response(), Outcome::NotReplayable))
+}
+
+fn split(
+    policy: &Policy,
+    is_head: bool,
+    response: Response,
+    cx: &mut Context<'_>,
+) -> Result<Executed<Response>, Panic> {
+    let (mut parts, mut body) = response.into_parts();
+    let mut recorder = match start(policy, is_head, &mut parts, &body) {
+        Ok(recorder) => recorder,
+        Err(outcome) => return Ok(done(Response::from_parts(parts, body), outcome)),
+    };
+    let mut frames = BufferedFrames::default();
+    let (body, outcome) = loop {
+        let polled = poll_body(&mut body, cx);
+        match polled {
+            Ok(Poll::Ready(None)) => {
+                drop_quietly(body);
+                break (frames.whole(), recorder.finish());
+            }
+            Ok(Poll::Ready(Some(Ok(frame)))) => {
+                let added = recorder.add(&frame);
+                frames.push(frame);
+                match added {
+                    Added::Recorded => {}
+                    Added::Beyond => break (frames.then(body), recorder.finish()),
+                    Added::TooLarge => break (frames.then(body), Outcome::NotReplayable),
+                }
+            }
+            Ok(Poll::Ready(Some(Err(error)))) => {
+                drop_quietly(body);
+                break (frames.failed(error), Outcome::NotReplayable);
+            }
+            Ok(Poll::Pending) if recorder.is_complete() => break (frames.then(body), recorder.finish()),
+            Ok(Poll::Pending) => {
+                let (forwarded, recorded) = body::record_live(body, recorder);
+                let response = Response::from_parts(parts, forwarded);
+                return Ok(Executed { response, recording: Recording::Live(Box::pin(recorded)) });
+            }
+            Err(panic) => {
+                drop_quietly(body);
+                return Err(panic);
+            }
+        }
+    };
+    Ok(done(Response::from_parts(parts, body), outcome))
+}
+
+/// A polled body.
+pub(super) type Polled = Poll<Option<Result<Frame<Bytes>, axum::Error>>>;
+
+/// Polls a body of the user's. A panic is caught here, since the body is dropped while it unwinds otherwise, and may panic again.
+pub(super) fn poll_body(body: &mut Body, cx: &mut Context<'_>) -> Result<Polled, Panic> {
+    catch_unwind(AssertUnwindSafe(|| Pin::new(body).poll_frame(cx)))
+}
+
+fn done(response: Response, outcome: Outcome) -> Executed<Response> {
+    Executed { response, recording: Recording::Done(outcome) }
+}

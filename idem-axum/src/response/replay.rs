@@ -1,0 +1,64 @@
+//! A replay, made from a record.
+
+use axum::body::Body;
+use axum::response::Response;
+use bytes::Bytes;
+use http::header::{CACHE_CONTROL, CONTENT_LENGTH, TRAILER};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use http_body::Frame;
+use idem_runtime::DecodeError;
+
+use super::BufferedFrames;
+use super::codec::{RecordedResponse, TOO_MANY};
+use crate::policy::Policy;
+
+/// Makes the replay.
+///
+/// # Errors
+/// The record cannot be read. The handler ran once, and does not run now.
+pub(crate) fn replay(policy: &Policy, is_head: bool, content: &Bytes) -> Result<Response, DecodeError> {
+    let RecordedResponse { status: recorded, mut headers, body, trailers, declared_length } =
+        RecordedResponse::decode(content)?;
+    // The policy accepts only 200 to 599.
+    let declared = policy.replay_status.and_then(|status| StatusCode::from_u16(status).ok());
+    let status = declared.unwrap_or(if policy.replay.status { recorded } else { StatusCode::OK });
+    if !headers.contains_key(CACHE_CONTROL) {
+        headers.try_insert(CACHE_CONTROL, HeaderValue::from_static("no-store")).map_err(|_| TOO_MANY)?;
+    }
+    if let Some(name) = policy.replay_header.and_then(|name| HeaderName::from_bytes(name.as_bytes()).ok()) {
+        headers.try_insert(name, HeaderValue::from_static("true")).map_err(|_| TOO_MANY)?;
+    }
+    for added in policy.replay_with.iter().filter(|added| added.on.contains(recorded.as_u16())) {
+        if let Ok(name) = HeaderName::from_bytes(added.name.as_bytes()) {
+            headers.try_insert(name, HeaderValue::from_static(added.value)).map_err(|_| TOO_MANY)?;
+        }
+    }
+    // Of a response to `HEAD` it says how long the body of `GET` is.
+    if let Some(length) = declared_length.filter(|_| is_head && body.is_empty()) {
+        headers.try_insert(CONTENT_LENGTH, HeaderValue::from(length)).map_err(|_| TOO_MANY)?;
+    }
+    // Over HTTP/1.1 only announced trailers are sent.
+    for name in trailers.announced {
+        headers.try_append(TRAILER, HeaderValue::from(name)).map_err(|_| TOO_MANY)?;
+    }
+    // Another status than the recorded one may allow no body, and then a client would read it as the next response.
+    let bodiless = matches!(status, StatusCode::NO_CONTENT | StatusCode::RESET_CONTENT | StatusCode::NOT_MODIFIED);
+    let has_body = policy.replay.body && (status == recorded || !bodiless);
+    let mut response = Response::new(if has_body { with_trailers(body, trailers.fields) } else { Body::empty() });
+    *response.status_mut() = status;
+    *response.headers_mut() = headers;
+    Ok(response)
+}
+
+/// Makes the body. With trailers its length is unknown, since a response of known length cannot have them in HTTP/1.1.
+fn with_trailers(body: Bytes, trailers: HeaderMap) -> Body {
+    if trailers.is_empty() {
+        return Body::from(body);
+    }
+    let mut frames = BufferedFrames::default();
+    if !body.is_empty() {
+        frames.push(Frame::data(body));
+    }
+    frames.push(Frame::trailers(trailers));
+    frames.whole()
+}

@@ -1,0 +1,170 @@
+use axum::body::Body;
+use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use http::{HeaderName, HeaderValue, StatusCode, header};
+use idem_runtime::{DecodeError, Executed, Outcome, RecordBuilder, Recording};
+
+use crate::policy::{Policy, Replay};
+
+async fn record(policy: &Policy, response: Response) -> Executed<Response> {
+    super::record(policy, false, response).await.unwrap()
+}
+
+fn replay(policy: &Policy, content: &Bytes) -> Result<Response, DecodeError> {
+    super::replay(policy, false, content)
+}
+
+/// The record that `response` leaves under `policy`, as the adapter gets it back.
+async fn recorded(policy: &Policy, response: impl IntoResponse) -> Bytes {
+    let Executed { recording: Recording::Done(Outcome::Record(draft)), .. } =
+        record(policy, response.into_response()).await
+    else {
+        panic!("not recorded")
+    };
+    draft.bytes()
+}
+
+async fn replayed(policy: &Policy, response: impl IntoResponse) -> (StatusCode, Vec<(String, Vec<u8>)>, Vec<u8>) {
+    let record = recorded(policy, response).await;
+    let (parts, body) = replay(policy, &record).unwrap().into_parts();
+    let headers = parts.headers.iter().map(|(name, value)| (name.to_string(), value.as_bytes().to_vec())).collect();
+    (parts.status, headers, axum::body::to_bytes(body, usize::MAX).await.unwrap().to_vec())
+}
+
+fn named(headers: &[(String, Vec<u8>)]) -> Vec<&str> {
+    headers.iter().map(|(name, _)| name.as_str()).collect()
+}
+
+fn response() -> Response {
+    let mut response = (StatusCode::CREATED, [("x-a", "1")], vec![0_u8, 255, 10]).into_response();
+    response.headers_mut().append("x-b", HeaderValue::from_bytes(&[0xff, b'b']).unwrap());
+    response.headers_mut().append("x-a", HeaderValue::from_static("2"));
+    response.headers_mut().append(header::SET_COOKIE, HeaderValue::from_static("session=1"));
+    response.headers_mut().append(header::CONTENT_LENGTH, HeaderValue::from_static("1"));
+    response
+}
+
+#[tokio::test]
+async fn status_headers_and_body_come_back_byte_for_byte() {
+    let (status, headers, body) = replayed(&Policy::DEFAULT, response()).await;
+    assert_eq!(status, StatusCode::CREATED);
+    assert_eq!(named(&headers), ["content-type", "x-a", "x-a", "x-b", "cache-control", "idempotent-replayed"]);
+    assert_eq!((&headers[1].1[..], &headers[2].1[..], &headers[3].1[..]), (&b"1"[..], &b"2"[..], &b"\xffb"[..]));
+    assert_eq!(body, [0, 255, 10]);
+}
+
+#[tokio::test]
+async fn only_what_the_policy_names_is_kept_and_given_back() {
+    let policy = Policy::DEFAULT.replay(Replay::STATUS.and(Replay::BODY)).no_replay_header();
+    let (status, headers, body) = replayed(&policy, response()).await;
+    assert_eq!((status, body.len()), (StatusCode::CREATED, 3));
+    assert_eq!(named(&headers), ["content-type", "cache-control"], "the type stands with the body");
+
+    let policy = Policy::DEFAULT.replay(Replay::HEADERS).replay_header("X-Again");
+    assert!(
+        !recorded(&policy, response()).await.windows(3).any(|part| part == [0, 255, 10]),
+        "a body that is not replayed is not kept"
+    );
+    let (status, headers, body) = replayed(&policy, response()).await;
+    assert_eq!((status, body.len()), (StatusCode::OK, 0));
+    assert!(named(&headers).contains(&"x-again") && named(&headers).contains(&"x-b"));
+
+    let (status, ..) = replayed(&Policy::DEFAULT.replay_status(409), response()).await;
+    assert_eq!(status, StatusCode::CONFLICT);
+}
+
+#[tokio::test]
+async fn headers_are_added_by_the_recorded_status() {
+    let should_retry = async |policy: &Policy, status: u16| {
+        let (_, headers, _) = replayed(policy, StatusCode::from_u16(status).unwrap()).await;
+        headers.into_iter().find(|(name, _)| name == "stripe-should-retry").map(|(_, value)| value)
+    };
+    assert_eq!(should_retry(&Policy::STRIPE, 500).await.as_deref(), Some(&b"false"[..]));
+    assert_eq!(should_retry(&Policy::STRIPE.replay_status(200), 500).await.as_deref(), Some(&b"false"[..]));
+    assert_eq!(should_retry(&Policy::STRIPE, 402).await, None);
+}
+
+#[tokio::test]
+async fn a_sensitive_value_stays_sensitive() {
+    let mut secret = HeaderValue::from_static("secret");
+    secret.set_sensitive(true);
+    let record = recorded(&Policy::DEFAULT, [("x-secret", secret), ("x-open", HeaderValue::from_static("1"))]).await;
+    let response = replay(&Policy::DEFAULT, &record).unwrap();
+    assert!(response.headers()["x-secret"].is_sensitive() && !response.headers()["x-open"].is_sensitive());
+    assert_eq!(response.headers()["x-secret"], "secret");
+}
+
+#[test]
+#[should_panic(expected = "no replay has it")]
+fn a_policy_cannot_forge_a_framing_header() {
+    let _ = Policy::DEFAULT.replay_header("Content-Length");
+}
+
+#[tokio::test]
+async fn cache_control_of_the_handler_stays() {
+    let (_, headers, _) = replayed(&Policy::DEFAULT, [(header::CACHE_CONTROL, "private")]).await;
+    assert_eq!(headers.iter().filter(|(name, _)| name == "cache-control").count(), 1);
+    assert!(headers.contains(&("cache-control".into(), b"private".to_vec())));
+}
+
+#[tokio::test]
+async fn a_body_is_replayed_with_its_own_status_and_with_no_other_that_allows_none() {
+    for status in [StatusCode::NO_CONTENT, StatusCode::RESET_CONTENT, StatusCode::NOT_MODIFIED] {
+        let (own, _, body) = replayed(&Policy::DEFAULT, (status, "five5")).await;
+        assert_eq!((own, body.len()), (status, 5), "the server decides, as for the first response");
+        let policy = Policy::DEFAULT.replay_status(status.as_u16());
+        let (other, _, body) = replayed(&policy, "five5").await;
+        assert_eq!((other, body.len()), (status, 0));
+    }
+}
+
+#[tokio::test]
+async fn a_damaged_record_is_an_error() {
+    let good = recorded(&Policy::DEFAULT, response()).await;
+    let body = 3;
+    for length in 0..good.len() - body {
+        assert!(replay(&Policy::DEFAULT, &good.slice(..length)).is_err(), "{length}");
+    }
+    let damaged = |at: usize, byte: u8| {
+        let mut bytes = good.to_vec();
+        bytes[at] = byte;
+        replay(&Policy::DEFAULT, &bytes.into()).map(|_| ())
+    };
+    assert!(damaged(0, 2).is_err(), "version");
+    assert!(damaged(1, 101).is_err() && damaged(2, 0xff).is_err(), "no final status");
+    assert!(damaged(11, b' ').is_err(), "a space in a header name");
+    assert!(damaged(4, 0xff).is_err(), "more headers than there are");
+}
+
+#[test]
+fn a_record_cannot_smuggle_a_framing_header() {
+    let mut draft = RecordBuilder::new();
+    draft.put(&[1, 200, 0, 1, 0, 14, 0, 1, 0, 0, 0]);
+    draft.put(b"content-length9");
+    draft.put(&[0; 12]);
+    let response = replay(&Policy::DEFAULT, &draft.bytes()).unwrap();
+    assert!(!response.headers().contains_key(header::CONTENT_LENGTH));
+}
+
+#[tokio::test]
+async fn a_full_header_map_is_not_recorded_and_does_not_panic() {
+    let mut full = Response::new(Body::empty());
+    for number in 0..24_576 {
+        let name = HeaderName::from_bytes(format!("x-{number}").as_bytes()).unwrap();
+        full.headers_mut().insert(name, HeaderValue::from_static("1"));
+    }
+    let ended = record(&Policy::DEFAULT, full).await;
+    assert!(matches!(ended.recording, Recording::Done(Outcome::NotReplayable)));
+    assert_eq!(ended.response.headers().len(), 24_576, "the first caller gets them all");
+
+    // A record that says so all the same, as a store may.
+    let mut forged = RecordBuilder::new();
+    forged.put(&[1, 200, 0]);
+    forged.put(&24_576_u16.to_le_bytes());
+    for number in 0..24_576 {
+        let name = format!("x-{number:05}");
+        forged.put(&[7, 0, 0, 0, 0, 0]);
+        forged.put(name.as_bytes());
+    }
+    assert!(replay(&Policy::DEFAULT, &forged.bytes()).is_err());
+}

@@ -1,0 +1,66 @@
+//! A warning about responses that depend on a header which the key is not bound to.
+
+use std::collections::BTreeSet;
+use std::sync::{Mutex, PoisonError};
+
+use http::HeaderMap;
+use http::header::VARY;
+
+use crate::policy::{Part, Policy, Scope};
+
+/// The handlers for which the warning was logged.
+static WARNED: Mutex<BTreeSet<[u8; 8]>> = Mutex::new(BTreeSet::new());
+
+/// Warns, once per endpoint, if the recorded response has a `Vary` with a header that is in neither the fingerprint nor the
+/// scope: a retry with another value of that header gets the recorded variant.
+pub(super) fn check(policy: &Policy, headers: &HeaderMap) {
+    let Some(name) = unbound(policy, headers) else { return };
+    if WARNED.lock().unwrap_or_else(PoisonError::into_inner).insert(policy.handler_hash) {
+        tracing::warn!(
+            header = %String::from_utf8_lossy(name),
+            "a recorded response varies with a header that is in neither `fingerprint` nor `scope`, so a retry with another \
+             value gets the recorded variant; add `header(\"..\")` to `fingerprint`"
+        );
+    }
+}
+
+/// Returns the first such header.
+fn unbound<'a>(policy: &Policy, headers: &'a HeaderMap) -> Option<&'a [u8]> {
+    let lines = headers.get_all(VARY).iter().flat_map(|line| line.as_bytes().split(|&byte| byte == b','));
+    lines.map(<[u8]>::trim_ascii).find(|name| !name.is_empty() && !is_bound(policy, name))
+}
+
+fn is_bound(policy: &Policy, name: &[u8]) -> bool {
+    let is = |bound: &str| bound.as_bytes().eq_ignore_ascii_case(name);
+    let in_scope = match policy.scope {
+        Scope::Header(bound) => is(bound),
+        // The caller is bound by these.
+        Scope::Caller | Scope::Arguments => is("authorization") || is("cookie"),
+        _ => false,
+    };
+    in_scope || policy.fingerprint.iter().any(|part| matches!(part, Part::Header(bound) if is(bound)))
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderValue;
+
+    use super::*;
+
+    #[test]
+    fn a_header_in_fingerprint_or_scope_is_bound() {
+        let policy = Policy::DEFAULT.fingerprint(&[Part::Header("Accept")]).scope(Scope::Header("X-Tenant"));
+        let unbound = |vary: &[&'static str]| {
+            let mut headers = HeaderMap::new();
+            for line in vary {
+                headers.append(VARY, HeaderValue::from_static(line));
+            }
+            super::unbound(&policy, &headers).map(|name| String::from_utf8_lossy(name).into_owned())
+        };
+        assert_eq!(unbound(&[]), None);
+        assert_eq!(unbound(&["accept, X-TENANT", ""]), None);
+        assert_eq!(unbound(&["accept", "x-tenant ,Origin"]).as_deref(), Some("Origin"));
+        assert_eq!(unbound(&["*"]).as_deref(), Some("*"));
+        assert_eq!(unbound(&["authorization"]).as_deref(), Some("authorization"), "the scope is the tenant");
+    }
+}

@@ -1,0 +1,227 @@
+//! What may be annotated: an async function that axum can call, taken apart.
+
+use crate::errors::Errors;
+use proc_macro2::{Delimiter, Group, TokenStream, TokenTree};
+use quote::ToTokens;
+use syn::{
+    Abi, Attribute, FnArg, Lifetime, Meta, ParenthesizedGenericArguments, PatType, Safety, Signature, Token, Type,
+    TypeFnPtr, TypeReference, Visibility,
+    parse::{ParseStream, Parser},
+    visit_mut::{self, VisitMut},
+};
+
+/// As many arguments as axum's `Handler` takes.
+const MOST_ARGUMENTS: usize = 16;
+
+/// A handler function. Its block is kept as tokens, so that half-typed code does not remove the function.
+pub(crate) struct Handler {
+    /// Doc comments and everything else below `#[idempotent]`, but for `debug_handler`.
+    pub(crate) attributes: Vec<Attribute>,
+    /// `debug_handler` is about the function as the user wrote it.
+    pub(crate) debug_handler: Vec<Attribute>,
+    pub(crate) visibility: Visibility,
+    pub(crate) signature: Signature,
+    pub(crate) arguments: Vec<PatType>,
+    /// `#![..]` at the top of the block
+    pub(crate) inner_attributes: Vec<Attribute>,
+    /// The braces and what is between them.
+    pub(crate) block: Group,
+}
+
+/// `None`, with what is wrong reported, for anything that cannot be wrapped.
+pub(crate) fn parse(item: TokenStream, errors: &mut Errors) -> Option<Handler> {
+    let handler = errors.keep(read.parse2(item))?;
+    let mistakes = mistakes(&handler);
+    if mistakes.is_empty() {
+        return Some(handler);
+    }
+    mistakes.into_iter().for_each(|mistake| errors.push(mistake));
+    None
+}
+
+fn read(input: ParseStream) -> syn::Result<Handler> {
+    let attributes = input.call(Attribute::parse_outer)?;
+    let visibility = input.parse()?;
+    let signature = signature(input)?;
+    if input.peek(Token![;]) {
+        let message = "`#[idempotent]` needs the function's block: put it where the function is implemented";
+        return Err(syn::Error::new_spanned(&signature.ident, message));
+    }
+    let (inner_attributes, block) = split_inner_attributes(block(input)?);
+    let (debug_handler, attributes) = attributes.into_iter().partition(is_debug_handler);
+    let arguments = signature.inputs.iter().filter_map(|argument| match argument {
+        FnArg::Typed(typed) => Some(with_static_lifetimes(typed)),
+        FnArg::Receiver(_) => None,
+    });
+    let arguments = arguments.collect();
+    Ok(Handler { attributes, debug_handler, visibility, signature, arguments, inner_attributes, block })
+}
+
+fn signature(input: ParseStream) -> syn::Result<Signature> {
+    let ahead = input.fork();
+    let first = ahead.fork().parse::<TokenTree>()?;
+    while ahead.peek(Token![const]) || ahead.peek(Token![async]) || ahead.peek(Token![unsafe]) {
+        ahead.parse::<TokenTree>()?;
+    }
+    ahead.parse::<Option<Abi>>()?;
+    if ahead.peek(Token![fn]) {
+        return input.parse();
+    }
+    Err(syn::Error::new_spanned(first, "`#[idempotent]` belongs on an async handler function"))
+}
+
+/// The function's block. A `$block:block` of a `macro_rules!` arrives in invisible groups.
+fn block(input: ParseStream) -> syn::Result<Group> {
+    let mut token: TokenTree = input.parse()?;
+    while let TokenTree::Group(group) = &token {
+        let mut inner = group.stream().into_iter();
+        match (group.delimiter(), inner.next(), inner.next()) {
+            (Delimiter::Brace, ..) => return Ok(group.clone()),
+            (Delimiter::None, Some(only), None) => token = only,
+            _ => break,
+        }
+    }
+    Err(syn::Error::new_spanned(token, "expected the function's block in braces"))
+}
+
+/// Separates the inner attributes, which apply to the whole function, from the block, which becomes an expression.
+fn split_inner_attributes(block: Group) -> (Vec<Attribute>, Group) {
+    let parser = |input: ParseStream| Ok((input.call(Attribute::parse_inner)?, input.parse()?));
+    match parser.parse2(block.stream()) {
+        Ok((attributes, rest)) if !attributes.is_empty() => {
+            let mut without = Group::new(block.delimiter(), rest);
+            without.set_span(block.span());
+            (attributes, without)
+        }
+        // If they do not parse, the compiler reports it at the user's code.
+        _ => (Vec::new(), block),
+    }
+}
+
+/// Writes `'static` for each lifetime that is left out of the argument's type: the type becomes part of a `where` clause,
+/// which allows none to be left out, and axum calls a handler with arguments that borrow nothing.
+fn with_static_lifetimes(argument: &PatType) -> PatType {
+    struct Elided;
+    impl VisitMut for Elided {
+        fn visit_lifetime_mut(&mut self, lifetime: &mut Lifetime) {
+            if lifetime.ident == "_" {
+                *lifetime = Lifetime::new("'static", lifetime.span());
+            }
+        }
+        fn visit_type_reference_mut(&mut self, reference: &mut TypeReference) {
+            let span = reference.and_token.span;
+            reference.lifetime.get_or_insert_with(|| Lifetime::new("'static", span));
+            visit_mut::visit_type_reference_mut(self, reference);
+        }
+        // Those of `fn(&str)` and `dyn Fn(&str)` are declared by it.
+        fn visit_type_fn_ptr_mut(&mut self, _: &mut TypeFnPtr) {}
+        fn visit_parenthesized_generic_arguments_mut(&mut self, _: &mut ParenthesizedGenericArguments) {}
+    }
+    let mut argument = argument.clone();
+    Elided.visit_type_mut(&mut argument.ty);
+    argument
+}
+
+/// `#[debug_handler]` by any path, also inside `#[cfg_attr(debug_assertions, ..)]`.
+fn is_debug_handler(attribute: &Attribute) -> bool {
+    let path = attribute.path();
+    let name = path.segments.last().map(|segment| &segment.ident);
+    name.is_some_and(|name| name == "debug_handler")
+        || path.is_ident("cfg_attr") && attribute.meta.to_token_stream().to_string().contains("debug_handler")
+}
+
+fn mistakes(handler: &Handler) -> Vec<syn::Error> {
+    let Signature { constness, asyncness, safety, abi, fn_token, variadic, inputs, .. } = &handler.signature;
+    let mut mistakes = Vec::new();
+    let mut at = |tokens: &dyn ToTokens, message: &str| mistakes.push(syn::Error::new_spanned(tokens, message));
+    for attribute in handler.attributes.iter().filter(|attribute| is_ours(attribute)) {
+        at(attribute, "`#[idempotent]` is given twice; keep one of the two");
+    }
+    for attribute in &handler.attributes {
+        if is_utoipa_path(attribute) {
+            at(attribute, "this describes the handler's arguments: put it above `#[idempotent]`, where it sees them");
+        }
+        if is_instrument_with_arguments(attribute) {
+            let message = "this records the handler's arguments: put it above `#[idempotent]`, where it sees them, or \
+                add `skip_all` for a span that covers replays too";
+            at(attribute, message);
+        }
+    }
+    if let Some(constness) = constness {
+        at(constness, "a handler runs when a request comes: drop `const`");
+    }
+    if asyncness.is_none() {
+        at(fn_token, "a handler is an `async fn`: write `async` before this");
+    }
+    if let Safety::Unsafe(unsafety) = safety {
+        at(unsafety, "axum cannot call an unsafe function: drop this, and put `unsafe` around the lines that need it");
+    }
+    if let Some(abi) = abi {
+        at(abi, "axum calls functions with Rust's own ABI: drop this");
+    }
+    if let Some(variadic) = variadic {
+        at(&variadic.dots, "a handler's arguments are extractors, one for each: drop `...`");
+    }
+    for argument in inputs {
+        match argument {
+            FnArg::Receiver(receiver) => {
+                at(
+                    receiver,
+                    "axum calls a handler without `self`: take it as an extractor, such as `State(this): State<Self>`",
+                );
+            }
+            FnArg::Typed(PatType { attrs, ty, .. }) => {
+                for attribute in attrs.iter().filter(|attribute| attribute.path().is_ident("cfg")) {
+                    at(
+                        attribute,
+                        "an argument is part of the handler's type: write two functions, each with a `#[cfg]`",
+                    );
+                }
+                for hidden in impl_traits(ty) {
+                    at(&hidden, "axum cannot know which type this is: name it, or make it a generic parameter");
+                }
+            }
+        }
+    }
+    if let Some(first_too_many) = inputs.iter().nth(MOST_ARGUMENTS) {
+        at(
+            first_too_many,
+            "a handler takes at most 16 arguments: put some into a tuple, which is an extractor as well",
+        );
+    }
+    mistakes
+}
+
+fn is_ours(attribute: &Attribute) -> bool {
+    attribute.path().segments.last().is_some_and(|segment| segment.ident == "idempotent")
+}
+
+/// `#[utoipa::path(..)]`, also imported. The builtin `#[path = ".."]` is for modules.
+fn is_utoipa_path(attribute: &Attribute) -> bool {
+    let is_path = attribute.path().segments.last().is_some_and(|segment| segment.ident == "path");
+    is_path && matches!(attribute.meta, Meta::List(_))
+}
+
+/// `#[tracing::instrument]` without `skip_all`. Below `#[idempotent]` it would record the generated function's only
+/// argument instead, silently.
+fn is_instrument_with_arguments(attribute: &Attribute) -> bool {
+    attribute.path().segments.last().is_some_and(|segment| segment.ident == "instrument")
+        && !attribute.meta.to_token_stream().to_string().contains("skip_all")
+}
+
+/// Finds each `impl Trait` in a type.
+fn impl_traits(ty: &Type) -> Vec<Type> {
+    struct Finder(Vec<Type>);
+    impl VisitMut for Finder {
+        fn visit_type_mut(&mut self, ty: &mut Type) {
+            if matches!(ty, Type::ImplTrait(_)) {
+                self.0.push(ty.clone());
+            } else {
+                visit_mut::visit_type_mut(self, ty);
+            }
+        }
+    }
+    let mut finder = Finder(Vec::new());
+    finder.visit_type_mut(&mut ty.clone());
+    finder.0
+}

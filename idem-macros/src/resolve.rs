@@ -1,0 +1,256 @@
+//! The options resolved: every value checked, every rule that spans two options applied, and the `const` chain on
+//! `Policy` that says the same.
+
+use crate::{
+    errors::Errors,
+    expression::{self, Variables},
+    options::{OptionName, WrittenOption},
+    scope::{self, DeclaredScope, Owner},
+    terms, value,
+};
+use proc_macro2::{Literal, TokenStream};
+use quote::{ToTokens, quote};
+use std::time::Duration;
+use syn::{Expr, ExprPath, PatType};
+
+/// What the attribute declares.
+pub(crate) struct ResolvedOptions {
+    /// The adapter crate.
+    pub(crate) krate: TokenStream,
+    /// `::idem_axum::Policy::DEFAULT.ttl(..)`, a constant expression.
+    pub(crate) policy: TokenStream,
+    /// The expressions of `scope`; none if the scope does not depend on the handler's arguments.
+    pub(crate) scope: Vec<Expr>,
+    /// The expression of `key`.
+    pub(crate) key: Option<Expr>,
+}
+
+/// Resolves what can be. What cannot is reported and has its default, so that the function is still emitted. `arguments` are the
+/// handler's, if they could be read.
+pub(crate) fn resolve(
+    options: &[WrittenOption],
+    arguments: Option<&[PatType]>,
+    errors: &mut Errors,
+) -> ResolvedOptions {
+    let value = |name| options.iter().find(|option| option.name == name)?.value.as_ref();
+    let krate = value(OptionName::Crate).and_then(|value| krate(value, errors)).unwrap_or_else(|| quote!(::idem_axum));
+    let base = value(OptionName::Policy).and_then(|value| errors.keep(value::path(value, "policy")));
+    let mut policy = base.map_or_else(|| quote!(#krate::Policy::DEFAULT), ToTokens::to_token_stream);
+
+    if options.iter().any(|option| option.name == OptionName::Key) {
+        beside_key(options, arguments.unwrap_or_default(), errors);
+    }
+    let mut resolver = Resolver {
+        private: quote!(#krate::private),
+        variables: arguments.map(Variables::of),
+        scope: Vec::new(),
+        key: None,
+        replays_body: true,
+        errors,
+    };
+    for option in options {
+        policy.extend(resolver.call(option));
+    }
+    ResolvedOptions { scope: resolver.scope, key: resolver.key, policy, krate }
+}
+
+/// Reports what contradicts `key`.
+fn beside_key(options: &[WrittenOption], arguments: &[PatType], errors: &mut Errors) {
+    for WrittenOption { name, ident, .. } in options {
+        match name {
+            OptionName::Header => errors.at(ident, "`key` takes the place of the header: keep one of the two"),
+            OptionName::MinKey => {
+                errors
+                    .at(ident, "`min_key` is about a key in a header, and `key` takes every text: keep one of the two");
+            }
+            _ => {}
+        }
+    }
+    for PatType { ty, .. } in arguments {
+        if expression::names_key(ty) {
+            let message = "the extractors run before `key` is evaluated: drop this argument, and write \
+                `IdempotencyKey::from_text(..)` in the handler";
+            errors.at(ty, message);
+        }
+    }
+}
+
+fn krate(value: &Expr, errors: &mut Errors) -> Option<TokenStream> {
+    match errors.keep(value::path(value, "crate")) {
+        Some(path) => Some(path.to_token_stream()),
+        // What the string says is clear enough to go on with, and spares errors about a missing `::idem_axum`.
+        None => value::string(value)?.parse::<ExprPath>().ok().map(ExprPath::into_token_stream),
+    }
+}
+
+struct Resolver<'a> {
+    private: TokenStream,
+    /// What the handler's arguments bind, if they could be read.
+    variables: Option<Variables>,
+    scope: Vec<Expr>,
+    key: Option<Expr>,
+    /// Whether `replay`, which comes before `replay_status` in the table, sends the body.
+    replays_body: bool,
+    errors: &'a mut Errors,
+}
+
+impl Resolver<'_> {
+    /// The call on `Policy` for one option. The method's name is the option's as the user wrote it: an editor that
+    /// is asked about the option answers with the method.
+    fn call(&mut self, option: &WrittenOption) -> Option<TokenStream> {
+        let WrittenOption { name, ident, value } = option;
+        let Some(value) = value else {
+            // The parser lets only a flag through without a value.
+            return Some(quote!(.#ident()));
+        };
+        let (private, example, errors) = (&self.private, name.example(), &mut *self.errors);
+        let argument = match name {
+            OptionName::Policy | OptionName::Crate => return None,
+            OptionName::Header => errors.keep(value::header_name(value, example))?.to_token_stream(),
+            OptionName::Key => {
+                self.key = Some(errors.keep(expression::key(value, self.variables.as_ref()))?);
+                return Some(quote!(.key_from_arguments()));
+            }
+            OptionName::Required => {
+                errors.keep(flag(value, "required", "optional"))?;
+                return Some(quote!(.#ident()));
+            }
+            OptionName::Shadow => {
+                errors.keep(flag(value, "shadow", "enforced"))?;
+                return Some(quote!(.#ident()));
+            }
+            OptionName::MinKey => {
+                integer(errors.keep(value::number(value, 1..=255, "a number of characters", example))?)
+            }
+            OptionName::Ttl => {
+                let zero = "`ttl` must be longer than zero; to leave this endpoint unprotected, remove the attribute";
+                duration(errors.keep(value::duration(value, example, zero))?)
+            }
+            OptionName::Fingerprint if terms::is_none(value) => return Some(quote!(.no_fingerprint())),
+            OptionName::Fingerprint => terms::fingerprint(value, private, errors)?,
+            OptionName::Scope => {
+                let DeclaredScope { owner, path } = errors.keep(scope::read(value, self.variables.as_ref()))?;
+                match (owner, path) {
+                    (Owner::Caller, _) => quote!(#private::Scope::Path),
+                    (Owner::Global, false) => quote!(#private::Scope::Global),
+                    (Owner::Global, true) => quote!(#private::Scope::GlobalAndPath),
+                    (Owner::Header(header), false) => quote!(#private::Scope::Header(#header)),
+                    (Owner::Header(header), true) => quote!(#private::Scope::HeaderAndPath(#header)),
+                    (Owner::Arguments(scope), path) => {
+                        self.scope = scope;
+                        let with_path = path.then(|| quote!(.scope_of_arguments_and_path()));
+                        return Some(with_path.unwrap_or_else(|| quote!(.scope_of_arguments())));
+                    }
+                }
+            }
+            OptionName::InFlight => errors.keep(in_flight(value, private))?,
+            OptionName::Mismatch => {
+                integer(errors.keep(value::number(value, value::REFUSAL, "an error status", example))?)
+            }
+            OptionName::Record => terms::record(value, private, errors)?,
+            OptionName::Replay => {
+                let replay = terms::replay(value, private, errors)?;
+                self.replays_body = replay.has_body;
+                replay.tokens
+            }
+            OptionName::ReplayStatus if !self.replays_body => {
+                let message = "`replay_status` is the status the recorded body is sent with, and `replay` sends \
+                    no body: add `body` there, or remove this";
+                errors.at(ident, message);
+                return None;
+            }
+            OptionName::ReplayStatus => {
+                integer(errors.keep(value::number(value, value::RECORDED, "a status", example))?)
+            }
+            OptionName::ReplayHeader => match errors.keep(replay_header(value, example))? {
+                Some(header) => header.to_token_stream(),
+                None => return Some(quote!(.no_replay_header())),
+            },
+            OptionName::ReplayWith => terms::added_headers(value, private, errors)?,
+            OptionName::Abandoned => errors.keep(abandoned(value, private))?,
+            OptionName::MaxResponse => {
+                Literal::u64_unsuffixed(errors.keep(value::size(value, example))?).to_token_stream()
+            }
+            OptionName::Timeout => {
+                let zero =
+                    "`timeout` must be longer than zero; to let the handler run as long as it takes, remove this";
+                duration(errors.keep(value::duration(value, example, zero))?)
+            }
+            OptionName::Errors => errors.keep(value::path(value, "errors"))?.to_token_stream(),
+        };
+        Some(quote!(.#ident(#argument)))
+    }
+}
+
+/// `true`. The method named `off` turns the flag off in a policy.
+fn flag(value: &Expr, name: &str, off: &str) -> syn::Result<()> {
+    let message = match value::boolean(value) {
+        Some(true) => return Ok(()),
+        Some(false) => format!(
+            "`{name}` is off unless it is written: drop the option; a policy that has it is changed by `.{off}()` in a `const`"
+        ),
+        None => format!("`{name}` is a flag: write it without a value"),
+    };
+    Err(syn::Error::new_spanned(value, message))
+}
+
+/// `reject`, `reject(423)` or `wait("5s")`
+fn in_flight(value: &Expr, private: &TokenStream) -> syn::Result<TokenStream> {
+    let (name, arguments) = match value::call(value) {
+        Some((name, arguments)) => (Some(name), Some(arguments)),
+        None => (value::word(value), None),
+    };
+    let name = name.map(ToString::to_string).unwrap_or_default();
+    let argument = arguments.and_then(value::argument);
+    let message = match (name.as_str(), arguments, argument) {
+        ("reject", None, _) => return Ok(quote!(#private::InFlight::reject(409))),
+        ("reject", _, Some(status)) => {
+            let status = integer(value::in_flight_status(status, "reject(423)")?);
+            return Ok(quote!(#private::InFlight::reject(#status)));
+        }
+        ("wait", _, Some(longest)) => {
+            let zero = "the wait must be longer than zero; to not wait, write `in_flight = reject`";
+            let longest = duration(value::duration(longest, "wait(\"5s\")", zero)?);
+            return Ok(quote!(#private::InFlight::wait(#longest)));
+        }
+        ("reject", ..) => "`reject` takes one status: write `reject(423)`, or `reject` for 409",
+        ("wait", ..) => "`wait` takes how long: write `wait(\"5s\")`",
+        _ if matches!(value::bare(value), Expr::Lit(_)) && value::string(value).is_none() => {
+            "to refuse with a status, write for example `reject(423)`"
+        }
+        _ => return Err(value::unknown(value, "value", &["reject", "wait"])),
+    };
+    Err(syn::Error::new_spanned(value, message))
+}
+
+fn abandoned(value: &Expr, private: &TokenStream) -> syn::Result<TokenStream> {
+    match value::word(value).map(ToString::to_string).as_deref() {
+        Some("refuse") => Ok(quote!(#private::Abandoned::Refuse)),
+        Some("rerun") => Ok(quote!(#private::Abandoned::Rerun)),
+        _ => Err(value::unknown(value, "value", &["refuse", "rerun"])),
+    }
+}
+
+/// `None` for `none`.
+fn replay_header(value: &Expr, example: &str) -> syn::Result<Option<String>> {
+    if let Some(word) = value::word(value) {
+        return if word == "none" { Ok(None) } else { Err(value::unknown(value, "value", &["none"])) };
+    }
+    match value::header_name(value, example)? {
+        none if none == "none" => Err(syn::Error::new_spanned(value, "for no marker, drop the quotes: write `none`")),
+        header => Ok(Some(header)),
+    }
+}
+
+fn integer(number: u16) -> TokenStream {
+    Literal::u16_unsuffixed(number).into_token_stream()
+}
+
+fn duration(duration: Duration) -> TokenStream {
+    let seconds = Literal::u64_unsuffixed(duration.as_secs());
+    let nanoseconds = Literal::u32_unsuffixed(duration.subsec_nanos());
+    quote!(::core::time::Duration::new(#seconds, #nanoseconds))
+}
+
+#[cfg(test)]
+mod tests;

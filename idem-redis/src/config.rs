@@ -1,0 +1,148 @@
+//! The settings of a store.
+
+use std::fmt;
+use std::time::Duration;
+
+use crate::errors::ConnectError;
+
+/// Redis counts in milliseconds, and takes 0 for no limit.
+const MIN_WAIT: Duration = Duration::from_millis(1);
+/// No step is waited for longer.
+const MAX_WAIT: Duration = Duration::from_secs(60 * 60);
+
+/// How many copies of a claim and of a record there must be before the handler runs and before the response is sent.
+///
+/// ```
+/// use std::time::Duration;
+/// use idem_redis::{Durability, RedisStore};
+///
+/// // A claim and a record count when one replica has them, too.
+/// let durability = Durability::Replicas { count: 1, within: Duration::from_millis(200) };
+/// let builder = RedisStore::builder("redis://localhost:6379").durability(durability);
+/// # let _ = builder;
+/// ```
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Durability {
+    /// One, in the server that was asked. Nothing is waited for.
+    #[default]
+    None,
+    /// This many replicas must have it, too (`WAIT`). If they do not have it in time, the handler does not run, and the engine
+    /// tries again to complete the claim. Replicas need not have it on disk.
+    Replicas {
+        /// How many replicas, at least 1.
+        count: u32,
+        /// How long to wait for them: from a millisecond to an hour. It is added to the [`timeout`](RedisStoreBuilder::timeout)
+        /// of a step.
+        within: Duration,
+    },
+}
+
+impl Durability {
+    /// How long a step waits for replicas.
+    pub(crate) fn wait(self) -> Duration {
+        match self {
+            Self::None => Duration::ZERO,
+            Self::Replicas { within, .. } => within,
+        }
+    }
+}
+
+/// Sets up a [`RedisStore`](crate::RedisStore).
+///
+/// ```no_run
+/// # async fn example() -> Result<(), idem_redis::ConnectError> {
+/// use std::time::Duration;
+/// use idem_redis::RedisStore;
+///
+/// let store = RedisStore::builder("redis://localhost:6379")
+///     .prefix("shop")
+///     .timeout(Duration::from_millis(500))
+///     .connect()
+///     .await?;
+/// # let _ = store;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone)]
+#[must_use = "a builder does nothing until `connect` is called"]
+pub struct RedisStoreBuilder {
+    pub(crate) url: String,
+    pub(crate) prefix: String,
+    pub(crate) durability: Durability,
+    pub(crate) timeout: Duration,
+}
+
+impl RedisStoreBuilder {
+    pub(crate) fn new(url: String) -> Self {
+        Self { url, prefix: "idem".into(), durability: Durability::None, timeout: Duration::from_secs(2) }
+    }
+
+    /// What the names of all keys and channels begin with, before a colon. Two prefixes never meet. Default: `idem`.
+    pub fn prefix(mut self, prefix: impl Into<String>) -> Self {
+        self.prefix = prefix.into();
+        self
+    }
+
+    /// How many copies there must be. Default: [`Durability::None`].
+    pub fn durability(mut self, durability: Durability) -> Self {
+        self.durability = durability;
+        self
+    }
+
+    /// How long one step may take, connecting included. After that the request is refused with 503. Default: 2 seconds.
+    ///
+    /// The engine waits five seconds for a step; a longer timeout does not help. From a millisecond to an hour.
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = timeout;
+        self
+    }
+
+    /// Refuses settings that cannot work.
+    pub(crate) fn validate(&self) -> Result<(), ConnectError> {
+        if self.prefix.is_empty() {
+            return Err(ConnectError::Setting("`prefix` is empty; give the keys a name, such as `idem`"));
+        }
+        if self.timeout < MIN_WAIT {
+            return Err(ConnectError::Setting("`timeout` is shorter than a millisecond; no step could succeed"));
+        }
+        if self.timeout > MAX_WAIT {
+            let what = "`timeout` is longer than an hour; set a few seconds, the engine waits for 5";
+            return Err(ConnectError::Setting(what));
+        }
+        let Durability::Replicas { count, within } = self.durability else { return Ok(()) };
+        if count == 0 {
+            return Err(ConnectError::Setting("`count` of replicas is 0; use `Durability::None`"));
+        }
+        if within < MIN_WAIT {
+            return Err(ConnectError::Setting("`within` is shorter than a millisecond; no replica could reply"));
+        }
+        if within > MAX_WAIT {
+            let what = "`within` is longer than an hour; set some milliseconds, the engine waits 5 seconds for a step";
+            return Err(ConnectError::Setting(what));
+        }
+        Ok(())
+    }
+}
+
+/// Leaves the URL out, which may contain a password.
+impl fmt::Debug for RedisStoreBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RedisStoreBuilder")
+            .field("prefix", &self.prefix)
+            .field("durability", &self.durability)
+            .field("timeout", &self.timeout)
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_builder_does_not_show_the_password() {
+        let builder = RedisStoreBuilder::new("redis://:secret@localhost".into());
+        assert!(!format!("{builder:?}").contains("secret"));
+    }
+}

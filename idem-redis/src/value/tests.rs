@@ -1,0 +1,70 @@
+use super::*;
+
+const KEY: StorageKey = StorageKey::from_bytes([0xa5; 32]);
+const FINGERPRINT: Fingerprint = Fingerprint::from_bytes([7; 32]);
+const OWNER: OwnerToken = OwnerToken::from_bytes([9; 16]);
+const TTL: Duration = Duration::from_secs(3600);
+
+fn name() -> Name {
+    Name::new("shop", &KEY)
+}
+
+fn info() -> ExecutionInfo {
+    ExecutionInfo::from_bytes(&[&[1, 0][..], &[5; 8 + 8 + 4 + 8], b"POST /orders"].concat()).unwrap()
+}
+
+#[test]
+fn a_name_has_the_prefix_and_the_hash_and_shows_eight_digits_of_it() {
+    assert_eq!(name().0, format!("shop:{}", "a5".repeat(32)));
+    assert_eq!(name().channel(), format!("shop:{}:ended", "a5".repeat(32)));
+    assert_eq!(name().short(), "shop:a5a5a5a5*");
+}
+
+#[test]
+fn times_are_rounded_up_and_never_too_long_or_zero() {
+    assert_eq!(milliseconds(Duration::from_micros(29_001)), 30);
+    assert_eq!(milliseconds(Duration::ZERO), 1);
+    let expiry = claim_expiry(Duration::MAX, Duration::MAX);
+    assert!(expiry == 2 * milliseconds(Duration::MAX) && i64::try_from(expiry).is_ok());
+    for (lease, ttl, expiry) in [(30, 1000, 1030), (1000, 30, 1030), (30, 0, 31)] {
+        assert_eq!(claim_expiry(Duration::from_millis(lease), Duration::from_millis(ttl)), expiry);
+    }
+}
+
+#[test]
+fn a_value_is_read_under_its_own_name_and_as_it_was_written_only() {
+    let content = Record::new(FINGERPRINT, Bytes::from_static(b"the content")).to_checksummed_bytes(&KEY);
+    let record = encode_record(&name(), OWNER, &content);
+    assert_eq!(decode(&name(), &record), Some(Decoded::Record(content)));
+    let claim = encode_claim(&name(), OWNER, TTL, &FINGERPRINT, Some(&info()));
+    let stored = StoredClaim { fingerprint: FINGERPRINT, ttl: 3_600_000, info: Some(info()) };
+    assert_eq!(decode(&name(), &claim), Some(Decoded::Claim(stored)));
+    for (value, covered) in [(claim.clone(), claim.len()), (record, RECORD_START)] {
+        assert_eq!(decode(&Name::new("other", &KEY), &value), None, "under another name");
+        for at in 0..covered {
+            assert_eq!(decode(&name(), &value.slice(..at)), None, "cut at {at}");
+            for bit in 0..8 {
+                let mut damaged = value.to_vec();
+                damaged[at] ^= 1 << bit;
+                assert_eq!(decode(&name(), &damaged.into()), None, "bit {bit} of byte {at}");
+            }
+        }
+    }
+    assert_eq!(decode(&name(), &[&claim[..], b"x"].concat().into()), None, "with something after it");
+}
+
+#[test]
+fn a_claim_whose_info_cannot_be_read_is_a_claim() {
+    let plain = encode_claim(&name(), OWNER, TTL, &FINGERPRINT, None);
+    let (head, _) = plain.split_at(CLAIM_HEAD);
+    let rest = [FINGERPRINT.as_bytes(), &b"unknown"[..]].concat();
+    let value = [head, &name().checksum([head, &rest]), &rest].concat();
+    let stored = StoredClaim { fingerprint: FINGERPRINT, ttl: 3_600_000, info: None };
+    assert_eq!(decode(&name(), &value.into()), Some(Decoded::Claim(stored)));
+}
+
+#[test]
+fn the_script_knows_how_a_record_starts() {
+    let script = include_str!("../scripts/complete.lua");
+    assert!(script.contains(&format!("local RECORD_START = {RECORD_START}\n")));
+}

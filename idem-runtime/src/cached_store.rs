@@ -1,0 +1,386 @@
+//! A cache in this process in front of a remote store.
+
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Duration;
+
+use moka::policy::EvictionPolicy;
+use moka::sync::Cache as MokaCache;
+
+use crate::clock::{Clock, SystemClock, Timestamp};
+use crate::error::StoreError;
+use crate::fingerprint::Fingerprint;
+use crate::key::StorageKey;
+use crate::record::Record;
+use crate::store::{Begin, BeginOptions, Claim, Store, StoreCapabilities, StoredEntry};
+
+/// What an entry takes besides its record, in bytes: the key, and what moka needs for it.
+const ENTRY_BYTES: u32 = 256;
+/// moka panics if a time is longer than a thousand years.
+const MAX_AGE: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+
+/// A store with a cache in front of it, so that a retry that comes to the process that ran the handler gets its replay without a
+/// round trip.
+///
+/// ```
+/// # use idem_runtime::MemoryStore as RemoteStore;
+/// use idem_runtime::{CachedStore, Idempotency};
+///
+/// let remote = RemoteStore::new();
+/// let idempotency = Idempotency::new(CachedStore::new(remote));
+/// ```
+///
+/// Only records are cached, and only those that this process completed. A cached record never outlives the stored one, because
+/// its TTL starts before the store's. Claims are always left to the store, which alone decides who runs the handler. So a
+/// record that the cache evicts costs a round trip and nothing else; the least recently used one goes first.
+///
+/// Time during which the machine is suspended does not count here. If machines are suspended, keep `max_age` short.
+///
+/// [`forget`](Store::forget) empties the cache of the process that calls it. Another process may replay from its own cache for
+/// as long as [`max_age`](CachedStoreBuilder::max_age) says.
+#[derive(Clone)]
+pub struct CachedStore<S> {
+    store: S,
+    cache: Cache,
+}
+
+/// The cache, and the clock by which its records expire.
+#[derive(Clone)]
+struct Cache {
+    records: MokaCache<StorageKey, CachedRecord>,
+    /// How many calls of `forget` there were. A record whose acknowledgement comes after one is not cached.
+    forgets: Arc<Mutex<u64>>,
+    /// The engine's clock, once the store is attached.
+    clock: Arc<OnceLock<Arc<dyn Clock>>>,
+    system_clock: SystemClock,
+}
+
+#[derive(Clone)]
+struct CachedRecord {
+    record: Record,
+    expires_at: Timestamp,
+}
+
+impl Cache {
+    fn now(&self) -> Timestamp {
+        self.clock.get().map_or_else(|| self.system_clock.now(), Clock::now)
+    }
+
+    fn get(&self, key: &StorageKey) -> Option<Record> {
+        let cached = self.records.get(key)?;
+        if self.now() < cached.expires_at {
+            return Some(cached.record);
+        }
+        self.records.invalidate(key);
+        None
+    }
+
+    fn forgets(&self) -> MutexGuard<'_, u64> {
+        self.forgets.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<S: Store> CachedStore<S> {
+    /// `store` with a cache of the default size in front of it.
+    pub fn new(store: S) -> Self {
+        Self::builder(store).build()
+    }
+
+    /// `store` with a cache whose limits you set.
+    pub fn builder(store: S) -> CachedStoreBuilder<S> {
+        CachedStoreBuilder { store, max_bytes: 64 * 1024 * 1024, max_age: Duration::from_secs(60) }
+    }
+
+    /// Returns the store behind the cache.
+    pub fn store(&self) -> &S {
+        &self.store
+    }
+}
+
+impl<S> fmt::Debug for CachedStore<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CachedStore").field("records", &self.cache.records.entry_count()).finish_non_exhaustive()
+    }
+}
+
+/// Sets the limits of a [`CachedStore`].
+///
+/// ```
+/// use std::time::Duration;
+/// use idem_runtime::{CachedStore, Idempotency};
+///
+/// # let remote = idem_runtime::MemoryStore::new();
+/// let cached = CachedStore::builder(remote).max_bytes(16 * 1024 * 1024).max_age(Duration::from_secs(10)).build();
+/// let idempotency = Idempotency::new(cached);
+/// # let _ = idempotency;
+/// ```
+#[must_use = "a builder does nothing until `build` is called"]
+pub struct CachedStoreBuilder<S> {
+    store: S,
+    max_bytes: u64,
+    max_age: Duration,
+}
+
+impl<S: Store> CachedStoreBuilder<S> {
+    /// The most bytes of cached records; above it the least recently used are evicted. Default: 64 MiB.
+    pub fn max_bytes(mut self, max_bytes: u64) -> Self {
+        self.max_bytes = max_bytes;
+        self
+    }
+
+    /// How long a record stays in the cache, if it lives that long: most retries come soon. Default: one minute.
+    pub fn max_age(mut self, max_age: Duration) -> Self {
+        self.max_age = max_age;
+        self
+    }
+
+    /// Builds the store.
+    pub fn build(self) -> CachedStore<S> {
+        let bytes = |_: &StorageKey, cached: &CachedRecord| {
+            u32::try_from(cached.record.bytes().len()).unwrap_or(u32::MAX).saturating_add(ENTRY_BYTES)
+        };
+        // moka's default policy refuses new entries of a full cache, and the newest records are those that are retried.
+        let records = MokaCache::builder()
+            .eviction_policy(EvictionPolicy::lru())
+            .weigher(bytes)
+            .max_capacity(self.max_bytes)
+            .time_to_live(self.max_age.min(MAX_AGE))
+            .build();
+        let cache = Cache { records, forgets: Arc::default(), clock: Arc::default(), system_clock: SystemClock::new() };
+        CachedStore { store: self.store, cache }
+    }
+}
+
+impl<S> fmt::Debug for CachedStoreBuilder<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CachedStoreBuilder")
+            .field("max_bytes", &self.max_bytes)
+            .field("max_age", &self.max_age)
+            .finish_non_exhaustive()
+    }
+}
+
+#[deny(clippy::missing_trait_methods)]
+impl<S: Store> Store for CachedStore<S> {
+    type Claim = CachedClaim<S::Claim>;
+
+    async fn begin(
+        &self,
+        key: &StorageKey,
+        fingerprint: &Fingerprint,
+        options: &BeginOptions,
+    ) -> Result<Begin<Self::Claim>, StoreError> {
+        // A request with another fingerprint gets the record as well: the engine compares, as it does for the store's.
+        if let Some(record) = self.cache.get(key) {
+            return Ok(Begin::Completed(record));
+        }
+        let cached = |claim| CachedClaim { claim, key: *key, cache: self.cache.clone(), completed_at: Arc::default() };
+        Ok(match self.store.begin(key, fingerprint, options).await? {
+            Begin::Claimed(claim) => Begin::Claimed(cached(claim)),
+            Begin::Abandoned(claim) => Begin::Abandoned(cached(claim)),
+            Begin::InFlight(fingerprint) => Begin::InFlight(fingerprint),
+            Begin::Completed(record) => Begin::Completed(record),
+        })
+    }
+
+    async fn ended(&self, key: &StorageKey) {
+        self.store.ended(key).await;
+    }
+
+    async fn forget(&self, key: &StorageKey) -> Result<bool, StoreError> {
+        let forgotten = self.store.forget(key).await;
+        // After the store, so that no retry finds the record here once this returns; and also if it is not known whether the
+        // store forgot it.
+        let mut forgets = self.cache.forgets();
+        *forgets += 1;
+        self.cache.records.invalidate(key);
+        drop(forgets);
+        forgotten
+    }
+
+    /// Returns what the store has. Replays from the cache are not counted there, so their number is not known.
+    async fn inspect(&self, key: &StorageKey) -> Result<Option<StoredEntry>, StoreError> {
+        let entry = self.store.inspect(key).await?;
+        Ok(entry.map(|entry| StoredEntry { replays: None, ..entry }))
+    }
+
+    async fn drained(&self) {
+        self.store.drained().await;
+    }
+
+    fn attach(&self, clock: &Arc<dyn Clock>) -> StoreCapabilities {
+        let _ = self.cache.clock.set(Arc::clone(clock));
+        self.store.attach(clock)
+    }
+}
+
+/// A claim in the store behind a [`CachedStore`].
+pub struct CachedClaim<C> {
+    claim: C,
+    key: StorageKey,
+    cache: Cache,
+    /// When the store was first asked to complete the claim. A clone that asks again has the same record.
+    completed_at: Arc<OnceLock<Timestamp>>,
+}
+
+#[deny(clippy::missing_trait_methods)]
+impl<C: Claim> Claim for CachedClaim<C> {
+    async fn renew(&mut self, lease: Duration) -> Result<(), StoreError> {
+        self.claim.renew(lease).await
+    }
+
+    async fn complete(self, record: Record, ttl: Duration) -> Result<(), StoreError> {
+        let Self { claim, key, cache, completed_at } = self;
+        // Before the store is asked, so that the record expires here first.
+        let expires_at = completed_at.get_or_init(|| cache.now()).after(ttl);
+        let forgets = *cache.forgets();
+        let cached = CachedRecord { record: record.clone(), expires_at };
+        claim.complete(record, ttl).await?;
+        let forgets_now = cache.forgets();
+        if *forgets_now == forgets {
+            cache.records.insert(key, cached);
+        }
+        Ok(())
+    }
+
+    async fn release(self) -> Result<(), StoreError> {
+        self.claim.release().await
+    }
+
+    fn try_clone(&self) -> Option<Self> {
+        let Self { claim, key, cache, completed_at } = self;
+        claim.try_clone().map(|claim| Self {
+            claim,
+            key: *key,
+            cache: cache.clone(),
+            completed_at: Arc::clone(completed_at),
+        })
+    }
+}
+
+impl<C> fmt::Debug for CachedClaim<C> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CachedClaim").field("key", &self.key).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::ManualClock;
+    use crate::memory::{MemoryClaim, MemoryStore};
+    use crate::record::RecordBuilder;
+
+    #[cfg(feature = "conformance")]
+    mod conformance {
+        crate::conformance_tests!(|| async { crate::CachedStore::new(crate::MemoryStore::new()) });
+    }
+
+    const KEY: StorageKey = StorageKey::from_bytes([1; 32]);
+    const FINGERPRINT: Fingerprint = Fingerprint::from_bytes([7; 32]);
+    const OTHER: Fingerprint = Fingerprint::from_bytes([8; 32]);
+    const TTL: Duration = Duration::from_secs(60);
+
+    fn record() -> Record {
+        let mut draft = RecordBuilder::new();
+        draft.put(b"the answer");
+        Record::with_content(FINGERPRINT, draft, Timestamp::NEVER, None)
+    }
+
+    /// A cached store, the store behind it, and the clock of both.
+    fn cached() -> (CachedStore<MemoryStore>, MemoryStore, ManualClock) {
+        let (behind, clock) = (MemoryStore::new(), ManualClock::new());
+        let store = CachedStore::new(behind.clone());
+        let shared: Arc<dyn Clock> = Arc::new(clock.clone());
+        assert!(store.attach(&shared).judges_expiry);
+        (store, behind, clock)
+    }
+
+    async fn begin<S: Store>(store: &S, fingerprint: &Fingerprint) -> Begin<S::Claim> {
+        store.begin(&KEY, fingerprint, &BeginOptions::new(TTL, TTL)).await.unwrap()
+    }
+
+    async fn complete(store: &CachedStore<MemoryStore>) {
+        let Begin::Claimed(claim) = begin(store, &FINGERPRINT).await else { panic!("a free key") };
+        claim.complete(record(), TTL).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn what_this_process_completed_is_replayed_without_the_store() {
+        let (store, behind, _clock) = cached();
+        complete(&store).await;
+        // So that the record can only come from the cache.
+        assert!(behind.forget(&KEY).await.unwrap());
+        for fingerprint in [FINGERPRINT, OTHER] {
+            match begin(&store, &fingerprint).await {
+                Begin::Completed(found) => {
+                    assert_eq!(found, record(), "with its own fingerprint, for the engine to compare")
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn what_another_process_completed_is_always_asked_for() {
+        let (store, behind, _clock) = cached();
+        let Begin::Claimed(claim) = begin(&behind, &FINGERPRINT).await else { panic!("a free key") };
+        claim.complete(record(), TTL).await.unwrap();
+        assert!(matches!(begin(&store, &FINGERPRINT).await, Begin::Completed(_)));
+        assert!(behind.forget(&KEY).await.unwrap());
+        assert!(matches!(begin(&store, &FINGERPRINT).await, Begin::Claimed(_)));
+    }
+
+    #[tokio::test]
+    async fn a_record_expires_here_when_it_expires_there() {
+        let (store, behind, clock) = cached();
+        complete(&store).await;
+        clock.advance(TTL - Duration::from_nanos(1));
+        assert!(matches!(begin(&store, &FINGERPRINT).await, Begin::Completed(_)));
+        clock.advance(Duration::from_nanos(1));
+        let Begin::Claimed(claim) = begin(&store, &FINGERPRINT).await else { panic!("expired at its TTL") };
+        let running: Begin<MemoryClaim> = begin(&behind, &FINGERPRINT).await;
+        assert!(matches!(running, Begin::InFlight(_)), "claims are the store's");
+        claim.release().await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn what_is_forgotten_is_gone_here_too() {
+        let (store, _behind, _clock) = cached();
+        complete(&store).await;
+        assert!(store.forget(&KEY).await.unwrap());
+        assert!(matches!(begin(&store, &FINGERPRINT).await, Begin::Claimed(_)));
+    }
+
+    #[tokio::test]
+    async fn a_cache_without_room_costs_a_round_trip_and_nothing_else() {
+        let store = CachedStore::builder(MemoryStore::new()).max_bytes(1).max_age(Duration::MAX).build();
+        complete(&store).await;
+        store.cache.records.run_pending_tasks();
+        assert!(matches!(begin(&store, &FINGERPRINT).await, Begin::Completed(_)));
+    }
+
+    #[tokio::test]
+    async fn the_newest_records_stay_and_the_cache_keeps_its_limit() {
+        const KEYS: u8 = 100;
+        let behind = MemoryStore::new();
+        let store = CachedStore::builder(behind.clone()).max_bytes(10 * 400).build();
+        let options = BeginOptions::new(TTL, TTL);
+        let key = |number| StorageKey::from_bytes([number; 32]);
+        for number in 0..KEYS {
+            let Begin::Claimed(claim) = store.begin(&key(number), &FINGERPRINT, &options).await.unwrap() else {
+                panic!("a free key")
+            };
+            claim.complete(record(), TTL).await.unwrap();
+            store.cache.records.run_pending_tasks();
+            assert!(store.cache.records.weighted_size() <= 10 * 400);
+        }
+        for number in 0..KEYS {
+            assert!(behind.forget(&key(number)).await.unwrap());
+        }
+        let newest = store.begin(&key(KEYS - 1), &FINGERPRINT, &options).await.unwrap();
+        assert!(matches!(newest, Begin::Completed(_)), "the newest record is cached: {newest:?}");
+        let oldest = store.begin(&key(0), &FINGERPRINT, &options).await.unwrap();
+        assert!(matches!(oldest, Begin::Claimed(_)), "the oldest record was evicted: {oldest:?}");
+    }
+}

@@ -1,0 +1,71 @@
+//! The decision: what the store reported and the attempt, in one table. Runs, shadow mode and operators act on its result.
+
+use super::dyn_store::BoxClaim;
+use crate::attempt::{Abandoned, Attempt};
+use crate::error::StoreError;
+use crate::execution_info::{ExecutionInfo, PolicyTag};
+use crate::outcome::{RefusalReason, Replay};
+use crate::store::Begin;
+
+/// What an attempt gets.
+pub(super) enum Decision {
+    /// The key was free: the handler runs under this claim.
+    Run(BoxClaim),
+    /// The claim is abandoned: the handler runs once this claim is taken over.
+    TakeOver(BoxClaim),
+    /// The store is unavailable, and the policy allows it: the handler runs without a claim.
+    RunWithoutStore(StoreError),
+    /// The record is replayed.
+    Replay(Replay),
+    /// The execution in flight is awaited, if the policy says so; then the store is asked again.
+    Wait,
+    /// The key is claimed with another fingerprint. The store is asked whether the policy changed, and the handler does not run.
+    Mismatch,
+    /// The handler does not run.
+    Refuse(RefusalReason),
+}
+
+/// Decides what `attempt` gets, after the store reported `begun`.
+pub(super) fn decide(attempt: &Attempt, begun: Result<Begin<BoxClaim>, StoreError>) -> Decision {
+    let rules = &attempt.rules;
+    match begun {
+        Ok(Begin::Claimed(claim)) => Decision::Run(claim),
+        // A claim that is dropped here stays abandoned. It is never released, since its handler may have run.
+        Ok(Begin::Abandoned(claim)) => match rules.abandoned {
+            Abandoned::Rerun => Decision::TakeOver(claim),
+            Abandoned::Refuse => Decision::Refuse(RefusalReason::OutcomeUnknown),
+        },
+        Ok(Begin::InFlight(other)) if other != attempt.fingerprint => Decision::Mismatch,
+        Ok(Begin::InFlight(_)) if rules.wait.is_some() => Decision::Wait,
+        Ok(Begin::InFlight(_)) => Decision::Refuse(RefusalReason::InFlight),
+        Ok(Begin::Completed(record)) if *record.fingerprint() != attempt.fingerprint => {
+            Decision::Refuse(mismatch(attempt, record.execution_info().as_ref()))
+        }
+        Ok(Begin::Completed(record)) => match record.read() {
+            Ok(read) => match read.content {
+                Some(content) => Decision::Replay(Replay { content, record }),
+                None => Decision::Refuse(RefusalReason::NotReplayable),
+            },
+            Err(error) => Decision::Refuse(RefusalReason::StoreUnavailable(StoreError::unreadable(error))),
+        },
+        Err(StoreError::Full) => Decision::Refuse(RefusalReason::StoreFull),
+        // The handler has run, or may have, so it does not run without protection either.
+        Err(error @ StoreError::Unreadable(_)) => Decision::Refuse(RefusalReason::StoreUnavailable(error)),
+        Err(error) if rules.run_without_store => Decision::RunWithoutStore(error),
+        Err(error) => Decision::Refuse(RefusalReason::StoreUnavailable(error)),
+    }
+}
+
+/// Returns why `attempt` is refused if `info` is that of a request with another fingerprint under the same key.
+///
+/// Two endpoints have different policies, and a request to another endpoint is another request under any of them. If one of the
+/// two policies has no tag, nothing is known of a change.
+pub(super) fn mismatch(attempt: &Attempt, info: Option<&ExecutionInfo>) -> RefusalReason {
+    let Some(info) = info else { return RefusalReason::Mismatch };
+    let tags = [info.policy(), attempt.policy];
+    if info.endpoint() == attempt.endpoint.as_str() && tags[0] != tags[1] && !tags.contains(&PolicyTag::NONE) {
+        RefusalReason::PolicyChanged
+    } else {
+        RefusalReason::Mismatch
+    }
+}

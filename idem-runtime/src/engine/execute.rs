@@ -1,0 +1,217 @@
+//! One execution: the handler runs under its claim, which is renewed meanwhile, and then the claim ends.
+
+use std::future::Future;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::{sleep, timeout};
+
+use super::begin::{Permit, STORE_TIMEOUT, within};
+use super::complete::{ClaimCompletion, ClaimEnd};
+use super::dyn_store::BoxClaim;
+use super::{Core, poll_once};
+use crate::attempt::{Abandoned, Attempt, Rules};
+use crate::error::StoreError;
+use crate::execution_info::ExecutionInfo;
+use crate::fingerprint::Fingerprint;
+use crate::key::StorageKey;
+use crate::lease::Lease;
+use crate::outcome::{Executed, Outcome, RecordedStream, Recording};
+use crate::telemetry::span::HandlerTimer;
+
+/// How long a slow store may delay a response. After that the client gets it, and the completion goes on.
+const MAX_RESPONSE_DELAY: Duration = Duration::from_secs(1);
+
+/// A claim, and what the handler needs to run under it.
+pub(super) struct Execution {
+    pub(super) core: Arc<Core>,
+    pub(super) key: StorageKey,
+    fingerprint: Fingerprint,
+    rules: Rules,
+    info: ExecutionInfo,
+    claim: BoxClaim,
+    /// `None` if the store's claims need no renewal.
+    renewal: Option<Renewal>,
+    /// `None` once the claim ends.
+    permit: Option<Permit>,
+}
+
+/// What it takes to keep a claim.
+struct Renewal {
+    lease: Duration,
+    lost: watch::Sender<bool>,
+}
+
+impl Execution {
+    pub(super) fn new(
+        core: &Arc<Core>,
+        attempt: &Attempt,
+        info: &ExecutionInfo,
+        claim: BoxClaim,
+        permit: Permit,
+    ) -> Self {
+        let renewal = || Renewal { lease: core.lease, lost: watch::Sender::new(false) };
+        Self {
+            core: Arc::clone(core),
+            key: attempt.key,
+            fingerprint: attempt.fingerprint,
+            rules: attempt.rules,
+            info: info.clone(),
+            claim,
+            renewal: (!core.capabilities.claims_live_with_owner).then(renewal),
+            permit: Some(permit),
+        }
+    }
+
+    /// Returns what the handler can learn about its claim.
+    pub(super) fn lease(&self) -> Lease {
+        self.renewal.as_ref().map_or_else(Lease::default, |renewal| Lease::watching(&renewal.lost))
+    }
+
+    /// Runs the handler to its end and ends the claim. Returns the response, which a retry finds recorded. The client may be
+    /// gone.
+    ///
+    /// `None` if another run has taken over the claim; a retry gets the response of that one.
+    pub(super) async fn run<T>(mut self, handler: impl Future<Output = Executed<T>>) -> Option<T> {
+        let timer = HandlerTimer::protected(&self.info);
+        let Executed { response, recording } = self.keep_claim(pin!(handler)).await;
+        drop(timer);
+        match recording {
+            Recording::Done(outcome) => {
+                let reruns = self.rules.abandoned == Abandoned::Rerun;
+                let lost = matches!(self.end(outcome).await, Some(Err(StoreError::Lost)));
+                if lost && reruns { None } else { Some(response) }
+            }
+            Recording::Live(mut recorded) => {
+                let core = Arc::clone(&self.core);
+                drop(core.spawn(async move {
+                    let RecordedStream { outcome, delivery } = self.keep_claim(recorded.as_mut()).await;
+                    let end = self.claim_end(outcome);
+                    let content = end.content();
+                    let permit = Arc::new(self.permit.take());
+                    // Failures are logged.
+                    let _ = self.end_claim(end, Arc::clone(&permit)).await;
+                    if let Some(delivery) = delivery {
+                        // A stream that is not read takes memory, so it takes the place of an execution.
+                        delivery.recorded(content).await;
+                    }
+                    drop(permit);
+                }));
+                Some(response)
+            }
+        }
+    }
+
+    /// Ends the claim. Returns `None` if that takes longer than [`MAX_RESPONSE_DELAY`], and goes on in a task: a slow store is
+    /// no reason to delay the response.
+    pub(super) async fn end(mut self, outcome: Outcome) -> Option<Result<(), StoreError>> {
+        let (end, permit) = (self.claim_end(outcome), self.permit.take());
+        self.end_claim(end, permit).await
+    }
+
+    fn claim_end(&self, outcome: Outcome) -> ClaimEnd {
+        ClaimEnd::new(outcome, self.fingerprint, Some(&self.info), self.rules.ttl, &*self.core.clock)
+    }
+
+    async fn end_claim(self, end: ClaimEnd, permit: impl Send + 'static) -> Option<Result<(), StoreError>> {
+        let Self { core, key, claim, renewal, .. } = self;
+        let mut completion = ClaimCompletion::begin(key, claim, end, renewal.map(|renewal| renewal.lease));
+        if completion.is_done_at_once() {
+            return Some(Ok(()));
+        }
+        let mut finish = Box::pin(completion.finish());
+        let in_time = timeout(MAX_RESPONSE_DELAY, &mut finish).await;
+        if in_time.is_err() {
+            drop(core.spawn(async move {
+                let _permit = permit;
+                // Failures are logged.
+                let _ = finish.await;
+            }));
+        }
+        in_time.ok()
+    }
+
+    /// Ends the claim from code that cannot wait. What the store does not do at once, a task goes on with.
+    pub(super) fn end_in_background(self, outcome: Outcome) {
+        let end = self.claim_end(outcome);
+        let Self { core, key, claim, renewal, permit, .. } = self;
+        let mut completion = ClaimCompletion::begin(key, claim, end, renewal.map(|renewal| renewal.lease));
+        // Without a runtime there is no task and no timer: the claim stays.
+        if !completion.is_done_at_once() && tokio::runtime::Handle::try_current().is_ok() {
+            drop(core.spawn(async move {
+                let _permit = permit;
+                // Failures are logged.
+                let _ = completion.finish().await;
+            }));
+        }
+    }
+
+    /// Awaits `work` and renews the lease meanwhile.
+    pub(super) async fn keep_claim<R>(&mut self, work: Pin<&mut (impl Future<Output = R> + ?Sized)>) -> R {
+        match &self.renewal {
+            None => work.await,
+            // Boxed, since it is larger than everything else of an execution, and most need none.
+            Some(renewal) => Box::pin(renewed(work, &mut self.claim, renewal, self.key)).await,
+        }
+    }
+}
+
+/// Runs a handler that has no claim to its end. Nothing is recorded.
+pub(super) async fn unprotected<T>(
+    core: Arc<Core>,
+    permit: Permit,
+    handler: impl Future<Output = Executed<T>>,
+) -> Option<T> {
+    let timer = HandlerTimer::unprotected();
+    let Executed { response, recording } = handler.await;
+    drop(timer);
+    if let Recording::Live(recorded) = recording {
+        // The stream to the client flows through the recording.
+        drop(core.spawn(async move {
+            let _permit = permit;
+            let RecordedStream { outcome, delivery } = recorded.await;
+            if let Some(delivery) = delivery {
+                delivery.recorded(outcome.into_content()).await;
+            }
+        }));
+    }
+    Some(response)
+}
+
+/// Awaits `work` and renews the lease of `claim` meanwhile. Work that is ready at once needs no timer.
+async fn renewed<R>(
+    mut work: Pin<&mut (impl Future<Output = R> + ?Sized)>,
+    claim: &mut BoxClaim,
+    Renewal { lease, lost }: &Renewal,
+    key: StorageKey,
+) -> R {
+    if let Some(result) = poll_once(work.as_mut()).await {
+        return result;
+    }
+    loop {
+        tokio::select! {
+            biased;
+            result = &mut work => return result,
+            () = sleep(*lease / 3), if !*lost.borrow() => {}
+        }
+        // The handler goes on while the store replies, and whatever it replies: it has started.
+        let renewed = tokio::select! {
+            biased;
+            result = &mut work => return result,
+            // Long enough for a reply, and short enough that a lost one does not cost the lease.
+            renewed = within(STORE_TIMEOUT.min(*lease / 3), claim.renew(*lease)) => renewed,
+        };
+        match renewed {
+            Ok(()) => {}
+            Err(StoreError::Lost) => {
+                lost.send_replace(true);
+                tracing::error!(%key, "the lease was lost while the handler runs: it was not renewed in time, or the store lost the claim");
+            }
+            Err(error) => {
+                tracing::warn!(%key, %error, cause = error.cause(), "the lease could not be renewed; trying again")
+            }
+        }
+    }
+}

@@ -1,0 +1,131 @@
+//! One attempt, top to bottom: ask the store, decide, and run the handler, replay, wait or refuse.
+
+use std::future::Future;
+use std::sync::Arc;
+
+use super::begin::{Blocked, Pending, Start};
+use super::decide::Decision;
+use super::dyn_store::BoxFuture;
+use super::execute::unprotected;
+use super::wait::Waiter;
+use super::{Core, Idempotency, poll_once};
+use crate::attempt::Attempt;
+use crate::execution_info::ExecutionInfo;
+use crate::lease::Lease;
+use crate::outcome::{Executed, RefusalReason, RunResult};
+use crate::telemetry::counters;
+
+/// What one look at the store came to.
+enum Looked<H, T> {
+    /// The handler ran. `None` if its response is lost: its task was torn down, or another run took over the claim.
+    Ran(Option<T>),
+    /// The handler did not start, and is returned.
+    Blocked(Blocked, H),
+}
+
+impl Idempotency {
+    /// Runs `handler` if the key is free. Otherwise returns a replay, or the reason why there is none.
+    ///
+    /// `handler` is called at most once, with the [lease](Lease) of its claim. Its future runs in a task of its own, and
+    /// nothing that happens to the future of `run` stops it. It must not panic: a panic leaves the key abandoned, and the caller
+    /// learns that the outcome is unknown.
+    ///
+    /// The future is moved several times, so box it if it is large.
+    ///
+    /// # Errors
+    /// [`RefusalReason`] says why the handler did not run. Only [`RefusalReason::OutcomeUnknown`] may also mean that the task of
+    /// the handler was torn down together with the async runtime, or that another run took over the claim
+    /// ([`Abandoned::Rerun`](crate::Abandoned::Rerun)).
+    ///
+    /// # Cancel safety
+    /// If the future is dropped before the store was asked, the key stays as it was. If it is dropped while a remote store is
+    /// being asked, nothing changes: `handler` runs if the store grants the claim in time, and a claim that is granted later is
+    /// released. If it is dropped later, nothing changes either.
+    pub async fn run<H, F, T>(&self, attempt: Attempt, handler: H) -> Result<RunResult<T>, RefusalReason>
+    where
+        H: FnOnce(Lease) -> F + Send + 'static,
+        F: Future<Output = Executed<T>> + Send + 'static,
+        T: Send + 'static,
+    {
+        let core = &self.handle.core;
+        let mut handler = handler;
+        let mut waiter = None;
+        loop {
+            let blocked = match core.look(&attempt, handler).await {
+                Looked::Ran(Some(response)) => return Ok(RunResult::Executed(response)),
+                Looked::Ran(None) => return Err(RefusalReason::OutcomeUnknown),
+                Looked::Blocked(blocked, unused) => {
+                    handler = unused;
+                    blocked
+                }
+            };
+            match blocked {
+                Blocked::Replay(replay) => return Ok(RunResult::Replayed(replay)),
+                Blocked::Refuse(reason) => {
+                    match reason {
+                        RefusalReason::StoreFull => counters::store_full(),
+                        RefusalReason::TooManyExecutions => counters::too_many_executions(),
+                        _ => {}
+                    }
+                    return Err(reason);
+                }
+                Blocked::Mismatch => return Err(Arc::clone(core).mismatch(attempt).await),
+                Blocked::Wait => {
+                    let waiter = waiter.get_or_insert_with(|| Waiter::new(attempt.rules.wait.unwrap_or_default()));
+                    if !waiter.wait(Arc::clone(&core.store).ended(attempt.key)).await {
+                        return Err(RefusalReason::InFlight);
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl Core {
+    /// Asks the store once, and runs the handler if it may start.
+    ///
+    /// `begin` must not be cut in half, or a claim could be left without an owner. It is polled once in place, which is all that
+    /// a store in memory needs. If it is pending, a task takes it over together with the handler.
+    async fn look<H, F, T>(self: &Arc<Self>, attempt: &Attempt, handler: H) -> Looked<H, T>
+    where
+        H: FnOnce(Lease) -> F + Send + 'static,
+        F: Future<Output = Executed<T>> + Send + 'static,
+        T: Send + 'static,
+    {
+        let info = ExecutionInfo::start(attempt, self.clock.now());
+        let mut beginning = self.begin(attempt, info.clone());
+        let pending = match poll_once(&mut beginning).await {
+            None => Pending::Asked(beginning),
+            Some(begun) => match self.start_now(attempt, &info, self.decide(attempt, begun)) {
+                Ok(Ok(start)) => return Looked::Ran(self.spawn(self.execute(start, handler)).await.ok().flatten()),
+                Ok(Err(blocked)) => return Looked::Blocked(blocked, handler),
+                Err(claim) => Pending::Decided(Decision::TakeOver(claim)),
+            },
+        };
+        let starting = Arc::clone(self).start(*attempt, info, pending);
+        let core = Arc::clone(self);
+        let task = self.spawn(async move {
+            match starting.await {
+                Ok(start) => Looked::Ran(core.execute(start, handler).await),
+                Err(blocked) => Looked::Blocked(blocked, handler),
+            }
+        });
+        task.await.unwrap_or(Looked::Ran(None))
+    }
+
+    /// Runs the handler to its end. Boxed here, since an async function would hold its arguments a second time.
+    fn execute<H, F, T>(self: &Arc<Self>, start: Start, handler: H) -> BoxFuture<Option<T>>
+    where
+        H: FnOnce(Lease) -> F,
+        F: Future<Output = Executed<T>> + Send + 'static,
+        T: Send + 'static,
+    {
+        match start {
+            Start::Protected(execution) => {
+                let lease = execution.lease();
+                Box::pin(execution.run(handler(lease)))
+            }
+            Start::Unprotected(permit) => Box::pin(unprotected(Arc::clone(self), permit, handler(Lease::default()))),
+        }
+    }
+}

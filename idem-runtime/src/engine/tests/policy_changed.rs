@@ -1,0 +1,127 @@
+//! Another fingerprint under another policy: the refusal names the change of the policy.
+
+use super::*;
+use crate::execution_info::PolicyTag;
+use crate::memory::MemoryClaim;
+use crate::{MemoryStore, ShadowOutcome, StoredEntry};
+
+const OLD: PolicyTag = PolicyTag::NONE.with(b"old");
+const NEW: PolicyTag = PolicyTag::NONE.with(b"new");
+
+fn under(request: &str, policy: PolicyTag) -> Attempt {
+    attempt("a", request).under(policy)
+}
+
+/// How a store tells what is known of a claim.
+#[derive(Clone, Copy, PartialEq)]
+enum Inspection {
+    AtOnce,
+    Later,
+    Unsupported,
+}
+
+struct Inspected(MemoryStore, Inspection);
+
+impl Store for Inspected {
+    type Claim = MemoryClaim;
+
+    async fn begin(
+        &self,
+        key: &StorageKey,
+        fingerprint: &Fingerprint,
+        options: &BeginOptions,
+    ) -> Result<Begin<MemoryClaim>, StoreError> {
+        if self.1 == Inspection::Later {
+            tokio::task::yield_now().await;
+        }
+        self.0.begin(key, fingerprint, options).await
+    }
+
+    async fn ended(&self, key: &StorageKey) {
+        self.0.ended(key).await;
+    }
+
+    async fn forget(&self, key: &StorageKey) -> Result<bool, StoreError> {
+        self.0.forget(key).await
+    }
+
+    async fn inspect(&self, key: &StorageKey) -> Result<Option<StoredEntry>, StoreError> {
+        match self.1 {
+            Inspection::AtOnce => {}
+            Inspection::Later => tokio::task::yield_now().await,
+            Inspection::Unsupported => return Err(StoreError::CannotInspect),
+        }
+        self.0.inspect(key).await
+    }
+
+    fn attach(&self, clock: &Arc<dyn Clock>) -> StoreCapabilities {
+        Store::attach(&self.0, clock)
+    }
+}
+
+/// Returns what an attempt gets, enforced and in shadow mode.
+async fn refused(idempotency: &Idempotency, attempt: Attempt) -> RefusalReason {
+    let Err(reason) = idempotency.run(attempt, Body::ready().run(answer("two"))).await else {
+        panic!("the handler ran, or the record of another request was replayed");
+    };
+    let (report, reported) = oneshot::channel();
+    let report = move |outcome| drop(report.send(outcome));
+    drop(idempotency.shadow(attempt, report).await);
+    match reported.await {
+        Ok(ShadowOutcome::Refuse(shadow)) => assert_eq!(shadow.to_string(), reason.to_string()),
+        other => panic!("{other:?}"),
+    }
+    reason
+}
+
+#[tokio::test]
+async fn another_fingerprint_is_a_changed_policy_only_under_another_tag() {
+    for inspection in [Inspection::AtOnce, Inspection::Later, Inspection::Unsupported] {
+        let idempotency = Idempotency::new(Inspected(MemoryStore::new(), inspection));
+        let body = Body::new();
+        let mut first = Box::pin(idempotency.run(under("x", OLD), body.run(answer("one"))));
+        tokio::select! {
+            () = body.started.notified() => {}
+            _ = &mut first => panic!("the body waits"),
+        }
+        let claimed = refused(&idempotency, under("y", NEW)).await;
+        match inspection {
+            Inspection::Unsupported => assert!(matches!(claimed, RefusalReason::Mismatch), "{claimed:?}"),
+            _ => assert!(matches!(claimed, RefusalReason::PolicyChanged), "{claimed:?}"),
+        }
+        let same_rules = refused(&idempotency, under("y", OLD)).await;
+        assert!(matches!(same_rules, RefusalReason::Mismatch), "{same_rules:?}");
+        let same_request = refused(&idempotency, under("x", NEW)).await;
+        assert!(matches!(same_request, RefusalReason::InFlight), "{same_request:?}");
+
+        body.go_on.add_permits(1);
+        assert_eq!(ran(first.await), 1);
+        let recorded_under_old = refused(&idempotency, under("y", NEW)).await;
+        assert!(matches!(recorded_under_old, RefusalReason::PolicyChanged), "{recorded_under_old:?}");
+        let same_rules = refused(&idempotency, under("y", OLD)).await;
+        assert!(matches!(same_rules, RefusalReason::Mismatch), "{same_rules:?}");
+        let replay = idempotency.run(under("x", NEW), body.run(answer("two"))).await;
+        assert_eq!(recorded(replay), "one", "the fingerprint is equal, so the tag does not count");
+    }
+}
+
+#[tokio::test]
+async fn a_request_to_another_endpoint_is_another_request() {
+    let idempotency = Idempotency::in_memory();
+    let at = |route, request, policy| under(request, policy).at(Endpoint::new("POST", route));
+    assert_eq!(ran(idempotency.run(at("/a", "x", OLD), Body::ready().run(answer("one"))).await), 1);
+    let elsewhere = refused(&idempotency, at("/b", "y", NEW)).await;
+    assert!(matches!(elsewhere, RefusalReason::Mismatch), "{elsewhere:?}");
+    let here = refused(&idempotency, at("/a", "y", NEW)).await;
+    assert!(matches!(here, RefusalReason::PolicyChanged), "{here:?}");
+}
+
+#[tokio::test]
+async fn without_a_tag_nothing_is_known_of_a_change() {
+    for (first, second) in [(PolicyTag::NONE, NEW), (OLD, PolicyTag::NONE)] {
+        let idempotency = Idempotency::in_memory();
+        assert_eq!(ran(idempotency.run(under("x", first), Body::ready().run(answer("one"))).await), 1);
+        let reason = refused(&idempotency, under("y", second)).await;
+        assert!(matches!(reason, RefusalReason::Mismatch), "{reason:?}");
+    }
+}

@@ -1,0 +1,401 @@
+//! What an operator wants to know of an execution: its endpoint, its start, its policy, and the trace of its request.
+
+use std::collections::hash_map::RandomState;
+use std::fmt;
+use std::hash::BuildHasher;
+use std::str;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{BufMut, Bytes, BytesMut};
+
+use crate::attempt::Attempt;
+use crate::clock::Timestamp;
+use crate::error::DecodeError;
+use crate::hash::hex;
+use crate::trace::TraceParent;
+
+/// The endpoint of a request: its method and its route template, such as `POST /orders/{id}`, and never its raw path.
+///
+/// It needs no allocation, so one of more than 95 bytes is cut, and ends with an ellipsis.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Endpoint {
+    length: u8,
+    text: [u8; Self::MAX_LENGTH],
+}
+
+impl Endpoint {
+    const MAX_LENGTH: usize = 95;
+    const ELLIPSIS: &str = "…";
+
+    /// No endpoint, for callers that have none.
+    pub const UNKNOWN: Self = Self { length: 0, text: [0; Self::MAX_LENGTH] };
+
+    /// The endpoint with this method and this route template.
+    ///
+    /// ```
+    /// use idem_runtime::Endpoint;
+    ///
+    /// assert_eq!(Endpoint::new("POST", "/orders/{id}").as_str(), "POST /orders/{id}");
+    /// ```
+    pub fn new(method: &str, route: &str) -> Self {
+        let mut endpoint = Self::UNKNOWN;
+        if !(endpoint.push(method) && endpoint.push(" ") && endpoint.push(route)) {
+            while endpoint.as_str().len() + Self::ELLIPSIS.len() > Self::MAX_LENGTH {
+                let shorter = endpoint.as_str().char_indices().next_back().map_or(0, |(start, _)| start);
+                endpoint.length = u8::try_from(shorter).unwrap_or(0);
+            }
+            endpoint.push(Self::ELLIPSIS);
+        }
+        endpoint
+    }
+
+    /// Adds as much of `text` as fits. Returns `false` if that is not all of it.
+    fn push(&mut self, text: &str) -> bool {
+        let length = usize::from(self.length);
+        let fits = whole_characters(text, Self::MAX_LENGTH - length);
+        self.text[length..length + fits].copy_from_slice(&text.as_bytes()[..fits]);
+        self.length = u8::try_from(length + fits).unwrap_or(u8::MAX);
+        fits == text.len()
+    }
+
+    /// Returns the endpoint as text; empty if it is unknown.
+    pub fn as_str(&self) -> &str {
+        str::from_utf8(&self.text[..usize::from(self.length)]).unwrap_or_default()
+    }
+}
+
+/// Returns the length of the longest start of `text` that has at most `max` bytes and ends between two characters.
+fn whole_characters(text: &str, max: usize) -> usize {
+    (0..=max.min(text.len())).rev().find(|&end| text.is_char_boundary(end)).unwrap_or(0)
+}
+
+impl fmt::Debug for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Endpoint({})", self.as_str())
+    }
+}
+
+/// A short hash of the rules that decide which requests are equal: the handler's path, and the policy's key, scope and
+/// fingerprint.
+///
+/// Claims and records carry it. If a request differs from a record and the tags differ as well, the record was made by
+/// another version of the endpoint, or by another service.
+///
+/// ```
+/// use idem_runtime::PolicyTag;
+///
+/// const CREATE: PolicyTag = PolicyTag::NONE.with(b"shop::orders::create").with(b"body");
+/// assert_ne!(CREATE, PolicyTag::NONE.with(b"shop::orders::create").with(b"json"));
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PolicyTag(u64);
+
+impl PolicyTag {
+    /// The tag of no rules at all. FNV-1a starts from this number.
+    pub const NONE: Self = Self(0xcbf2_9ce4_8422_2325);
+
+    /// Returns the tag of these rules and one more. The order counts.
+    #[must_use]
+    pub const fn with(self, rule: &[u8]) -> Self {
+        let mut hash = fnv(self.0, &(rule.len() as u64).to_le_bytes());
+        hash = fnv(hash, rule);
+        Self(hash)
+    }
+
+    /// Returns the hash.
+    #[must_use]
+    pub const fn to_bytes(self) -> [u8; 8] {
+        self.0.to_le_bytes()
+    }
+}
+
+/// FNV-1a, which a `const` can compute. A tag tells honest versions apart and is no protection from an attacker.
+const fn fnv(mut hash: u64, bytes: &[u8]) -> u64 {
+    let mut index = 0;
+    while index < bytes.len() {
+        hash = (hash ^ bytes[index] as u64).wrapping_mul(0x100_0000_01b3);
+        index += 1;
+    }
+    hash
+}
+
+/// The identity of one execution: eight random bytes.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct ExecutionId([u8; 8]);
+
+impl ExecutionId {
+    fn random() -> Self {
+        // Each state has keys of its own, random for each thread. An id is a name and no secret.
+        Self(RandomState::new().hash_one(0_u8).to_le_bytes())
+    }
+
+    /// Returns the bytes of the id.
+    pub const fn as_bytes(&self) -> &[u8; 8] {
+        &self.0
+    }
+}
+
+impl fmt::Display for ExecutionId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&hex::<8>(&self.0))
+    }
+}
+
+impl fmt::Debug for ExecutionId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "ExecutionId({self})")
+    }
+}
+
+/// What is known of an execution: its endpoint, when it started, how long its record lives, the tag of its policy, and the
+/// trace of its request.
+///
+/// A store keeps it with the claim, as [bytes](Self::to_bytes); the record that the execution leaves contains it. A clone is
+/// cheap.
+#[derive(Clone, PartialEq, Eq)]
+pub struct ExecutionInfo(Arc<Data>);
+
+#[derive(PartialEq, Eq)]
+struct Data {
+    id: ExecutionId,
+    started_at: Timestamp,
+    ttl: Duration,
+    policy: PolicyTag,
+    trace: Option<TraceParent>,
+    endpoint: Endpoint,
+}
+
+/// The layout: version, flags, start, id, TTL in seconds, policy tag; the trace, if the flag says so; the endpoint to the
+/// end.
+const VERSION: u8 = 1;
+const HEAD: usize = 1 + 1 + 8 + 8 + 4 + 8;
+const TRACED: u8 = 1;
+
+impl ExecutionInfo {
+    /// An execution of `attempt` that starts now.
+    pub(crate) fn start(attempt: &Attempt, now: Timestamp) -> Self {
+        let ttl = attempt.rules.ttl;
+        // Whole seconds, rounded up: a TTL must not become zero.
+        let seconds = ttl.as_secs().saturating_add(u64::from(ttl.subsec_nanos() > 0)).min(u32::MAX.into());
+        Self(Arc::new(Data {
+            id: ExecutionId::random(),
+            started_at: now,
+            ttl: Duration::from_secs(seconds),
+            policy: attempt.policy,
+            trace: attempt.trace,
+            endpoint: attempt.endpoint,
+        }))
+    }
+
+    /// Reads what [`to_bytes`](Self::to_bytes) wrote.
+    ///
+    /// # Errors
+    /// The bytes are damaged, or of a later version. The claim or record beside them is still good: a store treats such an info
+    /// as unknown.
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self, DecodeError> {
+        const UNREADABLE: DecodeError = DecodeError("without a readable execution info");
+        let (head, rest) = bytes.split_first_chunk::<HEAD>().ok_or(UNREADABLE)?;
+        let (trace, endpoint) = match head[..2] {
+            [VERSION, 0] => (None, rest),
+            [VERSION, TRACED] => {
+                let (trace, endpoint) = rest.split_first_chunk::<{ TraceParent::LENGTH }>().ok_or(UNREADABLE)?;
+                let trace = TraceParent { trace_id: part(trace, 0), parent_id: part(trace, 16), flags: trace[24] };
+                (Some(trace), endpoint)
+            }
+            _ => return Err(UNREADABLE),
+        };
+        let mut text = Endpoint::UNKNOWN;
+        if !text.push(str::from_utf8(endpoint).map_err(|_| UNREADABLE)?) {
+            return Err(UNREADABLE);
+        }
+        Ok(Self(Arc::new(Data {
+            id: ExecutionId(part(head, 10)),
+            started_at: Timestamp::from_nanos(u64::from_le_bytes(part(head, 2))),
+            ttl: Duration::from_secs(u32::from_le_bytes(part(head, 18)).into()),
+            policy: PolicyTag(u64::from_le_bytes(part(head, 22))),
+            trace,
+            endpoint: text,
+        })))
+    }
+
+    /// Returns what a store keeps. The format is versioned and private to the runtime.
+    pub fn to_bytes(&self) -> Bytes {
+        let mut bytes = BytesMut::with_capacity(self.encoded_length());
+        self.encode(&mut bytes);
+        bytes.freeze()
+    }
+
+    pub(crate) fn encoded_length(&self) -> usize {
+        HEAD + self.0.trace.map_or(0, |_| TraceParent::LENGTH) + self.0.endpoint.as_str().len()
+    }
+
+    pub(crate) fn encode(&self, bytes: &mut impl BufMut) {
+        let Data { id, started_at, ttl, policy, trace, endpoint } = &*self.0;
+        bytes.put_u8(VERSION);
+        bytes.put_u8(if trace.is_some() { TRACED } else { 0 });
+        bytes.put_u64_le(started_at.as_nanos());
+        bytes.put_slice(id.as_bytes());
+        bytes.put_u32_le(u32::try_from(ttl.as_secs()).unwrap_or(u32::MAX));
+        bytes.put_u64_le(policy.0);
+        if let Some(TraceParent { trace_id, parent_id, flags }) = trace {
+            bytes.put_slice(trace_id);
+            bytes.put_slice(parent_id);
+            bytes.put_u8(*flags);
+        }
+        bytes.put_slice(endpoint.as_str().as_bytes());
+    }
+
+    /// Returns the method and the route template, such as `POST /orders/{id}`; empty if the adapter named none.
+    pub fn endpoint(&self) -> &str {
+        self.0.endpoint.as_str()
+    }
+
+    /// Returns when the execution started, by the clock of its process.
+    pub fn started_at(&self) -> Timestamp {
+        self.0.started_at
+    }
+
+    /// Returns the id of the execution.
+    pub fn id(&self) -> ExecutionId {
+        self.0.id
+    }
+
+    /// Returns how long a record of the endpoint lives, in whole seconds.
+    pub fn ttl(&self) -> Duration {
+        self.0.ttl
+    }
+
+    /// Returns the tag of the policy under which the execution started.
+    pub fn policy(&self) -> PolicyTag {
+        self.0.policy
+    }
+
+    /// Returns the trace of the request.
+    pub fn trace(&self) -> Option<TraceParent> {
+        self.0.trace
+    }
+}
+
+/// Returns `N` bytes from `start`, which the caller knows to be there.
+fn part<const N: usize>(bytes: &[u8], start: usize) -> [u8; N] {
+    bytes.get(start..).and_then(|rest| rest.first_chunk()).copied().unwrap_or([0; N])
+}
+
+impl fmt::Debug for ExecutionInfo {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ExecutionInfo")
+            .field("endpoint", &self.endpoint())
+            .field("started_at", &self.started_at())
+            .field("id", &self.id())
+            .field("trace", &self.trace().map(|trace| trace.to_string()))
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use crate::attempt::Rules;
+    use crate::fingerprint::Fingerprint;
+    use crate::key::StorageKey;
+
+    const TRACE: &[u8] = b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+    const NOW: Timestamp = Timestamp::from_nanos(1_700_000_000_000_000_001);
+
+    fn attempt() -> Attempt {
+        let fingerprint = Fingerprint::from_bytes([7; 32]);
+        Attempt::new(StorageKey::from_bytes([1; 32]), fingerprint, Rules::DEFAULT)
+    }
+
+    pub(crate) fn info() -> ExecutionInfo {
+        let attempt = attempt().at(Endpoint::new("POST", "/orders/{id}")).within(TraceParent::parse(TRACE));
+        ExecutionInfo::start(&attempt.under(PolicyTag::NONE.with(b"orders")), NOW)
+    }
+
+    #[test]
+    fn an_info_comes_back_from_its_bytes() {
+        let endpoint = Endpoint::new("POST", "/orders/{id}");
+        let trace = TraceParent::parse(TRACE);
+        let tag = PolicyTag::NONE.with(b"orders");
+        for (attempt, trace) in [(attempt().at(endpoint), None), (attempt().at(endpoint).within(trace), trace)] {
+            let made = ExecutionInfo::start(&attempt.under(tag), NOW);
+            assert_eq!(made.to_bytes().len(), made.encoded_length());
+            let read = ExecutionInfo::from_bytes(&made.to_bytes()).unwrap();
+            assert_eq!(read, made);
+            assert_eq!((read.endpoint(), read.policy()), ("POST /orders/{id}", tag));
+            assert_eq!((read.started_at(), read.trace()), (NOW, trace));
+            assert_eq!((read.id(), read.ttl()), (made.id(), Rules::DEFAULT.ttl));
+            for length in 0..if trace.is_some() { HEAD + TraceParent::LENGTH } else { HEAD } {
+                assert!(ExecutionInfo::from_bytes(&made.to_bytes()[..length]).is_err(), "{length}");
+            }
+        }
+    }
+
+    #[test]
+    fn an_attempt_without_an_endpoint_gives_an_info_without_one() {
+        let info = ExecutionInfo::start(&attempt(), NOW);
+        assert_eq!((info.endpoint(), info.trace()), ("", None));
+    }
+
+    #[test]
+    fn bytes_of_no_info_are_refused() {
+        let good = ExecutionInfo::start(&attempt().at(Endpoint::new("GET", "/")), NOW);
+        let with = |index: usize, byte: u8| {
+            let mut bytes = good.to_bytes().to_vec();
+            bytes[index] = byte;
+            ExecutionInfo::from_bytes(&bytes)
+        };
+        assert!(with(0, 9).is_err(), "version");
+        assert!(with(1, 9).is_err(), "flags");
+        assert!(with(1, TRACED).is_err(), "a trace that is missing");
+        assert!(with(HEAD, 0xff).is_err(), "no text");
+        assert!(with(0, VERSION).is_ok());
+        let long = [&good.to_bytes()[..], &[b'x'; Endpoint::MAX_LENGTH]].concat();
+        assert!(ExecutionInfo::from_bytes(&long).is_err(), "too long");
+    }
+
+    #[test]
+    fn a_tag_depends_on_every_rule_and_on_where_it_ends() {
+        let tag = |rules: &[&[u8]]| rules.iter().fold(PolicyTag::NONE, |tag, rule| tag.with(rule));
+        let all =
+            [tag(&[]), tag(&[b""]), tag(&[b"ab", b"c"]), tag(&[b"a", b"bc"]), tag(&[b"abc"]), tag(&[b"c", b"ab"])];
+        for (index, one) in all.iter().enumerate() {
+            assert!(all.iter().skip(index + 1).all(|other| other != one), "{index}");
+        }
+    }
+
+    #[test]
+    fn no_two_executions_have_one_id() {
+        let ids: std::collections::HashSet<_> = (0..10_000).map(|_| ExecutionId::random()).collect();
+        assert_eq!(ids.len(), 10_000);
+    }
+
+    #[test]
+    fn a_ttl_is_rounded_up_and_never_wraps() {
+        let with = |ttl| {
+            let mut attempt = attempt();
+            attempt.rules.ttl = ttl;
+            ExecutionInfo::start(&attempt, NOW).ttl()
+        };
+        assert_eq!(with(Duration::from_nanos(1)), Duration::from_secs(1));
+        assert_eq!(with(Duration::from_millis(1500)), Duration::from_secs(2));
+        assert_eq!(with(Duration::MAX), Duration::from_secs(u32::MAX.into()));
+    }
+
+    #[test]
+    fn a_long_endpoint_is_cut_between_characters() {
+        for route in ["/a".repeat(60), format!("/{}", "é".repeat(100)), "x".repeat(90), "𝄞".repeat(40)] {
+            let endpoint = Endpoint::new("POST", &route);
+            let whole = format!("POST {route}");
+            let text = endpoint.as_str();
+            assert!(text.len() <= Endpoint::MAX_LENGTH);
+            match text.strip_suffix(Endpoint::ELLIPSIS) {
+                None => assert_eq!(text, whole),
+                Some(start) => assert!(whole.starts_with(start) && start.len() > 85, "{text}"),
+            }
+            assert_eq!(text == whole, whole.len() <= Endpoint::MAX_LENGTH, "{text}");
+        }
+        assert_eq!(Endpoint::UNKNOWN.as_str(), "");
+    }
+}

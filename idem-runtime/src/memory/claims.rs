@@ -1,0 +1,214 @@
+//! A part of the claims. A claim never expires and is never evicted: it stays until it is completed, released or forgotten.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
+
+use super::Shared;
+use super::quota::Permit;
+use super::records::KeyHasher;
+use crate::error::StoreError;
+use crate::execution_info::ExecutionInfo;
+use crate::fingerprint::Fingerprint;
+use crate::key::StorageKey;
+use crate::record::Record;
+use crate::store::{Claim, KeyState, StoredEntry};
+use crate::sync::{AsyncMutex, Mutex, MutexGuard, Notify, OwnedMutexGuard, OwnedNotified};
+
+/// Tables smaller than this are not worth shrinking.
+const SMALL: usize = 64;
+
+/// The keys that are claimed. A key has a claim or a record, and both only while `complete` replaces one by the other.
+pub(super) struct Claims(Mutex<HashMap<StorageKey, ClaimSlot, KeyHasher>>);
+
+/// A claim. Its owner holds the mutex as long as it lives, so the mutex is free if the owner disappeared. It is only tried
+/// under the lock of [`Claims`].
+pub(super) struct ClaimSlot {
+    fingerprint: Fingerprint,
+    info: Option<ExecutionInfo>,
+    owner: Arc<AsyncMutex<Option<Permit>>>,
+    /// Made for the first request that waits for the end of the claim.
+    waiters: Option<Arc<Notify>>,
+}
+
+/// The ownership of a claim, with its part of the quota until that moves to a record.
+pub(super) type Ownership = OwnedMutexGuard<Option<Permit>>;
+
+impl Claims {
+    pub(super) fn new(hasher: KeyHasher) -> Self {
+        Self(Mutex::new(HashMap::with_hasher(hasher)))
+    }
+
+    /// The map is changed in single steps that cannot panic half-way, so a poisoned lock is as good as any.
+    pub(super) fn lock(&self) -> LockedClaims<'_> {
+        LockedClaims(self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// The claims, locked.
+pub(super) struct LockedClaims<'a>(MutexGuard<'a, HashMap<StorageKey, ClaimSlot, KeyHasher>>);
+
+impl LockedClaims<'_> {
+    pub(super) fn get_mut(&mut self, key: &StorageKey) -> Option<&mut ClaimSlot> {
+        self.0.get_mut(key)
+    }
+
+    pub(super) fn contains(&self, key: &StorageKey) -> bool {
+        self.0.contains_key(key)
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Claims a key that is free.
+    pub(super) fn insert(
+        &mut self,
+        key: StorageKey,
+        fingerprint: Fingerprint,
+        info: Option<ExecutionInfo>,
+        permit: Permit,
+    ) -> Option<Ownership> {
+        let owner = Arc::new(AsyncMutex::new(Some(permit)));
+        let ownership = Arc::clone(&owner).try_lock_owned().ok();
+        self.0.insert(key, ClaimSlot { fingerprint, info, owner, waiters: None });
+        ownership
+    }
+
+    /// Removes the claim if its owner disappeared. The caller [wakes](ClaimSlot::wake) the waiters: the previous owner may not
+    /// have done so yet.
+    pub(super) fn forget(&mut self, key: &StorageKey) -> Option<ClaimSlot> {
+        self.0.get(key)?.try_own()?;
+        self.remove(key)
+    }
+
+    /// Removes a claim that the caller owns, and whose waiters it [wakes](ClaimSlot::wake).
+    fn remove(&mut self, key: &StorageKey) -> Option<ClaimSlot> {
+        let slot = self.0.remove(key);
+        // Many claims at once leave a large empty table behind, which is shrunk when little of it is in use.
+        if self.0.capacity() > SMALL && self.0.len() * 8 < self.0.capacity() {
+            let len = self.0.len();
+            self.0.shrink_to(len * 2);
+        }
+        slot
+    }
+}
+
+impl ClaimSlot {
+    pub(super) fn fingerprint(&self) -> &Fingerprint {
+        &self.fingerprint
+    }
+
+    /// Returns the ownership if the owner disappeared.
+    pub(super) fn try_own(&self) -> Option<Ownership> {
+        Arc::clone(&self.owner).try_lock_owned().ok()
+    }
+
+    fn is_abandoned(&self) -> bool {
+        self.owner.try_lock().is_ok()
+    }
+
+    /// Returns what resolves when the claim may have ended. `None` if it has no owner who could end it.
+    pub(super) fn ended(&mut self) -> Option<OwnedNotified> {
+        if self.is_abandoned() {
+            return None;
+        }
+        // It is notified also if that happens before it is polled.
+        Some(Arc::clone(self.waiters.get_or_insert_default()).notified_owned())
+    }
+
+    /// Wakes those who wait for the end of a claim that was removed.
+    pub(super) fn wake(self) {
+        let Self { owner, waiters, .. } = self;
+        // The permit first, if it is still there, so that a waiter finds room.
+        drop(owner);
+        wake(waiters);
+    }
+
+    pub(super) fn inspect(&self) -> StoredEntry {
+        let state = if self.is_abandoned() { KeyState::Abandoned } else { KeyState::InFlight };
+        let mut found = StoredEntry::new(state(self.fingerprint));
+        found.info = self.info.clone();
+        found
+    }
+}
+
+/// A claim in a [`MemoryStore`](super::MemoryStore). Dropped without an end, it leaves the key abandoned at once.
+pub struct MemoryClaim {
+    shared: Arc<Shared>,
+    key: StorageKey,
+    /// `None` once the claim has ended.
+    ownership: Option<Ownership>,
+    /// What is known of the execution that may take over an abandoned claim, until it does.
+    new_info: Option<ExecutionInfo>,
+}
+
+impl MemoryClaim {
+    /// `new_info` is that of an execution which has not taken the claim over yet.
+    pub(super) fn new(
+        shared: &Arc<Shared>,
+        key: StorageKey,
+        ownership: Option<Ownership>,
+        new_info: Option<ExecutionInfo>,
+    ) -> Self {
+        Self { shared: Arc::clone(shared), key, ownership, new_info }
+    }
+
+    /// Removes the claim, and wakes those who wait for its end.
+    fn end(&mut self) {
+        let ownership = self.ownership.take();
+        let slot = self.shared.shard(&self.key).claims.lock().remove(&self.key);
+        drop(ownership);
+        if let Some(slot) = slot {
+            slot.wake();
+        }
+    }
+}
+
+/// Wakes all waiters. Each calls `begin` again, so one that is not polled does not hold up the others.
+fn wake(waiters: Option<Arc<Notify>>) {
+    if let Some(waiters) = waiters {
+        waiters.notify_waiters();
+    }
+}
+
+impl Claim for MemoryClaim {
+    async fn renew(&mut self, _lease: Duration) -> Result<(), StoreError> {
+        if let Some(info) = self.new_info.take()
+            && let Some(slot) = self.shared.shard(&self.key).claims.lock().get_mut(&self.key)
+        {
+            slot.info = Some(info);
+        }
+        Ok(())
+    }
+
+    async fn complete(mut self, record: Record, ttl: Duration) -> Result<(), StoreError> {
+        let permit = self.ownership.as_mut().and_then(|permit| permit.take()).ok_or(StoreError::Lost)?;
+        // The record first: in between the key is in flight, and never free.
+        self.shared.record(self.key, record, ttl, permit);
+        self.end();
+        Ok(())
+    }
+
+    async fn release(mut self) -> Result<(), StoreError> {
+        self.end();
+        Ok(())
+    }
+}
+
+impl Drop for MemoryClaim {
+    fn drop(&mut self) {
+        let Some(ownership) = self.ownership.take() else { return };
+        drop(ownership);
+        let waiters =
+            self.shared.shard(&self.key).claims.lock().get_mut(&self.key).and_then(|slot| slot.waiters.take());
+        wake(waiters);
+    }
+}
+
+impl fmt::Debug for MemoryClaim {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MemoryClaim").field("key", &self.key).finish()
+    }
+}

@@ -1,0 +1,373 @@
+//! Idempotency for plain functions: queue consumers, webhook receivers and cron jobs.
+
+use std::any::{Any, type_name};
+use std::fmt;
+use std::future::{Future, poll_fn};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+
+use bytes::Bytes;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+use tokio::sync::oneshot;
+
+use crate::attempt::{Abandoned, Attempt, Rules};
+use crate::engine::{Idempotency, KeyReport};
+use crate::error::StoreError;
+use crate::execution_info::Endpoint;
+use crate::fingerprint::Fingerprint;
+use crate::key::StorageKey;
+use crate::lease::Lease;
+use crate::outcome::{Executed, Outcome, Recording, RefusalReason, RunResult};
+use crate::record::RecordBuilder;
+use crate::telemetry::span::RequestSpan;
+
+/// The first byte of a recorded value, before its JSON. A recorded HTTP response starts with its version, a small number.
+const JSON: u8 = b'J';
+
+/// The largest integer that the numbers of RFC 8785, which are `f64`, tell from its neighbours.
+const MAX_SAFE: u64 = (1 << 53) - 1;
+
+/// So much of a scope is decoded for its name, which is cut far below that.
+const MAX_NAME: usize = 256;
+
+/// What a call gets while an execution with its key and its fingerprint is in flight.
+///
+/// ```
+/// use std::time::Duration;
+/// use idem_runtime::{Idempotency, WhenInFlight};
+///
+/// let once = Idempotency::in_memory().once("ship", "order-17").in_flight(WhenInFlight::Wait(Duration::from_secs(5)));
+/// # let _ = once;
+/// ```
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum WhenInFlight {
+    /// [`RefusalReason::InFlight`] at once.
+    #[default]
+    Reject,
+    /// The recorded value, if the execution ends in time. If it ends with an error or a panic, this call runs its own function.
+    /// After this long: [`RefusalReason::InFlight`].
+    Wait(Duration),
+}
+
+/// A plain function that runs at most once for its key. [`Idempotency::once`] makes one.
+#[derive(Clone)]
+#[must_use = "nothing runs until `run` is called"]
+pub struct Once {
+    idempotency: Idempotency,
+    key: StorageKey,
+    name: Endpoint,
+    rules: Rules,
+    fingerprint: Result<Fingerprint, RefusalReason>,
+}
+
+impl Idempotency {
+    /// Runs a plain async function at most once for `scope` and `key`, without HTTP. A later call gets the recorded value.
+    ///
+    /// Both are any bytes. `scope` names the function or the queue. Operators see it in spans, in metrics and in
+    /// [`KeyReport::endpoint`], so it should be one of few and no secret. `key` is what one message, event or date is known by; only
+    /// its hash is stored. Keys of two scopes never meet, and a key never meets the one that a client sent in a header.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use idem_runtime::{Idempotency, RefusalReason};
+    /// use serde::{Deserialize, Serialize};
+    ///
+    /// #[derive(Clone, Serialize)]
+    /// struct OrderPaid { id: String, item: String }
+    ///
+    /// #[derive(Debug, PartialEq, Serialize, Deserialize)]
+    /// struct Receipt { parcel: String }
+    ///
+    /// #[derive(Debug)]
+    /// enum ShipError { OutOfStock, Refused(RefusalReason) }
+    ///
+    /// impl From<RefusalReason> for ShipError {
+    ///     fn from(reason: RefusalReason) -> Self {
+    ///         Self::Refused(reason)
+    ///     }
+    /// }
+    ///
+    /// async fn ship(order: OrderPaid) -> Result<Receipt, ShipError> {
+    ///     if order.item.is_empty() { Err(ShipError::OutOfStock) } else { Ok(Receipt { parcel: order.item }) }
+    /// }
+    ///
+    /// async fn on_order_paid(idempotency: &Idempotency, order: OrderPaid) -> Result<Receipt, ShipError> {
+    ///     let receipt: Receipt = idempotency
+    ///         .once("ship", &order.id)
+    ///         .ttl(Duration::from_secs(7 * 86_400))
+    ///         .fingerprint(&order)
+    ///         .run(async move || ship(order).await)
+    ///         .await?;
+    ///     Ok(receipt)
+    /// }
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), ShipError> {
+    /// let idempotency = Idempotency::in_memory();
+    /// let order = OrderPaid { id: "order-17".to_owned(), item: "tea".to_owned() };
+    /// let first = on_order_paid(&idempotency, order.clone()).await?;
+    /// // The queue delivers the message again: nothing is shipped, and the receipt is the same.
+    /// assert_eq!(on_order_paid(&idempotency, order.clone()).await?, first);
+    /// // Another order under the same id is refused.
+    /// let other = OrderPaid { item: "coffee".to_owned(), ..order };
+    /// let refused = on_order_paid(&idempotency, other).await;
+    /// assert!(matches!(refused, Err(ShipError::Refused(RefusalReason::Mismatch))));
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn once(&self, scope: impl AsRef<[u8]>, key: impl AsRef<[u8]>) -> Once {
+        let scope = scope.as_ref();
+        Once {
+            key: StorageKey::once(self.namespace(), scope, key.as_ref()),
+            name: name(scope),
+            rules: Rules::DEFAULT,
+            fingerprint: Ok(Fingerprint::builder().finish()),
+            idempotency: self.clone(),
+        }
+    }
+}
+
+impl Once {
+    /// How long the recorded value lives, counted from the end of the function. Default: 24 hours. Choose more than the queue, or
+    /// whatever repeats the call, keeps trying.
+    pub fn ttl(mut self, ttl: Duration) -> Self {
+        self.rules.ttl = ttl;
+        self
+    }
+
+    /// What must be equal in every call with this key: the message, say. A call with another value is
+    /// [`RefusalReason::Mismatch`], also while the first one runs. Default: nothing.
+    ///
+    /// Only a hash of its canonical JSON (RFC 8785) is stored, so the order of fields and of map entries does not matter. Integers
+    /// of 2^53 and above are hashed as strings, as appendix D of the RFC asks, since its numbers cannot tell them apart.
+    ///
+    /// A value that does not serialize (`NaN`, a map whose keys are no strings, an integer of more than 64 bits) is no panic:
+    /// [`run`](Self::run) returns [`RefusalReason::FingerprintFailed`].
+    pub fn fingerprint(mut self, value: &impl Serialize) -> Self {
+        self.fingerprint = fingerprint(value).map_err(|error| RefusalReason::FingerprintFailed(Arc::new(error)));
+        self
+    }
+
+    /// What a call gets while an execution with this key is in flight. Default: [`WhenInFlight::Reject`].
+    pub fn in_flight(mut self, then: WhenInFlight) -> Self {
+        self.rules.wait = match then {
+            WhenInFlight::Reject => None,
+            WhenInFlight::Wait(max) => Some(max),
+        };
+        self
+    }
+
+    /// What a call gets if the process that ran the function disappeared, and what the function did is unknown. Default:
+    /// [`Abandoned::Refuse`], which is [`RefusalReason::OutcomeUnknown`].
+    pub fn abandoned(mut self, abandoned: Abandoned) -> Self {
+        self.rules.abandoned = abandoned;
+        self
+    }
+
+    /// Runs `function` if the key is free, and otherwise returns the recorded value of the execution that succeeded.
+    ///
+    /// The function runs in a task, to its end, even if the caller is dropped; [`Idempotency::drain`] waits for it. Task-locals do
+    /// not reach it. Its `Ok` is recorded as JSON before this returns. Its `Err` and its panic release the claim, so the next call
+    /// runs its function again: what was done before the error is done twice unless it is undone.
+    ///
+    /// A value that does not serialize is returned to this caller, and an error is logged. Later calls get
+    /// [`RefusalReason::NotReplayable`], since the function ran.
+    ///
+    /// # Errors
+    /// The function's own error, or a [`RefusalReason`] as `E`. [`RefusalReason::is_retryable`] says whether a later call may
+    /// succeed. A recorded value that does not decode as `T` is [`RefusalReason::StoreUnavailable`] because of
+    /// [`StoreError::Unreadable`]; its text names the hash of the key and the type. The function does not run then.
+    ///
+    /// # Panics
+    /// A panic of the function is resumed in the caller.
+    ///
+    /// # Cancel safety
+    /// As for [`Idempotency::run`]: once the function started, it runs to its end, and its value is recorded.
+    pub async fn run<F, Fut, T, E>(self, function: F) -> Result<T, E>
+    where
+        F: FnOnce() -> Fut + Send + 'static,
+        Fut: Future<Output = Result<T, E>> + Send + 'static,
+        T: Serialize + DeserializeOwned + Send + 'static,
+        E: From<RefusalReason> + Send + 'static,
+    {
+        let key = self.key;
+        let (sender, mut receiver) = oneshot::channel();
+        let handler: Handler = Box::new(move |_| {
+            Box::pin(async move {
+                let result = unwind_caught(function).await;
+                let outcome = match &result {
+                    Ok(Ok(value)) => encode(key, value),
+                    Ok(Err(_)) | Err(_) => Outcome::Release,
+                };
+                // The caller may be gone.
+                let _ = sender.send(result);
+                Executed { response: (), recording: Recording::Done(outcome) }
+            })
+        });
+        match self.run_boxed(handler).await? {
+            RunResult::Executed(()) => match receiver.try_recv() {
+                Ok(Ok(result)) => result,
+                Ok(Err(panic)) => resume_unwind(panic),
+                Err(_) => Err(RefusalReason::OutcomeUnknown.into()),
+            },
+            RunResult::Replayed(replay) => Ok(decode(key, replay.content())?),
+        }
+    }
+
+    /// Runs the engine. Nothing from here on is compiled once more for each function.
+    async fn run_boxed(self, handler: Handler) -> Result<RunResult<()>, RefusalReason> {
+        let Self { idempotency, key, name, rules, fingerprint } = self;
+        let span = RequestSpan::new(|| name);
+        let work = async {
+            span.set_key(&key);
+            let result = match fingerprint {
+                Ok(fingerprint) => idempotency.run(Attempt::new(key, fingerprint, rules).at(name), handler).await,
+                Err(reason) => Err(reason),
+            };
+            match &result {
+                Ok(RunResult::Executed(())) => {}
+                Ok(RunResult::Replayed(replay)) => span.replayed(replay),
+                Err(reason) => span.refused(code(reason)),
+            }
+            result
+        };
+        span.instrument(work).await
+    }
+
+    /// Returns the state of the key without changing it, or `None` if it is free. The [content](KeyReport::content) of a recorded
+    /// value is one byte for the format, and then its JSON.
+    ///
+    /// # Errors
+    /// As for [`Idempotency::inspect`].
+    pub async fn inspect(&self) -> Result<Option<KeyReport>, StoreError> {
+        self.idempotency.inspect_key(self.key).await
+    }
+
+    /// Removes the recorded value or the abandoned claim, and returns whether there was one. The next call **runs its function**,
+    /// whatever an earlier one did. A claim whose owner is alive stays.
+    ///
+    /// # Errors
+    /// As for [`Idempotency::forget`].
+    ///
+    /// # Cancel safety
+    /// If the future is dropped before it is ready, it may or may not have taken effect.
+    pub async fn forget(&self) -> Result<bool, StoreError> {
+        self.idempotency.forget_key(self.key).await
+    }
+}
+
+impl fmt::Debug for Once {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { key, rules, fingerprint, .. } = self;
+        f.debug_struct("Once")
+            .field("name", &self.name.as_str())
+            .field("key", key)
+            .field("rules", rules)
+            .field("fingerprint", fingerprint)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A boxed function. It sends its result through a channel.
+type Handler = Box<dyn FnOnce(Lease) -> Pin<Box<dyn Future<Output = Executed<()>> + Send>> + Send>;
+
+/// Returns the name of a function in spans, metrics and execution infos.
+fn name(scope: &[u8]) -> Endpoint {
+    let scope = String::from_utf8_lossy(&scope[..scope.len().min(MAX_NAME)]);
+    Endpoint::new("once", &scope.replace(char::is_control, "\u{fffd}"))
+}
+
+/// Runs `function` to its end. `Err` is what it panicked with.
+async fn unwind_caught<F, Fut>(function: F) -> Result<Fut::Output, Box<dyn Any + Send>>
+where
+    F: FnOnce() -> Fut,
+    Fut: Future,
+{
+    // The call may panic as well as its future.
+    let mut future = pin!(async move { function().await });
+    poll_fn(|cx| match catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(cx))) {
+        Ok(polled) => polled.map(Ok),
+        Err(panic) => Poll::Ready(Err(panic)),
+    })
+    .await
+}
+
+fn fingerprint(value: &impl Serialize) -> Result<Fingerprint, serde_json::Error> {
+    // Refuses `NaN`, which a `Value` turns into `null`.
+    serde_json_canonicalizer::to_vec(value)?;
+    let mut value = serde_json::to_value(value)?;
+    spell_large_integers(&mut value);
+    let mut fingerprint = Fingerprint::builder();
+    fingerprint.part(b'j', &serde_json_canonicalizer::to_vec(&value)?);
+    Ok(fingerprint.finish())
+}
+
+/// Replaces integers beyond [`MAX_SAFE`] by strings.
+fn spell_large_integers(value: &mut Value) {
+    match value {
+        Value::Number(number) => {
+            let magnitude = number.as_u64().or(number.as_i64().map(i64::unsigned_abs));
+            if magnitude.is_some_and(|magnitude| magnitude > MAX_SAFE) {
+                *value = Value::String(number.to_string());
+            }
+        }
+        Value::Array(values) => values.iter_mut().for_each(spell_large_integers),
+        Value::Object(fields) => fields.values_mut().for_each(spell_large_integers),
+        Value::Null | Value::Bool(_) | Value::String(_) => {}
+    }
+}
+
+/// Returns what to remember of a function that succeeded.
+fn encode<T: Serialize>(key: StorageKey, value: &T) -> Outcome {
+    match serde_json::to_vec(value) {
+        Ok(json) => {
+            let mut record = RecordBuilder::with_capacity(1 + json.len());
+            record.put(&[JSON]);
+            record.put(&json);
+            Outcome::Record(record)
+        }
+        Err(error) => {
+            let value = type_name::<T>();
+            tracing::error!(%key, value, %error, "the value of a function does not serialize; it is returned, and later calls are refused as not replayable");
+            Outcome::NotReplayable
+        }
+    }
+}
+
+/// Reads what [`encode`] wrote.
+fn decode<T: DeserializeOwned>(key: StorageKey, content: &Bytes) -> Result<T, RefusalReason> {
+    let unreadable = |cause: &dyn fmt::Display| {
+        let text = format!(
+            "the value recorded under key {key} does not decode as `{}`: {cause}; change the type back, or forget the key",
+            type_name::<T>()
+        );
+        RefusalReason::StoreUnavailable(StoreError::unreadable(text))
+    };
+    match content.split_first() {
+        Some((&JSON, json)) => serde_json::from_slice(json).map_err(|error| unreadable(&error)),
+        _ => Err(unreadable(&"it has another format")),
+    }
+}
+
+/// Returns the name of a refusal in spans and metrics, the same as for HTTP.
+fn code(reason: &RefusalReason) -> &'static str {
+    match reason {
+        RefusalReason::InFlight => "idempotency_key_locked",
+        RefusalReason::Mismatch => "idempotency_key_mismatch",
+        RefusalReason::OutcomeUnknown => "idempotency_outcome_unknown",
+        RefusalReason::NotReplayable => "idempotency_not_replayable",
+        RefusalReason::StoreUnavailable(_) => "idempotency_store_unavailable",
+        RefusalReason::StoreFull => "idempotency_store_full",
+        RefusalReason::TooManyExecutions => "idempotency_too_many_executions",
+        // The other reasons are about a policy, which a function has not.
+        _ => "idempotency_fingerprint_failed",
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,7 +1,0 @@
--- {table}: the name of the table, quoted.
-
--- Where the execution of a claim comes from, for operators; a record has it inside.
-ALTER TABLE {table} ADD COLUMN origin BLOB;
-
--- How often a record was replayed, where somebody counts.
-ALTER TABLE {table} ADD COLUMN replays INTEGER NOT NULL DEFAULT 0;

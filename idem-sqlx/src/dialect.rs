@@ -1,0 +1,110 @@
+//! What the store needs of a database.
+
+use std::fmt;
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use idem_runtime::remote::{Listener, Waiters};
+
+use crate::errors::{MigrateError, Problem};
+
+/// The database of an [`SqlStore`](crate::SqlStore): [`sqlx::Postgres`] or [`sqlx::Sqlite`].
+///
+/// Sealed: there are no others.
+pub trait Dialect: sealed::Dialect {}
+
+impl<D: sealed::Dialect> Dialect for D {}
+
+pub(crate) mod sealed {
+    use super::*;
+
+    pub trait Dialect: sqlx::Database {
+        /// The name of the store, for `Debug`.
+        const STORE: &'static str;
+
+        /// The unit in which the statements count time.
+        const TICK: Duration;
+
+        /// Where the table is, and how to connect to it.
+        type Location: fmt::Debug + Send + Sync + 'static;
+
+        /// Runs one statement, which commits by itself.
+        fn fetch(
+            connection: &mut Self::Connection,
+            sql: &Arc<str>,
+            values: &[Value<'_>],
+        ) -> impl Future<Output = Result<Vec<Self::Row>, sqlx::Error>> + Send;
+
+        /// Returns the bytes in a column, or `None` for NULL.
+        fn bytes(row: &Self::Row, column: usize) -> Result<Option<Vec<u8>>, sqlx::Error>;
+
+        /// Returns the number in a column, or `None` for NULL.
+        fn number(row: &Self::Row, column: usize) -> Result<Option<i64>, sqlx::Error>;
+
+        /// Returns the truth value in a column, or `None` for NULL.
+        fn boolean(row: &Self::Row, column: usize) -> Result<Option<bool>, sqlx::Error>;
+
+        /// Returns what an error means. `table` is quoted.
+        fn problem(error: sqlx::Error, table: &str) -> Problem;
+
+        /// Creates the table, or brings it up to date.
+        fn migrate(location: &Self::Location) -> impl Future<Output = Result<(), MigrateError>> + Send;
+
+        /// Makes sure that waiters are woken when the database sends a message. By default it sends none.
+        fn ensure_listening(listener: &Listener, location: &Arc<Self::Location>, waiters: &Arc<Waiters>) {
+            let _ = (listener, location, waiters);
+        }
+
+        /// Returns a duration in ticks. It is never shorter than the duration, not even by the part of a tick that the
+        /// database's clock leaves out.
+        fn ticks(duration: Duration) -> i64 {
+            let ticks = duration.as_nanos().div_ceil(Self::TICK.as_nanos()) + 1;
+            i64::try_from(ticks).unwrap_or(i64::MAX)
+        }
+    }
+}
+
+/// The longest lease or TTL. Longer ones are cut to it, so that every sum of times is a time of the database.
+pub(crate) const MAX_TIME: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
+
+/// A value that a statement is given.
+#[derive(Clone, Copy, Debug)]
+pub enum Value<'a> {
+    /// Bytes.
+    Bytes(&'a [u8]),
+    /// Bytes or NULL.
+    Nullable(Option<&'a [u8]>),
+    /// A number.
+    Number(i64),
+}
+
+/// The statements of a store. If the owner of a claim has already done what a statement does, the statement does it again.
+pub(crate) struct Statements {
+    /// `key, owner`: the row of the key, for databases in which looking first is cheaper.
+    pub(crate) look: Option<Arc<str>>,
+    /// `key, owner, fingerprint, lease, retention, info`: a claim, or the row that prevents it, or nothing if it has changed
+    /// meanwhile.
+    pub(crate) begin: Arc<str>,
+    /// `key, owner, lease, retention`: a row if done.
+    pub(crate) renew: Arc<str>,
+    /// `key, owner, lease, retention, previous owner, fingerprint, info`: a row if done. Without an info, that of the previous
+    /// owner stays.
+    pub(crate) take_over: Arc<str>,
+    /// `key, owner, record, ttl`: a row if done.
+    pub(crate) complete: Arc<str>,
+    /// `key, owner`: a row if done.
+    pub(crate) release: Arc<str>,
+    /// `key`: a row if something was removed.
+    pub(crate) forget: Arc<str>,
+    /// `key`: the row, for operators.
+    pub(crate) inspect: Arc<str>,
+    /// `key, owner, replays`: a row if they were added to those of the owner's record.
+    pub(crate) count: Arc<str>,
+    /// `key`: the milliseconds that are left of the lease, while the claim is in flight. Asks for a notification of its end.
+    pub(crate) wait: Arc<str>,
+    /// `key`: the same, without asking for a notification.
+    pub(crate) poll: Arc<str>,
+    /// `batch`: a row for each that it deleted.
+    pub(crate) clean: Arc<str>,
+}

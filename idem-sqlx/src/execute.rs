@@ -1,0 +1,136 @@
+//! Running a statement: again if need be, and within a time.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use idem_runtime::StorageKey;
+use idem_runtime::remote::{InDoubt, jitter};
+use tokio::time::{Instant, sleep, timeout_at};
+
+use crate::dialect::{Dialect, Statements, Value};
+use crate::errors::{ConnectionHealth, DatabaseError, Problem, Step};
+use crate::pool::Pool;
+
+/// The pause before a second try; it doubles up to [`MAX_PAUSE`].
+const FIRST_PAUSE: Duration = Duration::from_millis(2);
+const MAX_PAUSE: Duration = Duration::from_millis(200);
+
+/// Runs the statements of a store.
+pub(crate) struct Executor<D: Dialect> {
+    pub(crate) statements: Statements,
+    pub(crate) pool: Pool<D::Connection>,
+    /// Connections that only read, if the database has any use for them.
+    pub(crate) readers: Option<Pool<D::Connection>>,
+    /// The table, as it is named in SQL.
+    pub(crate) table: String,
+    /// How long a step may take, pauses included.
+    pub(crate) timeout: Duration,
+}
+
+/// The rows of a statement.
+pub(crate) struct Rows<R> {
+    pub(crate) rows: Vec<R>,
+    /// The statement was tried before, and that try may have taken effect.
+    pub(crate) repeated: bool,
+}
+
+impl<D: Dialect> Executor<D> {
+    /// Runs a statement.
+    pub(crate) async fn execute(
+        &self,
+        step: Step,
+        sql: &Arc<str>,
+        values: &[Value<'_>],
+    ) -> Result<Rows<D::Row>, DatabaseError> {
+        self.run(&self.pool, step, sql, values, &InDoubt::default()).await
+    }
+
+    /// Runs a statement that only reads.
+    pub(crate) async fn read(
+        &self,
+        step: Step,
+        sql: &Arc<str>,
+        values: &[Value<'_>],
+    ) -> Result<Rows<D::Row>, DatabaseError> {
+        self.run(self.readers.as_ref().unwrap_or(&self.pool), step, sql, values, &InDoubt::default()).await
+    }
+
+    /// Runs a statement, and keeps `in_doubt` right however that ends.
+    pub(crate) async fn execute_in_doubt(
+        &self,
+        step: Step,
+        sql: &Arc<str>,
+        values: &[Value<'_>],
+        in_doubt: &InDoubt,
+    ) -> Result<Rows<D::Row>, DatabaseError> {
+        self.run(&self.pool, step, sql, values, in_doubt).await
+    }
+
+    async fn run(
+        &self,
+        pool: &Pool<D::Connection>,
+        step: Step,
+        sql: &Arc<str>,
+        values: &[Value<'_>],
+        in_doubt: &InDoubt,
+    ) -> Result<Rows<D::Row>, DatabaseError> {
+        let until = Instant::now() + self.timeout;
+        let mut pause = FIRST_PAUSE;
+        let mut read_only = false;
+        loop {
+            match self.run_once(pool, until, sql, values, in_doubt).await {
+                Ok(rows) => return Ok(Rows { rows, repeated: in_doubt.get() }),
+                Err(problem) => {
+                    read_only |= matches!(problem, Problem::ReadOnly);
+                    if !problem.is_transient() || Instant::now() + pause >= until {
+                        // The last try may have had too little time to learn that again.
+                        let problem = if read_only && problem.is_timeout() { Problem::ReadOnly } else { problem };
+                        return Err(DatabaseError { step, problem });
+                    }
+                }
+            }
+            sleep(jitter(pause)).await;
+            pause = (pause * 2).min(MAX_PAUSE);
+        }
+    }
+
+    /// One try takes at most half of the time, so that a silent connection leaves time for a new one.
+    async fn run_once(
+        &self,
+        pool: &Pool<D::Connection>,
+        until: Instant,
+        sql: &Arc<str>,
+        values: &[Value<'_>],
+        in_doubt: &InDoubt,
+    ) -> Result<Vec<D::Row>, Problem> {
+        let mut pooled = match pool.acquire(until, self.timeout).await {
+            Ok(pooled) => pooled,
+            Err(Problem::Refused(error)) => return Err(D::problem(error, &self.table)),
+            Err(problem) => return Err(problem),
+        };
+        let this_try = until.min(Instant::now() + self.timeout / 2);
+        let earlier = in_doubt.set(true);
+        let problem = match timeout_at(this_try, D::fetch(&mut pooled.connection, sql, values)).await {
+            Ok(Ok(rows)) => {
+                in_doubt.set(earlier);
+                pooled.put_back();
+                return Ok(rows);
+            }
+            Ok(Err(error)) => D::problem(error, &self.table),
+            Err(_) => Problem::TimedOut { waited: self.timeout },
+        };
+        if !problem.leaves_doubt() {
+            in_doubt.set(earlier);
+        }
+        match problem.connection_health() {
+            ConnectionHealth::Good => pooled.put_back(),
+            ConnectionHealth::Broken => drop(pooled),
+            ConnectionHealth::AllSuspect => pool.close_idle(),
+        }
+        Err(problem)
+    }
+}
+
+pub(crate) fn key_value(key: &StorageKey) -> Value<'_> {
+    Value::Bytes(key.as_bytes())
+}

@@ -1,0 +1,153 @@
+//! The dialect of PostgreSQL.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use idem_runtime::remote::{Listener, Waiters};
+use sqlx::postgres::{PgConnection, PgRow};
+use sqlx::{AssertSqlSafe, Postgres, Row};
+
+use super::listen::listen;
+use super::{Location, migrations};
+use crate::dialect::{Value, sealed};
+use crate::errors::{MigrateError, Problem};
+
+impl sealed::Dialect for Postgres {
+    const STORE: &'static str = "PostgresStore";
+
+    const TICK: Duration = Duration::from_micros(1);
+
+    type Location = Location;
+
+    async fn fetch(
+        connection: &mut PgConnection,
+        sql: &Arc<str>,
+        values: &[Value<'_>],
+    ) -> Result<Vec<PgRow>, sqlx::Error> {
+        // Only checked names are put into these texts.
+        let mut query = sqlx::query(AssertSqlSafe(Arc::clone(sql)));
+        for value in values {
+            query = match *value {
+                Value::Bytes(bytes) => query.bind(bytes),
+                Value::Nullable(bytes) => query.bind(bytes),
+                Value::Number(number) => query.bind(number),
+            };
+        }
+        query.fetch_all(connection).await
+    }
+
+    fn bytes(row: &PgRow, column: usize) -> Result<Option<Vec<u8>>, sqlx::Error> {
+        row.try_get(column)
+    }
+
+    fn number(row: &PgRow, column: usize) -> Result<Option<i64>, sqlx::Error> {
+        row.try_get(column)
+    }
+
+    fn boolean(row: &PgRow, column: usize) -> Result<Option<bool>, sqlx::Error> {
+        row.try_get(column)
+    }
+
+    fn problem(error: sqlx::Error, table: &str) -> Problem {
+        let code = match &error {
+            sqlx::Error::Database(refused) => refused.code(),
+            sqlx::Error::Io(_) => return Problem::Broken(error),
+            _ => return Problem::Refused(error),
+        };
+        match code.as_deref() {
+            // Serialization failure, deadlock, lock not available, cancelled by its time limit: rolled back, all of them.
+            Some("40001" | "40P01" | "55P03" | "57014") => Problem::Busy(error),
+            // Shut down, crashed, starting up, and failures of the connection: this connection cannot be used again.
+            Some("57P01" | "57P02" | "57P03" | "57P05") => Problem::Broken(error),
+            Some(code) if code.starts_with("08") => Problem::Broken(error),
+            // A prepared statement that does not exist, or whose plan no longer fits the table.
+            Some("26000" | "0A000") => Problem::Stale(error),
+            Some("42P01" | "3F000") => Problem::TableMissing { table: table.to_owned() },
+            Some("25006") => Problem::ReadOnly,
+            Some("53100") => Problem::Full(error),
+            _ => Problem::Refused(error),
+        }
+    }
+
+    async fn migrate(location: &Location) -> Result<(), MigrateError> {
+        migrations::run(location).await
+    }
+
+    fn ensure_listening(listener: &Listener, location: &Arc<Location>, waiters: &Arc<Waiters>) {
+        listener.ensure_running(|| listen(Arc::clone(location), Arc::clone(waiters)));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::borrow::Cow;
+    use std::fmt;
+
+    use sqlx::error::{DatabaseError, ErrorKind};
+
+    use super::*;
+    use crate::dialect::sealed::Dialect;
+    use crate::errors::ConnectionHealth;
+
+    #[derive(Debug)]
+    struct Raised(&'static str);
+
+    impl fmt::Display for Raised {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str(self.0)
+        }
+    }
+
+    impl std::error::Error for Raised {}
+
+    impl DatabaseError for Raised {
+        fn message(&self) -> &str {
+            self.0
+        }
+
+        fn code(&self) -> Option<Cow<'_, str>> {
+            Some(self.0.into())
+        }
+
+        fn as_error(&self) -> &(dyn std::error::Error + Send + Sync + 'static) {
+            self
+        }
+
+        fn as_error_mut(&mut self) -> &mut (dyn std::error::Error + Send + Sync + 'static) {
+            self
+        }
+
+        fn into_error(self: Box<Self>) -> Box<dyn std::error::Error + Send + Sync + 'static> {
+            self
+        }
+
+        fn kind(&self) -> ErrorKind {
+            ErrorKind::Other
+        }
+    }
+
+    /// What becomes of the connections, whether the step is tried again, and whether it may have taken effect.
+    fn follows(error: sqlx::Error) -> (ConnectionHealth, bool, bool) {
+        let problem = Postgres::problem(error, "t");
+        (problem.connection_health(), problem.is_transient(), problem.leaves_doubt())
+    }
+
+    #[test]
+    fn a_connection_is_used_again_only_if_the_error_does_not_speak_against_it() {
+        let raised = |code| sqlx::Error::Database(Box::new(Raised(code)));
+        for code in ["42P01", "53100", "23505", "42501"] {
+            assert_eq!(follows(raised(code)), (ConnectionHealth::Good, false, false), "{code}");
+        }
+        assert_eq!(follows(raised("40001")), (ConnectionHealth::Good, true, false));
+        for code in ["25006", "26000", "0A000"] {
+            assert_eq!(follows(raised(code)), (ConnectionHealth::AllSuspect, true, false), "{code}");
+        }
+        for code in ["57P01", "08006"] {
+            assert_eq!(follows(raised(code)), (ConnectionHealth::AllSuspect, true, true), "{code}");
+        }
+        assert_eq!(follows(std::io::Error::other("reset").into()), (ConnectionHealth::AllSuspect, true, true));
+        for error in [sqlx::Error::Protocol("out of step".into()), sqlx::Error::WorkerCrashed] {
+            assert_eq!(follows(error), (ConnectionHealth::Broken, false, true));
+        }
+    }
+}

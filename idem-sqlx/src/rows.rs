@@ -1,0 +1,88 @@
+//! What the rows of the table mean.
+
+use bytes::Bytes;
+use idem_runtime::remote::OwnerToken;
+use idem_runtime::{ExecutionInfo, Fingerprint, KeyState, Record, StorageKey, StoredEntry, Timestamp};
+use sqlx::error::UnexpectedNullError;
+
+use crate::dialect::Dialect;
+use crate::errors::Problem;
+
+/// A row of the statements that claim a key or look at it.
+pub(crate) enum BeginRow {
+    /// The statement wrote the claim.
+    Claimed,
+    /// A claim of another owner.
+    Claim { owner: OwnerToken, fingerprint: Fingerprint, lease_has_expired: bool },
+    /// A record of this owner.
+    Record { owner: OwnerToken, record: Record },
+}
+
+impl BeginRow {
+    /// Reads `owner, fingerprint, record, whether the lease has expired`. A row that this crate cannot have written is an error.
+    pub(crate) fn read<D: Dialect>(row: &D::Row, key: &StorageKey) -> Result<Self, Problem> {
+        let Some(owner) = D::bytes(row, 0).map_err(Problem::Refused)? else { return Ok(Self::Claimed) };
+        let Ok(owner) = owner.try_into().map(OwnerToken::from_bytes) else {
+            return Err(Problem::Damaged("damaged: its owner is too short or too long"));
+        };
+        let fingerprint = fingerprint(required(D::bytes(row, 1))?)?;
+        match D::bytes(row, 2).map_err(Problem::Refused)? {
+            Some(bytes) => Ok(Self::Record { owner, record: record(key, bytes, &fingerprint)? }),
+            None => Ok(Self::Claim { owner, fingerprint, lease_has_expired: required(D::boolean(row, 3))? }),
+        }
+    }
+}
+
+/// Reads `fingerprint, record, whether the lease has expired, info, end of the lease, expiry, replays` for an operator.
+pub(crate) fn stored_entry<D: Dialect>(row: &D::Row, key: &StorageKey) -> Result<StoredEntry, Problem> {
+    let fingerprint = fingerprint(required(D::bytes(row, 0))?)?;
+    let record_bytes = D::bytes(row, 1).map_err(Problem::Refused)?;
+    let is_record = record_bytes.is_some();
+    let mut entry = StoredEntry::new(match record_bytes {
+        Some(bytes) => KeyState::Completed(record(key, bytes, &fingerprint)?),
+        None if required(D::boolean(row, 2))? => KeyState::Abandoned(fingerprint),
+        None => KeyState::InFlight(fingerprint),
+    });
+    let info = D::bytes(row, 3).map_err(Problem::Refused)?;
+    // An info that cannot be read is unknown. The claim is still good.
+    entry.info = info.and_then(|info| ExecutionInfo::from_bytes(&info).ok());
+    let lease_until = required(D::number(row, 4))?;
+    entry.lease_until = (!is_record).then(|| timestamp::<D>(lease_until));
+    entry.expires_at = Some(timestamp::<D>(required(D::number(row, 5))?));
+    entry.replays = u64::try_from(required(D::number(row, 6))?).ok().filter(|_| is_record);
+    Ok(entry)
+}
+
+/// Reads the number that a row begins with.
+pub(crate) fn number<D: Dialect>(row: &D::Row) -> Result<i64, Problem> {
+    required(D::number(row, 0))
+}
+
+fn required<T>(value: Result<Option<T>, sqlx::Error>) -> Result<T, Problem> {
+    match value {
+        Ok(Some(value)) => Ok(value),
+        Ok(None) => Err(Problem::Refused(sqlx::Error::Decode(Box::new(UnexpectedNullError)))),
+        Err(error) => Err(Problem::Refused(error)),
+    }
+}
+
+fn fingerprint(bytes: Vec<u8>) -> Result<Fingerprint, Problem> {
+    let fingerprint = bytes.try_into().map(Fingerprint::from_bytes);
+    fingerprint.map_err(|_| Problem::Damaged("damaged: its fingerprint is too short or too long"))
+}
+
+fn record(key: &StorageKey, bytes: Vec<u8>, fingerprint: &Fingerprint) -> Result<Record, Problem> {
+    let Ok(record) = Record::from_checksummed_bytes(key, &Bytes::from(bytes)) else {
+        return Err(Problem::Damaged("damaged: its record does not match its checksum"));
+    };
+    if record.fingerprint() != fingerprint {
+        return Err(Problem::Damaged("damaged: its record is of another fingerprint"));
+    }
+    Ok(record)
+}
+
+/// A time that the database gave in ticks since 1970.
+fn timestamp<D: Dialect>(ticks: i64) -> Timestamp {
+    let nanos = u128::from(ticks.unsigned_abs()) * D::TICK.as_nanos();
+    Timestamp::from_nanos(if ticks < 0 { 0 } else { u64::try_from(nanos).unwrap_or(u64::MAX) })
+}

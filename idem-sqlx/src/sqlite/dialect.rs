@@ -1,0 +1,71 @@
+//! The dialect of SQLite.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use sqlx::sqlite::{SqliteConnection, SqliteRow};
+use sqlx::{AssertSqlSafe, Row, Sqlite};
+
+use super::{Location, migrations};
+use crate::dialect::{Value, sealed};
+use crate::errors::{MigrateError, Problem};
+
+impl sealed::Dialect for Sqlite {
+    const STORE: &'static str = "SqliteStore";
+
+    const TICK: Duration = Duration::from_millis(1);
+
+    type Location = Location;
+
+    async fn fetch(
+        connection: &mut SqliteConnection,
+        sql: &Arc<str>,
+        values: &[Value<'_>],
+    ) -> Result<Vec<SqliteRow>, sqlx::Error> {
+        // Only checked names are put into these texts. What is bound goes to another thread, so it is owned.
+        let mut query = sqlx::query(AssertSqlSafe(Arc::clone(sql)));
+        for value in values {
+            query = match *value {
+                Value::Bytes(bytes) => query.bind(bytes.to_vec()),
+                Value::Nullable(bytes) => query.bind(bytes.map(<[u8]>::to_vec)),
+                Value::Number(number) => query.bind(number),
+            };
+        }
+        query.fetch_all(connection).await
+    }
+
+    fn bytes(row: &SqliteRow, column: usize) -> Result<Option<Vec<u8>>, sqlx::Error> {
+        row.try_get(column)
+    }
+
+    fn number(row: &SqliteRow, column: usize) -> Result<Option<i64>, sqlx::Error> {
+        row.try_get(column)
+    }
+
+    fn boolean(row: &SqliteRow, column: usize) -> Result<Option<bool>, sqlx::Error> {
+        row.try_get(column)
+    }
+
+    fn problem(error: sqlx::Error, table: &str) -> Problem {
+        let refused = match &error {
+            sqlx::Error::Database(refused) => refused,
+            sqlx::Error::Io(_) | sqlx::Error::WorkerCrashed => return Problem::Broken(error),
+            _ => return Problem::Refused(error),
+        };
+        // An extended code has the primary one in its lowest byte: <https://sqlite.org/rescode.html>.
+        let code = refused.code().and_then(|code| code.parse::<u32>().ok()).unwrap_or(0) & 0xff;
+        match code {
+            // BUSY, LOCKED.
+            5 | 6 => Problem::Busy(error),
+            8 => Problem::ReadOnly,
+            13 => Problem::Full(error),
+            // ERROR, with no code that says which. A mistake here only costs the hint.
+            1 if refused.message().starts_with("no such table") => Problem::TableMissing { table: table.to_owned() },
+            _ => Problem::Refused(error),
+        }
+    }
+
+    async fn migrate(location: &Location) -> Result<(), MigrateError> {
+        migrations::run(location).await
+    }
+}

@@ -1,0 +1,273 @@
+//! The store: the steps over one table.
+
+use std::convert::Infallible;
+use std::fmt;
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use idem_runtime::remote::{Listener, OwnerToken, UnconfirmedClaims, Waiters, jitter};
+use idem_runtime::{
+    Begin, BeginOptions, Clock, ExecutionInfo, Fingerprint, StorageKey, Store, StoreCapabilities, StoreError,
+    StoredEntry,
+};
+use tokio::time::{sleep, timeout};
+
+use crate::claim::{Releaser, SqlClaim, retention};
+use crate::cleanup;
+use crate::dialect::{Dialect, MAX_TIME, Value};
+use crate::errors::{DatabaseError, MigrateError, Problem, Step};
+use crate::execute::{Executor, key_value};
+use crate::replay_count::ReplayCounter;
+use crate::rows::{self, BeginRow};
+
+/// How often `begin` looks again if, each time, another request changed the key.
+const MAX_ATTEMPTS: usize = 16;
+
+/// The pause before the database is asked again whether a claim has ended; it doubles up to [`MAX_WAIT_PAUSE`], which is how
+/// late a waiter is at most if nothing wakes it.
+const FIRST_WAIT_PAUSE: Duration = Duration::from_millis(10);
+const MAX_WAIT_PAUSE: Duration = Duration::from_millis(500);
+
+/// Claims and records in a table of an SQL database: a [`PostgresStore`](crate::PostgresStore) or a
+/// [`SqliteStore`](crate::SqliteStore), whose pages say what is particular to each.
+///
+/// Call [`migrate`](Self::migrate) once before the first request, and spawn [`cleanup`](Self::cleanup) in at least one
+/// process. A clone is cheap and shares the connections.
+///
+/// # How it works
+///
+/// Each change is one statement, which changes a row only if it has the owner token of the claim, 16 random bytes. So a
+/// statement whose reply was lost is sent again. The database judges every time by its own clock, in the statement.
+///
+/// A claim lives for its lease and is renewed while the handler runs. When the lease expires it is abandoned: a retry with the
+/// same fingerprint is refused, or takes it over if the policy says so. It stays for the TTL, counted from the end of the lease.
+/// An owner that was only late goes on, unless another request has taken its claim over.
+///
+/// A `begin` whose reply is lost, or that is dropped half-way, may leave an unconfirmed claim. It is released in the background,
+/// for as long as its lease could last, and [`Idempotency::drain`](idem_runtime::Idempotency::drain) waits for that. If the
+/// process exits before, the key is in flight until the lease expires, and then its outcome is unknown for the TTL, although no
+/// handler started.
+pub struct SqlStore<D: Dialect> {
+    inner: Arc<Inner<D>>,
+}
+
+struct Inner<D: Dialect> {
+    location: Arc<D::Location>,
+    executor: Arc<Executor<D>>,
+    waiters: Arc<Waiters>,
+    listener: Listener,
+    unconfirmed: UnconfirmedClaims<Releaser<D>>,
+    /// `None` if replays are not counted.
+    replay_counter: Option<ReplayCounter<D>>,
+    cleanup_batch: u32,
+}
+
+impl<D: Dialect> SqlStore<D> {
+    pub(crate) fn new(location: D::Location, executor: Executor<D>, cleanup_batch: u32, count_replays: bool) -> Self {
+        let (executor, waiters) = (Arc::new(executor), Arc::<Waiters>::default());
+        let releaser = Releaser { executor: Arc::clone(&executor), waiters: Arc::clone(&waiters) };
+        let inner = Inner {
+            location: Arc::new(location),
+            waiters,
+            listener: Listener::default(),
+            unconfirmed: UnconfirmedClaims::new(releaser),
+            replay_counter: count_replays.then(|| ReplayCounter::new(Arc::clone(&executor))),
+            executor,
+            cleanup_batch,
+        };
+        Self { inner: Arc::new(inner) }
+    }
+
+    /// Creates the table, or brings it up to date. Does nothing if that is done, and may run in many processes at once. The
+    /// statements are in the crate's folder `migrations`.
+    ///
+    /// # Errors
+    /// Nothing was changed, unless the error says that this is unknown.
+    ///
+    /// # Cancel safety
+    /// The transaction is rolled back, unless it was about to be committed. It takes a minute at most, and may be called again.
+    pub async fn migrate(&self) -> Result<(), MigrateError> {
+        D::migrate(&self.inner.location).await
+    }
+
+    /// Deletes what has expired, about once a minute and in batches, as long as the future is polled. Spawn it; abort the task to
+    /// stop it. Several processes share the work. Without it the store is correct, but the table grows.
+    ///
+    /// In PostgreSQL it skips rows that are locked, so no request waits for it. In SQLite a request waits for one batch at most.
+    pub fn cleanup(&self) -> impl Future<Output = Infallible> + Send + use<D> {
+        let inner = Arc::clone(&self.inner);
+        async move { cleanup::run(&inner.executor, inner.cleanup_batch).await }
+    }
+
+    /// Deletes what has expired, now, and returns how many rows that was: records after their TTL, and claims that were
+    /// abandoned for as long.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`] if the database refused or did not reply; some batches may have been deleted.
+    ///
+    /// # Cancel safety
+    /// What was deleted stays deleted; the next cleanup goes on.
+    pub async fn clean_once(&self) -> Result<u64, StoreError> {
+        Ok(cleanup::once(&self.inner.executor, self.inner.cleanup_batch).await?)
+    }
+
+    /// Returns what a row means to a request.
+    fn judge(&self, row: BeginRow, claim: SqlClaim<D>, options: &BeginOptions) -> Begin<SqlClaim<D>> {
+        match row {
+            BeginRow::Claimed => Begin::Claimed(claim),
+            BeginRow::Record { owner, record } => {
+                // A request with another fingerprint is refused, and is not a replay.
+                if let Some(counter) = &self.inner.replay_counter
+                    && *record.fingerprint() == claim.fingerprint
+                {
+                    counter.count(claim.key, owner);
+                }
+                Begin::Completed(record)
+            }
+            BeginRow::Claim { owner, fingerprint, lease_has_expired: true } if fingerprint == claim.fingerprint => {
+                Begin::Abandoned(SqlClaim { previous_owner: Some(owner), info: options.info.clone(), ..claim })
+            }
+            BeginRow::Claim { fingerprint, .. } => Begin::InFlight(fingerprint),
+        }
+    }
+
+    /// Returns the time that is left of the lease of a claim in flight.
+    async fn lease_left(&self, key: &StorageKey, sql: &Arc<str>) -> Result<Option<Duration>, DatabaseError> {
+        let result = self.inner.executor.read(Step::Wait, sql, &[key_value(key)]).await?;
+        let Some(row) = result.rows.first() else { return Ok(None) };
+        let left = rows::number::<D>(row).map_err(|problem| DatabaseError { step: Step::Wait, problem })?;
+        // At least a moment: the lease may end within the unit that is counted.
+        Ok(Some(Duration::from_millis(u64::try_from(left).unwrap_or(0).max(1))))
+    }
+}
+
+impl<D: Dialect> Store for SqlStore<D> {
+    type Claim = SqlClaim<D>;
+
+    async fn begin(
+        &self,
+        key: &StorageKey,
+        fingerprint: &Fingerprint,
+        options: &BeginOptions,
+    ) -> Result<Begin<SqlClaim<D>>, StoreError> {
+        let failed = |problem| DatabaseError { step: Step::Begin, problem };
+        let &BeginOptions { lease, ttl, ref info, .. } = options;
+        let Inner { executor, waiters, .. } = &*self.inner;
+        let owned_by = |owner| SqlClaim {
+            executor: Arc::clone(executor),
+            waiters: Arc::clone(waiters),
+            key: *key,
+            fingerprint: *fingerprint,
+            owner,
+            previous_owner: None,
+            info: None,
+            ttl,
+            maybe_released: Arc::default(),
+        };
+        let owner = OwnerToken::random()?;
+        let info = info.as_ref().map(ExecutionInfo::to_bytes);
+        let guard = self.inner.unconfirmed.guard((*key, owner), lease);
+        for _ in 0..MAX_ATTEMPTS {
+            if let Some(look) = &executor.statements.look {
+                let values = [key_value(key), Value::Bytes(owner.as_bytes())];
+                let result = executor.read(Step::Begin, look, &values).await?;
+                if let Some(row) = result.rows.first() {
+                    let row = BeginRow::read::<D>(row, key).map_err(failed)?;
+                    // A claim of an earlier try may still turn up and be released, so a new owner needs a token that differs.
+                    let claim = owned_by(OwnerToken::random()?);
+                    return Ok(self.judge(row, claim, options));
+                }
+            }
+            let values = [
+                key_value(key),
+                Value::Bytes(owner.as_bytes()),
+                Value::Bytes(fingerprint.as_bytes()),
+                Value::Number(D::ticks(lease.min(MAX_TIME))),
+                Value::Number(D::ticks(retention(lease, ttl))),
+                Value::Nullable(info.as_deref()),
+            ];
+            let begin = &executor.statements.begin;
+            let result = executor.execute_in_doubt(Step::Begin, begin, &values, guard.in_doubt()).await?;
+            if let Some(row) = result.rows.first() {
+                // A takeover uses this same owner token, so nothing may be released from here on.
+                guard.confirm();
+                let row = BeginRow::read::<D>(row, key).map_err(failed)?;
+                return Ok(self.judge(row, owned_by(owner), options));
+            }
+            // Another statement won, and this one could not see its row. The next one will.
+        }
+        Err(failed(Problem::Contended).into())
+    }
+
+    /// Resolves when the claim under `key` has ended, or its lease. Polls the database, and earlier if it is woken.
+    async fn ended(&self, key: &StorageKey) {
+        let Inner { location, executor, waiters, listener, .. } = &*self.inner;
+        let mut waiter = waiters.register(key);
+        D::ensure_listening(listener, location, waiters);
+        let mut sql = &executor.statements.wait;
+        let mut pause = FIRST_WAIT_PAUSE;
+        loop {
+            let left = match self.lease_left(key, sql).await {
+                Ok(Some(left)) => left,
+                Ok(None) => return,
+                Err(error) => {
+                    // `begin` will report the error. Not at once, or many waiters would keep the database busy with it.
+                    tracing::debug!(%key, %error, "could not ask whether a claim has ended");
+                    return sleep(jitter(MAX_WAIT_PAUSE)).await;
+                }
+            };
+            sql = &executor.statements.poll;
+            let _ = timeout(jitter(pause).min(left), waiter.woken()).await;
+            pause = (pause * 2).min(MAX_WAIT_PAUSE);
+        }
+    }
+
+    async fn forget(&self, key: &StorageKey) -> Result<bool, StoreError> {
+        let Inner { executor, waiters, .. } = &*self.inner;
+        let result = executor.execute(Step::Forget, &executor.statements.forget, &[key_value(key)]).await?;
+        if !result.rows.is_empty() {
+            waiters.wake(key);
+            return Ok(true);
+        }
+        if result.repeated {
+            // The key is free, but it is not known whether the first try removed something.
+            let problem = Problem::TimedOut { waited: executor.timeout };
+            return Err(DatabaseError { step: Step::Forget, problem }.into());
+        }
+        Ok(false)
+    }
+
+    /// Reads with one `SELECT`. How often a record was replayed is known if the builder was told to count.
+    async fn inspect(&self, key: &StorageKey) -> Result<Option<StoredEntry>, StoreError> {
+        let executor = &self.inner.executor;
+        let result = executor.read(Step::Inspect, &executor.statements.inspect, &[key_value(key)]).await?;
+        let Some(row) = result.rows.first() else { return Ok(None) };
+        let entry = rows::stored_entry::<D>(row, key);
+        let mut entry = entry.map_err(|problem| DatabaseError { step: Step::Inspect, problem })?;
+        entry.replays = entry.replays.filter(|_| self.inner.replay_counter.is_some());
+        Ok(Some(entry))
+    }
+
+    /// Waits until each unconfirmed claim is released, or its lease has expired.
+    async fn drained(&self) {
+        self.inner.unconfirmed.drained().await;
+    }
+
+    /// The database judges expiry, in the statement that claims; leases need renewal.
+    fn attach(&self, _: &Arc<dyn Clock>) -> StoreCapabilities {
+        StoreCapabilities { judges_expiry: true, claims_live_with_owner: false }
+    }
+}
+
+impl<D: Dialect> Clone for SqlStore<D> {
+    fn clone(&self) -> Self {
+        Self { inner: Arc::clone(&self.inner) }
+    }
+}
+
+impl<D: Dialect> fmt::Debug for SqlStore<D> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct(D::STORE).field("location", &self.inner.location).finish_non_exhaustive()
+    }
+}
