@@ -16,7 +16,7 @@ use serde_json::Value;
 use tokio::sync::oneshot;
 
 use crate::attempt::{Abandoned, Attempt, Rules};
-use crate::engine::{Idempotency, KeyReport};
+use crate::engine::{Idempotency, KeyReport, SettleError, Settled};
 use crate::error::StoreError;
 use crate::execution_info::Endpoint;
 use crate::fingerprint::Fingerprint;
@@ -146,16 +146,17 @@ impl Once {
     /// Only a hash of its canonical JSON (RFC 8785) is stored, so the order of fields and of map entries does not matter. Integers
     /// of 2^53 and above are hashed as strings, as appendix D of the RFC asks, since its numbers cannot tell them apart.
     ///
-    /// A value that does not serialize (`NaN`, a map whose keys are no strings, an integer of more than 64 bits) is no panic:
-    /// [`run`](Self::run) returns [`RefusalReason::FingerprintFailed`].
+    /// A value that does not serialize (a map whose keys are no strings, an integer of more than 64 bits) is no panic:
+    /// [`run`](Self::run) returns [`RefusalReason::FingerprintFailed`]. Within a value, `serde_json` writes `NaN` and infinite
+    /// numbers as `null`, so the fingerprint does not tell them apart from `None`.
     pub fn fingerprint(mut self, value: &impl Serialize) -> Self {
         self.fingerprint = fingerprint(value).map_err(|error| RefusalReason::FingerprintFailed(Arc::new(error)));
         self
     }
 
     /// What a call gets while an execution with this key is in flight. Default: [`WhenInFlight::Reject`].
-    pub fn in_flight(mut self, then: WhenInFlight) -> Self {
-        self.rules.wait = match then {
+    pub fn in_flight(mut self, then: impl Into<WhenInFlight>) -> Self {
+        self.rules.wait = match then.into() {
             WhenInFlight::Reject => None,
             WhenInFlight::Wait(max) => Some(max),
         };
@@ -175,8 +176,8 @@ impl Once {
     /// not reach it. Its `Ok` is recorded as JSON before this returns. Its `Err` and its panic release the claim, so the next call
     /// runs its function again: what was done before the error is done twice unless it is undone.
     ///
-    /// A value that does not serialize is returned to this caller, and an error is logged. Later calls get
-    /// [`RefusalReason::NotReplayable`], since the function ran.
+    /// A value that does not serialize, or panics when it does, is returned to this caller, and an error is logged. Later calls
+    /// get [`RefusalReason::NotReplayable`], since the function ran.
     ///
     /// # Errors
     /// The function's own error, or a [`RefusalReason`] as `E`. [`RefusalReason::is_retryable`] says whether a later call may
@@ -201,7 +202,7 @@ impl Once {
             Box::pin(async move {
                 let result = unwind_caught(function).await;
                 let outcome = match &result {
-                    Ok(Ok(value)) => encode(key, value),
+                    Ok(Ok(value)) => record(key, value),
                     Ok(Err(_)) | Err(_) => Outcome::Release,
                 };
                 // The caller may be gone.
@@ -259,6 +260,44 @@ impl Once {
     pub async fn forget(&self) -> Result<bool, StoreError> {
         self.idempotency.forget_key(self.key).await
     }
+
+    /// Decides an unknown outcome, once an operator has found out what the function did: later calls get a value
+    /// ([`Outcome::value`]), or are refused because there is none ([`Outcome::NotReplayable`]), or run their function
+    /// ([`Outcome::Release`]). A value lives from now on for the TTL of the call that was lost.
+    ///
+    /// ```
+    /// # async fn example(idempotency: idem_runtime::Idempotency) -> Result<(), Box<dyn std::error::Error>> {
+    /// use idem_runtime::Outcome;
+    ///
+    /// // The parcel left the house before the process died, so nothing is to be shipped again.
+    /// idempotency.once("ship", "order-17").settle(Outcome::value(&"parcel 4")?).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// As for [`Idempotency::settle`].
+    ///
+    /// # Cancel safety
+    /// Once the future was polled, nothing that happens to it stops the call.
+    pub async fn settle(&self, outcome: Outcome) -> Result<Settled, SettleError> {
+        self.idempotency.settle_key(self.key, outcome, None).await
+    }
+}
+
+impl Outcome {
+    /// Returns a record of a value, in the format of [`Idempotency::once`]. For [`Once::settle`]; what a function returns is
+    /// recorded without it.
+    ///
+    /// # Errors
+    /// The value does not serialize as JSON.
+    pub fn value(value: &impl Serialize) -> Result<Self, serde_json::Error> {
+        let json = serde_json::to_vec(value)?;
+        let mut record = RecordBuilder::with_capacity(1 + json.len());
+        record.put(&[JSON]);
+        record.put(&json);
+        Ok(Self::Record(record))
+    }
 }
 
 impl fmt::Debug for Once {
@@ -298,7 +337,7 @@ where
 }
 
 fn fingerprint(value: &impl Serialize) -> Result<Fingerprint, serde_json::Error> {
-    // Refuses `NaN`, which a `Value` turns into `null`.
+    // Refuses a name that occurs twice, of which a `Value` keeps the last.
     serde_json_canonicalizer::to_vec(value)?;
     let mut value = serde_json::to_value(value)?;
     spell_large_integers(&mut value);
@@ -322,24 +361,19 @@ fn spell_large_integers(value: &mut Value) {
     }
 }
 
-/// Returns what to remember of a function that succeeded.
-fn encode<T: Serialize>(key: StorageKey, value: &T) -> Outcome {
-    match serde_json::to_vec(value) {
-        Ok(json) => {
-            let mut record = RecordBuilder::with_capacity(1 + json.len());
-            record.put(&[JSON]);
-            record.put(&json);
-            Outcome::Record(record)
-        }
-        Err(error) => {
-            let value = type_name::<T>();
-            tracing::error!(%key, value, %error, "the value of a function does not serialize; it is returned, and later calls are refused as not replayable");
-            Outcome::NotReplayable
-        }
-    }
+/// Returns what to remember of a function that succeeded. It had its effects, so nothing that fails here releases the claim.
+fn record<T: Serialize>(key: StorageKey, value: &T) -> Outcome {
+    let error = match catch_unwind(AssertUnwindSafe(|| Outcome::value(value))) {
+        Ok(Ok(outcome)) => return outcome,
+        Ok(Err(error)) => error.to_string(),
+        Err(_) => "it panicked".to_owned(),
+    };
+    let value = type_name::<T>();
+    tracing::error!(%key, value, error, "the value of a function does not serialize; it is returned, and later calls are refused as not replayable");
+    Outcome::NotReplayable
 }
 
-/// Reads what [`encode`] wrote.
+/// Reads what [`Outcome::value`] wrote.
 fn decode<T: DeserializeOwned>(key: StorageKey, content: &Bytes) -> Result<T, RefusalReason> {
     let unreadable = |cause: &dyn fmt::Display| {
         let text = format!(

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use idem_runtime::{PolicyTag, Scope as KeyScope};
+use idem_runtime::{PolicyTag, Scope as KeyScope, WhenInFlight};
 
 use super::statuses::Statuses;
 use super::validate::{self, require};
@@ -320,6 +320,24 @@ impl InFlight {
     #[must_use]
     pub const fn status(self) -> u16 {
         self.status
+    }
+}
+
+/// For [`Once::in_flight`](crate::Once::in_flight). A plain function sends no status, so only the time to wait counts.
+///
+/// ```
+/// use std::time::Duration;
+/// use idem_axum::{Idempotency, InFlight, WhenInFlight};
+///
+/// let wait = Duration::from_secs(5);
+/// assert_eq!(WhenInFlight::from(InFlight::wait(wait)), WhenInFlight::Wait(wait));
+/// assert_eq!(WhenInFlight::from(InFlight::reject(423)), WhenInFlight::Reject);
+/// let once = Idempotency::in_memory().once("ship", "order-17").in_flight(InFlight::wait(wait));
+/// # let _ = once;
+/// ```
+impl From<InFlight> for WhenInFlight {
+    fn from(in_flight: InFlight) -> Self {
+        in_flight.wait.map_or(Self::Reject, Self::Wait)
     }
 }
 

@@ -246,7 +246,7 @@ impl Idempotency {
     /// # Cancel safety
     /// Once the future was polled, nothing that happens to it stops the call.
     pub async fn settle(&self, scope: &Scope, key: &Key, outcome: Outcome) -> Result<Settled, SettleError> {
-        self.settle_within(scope, key, outcome, None).await
+        self.settle_key(self.storage_key(scope, key), outcome, None).await
     }
 
     /// As [`settle`](Self::settle), with a record that lives for `ttl` from now.
@@ -260,13 +260,12 @@ impl Idempotency {
         outcome: Outcome,
         ttl: Duration,
     ) -> Result<Settled, SettleError> {
-        self.settle_within(scope, key, outcome, Some(ttl)).await
+        self.settle_key(self.storage_key(scope, key), outcome, Some(ttl)).await
     }
 
-    async fn settle_within(
+    pub(crate) async fn settle_key(
         &self,
-        scope: &Scope,
-        key: &Key,
+        key: StorageKey,
         outcome: Outcome,
         ttl: Option<Duration>,
     ) -> Result<Settled, SettleError> {
@@ -274,7 +273,7 @@ impl Idempotency {
             return Err(SettleError::ZeroTtl);
         }
         let core = &self.handle.core;
-        let settling = Arc::clone(core).settle(self.storage_key(scope, key), outcome, ttl);
+        let settling = Arc::clone(core).settle(key, outcome, ttl);
         core.spawn(settling).await.unwrap_or_else(|_| {
             Err(SettleError::Store(StoreError::unavailable("the task that settled the key was torn down")))
         })

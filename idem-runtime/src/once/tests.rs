@@ -10,8 +10,9 @@ use crate::KeyStatus;
 use crate::clock::{Clock, ManualClock};
 use crate::key::Key;
 use crate::memory::{MemoryClaim, MemoryStore};
+use crate::record::Record;
 use crate::scope::Scope;
-use crate::store::{Begin, BeginOptions, Store, StoreCapabilities};
+use crate::store::{Begin, BeginOptions, Claim, Store, StoreCapabilities};
 
 /// An error of the user: the refusal, or the function's own.
 #[derive(Debug)]
@@ -238,6 +239,27 @@ async fn a_result_that_does_not_serialize_is_returned_and_never_computed_again()
     assert!(matches!(refused(run().await), RefusalReason::NotReplayable));
 }
 
+/// A value whose serialization panics.
+#[derive(Debug, PartialEq, Deserialize)]
+struct Panicking;
+
+impl Serialize for Panicking {
+    fn serialize<S: serde::Serializer>(&self, _: S) -> Result<S::Ok, S::Error> {
+        panic!("on purpose")
+    }
+}
+
+#[tokio::test]
+async fn a_result_that_panics_when_it_serializes_is_returned_and_never_computed_again() {
+    let idempotency = Idempotency::in_memory();
+    let run = || {
+        let once = idempotency.once("ship", "a").abandoned(Abandoned::Rerun);
+        once.run(async || Ok::<_, Failure>(Panicking))
+    };
+    assert_eq!(run().await.unwrap(), Panicking);
+    assert!(matches!(refused(run().await), RefusalReason::NotReplayable));
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_call_that_waits_gets_the_value_or_runs_after_an_error_or_gives_up() {
     let idempotency = Idempotency::in_memory();
@@ -273,6 +295,33 @@ async fn an_abandoned_claim_is_refused_unless_the_function_may_run_again() {
     let rerun = once.clone().abandoned(Abandoned::Rerun).run(async || count(Runs::default()).await).await;
     assert_eq!(rerun.unwrap(), 1);
     assert_eq!(once.run(async || Err::<usize, _>(Failure::Own("ran again"))).await.unwrap(), 1);
+}
+
+#[tokio::test]
+async fn an_operator_settles_an_unknown_outcome() {
+    let store = MemoryStore::new();
+    let idempotency = Idempotency::new(store.clone());
+    let abandon = async |once: &Once| {
+        let options = BeginOptions::new(Duration::ZERO, Duration::MAX);
+        drop(store.begin(&once.key, once.fingerprint.as_ref().unwrap(), &options).await.unwrap());
+    };
+    let run = async |once: Once| once.run(async || Ok::<_, Failure>("ran".to_owned())).await;
+
+    let with_value = idempotency.once("ship", "a");
+    abandon(&with_value).await;
+    assert_eq!(with_value.settle(Outcome::value(&"parcel 4").unwrap()).await.unwrap(), Settled::Now);
+    assert_eq!(with_value.settle(Outcome::value(&"parcel 4").unwrap()).await.unwrap(), Settled::Already);
+    assert_eq!(run(with_value).await.unwrap(), "parcel 4");
+
+    let released = idempotency.once("ship", "b");
+    abandon(&released).await;
+    assert_eq!(released.settle(Outcome::Release).await.unwrap(), Settled::Now);
+    assert_eq!(run(released.clone()).await.unwrap(), "ran");
+    let settled = released.settle(Outcome::Release).await;
+    assert!(matches!(settled, Err(SettleError::NotUnknown(KeyStatus::Recorded))), "{settled:?}");
+
+    let free = idempotency.once("ship", "c").settle(Outcome::Release).await;
+    assert!(matches!(free, Err(SettleError::Free)), "{free:?}");
 }
 
 #[tokio::test]
@@ -329,26 +378,50 @@ async fn an_operator_sees_the_scope_and_forgets_the_value() {
     assert!(name(&[b'x'; 10_000]).as_str().ends_with('…'));
 }
 
-/// A store that grants no claim while it is down.
+/// A store each step of which is pending several times, so that a task awaits it. While it is down, every step fails.
 #[derive(Clone)]
 struct Faulty {
     store: MemoryStore,
     down: Arc<AtomicBool>,
 }
 
+impl Faulty {
+    fn new() -> Self {
+        Self { store: MemoryStore::new(), down: Arc::default() }
+    }
+
+    fn set_down(&self, down: bool) {
+        self.down.store(down, Ordering::SeqCst);
+    }
+
+    async fn step(&self) -> Result<(), StoreError> {
+        for _ in 0..3 {
+            tokio::task::yield_now().await;
+        }
+        if self.down.load(Ordering::SeqCst) {
+            return Err(StoreError::unavailable("the network is down"));
+        }
+        Ok(())
+    }
+}
+
 impl Store for Faulty {
-    type Claim = MemoryClaim;
+    type Claim = FaultyClaim;
 
     async fn begin(
         &self,
         key: &StorageKey,
         fingerprint: &Fingerprint,
         options: &BeginOptions,
-    ) -> Result<Begin<MemoryClaim>, StoreError> {
-        if self.down.load(Ordering::SeqCst) {
-            return Err(StoreError::unavailable("the network is down"));
-        }
-        self.store.begin(key, fingerprint, options).await
+    ) -> Result<Begin<FaultyClaim>, StoreError> {
+        self.step().await?;
+        let claim = |claim| FaultyClaim { claim, store: self.clone() };
+        Ok(match self.store.begin(key, fingerprint, options).await? {
+            Begin::Claimed(granted) => Begin::Claimed(claim(granted)),
+            Begin::Abandoned(found) => Begin::Abandoned(claim(found)),
+            Begin::InFlight(fingerprint) => Begin::InFlight(fingerprint),
+            Begin::Completed(record) => Begin::Completed(record),
+        })
     }
 
     async fn ended(&self, key: &StorageKey) {
@@ -364,9 +437,98 @@ impl Store for Faulty {
     }
 }
 
+struct FaultyClaim {
+    claim: MemoryClaim,
+    store: Faulty,
+}
+
+impl Claim for FaultyClaim {
+    async fn renew(&mut self, lease: Duration) -> Result<(), StoreError> {
+        self.store.step().await?;
+        self.claim.renew(lease).await
+    }
+
+    async fn complete(self, record: Record, ttl: Duration) -> Result<(), StoreError> {
+        self.store.step().await?;
+        self.claim.complete(record, ttl).await
+    }
+
+    async fn release(self) -> Result<(), StoreError> {
+        self.store.step().await?;
+        self.claim.release().await
+    }
+}
+
+/// Polls `call` up to `polls` times, and lets other tasks go on meanwhile. Returns whether it ended.
+async fn poll_up_to<T>(polls: usize, mut call: Pin<&mut impl Future<Output = T>>) -> bool {
+    for _ in 0..polls {
+        if poll_fn(|cx| Poll::Ready(call.as_mut().poll(cx).is_ready())).await {
+            return true;
+        }
+        tokio::task::yield_now().await;
+    }
+    false
+}
+
+#[tokio::test]
+async fn a_call_that_is_dropped_at_any_await_runs_once_and_is_recorded() {
+    for succeeds in [true, false] {
+        let mut polls = 0;
+        loop {
+            let idempotency = Idempotency::new(Faulty::new());
+            let runs = Runs::default();
+            let run = |succeeds| {
+                let runs = Arc::clone(&runs);
+                idempotency.once("ship", "a").run(async move || {
+                    let run = count(runs).await?;
+                    tokio::task::yield_now().await;
+                    if succeeds { Ok(run) } else { Err(Failure::Own("out of stock")) }
+                })
+            };
+            let mut call = Box::pin(run(succeeds));
+            let ended = poll_up_to(polls, call.as_mut()).await;
+            drop(call);
+            idempotency.drain().await;
+            let started = usize::from(polls > 0);
+            assert_eq!(runs.load(Ordering::SeqCst), started, "dropped after {polls} polls");
+            let expected = if succeeds { 1 } else { started + 1 };
+            assert_eq!(run(true).await.unwrap(), expected, "dropped after {polls} polls");
+            if ended {
+                break;
+            }
+            polls += 1;
+        }
+        assert!(polls > 4, "`begin`, the function and the end of the claim are pending: {polls}");
+    }
+}
+
+#[tokio::test]
+async fn a_value_that_the_store_does_not_take_is_returned_and_its_function_never_runs_again() {
+    let faulty = Faulty::new();
+    let idempotency = Idempotency::new(faulty.clone());
+    let running = Running::start(idempotency.once("ship", "a"), || Ok(7)).await;
+    faulty.set_down(true);
+    assert_eq!(running.finish().await.unwrap(), 7);
+    faulty.set_down(false);
+    let second = idempotency.once("ship", "a").run(async || Err::<usize, _>(Failure::Own("ran again"))).await;
+    assert!(matches!(refused(second), RefusalReason::OutcomeUnknown));
+}
+
+#[tokio::test]
+async fn a_panic_is_resumed_if_the_store_fails_too() {
+    let faulty = Faulty::new();
+    let idempotency = Idempotency::new(faulty.clone());
+    let running = Running::start(idempotency.once("ship", "a"), || std::panic::panic_any("on purpose")).await;
+    faulty.set_down(true);
+    running.go_on.add_permits(1);
+    let panic = running.caller.await.unwrap_err().into_panic();
+    assert_eq!(panic.downcast_ref(), Some(&"on purpose"));
+}
+
 #[tokio::test]
 async fn a_store_that_is_down_is_retryable_and_nothing_runs() {
-    let faulty = Faulty { store: MemoryStore::new(), down: Arc::new(AtomicBool::new(true)) };
+    let faulty = Faulty::new();
+    faulty.set_down(true);
     let idempotency = Idempotency::new(faulty.clone());
     let runs = Runs::default();
     let run = || {
@@ -376,7 +538,7 @@ async fn a_store_that_is_down_is_retryable_and_nothing_runs() {
     let reason = refused(run().await);
     assert!(matches!(reason, RefusalReason::StoreUnavailable(_)) && reason.is_retryable(), "{reason:?}");
     assert_eq!(runs.load(Ordering::SeqCst), 0);
-    faulty.down.store(false, Ordering::SeqCst);
+    faulty.set_down(false);
     assert_eq!(run().await.unwrap(), 1);
 }
 
