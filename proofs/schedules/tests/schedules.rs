@@ -116,6 +116,9 @@ fn pairs() -> Vec<Scenario> {
         full(),
         full().after(&[Try(2, Complete), Expire]),
         full().after(&[Try(0, Complete), Expire]),
+        threads(&[&[Try(0, Complete)], &[Try(0, Complete)]])
+            .after(&[Try(1, Complete), Try(2, Complete), Expire])
+            .entries(2),
         threads(&[&[Try(0, Complete)], &[Try(1, Complete)]]).bytes(2 * KEY_BYTES + RECORD_BYTES),
         threads(&[&[Try(0, Release)], &[Try(1, Release)]]).bytes(KEY_BYTES),
     ]
