@@ -74,7 +74,7 @@ fn an_execution_takes_one_copy_of_the_future_and_a_few_kilobytes() {
     for key in [None, Some("a")] {
         let annotated = peak("/annotated", key);
         assert!(
-            annotated <= LARGE + 10 * 1024,
+            annotated <= LARGE + 8 * 1024,
             "{annotated} bytes with the key {key:?}, and {bare} without the attribute"
         );
     }

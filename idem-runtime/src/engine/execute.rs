@@ -66,7 +66,7 @@ impl Execution {
     }
 
     /// Returns what the handler can learn about its claim.
-    pub(super) fn lease(&self) -> Lease {
+    fn lease(&self) -> Lease {
         self.renewal.as_ref().map_or_else(Lease::default, |renewal| Lease::watching(&renewal.lost))
     }
 
@@ -74,9 +74,15 @@ impl Execution {
     /// gone.
     ///
     /// `None` if another run has taken over the claim; a retry gets the response of that one.
-    pub(super) async fn run<T>(mut self, handler: impl Future<Output = Executed<T>>) -> Option<T> {
+    pub(super) async fn run<H, F, T>(mut self, handler: H) -> Option<T>
+    where
+        H: FnOnce(Lease) -> F,
+        F: Future<Output = Executed<T>>,
+    {
         let timer = HandlerTimer::protected(&self.info);
-        let Executed { response, recording } = self.keep_claim(pin!(handler)).await;
+        // The future is made here: as an argument, this future would hold it twice.
+        let handler = pin!(handler(self.lease()));
+        let Executed { response, recording } = self.keep_claim(handler).await;
         drop(timer);
         match recording {
             Recording::Done(outcome) => {
@@ -106,31 +112,31 @@ impl Execution {
 
     /// Ends the claim. Returns `None` if that takes longer than [`MAX_RESPONSE_DELAY`], and goes on in a task: a slow store is
     /// no reason to delay the response.
-    pub(super) async fn end(mut self, outcome: Outcome) -> Option<Result<(), StoreError>> {
+    ///
+    /// What the store does at once is done when this returns. The future is small, since only the rest is boxed.
+    pub(super) fn end(mut self, outcome: Outcome) -> impl Future<Output = Option<Result<(), StoreError>>> {
         let (end, permit) = (self.claim_end(outcome), self.permit.take());
-        self.end_claim(end, permit).await
+        self.end_claim(end, permit)
     }
 
     fn claim_end(&self, outcome: Outcome) -> ClaimEnd {
         ClaimEnd::new(outcome, self.fingerprint, Some(&self.info), self.rules.ttl, &*self.core.clock)
     }
 
-    async fn end_claim(self, end: ClaimEnd, permit: impl Send + 'static) -> Option<Result<(), StoreError>> {
+    fn end_claim<P: Send + 'static>(
+        self,
+        end: ClaimEnd,
+        permit: P,
+    ) -> impl Future<Output = Option<Result<(), StoreError>>> + use<P> {
         let Self { core, key, claim, renewal, .. } = self;
         let mut completion = ClaimCompletion::begin(key, claim, end, renewal.map(|renewal| renewal.lease));
-        if completion.is_done_at_once() {
-            return Some(Ok(()));
+        let rest = (!completion.is_done_at_once()).then(|| Box::pin(finish_in_time(core, completion, permit)));
+        async move {
+            match rest {
+                None => Some(Ok(())),
+                Some(rest) => rest.await,
+            }
         }
-        let mut finish = Box::pin(completion.finish());
-        let in_time = timeout(MAX_RESPONSE_DELAY, &mut finish).await;
-        if in_time.is_err() {
-            drop(core.spawn(async move {
-                let _permit = permit;
-                // Failures are logged.
-                let _ = finish.await;
-            }));
-        }
-        in_time.ok()
     }
 
     /// Ends the claim from code that cannot wait. What the store does not do at once, a task goes on with.
@@ -158,14 +164,32 @@ impl Execution {
     }
 }
 
-/// Runs a handler that has no claim to its end. Nothing is recorded.
-pub(super) async fn unprotected<T>(
+/// Waits for the end of a claim, for [`MAX_RESPONSE_DELAY`] at most. Later a task goes on.
+async fn finish_in_time(
     core: Arc<Core>,
-    permit: Permit,
-    handler: impl Future<Output = Executed<T>>,
-) -> Option<T> {
+    completion: ClaimCompletion,
+    permit: impl Send + 'static,
+) -> Option<Result<(), StoreError>> {
+    let mut finish = Box::pin(completion.finish());
+    let in_time = timeout(MAX_RESPONSE_DELAY, &mut finish).await;
+    if in_time.is_err() {
+        drop(core.spawn(async move {
+            let _permit = permit;
+            // Failures are logged.
+            let _ = finish.await;
+        }));
+    }
+    in_time.ok()
+}
+
+/// Runs a handler that has no claim to its end. Nothing is recorded.
+pub(super) async fn unprotected<H, F, T>(core: Arc<Core>, permit: Permit, handler: H) -> Option<T>
+where
+    H: FnOnce(Lease) -> F,
+    F: Future<Output = Executed<T>>,
+{
     let timer = HandlerTimer::unprotected();
-    let Executed { response, recording } = handler.await;
+    let Executed { response, recording } = handler(Lease::default()).await;
     drop(timer);
     if let Recording::Live(recorded) = recording {
         // The stream to the client flows through the recording.

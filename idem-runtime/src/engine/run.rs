@@ -116,16 +116,13 @@ impl Core {
     /// Runs the handler to its end. Boxed here, since an async function would hold its arguments a second time.
     fn execute<H, F, T>(self: &Arc<Self>, start: Start, handler: H) -> BoxFuture<Option<T>>
     where
-        H: FnOnce(Lease) -> F,
+        H: FnOnce(Lease) -> F + Send + 'static,
         F: Future<Output = Executed<T>> + Send + 'static,
         T: Send + 'static,
     {
         match start {
-            Start::Protected(execution) => {
-                let lease = execution.lease();
-                Box::pin(execution.run(handler(lease)))
-            }
-            Start::Unprotected(permit) => Box::pin(unprotected(Arc::clone(self), permit, handler(Lease::default()))),
+            Start::Protected(execution) => Box::pin(execution.run(handler)),
+            Start::Unprotected(permit) => Box::pin(unprotected(Arc::clone(self), permit, handler)),
         }
     }
 }
