@@ -1,5 +1,4 @@
-//! What cannot be saved: one SHA-256 over the body. And for comparison one read and one write of moka, which `MemoryStore`
-//! is not made of.
+//! What cannot be saved: one SHA-256 over the body, and one read and one write of moka, which holds the records.
 
 use std::hint::black_box;
 use std::time::{Duration, Instant};

@@ -70,7 +70,7 @@ pub(super) fn round(shared: &Weak<Shared>) -> bool {
     for shard in &shared.shards {
         // In real time moka removes what has expired, a few seconds later, unless a new key needs the room now.
         if shard.records.earliest() <= now && (!real_time || shared.quota.is_full()) {
-            while shard.sweep(now, BATCH) == BATCH {
+            while shard.sweep(now, BATCH, usize::MAX).removed == BATCH {
                 // On a machine with few cores, requests get the processor.
                 thread::yield_now();
             }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use self::claims::{ClaimSlot, Claims};
 use self::janitor::Janitor;
 use self::quota::{Permit, Quota};
-use self::records::{KeyHasher, Recorded, Records};
+use self::records::{KeyHasher, Recorded, Records, Swept};
 use crate::clock::{Clock, SystemClock, Timestamp};
 use crate::error::StoreError;
 use crate::fingerprint::Fingerprint;
@@ -29,14 +29,12 @@ pub use self::claims::MemoryClaim;
 
 /// How many keys a shard is meant for. moka removes everything in a cache that is due in one call, so caches are small.
 const KEYS_PER_SHARD: usize = 4096;
-/// The most shards, each with a cache that takes 31 KB once it is used.
-const MAX_SHARDS: usize = 1024;
+/// The most shards: each has a cache, whose tables take 100 KB once they are used, and what is spread over more memory is slower.
+const MAX_SHARDS: usize = 256;
 /// How many expired records a request removes from a shard if the store is full.
 const MAX_REMOVED: usize = 64;
-/// How many records it looks at, at most about, if none of them has expired.
-const MAX_LOOKED_AT: u64 = 8192;
-/// What a look at an empty shard costs, in records.
-const EMPTY_SHARD: u64 = 32;
+/// How many records it looks at.
+const MAX_LOOKED_AT: usize = 8192;
 /// How often a request makes room for the bytes of a record.
 const MAX_SWEEPS_FOR_BYTES: usize = 16;
 
@@ -98,9 +96,9 @@ impl Shard {
         Self { claims: Claims::new(hasher), records: Records::new(hasher) }
     }
 
-    /// Removes up to `max` expired records, and returns how many.
-    fn sweep(&self, now: Timestamp, max: usize) -> usize {
-        self.records.sweep(now, max, || self.claims.lock())
+    /// Removes up to `max` expired records, and looks at up to `look` records for it.
+    fn sweep(&self, now: Timestamp, max: usize, look: usize) -> Swept {
+        self.records.sweep(now, max, look, || self.claims.lock())
     }
 }
 
@@ -140,12 +138,13 @@ impl Shared {
     fn make_room(&self, now: Timestamp) -> bool {
         let (before, after) = self.shards.split_at(self.next_shard.fetch_add(1, Ordering::Relaxed) % self.shards.len());
         let due = after.iter().chain(before).filter(|shard| shard.records.earliest() <= now);
-        let mut left = if self.clock().is_real_time() { MAX_LOOKED_AT } else { u64::MAX };
+        let mut left = if self.clock().is_real_time() { MAX_LOOKED_AT } else { usize::MAX };
         for shard in due {
-            if shard.sweep(now, MAX_REMOVED) > 0 {
+            let swept = shard.sweep(now, MAX_REMOVED, left);
+            if swept.removed > 0 {
                 return true;
             }
-            left = left.saturating_sub(shard.records.len().max(EMPTY_SHARD));
+            left -= swept.looked_at;
             if left == 0 {
                 break;
             }
@@ -225,7 +224,7 @@ impl MemoryStoreBuilder {
     }
 
     /// The most bytes, by the store's own account: 640 for each key and the size of each record. Besides, a store for a million
-    /// keys takes up to 27 MB for its tables, which it makes as it is used. Default: 1 GiB.
+    /// keys takes up to 30 MB for its tables, which it makes as it is used. Default: 1 GiB.
     pub fn max_bytes(mut self, max_bytes: usize) -> Self {
         self.max_bytes = max_bytes;
         self

@@ -28,7 +28,7 @@ const MAX_TTL: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
 
 /// A part of the records.
 pub(super) struct Records {
-    /// Made for the first record: an empty cache takes 31 KB, and a store has up to a thousand.
+    /// Made for the first record, since an empty cache takes 31 KB.
     cache: OnceLock<Cache<StorageKey, Arc<Entry>, KeyHasher>>,
     hasher: KeyHasher,
     bound: Mutex<Bound>,
@@ -56,6 +56,13 @@ pub(super) struct Recorded {
     pub(super) expires_at: Timestamp,
     pub(super) replays: u64,
     pub(super) _permit: Permit,
+}
+
+/// What a sweep did.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Swept {
+    pub(super) removed: usize,
+    pub(super) looked_at: usize,
 }
 
 impl Records {
@@ -120,17 +127,24 @@ impl Records {
         entry.lock().take()
     }
 
-    /// Removes up to `max` expired records, and returns how many there were. `lock` gives the lock of the claims.
+    /// Removes up to `max` expired records, and looks at up to `look` records for it. `lock` gives the lock of the claims.
     ///
     /// One sweep at a time: a request that needs room waits for a sweep that is about to make it.
-    pub(super) fn sweep<G>(&self, now: Timestamp, max: usize, lock: impl Fn() -> G) -> usize {
-        let Some(cache) = self.cache.get() else { return 0 };
+    pub(super) fn sweep<G>(&self, now: Timestamp, max: usize, look: usize, lock: impl Fn() -> G) -> Swept {
+        let mut swept = Swept::default();
+        let Some(cache) = self.cache.get() else { return swept };
         let _sweeping = self.sweeping.lock().unwrap_or_else(PoisonError::into_inner);
-        self.bound().inserted = Timestamp::NEVER;
-        let (mut removed, mut earliest) = (0, Timestamp::NEVER);
+        let all = self.begin_sweep();
+        let mut earliest = Timestamp::NEVER;
         for (key, entry) in cache.iter() {
+            if swept.looked_at == look {
+                // What was not looked at may have expired.
+                earliest = earliest.min(all);
+                break;
+            }
+            swept.looked_at += 1;
             match entry.expires_at() {
-                Some(expires_at) if expires_at <= now && removed == max => {
+                Some(expires_at) if expires_at <= now && swept.removed == max => {
                     earliest = expires_at;
                     break;
                 }
@@ -139,7 +153,7 @@ impl Records {
                     let locked = lock();
                     let expired = self.remove_expired(&key, now);
                     drop(locked);
-                    removed += usize::from(expired.is_some());
+                    swept.removed += usize::from(expired.is_some());
                 }
                 Some(expires_at) => earliest = earliest.min(expires_at),
                 None => {}
@@ -148,12 +162,14 @@ impl Records {
         // Only now, since until now a request could have found room here.
         let mut bound = self.bound();
         bound.all = earliest.min(bound.inserted);
-        removed
+        swept
     }
 
-    /// Returns about how many entries the cache has.
-    pub(super) fn len(&self) -> u64 {
-        self.cache.get().map_or(0, Cache::entry_count)
+    /// Returns the bound of all records, from now on without those that are inserted while a sweep looks.
+    fn begin_sweep(&self) -> Timestamp {
+        let mut bound = self.bound();
+        bound.inserted = Timestamp::NEVER;
+        bound.all
     }
 
     /// Returns a time before which no record expires.

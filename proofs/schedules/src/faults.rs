@@ -100,8 +100,8 @@ pub const FAULTS: &[(&str, &[Change])] = &[
         "what_is_swept_counts",
         &[(
             "records.rs",
-            "removed += usize::from(expired.is_some());",
-            "removed += usize::from(expired.is_some());\n                    std::mem::forget(expired);",
+            "swept.removed += usize::from(expired.is_some());",
+            "swept.removed += usize::from(expired.is_some());\n                    std::mem::forget(expired);",
         )],
     ),
     // What a release frees still counts.
