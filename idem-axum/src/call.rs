@@ -362,7 +362,7 @@ impl ReadyCall {
             return unprotected(policy, config, handler);
         }
         let span = keyed.span.clone();
-        let response = Box::pin(keyed.run(config, scope, unread, handler));
+        let response = keyed.run(config, scope, unread, handler);
         if span.is_on() { Box::pin(async move { span.instrument(response).await }) } else { response }
     }
 
@@ -414,16 +414,17 @@ fn rejected(
 }
 
 impl KeyedRequest {
-    async fn run(
+    /// Returns a small future, since this itself is none: it holds only what is left to do.
+    fn run(
         self: Box<Self>,
         config: Arc<LayerConfig>,
         scope: Option<ScopeValue>,
         unread: UnreadBody,
         handler: BoxFuture<'static, Response>,
-    ) -> Response {
+    ) -> BoxFuture<'static, Response> {
         let Self { policy, key, owner, mut fingerprint, info, span } = *self;
         // The caller of this function has checked it.
-        let Some(key) = key else { return config.refuse(&span, Refusal::KeyMissing { policy }) };
+        let Some(key) = key else { return unread.discard(config.refuse(&span, Refusal::KeyMissing { policy })) };
         let is_head = info.is_head();
         let (scope, caller) = owner.scope(scope);
         if let Some(caller) = &caller {
@@ -438,7 +439,7 @@ impl KeyedRequest {
         key.set_identity(attempt.key, attempt.fingerprint);
         span.set_key(&attempt.key);
         if policy.shadow {
-            return shadow::run(&config.idempotency, policy, attempt, is_head, span, handler).await;
+            return Box::pin(shadow::run(config.idempotency.clone(), policy, attempt, is_head, span, handler));
         }
         let execution = Execution { policy, is_head, link: config.link.clone(), span: span.clone() };
         let body = unread.clone();
@@ -447,22 +448,25 @@ impl KeyedRequest {
             body.release();
             execution.run(handler)
         };
-        let response = match config.idempotency.run(attempt, execute).await {
-            Ok(RunResult::Executed(response)) => return response,
-            Ok(RunResult::Replayed(recorded)) => match response::replay(policy, is_head, recorded.content()) {
-                Ok(replay) => {
-                    tracing::debug!("a replay is sent");
-                    span.replayed(&recorded);
-                    replay
-                }
-                Err(error) => {
-                    let source = StoreError::unreadable(error);
-                    config.refuse(&span, Refusal::StoreUnavailable { policy, source })
-                }
-            },
-            Err(reason) => config.refuse(&span, Refusal::new(reason, policy)),
-        };
-        unread.discard(response).await
+        let run = Box::pin(config.idempotency.run(attempt, execute));
+        Box::pin(async move {
+            let response = match run.await {
+                Ok(RunResult::Executed(response)) => return response,
+                Ok(RunResult::Replayed(recorded)) => match response::replay(policy, is_head, recorded.content()) {
+                    Ok(replay) => {
+                        tracing::debug!("a replay is sent");
+                        span.replayed(&recorded);
+                        replay
+                    }
+                    Err(error) => {
+                        let source = StoreError::unreadable(error);
+                        config.refuse(&span, Refusal::StoreUnavailable { policy, source })
+                    }
+                },
+                Err(reason) => config.refuse(&span, Refusal::new(reason, policy)),
+            };
+            unread.discard(response).await
+        })
     }
 }
 
@@ -493,7 +497,8 @@ impl Execution {
             context::describe(self.link.as_ref(), telemetry::refuse(&self.span, refusal))
         }));
         let recorded = match refused {
-            Ok(response) => response::record_refusal(policy, is_head, response).await,
+            // Boxed, since it is large, and few handlers panic.
+            Ok(response) => Box::pin(response::record_refusal(policy, is_head, response)).await,
             Err(panic) => Err(panic),
         };
         recorded.unwrap_or_else(|panic| {

@@ -18,7 +18,7 @@ use crate::telemetry;
 
 /// Runs the handler in the request's own future, as without the attribute, and records its response if the key was free.
 pub(crate) async fn run(
-    idempotency: &Idempotency,
+    idempotency: Idempotency,
     policy: &'static Policy,
     attempt: Attempt,
     is_head: bool,

@@ -1,8 +1,8 @@
 //! The engine of `idem`: it makes sure that a handler runs at most once for a key, that it runs to its end, and that a
 //! retry gets the recorded response.
 //!
-//! This crate knows no web framework. Users of axum depend on `idem-axum`, which re-exports what they need; this crate is
-//! for authors of stores ([`Store`]) and of adapters ([`Idempotency::run`]).
+//! This crate knows no web framework. It is for authors of stores ([`Store`]) and of adapters ([`Idempotency::run`]), and for
+//! functions without HTTP ([`Idempotency::once`]). An adapter re-exports what its users need.
 //!
 //! The words: a **key** is what the client sends, its **scope** says whose it is; a **fingerprint** is what must be equal on a
 //! retry; a **claim** is the right to run the handler, an **execution** one run of it, a **record** what the execution left

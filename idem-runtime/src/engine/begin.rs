@@ -30,7 +30,7 @@ const MAX_FORGETS: usize = 3;
 /// What the store reported.
 pub(super) type Begun = Result<Begin<BoxClaim>, StoreError>;
 /// A `begin` that may still be pending.
-pub(super) type Beginning = StoreFuture<'static, Begin<BoxClaim>>;
+pub(super) type BeginFuture = StoreFuture<'static, Begin<BoxClaim>>;
 
 /// The right to be one of the executions that run at once.
 pub(super) struct Permit {
@@ -42,9 +42,9 @@ pub(super) struct Permit {
 /// An attempt before its handler starts.
 pub(super) enum Pending {
     /// The store has not replied yet.
-    Asked(Beginning),
-    /// The store has replied.
-    Decided(Decision),
+    Asked(BeginFuture),
+    /// An abandoned claim is to be taken over.
+    TakeOver(BoxClaim),
 }
 
 /// What an attempt came to whose handler does not start now.
@@ -56,6 +56,14 @@ pub(super) enum Blocked {
     Refuse(RefusalReason),
 }
 
+/// What follows from a decision.
+pub(super) enum Next {
+    Start(Start),
+    Blocked(Blocked),
+    /// The store must be waited for first.
+    Pending(Pending),
+}
+
 /// A handler that may start.
 pub(super) enum Start {
     Protected(Execution),
@@ -65,11 +73,11 @@ pub(super) enum Start {
 
 impl Core {
     /// Asks the store for the key of `attempt`.
-    pub(super) fn begin(self: &Arc<Self>, attempt: &Attempt, info: ExecutionInfo) -> Beginning {
+    pub(super) fn begin(self: &Arc<Self>, attempt: &Attempt, info: ExecutionInfo) -> BeginFuture {
         self.begin_with(attempt, BeginOptions::new(self.lease, attempt.rules.ttl).with_info(info))
     }
 
-    pub(super) fn begin_with(self: &Arc<Self>, attempt: &Attempt, options: BeginOptions) -> Beginning {
+    pub(super) fn begin_with(self: &Arc<Self>, attempt: &Attempt, options: BeginOptions) -> BeginFuture {
         let (key, fingerprint) = (attempt.key, attempt.fingerprint);
         if self.capabilities.judges_expiry {
             return Arc::clone(&self.store).begin(key, fingerprint, options);
@@ -105,14 +113,14 @@ impl Core {
 
     /// Awaits what the store reports, for [`STORE_TIMEOUT`] at most. A claim that is granted later is released: its client has
     /// been told that nothing was done.
-    pub(super) async fn in_time(self: &Arc<Self>, key: StorageKey, mut beginning: Beginning) -> Begun {
-        if let Ok(begun) = timeout(STORE_TIMEOUT, &mut beginning).await {
+    pub(super) async fn in_time(self: &Arc<Self>, key: StorageKey, mut begin: BeginFuture) -> Begun {
+        if let Ok(begun) = timeout(STORE_TIMEOUT, &mut begin).await {
             return begun;
         }
         let lease = self.lease;
         drop(self.spawn(async move {
             // After a lease the claim has expired by itself. An abandoned claim is not released: its handler may have run.
-            if let Ok(Ok(Begin::Claimed(late))) = timeout(lease, beginning).await {
+            if let Ok(Ok(Begin::Claimed(late))) = timeout(lease, begin).await {
                 ClaimCompletion::release(key, late).finish_logged().await;
             }
         }));
@@ -145,36 +153,31 @@ impl Core {
         mismatch(&attempt, report.as_ref().and_then(KeyReport::execution_info))
     }
 
-    /// Turns a decision into an execution that may start. `Err` is a claim that must be taken over first.
-    pub(super) fn start_now(
-        self: &Arc<Self>,
-        attempt: &Attempt,
-        info: &ExecutionInfo,
-        decision: Decision,
-    ) -> Result<Result<Start, Blocked>, BoxClaim> {
-        Ok(match decision {
+    /// Returns what follows from a decision at once.
+    pub(super) fn next(self: &Arc<Self>, attempt: &Attempt, info: &ExecutionInfo, decision: Decision) -> Next {
+        match decision {
             Decision::Run(claim) => match self.permit() {
                 // Only new keys are refused because too many executions run, so this comes after the store was asked.
-                Some(permit) => Ok(Start::Protected(Execution::new(self, attempt, info, claim, permit))),
+                Some(permit) => Next::Start(Start::Protected(Execution::new(self, attempt, info, claim, permit))),
                 None => {
                     self.release(attempt.key, claim);
-                    Err(Blocked::Refuse(RefusalReason::TooManyExecutions))
+                    Next::Blocked(Blocked::Refuse(RefusalReason::TooManyExecutions))
                 }
             },
             Decision::RunWithoutStore(error) => match self.permit() {
                 Some(permit) => {
                     let cause = error.cause();
                     tracing::error!(key = %attempt.key, %error, cause, "the store is unavailable; the handler runs without protection, as its policy allows");
-                    Ok(Start::Unprotected(permit))
+                    Next::Start(Start::Unprotected(permit))
                 }
-                None => Err(Blocked::Refuse(RefusalReason::TooManyExecutions)),
+                None => Next::Blocked(Blocked::Refuse(RefusalReason::TooManyExecutions)),
             },
-            Decision::Replay(replay) => Err(Blocked::Replay(replay)),
-            Decision::Wait => Err(Blocked::Wait),
-            Decision::Mismatch => Err(Blocked::Mismatch),
-            Decision::Refuse(reason) => Err(Blocked::Refuse(reason)),
-            Decision::TakeOver(claim) => return Err(claim),
-        })
+            Decision::TakeOver(claim) => Next::Pending(Pending::TakeOver(claim)),
+            Decision::Replay(replay) => Next::Blocked(Blocked::Replay(replay)),
+            Decision::Wait => Next::Blocked(Blocked::Wait),
+            Decision::Mismatch => Next::Blocked(Blocked::Mismatch),
+            Decision::Refuse(reason) => Next::Blocked(Blocked::Refuse(reason)),
+        }
     }
 
     /// Takes every step that is left until the handler may start, or is blocked.
@@ -182,32 +185,34 @@ impl Core {
         self: Arc<Self>,
         attempt: Attempt,
         info: ExecutionInfo,
-        pending: Pending,
+        mut pending: Pending,
     ) -> BoxFuture<Result<Start, Blocked>> {
         Box::pin(async move {
-            let mut pending = pending;
             loop {
-                let decision = match pending {
-                    Pending::Asked(beginning) => {
-                        let begun = self.in_time(attempt.key, beginning).await;
-                        self.decide(&attempt, begun)
+                pending = match pending {
+                    Pending::Asked(begin) => {
+                        let begun = self.in_time(attempt.key, begin).await;
+                        match self.next(&attempt, &info, self.decide(&attempt, begun)) {
+                            Next::Start(start) => return Ok(start),
+                            Next::Blocked(blocked) => return Err(blocked),
+                            Next::Pending(pending) => pending,
+                        }
                     }
-                    Pending::Decided(decision) => decision,
+                    Pending::TakeOver(mut claim) => {
+                        // Without a permit the claim stays abandoned: its handler may have run.
+                        let Some(permit) = self.permit() else {
+                            return Err(Blocked::Refuse(RefusalReason::TooManyExecutions));
+                        };
+                        match within(STORE_TIMEOUT, claim.renew(self.lease)).await {
+                            Ok(()) => {
+                                return Ok(Start::Protected(Execution::new(&self, &attempt, &info, claim, permit)));
+                            }
+                            // Another request was first, so the store is asked again.
+                            Err(StoreError::Lost) => Pending::Asked(self.begin(&attempt, info.clone())),
+                            Err(error) => return Err(Blocked::Refuse(RefusalReason::StoreUnavailable(error))),
+                        }
+                    }
                 };
-                let mut claim = match self.start_now(&attempt, &info, decision) {
-                    Ok(started) => return started,
-                    Err(claim) => claim,
-                };
-                // An abandoned claim for which there is no permit stays abandoned: its handler may have run.
-                let Some(permit) = self.permit() else {
-                    return Err(Blocked::Refuse(RefusalReason::TooManyExecutions));
-                };
-                match within(STORE_TIMEOUT, claim.renew(self.lease)).await {
-                    Ok(()) => return Ok(Start::Protected(Execution::new(&self, &attempt, &info, claim, permit))),
-                    // Another request was first, so the store is asked again.
-                    Err(StoreError::Lost) => pending = Pending::Asked(self.begin(&attempt, info.clone())),
-                    Err(error) => return Err(Blocked::Refuse(RefusalReason::StoreUnavailable(error))),
-                }
             }
         })
     }

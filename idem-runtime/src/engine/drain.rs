@@ -80,7 +80,7 @@ impl Idempotency {
     /// use tokio::time::sleep;
     ///
     /// let mut terminated = signal(SignalKind::terminate())?;
-    /// terminated.recv().await; // or axum::serve(..).with_graceful_shutdown(..), which waits for it
+    /// terminated.recv().await; // or the end of a server that shuts down gracefully
     ///
     /// let second_signal_or_timeout = async {
     ///     tokio::select! {

@@ -74,38 +74,41 @@ impl Execution {
     /// gone.
     ///
     /// `None` if another run has taken over the claim; a retry gets the response of that one.
-    pub(super) async fn run<H, F, T>(mut self, handler: H) -> Option<T>
+    #[expect(clippy::manual_async_fn, reason = "an async function holds its arguments twice")]
+    pub(super) fn run<H, F, T>(mut self, handler: H) -> impl Future<Output = Option<T>>
     where
         H: FnOnce(Lease) -> F,
         F: Future<Output = Executed<T>>,
     {
-        let timer = HandlerTimer::protected(&self.info);
-        // The future is made here: as an argument, this future would hold it twice.
-        let handler = pin!(handler(self.lease()));
-        let Executed { response, recording } = self.keep_claim(handler).await;
-        drop(timer);
-        match recording {
-            Recording::Done(outcome) => {
-                let reruns = self.rules.abandoned == Abandoned::Rerun;
-                let lost = matches!(self.end(outcome).await, Some(Err(StoreError::Lost)));
-                if lost && reruns { None } else { Some(response) }
-            }
-            Recording::Live(mut recorded) => {
-                let core = Arc::clone(&self.core);
-                drop(core.spawn(async move {
-                    let RecordedStream { outcome, delivery } = self.keep_claim(recorded.as_mut()).await;
-                    let end = self.claim_end(outcome);
-                    let content = end.content();
-                    let permit = Arc::new(self.permit.take());
-                    // Failures are logged.
-                    let _ = self.end_claim(end, Arc::clone(&permit)).await;
-                    if let Some(delivery) = delivery {
-                        // A stream that is not read takes memory, so it takes the place of an execution.
-                        delivery.recorded(content).await;
-                    }
-                    drop(permit);
-                }));
-                Some(response)
+        async move {
+            let timer = HandlerTimer::protected(&self.info);
+            // The future is made here: as an argument, this future would hold it twice.
+            let handler = pin!(handler(self.lease()));
+            let Executed { response, recording } = self.keep_claim(handler).await;
+            drop(timer);
+            match recording {
+                Recording::Done(outcome) => {
+                    let reruns = self.rules.abandoned == Abandoned::Rerun;
+                    let lost = matches!(self.end(outcome).await, Some(Err(StoreError::Lost)));
+                    if lost && reruns { None } else { Some(response) }
+                }
+                Recording::Live(mut recorded) => {
+                    let core = Arc::clone(&self.core);
+                    drop(core.spawn(async move {
+                        let RecordedStream { outcome, delivery } = self.keep_claim(recorded.as_mut()).await;
+                        let end = self.claim_end(outcome);
+                        let content = end.content();
+                        let permit = Arc::new(self.permit.take());
+                        // Failures are logged.
+                        let _ = self.end_claim(end, Arc::clone(&permit)).await;
+                        if let Some(delivery) = delivery {
+                            // A stream that is not read takes memory, so it takes the place of an execution.
+                            delivery.recorded(content).await;
+                        }
+                        drop(permit);
+                    }));
+                    Some(response)
+                }
             }
         }
     }

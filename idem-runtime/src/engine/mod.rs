@@ -60,7 +60,7 @@ pub use shadow::{Shadow, ShadowOutcome};
 /// use idem_runtime::Idempotency;
 ///
 /// let idempotency = Idempotency::in_memory();
-/// // axum::serve(listener, app).with_graceful_shutdown(stop).await?;
+/// // Serve until the server has shut down gracefully; then:
 /// idempotency.drain().await;
 /// # }
 /// ```

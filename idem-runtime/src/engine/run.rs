@@ -3,8 +3,7 @@
 use std::future::Future;
 use std::sync::Arc;
 
-use super::begin::{Blocked, Pending, Start};
-use super::decide::Decision;
+use super::begin::{Blocked, Next, Pending, Start};
 use super::dyn_store::BoxFuture;
 use super::execute::unprotected;
 use super::wait::Waiter;
@@ -41,39 +40,45 @@ impl Idempotency {
     /// If the future is dropped before the store was asked, the key stays as it was. If it is dropped while a remote store is
     /// being asked, nothing changes: `handler` runs if the store grants the claim in time, and a claim that is granted later is
     /// released. If it is dropped later, nothing changes either.
-    pub async fn run<H, F, T>(&self, attempt: Attempt, handler: H) -> Result<RunResult<T>, RefusalReason>
+    pub fn run<H, F, T>(
+        &self,
+        attempt: Attempt,
+        mut handler: H,
+    ) -> impl Future<Output = Result<RunResult<T>, RefusalReason>> + Send + use<H, F, T>
     where
         H: FnOnce(Lease) -> F + Send + 'static,
         F: Future<Output = Executed<T>> + Send + 'static,
         T: Send + 'static,
     {
-        let core = &self.handle.core;
-        let mut handler = handler;
-        let mut waiter = None;
-        loop {
-            let blocked = match core.look(&attempt, handler).await {
-                Looked::Ran(Some(response)) => return Ok(RunResult::Executed(response)),
-                Looked::Ran(None) => return Err(RefusalReason::OutcomeUnknown),
-                Looked::Blocked(blocked, unused) => {
-                    handler = unused;
-                    blocked
-                }
-            };
-            match blocked {
-                Blocked::Replay(replay) => return Ok(RunResult::Replayed(replay)),
-                Blocked::Refuse(reason) => {
-                    match reason {
-                        RefusalReason::StoreFull => counters::store_full(),
-                        RefusalReason::TooManyExecutions => counters::too_many_executions(),
-                        _ => {}
+        let core = Arc::clone(&self.handle.core);
+        async move {
+            let mut waiter = None;
+            loop {
+                let blocked = match core.look(&attempt, handler).await {
+                    Looked::Ran(Some(response)) => return Ok(RunResult::Executed(response)),
+                    Looked::Ran(None) => return Err(RefusalReason::OutcomeUnknown),
+                    Looked::Blocked(blocked, unused) => {
+                        handler = unused;
+                        blocked
                     }
-                    return Err(reason);
-                }
-                Blocked::Mismatch => return Err(Arc::clone(core).mismatch(attempt).await),
-                Blocked::Wait => {
-                    let waiter = waiter.get_or_insert_with(|| Waiter::new(attempt.rules.wait.unwrap_or_default()));
-                    if !waiter.wait(Arc::clone(&core.store).ended(attempt.key)).await {
-                        return Err(RefusalReason::InFlight);
+                };
+                match blocked {
+                    Blocked::Replay(replay) => return Ok(RunResult::Replayed(replay)),
+                    Blocked::Refuse(reason) => {
+                        match reason {
+                            RefusalReason::StoreFull => counters::store_full(),
+                            RefusalReason::TooManyExecutions => counters::too_many_executions(),
+                            _ => {}
+                        }
+                        return Err(reason);
+                    }
+                    // Boxed, since it is large, and most requests do not need it.
+                    Blocked::Mismatch => return Err(Box::pin(core.mismatch(attempt)).await),
+                    Blocked::Wait => {
+                        let waiter = waiter.get_or_insert_with(|| Waiter::new(attempt.rules.wait.unwrap_or_default()));
+                        if !waiter.wait(Arc::clone(&core.store).ended(attempt.key)).await {
+                            return Err(RefusalReason::InFlight);
+                        }
                     }
                 }
             }
@@ -86,31 +91,39 @@ impl Core {
     ///
     /// `begin` must not be cut in half, or a claim could be left without an owner. It is polled once in place, which is all that
     /// a store in memory needs. If it is pending, a task takes it over together with the handler.
-    async fn look<H, F, T>(self: &Arc<Self>, attempt: &Attempt, handler: H) -> Looked<H, T>
+    #[expect(clippy::manual_async_fn, reason = "an async function holds its arguments twice")]
+    fn look<H, F, T>(self: &Arc<Self>, attempt: &Attempt, handler: H) -> impl Future<Output = Looked<H, T>> + Send
     where
         H: FnOnce(Lease) -> F + Send + 'static,
         F: Future<Output = Executed<T>> + Send + 'static,
         T: Send + 'static,
     {
-        let info = ExecutionInfo::start(attempt, self.clock.now());
-        let mut beginning = self.begin(attempt, info.clone());
-        let pending = match poll_once(&mut beginning).await {
-            None => Pending::Asked(beginning),
-            Some(begun) => match self.start_now(attempt, &info, self.decide(attempt, begun)) {
-                Ok(Ok(start)) => return Looked::Ran(self.spawn(self.execute(start, handler)).await.ok().flatten()),
-                Ok(Err(blocked)) => return Looked::Blocked(blocked, handler),
-                Err(claim) => Pending::Decided(Decision::TakeOver(claim)),
-            },
-        };
-        let starting = Arc::clone(self).start(*attempt, info, pending);
-        let core = Arc::clone(self);
-        let task = self.spawn(async move {
-            match starting.await {
-                Ok(start) => Looked::Ran(core.execute(start, handler).await),
-                Err(blocked) => Looked::Blocked(blocked, handler),
-            }
-        });
-        task.await.unwrap_or(Looked::Ran(None))
+        async move {
+            let info = ExecutionInfo::start(attempt, self.clock.now());
+            let mut begin = self.begin(attempt, info.clone());
+            let next = match poll_once(&mut begin).await {
+                None => Next::Pending(Pending::Asked(begin)),
+                Some(begun) => self.next(attempt, &info, self.decide(attempt, begun)),
+            };
+            let task = match next {
+                Next::Start(start) => {
+                    let execution = self.execute(start, handler);
+                    self.spawn(async move { Looked::Ran(execution.await) })
+                }
+                Next::Blocked(blocked) => return Looked::Blocked(blocked, handler),
+                Next::Pending(pending) => {
+                    let core = Arc::clone(self);
+                    let starting = Arc::clone(self).start(*attempt, info, pending);
+                    self.spawn(async move {
+                        match starting.await {
+                            Ok(start) => Looked::Ran(core.execute(start, handler).await),
+                            Err(blocked) => Looked::Blocked(blocked, handler),
+                        }
+                    })
+                }
+            };
+            task.await.unwrap_or(Looked::Ran(None))
+        }
     }
 
     /// Runs the handler to its end. Boxed here, since an async function would hold its arguments a second time.

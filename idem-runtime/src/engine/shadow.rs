@@ -12,7 +12,7 @@ use std::sync::Arc;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
-use super::begin::{Beginning, STORE_TIMEOUT};
+use super::begin::{BeginFuture, STORE_TIMEOUT};
 use super::decide::Decision;
 use super::execute::Execution;
 use super::{Core, Idempotency, poll_once};
@@ -49,9 +49,9 @@ impl ShadowOutcome {
 /// The shadow of an execution: it records how the handler ended, if it has the claim. If it is dropped before, since the client
 /// hung up and its handler was cut off, it releases the claim.
 #[must_use = "a shadow that is dropped records nothing"]
-pub struct Shadow(State);
+pub struct Shadow(ShadowState);
 
-enum State {
+enum ShadowState {
     /// There is no claim to end.
     Unclaimed,
     /// The claim is here.
@@ -73,11 +73,11 @@ impl Shadow {
     }
 
     fn end(&mut self, outcome: Outcome) {
-        match mem::replace(&mut self.0, State::Unclaimed) {
-            State::Unclaimed => {}
+        match mem::replace(&mut self.0, ShadowState::Unclaimed) {
+            ShadowState::Unclaimed => {}
             // The task is gone if the claim was not granted.
-            State::InTask(task) => drop(task.send(outcome)),
-            State::Claimed(execution) => execution.end_in_background(outcome),
+            ShadowState::InTask(task) => drop(task.send(outcome)),
+            ShadowState::Claimed(execution) => execution.end_in_background(outcome),
         }
     }
 }
@@ -107,19 +107,19 @@ impl Idempotency {
         let core = &self.handle.core;
         let report: Report = Box::new(report);
         let info = ExecutionInfo::start(&attempt, core.clock.now());
-        let mut beginning = core.begin(&attempt, info.clone());
-        let shadowed = match poll_once(&mut beginning).await {
-            None => Shadowed::Asked(beginning),
+        let mut begin = core.begin(&attempt, info.clone());
+        let shadowed = match poll_once(&mut begin).await {
+            None => Shadowed::Asked(begin),
             Some(begun) => match core.decide(&attempt, begun) {
                 Decision::Run(claim) if core.capabilities.claims_live_with_owner => {
                     let Some(permit) = core.shadow_permit() else {
                         report(ShadowOutcome::Refuse(RefusalReason::TooManyExecutions));
                         core.release(attempt.key, claim);
-                        return Shadow(State::Unclaimed);
+                        return Shadow(ShadowState::Unclaimed);
                     };
                     report(ShadowOutcome::Execute);
                     let execution = Execution::new(core, &attempt, &info, claim, permit);
-                    return Shadow(State::Claimed(Box::new(execution)));
+                    return Shadow(ShadowState::Claimed(Box::new(execution)));
                 }
                 // To take over or to renew a claim, a task has to wait for the store.
                 decision @ (Decision::Run(_) | Decision::TakeOver(_)) => Shadowed::Decided(decision),
@@ -129,23 +129,23 @@ impl Idempotency {
                         Some(reason) => report(ShadowOutcome::Refuse(reason)),
                         None => drop(core.spawn(async move { report(ShadowOutcome::Refuse(mismatch.await)) })),
                     }
-                    return Shadow(State::Unclaimed);
+                    return Shadow(ShadowState::Unclaimed);
                 }
                 decision => {
                     report(ShadowOutcome::of(&decision));
-                    return Shadow(State::Unclaimed);
+                    return Shadow(ShadowState::Unclaimed);
                 }
             },
         };
         let (handler, ended) = oneshot::channel();
         drop(core.spawn(Arc::clone(core).follow(attempt, info, shadowed, report, ended)));
-        Shadow(State::InTask(handler))
+        Shadow(ShadowState::InTask(handler))
     }
 }
 
 /// What the task of a shadow starts from.
 enum Shadowed {
-    Asked(Beginning),
+    Asked(BeginFuture),
     Decided(Decision),
 }
 
@@ -160,8 +160,8 @@ impl Core {
         mut ended: oneshot::Receiver<Outcome>,
     ) {
         let decision = match shadowed {
-            Shadowed::Asked(beginning) => {
-                let begun = self.in_time(attempt.key, beginning).await;
+            Shadowed::Asked(begin) => {
+                let begun = self.in_time(attempt.key, begin).await;
                 self.decide(&attempt, begun)
             }
             Shadowed::Decided(decision) => decision,

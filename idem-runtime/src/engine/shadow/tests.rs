@@ -70,7 +70,7 @@ fn attempt() -> Attempt {
 fn left_in(store: &MemoryStore, idempotency: &Idempotency) -> crate::Usage {
     let runtime = Builder::new_current_thread().enable_all().build().unwrap();
     let shadow = runtime.block_on(idempotency.shadow(attempt(), |_| ()));
-    assert!(matches!(shadow.0, State::Claimed(_)));
+    assert!(matches!(shadow.0, ShadowState::Claimed(_)));
     drop(runtime);
     drop(shadow);
     store.usage()
