@@ -3,6 +3,7 @@
 use std::any::{Any, type_name};
 use std::fmt;
 use std::future::{Future, poll_fn};
+use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
@@ -290,8 +291,8 @@ impl Outcome {
     /// recorded without it.
     ///
     /// # Errors
-    /// The value does not serialize as JSON.
-    pub fn value(value: &impl Serialize) -> Result<Self, serde_json::Error> {
+    /// The value does not serialize as JSON. Nothing was recorded.
+    pub fn value(value: &impl Serialize) -> Result<Self, io::Error> {
         let json = serde_json::to_vec(value)?;
         let mut record = RecordBuilder::with_capacity(1 + json.len());
         record.put(&[JSON]);
