@@ -7,8 +7,4 @@ pub use crate::call::{Call, OpenCall, ReadyCall};
 pub use crate::policy::{AddedHeader, InFlight, Part, Policy, Replay, Scope, Statuses};
 pub use crate::request::{KeyExpression, KeyOfOption, KeyOfText, KeyText, ScopePart, ScopeValue, scope};
 pub use idem_runtime::Abandoned;
-
-/// Returns `None` of any type, to state the type of an expression that never exists.
-pub fn never<T>() -> Option<T> {
-    None
-}
+pub use idem_runtime::private::never;

@@ -3,11 +3,12 @@
 //! All names of axum and of the adapter that generated code uses are in this folder.
 
 mod output;
+mod plain;
 
 use crate::{
-    errors,
+    errors, function,
     handler::{self, Handler},
-    options,
+    options::{self, OptionName, WrittenOption},
     resolve::{self, ResolvedOptions},
 };
 use proc_macro2::{Ident, Span, TokenStream, TokenTree};
@@ -20,9 +21,12 @@ use syn::{
 };
 
 pub(crate) fn expand(options: TokenStream, item: TokenStream) -> TokenStream {
-    let (handler, wrong_handler) = errors::collect(|errors| handler::parse(item.clone(), errors));
+    let (written, unreadable) = errors::collect(|errors| options::parse(options.clone(), errors));
+    if written.iter().any(|option| option.name == OptionName::Engine) {
+        return plain_function(&written, &quote!(::idem_axum), item, &unreadable);
+    }
+    let (handler, wrong_handler) = errors::collect(|errors| handler::parse(item.clone(), handler::mistakes, errors));
     let (resolved, wrong_options) = errors::collect(|errors| {
-        let written = options::parse(options.clone(), errors);
         resolve::resolve(&written, handler.as_ref().map(|handler| handler.arguments.as_slice()), errors)
     });
     // Whatever was wrong, the function is emitted: nothing that mentions it gets an error too.
@@ -33,7 +37,29 @@ pub(crate) fn expand(options: TokenStream, item: TokenStream) -> TokenStream {
         }
         None => item,
     };
-    quote!(#function #wrong_options #wrong_handler)
+    quote!(#function #unreadable #wrong_options #wrong_handler)
+}
+
+/// For a crate without handlers: `engine` must be written.
+pub(crate) fn expand_function(options: TokenStream, item: TokenStream) -> TokenStream {
+    let (written, unreadable) = errors::collect(|errors| options::parse(options, errors));
+    plain_function(&written, &quote!(::idem_runtime), item, &unreadable)
+}
+
+fn plain_function(
+    written: &[WrittenOption],
+    home: &TokenStream,
+    item: TokenStream,
+    unreadable: &TokenStream,
+) -> TokenStream {
+    let (parsed, wrong_function) = errors::collect(|errors| handler::parse(item.clone(), function::mistakes, errors));
+    let (resolved, wrong_options) = errors::collect(|errors| function::resolve(written, parsed.as_ref(), home, errors));
+    let expanded = match (parsed, resolved) {
+        (Some(parsed), Some(resolved)) => plain::wrap(&parsed, &resolved),
+        // Without its expressions, lints about arguments would be noise.
+        _ => quote!(#[allow(unused)] #item),
+    };
+    quote!(#expanded #unreadable #wrong_options #wrong_function)
 }
 
 /// The type parameters of the generated function, after the user's.

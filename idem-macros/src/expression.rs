@@ -60,9 +60,12 @@ impl Variables {
     }
 }
 
+/// Where a handler does what can wait or fail.
+pub(crate) const IN_AN_EXTRACTOR: &str = "let an extractor do that";
+
 /// The value of `key`.
 pub(crate) fn key(value: &Expr, variables: Option<&Variables>) -> syn::Result<Expr> {
-    let expression = evaluated_at_once(value, "key")?;
+    let expression = evaluated_at_once(value, "key", IN_AN_EXTRACTOR)?;
     if variables.is_some_and(|variables| !variables.are_in(&expression)) {
         let message = "this mentions no argument of the handler, so all requests would have one key: write an expression over \
             the arguments such as `key = event.id`, or `header = \"Name\"` for a key in a header";
@@ -86,14 +89,16 @@ pub(crate) fn names_key(ty: &Type) -> bool {
 }
 
 /// An expression, as it goes into the generated function. It can neither wait nor return.
-pub(crate) fn evaluated_at_once(value: &Expr, option: &'static str) -> syn::Result<Expr> {
+///
+/// `instead` says where what cannot be done here belongs.
+pub(crate) fn evaluated_at_once(value: &Expr, option: &'static str, instead: &'static str) -> syn::Result<Expr> {
     let mut inner = value::bare(value);
     while let Expr::Paren(paren) = inner {
         // `unused_parens` would point at them.
         inner = value::bare(&paren.expr);
     }
     let mut inner = inner.clone();
-    let mut leaving = ControlFlow { option, found: None };
+    let mut leaving = ControlFlow { option, instead, found: None };
     leaving.visit_expr_mut(&mut inner);
     match leaving.found {
         Some(error) => Err(error),
@@ -105,6 +110,7 @@ pub(crate) fn evaluated_at_once(value: &Expr, option: &'static str) -> syn::Resu
 /// closures, where all of that is allowed, are skipped with one feature of syn rather than two.)
 struct ControlFlow {
     option: &'static str,
+    instead: &'static str,
     found: Option<syn::Error>,
 }
 
@@ -112,9 +118,8 @@ impl VisitMut for ControlFlow {
     fn visit_expr_mut(&mut self, value: &mut Expr) {
         match value {
             Expr::Await(_) | Expr::Try(_) | Expr::Return(_) => {
-                let option = self.option;
-                let message =
-                    format!("`{option}` is evaluated at once, and can neither wait nor fail: let an extractor do that");
+                let Self { option, instead, .. } = self;
+                let message = format!("`{option}` is evaluated at once, and can neither wait nor fail: {instead}");
                 self.found.get_or_insert_with(|| syn::Error::new_spanned(value, message));
             }
             Expr::Async(_) | Expr::Closure(_) => {}

@@ -28,8 +28,12 @@ pub(crate) struct Handler {
     pub(crate) block: Group,
 }
 
-/// `None`, with what is wrong reported, for anything that cannot be wrapped.
-pub(crate) fn parse(item: TokenStream, errors: &mut Errors) -> Option<Handler> {
+/// `None`, with what is wrong reported, for anything that cannot be wrapped. `mistakes` says what cannot.
+pub(crate) fn parse(
+    item: TokenStream,
+    mistakes: fn(&Handler) -> Vec<syn::Error>,
+    errors: &mut Errors,
+) -> Option<Handler> {
     let handler = errors.keep(read.parse2(item))?;
     let mistakes = mistakes(&handler);
     if mistakes.is_empty() {
@@ -130,7 +134,8 @@ fn is_debug_handler(attribute: &Attribute) -> bool {
         || path.is_ident("cfg_attr") && attribute.meta.to_token_stream().to_string().contains("debug_handler")
 }
 
-fn mistakes(handler: &Handler) -> Vec<syn::Error> {
+/// What axum could not call.
+pub(crate) fn mistakes(handler: &Handler) -> Vec<syn::Error> {
     let Signature { constness, asyncness, safety, abi, fn_token, variadic, inputs, .. } = &handler.signature;
     let mut mistakes = Vec::new();
     let mut at = |tokens: &dyn ToTokens, message: &str| mistakes.push(syn::Error::new_spanned(tokens, message));
@@ -210,7 +215,7 @@ fn is_instrument_with_arguments(attribute: &Attribute) -> bool {
 }
 
 /// Finds each `impl Trait` in a type.
-fn impl_traits(ty: &Type) -> Vec<Type> {
+pub(crate) fn impl_traits(ty: &Type) -> Vec<Type> {
     struct Finder(Vec<Type>);
     impl VisitMut for Finder {
         fn visit_type_mut(&mut self, ty: &mut Type) {

@@ -2,11 +2,12 @@
 //!
 //! No logic is in here. The options are read (`options`), their values checked (`value`, `terms`, `scope`, `expression`) and resolved to a
 //! constant policy (`resolve`); the function is checked and taken apart (`handler`); and both become one function (`expand`)
-//! that calls the adapter crate.
+//! that calls the adapter crate. A plain function, without a request, has options of its own (`function`).
 
 mod errors;
 mod expand;
 mod expression;
+mod function;
 mod handler;
 mod options;
 mod resolve;
@@ -60,6 +61,7 @@ use proc_macro::TokenStream;
 /// | `errors` | path of a `fn(&Refusal) -> Response` that renders refusals | problem details | `.errors(render)` |
 /// | `shadow` | flag: compute everything, enforce nothing, count what would have happened | off | `.shadow()`, `.enforced()` |
 /// | `crate` | path of the adapter crate, if it is renamed or re-exported | `::idem_axum` | |
+/// | `engine` | expression for an `Idempotency`: the function is no handler, but [plain](#plain-functions) | none | none |
 ///
 /// Sums are read left to right. The order of the terms of `fingerprint` and `replay` never matters.
 ///
@@ -105,6 +107,20 @@ use proc_macro::TokenStream;
 /// }
 /// ```
 ///
+/// # Plain functions
+///
+/// With `engine` the attribute makes a plain async function run at most once for its key. It keeps its arguments, its `Ok` is
+/// recorded, and a refusal is its error:
+///
+/// ```ignore
+/// #[idempotent(engine = app.idempotency, scope = "ship", key = order.id, ttl = "7d")]
+/// async fn ship(app: App, order: OrderPaid) -> Result<Receipt, ShipError> { .. }
+/// ```
+///
+/// `engine`, `scope` and `key` must be written; `ttl`, `in_flight = wait("5s")`, `abandoned` and `crate` mean what they mean for a
+/// handler; `fingerprint` is an argument that is `Serialize`. No other option means anything without a request. The rules for
+/// values and errors are those of `Idempotency::once`.
+///
 /// # Handlers
 ///
 /// The attribute takes any `async fn` that axum takes as a handler:
@@ -148,4 +164,38 @@ use proc_macro::TokenStream;
 #[proc_macro_attribute]
 pub fn idempotent(options: TokenStream, item: TokenStream) -> TokenStream {
     expand::expand(options.into(), item.into()).into()
+}
+
+/// Runs a plain async function at most once for its key: for queue consumers, cron jobs and whatever has no request.
+///
+/// ```ignore
+/// #[idempotent(engine = app.idempotency, scope = "ship", key = order.id, ttl = "7d")]
+/// async fn ship(app: App, order: OrderPaid) -> Result<Receipt, ShipError> {
+///     Ok(app.warehouse.send(order).await?)
+/// }
+/// ```
+///
+/// The function keeps its arguments and its return type, and calls [`Idempotency::once`]: its `Ok` is recorded and returned by
+/// later calls with the key, and its `Err` and its panic release the key. So the value is `Serialize` and `DeserializeOwned`, and the
+/// error has `From<RefusalReason>`. The block runs in a task of its own, to its end even if the caller is dropped: the arguments
+/// are `Send`, and none is a reference.
+///
+/// | option | value | default |
+/// |---|---|---|
+/// | `engine` | expression for the [`Idempotency`] | must be written |
+/// | `scope` | name of the function or of its queue: a text, or an expression that is `Display` | must be written |
+/// | `key` | expression over the arguments that is `Display`: what one message, event or date is known by | must be written |
+/// | `ttl` | how long the value is kept, from the end of the function: `"90s"`, `"24h"`, `"7d"` | `"24h"` |
+/// | `fingerprint` | what must be equal in every call with the key: an expression that is `Serialize`, or `none` | `none` |
+/// | `in_flight` | what a call gets while another runs: `reject`, `wait("5s")` | `reject` |
+/// | `abandoned` | what a call gets if the process of another disappeared: `refuse` or `rerun` | `refuse` |
+/// | `crate` | path of this crate, if it is renamed or re-exported | `::idem_runtime` |
+///
+/// The expressions are evaluated before the block, and can neither `.await` nor `?`.
+///
+/// [`Idempotency`]: struct.Idempotency.html
+/// [`Idempotency::once`]: struct.Idempotency.html#method.once
+#[proc_macro_attribute]
+pub fn idempotent_function(options: TokenStream, item: TokenStream) -> TokenStream {
+    expand::expand_function(options.into(), item.into()).into()
 }

@@ -33,6 +33,7 @@ macro_rules! options {
 
 options! {
     Policy "policy" "policy = POLICY"
+    Engine "engine" "engine = app.idempotency"
     Header "header" "header = \"Idempotency-Key\""
     Key "key" "key = event.id"
     Required "required" "required"

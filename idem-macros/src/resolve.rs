@@ -33,7 +33,7 @@ pub(crate) fn resolve(
     errors: &mut Errors,
 ) -> ResolvedOptions {
     let value = |name| options.iter().find(|option| option.name == name)?.value.as_ref();
-    let krate = value(OptionName::Crate).and_then(|value| krate(value, errors)).unwrap_or_else(|| quote!(::idem_axum));
+    let krate = krate(options, &quote!(::idem_axum), errors);
     let base = value(OptionName::Policy).and_then(|value| errors.keep(value::path(value, "policy")));
     let mut policy = base.map_or_else(|| quote!(#krate::Policy::DEFAULT), ToTokens::to_token_stream);
 
@@ -75,11 +75,17 @@ fn beside_key(options: &[WrittenOption], arguments: &[PatType], errors: &mut Err
     }
 }
 
-fn krate(value: &Expr, errors: &mut Errors) -> Option<TokenStream> {
+/// The crate that generated code calls; `home` unless the option says another.
+pub(crate) fn krate(options: &[WrittenOption], home: &TokenStream, errors: &mut Errors) -> TokenStream {
+    let written = options.iter().find(|option| option.name == OptionName::Crate);
+    let Some(value) = written.and_then(|option| option.value.as_ref()) else { return home.clone() };
     match errors.keep(value::path(value, "crate")) {
-        Some(path) => Some(path.to_token_stream()),
-        // What the string says is clear enough to go on with, and spares errors about a missing `::idem_axum`.
-        None => value::string(value)?.parse::<ExprPath>().ok().map(ExprPath::into_token_stream),
+        Some(path) => path.to_token_stream(),
+        // What the string says is clear enough to go on with, and spares errors about a missing crate.
+        None => {
+            let path = value::string(value).and_then(|path| path.parse::<ExprPath>().ok());
+            path.map_or_else(|| home.clone(), ExprPath::into_token_stream)
+        }
     }
 }
 
@@ -105,7 +111,7 @@ impl Resolver<'_> {
         };
         let (private, example, errors) = (&self.private, name.example(), &mut *self.errors);
         let argument = match name {
-            OptionName::Policy | OptionName::Crate => return None,
+            OptionName::Policy | OptionName::Crate | OptionName::Engine => return None,
             OptionName::Header => errors.keep(value::header_name(value, example))?.to_token_stream(),
             OptionName::Key => {
                 self.key = Some(errors.keep(expression::key(value, self.variables.as_ref()))?);
@@ -122,10 +128,7 @@ impl Resolver<'_> {
             OptionName::MinKey => {
                 integer(errors.keep(value::number(value, 1..=255, "a number of characters", example))?)
             }
-            OptionName::Ttl => {
-                let zero = "`ttl` must be longer than zero; to leave this endpoint unprotected, remove the attribute";
-                duration(errors.keep(value::duration(value, example, zero))?)
-            }
+            OptionName::Ttl => errors.keep(ttl(value))?,
             OptionName::Fingerprint if terms::is_none(value) => return Some(quote!(.no_fingerprint())),
             OptionName::Fingerprint => terms::fingerprint(value, private, errors)?,
             OptionName::Scope => {
@@ -174,7 +177,7 @@ impl Resolver<'_> {
             OptionName::Timeout => {
                 let zero =
                     "`timeout` must be longer than zero; to let the handler run as long as it takes, remove this";
-                duration(errors.keep(value::duration(value, example, zero))?)
+                quoted_duration(errors.keep(value::duration(value, example, zero))?)
             }
             OptionName::Errors => errors.keep(value::path(value, "errors"))?.to_token_stream(),
         };
@@ -209,8 +212,7 @@ fn in_flight(value: &Expr, private: &TokenStream) -> syn::Result<TokenStream> {
             return Ok(quote!(#private::InFlight::reject(#status)));
         }
         ("wait", _, Some(longest)) => {
-            let zero = "the wait must be longer than zero; to not wait, write `in_flight = reject`";
-            let longest = duration(value::duration(longest, "wait(\"5s\")", zero)?);
+            let longest = quoted_duration(wait(longest)?);
             return Ok(quote!(#private::InFlight::wait(#longest)));
         }
         ("reject", ..) => "`reject` takes one status: write `reject(423)`, or `reject` for 409",
@@ -223,7 +225,19 @@ fn in_flight(value: &Expr, private: &TokenStream) -> syn::Result<TokenStream> {
     Err(syn::Error::new_spanned(value, message))
 }
 
-fn abandoned(value: &Expr, private: &TokenStream) -> syn::Result<TokenStream> {
+/// The value of `ttl`.
+pub(crate) fn ttl(value: &Expr) -> syn::Result<TokenStream> {
+    let zero = "`ttl` must be longer than zero; to leave this unprotected, remove the attribute";
+    value::duration(value, OptionName::Ttl.example(), zero).map(quoted_duration)
+}
+
+/// How long `wait` waits.
+pub(crate) fn wait(longest: &Expr) -> syn::Result<Duration> {
+    let zero = "the wait must be longer than zero; to not wait, write `in_flight = reject`";
+    value::duration(longest, "wait(\"5s\")", zero)
+}
+
+pub(crate) fn abandoned(value: &Expr, private: &TokenStream) -> syn::Result<TokenStream> {
     match value::word(value).map(ToString::to_string).as_deref() {
         Some("refuse") => Ok(quote!(#private::Abandoned::Refuse)),
         Some("rerun") => Ok(quote!(#private::Abandoned::Rerun)),
@@ -246,7 +260,7 @@ fn integer(number: u16) -> TokenStream {
     Literal::u16_unsuffixed(number).into_token_stream()
 }
 
-fn duration(duration: Duration) -> TokenStream {
+pub(crate) fn quoted_duration(duration: Duration) -> TokenStream {
     let seconds = Literal::u64_unsuffixed(duration.as_secs());
     let nanoseconds = Literal::u32_unsuffixed(duration.subsec_nanos());
     quote!(::core::time::Duration::new(#seconds, #nanoseconds))

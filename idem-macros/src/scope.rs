@@ -51,7 +51,7 @@ pub(crate) fn read(value: &Expr, variables: Option<&Variables>) -> syn::Result<D
             };
             headers.push((part, value::header_name(name, "scope = header(\"Name\")")?));
         } else {
-            expressions.push(expression::evaluated_at_once(part, "scope")?);
+            expressions.push(expression::evaluated_at_once(part, "scope", expression::IN_AN_EXTRACTOR)?);
         }
     }
     let (global, path) = (keywords.contains(&"global"), keywords.contains(&"path"));

@@ -103,6 +103,8 @@ mod lease;
 mod memory;
 mod once;
 mod outcome;
+#[doc(hidden)]
+pub mod private;
 mod record;
 pub mod remote;
 mod scope;
@@ -121,6 +123,25 @@ pub use engine::{
 pub use error::{DecodeError, StoreError};
 pub use execution_info::{Endpoint, ExecutionId, ExecutionInfo, PolicyTag};
 pub use fingerprint::{Fingerprint, FingerprintBuilder};
+/// ```
+/// use idem_runtime::{Idempotency, RefusalReason, idempotent};
+///
+/// #[idempotent(engine = idempotency, scope = "ship", key = order, ttl = "7d")]
+/// async fn ship(idempotency: Idempotency, order: u64) -> Result<String, RefusalReason> {
+///     Ok(format!("parcel of order {order}"))
+/// }
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), RefusalReason> {
+/// let idempotency = Idempotency::in_memory();
+/// assert_eq!(ship(idempotency.clone(), 17).await?, "parcel of order 17");
+/// // The message is delivered again: the function does not run, and its value is the same.
+/// assert_eq!(ship(idempotency, 17).await?, "parcel of order 17");
+/// # Ok(())
+/// # }
+/// ```
+///
+pub use idem_macros::idempotent_function as idempotent;
 pub use key::{InvalidKey, Key, MAX_KEY, StorageKey};
 pub use lease::Lease;
 pub use memory::{MemoryClaim, MemoryStore, MemoryStoreBuilder, Usage};

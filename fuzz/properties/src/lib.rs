@@ -14,6 +14,7 @@ mod macros {
     pub(crate) mod errors;
     pub(crate) mod expand;
     pub(crate) mod expression;
+    pub(crate) mod function;
     pub(crate) mod handler;
     pub(crate) mod options;
     pub(crate) mod resolve;
@@ -22,7 +23,7 @@ mod macros {
     pub(crate) mod value;
 }
 // Where they look for each other.
-use macros::{errors, expand, expression, handler, options, resolve, scope, terms, value};
+use macros::{errors, expand, expression, function, handler, options, resolve, scope, terms, value};
 
 pub use attribute::attribute_arguments;
 pub use headers::header_filter;

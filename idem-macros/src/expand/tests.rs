@@ -65,6 +65,13 @@ snapshots! {
         async fn pay(user: User) {}
     }
 
+    a_plain_function: #[idempotent(engine = app.idempotency, key = order.id, scope = "ship", ttl = "7d", fingerprint = order, in_flight = wait("5s"), abandoned = rerun)] {
+        /// Ships an order.
+        pub(crate) async fn ship(app: App, order: OrderPaid) -> Result<Receipt, ShipError> {
+            Ok(app.send(order).await?)
+        }
+    }
+
     a_key: #[idempotent(key = event.id, policy = Policy::WEBHOOK)] {
         async fn receive(event: Event) -> StatusCode {
             process(event).await

@@ -1,0 +1,76 @@
+//! A plain function, whose block runs at most once for its key.
+
+use super::{Argument, mixed_site_at, output};
+use crate::{function::FunctionOptions, handler::Handler, value};
+use proc_macro2::{Span, TokenStream};
+use quote::{format_ident, quote, quote_spanned};
+use syn::{Expr, Lit, spanned::Spanned};
+
+/// Input:
+///
+/// ```ignore
+/// async fn ship(app: App, order: OrderPaid) -> Result<Receipt, ShipError> { .. }
+/// ```
+///
+/// Output:
+///
+/// ```ignore
+/// async fn ship(app: App, order: OrderPaid) -> Result<Receipt, ShipError> {
+///     let __once = {
+///         let __engine: &Idempotency = &(app.idempotency);
+///         __engine.once("ship", ToString::to_string(&(order.id))).ttl(..)
+///     };
+///     __once.run(move || async move { .. }).await
+/// }
+/// ```
+///
+/// The block's future owns every argument, used or not: a guard among them lives as long as the block runs.
+pub(super) fn wrap(function: &Handler, options: &FunctionOptions) -> TokenStream {
+    let Handler { attributes, debug_handler, visibility, signature, arguments, inner_attributes, block } = function;
+    let FunctionOptions { krate, engine, scope, key, fingerprint, settings } = options;
+    let private = quote!(#krate::private);
+    let scope = match value::bare(scope) {
+        Expr::Lit(literal) if matches!(literal.lit, Lit::Str(_) | Lit::ByteStr(_)) => quote!(#literal),
+        scope => text(scope),
+    };
+    let key = text(key);
+    let fingerprint = fingerprint.as_ref().map(|value| quote_spanned!(Span::mixed_site()=> .fingerprint(&(#value))));
+    let receiver = signature.receiver().map(|receiver| {
+        let this = &receiver.self_token;
+        quote_spanned!(Span::mixed_site()=> let _ = &#this;)
+    });
+    let owned = arguments.iter().rev().flat_map(|written| {
+        let unnamed = format_ident!("__unnamed", span = Span::mixed_site());
+        let argument = Argument { written, value: unnamed.clone(), is_last: false };
+        argument.owned(&written.pat).into_iter().filter(move |name| *name != unnamed)
+    });
+    let output = output::stated(signature, &private);
+    let engine = quote_spanned!(mixed_site_at(engine.span())=> &(#engine));
+    let settings = quote_spanned!(Span::mixed_site()=> #settings #fingerprint);
+    // A wrong return type is reported at it.
+    let run = quote_spanned! {mixed_site_at(output::span(signature))=>
+        __once.run(move || async move {
+            #(let _ = &#owned;)*
+            #receiver
+            #output
+            (#block)
+        }).await
+    };
+    quote_spanned! {Span::mixed_site()=>
+        #(#debug_handler)*
+        #(#attributes)*
+        #visibility #signature {
+            #(#inner_attributes)*
+            let __once = {
+                let __engine: &#krate::Idempotency = #engine;
+                __engine.once(#scope, #key) #settings
+            };
+            #run
+        }
+    }
+}
+
+fn text(value: &Expr) -> TokenStream {
+    // A value that is no text is reported at it.
+    quote_spanned!(mixed_site_at(value.span())=> ::std::string::ToString::to_string(&(#value)))
+}

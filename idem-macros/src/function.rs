@@ -1,0 +1,213 @@
+//! A plain function: what may be annotated, and its options. Without a request most options of a handler mean nothing.
+
+use crate::{
+    errors::Errors,
+    expression::{self, Variables},
+    handler::Handler,
+    options::{OptionName, WrittenOption},
+    resolve::{self, quoted_duration},
+    value,
+};
+use proc_macro2::TokenStream;
+use quote::{ToTokens, quote};
+use syn::{Expr, FnArg, PatType, Receiver, ReceiverKind, ReturnType, Safety, Signature, Type};
+
+/// What the attribute declares.
+pub(crate) struct FunctionOptions {
+    /// The crate that has the engine.
+    pub(crate) krate: TokenStream,
+    pub(crate) engine: Expr,
+    pub(crate) scope: Expr,
+    pub(crate) key: Expr,
+    pub(crate) fingerprint: Option<Expr>,
+    /// `.ttl(..).abandoned(..)`, calls on `Once`.
+    pub(crate) settings: TokenStream,
+}
+
+/// Resolves the options. `None` if an option is missing without which there is no call.
+pub(crate) fn resolve(
+    options: &[WrittenOption],
+    function: Option<&Handler>,
+    home: &TokenStream,
+    errors: &mut Errors,
+) -> Option<FunctionOptions> {
+    let krate = resolve::krate(options, home, errors);
+    let variables = function.map(|function| Variables::of(&function.arguments));
+    let mut settings = TokenStream::new();
+    let (mut engine, mut scope, mut key, mut fingerprint) = (None, None, None, None);
+    for WrittenOption { name, ident, value } in options {
+        if let Some(why) = meaningless(*name) {
+            errors.at(ident, format!("a function without a request {why}: remove this"));
+            continue;
+        }
+        // The parser lets only a flag through without a value, and flags mean nothing here.
+        let Some(value) = value else { continue };
+        match name {
+            OptionName::Engine => engine = errors.keep(at_once(value, "engine")),
+            OptionName::Scope => scope = errors.keep(function_scope(value)),
+            OptionName::Key => key = errors.keep(function_key(value, function, variables.as_ref())),
+            OptionName::Fingerprint => fingerprint = errors.keep(function_fingerprint(value)).flatten(),
+            OptionName::Ttl => settings.extend(errors.keep(resolve::ttl(value)).map(|ttl| quote!(.ttl(#ttl)))),
+            OptionName::InFlight => settings.extend(errors.keep(in_flight(value, &krate))),
+            OptionName::Abandoned => settings
+                .extend(errors.keep(resolve::abandoned(value, &krate)).map(|abandoned| quote!(.abandoned(#abandoned)))),
+            _ => {}
+        }
+    }
+    let written = |name| options.iter().any(|option| option.name == name);
+    let mut missing = |name, message: &str| {
+        if !written(name) {
+            errors.push(syn::Error::new(proc_macro2::Span::call_site(), message));
+        }
+    };
+    missing(
+        OptionName::Engine,
+        "`engine` is missing: write `engine = app.idempotency`; for a handler of axum, use the attribute of `idem-axum`",
+    );
+    missing(
+        OptionName::Scope,
+        "`scope` is missing: it names the function or its queue, so that its keys meet no others; write `scope = \"ship\"`",
+    );
+    missing(
+        OptionName::Key,
+        "`key` is missing: there is no request to take it from; write an expression over the arguments, such as `key = order.id`",
+    );
+    Some(FunctionOptions { krate, engine: engine?, scope: scope?, key: key?, fingerprint, settings })
+}
+
+fn at_once(value: &Expr, option: &'static str) -> syn::Result<Expr> {
+    expression::evaluated_at_once(value, option, "let the caller do that, and take the result as an argument")
+}
+
+/// Why an option means nothing for a function. `None` if it means something.
+fn meaningless(name: OptionName) -> Option<&'static str> {
+    match name {
+        OptionName::Engine
+        | OptionName::Key
+        | OptionName::Ttl
+        | OptionName::Fingerprint
+        | OptionName::Scope
+        | OptionName::InFlight
+        | OptionName::Abandoned
+        | OptionName::Crate => None,
+        OptionName::Policy => Some("has no policy of HTTP, and takes each setting as an option"),
+        OptionName::Header | OptionName::MinKey => Some("has no header, and its key is the value of `key`"),
+        OptionName::Required => Some("always has a key"),
+        OptionName::Mismatch => Some("has no status, and returns `RefusalReason::Mismatch` as its error"),
+        OptionName::Record => Some("has no status: its `Ok` is recorded, and its `Err` is not"),
+        OptionName::Replay | OptionName::ReplayStatus | OptionName::ReplayHeader | OptionName::ReplayWith => {
+            Some("has no response, and returns the recorded value")
+        }
+        OptionName::MaxResponse => Some("has no response, and its value is recorded whole"),
+        OptionName::Timeout => Some("ends its work itself, with `tokio::time::timeout` around it"),
+        OptionName::Errors => Some("returns a refusal as its error, made by `From<RefusalReason>`"),
+        OptionName::Shadow => Some("has no shadow mode"),
+    }
+}
+
+fn function_scope(value: &Expr) -> syn::Result<Expr> {
+    if let Expr::Tuple(tuple) = value::bare(value) {
+        let message = "a function has one scope: write its name, and make the other parts a part of `key`";
+        return Err(syn::Error::new_spanned(tuple, message));
+    }
+    at_once(value, "scope")
+}
+
+fn function_key(value: &Expr, function: Option<&Handler>, variables: Option<&Variables>) -> syn::Result<Expr> {
+    let expression = at_once(value, "key")?;
+    let has_receiver = function.is_some_and(|function| function.signature.receiver().is_some());
+    if !has_receiver && variables.is_some_and(|variables| !variables.are_in(&expression)) {
+        let message = "this mentions no argument of the function, so all calls would have one key: write an expression over the \
+            arguments, such as `key = order.id`";
+        return Err(syn::Error::new_spanned(value, message));
+    }
+    Ok(expression)
+}
+
+/// `None` for `none`.
+fn function_fingerprint(value: &Expr) -> syn::Result<Option<Expr>> {
+    if value::word(value).is_some_and(|word| word == "none") {
+        return Ok(None);
+    }
+    if let Expr::Binary(sum) = value::bare(value) {
+        let message = "a function has no request whose parts could be added up: write what must be equal in every call with the \
+            key, an argument that is `Serialize`, such as `fingerprint = order`";
+        return Err(syn::Error::new_spanned(sum, message));
+    }
+    at_once(value, "fingerprint").map(Some)
+}
+
+/// `reject` or `wait("5s")`
+fn in_flight(value: &Expr, krate: &TokenStream) -> syn::Result<TokenStream> {
+    if value::word(value).is_some_and(|word| word == "reject") {
+        return Ok(quote!(.in_flight(#krate::WhenInFlight::Reject)));
+    }
+    match value::call(value) {
+        Some((name, arguments)) if name == "wait" => match value::argument(arguments) {
+            Some(longest) => {
+                let longest = quoted_duration(resolve::wait(longest)?);
+                Ok(quote!(.in_flight(#krate::WhenInFlight::Wait(#longest))))
+            }
+            None => Err(syn::Error::new_spanned(value, "`wait` takes how long: write `wait(\"5s\")`")),
+        },
+        Some((name, _)) if name == "reject" => {
+            let message =
+                "a function has no status: write `reject`, which returns `RefusalReason::InFlight` as its error";
+            Err(syn::Error::new_spanned(value, message))
+        }
+        _ => Err(value::unknown(value, "value", &["reject", "wait"])),
+    }
+}
+
+/// What cannot be a function that runs in a task, and whose value is recorded.
+pub(crate) fn mistakes(function: &Handler) -> Vec<syn::Error> {
+    let Signature { asyncness, fn_token, safety, output, inputs, ident, .. } = &function.signature;
+    let mut mistakes = Vec::new();
+    let mut at = |tokens: &dyn ToTokens, message: &str| mistakes.push(syn::Error::new_spanned(tokens, message));
+    if asyncness.is_none() {
+        at(fn_token, "the function waits for a store, so it is an `async fn`: write `async` before this");
+    }
+    if let Safety::Unsafe(unsafety) = safety {
+        at(
+            unsafety,
+            "the block becomes a future, which is safe: drop this, and put `unsafe` around the lines that need it",
+        );
+    }
+    match output {
+        ReturnType::Default => {
+            at(ident, "a refusal is returned as an error: return a `Result` whose error has `From<RefusalReason>`");
+        }
+        ReturnType::Type(_, ty) => {
+            for hidden in crate::handler::impl_traits(ty) {
+                at(&hidden, "the value is recorded, and decoded by later calls: name its type");
+            }
+        }
+    }
+    for argument in inputs {
+        match argument {
+            FnArg::Receiver(receiver) if is_reference(receiver) => at(
+                receiver,
+                "the function runs in a task of its own, which cannot borrow: take `self`, or `self: Arc<Self>`",
+            ),
+            FnArg::Typed(PatType { ty, .. }) if is_borrowed(ty) => {
+                at(ty, "the function runs in a task of its own, which cannot borrow: take it by value, or in an `Arc`")
+            }
+            FnArg::Receiver(_) | FnArg::Typed(_) => {}
+        }
+    }
+    mistakes
+}
+
+/// A reference that may not live for ever.
+fn is_borrowed(ty: &Type) -> bool {
+    matches!(ty, Type::Reference(reference) if reference.lifetime.as_ref().is_none_or(|lifetime| lifetime.ident != "static"))
+}
+
+/// `&self`, or `self: &Self`.
+fn is_reference(receiver: &Receiver) -> bool {
+    match &receiver.kind {
+        ReceiverKind::Reference(..) => true,
+        ReceiverKind::Typed(_, ty) => is_borrowed(ty),
+        _ => false,
+    }
+}
