@@ -1,0 +1,290 @@
+//! What layers around an endpoint do, row by row of the table in the guide's page `layers`.
+#![allow(clippy::unwrap_used, clippy::panic, clippy::expect_used, reason = "a failed check panics")]
+
+mod support;
+
+use std::any::Any;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{Extension, FromRequestParts, Request, State};
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, StatusCode};
+use axum::middleware::{Next, from_fn};
+use axum::response::{IntoResponse, Response};
+use axum::routing::post;
+use idem_axum::{Idempotency, IdempotencyLayer, idempotent};
+use support::{app, post as send, text};
+use tokio::sync::Notify;
+use tower::ServiceExt;
+use tower::limit::GlobalConcurrencyLimitLayer;
+use tower_http::catch_panic::CatchPanicLayer;
+use tower_http::compression::CompressionLayer;
+use tower_http::limit::RequestBodyLimitLayer;
+use tower_http::timeout::TimeoutLayer;
+use tower_sessions::{MemoryStore as Sessions, Session, SessionManagerLayer};
+
+fn replayed(response: &Response) -> bool {
+    response.headers().contains_key("idempotent-replayed")
+}
+
+/// A handler that waits in the middle.
+#[derive(Clone, Default)]
+struct Gate {
+    started: Arc<Notify>,
+    go_on: Arc<Notify>,
+    runs: Arc<AtomicUsize>,
+}
+
+#[idempotent]
+async fn waits(State(gate): State<Gate>) -> StatusCode {
+    gate.runs.fetch_add(1, Ordering::SeqCst);
+    gate.started.notify_one();
+    gate.go_on.notified().await;
+    StatusCode::CREATED
+}
+
+/// A panic of the handler ends in its task, so the layer sees a response; one of an extractor reaches the layer.
+#[tokio::test]
+async fn catch_panic_gets_the_panics_of_extractors_and_of_requests_without_a_key() {
+    struct Panics;
+    impl<S: Sync> FromRequestParts<S> for Panics {
+        type Rejection = StatusCode;
+        async fn from_request_parts(_: &mut Parts, _: &S) -> Result<Self, StatusCode> {
+            panic!("in an extractor")
+        }
+    }
+    #[idempotent]
+    async fn in_handler() {
+        panic!("in a handler")
+    }
+    #[idempotent]
+    async fn in_extractor(_: Panics) {}
+    fn caught(_: Box<dyn Any + Send>) -> Response {
+        (StatusCode::INTERNAL_SERVER_ERROR, "caught by the layer").into_response()
+    }
+    let routes = Router::new().route("/handler", post(in_handler)).route("/extractor", post(in_extractor));
+    let app = app(&Idempotency::in_memory(), routes.layer(CatchPanicLayer::custom(caught)));
+
+    let response = send(&app, "/handler", "a", "").await;
+    assert_eq!(response.status(), 500);
+    assert!(text(response).await.contains("idempotency_handler_panicked"));
+    assert_eq!(text(send(&app, "/extractor", "b", "").await).await, "caught by the layer");
+    let without_key = Request::post("/handler").body(Body::empty()).unwrap();
+    assert_eq!(text(app.oneshot(without_key).await.unwrap()).await, "caught by the layer");
+}
+
+#[tokio::test]
+async fn a_timeout_layer_ends_the_wait_and_not_the_execution() {
+    let (gate, idempotency) = (Gate::default(), Idempotency::in_memory());
+    let timeout = TimeoutLayer::with_status_code(StatusCode::GATEWAY_TIMEOUT, Duration::from_millis(20));
+    let routes = Router::new().route("/", post(waits)).layer(timeout).with_state(gate.clone());
+    let app = app(&idempotency, routes);
+    assert_eq!(send(&app, "/", "a", "").await.status(), 504);
+    assert_eq!(send(&app, "/", "a", "").await.status(), 409);
+    gate.go_on.notify_one();
+    idempotency.drain().await;
+    let retry = send(&app, "/", "a", "").await;
+    assert_eq!((retry.status(), replayed(&retry), gate.runs.load(Ordering::SeqCst)), (StatusCode::CREATED, true, 1));
+}
+
+#[tokio::test]
+async fn a_body_limit_layer_refuses_before_the_key_is_used() {
+    #[idempotent]
+    async fn length(body: String) -> String {
+        body.len().to_string()
+    }
+    let routes = Router::new().route("/", post(length)).layer(RequestBodyLimitLayer::new(10));
+    let app = app(&Idempotency::in_memory(), routes);
+    assert_eq!(send(&app, "/", "a", vec![b'x'; 11]).await.status(), 413);
+    // Without `Content-Length`, the extractor finds out.
+    let chunks = futures_util::stream::iter([Ok::<_, std::io::Error>("123456"), Ok("789012")]);
+    assert_eq!(send(&app, "/", "a", Body::from_stream(chunks)).await.status(), 413);
+    let corrected = send(&app, "/", "a", "12345").await;
+    assert!(!replayed(&corrected));
+    assert_eq!(text(corrected).await, "5");
+}
+
+#[tokio::test]
+async fn compression_belongs_to_the_exchange_and_not_to_the_record() {
+    #[idempotent]
+    async fn long() -> String {
+        "tea ".repeat(1000)
+    }
+    let routes = Router::new().route("/", post(long)).layer(CompressionLayer::new());
+    let app = app(&Idempotency::in_memory(), routes);
+    let ask = async |encoding: &str| {
+        let request = Request::post("/").header("idempotency-key", "a").header("accept-encoding", encoding);
+        app.clone().oneshot(request.body(Body::empty()).unwrap()).await.unwrap()
+    };
+    let first = ask("gzip").await;
+    assert_eq!(first.headers()["content-encoding"], "gzip");
+    let plain = ask("identity").await;
+    assert!(replayed(&plain) && !plain.headers().contains_key("content-encoding"));
+    assert_eq!(text(plain).await, "tea ".repeat(1000));
+    let zipped = ask("gzip").await;
+    assert!(replayed(&zipped));
+    assert_eq!(zipped.headers()["content-encoding"], "gzip");
+}
+
+#[tokio::test]
+async fn a_session_is_saved_after_the_record_unless_the_handler_saves_it() {
+    #[idempotent]
+    async fn adds(session: Session, State(gate): State<Gate>) -> StatusCode {
+        session.insert("order", 1).await.unwrap();
+        gate.started.notify_one();
+        gate.go_on.notified().await;
+        StatusCode::CREATED
+    }
+    #[idempotent]
+    async fn saves(session: Session, State(gate): State<Gate>) -> StatusCode {
+        session.insert("order", 1).await.unwrap();
+        session.save().await.unwrap();
+        gate.started.notify_one();
+        gate.go_on.notified().await;
+        StatusCode::CREATED
+    }
+    async fn login(session: Session) {
+        session.insert("user", 7).await.unwrap();
+    }
+    async fn reads(session: Session) -> String {
+        format!("{:?}", session.get::<u32>("order").await.unwrap())
+    }
+    let (gate, idempotency) = (Gate::default(), Idempotency::in_memory());
+    let routes = Router::new()
+        .route("/adds", post(adds))
+        .route("/saves", post(saves))
+        .route("/login", post(login))
+        .route("/reads", post(reads))
+        .layer(SessionManagerLayer::new(Sessions::default()).with_secure(false))
+        .with_state(gate.clone());
+    let app = app(&idempotency, routes);
+    for (path, kept) in [("/adds", "None"), ("/saves", "Some(1)")] {
+        let login = send(&app, "/login", "", "").await;
+        let cookie = login.headers()["set-cookie"].to_str().unwrap().split(';').next().unwrap().to_owned();
+        let ask = |path: &str| {
+            let request = Request::post(path).header("cookie", &cookie).header("idempotency-key", path);
+            app.clone().oneshot(request.body(Body::empty()).unwrap())
+        };
+        let first = tokio::spawn(ask(path));
+        gate.started.notified().await;
+        // The client disconnects.
+        first.abort();
+        assert!(first.await.is_err());
+        gate.go_on.notify_one();
+        idempotency.drain().await;
+        let retry = ask(path).await.unwrap();
+        assert_eq!((retry.status(), replayed(&retry)), (StatusCode::CREATED, true), "{path}");
+        assert_eq!(text(ask("/reads").await.unwrap()).await, kept, "{path}");
+    }
+}
+
+#[tokio::test]
+async fn a_cookie_of_the_handler_is_not_replayed_and_one_of_a_layer_is_set_anew() {
+    #[idempotent]
+    async fn sets() -> ([(&'static str, &'static str); 1], StatusCode) {
+        ([("set-cookie", "handler=1")], StatusCode::CREATED)
+    }
+    async fn with_cookie(request: Request, next: Next) -> Response {
+        let mut response = next.run(request).await;
+        response.headers_mut().append("set-cookie", "layer=1".parse().unwrap());
+        response
+    }
+    let app = app(&Idempotency::in_memory(), Router::new().route("/", post(sets)).layer(from_fn(with_cookie)));
+    let cookies = |headers: &HeaderMap| headers.get_all("set-cookie").iter().cloned().collect::<Vec<_>>();
+    assert_eq!(cookies(send(&app, "/", "a", "").await.headers()), ["handler=1", "layer=1"]);
+    assert_eq!(cookies(send(&app, "/", "a", "").await.headers()), ["layer=1"]);
+}
+
+#[tokio::test]
+async fn a_rate_limit_counts_replays_and_what_it_refuses_uses_up_no_key() {
+    static FULL: AtomicBool = AtomicBool::new(true);
+    async fn limit(request: Request, next: Next) -> Response {
+        if FULL.load(Ordering::SeqCst) {
+            StatusCode::TOO_MANY_REQUESTS.into_response()
+        } else {
+            next.run(request).await
+        }
+    }
+    #[idempotent]
+    async fn pay() {}
+    let app = app(&Idempotency::in_memory(), Router::new().route("/", post(pay)).layer(from_fn(limit)));
+    assert_eq!(send(&app, "/", "a", "").await.status(), 429);
+    FULL.store(false, Ordering::SeqCst);
+    assert!(!replayed(&send(&app, "/", "a", "").await));
+    FULL.store(true, Ordering::SeqCst);
+    assert_eq!(send(&app, "/", "a", "").await.status(), 429);
+}
+
+#[tokio::test]
+async fn a_concurrency_limit_forgets_executions_whose_client_left_and_max_executions_does_not() {
+    let gate = Gate::default();
+    let idempotency = Idempotency::builder(idem_axum::MemoryStore::new()).max_executions(2).build();
+    let routes =
+        Router::new().route("/", post(waits)).layer(GlobalConcurrencyLimitLayer::new(1)).with_state(gate.clone());
+    let app = app(&idempotency, routes);
+    for key in ["a", "b"] {
+        let app = app.clone();
+        let request = tokio::spawn(async move { send(&app, "/", key, "").await });
+        gate.started.notified().await;
+        request.abort();
+        assert!(request.await.is_err());
+    }
+    // Two run, over a limit of one.
+    assert_eq!(idempotency.executions(), 2);
+    let third = send(&app, "/", "c", "").await;
+    assert!(third.status() == 503 && text(third).await.contains("idempotency_too_many_executions"));
+    gate.go_on.notify_waiters();
+    idempotency.drain().await;
+}
+
+#[tokio::test]
+async fn a_transaction_that_a_layer_commits_is_not_part_of_the_record() {
+    async fn commits(request: Request, next: Next) -> Response {
+        let response = next.run(request).await;
+        // The commit fails.
+        if response.headers().contains_key("idempotent-replayed") {
+            response
+        } else {
+            StatusCode::BAD_GATEWAY.into_response()
+        }
+    }
+    #[idempotent]
+    async fn insert() -> StatusCode {
+        StatusCode::CREATED
+    }
+    let app = app(&Idempotency::in_memory(), Router::new().route("/", post(insert)).layer(from_fn(commits)));
+    assert_eq!(send(&app, "/", "a", "").await.status(), 502);
+    let retry = send(&app, "/", "a", "").await;
+    assert!(retry.status() == 201 && replayed(&retry), "it says that the row was inserted");
+}
+
+#[tokio::test]
+async fn authentication_in_a_layer_guards_the_record() {
+    async fn authenticates(mut request: Request, next: Next) -> Response {
+        let known = request.headers().get("authorization").is_some_and(|token| token == "good");
+        if !known {
+            return StatusCode::UNAUTHORIZED.into_response();
+        }
+        request.extensions_mut().insert(7_u32);
+        next.run(request).await
+    }
+    #[idempotent(scope = user)]
+    async fn pay(Extension(user): Extension<u32>) -> String {
+        user.to_string()
+    }
+    let app = Router::new()
+        .route("/", post(pay))
+        .layer(IdempotencyLayer::new(Idempotency::in_memory()))
+        .layer(from_fn(authenticates));
+    let ask = async |token: &str| {
+        let request = Request::post("/").header("idempotency-key", "a").header("authorization", token);
+        app.clone().oneshot(request.body(Body::empty()).unwrap()).await.unwrap()
+    };
+    assert_eq!(ask("good").await.status(), 200);
+    assert!(replayed(&ask("good").await));
+    assert_eq!(ask("bad").await.status(), 401);
+}
