@@ -5,18 +5,24 @@
 //! | [`states`] | What can become of a key? One picture. |
 //! | [`fingerprints`] | Which requests are the same operation? |
 //! | [`scopes`] | Whose key is it, and what if tokens rotate? |
+//! | [`layers`] | What do timeouts, sessions, transactions and limits around it do? |
+//! | [`axum`] | Which extractors, routers and crates for axum does it work with? |
 //! | [`recording`] | What does a retry get, and what is never kept? |
 //! | [`crashes`] | What if a process dies half-way? |
 //! | [`stores`] | Which store, behind a load balancer? |
+//! | [`operating`] | Which limits are there, how does it stop, and what if a handler hangs? |
 //! | [`testing`] | How are handlers tested, without waiting? |
 //! | [`observing`] | What can be seen and counted while it runs? |
+//! | [`jobs`] | How are webhooks, queues and nightly jobs protected? |
+//! | [`apis`] | What do the rules of known APIs look like? |
+//! | [`publishing`] | How do clients learn the rules, in JSON and in OpenAPI? |
+//! | [`clients`] | What should a client do, and when may it retry? |
 //! | [`migrating`] | What about the middleware that is there? |
 //!
-//! And for those who run the service or call it, in the documentation of what they use:
+//! And for those who run the service, in the documentation of what they use:
 //!
 //! | place | the question |
 //! |---|---|
-//! | [`Policies`](crate::Policies) | How do clients learn the rules, in JSON and in OpenAPI? |
 //! | `admin`, with the feature `admin` | How does support look a key up, and settle or forget it? |
 //! | [`Idempotency::inspect`](crate::Idempotency::inspect) | How does a program? |
 //!
@@ -33,6 +39,12 @@ pub mod fingerprints {}
 #[doc = include_str!("guide/scopes.md")]
 pub mod scopes {}
 
+#[doc = include_str!("guide/layers.md")]
+pub mod layers {}
+
+#[doc = include_str!("guide/axum.md")]
+pub mod axum {}
+
 #[doc = include_str!("guide/recording.md")]
 pub mod recording {}
 
@@ -42,8 +54,23 @@ pub mod crashes {}
 #[doc = include_str!("guide/stores.md")]
 pub mod stores {}
 
+#[doc = include_str!("guide/operating.md")]
+pub mod operating {}
+
 #[doc = include_str!("guide/testing.md")]
 pub mod testing {}
+
+#[doc = include_str!("guide/jobs.md")]
+pub mod jobs {}
+
+#[doc = include_str!("guide/apis.md")]
+pub mod apis {}
+
+#[doc = include_str!("guide/publishing.md")]
+pub mod publishing {}
+
+#[doc = include_str!("guide/clients.md")]
+pub mod clients {}
 
 #[doc = include_str!("guide/migrating.md")]
 pub mod migrating {}

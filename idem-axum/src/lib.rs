@@ -1,14 +1,76 @@
-#![doc = include_str!("../README.md")]
+//! `#[idempotent]` makes an axum handler safe to retry: it runs once for a key, and every retry gets the same response.
+//!
+//! ```
+//! use axum::{Json, Router, body::Body, extract::State, http::{Request, StatusCode}, routing::post};
+//! use idem_axum::{Idempotency, IdempotencyLayer, idempotent};
+//! use tower::ServiceExt;
+//!
+//! #[idempotent(required, ttl = "24h")]
+//! async fn create_order(State(orders): State<Orders>, Json(new): Json<NewOrder>) -> (StatusCode, Json<Order>) {
+//!     (StatusCode::CREATED, Json(orders.create(new)))
+//! }
+//!
+//! # #[derive(Clone, Default)]
+//! # struct Orders(std::sync::Arc<std::sync::atomic::AtomicUsize>);
+//! # impl Orders {
+//! #     fn create(&self, NewOrder { item }: NewOrder) -> Order {
+//! #         Order { id: 1 + self.0.fetch_add(1, std::sync::atomic::Ordering::SeqCst), item }
+//! #     }
+//! # }
+//! # #[derive(serde::Deserialize)]
+//! # struct NewOrder { item: String }
+//! # #[derive(serde::Serialize)]
+//! # struct Order { id: usize, item: String }
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() {
+//! let idempotency = Idempotency::in_memory();
+//! let app = Router::new()
+//!     .route("/orders", post(create_order))
+//!     .layer(IdempotencyLayer::new(idempotency.clone()))
+//!     .with_state(Orders::default());
+//!
+//! let order = || {
+//!     let request = Request::post("/orders").header("Idempotency-Key", "order-1").header("Content-Type", "application/json");
+//!     app.clone().oneshot(request.body(Body::from(r#"{"item":"tea"}"#)).unwrap())
+//! };
+//! let first = order().await.unwrap();
+//! let retry = order().await.unwrap();
+//! assert_eq!((first.status(), retry.status()), (StatusCode::CREATED, StatusCode::CREATED));
+//! assert_eq!(retry.headers()["idempotent-replayed"], "true");
+//!
+//! // When the server has stopped: handlers whose client has left may still run.
+//! idempotency.drain().await;
+//! # }
+//! ```
+//!
+//! # Guarantees
+//!
+//! For one scope and key, while the record lives:
+//!
+//! - **Once.** The handler starts at most once, unless its policy explicitly allows more.
+//! - **To the end.** A client that disconnects does not stop the handler.
+//! - **The same bytes.** A replay has the recorded status, headers, body and trailers.
+//! - **Never another caller's.** Another fingerprint, caller or endpoint is refused, also while the first request runs.
+//! - **Extractors first.** Every extractor runs on every request, replays included.
+//! - **Refuse rather than guess.** If this cannot be kept, the handler does not run, and the client gets a clear error.
 //!
 //! # Where to read on
 //!
-//! [`#[idempotent]`](macro@idempotent) has every option, [`Policy`] the same as a `const`, [`Refusal`] every answer that the
-//! runtime makes itself, [`Policies`] what clients are told, and [`Store`] the contract of stores. The [`guide`] has a page for
-//! each question that comes up later: [fingerprints](guide::fingerprints), [scopes and rotating tokens](guide::scopes),
-//! [what is recorded](guide::recording), [crashes](guide::crashes), [load balancers and stores](guide::stores),
-//! [tests](guide::testing) and [migration](guide::migrating).
+//! | | |
+//! |---|---|
+//! | [`#[idempotent]`](macro@idempotent) | every option, and which handlers it takes |
+//! | [`Policy`] | the same as a `const`, and the presets |
+//! | [`Refusal`] | every response that the runtime makes itself |
+//! | [`IdempotencyLayer`], [`Idempotency`] | what is mounted, and what it does: `drain`, `inspect`, `settle`, `once` |
+//! | [`IdempotencyKey`], [`Unrecorded`] | what a handler takes and returns |
+//! | [`Policies`] | what clients are told |
+//! | [`Store`] | the contract of stores |
 //!
-#![doc = include_str!("guide/states.md")]
+//! The [`guide`] has a page for each question that comes up later: [fingerprints](guide::fingerprints),
+//! [scopes and rotating tokens](guide::scopes), [layers and sessions](guide::layers), [what is recorded](guide::recording),
+//! [crashes](guide::crashes), [stores behind a load balancer](guide::stores), [tests](guide::testing),
+//! [running it](guide::operating), [observing](guide::observing), [known APIs](guide::apis) and
+//! [what client authors must know](guide::clients).
 
 #[cfg(feature = "admin")]
 pub mod admin;

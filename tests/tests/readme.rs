@@ -1,5 +1,5 @@
 //! The README as a new user follows it: a crate that knows nothing of this workspace, with the README's dependencies and its
-//! code as they stand, and the README's `curl` lines against the server that comes of it.
+//! code, and the README's `curl` lines against the server that comes of it.
 #![cfg(unix)]
 
 use std::env;
@@ -15,7 +15,7 @@ const README: &str = include_str!("../../README.md");
 /// Where the README's server listens. The test takes a free port instead, and that is all it changes.
 const ADDRESS: &str = "127.0.0.1:3000";
 
-/// A fenced block: what stands behind the fence, and the lines.
+/// A fenced block: the words after the fence, and the lines.
 struct Block {
     info: &'static str,
     text: &'static str,
@@ -49,35 +49,16 @@ fn manifest() -> String {
     format!("[package]\nname = \"new-user\"\nversion = \"0.0.0\"\nedition = \"2024\"\n\n{dependencies}\n[workspace]\n")
 }
 
-/// The crate, and the names of its examples: blocks with a `main` of their own, which check something themselves.
-fn write_crate(folder: &Path, address: &str) -> Vec<String> {
+/// The crate, with the README's server.
+fn write_crate(folder: &Path, address: &str) {
     fs::create_dir_all(folder.join("src")).unwrap();
-    fs::create_dir_all(folder.join("examples")).unwrap();
     write(&folder.join("Cargo.toml"), &manifest());
-    let (mut library, mut examples, mut server) =
-        (String::from("#![allow(dead_code, unused_variables)]\n"), Vec::new(), false);
-    for (index, Block { info, text }) in blocks().into_iter().enumerate() {
-        match info {
-            "rust,no_run" => {
-                assert!(!server && text.contains(ADDRESS), "one server, at the address of the `curl` lines");
-                write(&folder.join("src/main.rs"), &text.replace(ADDRESS, address));
-                server = true;
-            }
-            "rust" if text.contains("fn main()") => {
-                examples.push(format!("block_{index}"));
-                write(&folder.join(format!("examples/block_{index}.rs")), text);
-            }
-            // As in rustdoc, it may have statements among its items.
-            "rust" => {
-                library.push_str(&format!("mod block_{index};\n"));
-                write(&folder.join(format!("src/block_{index}.rs")), &format!("fn block() {{\n{text}}}\n"));
-            }
-            _ => {}
-        }
-    }
-    assert!(server && !examples.is_empty() && library.contains("mod "), "README.md has lost its code");
-    write(&folder.join("src/lib.rs"), &library);
-    examples
+    let servers: Vec<_> = blocks().into_iter().filter(|block| block.info.starts_with("rust")).collect();
+    let [Block { text, .. }] = servers[..] else {
+        panic!("README.md shows one program, and it shows {}", servers.len())
+    };
+    assert!(text.contains(ADDRESS), "the server is at the address of the `curl` lines");
+    write(&folder.join("src/main.rs"), &text.replace(ADDRESS, address));
 }
 
 /// Writes only what is new, so that nothing is built again without need.
@@ -147,7 +128,7 @@ impl Server {
     }
 }
 
-/// Where a test fails half-way, no server stays behind.
+/// If a test fails half-way, no server is left.
 impl Drop for Server {
     fn drop(&mut self) {
         let _ = self.0.kill();
@@ -167,9 +148,9 @@ fn curl(line: &str) -> String {
 fn a_new_user_gets_what_the_readme_shows() {
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("new-user");
     let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
-    let examples = write_crate(&folder, &address);
+    write_crate(&folder, &address);
     fs::copy(root().join("Cargo.lock"), folder.join("Cargo.lock")).unwrap();
-    let built = cargo(&folder, &["build", "--all-targets"]);
+    let built = cargo(&folder, &["build"]);
     assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
 
     let calls = calls();
@@ -180,9 +161,37 @@ fn a_new_user_gets_what_the_readme_shows() {
         assert_eq!(curl(&line.replace(ADDRESS, &address)), shown, "{line}");
     }
     server.stop();
+}
 
-    for example in examples {
-        let ran = Command::new(folder.join("target/debug/examples").join(&example)).output().unwrap();
-        assert!(ran.status.success(), "{example}: {}", String::from_utf8_lossy(&ran.stderr));
+/// The targets of the links in a file of Markdown.
+fn links(text: &str) -> impl Iterator<Item = &str> {
+    text.split("](").skip(1).filter_map(|rest| rest.split_once(')')).map(|(target, _)| target)
+}
+
+/// Whether a heading of a page has this anchor, as rustdoc makes it.
+fn has_anchor(page: &str, anchor: &str) -> bool {
+    let of = |heading: &str| {
+        let letters = heading.to_lowercase().replace(' ', "-");
+        letters.chars().filter(|letter| letter.is_alphanumeric() || matches!(letter, '-' | '_')).collect::<String>()
+    };
+    page.lines().any(|line| line.starts_with('#') && of(line.trim_start_matches('#').trim()) == anchor)
+}
+
+#[test]
+fn every_link_of_the_readme_leads_somewhere() {
+    let (mut pages, mut files) = (0, 0);
+    for link in links(README) {
+        let (target, anchor) = link.split_once('#').unwrap_or((link, ""));
+        if let Some(page) = target.strip_prefix("https://docs.rs/idem-axum/latest/idem_axum/guide/") {
+            let Some(name) = page.strip_suffix('/') else { continue };
+            let text = fs::read_to_string(root().join(format!("idem-axum/src/guide/{name}.md")));
+            let text = text.unwrap_or_else(|error| panic!("{link}: {error}"));
+            assert!(anchor.is_empty() || has_anchor(&text, anchor), "{link}");
+            pages += 1;
+        } else if !target.starts_with("https://") {
+            assert!(root().join(target).exists(), "{link}");
+            files += 1;
+        }
     }
+    assert!(pages > 5 && files > 3, "{pages} pages of the guide, {files} files");
 }
