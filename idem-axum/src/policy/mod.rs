@@ -18,8 +18,8 @@ use self::validate::require;
 use self::values::with_name;
 pub use self::values::{AddedHeader, InFlight, Part, Replay, Scope};
 
-/// The declared rules of one endpoint. `#[idempotent(..)]` is sugar for a `const` chain on this type, and every option of
-/// the attribute has the method of the same name here.
+/// The declared rules of one endpoint. `#[idempotent(..)]` is sugar for a `const` chain on this type. The options have methods of
+/// the same names here, except `policy`, `key` and `crate`; a `scope` over the arguments is for the attribute alone.
 ///
 /// ```
 /// use std::time::Duration;
@@ -382,7 +382,7 @@ impl Policy {
     /// # Panics
     /// If `longest` is zero.
     pub const fn timeout(mut self, longest: Duration) -> Self {
-        assert!(!longest.is_zero(), "`timeout` must be longer than zero");
+        assert!(!longest.is_zero(), "{}", validate::ZERO_TIMEOUT);
         self.timeout = Some(longest);
         self
     }

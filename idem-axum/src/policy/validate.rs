@@ -82,6 +82,8 @@ pub(crate) const EMPTY_FINGERPRINT: &str =
 pub(crate) const REPEATED_PART: &str = "`fingerprint` has one part twice: remove one of the two";
 pub(crate) const NO_POINTERS: &str =
     "`Part::JsonPointers` has no pointer: write `&[\"/a\", \"/b/0\"]`, or `Part::Json` for the whole body";
+pub(crate) const ZERO_TIMEOUT: &str =
+    "`timeout` is longer than zero: write for example `\"30s\"`, or `Duration::from_secs(30)`";
 pub(crate) const SCOPE_OF_ARGUMENTS: &str =
     "a policy does not know the handler's arguments: write `scope = user.id` in the attribute";
 pub(crate) const NOTHING_RECORDED: &str =
