@@ -72,10 +72,16 @@ use proc_macro::TokenStream;
 ///
 /// A flag is off unless it is written. `.optional()` and `.enforced()` turn one off in a `const` policy.
 ///
+/// A GET endpoint is protected like any other; the guide's page for users of axum says why not to annotate safe methods.
+///
 /// Acknowledge with `in_flight = reject(202)` only if losing the event is acceptable: the execution in flight may still fail. `wait`
 /// is the safe choice. A request that waits holds what its extractors took, such as a pooled connection.
 ///
 /// # Scopes and keys
+///
+/// A key in a header is one line with 1 to 255 visible ASCII characters, bare (`order-1`) or in quotes (`"order-1"`): the same key. A
+/// bare key has no comma, no semicolon and no quote. Any other key is refused (400), and so are a list of keys and the header sent
+/// twice.
 ///
 /// Without `scope` the caller is part of the fingerprint: by the `Authorization` header, or by `Cookie` if there is no
 /// `Authorization`. A caller with a new token or a new cookie is refused. Declare a scope for such callers.
