@@ -1,4 +1,4 @@
-//! The corpus of keys (ground.md 5.3, with its numbers): what is malformed is 400 before any look-up.
+//! The corpus of keys: what is malformed is 400 before any look-up.
 
 use axum::Router;
 use axum::extract::State;
