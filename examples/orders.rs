@@ -59,10 +59,10 @@ async fn serve() -> Result<(), String> {
     let server = axum::serve(listener, app).with_graceful_shutdown(ctrl_c());
     server.await.map_err(|error| format!("The server failed: {error}."))?;
 
-    // The server has answered its clients. What runs now are bodies whose client hung up.
-    println!("No request is open. Bodies still running: {}; waiting for them.", idempotency.executions());
+    // The server has responded to its clients. What runs now are handlers whose client hung up.
+    println!("No request is open. Handlers still running: {}; waiting for them.", idempotency.executions());
     match idempotency.drain_until(second_ctrl_c()).await {
-        Ok(()) => println!("Drained: every body that started has run to its end."),
+        Ok(()) => println!("Drained: every handler that started has run to its end."),
         Err(undrained) => println!("Not drained: {undrained}."),
     }
     Ok(())

@@ -30,7 +30,7 @@ async fn main() -> Result<(), BoxError> {
     Ok(())
 }
 
-/// Tells what happens, and how often the body has run by then. Each part has a shop, and so a count, of its own.
+/// Tells what happens, and how often the handler has run by then. Each part has its own shop, and so its own count.
 pub(crate) async fn tour() -> Result<String, BoxError> {
     let mut told = Transcript::default();
     first_run_and_replay(&mut told).await?;
@@ -46,7 +46,7 @@ async fn first_run_and_replay(told: &mut Transcript) -> Result<(), BoxError> {
     let shop = Shop::new();
     told.part("First run and replay");
     told.line("A client pays.", shop.pay("a", "20 EUR").await?, &shop);
-    told.line("It retries: the same answer, and no second payment.", shop.pay("a", "20 EUR").await?, &shop);
+    told.line("It retries: the same response, and no second payment.", shop.pay("a", "20 EUR").await?, &shop);
     told.line("Another key is another payment.", shop.pay("b", "20 EUR").await?, &shop);
     Ok(())
 }
@@ -57,12 +57,12 @@ async fn conflict_while_running(told: &mut Transcript) -> Result<(), BoxError> {
     shop.bank.open(false);
     let (first, ()) = tokio::try_join!(shop.pay("a", "20 EUR"), async {
         shop.bank.called().await;
-        told.line("A client pays, and the bank takes its time.", "no answer yet", &shop);
+        told.line("A client pays, and the bank takes its time.", "no response yet", &shop);
         told.line("It retries too early.", shop.pay("a", "20 EUR").await?, &shop);
         shop.bank.open(true);
         Ok(())
     })?;
-    told.line("The bank answers, and so does the first request.", first, &shop);
+    told.line("The bank replies, and so does the first request.", first, &shop);
     told.line("It retries again.", shop.pay("a", "20 EUR").await?, &shop);
     Ok(())
 }
@@ -90,13 +90,13 @@ async fn client_hangs_up(told: &mut Transcript) -> Result<(), BoxError> {
     tokio::select! {
         _ = shop.pay("a", "20 EUR") => return Err("the bank is closed, yet there is an answer".into()),
         // The request that loses is dropped, as a server drops it when the connection breaks.
-        () = shop.bank.called() => told.line("A client pays, and hangs up while the body runs.", "nobody there", &shop),
+        () = shop.bank.called() => told.line("A client pays, and hangs up while the handler runs.", "no client there", &shop),
     }
-    told.line("It retries while the body still runs.", shop.pay("a", "20 EUR").await?, &shop);
+    told.line("It retries while the handler still runs.", shop.pay("a", "20 EUR").await?, &shop);
     shop.bank.open(true);
     shop.idempotency.drain().await;
-    told.line("The body runs to its end all the same.", "nobody there", &shop);
-    told.line("It retries again, and gets the answer it missed.", shop.pay("a", "20 EUR").await?, &shop);
+    told.line("The handler still runs to its end.", "no client there", &shop);
+    told.line("It retries again, and gets the response it missed.", shop.pay("a", "20 EUR").await?, &shop);
     Ok(())
 }
 
@@ -173,7 +173,7 @@ impl Bank {
         *self.calls.borrow()
     }
 
-    /// Waits for the first call, and so for the body to run.
+    /// Waits for the first call, and so for the handler to run.
     async fn called(&self) {
         let _ = self.calls.subscribe().wait_for(|calls| *calls > 0).await;
     }
@@ -206,6 +206,6 @@ impl Transcript {
 
     fn line(&mut self, what: &str, answer: impl Display, shop: &Shop) {
         let answer = answer.to_string();
-        self.0 += &format!("  {what:<52} {answer:<38} body ran {}x\n", shop.bank.calls());
+        self.0 += &format!("  {what:<52} {answer:<38} handler ran {}x\n", shop.bank.calls());
     }
 }

@@ -1,6 +1,6 @@
 //! The page for support as a person meets it who has only a keyboard: in a real browser, on a desktop and on a phone.
 //!
-//! Pictures of the pages are left in `target/screenshots/`, for whoever wants to see what they look like.
+//! Pictures of the pages are left in `target/screenshots/`, to see what they look like.
 #![cfg(unix)]
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test says what it expected by failing")]
 
@@ -119,9 +119,9 @@ fn whose_key_it_is_is_said_with_the_keyboard() {
     assert_eq!(service.audit(), "audit: support look_up key # -: absent");
     picture(&browser, "desktop-absent");
 
-    browser.tab_to("Nobody’s in particular");
+    browser.tab_to("No particular caller’s");
     browser.press([DOWN, DOWN]);
-    assert_eq!(browser.focused(), "Somebody’s, by a header of the request");
+    assert_eq!(browser.focused(), "A caller’s, by a header of the request");
     browser.tab_to("Name of the header");
     browser.write("X-Shop");
     browser.press([TAB]);

@@ -70,8 +70,8 @@ fn the_printed_lines_do_what_they_say() {
         last_words,
         [
             "Stopping: new requests are not taken any more.",
-            "No request is open. Bodies still running: 0; waiting for them.",
-            "Drained: every body that started has run to its end.",
+            "No request is open. Handlers still running: 0; waiting for them.",
+            "Drained: every handler that started has run to its end.",
         ]
     );
 }

@@ -45,7 +45,7 @@ async fn what_a_replica_has_survives_the_failover_to_it() {
     let running = claim_in_time(&store, 1).await;
     claim_in_time(&store, 2).await.complete(record("answer"), TTL).await.unwrap();
     fail_over(primary, &replica, &proxy).await;
-    // The new primary has no replica yet, and what is there is answered all the same.
+    // The new primary has no replica yet, and what is there is answered anyway.
     until("the new primary answers", async || begin(&store, 1).await.is_ok()).await;
     let start = Instant::now();
     assert_in_flight(&begin(&store, 1).await);
@@ -73,7 +73,7 @@ async fn without_a_replica_in_time_no_body_may_run_and_the_key_stays_free() {
     let store = replicated(&proxy).await;
     let said = unavailable(begin(&store, 1).await);
     assert!(said.contains("0 of 1 replicas"), "{said}");
-    assert!(!exists(&primary, 1).await, "the claim was given back");
+    assert!(!exists(&primary, 1).await, "the claim was released");
     let replica = primary.replica().await;
     let claimed = claim_in_time(&store, 1).await;
     let twin = claimed.try_clone().unwrap();
@@ -100,7 +100,7 @@ async fn a_claim_that_is_found_again_after_a_lost_answer_must_be_in_the_replica_
     // The new connection has written nothing before, and WAIT waits for what its own connection wrote.
     let said = unavailable(begin(&store, 2).await);
     assert!(said.contains("0 of 1 replicas"), "{said}");
-    assert!(!exists(&primary, 2).await, "the claim was given back");
+    assert!(!exists(&primary, 2).await, "the claim was released");
     replica.resume();
     proxy.set(Direction::ToClient, Fault::ResetAfter(0));
     claim_in_time(&store, 2).await;

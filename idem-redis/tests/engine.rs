@@ -100,7 +100,7 @@ fn a_process_that_is_gone_leaves_an_unknown_outcome_that_only_a_policy_reruns() 
         let runs = Arc::new(AtomicUsize::new(0));
         let engine = Idempotency::builder(store(&server).await).lease(SHORT).build();
         let run = |abandoned| engine.run(attempt(1, None, abandoned), handler(&runs));
-        until("the lease is over", async || match run(Abandoned::Refuse).await {
+        until("the lease has expired", async || match run(Abandoned::Refuse).await {
             Err(RefusalReason::InFlight) => false,
             Err(RefusalReason::OutcomeUnknown) => true,
             other => panic!("the handler may have run, but a retry got {other:?}"),
@@ -277,7 +277,7 @@ async fn in_a_storm_of_faults_each_handler_runs_once_and_all_its_clients_get_the
     }
     assert_eq!(answers.len(), usize::from(KEYS));
     for engine in &engines {
-        // Claims that nobody heard of may be looked for as long as their leases last.
+        // Unconfirmed claims may be looked for as long as their leases last.
         engine.drain_until(tokio::time::sleep(20 * TIMEOUT)).await.expect("every execution ends");
     }
     assert!(watch.forget(&key(0)).await.unwrap());

@@ -26,7 +26,7 @@ async fn inspected(server: &Redis, store: &RedisStore) -> StoredEntry {
     let end = async || server.say(&format!("PEXPIRETIME {}", name(1))).await;
     let dump = async || server.say(&format!("DUMP {}", name(1))).await;
     let before = (end().await, dump().await);
-    // Whoever wrote now would be refused.
+    // A write would be refused now.
     server.say("CONFIG SET min-replicas-to-write 1").await;
     let found = store.inspect(&key(1)).await.unwrap().expect("something stands there");
     server.say("CONFIG SET min-replicas-to-write 0").await;
@@ -68,9 +68,9 @@ async fn a_claim_is_in_flight_and_then_abandoned_and_a_record_is_completed() {
         assert_in(found.lease_until, -30);
         assert_in(found.expires_at, 3570);
     }
-    // Whoever takes it over has come from somewhere else.
+    // The new owner has come from another endpoint.
     let Ok(Begin::Abandoned(mut heir)) = begin_with(&store, &info("PUT /orders")).await else {
-        panic!("the lease is over");
+        panic!("the lease has expired");
     };
     assert_eq!(inspected(&server, &store).await.info, Some(info("POST /orders")));
     heir.renew(LEASE).await.unwrap();

@@ -33,7 +33,7 @@ async fn a_claim_outlives_its_lease_for_its_ttl_and_every_value_has_an_end() {
         panic!("the key is free");
     };
     near(kept_for(&server).await, short + TTL);
-    until("the lease is over", async || matches!(begin(&store, 1).await, Ok(Begin::Abandoned(_)))).await;
+    until("the lease has expired", async || matches!(begin(&store, 1).await, Ok(Begin::Abandoned(_)))).await;
     assert!(matches!(
         store.begin(&key(1), &fingerprint(2), &BeginOptions::new(LEASE, TTL)).await,
         Ok(Begin::InFlight(found)) if found == fingerprint(1)
@@ -42,7 +42,7 @@ async fn a_claim_outlives_its_lease_for_its_ttl_and_every_value_has_an_end() {
     server.say(&format!("PEXPIRE {} 5000", name(1))).await;
     claimed.renew(short).await.unwrap();
     near(kept_for(&server).await, short + TTL);
-    until("the lease is over", async || matches!(begin(&store, 1).await, Ok(Begin::Abandoned(_)))).await;
+    until("the lease has expired", async || matches!(begin(&store, 1).await, Ok(Begin::Abandoned(_)))).await;
     claimed.complete(record("answer"), 2 * TTL).await.unwrap();
     near(kept_for(&server).await, 2 * TTL);
     // Also where the lease is longer than the TTL.
@@ -91,7 +91,7 @@ async fn a_claim_of_a_long_ttl_is_abandoned_when_its_short_lease_is_over_by_the_
     assert_in_flight(&begin(&store, 1).await);
     assert!(!store.forget(&key(1)).await.unwrap());
     age(&server, LEASE, LEASE + second).await;
-    let Ok(Begin::Abandoned(mut heir)) = begin(&store, 1).await else { panic!("the lease is over") };
+    let Ok(Begin::Abandoned(mut heir)) = begin(&store, 1).await else { panic!("the lease has expired") };
     // A renewal gives it the whole lease again, also where it changes nothing else.
     for lease in [LEASE, 2 * LEASE, 2 * LEASE] {
         claimed.renew(lease).await.unwrap();
@@ -143,7 +143,7 @@ async fn a_claim_without_an_end_has_no_age_and_is_an_error() {
     assert!(server.say(&format!("EXISTS {}", name(1))).await.starts_with(":1"));
 }
 
-/// What somebody has taken the end away from stays until it is forgotten: a record has no age.
+/// An entry whose expiry was removed stays until it is forgotten: a record has no age.
 #[tokio::test]
 async fn a_record_without_an_end_is_a_record() {
     let server = Redis::start().await;

@@ -79,7 +79,7 @@ async fn a_completion_that_times_out_is_repeated_by_the_twin_and_leaves_one_reco
     assert!(said.contains("it is unknown whether the step took effect"), "{said}");
     proxy.heal();
     twin.complete(record("again"), TTL).await.unwrap();
-    // The first one stands: somebody may have seen it.
+    // The first one remains: a client may have seen it.
     assert_eq!(recorded(&store, 1).await, record("first"));
 }
 
@@ -178,7 +178,7 @@ async fn without_the_giving_back_a_dropped_claim_is_abandoned_when_its_lease_is_
     // With the store go its tasks, as with its process.
     drop(store);
     let other = RedisStore::connect(server.url()).await.unwrap();
-    until("the lease is over", async || matches!(begin(&other, 1).await, Ok(Begin::Abandoned(_)))).await;
+    until("the lease has expired", async || matches!(begin(&other, 1).await, Ok(Begin::Abandoned(_)))).await;
 }
 
 #[tokio::test]
@@ -318,9 +318,9 @@ async fn an_heir_whose_begin_was_repeated_keeps_what_it_takes_over() {
     abandoned(&near).await;
     claim(&store, 0).await;
     proxy.set(Direction::ToClient, ANSWER_LOST);
-    let Ok(Begin::Abandoned(mut heir)) = begin(&store, 1).await else { panic!("its lease is over") };
+    let Ok(Begin::Abandoned(mut heir)) = begin(&store, 1).await else { panic!("its lease has expired") };
     heir.renew(LEASE).await.unwrap();
-    // Whatever is given back meanwhile, it is not this.
+    // Whatever is released meanwhile, it is not this.
     let given_back = tokio::time::timeout(Duration::from_secs(1), store.drained()).await;
     assert!(given_back.is_err(), "the first try may arrive as long as the claim stands");
     assert_in_flight(&begin(&near, 1).await);

@@ -126,7 +126,7 @@ async fn a_stalled_server_is_an_error_in_time_and_goes_on_where_it_was() {
     server.resume();
     twin.complete(record("answer"), TTL).await.unwrap();
     assert_eq!(recorded(&store, 1).await, record("answer"));
-    // The server has read the `begin` by now. Nobody heard of its claim, so it does not stand in the way for a lease.
+    // The server has read the `begin` by now. Its claim is unconfirmed, so it does not lock the key for a lease.
     claim_in_time(&store, 2).await;
 }
 
@@ -193,7 +193,7 @@ async fn a_damaged_claim_or_record_is_an_error_for_everybody_and_is_left_as_it_i
                 unreadable(claimed.try_clone().unwrap().release().await);
                 unreadable(store.forget(&key(1)).await);
             }
-            // The remaining life may be written anew, the value may not.
+            // The remaining life may be written again, the value may not.
             assert_eq!(before, stands(&server).await, "byte {at}");
             damage(&server, at).await;
         }

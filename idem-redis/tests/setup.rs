@@ -1,4 +1,4 @@
-//! What a store refuses to work with, and what it works with all the same.
+//! What a store refuses to work with, and what it works with anyway.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a failed check panics")]
 
 #[allow(unreachable_pub, reason = "a module of each test")]

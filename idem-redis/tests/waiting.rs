@@ -1,4 +1,4 @@
-//! Waiting for the end of somebody else's claim.
+//! Waiting for the end of another owner's claim.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a failed check panics")]
 
 #[allow(unreachable_pub, reason = "a module of each test")]

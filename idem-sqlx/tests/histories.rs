@@ -1,7 +1,7 @@
 //! Random histories of calls, compared with the reference that serves every store.
 //!
 //! The time of a history is not the database's: where it goes on, every deadline in the table moves back by as much, which
-//! is the same to whoever asks. `PROPTEST_CASES` sets the number of histories, for the long form.
+//! is the same to every caller. `PROPTEST_CASES` sets the number of histories, for the long form.
 #![cfg(all(feature = "postgres", feature = "sqlite"))]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a failed check panics")]
 

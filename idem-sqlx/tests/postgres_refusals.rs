@@ -123,7 +123,7 @@ async fn a_step_that_was_dropped_half_way_gives_its_connection_back() {
     assert!(begin.await.unwrap_err().is_cancelled());
     transaction.rollback().await.unwrap();
     assert_eq!(stands(&store, &key()).await, "claimed");
-    // Its own key is free, or a claim that is abandoned when its lease is over.
+    // Its own key is free, or a claim that is abandoned when its lease has expired.
     match store.begin(&dropped, &MINE, &OPTIONS).await {
         Ok(Begin::Claimed(_) | Begin::Abandoned(_)) => {}
         Ok(Begin::InFlight(_)) => drop(abandoned(&store, &dropped).await),
@@ -188,7 +188,7 @@ async fn a_missing_table_is_an_error_that_says_what_to_call() {
         let refused = store.begin(&key(), &MINE, &OPTIONS).await.unwrap_err();
         assert!(matches!(problem(&refused), Problem::TableMissing { .. }), "{refused:?}");
         assert!(problem(&refused).to_string().contains("Call `migrate()`"), "{}", problem(&refused));
-        // Whoever waits on it is not kept, nor let spin.
+        // A waiter on it is not kept, nor let spin.
         let asked = Instant::now();
         store.ended(&key()).await;
         assert!(asked.elapsed() > Duration::from_millis(100));

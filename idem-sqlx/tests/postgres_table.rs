@@ -1,4 +1,4 @@
-//! The table: who owns a row, when it is over, how it is made, and how it is cleaned up.
+//! The table: who owns a row, when it expires, how it is made, and how it is cleaned up.
 #![cfg(feature = "postgres")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a failed check panics")]
 
@@ -222,12 +222,12 @@ async fn a_cleanup_deletes_what_is_over_batch_by_batch_and_nothing_else_while_be
     let (kept, locked) = (key(), numbered(1_000_007));
     leave_record(&store, &kept, "answer").await;
     let claimed = claim(&store, &key()).await;
-    // Somebody works on an expired row: it is not waited for.
+    // Another transaction works on an expired row: it is not waited for.
     let mut other = PgConnection::connect(&server.url()).await.unwrap();
     let mut transaction = other.begin().await.unwrap();
     let lock = format!("SELECT 1 FROM idempotency WHERE key = '\\x{}' FOR UPDATE", hex(&locked));
     transaction.execute(sqlx::AssertSqlSafe(lock)).await.unwrap();
-    // Of the others every fifth is claimed anew meanwhile.
+    // Of the others every fifth is claimed again meanwhile.
     let begins = tokio::spawn({
         let store = store.clone();
         async move {
@@ -243,7 +243,7 @@ async fn a_cleanup_deletes_what_is_over_batch_by_batch_and_nothing_else_while_be
     let deleted = cleaners.0.unwrap() + cleaners.1.unwrap();
     assert!(deleted >= OVER - 1 - claims.len() as u64 && deleted < OVER, "{deleted}");
     for claim in claims {
-        claim.complete(record("anew"), TTL).await.expect("a claim that lives is not deleted");
+        claim.complete(record("again"), TTL).await.expect("a claim that lives is not deleted");
     }
     transaction.rollback().await.unwrap();
     assert_eq!(store.clean_once().await.unwrap(), 1, "the row that was locked");

@@ -56,7 +56,7 @@ async fn waiters_in_another_process_are_told_at_once() {
     let latencies = latencies(&here, &there, 12).await;
     assert!(latencies.iter().all(|&latency| latency < Duration::from_millis(150)), "{latencies:?}");
     let listens = "SELECT count(*) FROM pg_stat_activity WHERE query LIKE 'LISTEN%'";
-    assert_eq!(server.sql(listens).trim(), "1", "one connection listens, for whoever waits");
+    assert_eq!(server.sql(listens).trim(), "1", "one connection listens, for all that wait");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -77,7 +77,7 @@ async fn waiters_are_told_again_after_the_listening_connection_was_lost() {
     server.sql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE 'LISTEN%'");
     let listens = "SELECT count(*) FROM pg_stat_activity WHERE query LIKE 'LISTEN%'";
     let lost = Instant::now();
-    // Somebody must wait for the connection to be made anew.
+    // Something must wait for the connection to be made again.
     let key = key();
     let _claim = claim(&here, &key).await;
     let waits = tokio::spawn({

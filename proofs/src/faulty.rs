@@ -25,11 +25,11 @@ use tokio::sync::Mutex;
 pub enum Fault {
     /// `begin` looks, and then claims: two steps.
     CheckThenAct,
-    /// Changes are not compared with the owner: one that comes late changes what is somebody else's.
+    /// Changes are not compared with the owner: one that comes late changes what is another one's.
     NoOwnerToken,
     /// At the limit the oldest key goes, whatever it holds.
     EvictsTheOldest,
-    /// Lease and TTL are one: the key is free when the lease is over.
+    /// Lease and TTL are one: the key is free when the lease has expired.
     ClaimVanishesWithLease,
     /// Lease and TTL are one: the record lives for the lease.
     RecordDiesWithLease,

@@ -31,7 +31,7 @@ pub enum HangUp {
     GoesOn,
     /// The body is cut off and its claim left as it is.
     CutsOff,
-    /// The body is cut off and its claim given back: the classic middleware.
+    /// The handler is cut off and its claim released: the classic middleware.
     Releases,
 }
 
@@ -50,7 +50,7 @@ pub struct Protocol {
     pub lost_acks: bool,
     /// What a client that hangs up does to the body.
     pub hang_up: HangUp,
-    /// Claims are given back before the body started: no place for another execution.
+    /// Claims are released before the handler started: no place for another execution.
     pub release: bool,
     /// The policy gives claims back after the body ran (`Unrecorded`).
     pub unrecorded: bool,

@@ -33,7 +33,7 @@ pub struct Profile {
     /// How many keys fit in.
     pub capacity: usize,
     /// For how many bytes there is room: [`KEY_BYTES`] for each key, [`RECORD_BYTES`] for each answer. `None` where there
-    /// is always room. Exact in histories in which no record expires: one that is over still counts until it is
+    /// is always room. Exact in histories in which no record expires: one that has expired still counts until it is
     /// taken away, and when that is, is nobody's business.
     pub bytes: Option<usize>,
 }
@@ -76,7 +76,7 @@ pub enum Said {
     Done,
     Lost,
     Forgot(bool),
-    /// Only the reference says this: the record is over, and whether its remains are still there is nobody's business.
+    /// Only the reference says this: the record has expired, and whether its remains are still there is nobody's business.
     ForgotOrNot,
 }
 
@@ -175,7 +175,7 @@ impl Model {
         }
     }
 
-    /// What a store must say of `key` to whoever only looks; `None` where it is free.
+    /// What a store must say of `key` to a caller that only looks; `None` if it is free.
     pub fn stands(&self, key: u8) -> Option<Said> {
         Some(match *self.entries.get(&key)? {
             Entry::Claim { .. } if self.abandoned(key) => Said::Abandoned,

@@ -125,7 +125,7 @@ impl Bodies {
     }
 }
 
-/// What stands under the key, as a store that answers at once sees it. A claim that this takes is given back.
+/// The state of the key, as a store that replies at once sees it. A claim that this takes is released.
 async fn standing(store: &impl Store) -> &'static str {
     let Attempt { key, fingerprint, .. } = attempt();
     match store.begin(&key, &fingerprint, &OPTIONS).await.unwrap() {

@@ -73,7 +73,7 @@ fn an_owner_that_withholds_its_answer_after_a_loss_keeps_to_one_response_source(
     check(Protocol { attempts: 3, pause: true, crash: true, hang_up: HangUp::GoesOn, ..RERUN }, [ONE_EFFECT]);
 }
 
-/// Whoever takes a claim over and then does not run takes from a slow owner the record that it would have left; the next
+/// A caller that takes a claim over and then does not run takes from a slow owner the record that it would have left; the next
 /// retry runs, as the policy says. All clients still hear of one execution.
 #[test]
 fn a_claim_that_is_taken_over_and_given_back_or_up_costs_a_record_and_not_the_one_source() {

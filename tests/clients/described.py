@@ -38,7 +38,7 @@ def differs(endpoint, value):
     """Whether the pattern takes what the service refuses, or the other way round."""
     headers = {endpoint["key"]["header"]: value}
     answer = requests.request(endpoint["method"], arguments.url + endpoint["path"], headers=headers, timeout=10)
-    # Without a body it is an error all the same, but another one.
+    # Without a body it is still an error, but another one.
     code = answer.json()["code"] if "problem" in answer.headers.get("content-type", "") else None
     refused = code in ("idempotency_key_invalid", "idempotency_key_missing")
     return refused == bool(re.search(endpoint["key"]["pattern"], value))

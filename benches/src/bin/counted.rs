@@ -7,7 +7,7 @@ use idem_benches::batch::Bench;
 use idem_benches::row::Kind;
 use idem_benches::subject::{BARE, IDEM};
 
-/// Enough that every lazy start is over and every buffer has its size.
+/// Enough that every lazy start has ended and every buffer has its size.
 const WARM_UP: u64 = 512;
 
 fn main() -> Result<(), Failure> {

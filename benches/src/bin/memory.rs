@@ -57,7 +57,7 @@ fn main() -> Result<(), Failure> {
     Ok(())
 }
 
-/// The bytes that were allocated since and have not been given back, when moka, in the floor, and the janitor, in the store, have tidied up.
+/// The bytes that were allocated since and have not been freed, when moka, in the floor, and the janitor, in the store, have tidied up.
 fn settled(since: &Region<'_, System>) -> f64 {
     thread::sleep(Duration::from_millis(600));
     let change = since.change();

@@ -140,7 +140,7 @@ impl Row {
         let report = load.run(&job)?;
         let cpu = self.server.processor_time()?.saturating_sub(cpu);
         let executed = self.server.executions()? - executed;
-        // Whoever answers without having read a large body, makes hyper close the connection under the client that is still
+        // A response without having read a large body makes hyper close the connection under the client that is still
         // sending it. Then there is nothing to time.
         self.closes |= report.broken > 0;
         if self.closes && !self.subject.is_ours() {

@@ -51,7 +51,7 @@ pub fn measure(
     for round in 0..rounds {
         for turn in 0..count {
             let (place, cell) = &mut cells[(round + turn) % count];
-            // Made anew for each, so that no more than these tasks' connections are open, and no more memory is in use.
+            // Made for each, so that no more than these tasks' connections are open, and no more memory is in use.
             let store = runtime.block_on(place.store(cell.tasks))?;
             // All connections are made and all statements prepared before it counts.
             let before = next.load(Ordering::Relaxed);

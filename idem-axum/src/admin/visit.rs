@@ -21,7 +21,7 @@ use super::form::{Fields, LookUp, Mistake, Settle, Step};
 use super::guard::{self, Token};
 use super::page::{Frame, Notice};
 
-const OTHERWISE: &str = "Nothing was changed: the key stood otherwise than when you decided.";
+const OTHERWISE: &str = "Nothing was changed: the key's state has changed since you opened this page.";
 const MAYBE: &str = "The store did not answer, so it is not known whether the change was made. Look the key up again.";
 const BROKE: &str =
     "Something broke after the change was begun, so it is not known whether it was made. Look the key up again.";
@@ -45,13 +45,13 @@ impl Visit {
     #[allow(clippy::result_large_err, reason = "a response is what the handler returns")]
     pub(super) fn admit(desk: Arc<Desk>, parts: &Parts) -> Result<Self, Response> {
         let Some(actor) = (desk.actor)(parts).filter(|actor| !actor.trim().is_empty()) else {
-            // No error, since anybody can cause it.
+            // No error, since any request can cause it.
             tracing::warn!(
-                "the admin page was asked for by somebody whom its `actor` does not know, so the request was refused; mount its \
+                "the admin page was asked for by a request without an operator, as its `actor` says, so the request was refused; mount its \
                  router behind your authentication"
             );
-            let nobody = "You are not signed in, as far as this page knows, so it shows nothing.\n";
-            return Err((StatusCode::FORBIDDEN, [(header::CACHE_CONTROL, "no-store")], nobody).into_response());
+            let stranger = "You are not signed in, as far as this page knows, so it shows nothing.\n";
+            return Err((StatusCode::FORBIDDEN, [(header::CACHE_CONTROL, "no-store")], stranger).into_response());
         };
         let known = Token::of(&parts.headers);
         let is_known = known.is_some();
@@ -95,9 +95,7 @@ impl Visit {
         match found {
             Ok(Some(finding)) if self.json => self.structured(StatusCode::OK, "application/json", &finding.json()),
             Ok(Some(finding)) => self.html(StatusCode::OK, self.asked(fields, &finding)),
-            Ok(None) if self.json => {
-                self.problem(StatusCode::NOT_FOUND, "Nothing stands under this key in this scope.")
-            }
+            Ok(None) if self.json => self.problem(StatusCode::NOT_FOUND, "This key is free in this scope."),
             Ok(None) => self.html(StatusCode::NOT_FOUND, self.frame().absent(fields, None)),
             Err(error) => self.unknown(fields, key, &error),
         }
@@ -211,7 +209,7 @@ impl Visit {
 
     /// The store does not tell the state of the key.
     fn unknown(&self, fields: &Fields, key: StorageKey, error: &StoreError) -> Response {
-        tracing::error!(%key, %error, "the store does not tell the admin page what stands under a key");
+        tracing::error!(%key, %error, "the store does not tell the admin page the state of a key");
         let status = StatusCode::SERVICE_UNAVAILABLE;
         if self.json {
             self.problem(status, why(error))
@@ -254,9 +252,9 @@ async fn apart<T: Send + 'static>(task: impl Future<Output = T> + Send + 'static
 /// Why the state of a key is not known, for a person.
 fn why(error: &StoreError) -> &'static str {
     match error {
-        StoreError::CannotInspect => "The store of this service cannot tell what stands under a key.",
+        StoreError::CannotInspect => "The store of this service cannot tell the state of a key.",
         StoreError::Unreadable(_) => {
-            "Something stands under this key that cannot be read: it is damaged, or was written by a later version. A retry does not \
+            "The value of this key cannot be read: it is damaged, or was written by a later version. A retry does not \
              run."
         }
         _ => "The store could not be asked. Try again in a moment.",

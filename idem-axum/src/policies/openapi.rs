@@ -232,7 +232,7 @@ fn marks_of_replays(responses: &mut BTreeMap<String, RefOr<Response>>, rules: &R
     let Replay { replay_status, marker, added_headers, body, .. } = &rules.replay;
     let recorded = |status: u16| rules.record.iter().any(|range| (range.from..=range.to).contains(&status));
     let named: Vec<(u16, u16)> = responses.keys().filter_map(|code| bounds(code)).collect();
-    // `default` stands for all that the operation does not name.
+    // `default` means all that the operation does not name.
     let by_default = || {
         (200..=999)
             .any(|status| recorded(status) && !named.iter().any(|&(first, last)| (first..=last).contains(&status)))

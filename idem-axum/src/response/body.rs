@@ -18,7 +18,7 @@ use super::queue::{self, End, Reader, Writer};
 use super::recorder::{Added, BodyRecorder, poll_body};
 use super::{discard, drop_quietly};
 
-/// After so many frames the data of further ones is put together: a caller that lags no longer sees where a frame
+/// After this many frames the data of further ones is put together: a caller that lags no longer sees where a frame
 /// ended, and many small frames take no more memory than their bytes.
 const FRAMES: usize = 1024;
 
@@ -144,7 +144,7 @@ struct ForwardedBody {
 /// What comes after the buffered frames.
 enum Rest {
     Nothing,
-    /// Without its wrapping, since `Body::new` wraps it again, and axum looks for the reason within so many.
+    /// Without its wrapping, since `Body::new` wraps it again, and axum looks for the reason within a few.
     Failed(Option<BoxError>),
     /// The reader reads the original body itself.
     Handed(Body),

@@ -157,7 +157,7 @@ async fn a_full_header_map_is_not_recorded_and_does_not_panic() {
     assert!(matches!(ended.recording, Recording::Done(Outcome::NotReplayable)));
     assert_eq!(ended.response.headers().len(), 24_576, "the first caller gets them all");
 
-    // A record that says so all the same, as a store may.
+    // A record that still says so, as a store may.
     let mut forged = RecordBuilder::new();
     forged.put(&[1, 200, 0]);
     forged.put(&24_576_u16.to_le_bytes());

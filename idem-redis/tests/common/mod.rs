@@ -72,10 +72,10 @@ pub async fn claim_in_time(store: &RedisStore, number: u8) -> RedisClaim {
     }
 }
 
-/// Waits until the lease of the claim is over.
+/// Waits until the lease of the claim has expired.
 pub async fn abandoned(store: &RedisStore) -> RedisClaim {
     let mut found = None;
-    until("the lease is over", async || {
+    until("the lease has expired", async || {
         if let Ok(Begin::Abandoned(claim)) = begin(store, 1).await {
             found = Some(claim);
         }

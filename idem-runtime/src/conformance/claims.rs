@@ -58,7 +58,7 @@ pub async fn a_completed_claim_leaves_its_record<S: Store>(store: &Attached<S>) 
     store.claim(&key, &mine).await.complete(kept.clone(), TTL).await.expect("the owner completes");
     for asked in [mine, other, mine] {
         let found = store.record(&key, &asked).await;
-        assert_eq!(found, kept, "a record comes back as it was kept, whoever asks");
+        assert_eq!(found, kept, "a record comes back as it was recorded, to every caller");
     }
 }
 
@@ -74,7 +74,7 @@ pub async fn a_released_claim_leaves_nothing<S: Store>(store: &Attached<S>) {
 pub async fn a_dropped_claim_is_abandoned_and_not_free<S: Store>(store: &Attached<S>) {
     let (key, mine) = (key(), fingerprint("mine"));
     drop(store.claim(&key, &mine).await);
-    // Abandoned at once, or in flight until its lease is over: both refuse. Twice, since looking must not change it.
+    // Abandoned at once, or in flight until its lease has expired: both refuse. Twice, since looking must not change it.
     for _ in 0..2 {
         match store.begin(&key, &mine).await {
             Ok(Begin::Abandoned(claim)) => drop(claim),
@@ -132,7 +132,7 @@ pub async fn a_previous_owner_changes_nothing<S: Store>(store: &Attached<S>) {
                 match store.begin(&key, &mine).await {
                     Ok(Begin::Abandoned(claim)) => break claim,
                     Ok(Begin::InFlight(_)) => tokio::time::sleep(SHORT / 10).await,
-                    begun => panic!("a claim whose lease is over is abandoned, but `begin` gave {}", shown(&begun)),
+                    begun => panic!("a claim whose lease has expired is abandoned, but `begin` gave {}", shown(&begun)),
                 }
             }
         });
@@ -182,7 +182,7 @@ pub async fn of_many_new_owners_one_takes_over<S: Store>(store: &Attached<S>) {
     assert!(owners.len() <= 1, "{} new_owners took one claim over", owners.len());
 }
 
-/// A claim is in flight until its lease is over, and abandoned then, also where the TTL is shorter than the lease. It is not free:
+/// A claim is in flight until its lease has expired, and abandoned then, also if the TTL is shorter than the lease. It is not free:
 /// its owner may be cut off from the store and still run the handler.
 ///
 /// Passes where the store keeps a claim for as long as its owner lives, or for ever.
@@ -278,7 +278,7 @@ pub async fn waiters_wake_when_the_claim_ends<S: Store>(store: &Attached<S>) {
     within("`ended` of a free key resolves", store.store.ended(&key())).await;
 }
 
-/// A `begin` that is dropped half-way leaves the key absent, abandoned, or to be freed when its lease is over.
+/// A `begin` that is dropped half-way leaves the key absent, abandoned, or to be freed when its lease has expired.
 pub async fn a_begin_that_is_dropped_leaves_no_claim_without_an_end<S: Store>(store: &Attached<S>) {
     let (key, mine) = (key(), fingerprint("mine"));
     let options = options();

@@ -12,7 +12,7 @@ use crate::fingerprint::Fingerprint;
 use crate::key::StorageKey;
 use crate::store::{Begin, BeginOptions, Claim, KeyState, Store, StoredEntry};
 
-/// Long enough for a slow machine to look before it is over, short enough to wait for.
+/// Long enough for a slow machine to look before it expires, short enough to wait for.
 const SHORT: Duration = Duration::from_millis(400);
 
 fn info(key: &StorageKey, route: &str) -> ExecutionInfo {
@@ -26,7 +26,7 @@ impl<S: Store> Attached<S> {
         match within("`inspect` answers", self.store.inspect(key)).await {
             Ok(found) => Some(found),
             Err(StoreError::CannotInspect) => None,
-            Err(error) => panic!("a store says what stands under a key, but `inspect` gave the error: {error}"),
+            Err(error) => panic!("a store tells the state of a key, but `inspect` gave the error: {error}"),
         }
     }
 
@@ -54,7 +54,7 @@ pub async fn inspecting_a_claim_shows_it_and_changes_nothing<S: Store>(store: &A
     let (key, mine) = (key(), fingerprint("mine"));
     for _ in 0..2 {
         let Some(found) = store.inspect(&key).await else { return };
-        assert!(found.is_none(), "nothing stands under a free key, but `inspect` found {found:?}");
+        assert!(found.is_none(), "a free key has no entry, but `inspect` found {found:?}");
     }
     let from = info(&key, "/mine");
     let mut claim = store.claim_from(&key, LEASE, &from).await;
@@ -65,7 +65,7 @@ pub async fn inspecting_a_claim_shows_it_and_changes_nothing<S: Store>(store: &A
         assert_eq!(found.replays, None, "a claim is not replayed");
     }
     claim.renew(LEASE).await.expect("the owner renews");
-    // Whoever is refused leaves no trace.
+    // A request that is refused leaves no trace.
     let other = store.begin_from(&key, &mine, LEASE, &info(&key, "/other")).await;
     assert!(matches!(other, Ok(Begin::InFlight(_))), "a claimed key is in flight");
     let found = store.inspect(&key).await.flatten().expect("a claim is found");
@@ -117,7 +117,7 @@ pub async fn what_has_expired_is_not_found<S: Store>(store: &Attached<S>) {
     let earliest = SystemClock::new().now().after(SHORT);
     let claim = store.claim(&key, &mine).await;
     claim.complete(record_of(&mine, b"answer", SHORT, None), SHORT).await.expect("the owner completes");
-    within("the record is over", async {
+    within("the record has expired", async {
         while store.inspect(&key).await.flatten().is_some() {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
@@ -142,7 +142,7 @@ pub async fn an_abandoned_claim_keeps_its_info_until_it_is_taken_over<S: Store>(
             match found.state {
                 KeyState::Abandoned(found) => break assert_eq!(found, mine),
                 KeyState::InFlight(found) => assert_eq!(found, mine),
-                KeyState::Completed(record) => panic!("nobody completed it, but there is {record:?}"),
+                KeyState::Completed(record) => panic!("it was not completed, but there is {record:?}"),
             }
             tokio::time::sleep(BRIEF / 10).await;
         }

@@ -11,7 +11,7 @@ use crate::clock::{Clock, SystemClock};
 use crate::error::StoreError;
 use crate::store::{Begin, Claim, Store};
 
-/// Long enough for a slow machine to look before it is over, short enough to wait for.
+/// Long enough for a slow machine to look before it expires, short enough to wait for.
 const SHORT: Duration = Duration::from_millis(400);
 
 /// Bytes come back as they went in: none, binary, and many.
@@ -95,7 +95,7 @@ pub async fn a_record_expires_at_its_ttl_and_not_before<S: Store>(store: &Attach
     let clock = SystemClock::new();
     let earliest = clock.now().after(SHORT);
     claim.complete(record(&mine, b"answer", SHORT), SHORT).await.expect("the owner completes");
-    within("the record is over", async {
+    within("the record has expired", async {
         loop {
             match store.begin(&key, &mine).await {
                 Ok(Begin::Completed(_)) => tokio::time::sleep(Duration::from_millis(5)).await,
@@ -119,10 +119,10 @@ pub async fn asking_does_not_move_the_ttl<S: Store>(store: &Attached<S>) {
             tokio::time::sleep(SHORT / 8).await;
         }
     });
-    asked.await.expect("a record that is asked for all the time is over at its TTL");
+    asked.await.expect("a record that is asked for all the time expires at its TTL");
 }
 
-/// When a record is over, `begin` is one atomic step again.
+/// When a record has expired, `begin` is one atomic step again.
 pub async fn of_many_begins_on_an_expired_record_one_claims<S: Store>(store: &Attached<S>) {
     const CALLERS: usize = 16;
     if !store.capabilities.judges_expiry {
@@ -147,7 +147,7 @@ pub async fn of_many_begins_on_an_expired_record_one_claims<S: Store>(store: &At
         });
     }
     let mut claims = Vec::new();
-    while let Some(claim) = within("the record is over", callers.join_next()).await {
+    while let Some(claim) = within("the record has expired", callers.join_next()).await {
         claims.extend(claim.expect("no panic"));
     }
     assert_eq!(claims.len(), 1, "of many concurrent `begin`s on an expired record exactly one claims");

@@ -217,7 +217,7 @@ impl Core {
         })
     }
 
-    /// Releases a claim under which nothing has happened. Nobody waits for it.
+    /// Releases a claim under which nothing has happened. Nothing waits for it.
     pub(super) fn release(&self, key: StorageKey, claim: BoxClaim) {
         let mut release = Box::pin(ClaimCompletion::release(key, claim).finish_logged());
         if poll_now(&mut release).is_none() {

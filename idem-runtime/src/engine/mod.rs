@@ -172,7 +172,7 @@ async fn poll_once<F: Future + Unpin>(mut work: F) -> Option<F::Output> {
     .await
 }
 
-/// Polls `work` once, from code that cannot wait. Whoever gets a pending future must poll it again.
+/// Polls `work` once, from code that cannot wait. A caller that gets a pending future must poll it again.
 fn poll_now<F: Future + Unpin>(work: &mut F) -> Option<F::Output> {
     match Pin::new(work).poll(&mut Context::from_waker(Waker::noop())) {
         Poll::Ready(result) => Some(result),

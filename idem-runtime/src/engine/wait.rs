@@ -18,7 +18,7 @@ pub(super) struct Waiter {
 }
 
 impl Waiter {
-    /// So many wake-ups at once are believed: another execution may have ended between the two looks at the store.
+    /// This many wake-ups at once are believed: another execution may have ended between the two looks at the store.
     const BELIEVED: u32 = 3;
     const MAX_PAUSE: Duration = Duration::from_millis(100);
 

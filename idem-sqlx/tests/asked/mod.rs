@@ -77,7 +77,7 @@ pub(crate) async fn claim_in_time<S: Store>(store: &S, key: &StorageKey) -> S::C
     panic!("the key does not get free")
 }
 
-/// Waits until the lease of the claim under `key` is over.
+/// Waits until the lease of the claim under `key` has expired.
 pub(crate) async fn abandoned<S: Store>(store: &S, key: &StorageKey) -> S::Claim {
     loop {
         match store.begin(key, &MINE, &OPTIONS).await {
@@ -110,7 +110,7 @@ pub(crate) fn shown<C>(begun: &Result<Begin<C>, StoreError>) -> String {
     }
 }
 
-/// What stood in the way.
+/// What prevented it.
 pub(crate) fn problem(error: &StoreError) -> &Problem {
     let (StoreError::Unavailable(source) | StoreError::Unreadable(source)) = error else {
         panic!("neither unavailable nor unreadable, but {error}")

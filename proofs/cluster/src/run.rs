@@ -1,4 +1,4 @@
-//! Three processes, 64 clients, and somebody who kills one process after the other.
+//! Three processes, 64 clients, and a killer of one process after the other.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};

@@ -63,7 +63,7 @@ async fn released() -> impl IntoResponse {
     (Unrecorded, "once more, please")
 }
 
-/// What is heard of a handler that panicked.
+/// What is reported of a handler that panicked.
 pub const PANICKED: &str = "500 idempotency_handler_panicked";
 
 /// The endpoints of the soak.

@@ -23,7 +23,7 @@ pub mod property {
     /// Where no process crashed and no record was lost, a body that ran has left a record in the end.
     pub const RECORDED: &str = "an effect leaves a record";
     /// Not a promise: shows that the model gets as far as a replay.
-    pub const REPLAYED: &str = "somebody gets a replay";
+    pub const REPLAYED: &str = "a client gets a replay";
 
     /// What is promised.
     pub const PROMISES: [&str; 8] =

@@ -81,7 +81,7 @@ impl Server {
         idempotency
     }
 
-    /// Starts anew, and serves until the host crashes.
+    /// Starts again, and serves until the host crashes.
     ///
     /// # Errors
     /// If it cannot listen.

@@ -16,7 +16,7 @@ const FINGERPRINTS: u8 = 2;
 /// A strategy that knows the state so far.
 pub type Histories = Sequential<Model, Step, BoxedStrategy<Model>, BoxedStrategy<Step>>;
 
-/// Histories of up to `most` calls. Claims are used only while somebody has them, which is all that the types allow.
+/// Histories of up to `most` calls. Claims are used only while they have an owner, which is all that the types allow.
 pub fn histories(profile: Profile, most: usize) -> Histories {
     Sequential::new(
         (1..=most).into(),

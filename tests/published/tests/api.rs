@@ -8,7 +8,7 @@ use idem_published::{CRATES, described, snapshot};
 /// Documentation alone, which is there for rustdoc and for nobody else, and a suite that says of itself that it is not stable.
 const NOT_PROMISED: [&str; 2] = ["idem_axum::guide", "idem_runtime::conformance::"];
 
-/// A line that goes or changes breaks somebody's build, once the crates are published: it takes a new version. A line that
+/// A line that goes or changes breaks a user's build, once the crates are published: it takes a new version. A line that
 /// comes is a promise. After a change that is meant: `BLESS=1 cargo test -p idem-published --test api`, then read the diff.
 ///
 /// On one toolchain only: rustdoc's JSON and what it says of the standard library change between versions.

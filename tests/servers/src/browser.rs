@@ -155,7 +155,7 @@ impl Browser {
         self.run("return document.documentElement.scrollWidth > document.documentElement.clientWidth") == json!(true)
     }
 
-    /// Shows pages as to somebody who prefers dark ones.
+    /// Shows pages as to a person who prefers dark ones.
     pub fn prefer_dark(&self) {
         let features = json!([{ "name": "prefers-color-scheme", "value": "dark" }]);
         self.devtools("Emulation.setEmulatedMedia", &json!({ "features": features }));
@@ -208,7 +208,7 @@ fn start_driver() -> (Child, u16) {
         if let Some(port) = lines.filter_map(said).next() {
             return (driver, port);
         }
-        // It wants the same port of two protocols, and somebody else was faster with one of them.
+        // It wants the same port of two protocols, and another process was faster with one of them.
         let _ = driver.wait();
     }
     panic!("`chromedriver` does not start; what it wrote is above");

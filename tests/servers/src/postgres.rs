@@ -25,7 +25,7 @@ pub struct Postgres {
     user: Option<User>,
 }
 
-/// PostgreSQL does not run as root, so there it runs as somebody else.
+/// PostgreSQL does not run as root, so there it runs as another user.
 #[derive(Clone, Copy, Debug)]
 struct User {
     uid: u32,
@@ -63,7 +63,7 @@ impl Postgres {
             if server.is_ready().await {
                 return server;
             }
-            // Somebody else was faster with the port.
+            // Another process was faster with the port.
         }
         panic!("`postgres` does not start; what it wrote is above");
     }
@@ -244,7 +244,7 @@ fn copy_of_template(to: &Path, user: Option<User>) {
         let _ = fs::rename(&made, &template);
     }
     let owner = fs::metadata(&template).expect("the template").uid();
-    assert_eq!(owner, uid, "{} belongs to somebody else; remove it", template.display());
+    assert_eq!(owner, uid, "{} belongs to another user; remove it", template.display());
     succeed("cp", Command::new("cp").arg("-a").arg(&template).arg(to));
 }
 

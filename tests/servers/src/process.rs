@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU16, Ordering};
 const FIRST: u16 = 20_000;
 const PORTS: u16 = 12_000;
 
-/// A port on which nobody listens. Somebody else may take it before a server does; the server then does not start.
+/// A port on which nothing listens. Another process may take it before a server does; the server then does not start.
 pub fn free_port() -> u16 {
     static NEXT: AtomicU16 = AtomicU16::new(0);
     let random = RandomState::new().build_hasher().finish().to_le_bytes();

@@ -69,7 +69,7 @@ impl Redis {
             if server.answers().await {
                 return server;
             }
-            // Somebody else was faster with the port.
+            // Another process was faster with the port.
             server.kill();
             folder = std::mem::replace(&mut server.folder, tempfile::tempdir().expect("a temporary folder"));
         }

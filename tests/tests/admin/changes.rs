@@ -144,7 +144,7 @@ async fn what_is_in_flight_cannot_be_changed() {
     }
     desk.audits();
 
-    // Whoever writes the form by hand gets no further.
+    // A form that is written by hand gets no further.
     let started = desk.json(KEY).await.json()["started_at"].as_str().unwrap().to_owned();
     assert!(started.ends_with('Z'));
     for step in ["forget-now", "settle-now"] {
@@ -179,7 +179,7 @@ async fn what_is_no_longer_what_one_saw_is_left_alone() {
     ask.to(&setup.app).await.assert_ran(200);
     let refused = desk.send(&stale).await;
     assert_eq!((refused.status, desk.audits()), (409, vec!["forget POST /pay refused".to_owned()]));
-    assert!(refused.text().contains("the key stood otherwise than when you decided"));
+    assert!(refused.text().contains("the key's state has changed since you opened this page"));
     assert!(ask.to(&setup.app).await.is_replay());
     // An outcome that is known is not settled.
     let seen = desk.seen(KEY, "forget").await;

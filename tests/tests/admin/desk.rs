@@ -1,4 +1,4 @@
-//! The page over an application, and somebody who fills in its forms.
+//! The page over an application, and a person who fills in its forms.
 
 use std::sync::{Arc, Mutex};
 
@@ -40,7 +40,7 @@ pub fn torn_down(setup: &Setup, ask: &Ask) {
     setup.probe.open();
 }
 
-/// The page, at `/keys`, for whoever says in `X-Employee` who they are.
+/// The page, at `/keys`, for those who say in `X-Employee` who they are.
 pub struct Desk {
     pub app: Router,
     audits: Arc<Mutex<Vec<Audit>>>,

@@ -124,7 +124,7 @@ async fn a_store_that_cannot_tell_is_no_miss() {
     let desk = Desk::over(&Idempotency::new(Faulty::new(Faults::default())));
     let page = desk.send(&[("key", "k")]).await;
     assert_eq!((page.status, desk.audits()), (503, vec!["look_up - failed".to_owned()]));
-    assert!(page.text().contains("The store of this service cannot tell what stands under a key."), "{}", page.text());
+    assert!(page.text().contains("The store of this service cannot tell the state of a key."), "{}", page.text());
     let json = desk.json(&[("key", "k")]).await;
     assert_eq!((json.status, json.header("content-type")), (503, Some("application/problem+json")));
 }

@@ -30,7 +30,7 @@ pub const INPUTS: &[Coded] = coded![
     102 => with_a_fingerprint_of_another_make,
 ];
 
-/// Holds one record, and gives it to whoever asks. It judges expiry itself: never.
+/// Holds one record, and gives it to every caller. It judges expiry itself: never.
 #[derive(Clone, Default)]
 struct Vault(Arc<Mutex<Option<Record>>>);
 

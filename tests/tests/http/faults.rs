@@ -68,7 +68,7 @@ async fn a_completion_that_fails_for_good_never_becomes_a_second_run() {
         let refused = ask().to(&app).await;
         assert_eq!(refused.status, 409, "{refused:?}");
         assert_eq!(probe.runs(), 1);
-        // Now it is lost, and somebody has to know, once.
+        // Now it is lost, and an operator has to know, once.
         assert_eq!(logs.text().matches("ERROR").count(), 1, "{}", logs.text());
     }
 }
@@ -92,7 +92,7 @@ async fn a_record_cut_short_in_its_head_is_an_error_and_never_a_miss() {
 async fn a_record_with_a_flipped_bit_never_desynchronises_a_connection() {
     use std::cell::Cell;
     thread_local!(static FLIPPED: Cell<usize> = const { Cell::new(0) });
-    /// The expiry: a record that says it is over is over.
+    /// The expiry: a record that says it has expired has expired.
     const EXPIRY: std::ops::Range<usize> = 2..10;
     fn flip(bytes: Bytes) -> Bytes {
         let mut bytes = bytes.to_vec();

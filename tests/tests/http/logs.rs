@@ -127,7 +127,7 @@ async fn dropping_the_engine_while_a_body_runs_is_a_warning() {
     drop(setup);
     let text = logs.text();
     assert!(text.contains("WARN") && text.contains("drain"), "{text}");
-    // The body goes on all the same.
+    // The handler still goes on.
     probe.open();
     probe.ended(1).await;
 }

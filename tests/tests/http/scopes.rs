@@ -121,7 +121,7 @@ async fn without_the_scopes_header_the_caller_is_bound() {
     let bob = send("/header").key("k").header("authorization", "bob").to(&setup.app).await;
     bob.assert_refused(422, "idempotency_key_mismatch");
     alice.to(&setup.app).await.assert_replay_of(&first);
-    // A tenant is somebody else than nobody.
+    // A tenant is not the same as no tenant.
     ask("/header", "", "1").to(&setup.app).await.assert_ran(200);
 }
 

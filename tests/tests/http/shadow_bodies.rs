@@ -19,7 +19,7 @@ use tower::ServiceExt;
 
 const MIB: usize = 1 << 20;
 
-/// How many frames somebody has asked for.
+/// How many frames were asked for.
 #[derive(Clone, Default)]
 struct Pulled(Arc<AtomicUsize>);
 

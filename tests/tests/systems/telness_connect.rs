@@ -124,7 +124,7 @@ fn changed() -> Vec<(&'static str, Ask)> {
         ("the body", keyed(ask("POST", "/api/v2/orders/ORD-1", r#"{"quantity":2}"#))),
         ("a blank in the body", keyed(ask("POST", "/api/v2/orders/ORD-1", r#"{"quantity": 1}"#))),
         ("Content-Type", bare("application/json; charset=utf-8")),
-        ("Authorization", bare("application/json").header("authorization", "Bearer somebody")),
+        ("Authorization", bare("application/json").header("authorization", "Bearer another")),
     ]
 }
 

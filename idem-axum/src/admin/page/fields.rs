@@ -40,14 +40,14 @@ impl Frame<'_> {
                     }
                     fieldset {
                         legend { "Whose key is it?" }
-                        (scope(Whose::Nobody, "Nobody’s in particular", html! { "The endpoint has no scope, or " code { "scope = global" } ", or its scope is a header that the request did not have" }))
-                        (scope(Whose::Values, "Somebody’s, by what the service knows of them",
+                        (scope(Whose::Nobody, "No particular caller’s", html! { "The endpoint has no scope, or " code { "scope = global" } ", or its scope is a header that the request did not have" }))
+                        (scope(Whose::Values, "A caller’s, by what the service knows of them",
                             html! { "As with " code { "scope = tenant" } " or " code { "scope = (tenant, user)" } }))
                         .more {
                             label for="values" { "The values, one on each line, in the order of the declaration" }
                             (lines("values", "values", &fields.values))
                         }
-                        (scope(Whose::Header, "Somebody’s, by a header of the request",
+                        (scope(Whose::Header, "A caller’s, by a header of the request",
                             html! { "As with " code { "scope = header(\"X-Tenant\")" } }))
                         .more {
                             .field {

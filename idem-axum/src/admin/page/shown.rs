@@ -42,7 +42,7 @@ impl Words {
             ),
             _ => words(
                 "Something else",
-                "This page is too old to know how this key stands.",
+                "This page is too old to know the state of this key.",
                 "Nothing can be changed here.",
             ),
         }

@@ -213,7 +213,7 @@ async fn of_two_operators_one_settles() {
     assert_eq!(operated.inspect().await.unwrap().content().unwrap(), "one");
 }
 
-/// A store in memory that shows every key as it was a moment ago, before somebody else came: abandoned.
+/// A store in memory that shows every key as it was a moment ago, before another came: abandoned.
 struct Behind(MemoryStore);
 
 impl Store for Behind {
@@ -247,7 +247,7 @@ async fn what_has_changed_since_it_was_looked_at_is_left_as_it_is() {
     let idempotency = Idempotency::new(Behind(store.clone()));
     let settled = idempotency.settle(&Scope::GLOBAL, &a(), answer("settled")).await;
     assert!(matches!(settled, Err(SettleError::Free)), "{settled:?}");
-    assert_eq!(store.usage().entries, 0, "a free key is given back");
+    assert_eq!(store.usage().entries, 0, "a free key takes no room");
     assert_eq!(ran(idempotency.run(from_orders(), Body::ready().run(answer("one"))).await), 1);
     let settled = idempotency.settle(&Scope::GLOBAL, &a(), answer("settled")).await;
     assert!(matches!(settled, Err(SettleError::Store(StoreError::Unavailable(_)))), "{settled:?}");
