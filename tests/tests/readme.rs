@@ -193,5 +193,10 @@ fn every_link_of_the_readme_leads_somewhere() {
             files += 1;
         }
     }
+    // The registry shows these without the files beside them.
+    for store in ["idem-redis", "idem-sqlx"] {
+        let text = fs::read_to_string(root().join(store).join("README.md")).unwrap();
+        assert!(links(&text).all(|link| link.starts_with("https://")), "{store}/README.md has a relative link");
+    }
     assert!(pages > 5 && files > 3, "{pages} pages of the guide, {files} files");
 }
