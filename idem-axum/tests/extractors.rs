@@ -1,0 +1,136 @@
+//! Extractors, routers and safe methods, as the guide's page for users of axum says.
+#![allow(clippy::unwrap_used, clippy::panic, clippy::expect_used, reason = "a failed check panics")]
+
+mod support;
+
+use axum::body::Body;
+use axum::extract::rejection::JsonRejection;
+use axum::extract::{FromRef, Path, State};
+use axum::http::{HeaderMap, Request, StatusCode};
+use axum::response::{IntoResponse, Redirect, Response};
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use axum_extra::TypedHeader;
+use axum_extra::headers::UserAgent;
+use axum_extra::routing::TypedPath;
+use idem_axum::{Idempotency, Unrecorded, idempotent};
+use support::{app, post as send, text};
+use tower::ServiceExt;
+
+async fn ask(app: &Router, request: axum::http::request::Builder, body: &'static str) -> Response {
+    let request = request.header("idempotency-key", "a").body(Body::from(body)).unwrap();
+    app.clone().oneshot(request).await.unwrap()
+}
+
+fn is_replay(response: &Response) -> bool {
+    response.headers().contains_key("idempotent-replayed")
+}
+
+#[derive(serde::Deserialize, TypedPath)]
+#[typed_path("/orders/{id}/pay")]
+struct Pay {
+    id: u32,
+}
+
+#[tokio::test]
+async fn typed_paths_and_typed_headers_are_extractors_as_any() {
+    #[idempotent]
+    async fn pay(Pay { id }: Pay, TypedHeader(agent): TypedHeader<UserAgent>) -> String {
+        format!("{agent} paid {id}")
+    }
+    let app = app(&Idempotency::in_memory(), Router::new().route(Pay::PATH, post(pay)));
+    assert_eq!(ask(&app, Request::post("/orders/7/pay"), "").await.status(), 400, "the header is missing");
+    let good = || Request::post("/orders/7/pay").header("user-agent", "alice");
+    let (first, retry) = (ask(&app, good(), "").await, ask(&app, good(), "").await);
+    assert!(!is_replay(&first) && is_replay(&retry));
+    assert_eq!((text(first).await.as_str(), text(retry).await.as_str()), ("alice paid 7", "alice paid 7"));
+}
+
+#[tokio::test]
+async fn a_handler_that_takes_the_rejection_decides() {
+    #[derive(serde::Deserialize)]
+    struct NewOrder {
+        item: String,
+    }
+    #[idempotent]
+    async fn order(new: Result<Json<NewOrder>, JsonRejection>) -> Response {
+        match new {
+            Ok(Json(NewOrder { item })) => (StatusCode::CREATED, item).into_response(),
+            Err(rejection) => (Unrecorded, rejection.status()).into_response(),
+        }
+    }
+    let app = app(&Idempotency::in_memory(), Router::new().route("/", post(order)));
+    let json = || Request::post("/").header("content-type", "application/json");
+    assert_eq!(ask(&app, json(), "{}").await.status(), 422);
+    assert_eq!(ask(&app, json(), r#"{"item": "tea"}"#).await.status(), 201);
+}
+
+#[tokio::test]
+async fn get_and_head_are_two_requests_and_a_redirect_leads_to_a_mismatch() {
+    #[idempotent]
+    async fn create() -> Redirect {
+        Redirect::to("/orders/1")
+    }
+    #[idempotent]
+    async fn read() -> &'static str {
+        "order 1"
+    }
+    let routes = || Router::new().route("/orders", post(create)).route("/orders/{id}", get(read));
+    let redirected = app(&Idempotency::in_memory(), routes());
+    assert_eq!(ask(&redirected, Request::post("/orders"), "").await.status(), 303);
+    assert_eq!(ask(&redirected, Request::get("/orders/1"), "").await.status(), 422);
+    let safe = app(&Idempotency::in_memory(), routes());
+    assert_eq!(ask(&safe, Request::get("/orders/1"), "").await.status(), 200);
+    assert_eq!(ask(&safe, Request::head("/orders/1"), "").await.status(), 422);
+}
+
+#[tokio::test]
+async fn handlers_go_wherever_handlers_go() {
+    trait Repository: Clone + Send + Sync + 'static {
+        fn name(&self) -> &'static str;
+    }
+    #[derive(Clone)]
+    struct Memory;
+    impl Repository for Memory {
+        fn name(&self) -> &'static str {
+            "memory"
+        }
+    }
+    #[derive(Clone, FromRef)]
+    struct App {
+        number: u32,
+    }
+    #[idempotent]
+    async fn generic<R: Repository>(State(repository): State<R>) -> &'static str {
+        repository.name()
+    }
+    #[idempotent]
+    async fn of_state(State(number): State<u32>) -> String {
+        number.to_string()
+    }
+    #[idempotent]
+    async fn of_parts(Path(id): Path<u32>, headers: HeaderMap, body: String) -> String {
+        format!("{id} {} {body}", headers.len())
+    }
+    #[idempotent]
+    async fn fallback() -> &'static str {
+        "fallback"
+    }
+    let nested = Router::new().route("/state", post(of_state)).route("/parts/{id}", post(of_parts));
+    let routes = Router::new()
+        .nest("/v1", nested)
+        .route("/generic", post(generic::<Memory, _, _>).with_state(Memory))
+        .fallback(post(fallback))
+        .with_state(App { number: 3 });
+    let app = app(&Idempotency::in_memory(), routes);
+    for (path, key, expected) in [
+        ("/v1/state", "a", "3"),
+        ("/v1/parts/7", "b", "7 1 x"),
+        ("/generic", "c", "memory"),
+        ("/none", "d", "fallback"),
+    ] {
+        let (first, retry) = (send(&app, path, key, "x").await, send(&app, path, key, "x").await);
+        assert!(!is_replay(&first) && is_replay(&retry), "{path}");
+        assert_eq!(text(retry).await, expected, "{path}");
+    }
+}
