@@ -76,7 +76,7 @@ fn an_unknown_outcome_is_settled_with_the_keyboard() {
     browser.press([TAB]);
     assert_eq!(browser.focused(), "It happened", "the first choice comes first");
     browser.press([DOWN]);
-    assert_eq!(browser.focused(), "It happened, and this is the answer");
+    assert_eq!(browser.focused(), "It happened, and this is the response");
     // What is wrong is said beside the field, and that has the focus.
     browser.tab_to("Settle …");
     browser.press_and_wait(ENTER);
@@ -92,11 +92,11 @@ fn an_unknown_outcome_is_settled_with_the_keyboard() {
     picture(&browser, "desktop-answer");
     browser.tab_to("Settle …");
     browser.press_and_wait(ENTER);
-    assert_eq!(browser.focused(), "Did it happen, with this answer?");
+    assert_eq!(browser.focused(), "Did it happen, with this response?");
     assert!(browser.text("pre").contains(r#"{"id":3,"item":"coffee"}"#));
     picture(&browser, "desktop-settle");
     service.audit();
-    browser.tab_to("It happened: a retry gets this answer");
+    browser.tab_to("It happened: a retry gets this response");
     browser.press_and_wait(ENTER);
     assert_eq!(browser.focused(), "Recorded");
     assert!(browser.text("[role=status]").starts_with("Settled: it happened."));

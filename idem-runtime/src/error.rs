@@ -18,7 +18,7 @@ use std::sync::Arc;
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum StoreError {
-    /// There is no room for a new key. Existing keys are still answered.
+    /// There is no room for a new key. Existing keys are still served.
     Full,
     /// The store could not be reached, or its reply was not understood.
     Unavailable(Arc<dyn Error + Send + Sync>),

@@ -7,7 +7,7 @@ use sha2::{Digest, Sha256};
 pub(crate) struct PartHasher(Sha256);
 
 impl PartHasher {
-    /// Starts a hash of its own domain: the same parts under another domain give another hash.
+    /// Starts a hash in a domain: the same parts under another domain give another hash.
     pub(crate) fn new(domain: u8) -> Self {
         let mut hasher = Sha256::new();
         hasher.update([domain]);

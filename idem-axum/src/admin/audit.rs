@@ -30,13 +30,13 @@ pub struct Audit {
 pub enum Action {
     /// A key was looked up, and what is recorded was shown.
     LookUp,
-    /// A record was forgotten: a retry runs the body again.
+    /// A record was forgotten: a retry runs the handler again.
     Forget,
     /// An unknown outcome was settled: it happened, and retries are told so.
     SettleHappened,
-    /// An unknown outcome was settled: it happened, and retries get the answer that was written down.
+    /// An unknown outcome was settled: it happened, and retries get the response that was written down.
     SettleAnswer,
-    /// An unknown outcome was settled: it did not happen, and a retry may run the body again.
+    /// An unknown outcome was settled: it did not happen, and a retry may run the handler again.
     SettleDidNotHappen,
 }
 
@@ -58,7 +58,7 @@ impl Action {
             Self::LookUp => "Looked up.",
             Self::Forget => "Forgotten. The next request with this key runs again.",
             Self::SettleHappened => "Settled: it happened. A retry is told so, and does not run again.",
-            Self::SettleAnswer => "Settled: it happened. A retry gets the answer that you wrote down.",
+            Self::SettleAnswer => "Settled: it happened. A retry gets the response that you wrote down.",
             Self::SettleDidNotHappen => "Settled: it did not happen. The next request with this key runs again.",
         }
     }

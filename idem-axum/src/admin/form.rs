@@ -7,9 +7,9 @@ use serde::Deserialize;
 use super::audit::Action;
 use crate::response::RecordedResponse;
 
-/// The longest answer that a person may write down: as much as an endpoint records where nothing else is declared.
+/// The longest response that a person may write down: as much as an endpoint records if nothing else is declared.
 const LONGEST_ANSWER: usize = 1024 * 1024;
-/// The longest form: a browser sends a line break as the six bytes `%0D%0A`, and no byte of an answer as more.
+/// The longest form: a browser sends a line break as the six bytes `%0D%0A`, and no byte of a response as more.
 pub(super) const LONGEST_FORM: usize = 6 * LONGEST_ANSWER + 1024 * 1024;
 
 /// The fields as they came. Never logged: the key may be a secret.
@@ -129,7 +129,7 @@ impl Fields {
         }
     }
 
-    /// The answer that retries shall get.
+    /// The response that retries shall get.
     pub(super) fn answer(&self) -> Result<RecordedResponse, Mistake> {
         let status = self.status.trim().parse().ok().and_then(|status| StatusCode::from_u16(status).ok());
         let status = status

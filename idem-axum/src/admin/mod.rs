@@ -108,7 +108,7 @@ impl Admin {
     /// Calls `hook` for each look-up, each change and each change that was refused, after it, in addition to the `tracing` event.
     ///
     /// It is called on a worker of the async runtime, so it must not block: send what it gets over a channel. If it panics,
-    /// the page answers 500, and what was done stays done.
+    /// the page responds with 500, and what was done stays done.
     ///
     /// ```
     /// use idem_axum::{Idempotency, admin::{Admin, Audit}};

@@ -22,7 +22,7 @@ use super::guard::{self, Token};
 use super::page::{Frame, Notice};
 
 const OTHERWISE: &str = "Nothing was changed: the key's state has changed since you opened this page.";
-const MAYBE: &str = "The store did not answer, so it is not known whether the change was made. Look the key up again.";
+const MAYBE: &str = "The store did not reply, so it is not known whether the change was made. Look the key up again.";
 const BROKE: &str =
     "Something broke after the change was begun, so it is not known whether it was made. Look the key up again.";
 
@@ -116,7 +116,7 @@ impl Visit {
         }
     }
 
-    /// Makes a change that was confirmed. In a task of its own, so that it is made and audited to the end even if the browser
+    /// Makes a change that was confirmed. In its own task, so that it is made and audited to the end even if the browser
     /// leaves.
     pub(super) async fn change(&self, fields: &Fields, looked: LookUp) -> Response {
         let change = match Change::of(fields) {
@@ -244,7 +244,7 @@ impl Visit {
     }
 }
 
-/// Runs a task of its own, which goes on to its end even if the browser leaves. `None` where it panicked.
+/// Runs a separate task, which goes on to its end even if the browser leaves. `None` where it panicked.
 async fn apart<T: Send + 'static>(task: impl Future<Output = T> + Send + 'static) -> Option<T> {
     tokio::spawn(task.in_current_span().with_current_subscriber()).await.ok()
 }

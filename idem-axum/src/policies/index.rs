@@ -78,7 +78,7 @@ use crate::policy::Policy;
 /// | `abandoned` | `refuse` or `rerun`: what a retry gets if the service stopped in the middle |
 /// | `without_store` | `refuse` or `run`: what a request gets that cannot be checked |
 /// | `max_response` | `bytes` of the largest response body that is recorded |
-/// | `refusals` | the answers of the runtime itself: `code`, `title`, `status`, `content_type`, and `retry_after` in seconds where waiting helps |
+/// | `refusals` | the responses of the runtime itself: `code`, `title`, `status`, `content_type`, and `retry_after` in seconds where waiting helps |
 ///
 /// Refusals are written down as they will be sent: a policy's `errors` function is called once with an example of each while the
 /// endpoint is listed. Where it answers one refusal in several ways, say by the reason why a key is invalid, the document has

@@ -249,7 +249,7 @@ fn marks_of_replays(responses: &mut BTreeMap<String, RefOr<Response>>, rules: &R
             _ => Default::default(),
         };
         let replay = responses.entry(status.to_string()).or_insert_with(|| {
-            let mut replay = Response::new("The recorded answer to the first request with this key.");
+            let mut replay = Response::new("The recorded response to the first request with this key.");
             replay.content = content;
             replay.into()
         });
@@ -265,7 +265,7 @@ fn mark<'a>(response: &mut RefOr<Response>, headers: impl Iterator<Item = &'a do
     let RefOr::T(response) = response else { return };
     for document::Header { name, value, .. } in headers {
         let schema = ObjectBuilder::new().schema_type(Type::String).enum_values(Some([*value]));
-        let header = header(schema, "Only where this is a replay: the recorded answer to an earlier request.");
+        let header = header(schema, "Only on a replay: the recorded response to an earlier request.");
         add(response, name, header);
     }
 }

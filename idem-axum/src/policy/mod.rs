@@ -66,7 +66,7 @@ pub struct Policy {
     pub(crate) replay_status: Option<u16>,
     /// The name of the header that marks a replay.
     pub(crate) replay_header: Option<&'static str>,
-    /// Headers that a replay carries and the first answer did not.
+    /// Headers that a replay carries and the first response did not.
     pub(crate) replay_with: &'static [AddedHeader],
     /// What a request gets whose key is held by a claim without an owner.
     pub(crate) abandoned: Abandoned,

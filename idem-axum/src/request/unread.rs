@@ -1,4 +1,4 @@
-//! The body of a request that may be answered before it was read.
+//! The body of a request that may get its response before it was read.
 //!
 //! A server closes the connection if a response is sent before the body was read, and many clients then report a broken pipe
 //! instead of the response. So a replay or a refusal is sent after the rest of the body was read and discarded.

@@ -232,7 +232,7 @@ pub async fn a_renewed_claim_stays<S: Store>(store: &Attached<S>) {
     store.record(&key, &mine).await;
 }
 
-/// The same owner completing twice gets the same answer, since acknowledgements get lost.
+/// The same owner completing twice gets the same result, since acknowledgements get lost.
 pub async fn a_cloned_claim_repeats_its_completion<S: Store>(store: &Attached<S>) {
     let (key, mine) = (key(), fingerprint("mine"));
     let claim = store.claim(&key, &mine).await;

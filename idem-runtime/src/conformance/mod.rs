@@ -18,7 +18,7 @@
 //! breaks the [contract](Store#contract), and says which sentence of it. The suite is not part of the stable API: it grows
 //! with what is found out about stores.
 //!
-//! The store may be shared with other cases, or be the same each time: every case uses keys of its own. Run the cases on a
+//! The store may be shared with other cases, or be the same each time: every case uses its own keys. Run the cases on a
 //! runtime with several threads, so that concurrent calls are concurrent.
 #![allow(clippy::panic, clippy::expect_used, clippy::unwrap_used, reason = "a failed case panics")]
 

@@ -67,7 +67,7 @@ impl IdempotencyBuilder {
         self
     }
 
-    /// How many executions may run at once. Above that a new key is refused with 503, and existing keys are still answered.
+    /// How many executions may run at once. Above that a new key is refused with 503, and existing keys are still served.
     /// Handlers whose client hung up count, too, and so do streamed responses that their clients have not read: a stream takes up
     /// to the size of its record in memory. In shadow mode as many executions are recorded at once, which do not count
     /// here. Default: 16,384.

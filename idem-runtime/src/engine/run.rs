@@ -25,7 +25,7 @@ enum Looked<H, T> {
 impl Idempotency {
     /// Runs `handler` if the key is free. Otherwise returns a replay, or the reason why there is none.
     ///
-    /// `handler` is called at most once, with the [lease](Lease) of its claim. Its future runs in a task of its own, and
+    /// `handler` is called at most once, with the [lease](Lease) of its claim. Its future runs in its own task, and
     /// nothing that happens to the future of `run` stops it. It must not panic: a panic leaves the key abandoned, and the caller
     /// learns that the outcome is unknown.
     ///

@@ -43,7 +43,7 @@ const MAX_SWEEPS_FOR_BYTES: usize = 16;
 ///
 /// It holds at most [`max_entries`](MemoryStoreBuilder::max_entries) keys and
 /// [`max_bytes`](MemoryStoreBuilder::max_bytes) bytes. At the limit a new key is refused ([`StoreError::Full`]), existing
-/// keys are still answered, and nothing live is dropped. A response for whose bytes there is no room leaves a record without
+/// keys are still served, and nothing live is dropped. A response for whose bytes there is no room leaves a record without
 /// content, and its handler does not run again.
 ///
 /// Records expire by the engine's clock, to the nanosecond. Their memory is reclaimed without traffic: up to twenty seconds

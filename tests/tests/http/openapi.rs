@@ -115,7 +115,7 @@ fn an_operation_gets_the_header_the_refusals_and_the_mark_of_replays() {
     let statuses: Vec<&str> = responses.keys().map(String::as_str).collect();
     assert_eq!(statuses, ["201", "400", "402", "404", "409", "422", "500", "503"]);
     let mark = json!({
-        "description": "Only where this is a replay: the recorded answer to an earlier request.",
+        "description": "Only on a replay: the recorded response to an earlier request.",
         "schema": {"type": "string", "enum": ["true"]},
     });
     for status in ["201", "402"] {

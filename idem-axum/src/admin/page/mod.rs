@@ -36,7 +36,7 @@ pub(super) enum Notice<'a> {
 struct Question<'a> {
     heading: &'a str,
     before: Markup,
-    /// The answer that the person wrote down.
+    /// The response that the person wrote down.
     written: Option<&'a RecordedResponse>,
     step: &'a str,
     button: &'a str,
@@ -74,7 +74,7 @@ impl Frame<'_> {
                 @match &finding.answer {
                     None => {}
                     Some(Ok(recorded)) => { h3 { "What a retry gets" } (answer(recorded)) }
-                    Some(Err(unreadable)) => .note.alert { p { "The answer cannot be shown: " (unreadable) "." } }
+                    Some(Err(unreadable)) => .note.alert { p { "The response cannot be shown: " (unreadable) "." } }
                 }
                 @if !self.read_only { (self.changes(fields, finding, mistake)) }
             },
@@ -138,16 +138,16 @@ impl Frame<'_> {
                 "It did not happen: a retry may run it again",
             ),
             Settle::Answer => (
-                "Did it happen, with this answer?",
+                "Did it happen, with this response?",
                 html! { .note.outcome-unknown { p {
-                    "Every retry gets the answer below, as if the request had ended with it. It does not run again."
+                    "Every retry gets the response below, as if the request had ended with it. It does not run again."
                 } } },
-                "It happened: a retry gets this answer",
+                "It happened: a retry gets this response",
             ),
             Settle::Happened | Settle::Unsaid => (
                 "Did it happen?",
                 html! { .note.outcome-unknown { p {
-                    "Every retry is told that the request was processed and that its answer was not kept (409). It does not run again."
+                    "Every retry is told that the request was processed and that its response was not recorded (409). It does not run again."
                 } } },
                 "It happened: a retry is told so",
             ),

@@ -32,12 +32,12 @@ impl Words {
             ),
             KeyStatus::Recorded => words(
                 "Recorded",
-                "The request was processed, and its answer is recorded.",
-                "A retry gets the same answer, and does not run again.",
+                "The request was processed, and its response is recorded.",
+                "A retry gets the same response, and does not run again.",
             ),
             KeyStatus::NotReplayable => words(
                 "Not replayable",
-                "The request was processed, but its answer was not kept.",
+                "The request was processed, but its response was not recorded.",
                 "A retry is refused (409), and does not run again.",
             ),
             _ => words(
