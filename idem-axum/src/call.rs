@@ -27,7 +27,8 @@ use crate::extract::IdempotencyKey;
 use crate::policy::{Policy, Refusal};
 use crate::request::body::{self, BodyState, UnreadableBody};
 use crate::request::{self, Caller, FingerprintInput, KeyOwner, RequestInfo, ScopeValue, UnreadBody};
-use crate::{response, shadow, telemetry};
+use crate::response::{self, Unrecorded};
+use crate::{shadow, telemetry};
 
 /// A request to a generated function. It is an axum extractor, and the only argument of that function.
 pub struct Call<S>(Kind<S>);
@@ -441,7 +442,8 @@ impl KeyedRequest {
         if policy.shadow {
             return Box::pin(shadow::run(config.idempotency.clone(), policy, attempt, is_head, span, handler));
         }
-        let execution = Execution { policy, is_head, link: config.link.clone(), span: span.clone() };
+        let link = config.link.clone();
+        let execution = Execution { policy, is_head, body_failed: unread.has_failed(), link, span: span.clone() };
         let body = unread.clone();
         let execute = move |lease: Lease| {
             key.set_lease(lease);
@@ -475,6 +477,9 @@ impl KeyedRequest {
 struct Execution {
     policy: &'static Policy,
     is_head: bool,
+    /// Whether an extractor saw the body break off and the handler runs nevertheless. The client will send the whole body under the
+    /// same key, so nothing is recorded.
+    body_failed: bool,
     link: Option<HeaderValue>,
     span: RequestSpan,
 }
@@ -486,7 +491,7 @@ impl Execution {
         let Self { policy, is_head, .. } = self;
         tracing::debug!("an execution starts");
         let refusal = match self.respond(handler).await {
-            Ok(response) => match response::record(policy, is_head, response).await {
+            Ok(response) => match response::record(policy, is_head, self.marked(response)).await {
                 Ok(executed) => return executed,
                 Err(panic) => self.panicked(panic),
             },
@@ -497,15 +502,22 @@ impl Execution {
             context::describe(self.link.as_ref(), telemetry::refuse(&self.span, refusal))
         }));
         let recorded = match refused {
-            // Boxed, since it is large, and few handlers panic.
-            Ok(response) => Box::pin(response::record_refusal(policy, is_head, response)).await,
+            Ok(response) => response::record_refusal(policy, is_head, self.marked(response)).await,
             Err(panic) => Err(panic),
         };
         recorded.unwrap_or_else(|panic| {
             response::discard(panic);
             tracing::error!("the function `errors` of a policy panicked; the response is 500 without a body");
-            response::record_whole(policy, is_head, StatusCode::INTERNAL_SERVER_ERROR.into_response())
+            response::record_whole(policy, is_head, self.marked(StatusCode::INTERNAL_SERVER_ERROR.into_response()))
         })
+    }
+
+    /// Marks a response that is not recorded since the body of its request broke off.
+    fn marked(&self, mut response: Response) -> Response {
+        if self.body_failed {
+            response.extensions_mut().insert(Unrecorded);
+        }
+        response
     }
 
     async fn respond(&self, handler: BoxFuture<'static, Response>) -> Result<Response, Refusal> {

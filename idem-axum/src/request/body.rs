@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::convert::Infallible;
+use std::error::Error;
 use std::future::poll_fn;
 use std::mem;
 use std::pin::{Pin, pin};
@@ -19,6 +20,7 @@ use futures_util::{FutureExt, stream};
 use http::StatusCode;
 use http::request::Parts;
 use http_body::{Body as HttpBody, Frame};
+use http_body_util::LengthLimitError;
 use tokio::time::timeout;
 
 use crate::response::BufferedFrames;
@@ -35,8 +37,11 @@ pub(crate) struct ReadBody {
 
 enum ReadEnd {
     Whole,
-    /// It is larger than an extractor may read. The rest follows.
-    TooLarge(Body),
+    /// It is larger than an extractor may read, which is so many bytes. The rest follows.
+    TooLarge {
+        limit: u64,
+        rest: Body,
+    },
     Failed(axum::Error),
     /// In shadow mode: it is larger, or takes longer, than a request may be delayed. The rest follows.
     Skipped(Body),
@@ -55,7 +60,7 @@ pub(crate) enum BodyState {
 pub(crate) struct UnreadableBody {
     /// Whether the extractor has read so far that it knows.
     noticed: Arc<AtomicBool>,
-    failed: bool,
+    too_large: bool,
 }
 
 impl ReadBody {
@@ -63,27 +68,36 @@ impl ReadBody {
         matches!(self.end, ReadEnd::Whole)
     }
 
-    /// Returns the bytes, as far as they were read.
+    /// Returns the bytes that were read, and of a body over the limit those within it, so that its frames do not count.
     pub(crate) fn bytes(&self) -> Cow<'_, [u8]> {
-        self.frames.bytes()
+        let bytes = self.frames.bytes();
+        let ReadEnd::TooLarge { limit, .. } = self.end else { return bytes };
+        let within = usize::try_from(limit).map_or(bytes.len(), |limit| limit.min(bytes.len()));
+        match bytes {
+            Cow::Borrowed(bytes) => Cow::Borrowed(&bytes[..within]),
+            Cow::Owned(mut bytes) => {
+                bytes.truncate(within);
+                Cow::Owned(bytes)
+            }
+        }
     }
 
     /// Returns the body for the extractor: the same frames, with the same end.
     pub(crate) fn into_body(self) -> (Body, BodyState) {
         let Self { frames, end } = self;
-        let unreadable = |failed| {
+        let unreadable = |too_large| {
             let noticed = Arc::<AtomicBool>::default();
-            (Arc::clone(&noticed), BodyState::Unreadable(UnreadableBody { noticed, failed }))
+            (Arc::clone(&noticed), BodyState::Unreadable(UnreadableBody { noticed, too_large }))
         };
         match end {
             ReadEnd::Whole => (frames.whole(), BodyState::Whole),
             ReadEnd::Skipped(rest) => (frames.then(rest), BodyState::Skipped),
-            ReadEnd::TooLarge(rest) => {
-                let (noticed, state) = unreadable(false);
+            ReadEnd::TooLarge { rest, .. } => {
+                let (noticed, state) = unreadable(true);
                 (frames.then_notify(noticed).then(rest), state)
             }
             ReadEnd::Failed(error) => {
-                let (noticed, state) = unreadable(true);
+                let (noticed, state) = unreadable(is_over_limit(&error));
                 (frames.then_notify(noticed).failed(error), state)
             }
         }
@@ -98,10 +112,10 @@ impl UnreadableBody {
 
     /// Returns axum's own rejection: 413 for a body that is too large, 400 for one that failed.
     pub(crate) fn rejection(&self) -> Response {
-        let body = if self.failed {
-            Body::from_stream(stream::iter([Err::<Bytes, _>("the request body broke off")]))
-        } else {
+        let body = if self.too_large {
             Body::from(vec![0])
+        } else {
+            Body::from_stream(stream::iter([Err::<Bytes, _>("the request body broke off")]))
         };
         let mut request = Request::new(body);
         DefaultBodyLimit::max(0).apply(&mut request);
@@ -115,11 +129,12 @@ impl UnreadableBody {
 
 /// Reads the body within the limit that holds for extractors.
 pub(crate) async fn read(parts: &mut Parts, mut body: Body) -> ReadBody {
+    let limit = limit(parts);
     let mut frames = BufferedFrames::default();
-    let read = read_frames(&mut body, &mut frames, limit(parts)).await;
+    let read = read_frames(&mut body, &mut frames, limit).await;
     let end = match read {
         Read::Whole => ReadEnd::Whole,
-        Read::TooLarge => ReadEnd::TooLarge(body),
+        Read::TooLarge => ReadEnd::TooLarge { limit, rest: body },
         Read::Failed(error) => ReadEnd::Failed(error),
     };
     ReadBody { frames, end }
@@ -142,7 +157,7 @@ pub(crate) async fn read_in_shadow(parts: &mut Parts, mut body: Body) -> ReadBod
     };
     let end = match read {
         Ok(Read::Whole) => ReadEnd::Whole,
-        Ok(Read::TooLarge) if limit <= SHADOW_BYTES => ReadEnd::TooLarge(body),
+        Ok(Read::TooLarge) if limit <= SHADOW_BYTES => ReadEnd::TooLarge { limit, rest: body },
         Ok(Read::Failed(error)) => ReadEnd::Failed(error),
         Ok(Read::TooLarge) | Err(_) => ReadEnd::Skipped(body),
     };
@@ -177,6 +192,13 @@ async fn read_frames(body: &mut Body, frames: &mut BufferedFrames, max: u64) -> 
             Some(Err(error)) => return Read::Failed(error),
         }
     }
+}
+
+/// Returns whether a body failed because it exceeds the limit that a layer has put on it, such as `RequestBodyLimitLayer` of
+/// tower-http.
+fn is_over_limit(error: &axum::Error) -> bool {
+    let mut causes = std::iter::successors(Some(error as &dyn Error), |&error| error.source());
+    causes.any(<dyn Error>::is::<LengthLimitError>)
 }
 
 /// Returns the limit that holds for extractors of this request. axum does not tell it, but a body of unknown length that axum

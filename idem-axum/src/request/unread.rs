@@ -39,6 +39,8 @@ struct SharedBody {
     body: Option<Body>,
     /// Whether the extractor has asked for it, and so the server for the client's bytes.
     polled: bool,
+    /// Whether it broke off while it was read.
+    failed: bool,
     /// Whether the extractor, or the handler, still has it.
     handed: bool,
     /// Whether nothing else will read it.
@@ -60,7 +62,8 @@ impl UnreadBody {
         if body.is_end_stream() {
             return Self::nothing();
         }
-        let taken = SharedBody { body: Some(std::mem::take(body)), polled: asked, handed: true, released: false };
+        let body_itself = Some(std::mem::take(body));
+        let taken = SharedBody { body: body_itself, polled: asked, failed: false, handed: true, released: false };
         let shared = Arc::new(Mutex::new(taken));
         *body = Body::new(HandedBody(Arc::clone(&shared)));
         Self {
@@ -68,6 +71,11 @@ impl UnreadBody {
             http1: parts.version <= Version::HTTP_11,
             expects_continue: expects_continue(&parts.headers),
         }
+    }
+
+    /// Returns whether its reader has seen it break off.
+    pub(crate) fn has_failed(&self) -> bool {
+        self.shared.as_ref().is_some_and(|shared| lock(shared).failed)
     }
 
     /// Leaves the body to its reader alone, and drops it if there is none: the handler starts.
@@ -137,11 +145,11 @@ impl HttpBody for HandedBody {
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let mut shared = lock(&self.0);
         shared.polled = true;
-        match &mut shared.body {
-            // `Body::new` wraps the error again.
-            Some(body) => Pin::new(body).poll_frame(cx).map_err(axum::Error::into_inner),
-            None => Poll::Ready(None),
-        }
+        let Some(body) = &mut shared.body else { return Poll::Ready(None) };
+        let polled = Pin::new(body).poll_frame(cx);
+        shared.failed |= matches!(polled, Poll::Ready(Some(Err(_))));
+        // `Body::new` wraps the error again.
+        polled.map_err(axum::Error::into_inner)
     }
 
     fn is_end_stream(&self) -> bool {
