@@ -2,19 +2,27 @@
 
 use std::fmt;
 
-use serde::Deserialize;
-use serde::de::{self, MapAccess, SeqAccess, Visitor};
+use serde::de::{self, DeserializeSeed, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Number, Value};
 
 /// The largest integer that every JSON reader tells from its neighbours (RFC 7493, section 2.2): a reader that keeps
 /// numbers in an `f64` takes 2^53 + 1 for 2^53.
-const MAX_SAFE: u64 = (1 << 53) - 1;
+const MAX_SAFE: f64 = 9_007_199_254_740_991.0;
 
-/// Reads `bytes` as I-JSON (RFC 7493): no name twice, no integer from 2^53 on, no more digits than an `f64` keeps. `None` for anything else, which is to be
-/// compared byte for byte, since two different such texts may canonicalise to one.
+/// The name by which `serde_json` hands over a number if another crate of the build enables its feature `arbitrary_precision`.
+const NUMBER: &str = "$serde_json::private::Number";
+
+/// Reads `bytes` as I-JSON (RFC 7493): no name twice, no integer from 2^53 on, no more digits than an `f64` keeps. `None` for
+/// anything else, which is to be compared byte for byte, since two different such texts may canonicalise to one.
+///
+/// The value of a number is taken from its spelling and not from `serde_json`, whose features change how it reads one.
 pub(crate) fn parse(bytes: &[u8]) -> Option<Value> {
-    let json = serde_json::from_slice::<IJson>(bytes).ok()?;
-    numbers(bytes).all(is_exact).then_some(json.0)
+    let mut spelled = numbers(bytes);
+    let mut deserializer = serde_json::Deserializer::from_slice(bytes);
+    let value = IJson(&mut spelled).deserialize(&mut deserializer).ok()?;
+    deserializer.end().ok()?;
+    // An object with the name above took a number that is not its own, so there were too few.
+    spelled.next().is_none().then_some(value)
 }
 
 /// The numbers of a well-formed JSON text, as they are spelled.
@@ -50,18 +58,20 @@ fn after_string(mut text: &[u8]) -> &[u8] {
     text
 }
 
-/// Whether no other spelling of another number gives the same `f64`: an integer, which the visitor has checked, or at most
-/// 15 significant digits that are not too small to be told from zero.
-fn is_exact(number: &[u8]) -> bool {
-    if !number.iter().any(|byte| matches!(byte, b'.' | b'e' | b'E')) {
-        return true;
-    }
+/// Returns the value of a number, if no other number gives the same `f64`: an integer up to 2^53, or a fraction of at most 15
+/// significant digits that is not too small to be told from zero.
+fn exact(number: &[u8]) -> Option<Number> {
+    let value = std::str::from_utf8(number).ok()?.parse::<f64>().ok().filter(|value| value.abs() <= MAX_SAFE)?;
+    let is_integer = !number.iter().any(|byte| matches!(byte, b'.' | b'e' | b'E'));
     let mantissa = number.split(|byte| matches!(byte, b'e' | b'E')).next().unwrap_or_default();
-    let mut digits = mantissa.iter().filter(|byte| byte.is_ascii_digit()).skip_while(|&&digit| digit == b'0');
-    let significant = digits.by_ref().zip(1..).filter(|&(&digit, _)| digit != b'0').map(|(_, place)| place).last();
-    let significant: usize = significant.unwrap_or(0);
-    let value = std::str::from_utf8(number).ok().and_then(|number| number.parse::<f64>().ok());
-    significant == 0 || (significant <= 15 && value.is_some_and(|value| value.abs() >= f64::MIN_POSITIVE))
+    let digits = mantissa.iter().filter(|byte| byte.is_ascii_digit()).skip_while(|&&digit| digit == b'0');
+    let significant = digits.zip(1..).filter(|&(&digit, _)| digit != b'0').map(|(_, place)| place).last();
+    let is_exact = match significant {
+        None => true,
+        Some(_) if is_integer => true,
+        Some(significant) => significant <= 15 && value.abs() >= f64::MIN_POSITIVE,
+    };
+    Number::from_f64(value).filter(|_| is_exact)
 }
 
 /// The canonical form, RFC 8785.
@@ -69,17 +79,25 @@ pub(crate) fn canonical(value: &Value) -> Option<Vec<u8>> {
     serde_json_canonicalizer::to_vec(value).ok()
 }
 
-struct IJson(Value);
+/// A value to be read, with the spellings of the numbers from here on.
+struct IJson<'a, N>(&'a mut N);
 
-impl<'de> Deserialize<'de> for IJson {
-    fn deserialize<D: de::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(IJsonVisitor).map(Self)
+impl<'a, N: Iterator<Item = &'a [u8]>> IJson<'_, N> {
+    fn number<E: de::Error>(self) -> Result<Value, E> {
+        let number = self.0.next().and_then(exact);
+        number.map(Value::Number).ok_or_else(|| E::custom("a number that readers disagree on"))
     }
 }
 
-struct IJsonVisitor;
+impl<'de, 'a, N: Iterator<Item = &'a [u8]>> DeserializeSeed<'de> for IJson<'_, N> {
+    type Value = Value;
 
-impl<'de> Visitor<'de> for IJsonVisitor {
+    fn deserialize<D: de::Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de, 'a, N: Iterator<Item = &'a [u8]>> Visitor<'de> for IJson<'_, N> {
     type Value = Value;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -94,24 +112,16 @@ impl<'de> Visitor<'de> for IJsonVisitor {
         Ok(Value::Bool(value))
     }
 
-    fn visit_u64<E: de::Error>(self, value: u64) -> Result<Value, E> {
-        if value > MAX_SAFE { Err(E::custom("an integer that readers disagree on")) } else { Ok(value.into()) }
+    fn visit_u64<E: de::Error>(self, _: u64) -> Result<Value, E> {
+        self.number()
     }
 
-    fn visit_i64<E: de::Error>(self, value: i64) -> Result<Value, E> {
-        if value.unsigned_abs() > MAX_SAFE {
-            Err(E::custom("an integer that readers disagree on"))
-        } else {
-            Ok(value.into())
-        }
+    fn visit_i64<E: de::Error>(self, _: i64) -> Result<Value, E> {
+        self.number()
     }
 
-    fn visit_f64<E: de::Error>(self, value: f64) -> Result<Value, E> {
-        // An integer that is spelled as a fraction or did not fit 64 bits arrives here as well.
-        if value.abs() > 9_007_199_254_740_991.0 {
-            return Err(E::custom("a number that readers disagree on"));
-        }
-        Number::from_f64(value).map(Value::Number).ok_or_else(|| E::custom("not a finite number"))
+    fn visit_f64<E: de::Error>(self, _: f64) -> Result<Value, E> {
+        self.number()
     }
 
     fn visit_str<E>(self, value: &str) -> Result<Value, E> {
@@ -124,7 +134,7 @@ impl<'de> Visitor<'de> for IJsonVisitor {
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Value, A::Error> {
         let mut values = Vec::new();
-        while let Some(IJson(value)) = seq.next_element()? {
+        while let Some(value) = seq.next_element_seed(IJson(self.0))? {
             values.push(value);
         }
         Ok(Value::Array(values))
@@ -132,8 +142,12 @@ impl<'de> Visitor<'de> for IJsonVisitor {
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Value, A::Error> {
         let mut values = Map::new();
-        while let Some((name, IJson(value))) = map.next_entry::<String, IJson>()? {
-            if values.insert(name, value).is_some() {
+        while let Some(name) = map.next_key::<String>()? {
+            if name == NUMBER {
+                map.next_value::<String>()?;
+                return self.number();
+            }
+            if values.insert(name, map.next_value_seed(IJson(self.0))?).is_some() {
                 return Err(de::Error::custom("a name twice"));
             }
         }
@@ -163,6 +177,7 @@ mod tests {
             ("10.00000000000000000000", "10"),
             ("0e-400", "0"),
             ("-0.0", "0"),
+            ("[-0, 1E5, 2.5e-3, 1.5e-300]", "[0,100000,0.0025,1.5e-300]"),
             ("123456789.012345", "123456789.012345"),
             ("\"3.141592653589793238462643383279\"", "\"3.141592653589793238462643383279\""),
         ] {
@@ -190,6 +205,10 @@ mod tests {
             "[10.0000000000000000009]",
             "{\"\\\"1\":1e-400}",
             "0.30000000000000004",
+            r#"{"$serde_json::private::Number":"1"}"#,
+            r#"{"$serde_json::private::Number":1}"#,
+            r#"[{"\u0024serde_json::private::Number":"1"},2]"#,
+            r#"[{"a":1,"$serde_json::private::Number":"1"},2]"#,
         ] {
             assert_eq!(canonical_text(text), None, "{text}");
         }
