@@ -100,6 +100,26 @@ mod caller {
     }
 
     #[tokio::test]
+    async fn empty_credentials_are_none() {
+        let (alice, bob) = (("cookie", "session=alice"), ("cookie", "session=bob"));
+        for empty in [&[("authorization", "")][..], &[("authorization", " ")], &[("authorization", ""); 2]] {
+            let app = routes();
+            let with = |cookie| [empty, &[cookie]].concat();
+            assert_eq!(got(&send(&app, "/", &with(alice), "").await), Ran);
+            assert_eq!(got(&send(&app, "/", &with(bob), "").await), MISMATCH);
+            assert_eq!(got(&send(&app, "/", &[alice], "").await), Replay, "as without the header");
+        }
+        let app = routes();
+        assert_eq!(got(&send(&app, "/", &[("cookie", ""), ("authorization", "")], "").await), Ran);
+        assert_eq!(got(&send(&app, "/", &[], "").await), Replay);
+        let app = routes();
+        for cookie in [alice, bob] {
+            let sent = send(&app, "/tenant", &[("x-tenant", ""), cookie], "").await;
+            assert_eq!(got(&sent), if cookie == alice { Ran } else { MISMATCH }, "an empty tenant is none");
+        }
+    }
+
+    #[tokio::test]
     async fn cookies_may_be_spread_over_lines() {
         let app = routes();
         assert_eq!(got(&send(&app, "/", &[("cookie", "a=1; b=2")], "").await), Ran);

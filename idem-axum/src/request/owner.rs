@@ -86,19 +86,27 @@ impl KeyOwner {
 }
 
 fn header_scope(parts: &Parts, name: &str) -> Option<Scope> {
-    let mut values = declared_header::values(parts, name).peekable();
-    values.peek()?;
-    Some(values.fold(Scope::header(name), |scope, value| scope.with(&value)))
+    let values: Vec<_> = declared_header::values(parts, name).collect();
+    let says_something = values.iter().any(|value| !is_blank(value));
+    says_something.then(|| values.iter().fold(Scope::header(name), |scope, value| scope.with(value)))
+}
+
+/// Returns whether a line of a header says nothing, so that no caller is known by it.
+fn is_blank(line: &[u8]) -> bool {
+    line.trim_ascii().is_empty()
 }
 
 impl Caller {
     fn new(headers: &HeaderMap) -> Self {
-        let values = |name| headers.get_all(name).iter().cloned().collect::<Vec<_>>();
-        let authorization = values(header::AUTHORIZATION);
-        if authorization.is_empty() && headers.contains_key(header::COOKIE) {
-            return Self::Cookie(values(header::COOKIE));
+        let lines = |name| headers.get_all(name).iter();
+        let has = |name| lines(name).any(|line| !is_blank(line.as_bytes()));
+        if has(header::AUTHORIZATION) {
+            Self::Authorization(lines(header::AUTHORIZATION).cloned().collect())
+        } else if has(header::COOKIE) {
+            Self::Cookie(lines(header::COOKIE).cloned().collect())
+        } else {
+            Self::Authorization(Vec::new())
         }
-        Self::Authorization(authorization)
     }
 }
 
