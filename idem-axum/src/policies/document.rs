@@ -192,8 +192,7 @@ impl Rules {
             replay: Replay {
                 status: replay.status,
                 headers: replay.headers,
-                // These statuses have none.
-                body: replay.body && !matches!(policy.replay_status, Some(204 | 205 | 304)),
+                body: replay.body && policy.replay_status.is_none_or(|status| !Statuses::BODILESS.contains(status)),
                 replay_status: policy.replay_status.or(if replay.status { None } else { Some(200) }),
                 marker: policy.replay_header.map(marker),
                 added_headers: added_headers.collect(),

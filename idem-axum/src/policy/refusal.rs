@@ -9,7 +9,7 @@ use http::header::{CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderValue, StatusCode};
 use idem_runtime::{InvalidKey, MAX_KEY, RefusalReason, StoreError};
 
-use super::{Policy, render};
+use super::{Policy, Statuses, render};
 
 /// A response made by the runtime itself. For most variants the handler has not started. The others are
 /// [`HandlerPanicked`](Self::HandlerPanicked) and [`HandlerTimedOut`](Self::HandlerTimedOut), which say how it ended,
@@ -402,8 +402,7 @@ impl IntoResponse for Refusal {
         if let Some(after) = self.retry_after() {
             response.headers_mut().entry(RETRY_AFTER).or_insert(HeaderValue::from(after.as_secs()));
         }
-        // RFC 9110, 15.3.5 and 15.3.6: no body, so none that has a type.
-        if matches!(response.status(), StatusCode::NO_CONTENT | StatusCode::RESET_CONTENT) {
+        if Statuses::BODILESS.contains(response.status().as_u16()) {
             *response.body_mut() = Body::empty();
             response.headers_mut().remove(CONTENT_TYPE);
         }

@@ -32,6 +32,11 @@ impl Statuses {
     /// 5xx.
     pub const SERVER_ERROR: Self = Self::range(500, 599);
 
+    /// Those whose responses have no body by RFC 9110, and so no header about one.
+    pub(crate) const BODILESS: Self = Self::of(204).plus(Self::of(205)).plus(Self::of(304));
+    /// Those of them that servers send without the body that a response has nevertheless: hyper sends that of a 205.
+    pub(crate) const CUT: Self = Self::BODILESS.minus(Self::of(205));
+
     /// One status.
     ///
     /// # Panics

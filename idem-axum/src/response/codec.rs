@@ -1,7 +1,8 @@
 //! A response as the bytes of a record.
 //!
 //! Format, version 1, numbers little-endian: version `u8`, status `u16`, number of headers `u16`; the headers; the body; the
-//! trailers; the length of the trailers `u32`; the declared length of a body that is not sent `u64`, or 0.
+//! trailers; the length of the trailers `u32`; of a response to `HEAD` the length of the body that is not sent `u64`, which is
+//! [`UNKNOWN`] if the response does not say it, and of any other response 0.
 //!
 //! A header or trailer is the length of its name `u16`, the length of its value `u32`, name and value. The highest bit of the
 //! length of the value says that the value is sensitive, and the next one that the header `Trailer` has named this trailer.
@@ -21,6 +22,8 @@ const SENSITIVE: u32 = 1 << 31;
 /// Of the length of a trailer's value: the response had its name in the header `Trailer`.
 const ANNOUNCED: u32 = 1 << 30;
 const FLAGS: u32 = SENSITIVE | ANNOUNCED;
+/// The length of a body that is not sent and of which no length is known.
+const UNKNOWN: u64 = u64::MAX;
 /// The two lengths at the end.
 const FOOT: usize = 4 + 8;
 
@@ -54,8 +57,9 @@ pub(super) fn head(policy: &Policy, parts: &response::Parts, room: usize) -> Opt
     Some(record)
 }
 
-/// Writes what comes after the body. `None` if the format cannot hold the trailers.
-pub(super) fn foot(record: &mut RecordBuilder, trailers: Option<&Trailers>, declared_length: u64) -> Option<()> {
+/// Writes what comes after the body, with the length of a body that is not sent: 0 if it is sent. `None` if the format cannot hold
+/// the trailers.
+pub(super) fn foot(record: &mut RecordBuilder, trailers: Option<&Trailers>, declared: Option<u64>) -> Option<()> {
     let start = record.len();
     if let Some(Trailers { fields, announced }) = trailers {
         for (name, value) in headers::recorded(fields, RecordedHeaders::All) {
@@ -63,7 +67,7 @@ pub(super) fn foot(record: &mut RecordBuilder, trailers: Option<&Trailers>, decl
         }
     }
     record.put(&u32::try_from(record.len() - start).ok()?.to_le_bytes());
-    record.put(&declared_length.to_le_bytes());
+    record.put(&declared.unwrap_or(UNKNOWN).to_le_bytes());
     Some(())
 }
 
@@ -110,7 +114,7 @@ pub(crate) struct RecordedResponse {
     pub(crate) headers: HeaderMap,
     pub(crate) body: Bytes,
     pub(crate) trailers: Trailers,
-    /// The length of a body that is not sent, since the request was `HEAD`.
+    /// The length of a body that is not sent, since the request was `HEAD`. 0 if it is sent, and `None` if it is unknown.
     pub(crate) declared_length: Option<u64>,
 }
 
@@ -136,7 +140,7 @@ impl RecordedResponse {
         }
         let mut foot = rest.split_off(rest.len().checked_sub(FOOT).ok_or(SHORT)?);
         let length = foot.try_get_u32_le().map_err(|_| SHORT)? as usize;
-        let declared_length = Some(foot.try_get_u64_le().map_err(|_| SHORT)?).filter(|&length| length > 0);
+        let declared_length = Some(foot.try_get_u64_le().map_err(|_| SHORT)?).filter(|&length| length != UNKNOWN);
         let mut fields = rest.split_off(rest.len().checked_sub(length).ok_or(SHORT)?);
         let mut trailers = Trailers::default();
         while !fields.is_empty() {
@@ -159,6 +163,6 @@ pub(crate) fn encode(recorded: RecordedResponse) -> Option<RecordBuilder> {
     (*response.status_mut(), *response.headers_mut()) = (recorded.status, recorded.headers);
     let mut record = head(&Policy::DEFAULT, &response.into_parts().0, recorded.body.len())?;
     record.put(&recorded.body);
-    foot(&mut record, None, 0)?;
+    foot(&mut record, None, Some(0))?;
     Some(record)
 }

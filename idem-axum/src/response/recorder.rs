@@ -12,16 +12,16 @@ use std::task::{Context, Poll, Waker};
 use axum::body::Body;
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
+use http::HeaderMap;
 use http::header::CONTENT_LENGTH;
 use http::response::Parts;
-use http::{HeaderMap, StatusCode};
 use http_body::{Body as _, Frame};
 use idem_runtime::{Executed, Outcome, RecordBuilder, Recording};
 
 use super::body::{self, BufferedFrames};
 use super::codec::{self, Trailers};
 use super::{Unrecorded, drop_quietly, headers, vary};
-use crate::policy::{Policy, Refusal};
+use crate::policy::{Policy, Refusal, Statuses};
 
 /// A recording in progress: the head of the response, and the body as far as it has come.
 pub(crate) struct BodyRecorder {
@@ -34,8 +34,6 @@ pub(crate) struct BodyRecorder {
     remaining: Option<u64>,
     trailers: Trailers,
     keeps_trailers: bool,
-    /// The length of a body that is not sent.
-    declared_length: u64,
 }
 
 /// What became of a frame.
@@ -100,9 +98,8 @@ impl BodyRecorder {
         if self.is_short() {
             return Outcome::NotReplayable;
         }
-        let length = if self.body().is_empty() { self.declared_length } else { 0 };
         let trailers = Some(&self.trailers).filter(|trailers| !trailers.fields.is_empty());
-        match codec::foot(&mut self.record, trailers, length) {
+        match codec::foot(&mut self.record, trailers, Some(0)) {
             Some(()) => Outcome::Record(self.record),
             None => Outcome::NotReplayable,
         }
@@ -120,28 +117,34 @@ pub(crate) fn start(policy: &Policy, is_head: bool, parts: &mut Parts, body: &Bo
     }
     vary::check(policy, &parts.headers);
     let size = body.size_hint();
-    let room = if policy.replay.body { policy.max_response } else { 0 };
+    // The body of a response to `HEAD` is not sent, so it is not read either.
+    let keeps_body = policy.replay.body && !is_head;
+    let room = if keeps_body { policy.max_response } else { 0 };
     let expected = usize::try_from(size.exact().unwrap_or(0)).unwrap_or(usize::MAX).min(room);
     let Some(mut record) = codec::head(policy, parts, expected) else {
         return Err(Outcome::NotReplayable);
     };
     let declared = parts.headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
-    let declared_length = declared.filter(|_| is_head && policy.replay.headers).unwrap_or(0);
-    if !policy.replay.body {
-        return Err(match codec::foot(&mut record, None, declared_length) {
+    if !keeps_body {
+        let declared = match (is_head, policy.replay.headers, policy.replay.body) {
+            (true, _, true) => declared.or(size.exact()),
+            (true, true, false) => Some(declared.unwrap_or(0)),
+            _ => Some(0),
+        };
+        return Err(match codec::foot(&mut record, None, declared) {
             Some(()) => Outcome::Record(record),
             None => Outcome::NotReplayable,
         });
     }
     // The length of a body that is not sent says nothing about its stream.
-    let unsent = is_head || matches!(parts.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
-    let remaining = if unsent { None } else { size.exact().or(declared) };
+    let is_cut = Statuses::CUT.contains(parts.status.as_u16());
+    let remaining = if is_cut { None } else { size.exact().or(declared) };
     if size.lower().max(remaining.unwrap_or(0)) > policy.max_response as u64 {
         return Err(Outcome::NotReplayable);
     }
     let trailers = Trailers { fields: HeaderMap::new(), announced: headers::announced(&parts.headers) };
     let keeps_trailers = policy.replay.headers;
-    Ok(BodyRecorder { start: record.len(), record, room, remaining, trailers, keeps_trailers, declared_length })
+    Ok(BodyRecorder { start: record.len(), record, room, remaining, trailers, keeps_trailers })
 }
 
 /// What a panic left.

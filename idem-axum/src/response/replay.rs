@@ -1,8 +1,11 @@
 //! A replay, made from a record.
 
+use std::convert::Infallible;
+
 use axum::body::Body;
 use axum::response::Response;
 use bytes::Bytes;
+use futures_util::stream;
 use http::header::{CACHE_CONTROL, CONTENT_LENGTH, TRAILER};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use http_body::Frame;
@@ -10,7 +13,7 @@ use idem_runtime::DecodeError;
 
 use super::BufferedFrames;
 use super::codec::{RecordedResponse, TOO_MANY};
-use crate::policy::Policy;
+use crate::policy::{Policy, Statuses};
 
 /// Makes the replay.
 ///
@@ -33,18 +36,23 @@ pub(crate) fn replay(policy: &Policy, is_head: bool, content: &Bytes) -> Result<
             headers.try_insert(name, HeaderValue::from_static(added.value)).map_err(|_| TOO_MANY)?;
         }
     }
-    // Of a response to `HEAD` it says how long the body of `GET` is.
-    if let Some(length) = declared_length.filter(|_| is_head && body.is_empty()) {
-        headers.try_insert(CONTENT_LENGTH, HeaderValue::from(length)).map_err(|_| TOO_MANY)?;
-    }
     // Over HTTP/1.1 only announced trailers are sent.
     for name in trailers.announced {
         headers.try_append(TRAILER, HeaderValue::from(name)).map_err(|_| TOO_MANY)?;
     }
     // Another status than the recorded one may allow no body, and then a client would read it as the next response.
-    let bodiless = matches!(status, StatusCode::NO_CONTENT | StatusCode::RESET_CONTENT | StatusCode::NOT_MODIFIED);
-    let has_body = policy.replay.body && (status == recorded || !bodiless);
-    let mut response = Response::new(if has_body { with_trailers(body, trailers.fields) } else { Body::empty() });
+    let allows_body = status == recorded || !Statuses::BODILESS.contains(status.as_u16());
+    let body = match declared_length {
+        _ if !allows_body => Body::empty(),
+        None if is_head => Body::from_stream(stream::empty::<Result<Bytes, Infallible>>()),
+        Some(length) if is_head && length > 0 => {
+            headers.try_insert(CONTENT_LENGTH, HeaderValue::from(length)).map_err(|_| TOO_MANY)?;
+            Body::empty()
+        }
+        _ if policy.replay.body => with_trailers(body, trailers.fields),
+        _ => Body::empty(),
+    };
+    let mut response = Response::new(body);
     *response.status_mut() = status;
     *response.headers_mut() = headers;
     Ok(response)

@@ -1,13 +1,17 @@
 //! What belongs to one exchange is never replayed, and a replay never desynchronises a connection.
 
-use axum::Router;
-use axum::body::Body;
+use std::io;
+use std::sync::Arc;
+
+use axum::body::{Body, Bytes};
 use axum::extract::State;
 use axum::http::{HeaderValue, StatusCode};
 use axum::response::Response;
 use axum::routing::get;
+use axum::{Extension, Router};
+use futures_util::stream;
 use idem_axum::idempotent;
-use idem_tests::{Connection, Probe, Reply, Setup, answering, get as fetch, post as send};
+use idem_tests::{Connection, Maker, Probe, Reply, Setup, answering, get as fetch, post as send};
 
 /// Each with a value that a bare server lets through.
 const NEVER: &[(&str, &str)] = &[
@@ -135,7 +139,7 @@ async fn a_body_that_a_status_forbids_does_not_desynchronise() {
 async fn a_stream_is_replayed_with_its_length() {
     let setup = answering!([], || {
         let frames = ["one", "two"].map(Ok::<_, std::io::Error>);
-        Body::from_stream(futures_util::stream::iter(frames))
+        Body::from_stream(stream::iter(frames))
     });
     let (_, replay) = twice(&setup).await;
     assert_eq!((replay.text(), replay.header("content-length")), ("onetwo", Some("6")));
@@ -158,6 +162,40 @@ async fn head_is_another_method_and_its_replay_has_no_body() {
         assert_eq!((head.status, head.is_replay(), head.header("content-length")), (200, replayed, Some("5")));
     }
     fetch("/").key("k").over(&mut connection).await.assert_refused(422, "idempotency_key_mismatch");
+}
+
+#[idempotent]
+async fn made(State(probe): State<Probe>, Extension(maker): Extension<Maker>) -> Response {
+    probe.run().await;
+    (maker.0)()
+}
+
+#[tokio::test]
+async fn the_body_of_a_response_to_head_is_not_waited_for_and_its_length_is_replayed() {
+    fn idle() -> Body {
+        Body::from_stream(stream::pending::<io::Result<Bytes>>())
+    }
+    let makers: [(fn() -> Response, _); 5] = [
+        (|| Response::new(vec![b'x'; 5 << 20].into()), Some("5242880")),
+        (|| with_headers(&[("content-length", "7")], idle()), Some("7")),
+        (|| with_headers(&[("content-length", "6291456")], Body::empty()), Some("6291456")),
+        (|| Response::new(idle()), None),
+        (|| Response::new(Body::empty()), Some("0")),
+    ];
+    for (make, length) in makers {
+        let setup = Setup::of(Router::new().route("/", get(made)).layer(Extension(Maker(Arc::new(make)))));
+        let server = setup.serve().await;
+        let mut connection = Connection::open(&server).await;
+        let ask = idem_tests::Ask::new("HEAD", "/").key("k");
+        for replayed in [false, true, true] {
+            connection.send(ask.bytes()).await;
+            let head = connection.head().await;
+            let wanted = (200, replayed, length);
+            assert_eq!((head.status, head.is_replay(), head.header("content-length")), wanted, "{head:?}");
+            setup.settled().await;
+        }
+        assert_eq!(setup.probe.runs(), 1);
+    }
 }
 
 #[tokio::test]
