@@ -380,9 +380,9 @@ impl Policy {
     /// ```
     ///
     /// # Panics
-    /// If `longest` is zero.
+    /// If `longest` is zero, or more than 100 years.
     pub const fn timeout(mut self, longest: Duration) -> Self {
-        assert!(!longest.is_zero(), "{}", validate::ZERO_TIMEOUT);
+        require(validate::timeout(longest));
         self.timeout = Some(longest);
         self
     }

@@ -4,7 +4,8 @@ use std::fmt;
 
 use super::validate::{self, require};
 
-/// A set of status codes, 200 to 999. It cannot hold 1xx: those are never recorded.
+/// A set of status codes, 200 to 999. It cannot hold 1xx: those are never recorded. HTTP defines none from 600 on, so they are
+/// in no set but [`ALL`](Self::ALL), and none of them can be named alone.
 ///
 /// ```
 /// use idem_axum::Statuses;
@@ -40,7 +41,7 @@ impl Statuses {
     /// One status.
     ///
     /// # Panics
-    /// If it is not between 200 and 999.
+    /// If it is not between 200 and 599.
     pub const fn of(status: u16) -> Self {
         require(validate::final_status(status));
         Self::range(status, status)

@@ -45,8 +45,19 @@ pub(crate) const NEVER_REPLAYED: &[&str] = &[
     "x-request-id",
 ];
 
-/// Say what the recorded body is, or where its resource is. One text for every replay would be wrong.
-const OF_THE_RECORD: &[&str] = &["content-encoding", "content-location", "content-range", "content-type", "location"];
+/// Say what the recorded body is, which variant and version of it, or where its resource is. One text for every replay would be
+/// wrong.
+const OF_THE_RECORD: &[&str] = &[
+    "accept-ranges",
+    "content-encoding",
+    "content-location",
+    "content-range",
+    "content-type",
+    "etag",
+    "last-modified",
+    "location",
+    "vary",
+];
 
 /// Have a meaning in responses, which the value `true` of the marker would replace. So have all names that start
 /// with `content-` or `access-control-`.
@@ -82,8 +93,6 @@ pub(crate) const EMPTY_FINGERPRINT: &str =
 pub(crate) const REPEATED_PART: &str = "`fingerprint` has one part twice: remove one of the two";
 pub(crate) const NO_POINTERS: &str =
     "`Part::JsonPointers` has no pointer: write `&[\"/a\", \"/b/0\"]`, or `Part::Json` for the whole body";
-pub(crate) const ZERO_TIMEOUT: &str =
-    "`timeout` is longer than zero: write for example `\"30s\"`, or `Duration::from_secs(30)`";
 pub(crate) const SCOPE_OF_ARGUMENTS: &str =
     "a policy does not know the handler's arguments: write `scope = user.id` in the attribute";
 pub(crate) const NOTHING_RECORDED: &str =
@@ -216,6 +225,16 @@ pub(crate) const fn wait(max: Duration) -> Check {
     Ok(())
 }
 
+pub(crate) const fn timeout(longest: Duration) -> Check {
+    if longest.is_zero() {
+        return Err("`timeout` is longer than zero: write for example `\"30s\"`, or `Duration::from_secs(30)`");
+    }
+    if is_longer(longest, LONGEST) {
+        return Err("`timeout` is at most 100 years: write for example `\"30s\"`, or `Duration::from_secs(30)`");
+    }
+    Ok(())
+}
+
 /// The status for a key in flight: a refusal, or an acknowledgement.
 pub(crate) const fn in_flight(status: u16) -> Check {
     if (status >= 200 && status <= 299) || (status >= 400 && status <= 599) {
@@ -239,10 +258,10 @@ pub(crate) const fn replay_status(status: u16) -> Check {
 
 /// One status of a set.
 pub(crate) const fn final_status(status: u16) -> Check {
-    if status >= 200 && status <= 999 {
+    if status >= 200 && status <= 599 {
         Ok(())
     } else {
-        Err("a final status is 200 to 999, and others are never recorded: write for example `422`")
+        Err("a status that can be named is 200 to 599: write for example `422`")
     }
 }
 
@@ -334,7 +353,9 @@ mod tests {
         for good in ["X-Should-Retry", "Cache-Control", "Retry-After", "Content-Language"] {
             assert_eq!(added_header(good), Ok(()), "{good}");
         }
-        for bad in NEVER_REPLAYED.iter().chain(OF_THE_RECORD).chain(&["LOCATION", "Content-Length", "a b"]) {
+        for bad in
+            NEVER_REPLAYED.iter().chain(OF_THE_RECORD).chain(&["LOCATION", "Content-Length", "ETag", "Vary", "a b"])
+        {
             assert!(added_header(bad).is_err(), "{bad}");
         }
     }
@@ -364,9 +385,9 @@ mod tests {
         assert_eq!(accepted(in_flight), (200..=299).chain(400..=599).collect::<Vec<_>>());
         assert_eq!(accepted(mismatch), (400..=599).collect::<Vec<_>>());
         assert_eq!(accepted(replay_status), (200..=599).collect::<Vec<_>>());
-        assert_eq!(accepted(final_status), (200..=999).collect::<Vec<_>>());
+        assert_eq!(accepted(final_status), (200..=599).collect::<Vec<_>>());
         assert_eq!(accepted(|characters| min_key(characters.into())), (1..=255).collect::<Vec<_>>());
-        for check in [ttl, wait] {
+        for check in [ttl, wait, timeout] {
             assert!(check(Duration::ZERO).is_err() && check(Duration::from_nanos(1)).is_ok());
             assert!(check(LONGEST).is_ok() && check(LONGEST + Duration::from_nanos(1)).is_err());
         }
