@@ -27,7 +27,8 @@ use crate::extract::IdempotencyKey;
 use crate::policy::{Policy, Refusal};
 use crate::request::body::{self, BodyState, UnreadableBody};
 use crate::request::{self, Caller, FingerprintInput, KeyOwner, RequestInfo, ScopeValue, UnreadBody};
-use crate::response::{self, Unrecorded};
+use crate::response::{self, RecordedRequest, Unrecorded};
+use crate::warnings::Warning;
 use crate::{shadow, telemetry};
 
 /// A request to a generated function. It is an axum extractor, and the only argument of that function.
@@ -425,14 +426,16 @@ impl KeyedRequest {
     ) -> BoxFuture<'static, Response> {
         let Self { policy, key, owner, mut fingerprint, info, span } = *self;
         // The caller of this function has checked it.
-        let Some(key) = key else { return unread.discard(config.refuse(&span, Refusal::KeyMissing { policy })) };
-        let is_head = info.is_head();
+        let Some(key) = key else { return config.refuse(&span, Refusal::KeyMissing { policy }) };
+        let request = RecordedRequest { policy, is_head: info.is_head(), warnings: config.warnings.clone() };
         let (scope, caller) = owner.scope(scope);
         if let Some(caller) = &caller {
             fingerprint.bind_caller(caller);
         }
-        if let Some(Caller::Cookie(_)) = caller {
-            config.cookie_warnings.warn(policy, info.endpoint().as_str());
+        if let Some(Caller::Cookie(_)) = caller
+            && config.warnings.is_first(Warning::Cookie, policy)
+        {
+            telemetry::warn_of_cookie(&info);
         }
         let storage_key = config.idempotency.storage_key(&scope, key.key());
         let attempt = Attempt::new(storage_key, fingerprint.finish(), policy.rules()).under(policy.tag);
@@ -440,10 +443,11 @@ impl KeyedRequest {
         key.set_identity(attempt.key, attempt.fingerprint);
         span.set_key(&attempt.key);
         if policy.shadow {
-            return Box::pin(shadow::run(config.idempotency.clone(), policy, attempt, is_head, span, handler));
+            return shadow::run(&config.idempotency, &request, attempt, span, handler).await;
         }
         let link = config.link.clone();
-        let execution = Execution { policy, is_head, body_failed: unread.has_failed(), link, span: span.clone() };
+        let is_head = request.is_head;
+        let execution = Execution { request, body_failed: unread.has_failed(), link, span: span.clone() };
         let body = unread.clone();
         let execute = move |lease: Lease| {
             key.set_lease(lease);
@@ -475,8 +479,7 @@ impl KeyedRequest {
 /// What an execution needs to know of its request. It has no handle of the engine: a task that outlives the last one would hide
 /// that the engine was dropped while it ran.
 struct Execution {
-    policy: &'static Policy,
-    is_head: bool,
+    request: RecordedRequest<'static>,
     /// Whether an extractor saw the body break off and the handler runs nevertheless. The client will send the whole body under the
     /// same key, so nothing is recorded.
     body_failed: bool,
@@ -488,10 +491,9 @@ impl Execution {
     /// Runs the handler. A panic, even one while the response is made, and a timeout become refusals that are recorded under the
     /// same rules as any response, since the handler may have had effects.
     async fn run(self, handler: BoxFuture<'static, Response>) -> Executed<Response> {
-        let Self { policy, is_head, .. } = self;
         tracing::debug!("an execution starts");
         let refusal = match self.respond(handler).await {
-            Ok(response) => match response::record(policy, is_head, self.marked(response)).await {
+            Ok(response) => match response::record(&self.request, self.marked(response)).await {
                 Ok(executed) => return executed,
                 Err(panic) => self.panicked(panic),
             },
@@ -502,13 +504,13 @@ impl Execution {
             context::describe(self.link.as_ref(), telemetry::refuse(&self.span, refusal))
         }));
         let recorded = match refused {
-            Ok(response) => response::record_refusal(policy, is_head, self.marked(response)).await,
+            Ok(response) => response::record_refusal(&self.request, self.marked(response)).await,
             Err(panic) => Err(panic),
         };
         recorded.unwrap_or_else(|panic| {
             response::discard(panic);
             tracing::error!("the function `errors` of a policy panicked; the response is 500 without a body");
-            response::record_whole(policy, is_head, self.marked(StatusCode::INTERNAL_SERVER_ERROR.into_response()))
+            response::record_whole(&self.request, self.marked(StatusCode::INTERNAL_SERVER_ERROR.into_response()))
         })
     }
 
@@ -521,7 +523,7 @@ impl Execution {
     }
 
     async fn respond(&self, handler: BoxFuture<'static, Response>) -> Result<Response, Refusal> {
-        let policy = self.policy;
+        let policy = self.request.policy;
         let mut handler = AssertUnwindSafe(handler).catch_unwind();
         let ended = match policy.timeout {
             None => handler.await,
@@ -539,6 +541,6 @@ impl Execution {
 
     fn panicked(&self, panic: Box<dyn Any + Send>) -> Refusal {
         response::discard(panic);
-        Refusal::HandlerPanicked { policy: self.policy }
+        Refusal::HandlerPanicked { policy: self.request.policy }
     }
 }

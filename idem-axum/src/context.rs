@@ -1,8 +1,7 @@
 //! What the layer and the endpoint leave in a request, for those that come after them.
 
-use std::collections::BTreeSet;
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use axum::response::Response;
 use http::HeaderValue;
@@ -12,6 +11,7 @@ use idem_runtime::{Idempotency, RequestSpan};
 
 use crate::extract::IdempotencyKey;
 use crate::policy::{Policy, Refusal};
+use crate::warnings::Warnings;
 use crate::{link, telemetry};
 
 /// What the layer leaves in a request: one extension, which also has what the endpoint finds.
@@ -40,25 +40,7 @@ pub(crate) struct LayerConfig {
     pub(crate) link: Option<HeaderValue>,
     /// Compares the endpoints with their description.
     pub(crate) check: Option<PolicyCheck>,
-    pub(crate) cookie_warnings: CookieWarnings,
-}
-
-/// The endpoints, by the tags of their policies, that were warned of because a caller was known by its cookie alone. There are
-/// no more of them than handlers.
-#[derive(Clone, Default)]
-pub(crate) struct CookieWarnings(Arc<Mutex<BTreeSet<[u8; 8]>>>);
-
-impl CookieWarnings {
-    /// Warns, once for each endpoint, that a caller is known by its cookie alone.
-    pub(crate) fn warn(&self, policy: &Policy, endpoint: &str) {
-        if self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(policy.tag.to_bytes()) {
-            tracing::warn!(
-                endpoint,
-                "the callers of an `#[idempotent]` endpoint are told apart by their `Cookie` header, and a retry after a cookie has \
-                 changed is refused; declare whose key it is, such as `scope = user.id`, or `scope = global`"
-            );
-        }
-    }
+    pub(crate) warnings: Warnings,
 }
 
 impl LayerConfig {

@@ -9,12 +9,14 @@ use idem_runtime::{DecodeError, Executed, Fingerprint, Outcome, Recording};
 use crate::policy::Policy;
 use crate::request::{FingerprintInput, KeyOwner};
 use crate::response;
+use crate::warnings::Warnings;
 
 pub use idem_runtime::{Key, Scope, StorageKey, fuzzing::*};
 
 /// Returns the record of a response whose body is ready; `None` if there is none.
 pub fn recorded(policy: &Policy, response: Response) -> Option<Bytes> {
-    match response::record(policy, false, response).now_or_never()?.ok()? {
+    let request = response::RecordedRequest { policy, is_head: false, warnings: Warnings::default() };
+    match response::record(&request, response).now_or_never()?.ok()? {
         Executed { recording: Recording::Done(Outcome::Record(record)), .. } => Some(record.bytes()),
         _ => None,
     }

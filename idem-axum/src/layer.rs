@@ -8,8 +8,9 @@ use idem_runtime::Idempotency;
 use tower_layer::Layer;
 use tower_service::Service;
 
-use crate::context::{CookieWarnings, LayerConfig, PolicyCheck, RequestContext};
+use crate::context::{LayerConfig, PolicyCheck, RequestContext};
 use crate::link;
+use crate::warnings::Warnings;
 
 /// Hands an [`Idempotency`] to the `#[idempotent]` endpoints beneath it, and changes nothing else. If several are mounted, the
 /// innermost counts.
@@ -49,14 +50,7 @@ pub struct IdempotencyLayer {
 impl IdempotencyLayer {
     /// A layer that hands out clones of `idempotency`. Keep one clone for [`Idempotency::drain`].
     pub fn new(idempotency: Idempotency) -> Self {
-        Self {
-            config: Arc::new(LayerConfig {
-                idempotency,
-                link: None,
-                check: None,
-                cookie_warnings: CookieWarnings::default(),
-            }),
-        }
+        Self { config: Arc::new(LayerConfig { idempotency, link: None, check: None, warnings: Warnings::default() }) }
     }
 
     /// Adds `Link: <uri>; rel="describedby"` to every refusal: for documentation that is elsewhere, or for a policy document

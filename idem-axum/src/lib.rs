@@ -92,6 +92,7 @@ mod request;
 mod response;
 mod shadow;
 mod telemetry;
+mod warnings;
 
 pub use extract::IdempotencyKey;
 pub use idem_macros::idempotent;

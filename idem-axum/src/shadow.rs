@@ -13,22 +13,22 @@ use http_body::{Body as HttpBody, Frame, SizeHint};
 use idem_runtime::{Attempt, Idempotency, Outcome, RequestSpan, Shadow, ShadowOutcome};
 
 use crate::policy::{Policy, Refusal};
-use crate::response::{self, Added, BodyRecorder};
+use crate::response::{self, Added, BodyRecorder, RecordedRequest};
 use crate::telemetry;
 
 /// Runs the handler in the request's own future, as without the attribute, and records its response if the key was free.
 pub(crate) async fn run(
-    idempotency: Idempotency,
-    policy: &'static Policy,
+    idempotency: &Idempotency,
+    request: &RecordedRequest<'static>,
     attempt: Attempt,
-    is_head: bool,
     span: RequestSpan,
     handler: BoxFuture<'static, Response>,
 ) -> Response {
+    let policy = request.policy;
     let report = move |outcome| report(&span, name(outcome, policy));
     let shadow = idempotency.shadow(attempt, report).await;
     let response = handler.await;
-    record(policy, is_head, response, shadow)
+    record(request, response, shadow)
 }
 
 /// Reports a request that would have been refused for its key, and runs unprotected.
@@ -60,9 +60,9 @@ pub(crate) fn report(span: &RequestSpan, would: &'static str) {
 }
 
 /// Returns the response unchanged. Its body is recorded as the caller reads it, and no frame is requested before.
-fn record(policy: &Policy, is_head: bool, response: Response, shadow: Shadow) -> Response {
+fn record(request: &RecordedRequest<'_>, response: Response, shadow: Shadow) -> Response {
     let (mut parts, body) = response.into_parts();
-    let recorder = match response::start(policy, is_head, &mut parts, &body) {
+    let recorder = match response::start(request, &mut parts, &body) {
         Ok(recorder) => recorder,
         Err(outcome) => {
             shadow.ended(outcome);

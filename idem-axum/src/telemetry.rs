@@ -22,3 +22,12 @@ pub(crate) fn refuse(span: &RequestSpan, refusal: Refusal) -> Response {
     span.refused(refusal.code());
     span.in_scope(|| refusal.into_response())
 }
+
+/// Warns that the callers of an endpoint are known by their cookies alone.
+pub(crate) fn warn_of_cookie(request: &RequestInfo) {
+    tracing::warn!(
+        endpoint = request.endpoint().as_str(),
+        "the callers of an `#[idempotent]` endpoint are told apart by their `Cookie` header, and a retry after a cookie has \
+         changed is refused; declare whose key it is, such as `scope = user.id`, or `scope = global`"
+    );
+}

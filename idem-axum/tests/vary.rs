@@ -6,6 +6,7 @@ mod support;
 use std::sync::{Arc, Mutex};
 
 use axum::Router;
+use axum::extract::Path;
 use axum::http::StatusCode;
 use axum::routing::post;
 use idem_axum::{Idempotency, Policy, Statuses, idempotent};
@@ -60,6 +61,21 @@ async fn bound() -> [(&'static str, &'static str); 1] {
     [("vary", "Accept, Authorization")]
 }
 
+#[idempotent(scope = path)]
+async fn of_the_caller_and_path() -> [(&'static str, &'static str); 1] {
+    [("vary", "Authorization, Cookie")]
+}
+
+#[idempotent(scope = (header("X-Tenant"), path))]
+async fn of_the_tenant_and_path() -> [(&'static str, &'static str); 1] {
+    [("vary", "X-Tenant")]
+}
+
+#[idempotent(scope = tenant)]
+async fn of_the_arguments(Path(tenant): Path<String>) -> [(&'static str, &'static str); 1] {
+    [("vary", "Cookie")]
+}
+
 const UNRECORDED: Policy = Policy::DEFAULT.record(Statuses::SUCCESS);
 
 #[idempotent(policy = UNRECORDED)]
@@ -79,4 +95,34 @@ async fn a_response_that_varies_is_warned_about_once_for_each_endpoint() {
         }
     }
     assert_eq!(*warnings.0.lock().unwrap(), ["Accept"]);
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn a_header_is_bound_as_the_scope_says() {
+    let warnings = Warnings::default();
+    let _guard = tracing::subscriber::set_default(warnings.clone());
+    let routes = Router::new()
+        .route("/caller", post(of_the_caller_and_path))
+        .route("/tenant", post(of_the_tenant_and_path))
+        .route("/arguments/{tenant}", post(of_the_arguments));
+    let app = app(&Idempotency::in_memory(), routes);
+    for path in ["/caller", "/tenant"] {
+        send(&app, path, "a", "").await;
+    }
+    assert_eq!(*warnings.0.lock().unwrap(), [""; 0]);
+    send(&app, "/arguments/acme", "a", "").await;
+    assert_eq!(*warnings.0.lock().unwrap(), ["Cookie"], "the arguments are bound, and no caller is");
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn each_layer_warns_of_its_endpoints() {
+    let warnings = Warnings::default();
+    let _guard = tracing::subscriber::set_default(warnings.clone());
+    for key in ["one", "two"] {
+        let app = app(&Idempotency::in_memory(), Router::new().route("/", post(varies)));
+        for _ in 0..2 {
+            send(&app, "/", key, "").await;
+        }
+    }
+    assert_eq!(*warnings.0.lock().unwrap(), ["Accept", "Accept"]);
 }

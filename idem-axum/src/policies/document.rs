@@ -7,7 +7,7 @@ use serde::{Serialize, Serializer};
 
 use super::index::Endpoint;
 use super::refusal_examples::{self, RefusalExample};
-use crate::policy::{self, Part, Policy, Statuses};
+use crate::policy::{self, Binding, Part, Policy, Statuses};
 
 /// Names may be added within a version. A name that goes, or means something else, is another version.
 const VERSION: u32 = 1;
@@ -209,13 +209,11 @@ impl Rules {
 }
 
 fn scope_kind(scope: policy::Scope) -> ScopeKind {
-    match scope {
-        policy::Scope::Caller | policy::Scope::Path => ScopeKind::Caller { name: "authorization" },
-        policy::Scope::Global | policy::Scope::GlobalAndPath => ScopeKind::Global,
-        policy::Scope::Header(name) | policy::Scope::HeaderAndPath(name) => {
-            ScopeKind::Header { name: name.to_ascii_lowercase() }
-        }
-        policy::Scope::Arguments | policy::Scope::ArgumentsAndPath => ScopeKind::Arguments,
+    match scope.binding() {
+        Binding::Caller => ScopeKind::Caller { name: "authorization" },
+        Binding::Nothing => ScopeKind::Global,
+        Binding::Header(name) => ScopeKind::Header { name: name.to_ascii_lowercase() },
+        Binding::Arguments => ScopeKind::Arguments,
     }
 }
 

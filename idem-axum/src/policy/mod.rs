@@ -15,6 +15,7 @@ pub use self::refusal::Refusal;
 pub use self::statuses::Statuses;
 pub(crate) use self::validate::NEVER_REPLAYED;
 use self::validate::require;
+pub(crate) use self::values::Binding;
 use self::values::with_name;
 pub use self::values::{AddedHeader, InFlight, Part, Replay, Scope};
 
@@ -244,7 +245,7 @@ impl Policy {
     /// If it names a header that cannot be one, or the arguments, which a policy does not know.
     pub const fn scope(mut self, scope: Scope) -> Self {
         assert!(!matches!(scope, Scope::Arguments | Scope::ArgumentsAndPath), "{}", validate::SCOPE_OF_ARGUMENTS);
-        if let Some(name) = scope.header_name() {
+        if let Binding::Header(name) = scope.binding() {
             require(validate::header_name(name));
         }
         self.scope = scope;

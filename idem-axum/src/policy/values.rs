@@ -228,6 +228,17 @@ pub enum Scope {
     ArgumentsAndPath,
 }
 
+/// To what a scope binds the key, beside the path.
+#[derive(Clone, Copy)]
+pub(crate) enum Binding {
+    /// To the caller, by `Authorization`, or by `Cookie` if there is no `Authorization`.
+    Caller,
+    Nothing,
+    /// To the values of this header. A request without it is bound by its caller.
+    Header(&'static str),
+    Arguments,
+}
+
 impl Scope {
     /// The scope to pass for a key that all callers share. See [the table](Self#for-operators).
     pub const GLOBAL: KeyScope = KeyScope::GLOBAL;
@@ -245,11 +256,13 @@ impl Scope {
         KeyScope::header(name)
     }
 
-    /// Returns the name of the header that is the scope.
-    pub(crate) const fn header_name(self) -> Option<&'static str> {
+    /// Returns to what the key is bound, beside the path.
+    pub(crate) const fn binding(self) -> Binding {
         match self {
-            Self::Header(name) | Self::HeaderAndPath(name) => Some(name),
-            _ => None,
+            Self::Caller | Self::Path => Binding::Caller,
+            Self::Global | Self::GlobalAndPath => Binding::Nothing,
+            Self::Header(name) | Self::HeaderAndPath(name) => Binding::Header(name),
+            Self::Arguments | Self::ArgumentsAndPath => Binding::Arguments,
         }
     }
 
@@ -260,11 +273,11 @@ impl Scope {
 
     /// Returns a hash of this scope for the policy's tag.
     pub(super) const fn hash(self) -> [u8; 8] {
-        let tag = match self {
-            Self::Caller | Self::Path => PolicyTag::NONE.with(b"caller"),
-            Self::Global | Self::GlobalAndPath => PolicyTag::NONE.with(b"global"),
-            Self::Header(name) | Self::HeaderAndPath(name) => with_name(PolicyTag::NONE.with(b"header"), name),
-            Self::Arguments | Self::ArgumentsAndPath => PolicyTag::NONE.with(b"arguments"),
+        let tag = match self.binding() {
+            Binding::Caller => PolicyTag::NONE.with(b"caller"),
+            Binding::Nothing => PolicyTag::NONE.with(b"global"),
+            Binding::Header(name) => with_name(PolicyTag::NONE.with(b"header"), name),
+            Binding::Arguments => PolicyTag::NONE.with(b"arguments"),
         };
         if self.has_path() { tag.with(b"path").to_bytes() } else { tag.to_bytes() }
     }

@@ -7,7 +7,7 @@ use http::{HeaderMap, HeaderValue, Method, header};
 use idem_runtime::Scope;
 
 use super::{header as declared_header, sent_uri};
-use crate::policy::{Policy, Scope as DeclaredScope};
+use crate::policy::{Binding, Policy};
 
 /// A scope made from the handler's arguments. It is owned, so that the handler may take the arguments.
 #[derive(Debug)]
@@ -59,13 +59,12 @@ pub(crate) enum Caller {
 impl KeyOwner {
     /// Returns whose key it is by the policy, from the head of the request as it arrived.
     pub(crate) fn new(parts: &Parts, policy: &Policy) -> Self {
-        let declared = match policy.scope {
-            DeclaredScope::Global | DeclaredScope::GlobalAndPath => Some(Scope::GLOBAL),
+        let declared = match policy.scope.binding() {
+            Binding::Nothing => Some(Scope::GLOBAL),
             // Without the header the key can only be the caller's.
-            DeclaredScope::Header(name) | DeclaredScope::HeaderAndPath(name) => header_scope(parts, name),
+            Binding::Header(name) => header_scope(parts, name),
             // The generated function evaluates the expression later, and its value counts.
-            DeclaredScope::Arguments | DeclaredScope::ArgumentsAndPath => None,
-            DeclaredScope::Caller | DeclaredScope::Path => None,
+            Binding::Arguments | Binding::Caller => None,
         };
         let path = || Box::new((parts.method.clone(), sent_uri(parts).path().to_owned()));
         Self { declared, caller: Caller::new(&parts.headers), path: policy.scope.has_path().then(path) }
@@ -82,6 +81,16 @@ impl KeyOwner {
             Some((method, path)) => (scope.with_path(method.as_str(), path), caller),
             None => (scope, caller),
         }
+    }
+}
+
+/// Returns whether [`KeyOwner`] binds the key to the header `name`: a request with another value of it does not get the record.
+pub(crate) fn is_bound(policy: &Policy, name: &[u8]) -> bool {
+    let is = |bound: &str| bound.as_bytes().eq_ignore_ascii_case(name);
+    match policy.scope.binding() {
+        Binding::Caller => is(header::AUTHORIZATION.as_str()) || is(header::COOKIE.as_str()),
+        Binding::Header(bound) => is(bound),
+        Binding::Arguments | Binding::Nothing => false,
     }
 }
 
@@ -113,6 +122,7 @@ impl Caller {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::policy::Scope as DeclaredScope;
     use http::Request;
 
     fn owner(policy: &Policy) -> KeyOwner {

@@ -251,13 +251,16 @@ mod tests {
     use axum::response::{IntoResponse, Response};
     use futures_util::FutureExt;
 
-    use super::super::recorder::start;
+    use super::super::recorder::{RecordedRequest, start};
     use super::*;
     use crate::policy::Policy;
+    use crate::warnings::Warnings;
 
     fn recording(response: Response) -> (Writer, Reader) {
         let (mut parts, body) = response.into_parts();
-        new(start(&Policy::DEFAULT, false, &mut parts, &body).unwrap())
+        let policy = &Policy::DEFAULT;
+        let request = RecordedRequest { policy, is_head: false, warnings: Warnings::default() };
+        new(start(&request, &mut parts, &body).unwrap())
     }
 
     fn stream() -> Response {

@@ -22,6 +22,7 @@ use super::body::{self, BufferedFrames};
 use super::codec::{self, Trailers};
 use super::{Unrecorded, drop_quietly, headers, vary};
 use crate::policy::{Policy, Refusal, Statuses};
+use crate::warnings::Warnings;
 
 /// A recording in progress: the head of the response, and the body as far as it has come.
 pub(crate) struct BodyRecorder {
@@ -106,8 +107,18 @@ impl BodyRecorder {
     }
 }
 
+/// What the recording of a response needs to know of its request.
+#[derive(Clone)]
+pub(crate) struct RecordedRequest<'a> {
+    pub(crate) policy: &'a Policy,
+    /// Whether the response is sent without its body.
+    pub(crate) is_head: bool,
+    pub(crate) warnings: Warnings,
+}
+
 /// Starts the recording of a response. `Err` is the outcome if no body is to be recorded.
-pub(crate) fn start(policy: &Policy, is_head: bool, parts: &mut Parts, body: &Body) -> Result<BodyRecorder, Outcome> {
+pub(crate) fn start(request: &RecordedRequest<'_>, parts: &mut Parts, body: &Body) -> Result<BodyRecorder, Outcome> {
+    let &RecordedRequest { policy, is_head, .. } = request;
     let unrecorded = parts.extensions.remove::<Unrecorded>().is_some();
     // A refusal of another call says that nothing was done there, or that a retry may succeed.
     let refused = parts.extensions.get::<Refusal>().is_some();
@@ -115,7 +126,7 @@ pub(crate) fn start(policy: &Policy, is_head: bool, parts: &mut Parts, body: &Bo
     if unrecorded || refused || !policy.recorded().contains(parts.status.as_u16()) {
         return Err(Outcome::Release);
     }
-    vary::check(policy, &parts.headers);
+    vary::check(policy, &parts.headers, &request.warnings);
     let size = body.size_hint();
     // The body of a response to `HEAD` is not sent, so it is not read either.
     let keeps_body = policy.replay.body && !is_head;
@@ -155,11 +166,11 @@ type Panic = Box<dyn Any + Send>;
 ///
 /// # Errors
 /// What a panic of the body left.
-pub(crate) async fn record(policy: &Policy, is_head: bool, response: Response) -> Result<Executed<Response>, Panic> {
+pub(crate) async fn record(request: &RecordedRequest<'_>, response: Response) -> Result<Executed<Response>, Panic> {
     let mut response = Some(response);
     poll_fn(|cx| {
         let response = response.take().unwrap_or_default();
-        let split = catch_unwind(AssertUnwindSafe(|| split(policy, is_head, response, cx)));
+        let split = catch_unwind(AssertUnwindSafe(|| split(request, response, cx)));
         Poll::Ready(split.and_then(|split| split))
     })
     .await
@@ -167,12 +178,11 @@ pub(crate) async fn record(policy: &Policy, is_head: bool, response: Response) -
 
 /// As [`record`], for a refusal of this call, which is recorded as any response of the handler.
 pub(crate) async fn record_refusal(
-    policy: &Policy,
-    is_head: bool,
+    request: &RecordedRequest<'_>,
     mut response: Response,
 ) -> Result<Executed<Response>, Panic> {
     let refusal = response.extensions_mut().remove::<Refusal>();
-    let mut executed = record(policy, is_head, response).await?;
+    let mut executed = record(request, response).await?;
     if let Some(refusal) = refusal {
         executed.response.extensions_mut().insert(refusal);
     }
@@ -180,20 +190,15 @@ pub(crate) async fn record_refusal(
 }
 
 /// As [`record`], for a response whose body is ready and cannot panic.
-pub(crate) fn record_whole(policy: &Policy, is_head: bool, response: Response) -> Executed<Response> {
+pub(crate) fn record_whole(request: &RecordedRequest<'_>, response: Response) -> Executed<Response> {
     let status = response.status();
-    split(policy, is_head, response, &mut Context::from_waker(Waker::noop()))
+    split(request, response, &mut Context::from_waker(Waker::noop()))
         .unwrap_or_else(|_| done(status.into_response(), Outcome::NotReplayable))
 }
 
-fn split(
-    policy: &Policy,
-    is_head: bool,
-    response: Response,
-    cx: &mut Context<'_>,
-) -> Result<Executed<Response>, Panic> {
+fn split(request: &RecordedRequest<'_>, response: Response, cx: &mut Context<'_>) -> Result<Executed<Response>, Panic> {
     let (mut parts, mut body) = response.into_parts();
-    let mut recorder = match start(policy, is_head, &mut parts, &body) {
+    let mut recorder = match start(request, &mut parts, &body) {
         Ok(recorder) => recorder,
         Err(outcome) => return Ok(done(Response::from_parts(parts, body), outcome)),
     };

@@ -5,9 +5,11 @@ use http::{HeaderName, HeaderValue, StatusCode, header};
 use idem_runtime::{DecodeError, Executed, Outcome, RecordBuilder, Recording};
 
 use crate::policy::{Policy, Replay};
+use crate::warnings::Warnings;
 
 async fn record(policy: &Policy, response: Response) -> Executed<Response> {
-    super::record(policy, false, response).await.unwrap()
+    let request = super::RecordedRequest { policy, is_head: false, warnings: Warnings::default() };
+    super::record(&request, response).await.unwrap()
 }
 
 fn replay(policy: &Policy, content: &Bytes) -> Result<Response, DecodeError> {

@@ -1,21 +1,17 @@
 //! A warning about responses that depend on a header which the key is not bound to.
 
-use std::collections::BTreeSet;
-use std::sync::{Mutex, PoisonError};
-
 use http::HeaderMap;
 use http::header::VARY;
 
-use crate::policy::{Part, Policy, Scope};
-
-/// The handlers for which the warning was logged.
-static WARNED: Mutex<BTreeSet<[u8; 8]>> = Mutex::new(BTreeSet::new());
+use crate::policy::{Part, Policy};
+use crate::request;
+use crate::warnings::{Warning, Warnings};
 
 /// Warns, once per endpoint, if the recorded response has a `Vary` with a header that is in neither the fingerprint nor the
 /// scope: a retry with another value of that header gets the recorded variant.
-pub(super) fn check(policy: &Policy, headers: &HeaderMap) {
+pub(super) fn check(policy: &Policy, headers: &HeaderMap, warnings: &Warnings) {
     let Some(name) = unbound(policy, headers) else { return };
-    if WARNED.lock().unwrap_or_else(PoisonError::into_inner).insert(policy.handler_hash) {
+    if warnings.is_first(Warning::Vary, policy) {
         tracing::warn!(
             header = %String::from_utf8_lossy(name),
             "a recorded response varies with a header that is in neither `fingerprint` nor `scope`, so a retry with another \
@@ -32,13 +28,8 @@ fn unbound<'a>(policy: &Policy, headers: &'a HeaderMap) -> Option<&'a [u8]> {
 
 fn is_bound(policy: &Policy, name: &[u8]) -> bool {
     let is = |bound: &str| bound.as_bytes().eq_ignore_ascii_case(name);
-    let in_scope = match policy.scope {
-        Scope::Header(bound) => is(bound),
-        // The caller is bound by these.
-        Scope::Caller | Scope::Arguments => is("authorization") || is("cookie"),
-        _ => false,
-    };
-    in_scope || policy.fingerprint.iter().any(|part| matches!(part, Part::Header(bound) if is(bound)))
+    let in_fingerprint = |part: &Part| matches!(part, Part::Header(bound) if is(bound));
+    request::is_bound(policy, name) || policy.fingerprint.iter().any(in_fingerprint)
 }
 
 #[cfg(test)]
@@ -46,6 +37,7 @@ mod tests {
     use http::HeaderValue;
 
     use super::*;
+    use crate::policy::Scope;
 
     #[test]
     fn a_header_in_fingerprint_or_scope_is_bound() {
