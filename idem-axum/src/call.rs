@@ -7,7 +7,7 @@ use std::any::Any;
 use std::convert::Infallible;
 use std::fmt;
 use std::future::Future;
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
 use axum::Extension;
@@ -27,9 +27,9 @@ use crate::extract::IdempotencyKey;
 use crate::policy::{Policy, Refusal};
 use crate::request::body::{self, BodyState, UnreadableBody};
 use crate::request::{self, Caller, FingerprintInput, KeyOwner, RequestInfo, ScopeValue, UnreadBody};
-use crate::response::{self, RecordedRequest, Unrecorded};
+use crate::response::{self, RecordedRequest};
 use crate::warnings::Warning;
-use crate::{shadow, telemetry};
+use crate::{panics, shadow, telemetry};
 
 /// A request to a generated function. It is an axum extractor, and the only argument of that function.
 pub struct Call<S>(Kind<S>);
@@ -195,20 +195,34 @@ struct OpenRequest {
     body: Body,
     policy: &'static Policy,
     config: Arc<LayerConfig>,
-    /// `None` if the request has no key and runs unprotected.
-    keyed: Option<Box<KeyedRequest>>,
+    key: RequestKey,
+}
+
+/// The key of a request, as far as it is known.
+enum RequestKey {
+    /// There is none, and the request runs unprotected.
+    None,
+    /// The arguments say it, and have not yet.
+    OfArguments(Box<KeyedRequest>),
+    /// The same value as the handler's argument, which learns at the end what request it belongs to.
+    Known(Box<KeyedRequest>, IdempotencyKey),
 }
 
 /// What was read of a request with a key before the first extractor ran: an extractor may change the parts.
 struct KeyedRequest {
-    policy: &'static Policy,
-    /// The same value as the handler's argument, which learns at the end what request it belongs to. `None` until the arguments
-    /// say the key, if they do.
-    key: Option<IdempotencyKey>,
     owner: KeyOwner,
     fingerprint: FingerprintInput,
     info: RequestInfo,
     span: RequestSpan,
+}
+
+impl RequestKey {
+    fn request(&mut self) -> Option<&mut KeyedRequest> {
+        match self {
+            Self::None => None,
+            Self::OfArguments(request) | Self::Known(request, _) => Some(request),
+        }
+    }
 }
 
 /// A body as small as this arrives with its request: nothing is to be discarded after it.
@@ -226,84 +240,79 @@ impl OpenRequest {
             return refused(&parts, response);
         };
         let config = Arc::clone(&context.config);
-        let parsed = if policy.key_from_arguments { Ok(None) } else { request::key(&parts.headers, policy) };
-        let key = parsed.as_ref().ok().cloned().flatten().map(IdempotencyKey::new);
+        let key = if policy.key_from_arguments { Ok(None) } else { request::key(&parts.headers, policy) };
+        let key = key.map(|key| key.map(IdempotencyKey::new));
         context.parsed = Some(ParsedKey { policy, key: key.clone() });
         if let Some(check) = &config.check {
             check(&parts, policy);
         }
-        let refusal = match parsed {
+        let refusal = match &key {
             Ok(Some(_)) => None,
             Ok(None) if policy.key_from_arguments => None,
             Ok(None) => policy.required.then_some(Refusal::KeyMissing { policy }),
-            Err(reason) => Some(Refusal::KeyInvalid { policy, reason }),
+            Err(reason) => Some(Refusal::KeyInvalid { policy, reason: *reason }),
         };
+        let key = key.ok().flatten();
         match refusal {
             Some(refusal) if policy.shadow => shadow::unprotected(&parts, &refusal),
             Some(refusal) => return refused(&parts, config.refuse(&telemetry::span(&parts), refusal)),
             None if key.is_none() && !policy.key_from_arguments => telemetry::count_unprotected(&parts),
             None => {}
         }
-        let keyed = (key.is_some() || policy.key_from_arguments).then(|| {
-            Box::new(KeyedRequest {
-                policy,
-                key,
-                owner: KeyOwner::new(&parts, policy),
-                fingerprint: FingerprintInput::new(&parts, policy),
-                info: RequestInfo::of(&parts),
-                span: telemetry::span(&parts),
-            })
-        });
-        Ok(Self { parts, body, policy, config, keyed })
+        let key = match key {
+            Some(key) => RequestKey::Known(Box::new(KeyedRequest::new(&parts, policy)), key),
+            None if policy.key_from_arguments => RequestKey::OfArguments(Box::new(KeyedRequest::new(&parts, policy))),
+            None => RequestKey::None,
+        };
+        Ok(Self { parts, body, policy, config, key })
     }
 
     /// Reads the body if the fingerprint needs it, and puts it back for the extractor. Returns a body that cannot be read: then
     /// the extractor decides, if it reads the body.
     async fn read_body(&mut self) -> Option<UnreadableBody> {
-        let keyed = self.keyed.as_mut().filter(|keyed| keyed.policy.reads_body())?;
+        let policy = self.policy;
+        let keyed = self.key.request().filter(|_| policy.reads_body())?;
         let body = std::mem::take(&mut self.body);
-        let read = if keyed.policy.shadow {
+        let read = if policy.shadow {
             body::read_in_shadow(&mut self.parts, body).await
         } else {
             body::read(&mut self.parts, body).await
         };
         if read.is_whole() {
-            keyed.fingerprint.body(&read.bytes(), keyed.policy);
+            keyed.fingerprint.body(&read.bytes(), policy);
         } else {
             keyed.fingerprint.truncated_body(&read.bytes());
         }
         let (body, state) = read.into_body();
         self.body = body;
-        let reason = match &state {
-            BodyState::Whole => return None,
-            BodyState::Unreadable(unreadable) if !keyed.policy.shadow => return Some(unreadable.clone()),
-            BodyState::Unreadable(_) => "reject",
-            BodyState::Skipped => "unread",
-        };
-        shadow::report(&keyed.span, reason);
-        self.keyed = None;
-        None
+        match state {
+            BodyState::Whole => None,
+            BodyState::Unreadable(unreadable) => Some(unreadable),
+            BodyState::Skipped => {
+                shadow::report(&keyed.span, "unread");
+                self.key = RequestKey::None;
+                None
+            }
+        }
     }
 
     /// Returns the request for the last extractor, and what goes on with the call. `unreadable` says whether the body was read
     /// for the fingerprint, but not to its end.
     fn split(self, unreadable: bool) -> (Request, ReadyCall) {
-        let Self { parts, mut body, policy, config, keyed } = self;
-        let unread = match &keyed {
-            // In shadow mode nothing is refused.
-            Some(_) if policy.shadow => UnreadBody::nothing(),
+        let Self { parts, mut body, policy, config, mut key } = self;
+        let unread = match key.request() {
             Some(_) if policy.reads_body() && !unreadable => UnreadBody::nothing(),
             Some(_) => UnreadBody::share(&parts, &mut body, unreadable),
             // Only the extractor of the key refuses such a request.
             None if body.size_hint().upper().is_some_and(|length| length <= SMALL_BODY) => UnreadBody::nothing(),
             None => UnreadBody::share(&parts, &mut body, false),
         };
-        (Request::from_parts(parts, body), ReadyCall { policy, config, keyed, unread })
+        (Request::from_parts(parts, body), ReadyCall { policy, config, key, unread })
     }
 
     fn rejected(&mut self, response: Response) -> Box<Refused> {
         let unread = UnreadBody::share(&self.parts, &mut self.body, false);
-        rejected(&self.config, self.keyed.as_deref(), unread, response)
+        rejected(&self.config, &mut self.key, unread, response)
     }
 }
 
@@ -311,7 +320,7 @@ impl OpenRequest {
 pub struct ReadyCall {
     policy: &'static Policy,
     config: Arc<LayerConfig>,
-    keyed: Option<Box<KeyedRequest>>,
+    key: RequestKey,
     unread: UnreadBody,
 }
 
@@ -326,9 +335,10 @@ impl ReadyCall {
     /// refused if the policy requires a key.
     #[must_use]
     pub fn with_key(mut self, key: Option<Key>) -> Self {
-        if let Some(keyed) = &mut self.keyed {
-            keyed.key = key.map(IdempotencyKey::new);
-        }
+        self.key = match (self.key, key) {
+            (RequestKey::OfArguments(request), Some(key)) => RequestKey::Known(request, IdempotencyKey::new(key)),
+            (unchanged, _) => unchanged,
+        };
         self
     }
 
@@ -348,38 +358,41 @@ impl ReadyCall {
         scope: Option<ScopeValue>,
         handler: BoxFuture<'static, Response>,
     ) -> BoxFuture<'static, Response> {
-        let Self { policy, config, keyed, unread } = self;
-        let Some(keyed) = keyed else {
-            unread.release();
-            return unprotected(policy, config, handler);
-        };
-        if keyed.key.is_none() {
-            let missing = Refusal::KeyMissing { policy };
-            match (policy.required, policy.shadow) {
-                (true, false) => return unread.discard(config.refuse(&keyed.span, missing)),
-                (true, true) => shadow::report(&keyed.span, missing.code()),
-                (false, _) => keyed.span.without_key(|| keyed.info.endpoint()),
+        let Self { policy, config, key, unread } = self;
+        match key {
+            RequestKey::None => {}
+            RequestKey::OfArguments(keyed) => {
+                let missing = Refusal::KeyMissing { policy };
+                match (policy.required, policy.shadow) {
+                    (true, false) => return unread.discard(config.refuse(&keyed.span, missing)),
+                    (true, true) => shadow::report(&keyed.span, missing.code()),
+                    (false, _) => keyed.span.without_key(|| keyed.info.endpoint()),
+                }
             }
-            unread.release();
-            return unprotected(policy, config, handler);
+            RequestKey::Known(keyed, key) => {
+                let span = keyed.span.clone();
+                let response = keyed.run(policy, key, config, scope, unread, handler);
+                return if span.is_on() { Box::pin(async move { span.instrument(response).await }) } else { response };
+            }
         }
-        let span = keyed.span.clone();
-        let response = keyed.run(config, scope, unread, handler);
-        if span.is_on() { Box::pin(async move { span.instrument(response).await }) } else { response }
+        unread.release();
+        unprotected(policy, config, handler)
     }
 
     /// Refuses a body that is too large or broke off, if the extractor has not read it and so does not know.
-    fn checked(self, unreadable: Option<UnreadableBody>) -> Result<Self, Box<Refused>> {
+    fn checked(mut self, unreadable: Option<UnreadableBody>) -> Result<Self, Box<Refused>> {
         let Some(unreadable) = unreadable.filter(|unreadable| !unreadable.is_noticed()) else { return Ok(self) };
-        let Self { config, keyed, unread, .. } = self;
-        if let Some(keyed) = &keyed {
-            keyed.span.rejected();
+        let span = self.key.request().map(|keyed| &keyed.span);
+        if self.policy.shadow {
+            span.iter().for_each(|span| shadow::report(span, "reject"));
+            return Ok(Self { key: RequestKey::None, ..self });
         }
-        Err(Box::new(Refused { response: config.describe(unreadable.rejection()), unread }))
+        span.iter().for_each(|span| span.rejected());
+        Err(Box::new(Refused { response: self.config.describe(unreadable.rejection()), unread: self.unread }))
     }
 
-    fn rejected(self, response: Response) -> Box<Refused> {
-        rejected(&self.config, self.keyed.as_deref(), self.unread, response)
+    fn rejected(mut self, response: Response) -> Box<Refused> {
+        rejected(&self.config, &mut self.key, self.unread, response)
     }
 }
 
@@ -401,13 +414,8 @@ fn unprotected(
 
 /// Returns a rejection. If the extractor is that of the key, it is a refusal, and the body is discarded first. Any other is sent
 /// as without the attribute.
-fn rejected(
-    config: &LayerConfig,
-    keyed: Option<&KeyedRequest>,
-    unread: UnreadBody,
-    response: Response,
-) -> Box<Refused> {
-    if let Some(keyed) = keyed {
+fn rejected(config: &LayerConfig, key: &mut RequestKey, unread: UnreadBody, response: Response) -> Box<Refused> {
+    if let Some(keyed) = key.request() {
         keyed.span.rejected();
     }
     let response = config.describe(response);
@@ -416,18 +424,32 @@ fn rejected(
 }
 
 impl KeyedRequest {
+    fn new(parts: &Parts, policy: &Policy) -> Self {
+        Self {
+            owner: KeyOwner::new(parts, policy),
+            fingerprint: FingerprintInput::new(parts, policy),
+            info: RequestInfo::of(parts),
+            span: telemetry::span(parts),
+        }
+    }
+
     /// Returns a small future, since this itself is none: it holds only what is left to do.
     fn run(
         self: Box<Self>,
+        policy: &'static Policy,
+        key: IdempotencyKey,
         config: Arc<LayerConfig>,
         scope: Option<ScopeValue>,
         unread: UnreadBody,
         handler: BoxFuture<'static, Response>,
     ) -> BoxFuture<'static, Response> {
-        let Self { policy, key, owner, mut fingerprint, info, span } = *self;
-        // The caller of this function has checked it.
-        let Some(key) = key else { return config.refuse(&span, Refusal::KeyMissing { policy }) };
-        let request = RecordedRequest { policy, is_head: info.is_head(), warnings: config.warnings.clone() };
+        let Self { owner, mut fingerprint, info, span } = *self;
+        let request = RecordedRequest {
+            policy,
+            is_head: info.is_head(),
+            body_failed: unread.has_failed(),
+            warnings: config.warnings.clone(),
+        };
         let (scope, caller) = owner.scope(scope);
         if let Some(caller) = &caller {
             fingerprint.bind_caller(caller);
@@ -443,11 +465,12 @@ impl KeyedRequest {
         key.set_identity(attempt.key, attempt.fingerprint);
         span.set_key(&attempt.key);
         if policy.shadow {
-            return shadow::run(&config.idempotency, &request, attempt, span, handler).await;
+            unread.release();
+            return Box::pin(shadow::run(config.idempotency.clone(), request, attempt, span, handler));
         }
         let link = config.link.clone();
         let is_head = request.is_head;
-        let execution = Execution { request, body_failed: unread.has_failed(), link, span: span.clone() };
+        let execution = Execution { request, link, span: span.clone() };
         let body = unread.clone();
         let execute = move |lease: Lease| {
             key.set_lease(lease);
@@ -480,9 +503,6 @@ impl KeyedRequest {
 /// that the engine was dropped while it ran.
 struct Execution {
     request: RecordedRequest<'static>,
-    /// Whether an extractor saw the body break off and the handler runs nevertheless. The client will send the whole body under the
-    /// same key, so nothing is recorded.
-    body_failed: bool,
     link: Option<HeaderValue>,
     span: RequestSpan,
 }
@@ -493,33 +513,22 @@ impl Execution {
     async fn run(self, handler: BoxFuture<'static, Response>) -> Executed<Response> {
         tracing::debug!("an execution starts");
         let refusal = match self.respond(handler).await {
-            Ok(response) => match response::record(&self.request, self.marked(response)).await {
+            Ok(response) => match response::record(&self.request, response).await {
                 Ok(executed) => return executed,
                 Err(panic) => self.panicked(panic),
             },
             Err(refusal) => refusal,
         };
-        // The policy's `errors` is the user's, and so is the body that it makes.
-        let refused = catch_unwind(AssertUnwindSafe(|| {
-            context::describe(self.link.as_ref(), telemetry::refuse(&self.span, refusal))
-        }));
-        let recorded = match refused {
-            Ok(response) => response::record_refusal(&self.request, self.marked(response)).await,
-            Err(panic) => Err(panic),
-        };
-        recorded.unwrap_or_else(|panic| {
-            response::discard(panic);
-            tracing::error!("the function `errors` of a policy panicked; the response is 500 without a body");
-            response::record_whole(&self.request, self.marked(StatusCode::INTERNAL_SERVER_ERROR.into_response()))
+        let refused = context::describe(self.link.as_ref(), telemetry::refuse(&self.span, refusal));
+        // The body is the user's, if the policy has a function `errors`.
+        // Boxed, since it is large, and few handlers panic.
+        Box::pin(response::record_refusal(&self.request, refused)).await.unwrap_or_else(|panic| {
+            panics::discard(panic);
+            tracing::error!(
+                "the body of a refusal panicked, which `errors` of a policy made; the response is 500 without a body"
+            );
+            response::record_whole(&self.request, StatusCode::INTERNAL_SERVER_ERROR.into_response())
         })
-    }
-
-    /// Marks a response that is not recorded since the body of its request broke off.
-    fn marked(&self, mut response: Response) -> Response {
-        if self.body_failed {
-            response.extensions_mut().insert(Unrecorded);
-        }
-        response
     }
 
     async fn respond(&self, handler: BoxFuture<'static, Response>) -> Result<Response, Refusal> {
@@ -531,7 +540,7 @@ impl Execution {
             Some(longest) => match Box::pin(timeout(longest, &mut handler)).await {
                 Ok(ended) => ended,
                 Err(_) => {
-                    response::drop_quietly(handler);
+                    panics::drop_quietly(handler);
                     return Err(Refusal::HandlerTimedOut { policy });
                 }
             },
@@ -540,7 +549,7 @@ impl Execution {
     }
 
     fn panicked(&self, panic: Box<dyn Any + Send>) -> Refusal {
-        response::discard(panic);
+        panics::discard(panic);
         Refusal::HandlerPanicked { policy: self.request.policy }
     }
 }

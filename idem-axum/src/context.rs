@@ -7,7 +7,7 @@ use axum::response::Response;
 use http::HeaderValue;
 use http::header::LINK;
 use http::request::Parts;
-use idem_runtime::{Idempotency, RequestSpan};
+use idem_runtime::{Idempotency, InvalidKey, RequestSpan};
 
 use crate::extract::IdempotencyKey;
 use crate::policy::{Policy, Refusal};
@@ -22,11 +22,12 @@ pub(crate) struct RequestContext {
     pub(crate) parsed: Option<ParsedKey>,
 }
 
-/// The key of a request, as an `#[idempotent]` endpoint read it by its own policy.
+/// The key of a request, as an `#[idempotent]` endpoint read it by its own policy. Only an endpoint in shadow mode goes on with a
+/// malformed one.
 #[derive(Clone)]
 pub(crate) struct ParsedKey {
     pub(crate) policy: &'static Policy,
-    pub(crate) key: Option<IdempotencyKey>,
+    pub(crate) key: Result<Option<IdempotencyKey>, InvalidKey>,
 }
 
 /// Called with each request to an endpoint and the policy of the endpoint.

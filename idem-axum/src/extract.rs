@@ -159,7 +159,7 @@ impl fmt::Debug for IdempotencyKey {
 }
 
 /// Returns the key as the endpoint read it, or by the default policy if there is no endpoint.
-fn parsed_key(parts: &Parts) -> Result<ParsedKey, Refusal> {
+fn parsed_key(parts: &Parts) -> ParsedKey {
     if let Some(RequestContext { parsed: Some(parsed), .. }) = parts.extensions.get::<RequestContext>() {
         if parsed.policy.key_from_arguments {
             tracing::error!(
@@ -167,21 +167,18 @@ fn parsed_key(parts: &Parts) -> Result<ParsedKey, Refusal> {
                  known; write `IdempotencyKey::from_text(..)` in the handler instead"
             );
         }
-        return Ok(parsed.clone());
+        return parsed.clone();
     }
     let policy = &Policy::DEFAULT;
-    match request::key(&parts.headers, policy) {
-        Ok(key) => Ok(ParsedKey { policy, key: key.map(IdempotencyKey::new) }),
-        Err(reason) => Err(Refusal::KeyInvalid { policy, reason }),
-    }
+    ParsedKey { policy, key: request::key(&parts.headers, policy).map(|key| key.map(IdempotencyKey::new)) }
 }
 
 impl<S: Send + Sync> FromRequestParts<S> for IdempotencyKey {
     type Rejection = Refusal;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Refusal> {
-        let ParsedKey { policy, key } = parsed_key(parts)?;
-        key.ok_or(Refusal::KeyMissing { policy })
+        let ParsedKey { policy, key } = parsed_key(parts);
+        key.map_err(|reason| Refusal::KeyInvalid { policy, reason })?.ok_or(Refusal::KeyMissing { policy })
     }
 }
 
@@ -189,6 +186,11 @@ impl<S: Send + Sync> OptionalFromRequestParts<S> for IdempotencyKey {
     type Rejection = Refusal;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Option<Self>, Refusal> {
-        parsed_key(parts).map(|parsed| parsed.key)
+        let ParsedKey { policy, key } = parsed_key(parts);
+        match key {
+            // Nothing is enforced.
+            Err(_) if policy.shadow => Ok(None),
+            key => key.map_err(|reason| Refusal::KeyInvalid { policy, reason }),
+        }
     }
 }

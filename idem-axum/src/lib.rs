@@ -84,6 +84,7 @@ pub mod fuzzing;
 pub mod guide;
 mod layer;
 mod link;
+mod panics;
 mod policies;
 mod policy;
 #[doc(hidden)]

@@ -18,8 +18,8 @@ use crate::telemetry;
 
 /// Runs the handler in the request's own future, as without the attribute, and records its response if the key was free.
 pub(crate) async fn run(
-    idempotency: &Idempotency,
-    request: &RecordedRequest<'static>,
+    idempotency: Idempotency,
+    request: RecordedRequest<'static>,
     attempt: Attempt,
     span: RequestSpan,
     handler: BoxFuture<'static, Response>,
@@ -28,7 +28,7 @@ pub(crate) async fn run(
     let report = move |outcome| report(&span, name(outcome, policy));
     let shadow = idempotency.shadow(attempt, report).await;
     let response = handler.await;
-    record(request, response, shadow)
+    record(&request, response, shadow)
 }
 
 /// Reports a request that would have been refused for its key, and runs unprotected.

@@ -170,8 +170,13 @@ async fn errors_that_panics_still_leaves_a_response() {
     let (idempotency, runs) = (Idempotency::in_memory(), Runs::default());
     let app = app(&idempotency, routes(&runs));
     for _ in 0..2 {
-        assert_eq!(send(&app, "/panics-twice", "a", "").await.status(), 500);
+        let response = send(&app, "/panics-twice", "a", "").await;
+        assert_eq!(response.status(), 500);
+        assert!(text(response).await.contains("idempotency_handler_panicked"), "the default body");
     }
+    let response = send(&app, "/panics-twice", "two words", "").await;
+    assert_eq!(response.status(), 400);
+    assert!(text(response).await.contains("idempotency_key_invalid"));
     assert_eq!(idempotency.executions(), 0);
 }
 

@@ -1,6 +1,7 @@
 //! Refusals: responses made by the runtime itself.
 
 use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
 use axum::body::Body;
@@ -10,6 +11,7 @@ use http::{HeaderValue, StatusCode};
 use idem_runtime::{InvalidKey, MAX_KEY, RefusalReason, StoreError};
 
 use super::{Policy, Statuses, render};
+use crate::panics;
 
 /// A response made by the runtime itself. For most variants the handler has not started. The others are
 /// [`HandlerPanicked`](Self::HandlerPanicked) and [`HandlerTimedOut`](Self::HandlerTimedOut), which say how it ended,
@@ -393,12 +395,19 @@ impl std::error::Error for Refusal {
     }
 }
 
-/// The response that the policy's `errors` function makes, with this refusal as an extension, and with `Retry-After` if waiting
+/// The response that the policy's `errors` function makes, or the default one if that function panics, with this refusal as an extension, and with `Retry-After` if waiting
 /// helps and the function did not set it.
 impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
         self.log();
-        let mut response = (self.policy().errors)(&self);
+        // The function is the user's. If it panics, the client still learns what to do.
+        let mut response = catch_unwind(AssertUnwindSafe(|| (self.policy().errors)(&self))).unwrap_or_else(|panic| {
+            panics::discard(panic);
+            tracing::error!(
+                "the function `errors` of a policy panicked; the response is the default one of the refusal"
+            );
+            self.problem()
+        });
         if let Some(after) = self.retry_after() {
             response.headers_mut().entry(RETRY_AFTER).or_insert(HeaderValue::from(after.as_secs()));
         }

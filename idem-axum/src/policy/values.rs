@@ -266,6 +266,16 @@ impl Scope {
         }
     }
 
+    /// Returns whether the key is bound to the header `name`: a request with another value of it does not get the record.
+    pub(crate) fn binds(self, name: &[u8]) -> bool {
+        let is = |bound: &str| bound.as_bytes().eq_ignore_ascii_case(name);
+        match self.binding() {
+            Binding::Caller => is("authorization") || is("cookie"),
+            Binding::Header(bound) => is(bound),
+            Binding::Arguments | Binding::Nothing => false,
+        }
+    }
+
     /// Returns whether the path is part of the scope.
     pub(crate) const fn has_path(self) -> bool {
         matches!(self, Self::Path | Self::GlobalAndPath | Self::HeaderAndPath(_) | Self::ArgumentsAndPath)

@@ -16,7 +16,7 @@ mod unread;
 pub(crate) use fingerprint::FingerprintInput;
 pub(crate) use key::key;
 pub use key::{KeyExpression, KeyOfOption, KeyOfText, KeyText};
-pub(crate) use owner::{Caller, KeyOwner, is_bound};
+pub(crate) use owner::{Caller, KeyOwner};
 pub use owner::{ScopePart, ScopeValue, scope};
 pub(crate) use unread::UnreadBody;
 

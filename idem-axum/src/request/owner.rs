@@ -84,16 +84,6 @@ impl KeyOwner {
     }
 }
 
-/// Returns whether [`KeyOwner`] binds the key to the header `name`: a request with another value of it does not get the record.
-pub(crate) fn is_bound(policy: &Policy, name: &[u8]) -> bool {
-    let is = |bound: &str| bound.as_bytes().eq_ignore_ascii_case(name);
-    match policy.scope.binding() {
-        Binding::Caller => is(header::AUTHORIZATION.as_str()) || is(header::COOKIE.as_str()),
-        Binding::Header(bound) => is(bound),
-        Binding::Arguments | Binding::Nothing => false,
-    }
-}
-
 fn header_scope(parts: &Parts, name: &str) -> Option<Scope> {
     let values: Vec<_> = declared_header::values(parts, name).collect();
     let says_something = values.iter().any(|value| !is_blank(value));

@@ -16,7 +16,7 @@ use idem_runtime::RecordedStream;
 
 use super::queue::{self, End, Reader, Writer};
 use super::recorder::{Added, BodyRecorder, poll_body};
-use super::{discard, drop_quietly};
+use crate::panics::{discard, drop_quietly};
 
 /// After this many frames the data of further ones is put together: a caller that lags no longer sees where a frame
 /// ended, and many small frames take no more memory than their bytes.

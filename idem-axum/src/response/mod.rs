@@ -1,9 +1,6 @@
 //! Responses: recorded on their way out, and replayed from a record.
 
-use std::any::Any;
 use std::convert::Infallible;
-use std::mem;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use axum::response::{IntoResponseParts, ResponseParts};
 
@@ -49,19 +46,5 @@ impl IntoResponseParts for Unrecorded {
     fn into_response_parts(self, mut response: ResponseParts) -> Result<ResponseParts, Infallible> {
         response.extensions_mut().insert(self);
         Ok(response)
-    }
-}
-
-/// Drops the payload of a panic, which may panic as well.
-pub(crate) fn discard(panic: Box<dyn Any + Send>) {
-    if let Err(again) = catch_unwind(AssertUnwindSafe(|| drop(panic))) {
-        mem::forget(again);
-    }
-}
-
-/// Drops a value of the user's, whose `Drop` may panic.
-pub(crate) fn drop_quietly<T>(value: T) {
-    if let Err(panic) = catch_unwind(AssertUnwindSafe(|| drop(value))) {
-        discard(panic);
     }
 }

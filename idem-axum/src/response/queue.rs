@@ -259,7 +259,7 @@ mod tests {
     fn recording(response: Response) -> (Writer, Reader) {
         let (mut parts, body) = response.into_parts();
         let policy = &Policy::DEFAULT;
-        let request = RecordedRequest { policy, is_head: false, warnings: Warnings::default() };
+        let request = RecordedRequest { policy, is_head: false, body_failed: false, warnings: Warnings::default() };
         new(start(&request, &mut parts, &body).unwrap())
     }
 

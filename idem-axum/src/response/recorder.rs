@@ -20,7 +20,8 @@ use idem_runtime::{Executed, Outcome, RecordBuilder, Recording};
 
 use super::body::{self, BufferedFrames};
 use super::codec::{self, Trailers};
-use super::{Unrecorded, drop_quietly, headers, vary};
+use super::{Unrecorded, headers, vary};
+use crate::panics::drop_quietly;
 use crate::policy::{Policy, Refusal, Statuses};
 use crate::warnings::Warnings;
 
@@ -108,11 +109,13 @@ impl BodyRecorder {
 }
 
 /// What the recording of a response needs to know of its request.
-#[derive(Clone)]
 pub(crate) struct RecordedRequest<'a> {
     pub(crate) policy: &'a Policy,
     /// Whether the response is sent without its body.
     pub(crate) is_head: bool,
+    /// Whether an extractor saw the body break off, and the handler ran nevertheless. The client will send the whole body under the
+    /// same key, so nothing is recorded.
+    pub(crate) body_failed: bool,
     pub(crate) warnings: Warnings,
 }
 
@@ -123,7 +126,7 @@ pub(crate) fn start(request: &RecordedRequest<'_>, parts: &mut Parts, body: &Bod
     // A refusal of another call says that nothing was done there, or that a retry may succeed.
     let refused = parts.extensions.get::<Refusal>().is_some();
     // 1xx, the 101 of an upgrade among them, are in no set of statuses.
-    if unrecorded || refused || !policy.recorded().contains(parts.status.as_u16()) {
+    if unrecorded || refused || request.body_failed || !policy.recorded().contains(parts.status.as_u16()) {
         return Err(Outcome::Release);
     }
     vary::check(policy, &parts.headers, &request.warnings);

@@ -8,7 +8,7 @@ use crate::policy::{Policy, Replay};
 use crate::warnings::Warnings;
 
 async fn record(policy: &Policy, response: Response) -> Executed<Response> {
-    let request = super::RecordedRequest { policy, is_head: false, warnings: Warnings::default() };
+    let request = super::RecordedRequest { policy, is_head: false, body_failed: false, warnings: Warnings::default() };
     super::record(&request, response).await.unwrap()
 }
 

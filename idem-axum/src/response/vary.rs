@@ -4,7 +4,6 @@ use http::HeaderMap;
 use http::header::VARY;
 
 use crate::policy::{Part, Policy};
-use crate::request;
 use crate::warnings::{Warning, Warnings};
 
 /// Warns, once per endpoint, if the recorded response has a `Vary` with a header that is in neither the fingerprint nor the
@@ -29,7 +28,7 @@ fn unbound<'a>(policy: &Policy, headers: &'a HeaderMap) -> Option<&'a [u8]> {
 fn is_bound(policy: &Policy, name: &[u8]) -> bool {
     let is = |bound: &str| bound.as_bytes().eq_ignore_ascii_case(name);
     let in_fingerprint = |part: &Part| matches!(part, Part::Header(bound) if is(bound));
-    request::is_bound(policy, name) || policy.fingerprint.iter().any(in_fingerprint)
+    policy.scope.binds(name) || policy.fingerprint.iter().any(in_fingerprint)
 }
 
 #[cfg(test)]

@@ -112,3 +112,16 @@ async fn a_child_key_is_the_same_on_every_run_of_the_same_request_and_of_no_othe
     // Another process computes the same.
     assert_eq!(text(&self::setup(), ask("a", "k")).await, base);
 }
+
+#[idempotent(shadow)]
+async fn in_shadow(key: IdempotencyKey) -> String {
+    key.as_str().to_owned()
+}
+
+#[tokio::test]
+async fn in_shadow_mode_the_extractor_says_what_is_wrong_with_the_key() {
+    let setup = Setup::of(Router::new().route("/", post(in_shadow)));
+    assert_eq!(text(&setup, send("/").key("k")).await, "k");
+    send("/").to(&setup.app).await.assert_refused(400, "idempotency_key_missing");
+    send("/").key("a, b").to(&setup.app).await.assert_refused(400, "idempotency_key_invalid");
+}

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use axum::body::{Body, HttpBody, to_bytes};
+use axum::extract::rejection::BytesRejection;
 use axum::extract::{DefaultBodyLimit, Request};
 use axum::middleware::map_request;
 use axum::response::{IntoResponse, Response};
@@ -60,6 +61,12 @@ async fn enforced(body: Bytes) -> String {
     body.len().to_string()
 }
 
+/// Takes what is wrong with the body as a value.
+#[idempotent(shadow)]
+async fn lenient(body: Result<Bytes, BytesRejection>) -> String {
+    body.map_or_else(|rejection| rejection.status().to_string(), |body| body.len().to_string())
+}
+
 async fn bare(body: Bytes) -> String {
     body.len().to_string()
 }
@@ -70,6 +77,7 @@ fn routes() -> Router<idem_tests::Probe> {
         .route("/bodiless", post(bodiless))
         .route("/buffered", post(buffered))
         .route("/enforced", post(enforced))
+        .route("/lenient", post(lenient))
         .route("/bare", post(bare))
 }
 
@@ -128,6 +136,23 @@ async fn a_limit_that_a_layer_sets_is_answered_as_without_the_attribute() {
         let large = send(path).key("large").request(path, Pulled::default().body(5, b"12345678"));
         assert_eq!(app.clone().oneshot(large).await.unwrap().status(), 413, "{path}");
     }
+}
+
+#[tokio::test]
+async fn a_handler_that_takes_a_body_that_cannot_be_read_is_judged_as_enforced_rules_would() {
+    let (spans, _guard) = Spans::capture();
+    let setup = Setup::of(routes().layer(DefaultBodyLimit::max(10)));
+    let ask = async |key: &str, body: Body| {
+        let request = send("/lenient").key(key).request("/lenient", body);
+        text(setup.app.clone().oneshot(request).await.unwrap()).await
+    };
+    let broken = stream::iter([Ok("abc"), Err(io::Error::other("the upload broke off"))]);
+    for _ in 0..2 {
+        assert_eq!(ask("large", Body::from("more than ten bytes")).await, "413 Payload Too Large");
+    }
+    assert_eq!(ask("broken", Body::from_stream(broken)).await, "400 Bad Request");
+    assert_eq!(ask("broken", Body::from("abcdef")).await, "6");
+    assert_eq!(would(&spans), ["execute", "replay", "execute", "execute"]);
 }
 
 #[tokio::test]
