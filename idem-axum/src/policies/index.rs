@@ -134,9 +134,9 @@ impl<S> Policies<S> {
     /// # Panics
     /// If the endpoint is listed already, the path does not begin with `/`, or an attribute between `#[idempotent]` and the
     /// handler answers in its place, so that the policy cannot be asked for.
-    pub fn endpoint<H>(mut self, method: Method, path: &str, handler: H) -> Self
+    pub fn endpoint<H, M>(mut self, method: Method, path: &str, handler: H) -> Self
     where
-        H: IdempotentHandler<S>,
+        H: IdempotentHandler<S, M>,
     {
         self.list(method, path, handler);
         self
@@ -161,10 +161,10 @@ impl<S> Policies<S> {
     ///
     /// # Panics
     /// As [`endpoint`](Self::endpoint), and if axum knows no such method.
-    pub fn mount<H, M>(&mut self, method: Method, path: &str, handler: H) -> Router<S>
+    pub fn mount<H, M, T>(&mut self, method: Method, path: &str, handler: H) -> Router<S>
     where
-        H: IdempotentHandler<S> + Handler<M, S>,
-        M: 'static,
+        H: IdempotentHandler<S, M> + Handler<T, S>,
+        T: 'static,
         S: Clone + Send + Sync + 'static,
     {
         let filter = MethodFilter::try_from(method.clone());
@@ -173,7 +173,7 @@ impl<S> Policies<S> {
         Router::new().route(path, on(filter.unwrap_or(MethodFilter::POST), handler))
     }
 
-    fn list<H: IdempotentHandler<S>>(&mut self, method: Method, path: &str, handler: H) {
+    fn list<H: IdempotentHandler<S, M>, M>(&mut self, method: Method, path: &str, handler: H) {
         assert!(path.starts_with('/'), "the path of an endpoint begins with `/`, and `{path}` does not");
         let listed = self.endpoints.iter().any(|other| other.method == method && other.path == path);
         assert!(!listed, "{method} {path} is listed already");
@@ -254,15 +254,20 @@ impl<S> fmt::Debug for Policies<S> {
 /// A handler with the attribute `#[idempotent]`, for routers with the state `S`. Every such handler is one, and nothing else.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not a handler with the attribute `#[idempotent]`",
-    note = "only annotated handlers have a policy: add `#[idempotent]` to it, or leave it out of the list"
+    label = "this handler has no policy to list",
+    note = "write `#[idempotent]` above the handler, or leave it out of the list and mount it with `Router::route`"
 )]
-pub trait IdempotentHandler<S> {
+pub trait IdempotentHandler<S, M> {
     /// Its policy: `None` if another attribute is between.
     #[doc(hidden)]
     fn declared(self) -> Option<&'static Policy>;
 }
 
-impl<S, F, A> IdempotentHandler<S> for F
+/// Says that a handler has the attribute. The compiler infers it.
+#[derive(Debug)]
+pub enum Annotated {}
+
+impl<S, F, A> IdempotentHandler<S, Annotated> for F
 where
     F: FnOnce(Call<S>) -> A,
     A: Future<Output = Response>,
@@ -270,6 +275,19 @@ where
     fn declared(self) -> Option<&'static Policy> {
         // A generated function returns from a probe the first time it is polled.
         self(Call::probe()).now_or_never().and_then(|response| Call::<S>::declared(&response))
+    }
+}
+
+/// Of no function. If there were one implementation, the compiler would say which arguments it needs, and not what to write.
+#[derive(Debug)]
+pub enum NotAnnotated {}
+
+impl<S, F> IdempotentHandler<S, NotAnnotated> for F
+where
+    F: FnOnce(NotAnnotated) -> NotAnnotated,
+{
+    fn declared(self) -> Option<&'static Policy> {
+        None
     }
 }
 
