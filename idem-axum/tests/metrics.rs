@@ -13,8 +13,8 @@ use axum::http::Request;
 use axum::routing::{any, post};
 use idem_axum::metrics::{ALL, Kind};
 use idem_axum::{
-    Begin, BeginOptions, Claim, Fingerprint, Idempotency, IdempotencyLayer, MemoryClaim, MemoryStore, Policy, Record,
-    StorageKey, Store, StoreError, idempotent,
+    Begin, BeginOptions, Claim, Clock, Fingerprint, Idempotency, IdempotencyLayer, MemoryClaim, MemoryStore, Policy,
+    Record, StorageKey, Store, StoreCapabilities, StoreError, StoredEntry, idempotent,
 };
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use tokio::sync::Semaphore;
@@ -193,6 +193,7 @@ struct Failing {
 
 struct FailingClaim(MemoryClaim);
 
+#[deny(clippy::missing_trait_methods)]
 impl Store for Failing {
     type Claim = FailingClaim;
 
@@ -223,8 +224,23 @@ impl Store for Failing {
     async fn forget(&self, key: &StorageKey) -> Result<bool, StoreError> {
         self.store.forget(key).await
     }
+
+    async fn inspect(&self, key: &StorageKey) -> Result<Option<StoredEntry>, StoreError> {
+        self.store.inspect(key).await
+    }
+
+    async fn drained(&self) {
+        self.store.drained().await;
+    }
+
+    /// As a store outside the process: its leases are renewed.
+    fn attach(&self, clock: &Arc<dyn Clock>) -> StoreCapabilities {
+        let _ = self.store.attach(clock);
+        StoreCapabilities::default()
+    }
 }
 
+#[deny(clippy::missing_trait_methods)]
 impl Claim for FailingClaim {
     async fn renew(&mut self, lease: Duration) -> Result<(), StoreError> {
         self.0.renew(lease).await
@@ -236,6 +252,10 @@ impl Claim for FailingClaim {
 
     async fn release(self) -> Result<(), StoreError> {
         self.0.release().await
+    }
+
+    fn try_clone(&self) -> Option<Self> {
+        Some(Self(self.0.try_clone()?))
     }
 }
 

@@ -12,7 +12,7 @@ use crate::key::Key;
 use crate::memory::{MemoryClaim, MemoryStore};
 use crate::record::Record;
 use crate::scope::Scope;
-use crate::store::{Begin, BeginOptions, Claim, Store, StoreCapabilities};
+use crate::store::{Begin, BeginOptions, Claim, Store, StoreCapabilities, StoredEntry};
 
 /// An error of the user: the refusal, or the function's own.
 #[derive(Debug)]
@@ -405,6 +405,7 @@ impl Faulty {
     }
 }
 
+#[deny(clippy::missing_trait_methods)]
 impl Store for Faulty {
     type Claim = FaultyClaim;
 
@@ -435,6 +436,14 @@ impl Store for Faulty {
     fn attach(&self, clock: &Arc<dyn Clock>) -> StoreCapabilities {
         self.store.attach(clock)
     }
+
+    async fn inspect(&self, key: &StorageKey) -> Result<Option<StoredEntry>, StoreError> {
+        self.store.inspect(key).await
+    }
+
+    async fn drained(&self) {
+        self.store.drained().await;
+    }
 }
 
 struct FaultyClaim {
@@ -442,6 +451,7 @@ struct FaultyClaim {
     store: Faulty,
 }
 
+#[deny(clippy::missing_trait_methods)]
 impl Claim for FaultyClaim {
     async fn renew(&mut self, lease: Duration) -> Result<(), StoreError> {
         self.store.step().await?;
@@ -456,6 +466,10 @@ impl Claim for FaultyClaim {
     async fn release(self) -> Result<(), StoreError> {
         self.store.step().await?;
         self.claim.release().await
+    }
+
+    fn try_clone(&self) -> Option<Self> {
+        Some(Self { claim: self.claim.try_clone()?, store: self.store.clone() })
     }
 }
 

@@ -234,6 +234,7 @@ struct Slow {
     go_on: Arc<Notify>,
 }
 
+#[deny(clippy::missing_trait_methods)]
 impl Store for Slow {
     type Claim = MemoryClaim;
 
@@ -262,5 +263,9 @@ impl Store for Slow {
 
     fn attach(&self, clock: &Arc<dyn Clock>) -> StoreCapabilities {
         MemoryStore::attach(&self.store, clock)
+    }
+
+    async fn drained(&self) {
+        self.store.drained().await;
     }
 }

@@ -50,6 +50,7 @@ struct Jittery {
     looks: Arc<AtomicU64>,
 }
 
+#[deny(clippy::missing_trait_methods)]
 impl Store for Jittery {
     type Claim = MemoryClaim;
 
@@ -81,5 +82,9 @@ impl Store for Jittery {
 
     fn attach(&self, clock: &Arc<dyn Clock>) -> StoreCapabilities {
         MemoryStore::attach(&self.store, clock)
+    }
+
+    async fn drained(&self) {
+        self.store.drained().await;
     }
 }

@@ -7,7 +7,7 @@ use axum::Router;
 use axum::routing::any;
 use idem_axum::{
     Begin, BeginOptions, Claim, Clock, Fingerprint, Idempotency, MemoryClaim, MemoryStore, Record, StorageKey, Store,
-    StoreCapabilities, StoreError,
+    StoreCapabilities, StoreError, StoredEntry,
 };
 use idem_tests::{Ask, Connection, Probe, Server, Setup, answering, feed, once, post as send, within};
 
@@ -32,6 +32,7 @@ struct Slow {
 
 struct SlowClaim(MemoryClaim, Probe);
 
+#[deny(clippy::missing_trait_methods)]
 impl Store for Slow {
     type Claim = SlowClaim;
 
@@ -61,8 +62,17 @@ impl Store for Slow {
     fn attach(&self, clock: &Arc<dyn Clock>) -> StoreCapabilities {
         self.store.attach(clock)
     }
+
+    async fn inspect(&self, key: &StorageKey) -> Result<Option<StoredEntry>, StoreError> {
+        self.store.inspect(key).await
+    }
+
+    async fn drained(&self) {
+        self.store.drained().await;
+    }
 }
 
+#[deny(clippy::missing_trait_methods)]
 impl Claim for SlowClaim {
     async fn renew(&mut self, lease: Duration) -> Result<(), StoreError> {
         self.0.renew(lease).await
@@ -75,6 +85,10 @@ impl Claim for SlowClaim {
 
     async fn release(self) -> Result<(), StoreError> {
         self.0.release().await
+    }
+
+    fn try_clone(&self) -> Option<Self> {
+        Some(Self(self.0.try_clone()?, self.1.clone()))
     }
 }
 

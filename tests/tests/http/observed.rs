@@ -1,5 +1,6 @@
 //! What an operator sees: one span for each protected request, and events at the level that fits.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::State;
@@ -7,8 +8,8 @@ use axum::http::StatusCode;
 use axum::routing::{any, post};
 use axum::{Json, Router};
 use idem_axum::{
-    Begin, BeginOptions, Claim, Fingerprint, Idempotency, IdempotencyBuilder, MemoryClaim, MemoryStore, Policy, Record,
-    StorageKey, Store, StoreError, idempotent,
+    Begin, BeginOptions, Claim, Clock, Fingerprint, Idempotency, IdempotencyBuilder, MemoryClaim, MemoryStore, Policy,
+    Record, StorageKey, Store, StoreCapabilities, StoreError, StoredEntry, idempotent,
 };
 use idem_tests::{Ask, Faults, Faulty, Probe, SeenSpan, Setup, Spans, post as send};
 use tracing::Level;
@@ -56,6 +57,7 @@ struct SlowClaim(MemoryClaim);
 const BEGIN: Duration = Duration::from_millis(30);
 const COMPLETE: Duration = Duration::from_millis(12);
 
+#[deny(clippy::missing_trait_methods)]
 impl Store for Slow {
     type Claim = SlowClaim;
 
@@ -81,11 +83,24 @@ impl Store for Slow {
     async fn forget(&self, key: &StorageKey) -> Result<bool, StoreError> {
         self.0.forget(key).await
     }
+
+    async fn inspect(&self, key: &StorageKey) -> Result<Option<StoredEntry>, StoreError> {
+        self.0.inspect(key).await
+    }
+
+    async fn drained(&self) {
+        self.0.drained().await;
+    }
+
+    fn attach(&self, clock: &Arc<dyn Clock>) -> StoreCapabilities {
+        self.0.attach(clock)
+    }
 }
 
+#[deny(clippy::missing_trait_methods)]
 impl Claim for SlowClaim {
-    async fn renew(&mut self, _: Duration) -> Result<(), StoreError> {
-        Ok(())
+    async fn renew(&mut self, lease: Duration) -> Result<(), StoreError> {
+        self.0.renew(lease).await
     }
 
     async fn complete(self, record: Record, ttl: Duration) -> Result<(), StoreError> {
@@ -95,6 +110,10 @@ impl Claim for SlowClaim {
 
     async fn release(self) -> Result<(), StoreError> {
         self.0.release().await
+    }
+
+    fn try_clone(&self) -> Option<Self> {
+        Some(Self(self.0.try_clone()?))
     }
 }
 

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::*;
+use crate::StoredEntry;
 use crate::memory::MemoryClaim;
 
 /// A store in memory that has something left to do until it may end.
@@ -27,6 +28,7 @@ impl Busy {
     }
 }
 
+#[deny(clippy::missing_trait_methods)]
 impl Store for Busy {
     type Claim = MemoryClaim;
 
@@ -54,6 +56,10 @@ impl Store for Busy {
 
     fn attach(&self, clock: &Arc<dyn Clock>) -> StoreCapabilities {
         self.store.attach(clock)
+    }
+
+    async fn inspect(&self, key: &StorageKey) -> Result<Option<StoredEntry>, StoreError> {
+        self.store.inspect(key).await
     }
 }
 

@@ -216,6 +216,7 @@ async fn of_two_operators_one_settles() {
 /// A store in memory that shows every key as it was a moment ago, before another came: abandoned.
 struct Behind(MemoryStore);
 
+#[deny(clippy::missing_trait_methods)]
 impl Store for Behind {
     type Claim = MemoryClaim;
 
@@ -238,6 +239,14 @@ impl Store for Behind {
 
     async fn inspect(&self, _: &StorageKey) -> Result<Option<StoredEntry>, StoreError> {
         Ok(Some(StoredEntry::new(KeyState::Abandoned(from_orders().fingerprint))))
+    }
+
+    async fn drained(&self) {
+        self.0.drained().await;
+    }
+
+    fn attach(&self, clock: &Arc<dyn Clock>) -> StoreCapabilities {
+        self.0.attach(clock)
     }
 }
 

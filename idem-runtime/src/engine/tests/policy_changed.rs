@@ -22,6 +22,7 @@ enum Inspection {
 
 struct Inspected(MemoryStore, Inspection);
 
+#[deny(clippy::missing_trait_methods)]
 impl Store for Inspected {
     type Claim = MemoryClaim;
 
@@ -56,6 +57,10 @@ impl Store for Inspected {
 
     fn attach(&self, clock: &Arc<dyn Clock>) -> StoreCapabilities {
         Store::attach(&self.0, clock)
+    }
+
+    async fn drained(&self) {
+        self.0.drained().await;
     }
 }
 

@@ -17,6 +17,7 @@ impl Deaf {
     }
 }
 
+#[deny(clippy::missing_trait_methods)]
 impl Store for Deaf {
     type Claim = <MemoryStore as Store>::Claim;
 
@@ -46,6 +47,10 @@ impl Store for Deaf {
 
     async fn inspect(&self, key: &StorageKey) -> Result<Option<crate::store::StoredEntry>, StoreError> {
         self.store.inspect(key).await
+    }
+
+    async fn drained(&self) {
+        self.store.drained().await;
     }
 }
 
