@@ -146,6 +146,8 @@ pub use key::{InvalidKey, Key, MAX_KEY, StorageKey};
 pub use lease::Lease;
 pub use memory::{MemoryClaim, MemoryStore, MemoryStoreBuilder, Usage};
 pub use once::{Once, WhenInFlight};
+#[doc(hidden)]
+pub use outcome::codes;
 pub use outcome::{Delivery, Executed, Outcome, RecordedStream, Recording, RefusalReason, Replay, RunResult};
 pub use record::{Record, RecordBuilder};
 pub use scope::Scope;

@@ -23,7 +23,7 @@ use crate::execution_info::Endpoint;
 use crate::fingerprint::Fingerprint;
 use crate::key::StorageKey;
 use crate::lease::Lease;
-use crate::outcome::{Executed, Outcome, Recording, RefusalReason, RunResult};
+use crate::outcome::{Executed, Outcome, Recording, RefusalReason, RunResult, codes};
 use crate::record::RecordBuilder;
 use crate::telemetry::span::RequestSpan;
 
@@ -400,15 +400,15 @@ fn decode<T: DeserializeOwned>(key: StorageKey, content: &Bytes) -> Result<T, Re
 /// Returns the name of a refusal in spans and metrics, the same as for HTTP.
 fn code(reason: &RefusalReason) -> &'static str {
     match reason {
-        RefusalReason::InFlight => "idempotency_key_locked",
-        RefusalReason::Mismatch => "idempotency_key_mismatch",
-        RefusalReason::OutcomeUnknown => "idempotency_outcome_unknown",
-        RefusalReason::NotReplayable => "idempotency_not_replayable",
-        RefusalReason::StoreUnavailable(_) => "idempotency_store_unavailable",
-        RefusalReason::StoreFull => "idempotency_store_full",
-        RefusalReason::TooManyExecutions => "idempotency_too_many_executions",
-        // The other reasons are about a policy, which a function has not.
-        _ => "idempotency_fingerprint_failed",
+        RefusalReason::InFlight => codes::KEY_LOCKED,
+        RefusalReason::Mismatch => codes::KEY_MISMATCH,
+        RefusalReason::PolicyChanged => codes::POLICY_CHANGED,
+        RefusalReason::OutcomeUnknown => codes::OUTCOME_UNKNOWN,
+        RefusalReason::NotReplayable => codes::NOT_REPLAYABLE,
+        RefusalReason::StoreUnavailable(_) => codes::STORE_UNAVAILABLE,
+        RefusalReason::StoreFull => codes::STORE_FULL,
+        RefusalReason::TooManyExecutions => codes::TOO_MANY_EXECUTIONS,
+        RefusalReason::FingerprintFailed(_) => "idempotency_fingerprint_failed",
     }
 }
 

@@ -191,6 +191,26 @@ pub enum RefusalReason {
     FingerprintFailed(Arc<dyn std::error::Error + Send + Sync>),
 }
 
+/// The names of the reasons in spans and metrics, for adapters, which have them in their refusals.
+pub mod codes {
+    /// [`RefusalReason::InFlight`](super::RefusalReason::InFlight).
+    pub const KEY_LOCKED: &str = "idempotency_key_locked";
+    /// [`RefusalReason::Mismatch`](super::RefusalReason::Mismatch).
+    pub const KEY_MISMATCH: &str = "idempotency_key_mismatch";
+    /// [`RefusalReason::PolicyChanged`](super::RefusalReason::PolicyChanged).
+    pub const POLICY_CHANGED: &str = "idempotency_policy_changed";
+    /// [`RefusalReason::OutcomeUnknown`](super::RefusalReason::OutcomeUnknown).
+    pub const OUTCOME_UNKNOWN: &str = "idempotency_outcome_unknown";
+    /// [`RefusalReason::NotReplayable`](super::RefusalReason::NotReplayable).
+    pub const NOT_REPLAYABLE: &str = "idempotency_not_replayable";
+    /// [`RefusalReason::StoreUnavailable`](super::RefusalReason::StoreUnavailable).
+    pub const STORE_UNAVAILABLE: &str = "idempotency_store_unavailable";
+    /// [`RefusalReason::StoreFull`](super::RefusalReason::StoreFull).
+    pub const STORE_FULL: &str = "idempotency_store_full";
+    /// [`RefusalReason::TooManyExecutions`](super::RefusalReason::TooManyExecutions).
+    pub const TOO_MANY_EXECUTIONS: &str = "idempotency_too_many_executions";
+}
+
 impl RefusalReason {
     /// Returns whether the same attempt may succeed later. If it may, nothing was done for this attempt.
     ///

@@ -337,7 +337,8 @@ fn problem() -> RefOr<Schema> {
     let status = ObjectBuilder::new()
         .schema_type(Type::Integer)
         .description(Some("The status of the response."))
-        .minimum(Some(400))
+        // An acknowledgement of a key in flight is a 2xx.
+        .minimum(Some(200))
         .maximum(Some(599));
     let kind = text("A URI for the kind of refusal: `urn:problem-type:` and the code.");
     ObjectBuilder::new()

@@ -8,7 +8,7 @@ use axum::body::Body;
 use axum::response::{IntoResponse, Response};
 use http::header::{CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderValue, StatusCode};
-use idem_runtime::{InvalidKey, MAX_KEY, RefusalReason, StoreError};
+use idem_runtime::{InvalidKey, MAX_KEY, RefusalReason, StoreError, codes};
 
 use super::{Policy, Statuses, render};
 use crate::panics;
@@ -188,21 +188,19 @@ impl Refusal {
             Self::InFlight { policy } => {
                 // An acknowledged request is not to be repeated.
                 let retry_after = if policy.in_flight.status < 300 { None } else { Some(1) };
-                ("idempotency_key_locked", "Request in progress", policy.in_flight.status, retry_after)
+                (codes::KEY_LOCKED, "Request in progress", policy.in_flight.status, retry_after)
             }
             Self::Mismatch { policy } => {
-                ("idempotency_key_mismatch", "Idempotency key used for another request", policy.mismatch, None)
+                (codes::KEY_MISMATCH, "Idempotency key used for another request", policy.mismatch, None)
             }
-            Self::PolicyChanged { .. } => ("idempotency_policy_changed", "Idempotency rules changed", 409, None),
-            Self::OutcomeUnknown { .. } => ("idempotency_outcome_unknown", "Outcome unknown", 409, None),
-            Self::NotReplayable { .. } => ("idempotency_not_replayable", "Response not available again", 409, None),
-            Self::StoreUnavailable { .. } => {
-                ("idempotency_store_unavailable", "Idempotency store unavailable", 503, Some(1))
-            }
-            Self::StoreFull { .. } => ("idempotency_store_full", "Idempotency store full", 503, Some(5)),
+            Self::PolicyChanged { .. } => (codes::POLICY_CHANGED, "Idempotency rules changed", 409, None),
+            Self::OutcomeUnknown { .. } => (codes::OUTCOME_UNKNOWN, "Outcome unknown", 409, None),
+            Self::NotReplayable { .. } => (codes::NOT_REPLAYABLE, "Response not available again", 409, None),
+            Self::StoreUnavailable { .. } => (codes::STORE_UNAVAILABLE, "Idempotency store unavailable", 503, Some(1)),
+            Self::StoreFull { .. } => (codes::STORE_FULL, "Idempotency store full", 503, Some(5)),
             Self::LayerMissing { .. } => ("idempotency_layer_missing", "Idempotency layer missing", 500, None),
             Self::TooManyExecutions { .. } => {
-                ("idempotency_too_many_executions", "Too many requests in progress", 503, Some(1))
+                (codes::TOO_MANY_EXECUTIONS, "Too many requests in progress", 503, Some(1))
             }
             Self::HandlerPanicked { .. } => ("idempotency_handler_panicked", "Request failed", 500, None),
             Self::HandlerTimedOut { .. } => ("idempotency_handler_timed_out", "Request took too long", 504, None),

@@ -28,15 +28,15 @@ enum Then {
     /// The body runs.
     Runs,
     /// Refused by the runtime with this code.
-    RefusalReason(&'static str),
+    Refused(&'static str),
     /// Refused by hyper, before anything of ours.
     ByHyper,
 }
 
-use Then::{ByHyper, RefusalReason, Runs};
+use Then::{ByHyper, Refused, Runs};
 
-const MISSING: Then = RefusalReason("idempotency_key_missing");
-const INVALID: Then = RefusalReason("idempotency_key_invalid");
+const MISSING: Then = Refused("idempotency_key_missing");
+const INVALID: Then = Refused("idempotency_key_invalid");
 
 /// Header lines, each with its line end, and what becomes of them.
 fn corpus() -> Vec<(&'static str, Vec<u8>, Then)> {
@@ -135,7 +135,7 @@ async fn each_form_of_the_corpus_runs_or_is_refused_before_any_look_up() {
                 assert_eq!(reply.status, 201, "{form}: {reply:?}");
                 None
             }
-            RefusalReason(code) => {
+            Refused(code) => {
                 assert_eq!(reply.status, 400, "{form}: {reply:?}");
                 Some(code.to_owned())
             }

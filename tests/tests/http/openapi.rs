@@ -261,3 +261,24 @@ fn an_endpoint_without_an_operation_is_named_and_nothing_is_added() {
     );
     assert_eq!(json!(api), before);
 }
+
+#[utoipa::path(post, path = "/acknowledged", responses((status = 200)))]
+#[idempotent(in_flight = reject(202))]
+async fn acknowledged() {}
+
+#[test]
+fn an_acknowledgement_has_a_status_that_its_schema_allows() {
+    #[derive(OpenApi)]
+    #[openapi(paths(acknowledged))]
+    struct Api;
+    let mut api = Api::openapi();
+    let policies = Policies::<()>::at(AT).endpoint(Method::POST, "/acknowledged", acknowledged);
+    policies.describe(&mut api).expect("an operation for the endpoint");
+    let api = json!(api);
+    let content = &api["paths"]["/acknowledged"]["post"]["responses"]["202"]["content"]["application/problem+json"];
+    let example = content["example"].as_object().or(content["examples"]["idempotency_key_locked"]["value"].as_object());
+    let status = example.expect("an example")["status"].as_u64();
+    let schema = &api["components"]["schemas"]["IdempotencyProblem"]["properties"]["status"];
+    assert_eq!(status, Some(202));
+    assert!(schema["minimum"].as_u64() <= status && status <= schema["maximum"].as_u64(), "{schema}");
+}
