@@ -4,8 +4,8 @@ use crate::errors::Errors;
 use proc_macro2::{Delimiter, Group, TokenStream, TokenTree};
 use quote::ToTokens;
 use syn::{
-    Abi, Attribute, FnArg, Lifetime, Meta, ParenthesizedGenericArguments, PatType, Safety, Signature, Token, Type,
-    TypeFnPtr, TypeReference, Visibility,
+    Abi, Attribute, FnArg, Lifetime, Meta, MetaList, ParenthesizedGenericArguments, PatType, Safety, Signature, Token,
+    Type, TypeFnPtr, TypeReference, Visibility,
     parse::{ParseStream, Parser},
     visit_mut::{self, VisitMut},
 };
@@ -126,12 +126,9 @@ fn with_static_lifetimes(argument: &PatType) -> PatType {
     argument
 }
 
-/// `#[debug_handler]` by any path, also inside `#[cfg_attr(debug_assertions, ..)]`.
+/// `#[debug_handler]` by any path. The compiler expands `#[cfg_attr(..)]` before this attribute, wherever it is.
 fn is_debug_handler(attribute: &Attribute) -> bool {
-    let path = attribute.path();
-    let name = path.segments.last().map(|segment| &segment.ident);
-    name.is_some_and(|name| name == "debug_handler")
-        || path.is_ident("cfg_attr") && attribute.meta.to_token_stream().to_string().contains("debug_handler")
+    attribute.path().segments.last().is_some_and(|segment| segment.ident == "debug_handler")
 }
 
 /// What axum could not call.
@@ -207,11 +204,16 @@ fn is_utoipa_path(attribute: &Attribute) -> bool {
     is_path && matches!(attribute.meta, Meta::List(_))
 }
 
-/// `#[tracing::instrument]` without `skip_all`. Below `#[idempotent]` it would record the generated function's only
-/// argument instead, silently.
+/// `#[tracing::instrument]` without `skip_all` among its arguments. Below `#[idempotent]` it would record the generated
+/// function's only argument instead, silently.
 fn is_instrument_with_arguments(attribute: &Attribute) -> bool {
+    let skips_all = |list: &MetaList| {
+        let tokens: Vec<_> = list.tokens.clone().into_iter().collect();
+        let is_skip_all = |part: &[TokenTree]| matches!(part, [TokenTree::Ident(name)] if name == "skip_all");
+        tokens.split(|token| matches!(token, TokenTree::Punct(comma) if comma.as_char() == ',')).any(is_skip_all)
+    };
     attribute.path().segments.last().is_some_and(|segment| segment.ident == "instrument")
-        && !attribute.meta.to_token_stream().to_string().contains("skip_all")
+        && !matches!(&attribute.meta, Meta::List(list) if skips_all(list))
 }
 
 /// Finds each `impl Trait` in a type.
@@ -229,4 +231,26 @@ pub(crate) fn impl_traits(ty: &Type) -> Vec<Type> {
     let mut finder = Finder(Vec::new());
     finder.visit_type_mut(&mut ty.clone());
     finder.0
+}
+
+#[cfg(test)]
+mod tests {
+    use syn::parse_quote;
+
+    use super::*;
+
+    #[test]
+    fn an_instrument_below_skips_all_arguments() {
+        let refused = |attribute: Attribute| is_instrument_with_arguments(&attribute);
+        assert!(!refused(parse_quote!(#[instrument(skip_all)])));
+        assert!(!refused(parse_quote!(#[tracing::instrument(skip_all, fields(kind = "order"))])));
+        assert!(!refused(parse_quote!(#[instrument(name = "order", level = "debug", skip_all, err)])));
+        assert!(!refused(parse_quote!(#[other(skip)])));
+        assert!(refused(parse_quote!(#[instrument])));
+        assert!(refused(parse_quote!(#[instrument()])));
+        assert!(refused(parse_quote!(#[tracing::instrument(skip(body))])));
+        assert!(refused(parse_quote!(#[instrument(fields(skip_all = true))])));
+        assert!(refused(parse_quote!(#[instrument(name = "skip_all")])));
+        assert!(refused(parse_quote!(#[instrument(name = skip_all_of_it)])));
+    }
 }

@@ -132,7 +132,6 @@ snapshots! {
 
     debug_handler_below: #[idempotent] {
         #[axum::debug_handler(state = App)]
-        #[cfg_attr(debug_assertions, axum::debug_handler)]
         #[allow(unused)]
         async fn create(State(app): State<App>) -> Response {
             app.answer()

@@ -16,6 +16,12 @@ async fn below(method: Method, body: String) -> String {
     format!("{method} {body}")
 }
 
+#[idempotent]
+#[tracing::instrument(skip_all, fields(kind = "order"))]
+async fn below_with_fields(method: Method, body: String) -> String {
+    format!("{method} {body}")
+}
+
 #[idempotent(scope = body.len())]
 #[tracing::instrument(skip_all)]
 async fn below_with_scope(body: String) -> Result<String, String> {
@@ -24,5 +30,5 @@ async fn below_with_scope(body: String) -> Result<String, String> {
 
 fn main() {
     let _: Router =
-        Router::new().route("/above", post(above)).route("/below", post(below)).route("/scope", post(below_with_scope));
+        Router::new().route("/above", post(above)).route("/below", post(below)).route("/fields", post(below_with_fields)).route("/scope", post(below_with_scope));
 }
