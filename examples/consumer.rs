@@ -1,0 +1,169 @@
+//! A consumer of a queue that delivers some messages more than once. Run it:
+//!
+//! ```console
+//! $ cargo run --example consumer --features jobs
+//! ```
+//!
+//! The queue is a table of SQLite, in a temporary file. Two consumers take messages from it. Some messages are there twice, some
+//! acknowledgements are lost, and one message repeats an id with other contents. Each order is shipped once.
+
+use std::error::Error;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use idem_axum::{Idempotency, RefusalReason, idempotent};
+use idem_sqlx::SqliteStore;
+use serde::{Deserialize, Serialize};
+use sqlx::SqlitePool;
+use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode};
+
+/// After how long a message that was not acknowledged is delivered again.
+const REDELIVERY: Duration = Duration::from_millis(100);
+
+#[derive(Clone)]
+struct App {
+    idempotency: Idempotency,
+    pool: SqlitePool,
+}
+
+#[derive(Clone, Debug, Serialize)]
+struct Order {
+    id: i64,
+    item: String,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Parcel {
+    number: i64,
+}
+
+#[derive(Debug)]
+enum ShipError {
+    Database(sqlx::Error),
+    Refused(RefusalReason),
+}
+
+impl From<sqlx::Error> for ShipError {
+    fn from(error: sqlx::Error) -> Self {
+        Self::Database(error)
+    }
+}
+
+impl From<RefusalReason> for ShipError {
+    fn from(reason: RefusalReason) -> Self {
+        Self::Refused(reason)
+    }
+}
+
+/// Ships an order. Keep a value for longer than the queue keeps delivering its message.
+#[idempotent(engine = app.idempotency, scope = "ship", key = order.id, fingerprint = order, ttl = "7d")]
+async fn ship(app: App, order: Order) -> Result<Parcel, ShipError> {
+    let insert = sqlx::query_scalar("INSERT INTO parcels (order_id, item) VALUES ($1, $2) RETURNING number");
+    let number = insert.bind(order.id).bind(&order.item).fetch_one(&app.pool).await?;
+    Ok(Parcel { number })
+}
+
+/// A message, as the queue delivers it.
+struct Message {
+    id: i64,
+    order_id: i64,
+    item: String,
+    deliveries: i64,
+}
+
+/// Takes messages until there are none.
+async fn consume(app: App, name: &str) -> Result<(), sqlx::Error> {
+    while let Some(message) = next(&app.pool).await? {
+        let order = Order { id: message.order_id, item: message.item.clone() };
+        let what = format!("{name}: message {}, order {} of {}", message.id, order.id, order.item);
+        match ship(app.clone(), order).await {
+            // The process dies between the effect and the acknowledgement, say.
+            Ok(parcel) if message.id % 3 == 0 && message.deliveries == 1 => {
+                println!("{what}: parcel {}, and the acknowledgement is lost", parcel.number);
+            }
+            Ok(parcel) => {
+                println!("{what}: parcel {}", parcel.number);
+                acknowledge(&app.pool, message.id).await?;
+            }
+            // Nothing was done: the queue delivers it again.
+            Err(ShipError::Database(error)) => println!("{what}: {error}"),
+            Err(ShipError::Refused(reason)) if reason.is_retryable() => {
+                println!("{what}: later, since {reason} {:?}", reason.source())
+            }
+            // No delivery would go better.
+            Err(ShipError::Refused(reason)) => {
+                println!("{what}: to the dead letters, since {reason}");
+                let bury = "INSERT INTO dead_letters (message_id, reason) VALUES ($1, $2)";
+                sqlx::query(bury).bind(message.id).bind(reason.to_string()).execute(&app.pool).await?;
+                acknowledge(&app.pool, message.id).await?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Returns the next message, and hides it from other consumers for a while. `None` if the queue is empty.
+async fn next(pool: &SqlitePool) -> Result<Option<Message>, sqlx::Error> {
+    // PostgreSQL: `.. ORDER BY id LIMIT 1 FOR UPDATE SKIP LOCKED`.
+    let take = "UPDATE messages SET deliveries = deliveries + 1, hidden_until = $1 + $2 WHERE id = \
+        (SELECT id FROM messages WHERE hidden_until <= $1 ORDER BY id LIMIT 1) RETURNING id, order_id, item, deliveries";
+    loop {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let take = sqlx::query_as(take).bind(milliseconds(now)).bind(milliseconds(REDELIVERY));
+        if let Some((id, order_id, item, deliveries)) = take.fetch_optional(pool).await? {
+            return Ok(Some(Message { id, order_id, item, deliveries }));
+        }
+        if sqlx::query_scalar::<_, i64>("SELECT count(*) FROM messages").fetch_one(pool).await? == 0 {
+            return Ok(None);
+        }
+        tokio::time::sleep(REDELIVERY / 4).await;
+    }
+}
+
+async fn acknowledge(pool: &SqlitePool, message: i64) -> Result<(), sqlx::Error> {
+    sqlx::query("DELETE FROM messages WHERE id = $1").bind(message).execute(pool).await?;
+    Ok(())
+}
+
+fn milliseconds(time: Duration) -> i64 {
+    i64::try_from(time.as_millis()).unwrap_or(i64::MAX)
+}
+
+const TABLES: &str = "
+    CREATE TABLE messages (id INTEGER PRIMARY KEY, order_id INTEGER NOT NULL, item TEXT NOT NULL,
+        deliveries INTEGER NOT NULL DEFAULT 0, hidden_until INTEGER NOT NULL DEFAULT 0);
+    CREATE TABLE parcels (number INTEGER PRIMARY KEY, order_id INTEGER NOT NULL, item TEXT NOT NULL);
+    CREATE TABLE dead_letters (message_id INTEGER NOT NULL, reason TEXT NOT NULL);
+    INSERT INTO messages (order_id, item) VALUES (1, 'tea'), (2, 'tea'), (3, 'cups'), (1, 'tea'), (4, 'tea'), (5, 'a pot'),
+        (3, 'cups'), (6, 'tea'), (7, 'tea'), (2, 'tea'), (8, 'spoons'), (5, 'a pot'), (7, 'coffee')";
+
+#[tokio::main]
+async fn main() -> Result<(), Box<dyn Error>> {
+    let folder = std::env::temp_dir().join(format!("idem-consumer-{}", std::process::id()));
+    std::fs::create_dir_all(&folder)?;
+    let options = SqliteConnectOptions::new()
+        .filename(folder.join("queue.db"))
+        .create_if_missing(true)
+        .journal_mode(SqliteJournalMode::Wal)
+        .busy_timeout(Duration::from_secs(10));
+    let pool = SqlitePool::connect_with(options).await?;
+    sqlx::raw_sql(TABLES).execute(&pool).await?;
+    let store = SqliteStore::open(folder.join("idempotency.db")).await?;
+    store.migrate().await?;
+    let app = App { idempotency: Idempotency::new(store), pool };
+
+    let (first, second) = tokio::join!(consume(app.clone(), "first"), consume(app.clone(), "second"));
+    first?;
+    second?;
+
+    let count = |sql| sqlx::query_scalar::<_, i64>(sql).fetch_one(&app.pool);
+    println!(
+        "orders: {}, parcels: {}, dead letters: {}",
+        count("SELECT count(DISTINCT order_id) FROM parcels").await?,
+        count("SELECT count(*) FROM parcels").await?,
+        count("SELECT count(*) FROM dead_letters").await?,
+    );
+    app.idempotency.drain().await;
+    app.pool.close().await;
+    std::fs::remove_dir_all(folder)?;
+    Ok(())
+}
