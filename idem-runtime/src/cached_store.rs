@@ -188,14 +188,10 @@ impl<S: Store> Store for CachedStore<S> {
     }
 
     async fn forget(&self, key: &StorageKey) -> Result<bool, StoreError> {
-        let forgotten = self.store.forget(key).await;
         // After the store, so that no retry finds the record here once this returns; and also if it is not known whether the
-        // store forgot it.
-        let mut forgets = self.cache.forgets();
-        *forgets += 1;
-        self.cache.records.invalidate(key);
-        drop(forgets);
-        forgotten
+        // store forgot it, because it failed or because this future was dropped.
+        let _forgetting = Forgetting { cache: &self.cache, key };
+        self.store.forget(key).await
     }
 
     /// Returns what the store has. Replays from the cache are not counted there, so their number is not known.
@@ -211,6 +207,20 @@ impl<S: Store> Store for CachedStore<S> {
     fn attach(&self, clock: &Arc<dyn Clock>) -> StoreCapabilities {
         let _ = self.cache.clock.set(Arc::clone(clock));
         self.store.attach(clock)
+    }
+}
+
+/// Removes the record from the cache when it is dropped.
+struct Forgetting<'a> {
+    cache: &'a Cache,
+    key: &'a StorageKey,
+}
+
+impl Drop for Forgetting<'_> {
+    fn drop(&mut self) {
+        let mut forgets = self.cache.forgets();
+        *forgets += 1;
+        self.cache.records.invalidate(self.key);
     }
 }
 
@@ -266,6 +276,10 @@ impl<C> fmt::Debug for CachedClaim<C> {
 
 #[cfg(test)]
 mod tests {
+    use std::future::{Future, poll_fn};
+    use std::pin::Pin;
+    use std::task::Poll;
+
     use super::*;
     use crate::clock::ManualClock;
     use crate::memory::{MemoryClaim, MemoryStore};
@@ -350,6 +364,65 @@ mod tests {
         complete(&store).await;
         assert!(store.forget(&KEY).await.unwrap());
         assert!(matches!(begin(&store, &FINGERPRINT).await, Begin::Claimed(_)));
+    }
+
+    /// A store in memory that forgets a key, and never says so.
+    struct Silent(MemoryStore);
+
+    #[deny(clippy::missing_trait_methods)]
+    impl Store for Silent {
+        type Claim = MemoryClaim;
+
+        async fn begin(
+            &self,
+            key: &StorageKey,
+            of: &Fingerprint,
+            options: &BeginOptions,
+        ) -> Result<Begin<MemoryClaim>, StoreError> {
+            self.0.begin(key, of, options).await
+        }
+
+        async fn ended(&self, key: &StorageKey) {
+            self.0.ended(key).await;
+        }
+
+        async fn forget(&self, key: &StorageKey) -> Result<bool, StoreError> {
+            self.0.forget(key).await?;
+            std::future::pending().await
+        }
+
+        async fn inspect(&self, key: &StorageKey) -> Result<Option<StoredEntry>, StoreError> {
+            self.0.inspect(key).await
+        }
+
+        async fn drained(&self) {
+            self.0.drained().await;
+        }
+
+        fn attach(&self, clock: &Arc<dyn Clock>) -> StoreCapabilities {
+            self.0.attach(clock)
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_perhaps_forgotten_is_gone_here_too() {
+        let store = CachedStore::new(Silent(MemoryStore::new()));
+        let Begin::Claimed(claim) = begin(&store, &FINGERPRINT).await else { panic!("a free key") };
+        claim.complete(record(), TTL).await.unwrap();
+        let mut forget = Box::pin(store.forget(&KEY));
+        assert!(polled_once(forget.as_mut()).await.is_none());
+        drop(forget);
+        assert!(matches!(begin(&store, &FINGERPRINT).await, Begin::Claimed(_)));
+    }
+
+    async fn polled_once<F: Future>(mut future: Pin<&mut F>) -> Option<F::Output> {
+        poll_fn(|cx| {
+            Poll::Ready(match future.as_mut().poll(cx) {
+                Poll::Ready(output) => Some(output),
+                Poll::Pending => None,
+            })
+        })
+        .await
     }
 
     #[tokio::test]

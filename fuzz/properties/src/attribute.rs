@@ -16,6 +16,7 @@ pub fn attribute_arguments(input: &[u8]) {
         return;
     }
     let Ok(options) = text.parse::<TokenStream>() else { return };
+    plain_function(options.clone());
     let expanded = expand(options.clone());
     let file: File = match syn::parse2(expanded.clone()) {
         Ok(file) => file,
@@ -25,7 +26,10 @@ pub fn attribute_arguments(input: &[u8]) {
     assert_eq!(functions.len(), 1, "{expanded}");
     let is_error = |item: &&Item| matches!(item, Item::Macro(item) if item.mac.path.segments.last().is_some_and(|last| last.ident == "compile_error"));
     assert!(mistakes.iter().all(is_error), "{expanded}");
-    policy(policy_block(expanded.clone()).unwrap_or_else(|| panic!("no policy: {expanded}")));
+    match policy_block(expanded.clone()) {
+        Some(block) => policy(block),
+        None => assert!(text.contains("engine"), "no policy: {expanded}"),
+    }
     assert_eq!(expand(options.clone()).to_string(), expanded.to_string(), "two expansions of one attribute");
     if mistakes.is_empty() {
         assert_eq!(expand(reversed(options)).to_string(), expanded.to_string(), "the order of the options counts");
@@ -39,6 +43,21 @@ fn expand(options: TokenStream) -> TokenStream {
         }
     };
     crate::expand::expand(options, item)
+}
+
+/// Of a plain function, too, nothing is left but itself and a `compile_error!` for each mistake.
+fn plain_function(options: TokenStream) {
+    let item = quote! {
+        async fn ship(app: App, order: Order) -> Result<Parcel, ShipError> {
+            app.send(order).await
+        }
+    };
+    let expanded = crate::expand::expand_function(options, item);
+    let file: File = match syn::parse2(expanded.clone()) {
+        Ok(file) => file,
+        Err(error) => panic!("{error}: {expanded}"),
+    };
+    assert_eq!(file.items.iter().filter(|item| matches!(item, Item::Fn(_))).count(), 1, "{expanded}");
 }
 
 fn depth(text: &str) -> usize {

@@ -344,6 +344,11 @@ impl Core {
                 // It has changed since, and the next look tells how.
                 _ => continue,
             };
+            // The claim may be that of a later execution. If it is not yet, `renew` fails once it is.
+            let claimed = self.inspect(key).await?;
+            if claimed.is_none_or(|claimed| claimed.execution_info().map(ExecutionInfo::id) != execution) {
+                continue;
+            }
             match within(STORE_TIMEOUT, claim.renew(self.lease)).await {
                 Ok(()) => {}
                 // Another request or operator was first.

@@ -6,6 +6,7 @@
 
 use std::fmt;
 use std::mem;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
 use std::sync::Arc;
 
@@ -105,7 +106,12 @@ impl Idempotency {
     /// It never waits, so it cannot be cancelled half-way.
     pub async fn shadow(&self, attempt: Attempt, report: impl FnOnce(ShadowOutcome) + Send + 'static) -> Shadow {
         let core = &self.handle.core;
-        let report: Report = Box::new(report);
+        let report: Report = Box::new(|outcome| {
+            // Nothing is enforced, so neither the request nor the claim may suffer from it.
+            if catch_unwind(AssertUnwindSafe(|| report(outcome))).is_err() {
+                tracing::error!("the report of a request in shadow mode panicked; the request goes on");
+            }
+        });
         let info = ExecutionInfo::start(&attempt, core.clock.now());
         let mut begin = core.begin(&attempt, info.clone());
         let shadowed = match poll_once(&mut begin).await {

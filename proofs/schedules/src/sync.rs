@@ -139,10 +139,6 @@ impl<K: Copy + Eq + Hash + Ord, V: Clone, S: BuildHasher> Cache<K, V, S> {
         keys.into_iter().filter_map(|key| self.get(&key).map(|value| (Arc::new(key), value)))
     }
 
-    pub(crate) fn entry_count(&self) -> u64 {
-        self.map().len() as u64
-    }
-
     pub(crate) fn run_pending_tasks(&self) {}
 }
 

@@ -91,6 +91,17 @@ fn dropped_without_a_runtime_it_leaves_the_claim_to_a_store_that_takes_its_time(
 }
 
 #[tokio::test]
+async fn a_report_that_panics_changes_nothing() {
+    let store = MemoryStore::new();
+    for idempotency in [Idempotency::new(store.clone()), Idempotency::new(Slow(store.clone()))] {
+        let shadow = idempotency.shadow(attempt(), |_| panic!("a subscriber panicked")).await;
+        shadow.ended(Outcome::Release);
+        idempotency.drain().await;
+        assert_eq!(store.usage().entries, 0, "the claim was ended");
+    }
+}
+
+#[tokio::test]
 async fn what_the_store_does_not_end_at_once_a_task_goes_on_with() {
     let store = MemoryStore::new();
     let idempotency = Idempotency::new(Slow(store.clone()));

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::*;
+use crate::clock::SystemClock;
 use crate::engine::complete::ClaimEnd;
 use crate::execution_info::ExecutionInfo;
 use crate::memory::MemoryClaim;
@@ -248,6 +249,68 @@ impl Store for Behind {
     fn attach(&self, clock: &Arc<dyn Clock>) -> StoreCapabilities {
         self.0.attach(clock)
     }
+}
+
+/// A store in memory in which, after the first look, another operator releases the key, and another execution leaves its outcome
+/// unknown.
+struct Overtaken(MemoryStore, Mutex<Option<ExecutionInfo>>);
+
+#[deny(clippy::missing_trait_methods)]
+impl Store for Overtaken {
+    type Claim = MemoryClaim;
+
+    async fn begin(
+        &self,
+        key: &StorageKey,
+        of: &Fingerprint,
+        options: &BeginOptions,
+    ) -> Result<Begin<MemoryClaim>, StoreError> {
+        self.0.begin(key, of, options).await
+    }
+
+    async fn ended(&self, key: &StorageKey) {
+        self.0.ended(key).await;
+    }
+
+    async fn forget(&self, key: &StorageKey) -> Result<bool, StoreError> {
+        self.0.forget(key).await
+    }
+
+    async fn inspect(&self, key: &StorageKey) -> Result<Option<StoredEntry>, StoreError> {
+        let seen = self.0.inspect(key).await;
+        let later = self.1.lock().unwrap().take();
+        if let Some(info) = later {
+            assert!(self.0.forget(key).await?);
+            let options = BeginOptions::new(TTL, TTL).with_info(info);
+            drop(self.0.begin(key, &from_orders().fingerprint, &options).await?);
+        }
+        seen
+    }
+
+    async fn drained(&self) {
+        self.0.drained().await;
+    }
+
+    fn attach(&self, clock: &Arc<dyn Clock>) -> StoreCapabilities {
+        self.0.attach(clock)
+    }
+}
+
+#[tokio::test]
+async fn a_later_execution_is_not_settled_for_an_earlier_one() {
+    let store = MemoryStore::new();
+    let later = ExecutionInfo::start(&from_orders(), SystemClock::new().now());
+    let idempotency = Idempotency::new(Overtaken(store.clone(), Mutex::new(Some(later.clone()))));
+    // In the store itself, so that the look that makes way for another is that of the operator.
+    let earlier = ExecutionInfo::start(&from_orders(), SystemClock::new().now());
+    let key = from_orders().key;
+    let options = BeginOptions::new(TTL, TTL).with_info(earlier);
+    drop(store.begin(&key, &from_orders().fingerprint, &options).await.unwrap());
+    let settled = idempotency.settle(&Scope::GLOBAL, &a(), Outcome::Release).await;
+    assert!(matches!(settled, Err(SettleError::NotUnknown(KeyStatus::OutcomeUnknown))), "{settled:?}");
+    let left = idempotency.inspect(&Scope::GLOBAL, &a()).await.unwrap().unwrap();
+    assert_eq!(left.status(), KeyStatus::OutcomeUnknown);
+    assert_eq!(left.execution_info(), Some(&later));
 }
 
 #[tokio::test]
