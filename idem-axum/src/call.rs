@@ -3,11 +3,9 @@
 //! A call goes through three states, each a type: [`Call`] has the request, [`OpenCall`] knows its key, and [`ReadyCall`] has
 //! all arguments and runs the handler. Nothing after [`ReadyCall::run`] is generic over the handler.
 
-use std::any::Any;
 use std::convert::Infallible;
 use std::fmt;
 use std::future::Future;
-use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
 use axum::Extension;
@@ -17,19 +15,20 @@ use axum::response::{IntoResponse, Response};
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use http::request::Parts;
-use http::{HeaderValue, StatusCode};
 use http_body::Body as _;
-use idem_runtime::{Attempt, Executed, Key, Lease, RequestSpan, RunResult, StoreError};
+use idem_runtime::transaction::TransactionSlot;
+use idem_runtime::{Attempt, Key, Lease, RequestSpan, RunResult, StoreError};
 use tokio::time::timeout;
 
-use crate::context::{self, LayerConfig, ParsedKey, RequestContext};
+use crate::context::{LayerConfig, ParsedKey, RequestContext};
+use crate::execution::{self, Execution};
 use crate::extract::IdempotencyKey;
 use crate::policy::{Policy, Refusal};
 use crate::request::body::{self, BodyState, UnreadableBody};
 use crate::request::{self, Caller, FingerprintInput, KeyOwner, RequestInfo, ScopeValue, UnreadBody};
 use crate::response::{self, RecordedRequest};
 use crate::warnings::Warning;
-use crate::{panics, shadow, telemetry};
+use crate::{shadow, telemetry};
 
 /// A request to a generated function. It is an axum extractor, and the only argument of that function.
 pub struct Call<S>(Kind<S>);
@@ -196,6 +195,8 @@ struct OpenRequest {
     policy: &'static Policy,
     config: Arc<LayerConfig>,
     key: RequestKey,
+    /// Where an argument that is a transaction asks for it.
+    slot: TransactionSlot,
 }
 
 /// The key of a request, as far as it is known.
@@ -264,7 +265,9 @@ impl OpenRequest {
             None if policy.key_from_arguments => RequestKey::OfArguments(Box::new(KeyedRequest::new(&parts, policy))),
             None => RequestKey::None,
         };
-        Ok(Self { parts, body, policy, config, key })
+        let slot = TransactionSlot::default();
+        parts.extensions.insert(slot.clone());
+        Ok(Self { parts, body, policy, config, key, slot })
     }
 
     /// Reads the body if the fingerprint needs it, and puts it back for the extractor. Returns a body that cannot be read: then
@@ -299,7 +302,7 @@ impl OpenRequest {
     /// Returns the request for the last extractor, and what goes on with the call. `unreadable` says whether the body was read
     /// for the fingerprint, but not to its end.
     fn split(self, unreadable: bool) -> (Request, ReadyCall) {
-        let Self { parts, mut body, policy, config, mut key } = self;
+        let Self { parts, mut body, policy, config, mut key, slot } = self;
         let unread = match key.request() {
             Some(_) if policy.reads_body() && !unreadable => UnreadBody::nothing(),
             Some(_) => UnreadBody::share(&parts, &mut body, unreadable),
@@ -307,7 +310,7 @@ impl OpenRequest {
             None if body.size_hint().upper().is_some_and(|length| length <= SMALL_BODY) => UnreadBody::nothing(),
             None => UnreadBody::share(&parts, &mut body, false),
         };
-        (Request::from_parts(parts, body), ReadyCall { policy, config, key, unread })
+        (Request::from_parts(parts, body), ReadyCall { policy, config, key, unread, slot })
     }
 
     fn rejected(&mut self, response: Response) -> Box<Refused> {
@@ -322,6 +325,7 @@ pub struct ReadyCall {
     config: Arc<LayerConfig>,
     key: RequestKey,
     unread: UnreadBody,
+    slot: TransactionSlot,
 }
 
 impl fmt::Debug for ReadyCall {
@@ -358,7 +362,8 @@ impl ReadyCall {
         scope: Option<ScopeValue>,
         handler: BoxFuture<'static, Response>,
     ) -> BoxFuture<'static, Response> {
-        let Self { policy, config, key, unread } = self;
+        let Self { policy, config, key, unread, slot } = self;
+        let slot = slot.is_wanted().then_some(slot);
         match key {
             RequestKey::None => {}
             RequestKey::OfArguments(keyed) => {
@@ -371,12 +376,12 @@ impl ReadyCall {
             }
             RequestKey::Known(keyed, key) => {
                 let span = keyed.span.clone();
-                let response = keyed.run(policy, key, config, scope, unread, handler);
+                let response = keyed.run(policy, key, config, scope, unread, (handler, slot));
                 return if span.is_on() { Box::pin(async move { span.instrument(response).await }) } else { response };
             }
         }
         unread.release();
-        unprotected(policy, config, handler)
+        unprotected(policy, config, handler, slot)
     }
 
     /// Refuses a body that is too large or broke off, if the extractor has not read it and so does not know.
@@ -401,7 +406,11 @@ fn unprotected(
     policy: &'static Policy,
     config: Arc<LayerConfig>,
     handler: BoxFuture<'static, Response>,
+    slot: Option<TransactionSlot>,
 ) -> BoxFuture<'static, Response> {
+    if let Some(slot) = slot {
+        return execution::run_without_key(policy, config, slot, handler);
+    }
     match policy.timeout.filter(|_| !policy.shadow) {
         None => handler,
         Some(longest) => Box::pin(async move {
@@ -441,7 +450,7 @@ impl KeyedRequest {
         config: Arc<LayerConfig>,
         scope: Option<ScopeValue>,
         unread: UnreadBody,
-        handler: BoxFuture<'static, Response>,
+        (handler, slot): (BoxFuture<'static, Response>, Option<TransactionSlot>),
     ) -> BoxFuture<'static, Response> {
         let Self { owner, mut fingerprint, info, span } = *self;
         let request = RecordedRequest {
@@ -466,18 +475,29 @@ impl KeyedRequest {
         span.set_key(&attempt.key);
         if policy.shadow {
             unread.release();
+            let handler = match slot {
+                None => handler,
+                Some(slot) => execution::run_without_key(policy, Arc::clone(&config), slot, handler),
+            };
             return Box::pin(shadow::run(config.idempotency.clone(), request, attempt, span, handler));
         }
-        let link = config.link.clone();
         let is_head = request.is_head;
-        let execution = Execution { request, link, span: span.clone() };
+        let execution = Execution::new(request, &config, &span, slot.clone());
         let body = unread.clone();
         let execute = move |lease: Lease| {
             key.set_lease(lease);
             body.release();
             execution.run(handler)
         };
-        let run = Box::pin(config.idempotency.run(attempt, execute));
+        let idempotency = &config.idempotency;
+        let run = match slot.clone() {
+            None => idempotency.run(attempt, execute).boxed(),
+            Some(slot) => {
+                let idempotency = idempotency.clone();
+                let execute = move || execute(Lease::default());
+                async move { idempotency.run_in_transaction(attempt, slot, execute).await }.boxed()
+            }
+        };
         Box::pin(async move {
             let response = match run.await {
                 Ok(RunResult::Executed(response)) => return response,
@@ -492,64 +512,9 @@ impl KeyedRequest {
                         config.refuse(&span, Refusal::StoreUnavailable { policy, source })
                     }
                 },
-                Err(reason) => config.refuse(&span, Refusal::new(reason, policy)),
+                Err(reason) => execution::refused(policy, &config, &span, slot.as_ref(), reason),
             };
             unread.discard(response).await
         })
-    }
-}
-
-/// What an execution needs to know of its request. It has no handle of the engine: a task that outlives the last one would hide
-/// that the engine was dropped while it ran.
-struct Execution {
-    request: RecordedRequest<'static>,
-    link: Option<HeaderValue>,
-    span: RequestSpan,
-}
-
-impl Execution {
-    /// Runs the handler. A panic, even one while the response is made, and a timeout become refusals that are recorded under the
-    /// same rules as any response, since the handler may have had effects.
-    async fn run(self, handler: BoxFuture<'static, Response>) -> Executed<Response> {
-        tracing::debug!("an execution starts");
-        let refusal = match self.respond(handler).await {
-            Ok(response) => match response::record(&self.request, response).await {
-                Ok(executed) => return executed,
-                Err(panic) => self.panicked(panic),
-            },
-            Err(refusal) => refusal,
-        };
-        let refused = context::describe(self.link.as_ref(), telemetry::refuse(&self.span, refusal));
-        // The body is the user's, if the policy has a function `errors`.
-        // Boxed, since it is large, and few handlers panic.
-        Box::pin(response::record_refusal(&self.request, refused)).await.unwrap_or_else(|panic| {
-            panics::discard(panic);
-            tracing::error!(
-                "the body of a refusal panicked, which `errors` of a policy made; the response is 500 without a body"
-            );
-            response::record_whole(&self.request, StatusCode::INTERNAL_SERVER_ERROR.into_response())
-        })
-    }
-
-    async fn respond(&self, handler: BoxFuture<'static, Response>) -> Result<Response, Refusal> {
-        let policy = self.request.policy;
-        let mut handler = AssertUnwindSafe(handler).catch_unwind();
-        let ended = match policy.timeout {
-            None => handler.await,
-            // Boxed, since the timer is larger than everything else, and most policies need none.
-            Some(longest) => match Box::pin(timeout(longest, &mut handler)).await {
-                Ok(ended) => ended,
-                Err(_) => {
-                    panics::drop_quietly(handler);
-                    return Err(Refusal::HandlerTimedOut { policy });
-                }
-            },
-        };
-        ended.map_err(|panic| self.panicked(panic))
-    }
-
-    fn panicked(&self, panic: Box<dyn Any + Send>) -> Refusal {
-        panics::discard(panic);
-        Refusal::HandlerPanicked { policy: self.request.policy }
     }
 }

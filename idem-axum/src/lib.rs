@@ -76,6 +76,7 @@
 pub mod admin;
 mod call;
 mod context;
+mod execution;
 mod extract;
 #[cfg(feature = "__fuzzing")]
 #[doc(hidden)]

@@ -112,6 +112,8 @@ mod store;
 mod sync;
 mod telemetry;
 mod trace;
+#[doc(hidden)]
+pub mod transaction;
 
 pub use attempt::{Abandoned, Attempt, Rules};
 #[cfg(feature = "cached")]

@@ -10,6 +10,7 @@ use crate::execution_info::ExecutionInfo;
 use crate::fingerprint::Fingerprint;
 use crate::key::StorageKey;
 use crate::record::Record;
+use crate::transaction::TransactionSlot;
 
 /// Where claims and records live.
 ///
@@ -157,18 +158,28 @@ pub struct BeginOptions {
     pub ttl: Duration,
     /// What is known of the execution, to be kept with its claim.
     pub info: Option<ExecutionInfo>,
+    /// Where a transaction is wanted that is the claim. A store that cannot begin one leaves it empty.
+    #[doc(hidden)]
+    pub transaction: Option<TransactionSlot>,
 }
 
 impl BeginOptions {
     /// Options of an execution of which nothing is known.
     pub const fn new(lease: Duration, ttl: Duration) -> Self {
-        Self { lease, ttl, info: None }
+        Self { lease, ttl, info: None, transaction: None }
     }
 
     /// Returns the same options for this execution.
     #[must_use]
     pub fn with_info(self, info: ExecutionInfo) -> Self {
         Self { info: Some(info), ..self }
+    }
+
+    /// Returns the same options, with the place of the transaction that is to be the claim.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn in_transaction(self, transaction: TransactionSlot) -> Self {
+        Self { transaction: Some(transaction), ..self }
     }
 }
 

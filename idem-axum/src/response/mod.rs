@@ -17,7 +17,7 @@ mod vary;
 pub(crate) use body::BufferedFrames;
 #[cfg(feature = "admin")]
 pub(crate) use codec::{RecordedResponse, encode};
-pub(crate) use recorder::{Added, BodyRecorder, RecordedRequest, record, record_refusal, record_whole, start};
+pub(crate) use recorder::{Added, BodyRecorder, RecordedRequest, buffer, record, record_refusal, record_whole, start};
 pub(crate) use replay::replay;
 
 /// Marks a response that is not recorded: it is sent, the claim is released, and a retry runs the handler again.

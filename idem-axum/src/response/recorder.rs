@@ -161,6 +161,50 @@ pub(crate) fn start(request: &RecordedRequest<'_>, parts: &mut Parts, body: &Bod
     Ok(BodyRecorder { start: record.len(), record, room, remaining, trailers, keeps_trailers })
 }
 
+/// Waits for the body of a response, up to `max` bytes. Returns the same response, and whether its body has not failed.
+///
+/// # Errors
+/// What a panic of the body left.
+pub(crate) async fn buffer(max: usize, response: Response) -> Result<(Response, bool), Panic> {
+    let (parts, mut body) = response.into_parts();
+    let mut frames = BufferedFrames::default();
+    let mut size = 0_usize;
+    // A body that is longer than what is recorded is not waited for.
+    let mut is_larger = body.size_hint().lower() > max as u64;
+    let (body, is_whole) = loop {
+        if is_larger {
+            break (frames.then(body), true);
+        }
+        let polled = poll_fn(|cx| match poll_body(&mut body, cx) {
+            Ok(Poll::Ready(frame)) => Poll::Ready(Ok(frame)),
+            Ok(Poll::Pending) => Poll::Pending,
+            Err(panic) => Poll::Ready(Err(panic)),
+        });
+        match polled.await {
+            Ok(None) => {
+                drop_quietly(body);
+                break (frames.whole(), true);
+            }
+            Ok(Some(Ok(frame))) => {
+                let data = frame.data_ref().map_or(0, Bytes::len);
+                let trailers = frame.trailers_ref().map_or(0, HeaderMap::len);
+                size = size.saturating_add(data).saturating_add(trailers);
+                frames.push(frame);
+                is_larger = size > max;
+            }
+            Ok(Some(Err(error))) => {
+                drop_quietly(body);
+                break (frames.failed(error), false);
+            }
+            Err(panic) => {
+                drop_quietly(body);
+                return Err(panic);
+            }
+        }
+    };
+    Ok((Response::from_parts(parts, body), is_whole))
+}
+
 /// What a panic left.
 type Panic = Box<dyn Any + Send>;
 

@@ -60,7 +60,7 @@ impl ClaimEnd {
     }
 
     /// Asks the store, and returns what is needed to ask again.
-    fn ask(self, claim: BoxClaim) -> (StoreFuture<'static, ()>, Option<(BoxClaim, Self)>) {
+    pub(super) fn ask(self, claim: BoxClaim) -> (StoreFuture<'static, ()>, Option<(BoxClaim, Self)>) {
         let again = claim.try_clone().map(|clone| (clone, self.clone()));
         let asked = match self {
             Self::Complete(record, ttl) => claim.complete(record, ttl),

@@ -18,8 +18,9 @@ use crate::execution_info::ExecutionInfo;
 use crate::fingerprint::Fingerprint;
 use crate::key::StorageKey;
 use crate::lease::Lease;
-use crate::outcome::{Executed, Outcome, RecordedStream, Recording};
+use crate::outcome::{Executed, Outcome, RecordedStream, Recording, RefusalReason};
 use crate::telemetry::span::HandlerTimer;
+use crate::transaction::TransactionSlot;
 
 /// How long a slow store may delay a response. After that the client gets it, and the completion goes on.
 const MAX_RESPONSE_DELAY: Duration = Duration::from_secs(1);
@@ -110,6 +111,33 @@ impl Execution {
                     Some(response)
                 }
             }
+        }
+    }
+
+    /// As [`run`](Self::run), with a claim that is the transaction in `slot`. The response waits for its end: until the commit is
+    /// confirmed, nothing has happened.
+    pub(super) async fn run_in_transaction<H, F, T>(self, slot: TransactionSlot, handler: H) -> Result<T, RefusalReason>
+    where
+        H: FnOnce() -> F,
+        F: Future<Output = Executed<T>>,
+    {
+        let timer = HandlerTimer::protected(&self.info);
+        let Executed { response, recording } = handler().await;
+        drop(timer);
+        let outcome = match recording {
+            Recording::Done(outcome) => outcome,
+            Recording::Live(_) => {
+                slot.set_fault("its response was not whole when its transaction was to be committed");
+                Outcome::Release
+            }
+        };
+        let end = self.claim_end(outcome);
+        // The claim limits its own time, and finds out itself whether a commit took effect that was not confirmed.
+        let ended = end.ask(self.claim).0.await;
+        match (ended, slot.fault()) {
+            (Ok(()), None) => Ok(response),
+            (Ok(()) | Err(StoreError::Lost), _) => Err(RefusalReason::OutcomeUnknown),
+            (Err(error), _) => Err(RefusalReason::StoreUnavailable(error)),
         }
     }
 

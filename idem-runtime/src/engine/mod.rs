@@ -34,6 +34,7 @@ mod execute;
 mod operator;
 mod run;
 mod shadow;
+mod transaction;
 mod wait;
 
 pub use builder::IdempotencyBuilder;

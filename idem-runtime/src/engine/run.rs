@@ -12,7 +12,6 @@ use crate::attempt::Attempt;
 use crate::execution_info::ExecutionInfo;
 use crate::lease::Lease;
 use crate::outcome::{Executed, RefusalReason, RunResult};
-use crate::telemetry::counters;
 
 /// What one look at the store came to.
 enum Looked<H, T> {
@@ -65,11 +64,7 @@ impl Idempotency {
                 match blocked {
                     Blocked::Replay(replay) => return Ok(RunResult::Replayed(replay)),
                     Blocked::Refuse(reason) => {
-                        match reason {
-                            RefusalReason::StoreFull => counters::store_full(),
-                            RefusalReason::TooManyExecutions => counters::too_many_executions(),
-                            _ => {}
-                        }
+                        reason.count();
                         return Err(reason);
                     }
                     // Boxed, since it is large, and most requests do not need it.

@@ -1,0 +1,187 @@
+//! One execution: the handler runs, and its response is split into what the caller gets and what is recorded.
+
+use std::any::Any;
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use axum::response::{IntoResponse, Response};
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use http::{HeaderValue, StatusCode};
+use idem_runtime::transaction::TransactionSlot;
+use idem_runtime::{
+    Attempt, Executed, Fingerprint, Outcome, Recording, RefusalReason, RequestSpan, RunResult, StorageKey,
+};
+use tokio::time::timeout;
+
+use crate::context::{self, LayerConfig};
+use crate::policy::{Policy, Refusal};
+use crate::response::{self, RecordedRequest, Unrecorded};
+use crate::{panics, telemetry};
+
+/// What an execution needs to know of its request. It has no handle of the engine: a task that outlives the last one would hide
+/// that the engine was dropped while it ran.
+pub(crate) struct Execution {
+    request: RecordedRequest<'static>,
+    link: Option<HeaderValue>,
+    span: RequestSpan,
+    /// The handler's transaction, if it has one.
+    slot: Option<TransactionSlot>,
+}
+
+impl Execution {
+    pub(crate) fn new(
+        request: RecordedRequest<'static>,
+        config: &LayerConfig,
+        span: &RequestSpan,
+        slot: Option<TransactionSlot>,
+    ) -> Self {
+        if let Some(slot) = &slot {
+            slot.set_timeout(timeout_of(request.policy));
+        }
+        Self { request, link: config.link.clone(), span: span.clone(), slot }
+    }
+
+    /// Runs the handler. A panic, even one while the response is made, and a timeout become refusals that are recorded under the
+    /// same rules as any response, since the handler may have had effects.
+    pub(crate) async fn run(self, handler: BoxFuture<'static, Response>) -> Executed<Response> {
+        tracing::debug!("an execution starts");
+        let refusal = match self.respond(handler).await {
+            Ok(response) => match self.record(response).await {
+                Ok(executed) => return executed,
+                Err(panic) => self.panicked(panic),
+            },
+            Err(refusal) => refusal,
+        };
+        let refused = context::describe(self.link.as_ref(), telemetry::refuse(&self.span, refusal));
+        // The body is the user's, if the policy has a function `errors`.
+        // Boxed, since it is large, and few handlers panic.
+        let executed = Box::pin(response::record_refusal(&self.request, refused)).await.unwrap_or_else(|panic| {
+            panics::discard(panic);
+            tracing::error!(
+                "the body of a refusal panicked, which `errors` of a policy made; the response is 500 without a body"
+            );
+            response::record_whole(&self.request, StatusCode::INTERNAL_SERVER_ERROR.into_response())
+        });
+        // What the handler wrote is rolled back, so nothing has happened.
+        if self.slot.is_some() { ended(executed.response, Outcome::Release) } else { executed }
+    }
+
+    /// Splits the response of the handler into what goes to the caller and what is recorded.
+    async fn record(&self, response: Response) -> Result<Executed<Response>, Box<dyn Any + Send>> {
+        match &self.slot {
+            None => response::record(&self.request, response).await,
+            Some(slot) => Box::pin(record_in_transaction(&self.request, slot, response)).await,
+        }
+    }
+
+    async fn respond(&self, handler: BoxFuture<'static, Response>) -> Result<Response, Refusal> {
+        let policy = self.request.policy;
+        let mut handler = AssertUnwindSafe(handler).catch_unwind();
+        let ended = match timeout_of(policy) {
+            None => handler.await,
+            // Boxed, since the timer is larger than everything else, and most policies need none.
+            Some(longest) => match Box::pin(timeout(longest, &mut handler)).await {
+                Ok(ended) => ended,
+                Err(_) => {
+                    panics::drop_quietly(handler);
+                    return Err(Refusal::HandlerTimedOut { policy });
+                }
+            },
+        };
+        ended.map_err(|panic| self.panicked(panic))
+    }
+
+    fn panicked(&self, panic: Box<dyn Any + Send>) -> Refusal {
+        panics::discard(panic);
+        Refusal::HandlerPanicked { policy: self.request.policy }
+    }
+}
+
+/// Returns how long a handler may run.
+fn timeout_of(policy: &Policy) -> Option<Duration> {
+    policy.timeout.filter(|_| !policy.shadow)
+}
+
+fn ended(response: Response, outcome: Outcome) -> Executed<Response> {
+    Executed { response, recording: Recording::Done(outcome) }
+}
+
+/// As [`response::record`], and says whether what the handler wrote is kept. The response is awaited first, up to what is recorded,
+/// since the caller gets it after the commit.
+async fn record_in_transaction(
+    request: &RecordedRequest<'static>,
+    slot: &TransactionSlot,
+    mut response: Response,
+) -> Result<Executed<Response>, Box<dyn Any + Send>> {
+    let (policy, status) = (request.policy, response.status());
+    // Without a claim there is nothing to release.
+    let is_unrecorded = response.extensions().get::<Unrecorded>().is_some();
+    let is_unset = policy.record.is_none() && status.is_server_error();
+    if is_unrecorded || (is_unset && !slot.is_unkeyed()) {
+        response.extensions_mut().remove::<Unrecorded>();
+        return Ok(ended(response, Outcome::Release));
+    }
+    let (response, is_whole) = response::buffer(policy.max_response, response).await?;
+    let succeeded = is_whole && status.as_u16() < 400;
+    if succeeded {
+        slot.keep_writes();
+    }
+    if slot.is_unkeyed() {
+        return Ok(ended(response, if succeeded { Outcome::NotReplayable } else { Outcome::Release }));
+    }
+    // A body that failed: the caller sees no success either.
+    if !is_whole {
+        return Ok(ended(response, Outcome::Release));
+    }
+    response::record(request, response).await
+}
+
+/// Runs a handler in a transaction that has no claim. It is committed if the status is below 400.
+pub(crate) fn run_without_key(
+    policy: &'static Policy,
+    config: Arc<LayerConfig>,
+    slot: TransactionSlot,
+    handler: BoxFuture<'static, Response>,
+) -> BoxFuture<'static, Response> {
+    // No two requests may have one storage key. Those of keys are hashes.
+    static REQUESTS: AtomicU64 = AtomicU64::new(0);
+    let mut key = [0; 32];
+    key[..8].copy_from_slice(&REQUESTS.fetch_add(1, Ordering::Relaxed).to_ne_bytes());
+    slot.set_unkeyed();
+    Box::pin(async move {
+        let span = RequestSpan::default();
+        let request = RecordedRequest { policy, is_head: false, body_failed: false, warnings: config.warnings.clone() };
+        let execution = Execution::new(request, &config, &span, Some(slot.clone()));
+        let attempt = Attempt::new(StorageKey::from_bytes(key), Fingerprint::from_bytes([0; 32]), policy.rules());
+        let run = config.idempotency.run_in_transaction(attempt, slot.clone(), move || execution.run(handler));
+        match run.await {
+            Ok(RunResult::Executed(response)) => response,
+            // There are no records without keys.
+            Ok(RunResult::Replayed(_)) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
+            Err(reason) => refused(policy, &config, &span, Some(&slot), reason),
+        }
+    })
+}
+
+/// Returns the response of a request that was refused, or whose transaction was not committed.
+pub(crate) fn refused(
+    policy: &'static Policy,
+    config: &LayerConfig,
+    span: &RequestSpan,
+    slot: Option<&TransactionSlot>,
+    reason: RefusalReason,
+) -> Response {
+    match slot.and_then(TransactionSlot::fault) {
+        None => config.refuse(span, Refusal::new(reason, policy)),
+        Some(fault) => {
+            tracing::error!(
+                fault,
+                "a handler with an argument `Tx` failed: its response was not sent and not recorded"
+            );
+            StatusCode::INTERNAL_SERVER_ERROR.into_response()
+        }
+    }
+}

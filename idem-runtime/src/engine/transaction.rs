@@ -1,0 +1,122 @@
+//! An attempt whose claim is a transaction of the handler: it begins in the task of the handler, needs no renewal, and ends before
+//! the caller gets the response.
+
+use std::future::Future;
+use std::sync::Arc;
+
+use super::begin::{Blocked, Next, Pending, STORE_TIMEOUT, Start, within};
+use super::execute::Execution;
+use super::wait::Waiter;
+use super::{Core, Idempotency};
+use crate::attempt::{Attempt, Rules};
+use crate::error::StoreError;
+use crate::execution_info::ExecutionInfo;
+use crate::outcome::{Executed, Outcome, RefusalReason, RunResult};
+use crate::store::BeginOptions;
+use crate::transaction::TransactionSlot;
+
+impl Idempotency {
+    /// As [`run`](Self::run), with a claim that is the transaction which `slot` wants. It is in the slot before the handler runs,
+    /// and has ended before the response is returned.
+    ///
+    /// # Errors
+    /// As for [`run`](Self::run). [`RefusalReason::StoreUnavailable`] also means that the handler ran, and that its transaction was
+    /// rolled back or will be found by a retry. With a [fault](TransactionSlot::fault) in the slot the code of the service is
+    /// wrong.
+    #[doc(hidden)]
+    pub async fn run_in_transaction<H, F, T>(
+        &self,
+        attempt: Attempt,
+        slot: TransactionSlot,
+        handler: H,
+    ) -> Result<RunResult<T>, RefusalReason>
+    where
+        H: FnOnce() -> F + Send + 'static,
+        F: Future<Output = Executed<T>> + Send + 'static,
+        T: Send + 'static,
+    {
+        // Without a claim there would be no transaction.
+        let attempt = Attempt { rules: Rules { run_without_store: false, ..attempt.rules }, ..attempt };
+        let core = &self.handle.core;
+        let mut handler = handler;
+        let mut waiter = None;
+        loop {
+            // In a task from the start: a connection on which the beginning is cut in half cannot be used again.
+            let task = core.spawn({
+                let (core, slot) = (Arc::clone(core), slot.clone());
+                async move {
+                    match core.start_in_transaction(&attempt, &slot).await {
+                        Ok(execution) => Ok(execution.run_in_transaction(slot, handler).await),
+                        Err(blocked) => Err((blocked, handler)),
+                    }
+                }
+            });
+            let (blocked, unused) = match task.await {
+                Ok(Ok(ran)) => return ran.map(RunResult::Executed),
+                Ok(Err(blocked)) => blocked,
+                // The task was torn down together with the async runtime.
+                Err(_) => return Err(RefusalReason::OutcomeUnknown),
+            };
+            handler = unused;
+            match blocked {
+                Blocked::Replay(replay) => return Ok(RunResult::Replayed(replay)),
+                Blocked::Refuse(reason) => {
+                    reason.count();
+                    return Err(reason);
+                }
+                Blocked::Mismatch => return Err(Arc::clone(core).mismatch(attempt).await),
+                Blocked::Wait => {
+                    let waiter = waiter.get_or_insert_with(|| Waiter::new(attempt.rules.wait.unwrap_or_default()));
+                    if !waiter.wait(Arc::clone(&core.store).ended(attempt.key)).await {
+                        return Err(RefusalReason::InFlight);
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl Core {
+    /// Takes every step until the handler may start, or is blocked. The store limits the time: a transaction may queue.
+    async fn start_in_transaction(
+        self: &Arc<Self>,
+        attempt: &Attempt,
+        slot: &TransactionSlot,
+    ) -> Result<Execution, Blocked> {
+        let unavailable = |error| Blocked::Refuse(RefusalReason::StoreUnavailable(error));
+        loop {
+            let info = ExecutionInfo::start(attempt, self.clock.now());
+            let options = BeginOptions::new(self.lease, attempt.rules.ttl).with_info(info.clone());
+            let begun = self.begin_with(attempt, options.in_transaction(slot.clone())).await;
+            let execution = match self.next(attempt, &info, self.decide(attempt, begun)) {
+                Next::Start(Start::Protected(execution)) => execution,
+                Next::Start(Start::Unprotected(_)) | Next::Pending(Pending::Asked(_)) => {
+                    return Err(unavailable(StoreError::unavailable("the store reported nothing")));
+                }
+                Next::Blocked(blocked) => return Err(blocked),
+                Next::Pending(Pending::TakeOver(mut claim)) => {
+                    // Without a permit the claim stays abandoned: its handler may have run.
+                    let Some(permit) = self.permit() else {
+                        return Err(Blocked::Refuse(RefusalReason::TooManyExecutions));
+                    };
+                    match within(STORE_TIMEOUT, claim.renew(self.lease)).await {
+                        Ok(()) => Execution::new(self, attempt, &info, claim, permit),
+                        // Another request was first, so the store is asked again.
+                        Err(StoreError::Lost) => continue,
+                        Err(error) => return Err(unavailable(error)),
+                    }
+                }
+            };
+            if slot.was_opened() {
+                return Ok(execution);
+            }
+            slot.set_fault(
+                "the store of its engine cannot open the transaction; mount an engine over a store that was made with `from_pool`, of \
+                 the pool of the same database",
+            );
+            // Nothing has happened. Failures are logged.
+            let _ = execution.end(Outcome::Release).await;
+            return Err(unavailable(StoreError::unavailable("the store opens no such transactions")));
+        }
+    }
+}
