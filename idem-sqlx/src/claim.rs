@@ -11,9 +11,59 @@ use idem_runtime::{Claim, ExecutionInfo, Fingerprint, Record, StorageKey, StoreE
 use crate::dialect::{Dialect, MAX_TIME, Value};
 use crate::errors::{DatabaseError, Problem, Step};
 use crate::execute::{Executor, key_value};
+use crate::transaction::TransactionClaim;
 
-/// A claim in an [`SqlStore`](crate::SqlStore). If it is dropped before it ends, it is abandoned when its lease expires.
-pub struct SqlClaim<D: Dialect> {
+/// A claim in an [`SqlStore`](crate::SqlStore). If it is dropped before it ends, it is abandoned when its lease expires; a claim
+/// that is a transaction is released.
+pub struct SqlClaim<D: Dialect>(pub(crate) Kind<D>);
+
+pub(crate) enum Kind<D: Dialect> {
+    Leased(LeasedClaim<D>),
+    Transaction(Box<TransactionClaim<D>>),
+}
+
+impl<D: Dialect> Claim for SqlClaim<D> {
+    async fn renew(&mut self, lease: Duration) -> Result<(), StoreError> {
+        match &mut self.0 {
+            Kind::Leased(claim) => claim.renew(lease).await,
+            Kind::Transaction(claim) => claim.take_over().await,
+        }
+    }
+
+    async fn complete(self, record: Record, ttl: Duration) -> Result<(), StoreError> {
+        match self.0 {
+            Kind::Leased(claim) => claim.complete(record, ttl).await,
+            Kind::Transaction(claim) => claim.commit(&record, ttl).await,
+        }
+    }
+
+    async fn release(self) -> Result<(), StoreError> {
+        match self.0 {
+            Kind::Leased(claim) => claim.release().await,
+            Kind::Transaction(claim) => claim.roll_back().await,
+        }
+    }
+
+    fn try_clone(&self) -> Option<Self> {
+        match &self.0 {
+            Kind::Leased(claim) => claim.try_clone().map(|claim| Self(Kind::Leased(claim))),
+            Kind::Transaction(_) => None,
+        }
+    }
+}
+
+impl<D: Dialect> fmt::Debug for SqlClaim<D> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let key = match &self.0 {
+            Kind::Leased(claim) => &claim.key,
+            Kind::Transaction(claim) => claim.key(),
+        };
+        f.debug_struct("SqlClaim").field("key", key).finish_non_exhaustive()
+    }
+}
+
+/// A claim that is a row with a lease.
+pub(crate) struct LeasedClaim<D: Dialect> {
     pub(crate) executor: Arc<Executor<D>>,
     pub(crate) waiters: Arc<Waiters>,
     pub(crate) key: StorageKey,
@@ -39,7 +89,7 @@ struct Change {
     repeated: bool,
 }
 
-impl<D: Dialect> SqlClaim<D> {
+impl<D: Dialect> LeasedClaim<D> {
     async fn store(&self, record: &Record, ttl: Duration) -> Result<Change, DatabaseError> {
         let bytes = record.to_checksummed_bytes(&self.key);
         let ttl = Value::Number(D::ticks(ttl.min(MAX_TIME)));
@@ -53,7 +103,7 @@ impl<D: Dialect> SqlClaim<D> {
     }
 }
 
-impl<D: Dialect> Claim for SqlClaim<D> {
+impl<D: Dialect> Claim for LeasedClaim<D> {
     async fn renew(&mut self, lease: Duration) -> Result<(), StoreError> {
         let statements = &self.executor.statements;
         let key = key_value(&self.key);
@@ -114,12 +164,6 @@ impl<D: Dialect> Claim for SqlClaim<D> {
             maybe_released: Arc::clone(&self.maybe_released),
             ..*self
         })
-    }
-}
-
-impl<D: Dialect> fmt::Debug for SqlClaim<D> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("SqlClaim").field("key", &self.key).finish_non_exhaustive()
     }
 }
 

@@ -51,6 +51,39 @@ pub(crate) mod sealed {
         /// Creates the table, or brings it up to date.
         fn migrate(location: &Self::Location) -> impl Future<Output = Result<(), MigrateError>> + Send;
 
+        /// Begins a transaction that may write, and returns a number by which [`holder`](Statements::holder) names its session.
+        const BEGIN: &'static str;
+
+        /// Commits, and begins an empty transaction: sqlx counts one, and ends it when the connection returns to its pool.
+        const COMMIT: &'static str;
+
+        /// Rolls back, and begins an empty transaction.
+        const ROLLBACK: &'static str;
+
+        /// What a parameter of a statement starts with.
+        const PARAMETER: char;
+
+        /// How long a step of a transaction may take.
+        const STEP_TIMEOUT: Duration;
+
+        /// Returns how many transactions with a claim may be open at once in a pool of so many connections.
+        fn max_transactions(connections: usize) -> usize;
+
+        /// Returns bytes as they are written in SQL.
+        fn literal(bytes: &[u8]) -> String;
+
+        /// Returns SQL that limits the time of each statement of a transaction.
+        fn limit(timeout: Duration) -> String;
+
+        /// Runs statements without values, one after the other, and returns the rows of all.
+        fn run(
+            connection: &mut Self::Connection,
+            sql: String,
+        ) -> impl Future<Output = Result<Vec<Self::Row>, sqlx::Error>> + Send;
+
+        /// Returns what an error says of the transaction that was to be ended.
+        fn transaction_state(error: &sqlx::Error) -> TransactionState;
+
         /// Makes sure that waiters are woken when the database sends a message. By default it sends none.
         fn ensure_listening(listener: &Listener, location: &Arc<Self::Location>, waiters: &Arc<Waiters>) {
             let _ = (listener, location, waiters);
@@ -68,6 +101,17 @@ pub(crate) mod sealed {
 /// The longest lease or TTL. Longer ones are cut to it, so that every sum of times is a time of the database.
 pub(crate) const MAX_TIME: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
 
+/// What became of a transaction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TransactionState {
+    /// It is not there: other code has ended it.
+    Gone,
+    /// A statement failed in it, and it can only be rolled back.
+    Aborted,
+    /// It was as expected.
+    Open,
+}
+
 /// A value that a statement is given.
 #[derive(Clone, Copy, Debug)]
 pub enum Value<'a> {
@@ -81,8 +125,13 @@ pub enum Value<'a> {
 
 /// The statements of a store. If the owner of a claim has already done what a statement does, the statement does it again.
 pub(crate) struct Statements {
-    /// `key, owner`: the row of the key, for databases in which looking first is cheaper.
-    pub(crate) look: Option<Arc<str>>,
+    /// `key, owner`: the row of the key.
+    pub(crate) look: Arc<str>,
+    /// Whether looking before claiming is cheaper.
+    pub(crate) looks_first: bool,
+    /// `key, fingerprint`: the session whose transaction holds the key, and whether it does so with this fingerprint. For databases
+    /// in which a transaction that holds a key does not stop others.
+    pub(crate) holder: Option<Arc<str>>,
     /// `key, owner, fingerprint, lease, retention, info`: a claim, or the row that prevents it, or nothing if it has changed
     /// meanwhile.
     pub(crate) begin: Arc<str>,

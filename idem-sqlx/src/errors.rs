@@ -21,6 +21,8 @@ pub enum Step {
     Complete,
     /// Releasing a claim.
     Release,
+    /// Committing the transaction of a handler, with its record.
+    Commit,
     /// Removing a record or an abandoned claim.
     Forget,
     /// Reading the state of a key.
@@ -41,6 +43,7 @@ impl Step {
             Self::Renew => "it is unknown whether the lease was extended",
             Self::Complete => "it is unknown whether the response was recorded; if not, the claim stays",
             Self::Release => "it is unknown whether the claim was released",
+            Self::Commit => "the handler ran, and what it wrote was rolled back, unless a retry finds its record",
             Self::Forget => "it is unknown whether anything was removed",
             Self::Inspect => "nothing was changed",
             Self::Count => "replays go uncounted",
@@ -57,6 +60,7 @@ impl fmt::Display for Step {
             Self::Renew => "`renew`",
             Self::Complete => "`complete`",
             Self::Release => "`release`",
+            Self::Commit => "the commit of a handler's transaction",
             Self::Forget => "`forget`",
             Self::Inspect => "`inspect`",
             Self::Count => "counting replays",

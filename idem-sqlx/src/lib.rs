@@ -89,6 +89,10 @@ mod rows;
 mod sqlite;
 #[cfg(feature = "_database")]
 mod store;
+#[cfg(feature = "_database")]
+mod transaction;
+#[cfg(all(feature = "axum", feature = "_database"))]
+mod tx;
 
 #[cfg(feature = "_database")]
 pub use claim::SqlClaim;
@@ -104,3 +108,5 @@ pub use postgres::{PostgresClaim, PostgresStore, PostgresStoreBuilder};
 pub use sqlite::{SqliteClaim, SqliteStore, SqliteStoreBuilder};
 #[cfg(feature = "_database")]
 pub use store::SqlStore;
+#[cfg(all(feature = "axum", feature = "_database"))]
+pub use tx::{Tx, TxRejection};

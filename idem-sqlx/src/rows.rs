@@ -53,6 +53,11 @@ pub(crate) fn stored_entry<D: Dialect>(row: &D::Row, key: &StorageKey) -> Result
     Ok(entry)
 }
 
+/// Reads `session, whether it has the same fingerprint`.
+pub(crate) fn holder<D: Dialect>(row: &D::Row) -> Result<(i64, bool), Problem> {
+    Ok((number::<D>(row)?, required(D::boolean(row, 1))?))
+}
+
 /// Reads the number that a row begins with.
 pub(crate) fn number<D: Dialect>(row: &D::Row) -> Result<i64, Problem> {
     required(D::number(row, 0))

@@ -8,18 +8,19 @@ use std::time::Duration;
 
 use idem_runtime::remote::{Listener, OwnerToken, UnconfirmedClaims, Waiters, jitter};
 use idem_runtime::{
-    Begin, BeginOptions, Clock, ExecutionInfo, Fingerprint, StorageKey, Store, StoreCapabilities, StoreError,
+    Begin, BeginOptions, Clock, ExecutionInfo, Fingerprint, Record, StorageKey, Store, StoreCapabilities, StoreError,
     StoredEntry,
 };
 use tokio::time::{sleep, timeout};
 
-use crate::claim::{Releaser, SqlClaim, retention};
+use crate::claim::{Kind, LeasedClaim, Releaser, SqlClaim, retention};
 use crate::cleanup;
 use crate::dialect::{Dialect, MAX_TIME, Value};
 use crate::errors::{DatabaseError, MigrateError, Problem, Step};
 use crate::execute::{Executor, key_value};
 use crate::replay_count::ReplayCounter;
 use crate::rows::{self, BeginRow};
+use crate::transaction::{OpenTransaction, Running, Transactions};
 
 /// How often `begin` looks again if, each time, another request changed the key.
 const MAX_ATTEMPTS: usize = 16;
@@ -61,22 +62,79 @@ struct Inner<D: Dialect> {
     /// `None` if replays are not counted.
     replay_counter: Option<ReplayCounter<D>>,
     cleanup_batch: u32,
+    running: Arc<Running>,
+    /// `None` if the store does not share the pool of the handlers.
+    transactions: Option<Transactions<D>>,
+}
+
+/// Another session whose transaction holds a key.
+pub(crate) struct Holder {
+    pub(crate) session: i64,
+    is_same: bool,
+}
+
+impl Holder {
+    /// Returns the fingerprint with which it holds the key, given that of a request: the same, or another one.
+    pub(crate) fn fingerprint(&self, of_request: &Fingerprint) -> Fingerprint {
+        // Of another one nothing is known.
+        if self.is_same { *of_request } else { Fingerprint::from_bytes(of_request.as_bytes().map(|byte| !byte)) }
+    }
 }
 
 impl<D: Dialect> SqlStore<D> {
-    pub(crate) fn new(location: D::Location, executor: Executor<D>, cleanup_batch: u32, count_replays: bool) -> Self {
+    pub(crate) fn new(
+        location: D::Location,
+        executor: Executor<D>,
+        cleanup_batch: u32,
+        count_replays: bool,
+        pool: Option<sqlx::Pool<D>>,
+    ) -> Self {
         let (executor, waiters) = (Arc::new(executor), Arc::<Waiters>::default());
         let releaser = Releaser { executor: Arc::clone(&executor), waiters: Arc::clone(&waiters) };
         let inner = Inner {
             location: Arc::new(location),
-            waiters,
             listener: Listener::default(),
             unconfirmed: UnconfirmedClaims::new(releaser),
             replay_counter: count_replays.then(|| ReplayCounter::new(Arc::clone(&executor))),
             executor,
             cleanup_batch,
+            running: Arc::new(Running::new(Arc::clone(&waiters))),
+            waiters,
+            transactions: pool.map(Transactions::new),
         };
         Self { inner: Arc::new(inner) }
+    }
+
+    pub(crate) fn executor(&self) -> &Executor<D> {
+        &self.inner.executor
+    }
+
+    pub(crate) fn running(&self) -> &Arc<Running> {
+        &self.inner.running
+    }
+
+    /// Returns the session whose transaction holds the key.
+    pub(crate) async fn holder(
+        &self,
+        key: &StorageKey,
+        fingerprint: &Fingerprint,
+    ) -> Result<Option<Holder>, DatabaseError> {
+        let executor = &self.inner.executor;
+        let Some(holder) = &executor.statements.holder else { return Ok(None) };
+        let values = [key_value(key), Value::Bytes(fingerprint.as_bytes())];
+        let result = executor.read(Step::Begin, holder, &values).await?;
+        let Some(row) = result.rows.first() else { return Ok(None) };
+        let read = rows::holder::<D>(row).map_err(|problem| DatabaseError { step: Step::Begin, problem })?;
+        Ok(Some(Holder { session: read.0, is_same: read.1 }))
+    }
+
+    /// Counts a replay, if replays are counted. A request with another fingerprint is refused, and is not a replay.
+    pub(crate) fn count_replay(&self, key: &StorageKey, owner: OwnerToken, record: &Record, fingerprint: &Fingerprint) {
+        if let Some(counter) = &self.inner.replay_counter
+            && record.fingerprint() == fingerprint
+        {
+            counter.count(*key, owner);
+        }
     }
 
     /// Creates the table, or brings it up to date. Does nothing if that is done, and may run in many processes at once. The
@@ -113,20 +171,20 @@ impl<D: Dialect> SqlStore<D> {
     }
 
     /// Returns what a row means to a request.
-    fn judge(&self, row: BeginRow, claim: SqlClaim<D>, options: &BeginOptions) -> Begin<SqlClaim<D>> {
+    fn judge(&self, row: BeginRow, claim: LeasedClaim<D>, options: &BeginOptions) -> Begin<SqlClaim<D>> {
+        let leased = |claim| SqlClaim(Kind::Leased(claim));
         match row {
-            BeginRow::Claimed => Begin::Claimed(claim),
+            BeginRow::Claimed => Begin::Claimed(leased(claim)),
             BeginRow::Record { owner, record } => {
-                // A request with another fingerprint is refused, and is not a replay.
-                if let Some(counter) = &self.inner.replay_counter
-                    && *record.fingerprint() == claim.fingerprint
-                {
-                    counter.count(claim.key, owner);
-                }
+                self.count_replay(&claim.key, owner, &record, &claim.fingerprint);
                 Begin::Completed(record)
             }
             BeginRow::Claim { owner, fingerprint, lease_has_expired: true } if fingerprint == claim.fingerprint => {
-                Begin::Abandoned(SqlClaim { previous_owner: Some(owner), info: options.info.clone(), ..claim })
+                Begin::Abandoned(leased(LeasedClaim {
+                    previous_owner: Some(owner),
+                    info: options.info.clone(),
+                    ..claim
+                }))
             }
             BeginRow::Claim { fingerprint, .. } => Begin::InFlight(fingerprint),
         }
@@ -135,7 +193,11 @@ impl<D: Dialect> SqlStore<D> {
     /// Returns the time that is left of the lease of a claim in flight.
     async fn lease_left(&self, key: &StorageKey, sql: &Arc<str>) -> Result<Option<Duration>, DatabaseError> {
         let result = self.inner.executor.read(Step::Wait, sql, &[key_value(key)]).await?;
-        let Some(row) = result.rows.first() else { return Ok(None) };
+        let Some(row) = result.rows.first() else {
+            // Whether it has this fingerprint or another one does not matter.
+            let holder = self.holder(key, &Fingerprint::from_bytes([0; 32])).await?;
+            return Ok(holder.map(|_| MAX_WAIT_PAUSE));
+        };
         let left = rows::number::<D>(row).map_err(|problem| DatabaseError { step: Step::Wait, problem })?;
         // At least a moment: the lease may end within the unit that is counted.
         Ok(Some(Duration::from_millis(u64::try_from(left).unwrap_or(0).max(1))))
@@ -151,10 +213,19 @@ impl<D: Dialect> Store for SqlStore<D> {
         fingerprint: &Fingerprint,
         options: &BeginOptions,
     ) -> Result<Begin<SqlClaim<D>>, StoreError> {
+        if let (Some(slot), Some(transactions)) = (&options.transaction, &self.inner.transactions)
+            && slot.wants::<OpenTransaction<D>>()
+        {
+            return self.begin_transaction(transactions, slot, key, fingerprint, options).await;
+        }
+        // Their rows are not seen, and SQLite would wait for their end.
+        if let Some(running) = self.inner.running.fingerprint(key) {
+            return Ok(Begin::InFlight(running));
+        }
         let failed = |problem| DatabaseError { step: Step::Begin, problem };
         let &BeginOptions { lease, ttl, ref info, .. } = options;
         let Inner { executor, waiters, .. } = &*self.inner;
-        let owned_by = |owner| SqlClaim {
+        let owned_by = |owner| LeasedClaim {
             executor: Arc::clone(executor),
             waiters: Arc::clone(waiters),
             key: *key,
@@ -169,9 +240,9 @@ impl<D: Dialect> Store for SqlStore<D> {
         let info = info.as_ref().map(ExecutionInfo::to_bytes);
         let guard = self.inner.unconfirmed.guard((*key, owner), lease);
         for _ in 0..MAX_ATTEMPTS {
-            if let Some(look) = &executor.statements.look {
+            if executor.statements.looks_first {
                 let values = [key_value(key), Value::Bytes(owner.as_bytes())];
-                let result = executor.read(Step::Begin, look, &values).await?;
+                let result = executor.read(Step::Begin, &executor.statements.look, &values).await?;
                 if let Some(row) = result.rows.first() {
                     let row = BeginRow::read::<D>(row, key).map_err(failed)?;
                     // A claim of an earlier try may still turn up and be released, so a new owner needs a token that differs.
@@ -195,6 +266,9 @@ impl<D: Dialect> Store for SqlStore<D> {
                 let row = BeginRow::read::<D>(row, key).map_err(failed)?;
                 return Ok(self.judge(row, owned_by(owner), options));
             }
+            if let Some(holder) = self.holder(key, fingerprint).await? {
+                return Ok(Begin::InFlight(holder.fingerprint(fingerprint)));
+            }
             // Another statement won, and this one could not see its row. The next one will.
         }
         Err(failed(Problem::Contended).into())
@@ -209,6 +283,8 @@ impl<D: Dialect> Store for SqlStore<D> {
         let mut pause = FIRST_WAIT_PAUSE;
         loop {
             let left = match self.lease_left(key, sql).await {
+                // A transaction is woken for, unless it is of another process.
+                _ if self.inner.running.fingerprint(key).is_some() => MAX_WAIT_PAUSE,
                 Ok(Some(left)) => left,
                 Ok(None) => return,
                 Err(error) => {
@@ -240,6 +316,9 @@ impl<D: Dialect> Store for SqlStore<D> {
 
     /// Reads with one `SELECT`. How often a record was replayed is known if the builder was told to count.
     async fn inspect(&self, key: &StorageKey) -> Result<Option<StoredEntry>, StoreError> {
+        if let Some(entry) = self.inner.running.entry(key) {
+            return Ok(Some(entry));
+        }
         let executor = &self.inner.executor;
         let result = executor.read(Step::Inspect, &executor.statements.inspect, &[key_value(key)]).await?;
         let Some(row) = result.rows.first() else { return Ok(None) };

@@ -3,8 +3,8 @@
 use std::str::FromStr;
 use std::time::Duration;
 
-use sqlx::ConnectOptions;
 use sqlx::postgres::PgConnectOptions;
+use sqlx::{ConnectOptions, PgPool};
 use tokio::time::Instant;
 
 use super::statements::{channel, statements};
@@ -112,12 +112,41 @@ impl PostgresStoreBuilder {
     /// # Errors
     /// As for [`connect`](Self::connect).
     pub async fn connect_with(self, options: PgConnectOptions) -> Result<PostgresStore, ConnectError> {
+        self.check()?;
+        let timeout = self.timeout;
+        let store = self.build(options, None);
+        match store.executor().pool.acquire(Instant::now() + timeout, timeout).await {
+            Ok(connection) => connection.put_back(),
+            Err(Problem::Refused(error) | Problem::Unreachable { source: Some(error), .. }) => {
+                return Err(ConnectError::Connection(error));
+            }
+            Err(_) => return Err(ConnectError::TimedOut(timeout)),
+        }
+        Ok(store)
+    }
+
+    /// Makes a store in the database of `pool`, which is the pool of the handlers: see [`PostgresStore::from_pool`]. No connection
+    /// is made yet.
+    ///
+    /// # Errors
+    /// A name or a setting is not valid.
+    pub fn with_pool(self, pool: PgPool) -> Result<PostgresStore, ConnectError> {
+        self.check()?;
+        let options = pool.connect_options().as_ref().clone();
+        Ok(self.build(options, Some(pool)))
+    }
+
+    fn check(&self) -> Result<(), ConnectError> {
         names::check(&self.schema)?;
         names::check(&self.table)?;
         check_timeout(self.timeout)?;
         if self.max_connections == 0 || self.cleanup_batch == 0 {
             return Err(ConnectError::Setting("`max_connections` and `cleanup_batch` must be more than 0"));
         }
+        Ok(())
+    }
+
+    pub(super) fn build(self, options: PgConnectOptions, pool: Option<PgPool>) -> PostgresStore {
         // These override what the caller set. Without them a claim that was acknowledged could be lost in a crash, or every loser
         // of a race would get an error. The server gives a statement up at about the time at which the store tries again.
         let options = options
@@ -137,13 +166,6 @@ impl PostgresStoreBuilder {
             table,
             timeout: self.timeout,
         };
-        match executor.pool.acquire(Instant::now() + self.timeout, self.timeout).await {
-            Ok(connection) => connection.put_back(),
-            Err(Problem::Refused(error) | Problem::Unreachable { source: Some(error), .. }) => {
-                return Err(ConnectError::Connection(error));
-            }
-            Err(_) => return Err(ConnectError::TimedOut(self.timeout)),
-        }
-        Ok(SqlStore::new(location, executor, self.cleanup_batch, self.count_replays))
+        SqlStore::new(location, executor, self.cleanup_batch, self.count_replays, pool)
     }
 }

@@ -9,8 +9,9 @@ use sqlx::{AssertSqlSafe, Postgres, Row};
 
 use super::listen::listen;
 use super::{Location, migrations};
-use crate::dialect::{Value, sealed};
+use crate::dialect::{TransactionState, Value, sealed};
 use crate::errors::{MigrateError, Problem};
+use crate::transaction::hex;
 
 impl sealed::Dialect for Postgres {
     const STORE: &'static str = "PostgresStore";
@@ -71,6 +72,42 @@ impl sealed::Dialect for Postgres {
 
     async fn migrate(location: &Location) -> Result<(), MigrateError> {
         migrations::run(location).await
+    }
+
+    const BEGIN: &'static str = "BEGIN; SELECT pg_backend_pid()::bigint";
+
+    const COMMIT: &'static str = "COMMIT AND CHAIN";
+
+    const ROLLBACK: &'static str = "ROLLBACK AND CHAIN";
+
+    const PARAMETER: char = '$';
+
+    const STEP_TIMEOUT: Duration = Duration::from_secs(5);
+
+    /// A quarter is left, so that handlers may use the pool as well.
+    fn max_transactions(connections: usize) -> usize {
+        connections.saturating_sub(connections.div_ceil(4)).max(1)
+    }
+
+    fn literal(bytes: &[u8]) -> String {
+        format!("decode('{}', 'hex')", hex(bytes))
+    }
+
+    fn limit(timeout: Duration) -> String {
+        format!("; SET LOCAL statement_timeout = {}", timeout.as_millis().clamp(1, 2_147_483_647))
+    }
+
+    async fn run(connection: &mut PgConnection, sql: String) -> Result<Vec<PgRow>, sqlx::Error> {
+        sqlx::raw_sql(AssertSqlSafe(sql)).fetch_all(connection).await
+    }
+
+    fn transaction_state(error: &sqlx::Error) -> TransactionState {
+        let code = error.as_database_error().and_then(sqlx::error::DatabaseError::code);
+        match code.as_deref() {
+            Some("25P01" | "3B001") => TransactionState::Gone,
+            Some("25P02") => TransactionState::Aborted,
+            _ => TransactionState::Open,
+        }
     }
 
     fn ensure_listening(listener: &Listener, location: &Arc<Location>, waiters: &Arc<Waiters>) {

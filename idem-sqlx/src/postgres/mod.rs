@@ -85,6 +85,17 @@ impl SqlStore<Postgres> {
         Self::builder().connect(url).await
     }
 
+    /// Makes a store in the database of `pool`, which is the pool of the handlers, with the default settings. With such a store a
+    /// handler can have an argument `Tx<Postgres>` (feature `axum`), whose transaction is in this pool.
+    ///
+    /// The pool is used for these transactions alone: at most three quarters of its connections at once, and at least one, so that
+    /// handlers may use the pool as well. For everything else the store opens connections with the same options, up to
+    /// [`max_connections`](PostgresStoreBuilder::max_connections). No connection is made yet.
+    pub fn from_pool(pool: sqlx::PgPool) -> Self {
+        let options = pool.connect_options().as_ref().clone();
+        Self::builder().build(options, Some(pool))
+    }
+
     /// Returns a builder, to change the default settings.
     pub fn builder() -> PostgresStoreBuilder {
         PostgresStoreBuilder::new()

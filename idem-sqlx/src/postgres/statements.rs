@@ -11,32 +11,60 @@ const NOW: &str = "clock_timestamp()";
 /// The channel on which the end of a claim is notified. Names are long and channels are not, so it has a hash of them; if
 /// two tables share one, a waiter is woken in vain.
 pub(super) fn channel(schema: &str, table: &str) -> String {
-    let bytes = schema.bytes().chain([b'.']).chain(table.bytes());
-    let hash =
-        bytes.fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3));
-    format!("idem_{hash:016x}")
+    format!("idem_{:016x}", hash(schema.bytes().chain([b'.']).chain(table.bytes())))
+}
+
+fn hash(bytes: impl Iterator<Item = u8>) -> u64 {
+    bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3))
 }
 
 /// `table` is quoted and `channel` needs no quotes.
 pub(super) fn statements(table: &str, channel: &str) -> Statements {
-    let sql = |text: &str| -> Arc<str> { text.replace("{t}", table).replace("{now}", NOW).into() };
+    // A key is claimed under an advisory lock, so that a transaction which holds it stops no one: a request that does not get the
+    // lock is told so at once. Its other lock tells the fingerprint. It is shared, so it is never waited for, and it is taken
+    // first, so whoever has the lock of a key has that of its fingerprint. If two tables share a lock, a request is told that its
+    // key is in flight.
+    let salt = hash(channel.bytes()).cast_signed();
+    let lock = |bytes: &str| format!("hashtextextended(encode({bytes}, 'hex'), {salt})");
+    let sql = |text: &str| -> Arc<str> {
+        let text = text.replace("{key lock}", &lock("$1::bytea"));
+        let text = text.replace("{lock of $2}", &lock("$1::bytea || $2::bytea"));
+        let text = text.replace("{lock of $3}", &lock("$1::bytea || $3::bytea"));
+        text.replace("{t}", table).replace("{now}", NOW).into()
+    };
     // PostgreSQL makes all transactions that notify commit one after the other, so only the ends of awaited claims are notified.
     let notify = format!(
         "SELECT CASE WHEN awaited THEN pg_notify('{channel}', encode(key, 'hex')) IS NOT NULL ELSE true END FROM done"
     );
     Statements {
-        look: None,
+        look: sql("SELECT owner, fingerprint, record, lease_until <= {now} FROM {t} \
+             WHERE key = $1 AND expires_at > {now} AND NOT (owner = $2 AND record IS NULL)"),
+        looks_first: false,
+        // One look at the locks, so that both are those of one moment.
+        holder: Some(sql("WITH wanted AS MATERIALIZED ( \
+                 SELECT {key lock} AS of_key, {lock of $2} AS of_fingerprint \
+             ), locks AS MATERIALIZED ( \
+                 SELECT pid, mode, (classid::bigint << 32) | objid::bigint AS id FROM pg_locks \
+                 WHERE locktype = 'advisory' AND objsubid = 1 AND granted \
+                     AND database = (SELECT oid FROM pg_database WHERE datname = current_database()) \
+             ) \
+             SELECT holder.pid::bigint, EXISTS ( \
+                 SELECT FROM locks WHERE locks.pid = holder.pid AND locks.id = wanted.of_fingerprint \
+             ) FROM locks AS holder, wanted WHERE holder.id = wanted.of_key AND holder.mode = 'ExclusiveLock'")),
         // `held` reads an existing row without a lock and without a write. If there is none, `begun` is the one step that
-        // decides. Neither gives a row if another statement has just won: the statement does not see the row that
-        // it had to wait for, and the next one will.
-        begin: sql("WITH held AS ( \
+        // decides. Neither gives a row if another statement has just won, whose row this one does not see, or if a transaction
+        // holds the key.
+        begin: sql("WITH locked AS MATERIALIZED ( \
+                 SELECT CASE WHEN pg_advisory_xact_lock_shared({lock of $3})::text IS NULL THEN false \
+                     ELSE pg_try_advisory_xact_lock({key lock}) END AS got \
+             ), held AS ( \
                  SELECT owner, fingerprint, record, lease_until <= {now} AS lapsed FROM {t} \
                  WHERE key = $1 AND expires_at > {now} AND NOT (owner = $2 AND record IS NULL) \
              ), begun AS ( \
                  INSERT INTO {t} AS old (key, owner, fingerprint, lease_until, expires_at, info) \
                  SELECT $1::bytea, $2::bytea, $3::bytea, {now} + $4::bigint * interval '1 microsecond', \
                      {now} + $5::bigint * interval '1 microsecond', $6::bytea \
-                 WHERE NOT EXISTS (SELECT FROM held) \
+                 WHERE NOT EXISTS (SELECT FROM held) AND (SELECT got FROM locked) \
                  ON CONFLICT (key) DO UPDATE SET owner = excluded.owner, fingerprint = excluded.fingerprint, \
                      lease_until = {now} + $4::bigint * interval '1 microsecond', \
                      expires_at = {now} + $5::bigint * interval '1 microsecond', awaited = false, record = NULL, \

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use idem_runtime::remote::jitter;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous};
-use sqlx::{ConnectOptions, Sqlite};
+use sqlx::{ConnectOptions, Sqlite, SqlitePool};
 use tokio::time::{Instant, sleep};
 
 use super::statements::statements;
@@ -105,25 +105,44 @@ impl SqliteStoreBuilder {
     /// A name or a setting is not valid, or the file could not be opened or created, or is not an SQLite database.
     pub async fn open(self, path: impl AsRef<Path>) -> Result<SqliteStore, ConnectError> {
         let path = path.as_ref().to_owned();
-        names::check(&self.table)?;
+        self.check()?;
         // Each connection would have another database, in memory.
         if path.as_os_str().is_empty() || path == Path::new(":memory:") {
             let what =
                 "an SQLite store needs a file, so give `open` its path; to keep claims in memory, use `MemoryStore`";
             return Err(ConnectError::Setting(what));
         }
+        let options =
+            SqliteConnectOptions::new().filename(&path).create_if_missing(true).journal_mode(SqliteJournalMode::Wal);
+        let store = self.build(options, None);
+        first_connection(store.executor()).await?;
+        Ok(store)
+    }
+
+    /// Makes a store in the database of `pool`, which is the pool of the handlers: see [`SqliteStore::from_pool`]. No connection is
+    /// made yet.
+    ///
+    /// # Errors
+    /// A name or a setting is not valid.
+    pub fn with_pool(self, pool: SqlitePool) -> Result<SqliteStore, ConnectError> {
+        self.check()?;
+        let options = pool.connect_options().as_ref().clone();
+        Ok(self.build(options, Some(pool)))
+    }
+
+    fn check(&self) -> Result<(), ConnectError> {
+        names::check(&self.table)?;
         check_timeout(self.timeout)?;
         if self.max_readers == 0 || self.cleanup_batch == 0 || self.max_bytes.is_some_and(|max| max < PAGE) {
             let what = "`max_readers` and `cleanup_batch` must be more than 0, and `max_bytes` at least a page, 4096";
             return Err(ConnectError::Setting(what));
         }
-        let mut options = SqliteConnectOptions::new()
-            .filename(&path)
-            .create_if_missing(true)
-            .journal_mode(SqliteJournalMode::Wal)
-            .synchronous(SqliteSynchronous::Full)
-            .busy_timeout(self.timeout / 2)
-            .disable_statement_logging();
+        Ok(())
+    }
+
+    pub(super) fn build(self, options: SqliteConnectOptions, pool: Option<SqlitePool>) -> SqliteStore {
+        let mut options =
+            options.synchronous(SqliteSynchronous::Full).busy_timeout(self.timeout / 2).disable_statement_logging();
         if let Some(max_bytes) = self.max_bytes {
             options = options.pragma("max_page_count", (max_bytes / PAGE).to_string());
         }
@@ -135,9 +154,8 @@ impl SqliteStoreBuilder {
             table,
             timeout: self.timeout,
         };
-        let location = Location { path, table: self.table, options };
-        first_connection(&executor).await?;
-        Ok(SqlStore::new(location, executor, self.cleanup_batch, self.count_replays))
+        let location = Location { path: options.get_filename().to_owned(), table: self.table, options };
+        SqlStore::new(location, executor, self.cleanup_batch, self.count_replays, pool)
     }
 }
 

@@ -7,8 +7,9 @@ use sqlx::sqlite::{SqliteConnection, SqliteRow};
 use sqlx::{AssertSqlSafe, Row, Sqlite};
 
 use super::{Location, migrations};
-use crate::dialect::{Value, sealed};
+use crate::dialect::{TransactionState, Value, sealed};
 use crate::errors::{MigrateError, Problem};
+use crate::transaction::hex;
 
 impl sealed::Dialect for Sqlite {
     const STORE: &'static str = "SqliteStore";
@@ -67,5 +68,43 @@ impl sealed::Dialect for Sqlite {
 
     async fn migrate(location: &Location) -> Result<(), MigrateError> {
         migrations::run(location).await
+    }
+
+    // There are no sessions to name.
+    const BEGIN: &'static str = "BEGIN IMMEDIATE; SELECT 0";
+
+    const COMMIT: &'static str = "COMMIT; BEGIN";
+
+    const ROLLBACK: &'static str = "ROLLBACK; BEGIN";
+
+    const PARAMETER: char = '?';
+
+    /// More than the busy timeout of any connection should be: the step may wait for a writer in another process.
+    const STEP_TIMEOUT: Duration = Duration::from_secs(60);
+
+    /// There is one writer.
+    fn max_transactions(_: usize) -> usize {
+        1
+    }
+
+    fn literal(bytes: &[u8]) -> String {
+        format!("x'{}'", hex(bytes))
+    }
+
+    /// SQLite does not limit the time of a statement.
+    fn limit(_: Duration) -> String {
+        String::new()
+    }
+
+    async fn run(connection: &mut SqliteConnection, sql: String) -> Result<Vec<SqliteRow>, sqlx::Error> {
+        sqlx::raw_sql(AssertSqlSafe(sql)).fetch_all(connection).await
+    }
+
+    fn transaction_state(error: &sqlx::Error) -> TransactionState {
+        match error.as_database_error() {
+            // ERROR, with no code that says which.
+            Some(refused) if refused.message().starts_with("no such savepoint") => TransactionState::Gone,
+            _ => TransactionState::Open,
+        }
     }
 }

@@ -81,6 +81,17 @@ impl SqlStore<Sqlite> {
         Self::builder().open(path).await
     }
 
+    /// Makes a store in the database of `pool`, which is the pool of the handlers, with the default settings. With such a store a
+    /// handler can have an argument `Tx<Sqlite>` (feature `axum`), whose transaction is in this pool: one at a time, since SQLite
+    /// has one writer. Its database is a file.
+    ///
+    /// For everything else the store opens connections with the same options, and with `synchronous = FULL`. No connection is made
+    /// yet.
+    pub fn from_pool(pool: sqlx::SqlitePool) -> Self {
+        let options = pool.connect_options().as_ref().clone();
+        Self::builder().build(options, Some(pool))
+    }
+
     /// Returns a builder, to change the default settings.
     pub fn builder() -> SqliteStoreBuilder {
         SqliteStoreBuilder::new()

@@ -13,8 +13,10 @@ pub(super) fn statements(table: &str) -> Statements {
     let poll = sql("SELECT lease_until - {now} FROM {t} WHERE key = ?1 AND record IS NULL AND lease_until > {now}");
     Statements {
         // Reading needs no lock, so a retry gets its replay while others write.
-        look: Some(sql("SELECT owner, fingerprint, record, lease_until <= {now} FROM {t} \
-             WHERE key = ?1 AND expires_at > {now} AND NOT (owner = ?2 AND record IS NULL)")),
+        look: sql("SELECT owner, fingerprint, record, lease_until <= {now} FROM {t} \
+             WHERE key = ?1 AND expires_at > {now} AND NOT (owner = ?2 AND record IS NULL)"),
+        looks_first: true,
+        holder: None,
         // One statement takes the lock to write at once. Reading first and writing then, in one transaction, would be
         // refused (SQLITE_BUSY) if another process has written in between, and no timeout helps against that.
         begin: sql("INSERT INTO {t} (key, owner, fingerprint, lease_until, expires_at, info) \

@@ -1,0 +1,264 @@
+//! Claims that are transactions of handlers: the record and what the handler wrote are one commit.
+//!
+//! A transaction begins with the statement that claims a leased key, with a lease that has ended: the row is seen by others only
+//! if the handler commits it, and then its outcome is unknown. What tells others of a key in flight is a lock, and within this
+//! process [`Running`].
+
+use std::fmt::Write;
+use std::sync::Arc;
+use std::time::Duration;
+
+use idem_runtime::remote::{OwnerToken, jitter};
+use idem_runtime::transaction::TransactionSlot;
+use idem_runtime::{Begin, BeginOptions, ExecutionInfo, Fingerprint, StorageKey, StoreError};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::{Instant, sleep, timeout};
+
+use crate::claim::{Kind, SqlClaim, retention};
+use crate::dialect::{Dialect, MAX_TIME, Value};
+use crate::errors::{DatabaseError, Problem, Step};
+use crate::execute::key_value;
+use crate::rows::{self, BeginRow};
+use crate::store::SqlStore;
+
+mod claim;
+mod open;
+mod running;
+
+pub(crate) use claim::TransactionClaim;
+pub(crate) use open::OpenTransaction;
+pub(crate) use running::{Entered, Running};
+
+/// The lease of a claim that is seen only when its outcome is unknown.
+const NO_LEASE: Value<'static> = Value::Number(0);
+/// How often a key is claimed if, each time, another request changed it.
+const MAX_ATTEMPTS: usize = 16;
+/// The pause after a failure that another transaction caused.
+const PAUSE: Duration = Duration::from_millis(5);
+
+/// The pool of the handlers, in which their transactions are.
+pub(crate) struct Transactions<D: Dialect> {
+    pub(crate) pool: sqlx::Pool<D>,
+    permits: Arc<Semaphore>,
+    /// How long a request waits for its turn.
+    queue_timeout: Duration,
+}
+
+impl<D: Dialect> Transactions<D> {
+    pub(crate) fn new(pool: sqlx::Pool<D>) -> Self {
+        let connections = usize::try_from(pool.options().get_max_connections()).unwrap_or(usize::MAX);
+        let permits = Arc::new(Semaphore::new(D::max_transactions(connections).min(Semaphore::MAX_PERMITS)));
+        Self { queue_timeout: pool.options().get_acquire_timeout(), permits, pool }
+    }
+
+    fn connections(&self) -> usize {
+        usize::try_from(self.pool.options().get_max_connections()).unwrap_or(usize::MAX)
+    }
+
+    async fn permit(&self) -> Result<OwnedSemaphorePermit, Problem> {
+        let permit = timeout(self.queue_timeout, Arc::clone(&self.permits).acquire_owned()).await;
+        let none = || Problem::NoConnection { max_connections: self.connections(), waited: self.queue_timeout };
+        permit.map_err(|_| none())?.map_err(|_| none())
+    }
+
+    /// Returns a connection of the pool.
+    async fn connect(&self, table: &str) -> Result<OpenTransaction<D>, Problem> {
+        match self.pool.acquire().await {
+            Ok(connection) => Ok(OpenTransaction::new(connection)),
+            Err(sqlx::Error::PoolTimedOut) => {
+                Err(Problem::NoConnection { max_connections: self.connections(), waited: self.queue_timeout })
+            }
+            Err(error) => Err(D::problem(error, table)),
+        }
+    }
+}
+
+/// Whoever begins a transaction.
+struct Beginner<'a, D: Dialect> {
+    store: &'a SqlStore<D>,
+    transactions: &'a Transactions<D>,
+    slot: TransactionSlot,
+    key: StorageKey,
+    fingerprint: Fingerprint,
+    options: &'a BeginOptions,
+    owner: OwnerToken,
+}
+
+impl<D: Dialect> SqlStore<D> {
+    /// Begins the transaction that `slot` wants, and claims the key in it.
+    pub(crate) async fn begin_transaction(
+        &self,
+        transactions: &Transactions<D>,
+        slot: &TransactionSlot,
+        key: &StorageKey,
+        fingerprint: &Fingerprint,
+        options: &BeginOptions,
+    ) -> Result<Begin<SqlClaim<D>>, StoreError> {
+        let (slot, owner) = (slot.clone(), OwnerToken::random()?);
+        let beginner =
+            Beginner { store: self, transactions, slot, key: *key, fingerprint: *fingerprint, options, owner };
+        let entered = if beginner.slot.is_unkeyed() {
+            None
+        } else {
+            match self.running().enter(key, fingerprint, options.info.as_ref()) {
+                Ok(entered) => Some(entered),
+                Err(running) => return Ok(Begin::InFlight(running)),
+            }
+        };
+        let begun = beginner.begin(entered).await;
+        Ok(begun.map_err(|problem| DatabaseError { step: Step::Begin, problem })?)
+    }
+}
+
+impl<D: Dialect> Beginner<'_, D> {
+    async fn begin(&self, entered: Option<Entered>) -> Result<Begin<SqlClaim<D>>, Problem> {
+        let executor = self.store.executor();
+        // A replay need not wait for its turn.
+        let must_queue = self.transactions.permits.available_permits() == 0;
+        if entered.is_some() && (executor.statements.looks_first || must_queue) {
+            match self.look().await? {
+                Some(BeginRow::Claim { lease_has_expired: true, .. }) | None => {}
+                Some(row) => return Ok(self.judge(row)),
+            }
+        }
+        let mut guards = Some((entered, self.transactions.permit().await?));
+        let until = Instant::now() + executor.timeout;
+        for _ in 0..MAX_ATTEMPTS {
+            let mut open = self.transactions.connect(&executor.table).await?;
+            let rows = match open.run(self.begin_sql()).await {
+                Ok(rows) => rows,
+                Err(error) => match self.failed(open, error).await? {
+                    Some(row) => return Ok(self.judge(row)),
+                    None if Instant::now() >= until => break,
+                    None => continue,
+                },
+            };
+            let session = rows.first().map_or(Ok(0), rows::number::<D>)?;
+            let row = match rows.get(1) {
+                _ if self.slot.is_unkeyed() => Some(BeginRow::Claimed),
+                None => None,
+                Some(row) => Some(BeginRow::read::<D>(row, &self.key)?),
+            };
+            let previous_owner = match row {
+                Some(BeginRow::Claimed) => None,
+                Some(BeginRow::Claim { owner, fingerprint, lease_has_expired: true })
+                    if fingerprint == self.fingerprint =>
+                {
+                    Some(owner)
+                }
+                Some(row) => {
+                    open.undo().await;
+                    return Ok(self.judge(row));
+                }
+                None => {
+                    open.undo().await;
+                    match self.store.holder(&self.key, &self.fingerprint).await.map_err(|error| error.problem)? {
+                        Some(holder) => return Ok(Begin::InFlight(holder.fingerprint(&self.fingerprint))),
+                        // It has ended meanwhile.
+                        None => continue,
+                    }
+                }
+            };
+            let Some(guards) = guards.take() else { break };
+            let mut claim = TransactionClaim::new(self, session, open, guards);
+            if let Some(previous_owner) = previous_owner {
+                claim.wait_for_take_over(previous_owner);
+                return Ok(Begin::Abandoned(SqlClaim(Kind::Transaction(Box::new(claim)))));
+            }
+            claim.open().await.map_err(|error| D::problem(error, &executor.table))?;
+            return Ok(Begin::Claimed(SqlClaim(Kind::Transaction(Box::new(claim)))));
+        }
+        Err(Problem::Contended)
+    }
+
+    /// Returns the row of the key, if it is not free.
+    async fn look(&self) -> Result<Option<BeginRow>, Problem> {
+        let executor = self.store.executor();
+        let values = [key_value(&self.key), Value::Bytes(self.owner.as_bytes())];
+        let result = executor.read(Step::Begin, &executor.statements.look, &values).await;
+        let result = result.map_err(|error| error.problem)?;
+        result.rows.first().map(|row| BeginRow::read::<D>(row, &self.key)).transpose()
+    }
+
+    /// Judges an error of the first step, in which nothing can have happened. Returns a row that explains it, or `None` if it is
+    /// worth another try.
+    async fn failed(&self, open: OpenTransaction<D>, error: sqlx::Error) -> Result<Option<BeginRow>, Problem> {
+        let problem = D::problem(error, &self.store.executor().table);
+        drop(open);
+        if !matches!(problem, Problem::Busy(_)) {
+            return Err(problem);
+        }
+        if self.slot.is_unkeyed() {
+            return Err(problem);
+        }
+        sleep(jitter(PAUSE)).await;
+        // Whoever was in the way may have had the same key.
+        self.look().await
+    }
+
+    /// Returns what a row means to a request that does not get the claim.
+    fn judge(&self, row: BeginRow) -> Begin<SqlClaim<D>> {
+        match row {
+            BeginRow::Record { owner, record } => {
+                self.store.count_replay(&self.key, owner, &record, &self.fingerprint);
+                Begin::Completed(record)
+            }
+            BeginRow::Claim { fingerprint, .. } => Begin::InFlight(fingerprint),
+            // `look` returns none of these.
+            BeginRow::Claimed => Begin::InFlight(self.fingerprint),
+        }
+    }
+
+    fn begin_sql(&self) -> String {
+        let limit = self.slot.timeout().map(D::limit).unwrap_or_default();
+        let mut sql = format!("{}{limit}", D::BEGIN);
+        if !self.slot.is_unkeyed() {
+            let info = self.options.info.as_ref().map(ExecutionInfo::to_bytes);
+            let values = [
+                key_value(&self.key),
+                Value::Bytes(self.owner.as_bytes()),
+                Value::Bytes(self.fingerprint.as_bytes()),
+                NO_LEASE,
+                Value::Number(D::ticks(retention(Duration::ZERO, self.options.ttl.min(MAX_TIME)))),
+                Value::Nullable(info.as_deref()),
+            ];
+            sql.push_str("; ");
+            let statements = &self.store.executor().statements;
+            sql.push_str(&fill::<D>(&statements.begin, &values));
+            if statements.looks_first {
+                // The claim has no row if the key is not free.
+                sql.push_str("; ");
+                sql.push_str(&fill::<D>(&statements.look, &values));
+            }
+        }
+        sql
+    }
+}
+
+/// Returns a statement with its values in it, so that it can be sent together with others.
+fn fill<D: Dialect>(sql: &str, values: &[Value<'_>]) -> String {
+    let mut filled = String::with_capacity(sql.len() + 64);
+    let mut parts = sql.split(D::PARAMETER);
+    filled.push_str(parts.next().unwrap_or_default());
+    for part in parts {
+        let digits = part.find(|c: char| !c.is_ascii_digit()).unwrap_or(part.len());
+        let (number, rest) = part.split_at(digits);
+        let value = number.parse().ok().and_then(|number: usize| values.get(number.wrapping_sub(1)));
+        match value {
+            Some(Value::Bytes(bytes) | Value::Nullable(Some(bytes))) => filled.push_str(&D::literal(bytes)),
+            Some(Value::Nullable(None)) | None => filled.push_str("NULL"),
+            Some(Value::Number(number)) => filled.push_str(&number.to_string()),
+        }
+        filled.push_str(rest);
+    }
+    filled
+}
+
+/// Returns bytes in hexadecimal digits.
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::with_capacity(2 * bytes.len()), |mut digits, byte| {
+        // Writing to a string cannot fail.
+        let _ = write!(digits, "{byte:02x}");
+        digits
+    })
+}

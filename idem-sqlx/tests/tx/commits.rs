@@ -1,0 +1,181 @@
+//! Commits that fail, and commits that are not confirmed.
+
+use std::time::Duration;
+
+use idem_servers::postgres::Postgres as Server;
+use idem_servers::proxy::{Direction, Fault, Proxy};
+use sqlx::postgres::PgPoolOptions;
+
+use crate::shop::{Effects, Shop, postgres_service, send, start};
+
+/// A service that reaches its database through a proxy, and nothing else does.
+async fn behind_a_proxy(
+    shop: &Shop<sqlx::Postgres, Server>,
+) -> (Proxy, crate::shop::App<sqlx::Postgres>, axum::Router) {
+    let proxy = Proxy::to(shop.keeper.port()).await;
+    let url = shop.keeper.url_through(proxy.port());
+    let pool = PgPoolOptions::new().max_connections(4).connect(&url).await.unwrap();
+    let (app, _, router) = postgres_service(pool);
+    (proxy, app, router)
+}
+
+#[tokio::test]
+async fn a_commit_that_took_effect_and_was_not_confirmed_is_found() {
+    let shop = Shop::postgres(4).await;
+    let (proxy, app, router) = behind_a_proxy(&shop).await;
+    let first = start(&router, "/act/wait-201", "a");
+    app.written().await;
+    // The database has committed when it replies.
+    proxy.set(Direction::ToClient, Fault::ResetAfter(0));
+    app.go_on.add_permits(1);
+    assert_eq!(first.await.unwrap().brief(), (201, "run 1"));
+    assert_eq!(send(&router, "/act/wait-201", "a", "").await.brief(), (201, "run 1"));
+    assert_eq!((shop.effects().await, app.runs()), (1, 1));
+}
+
+#[tokio::test]
+async fn a_commit_that_did_not_arrive_is_503_and_the_key_is_free() {
+    let shop = Shop::postgres(4).await;
+    let (proxy, app, router) = behind_a_proxy(&shop).await;
+    let first = start(&router, "/act/wait-201", "a");
+    app.written().await;
+    proxy.set(Direction::ToServer, Fault::ResetAfter(0));
+    app.go_on.add_permits(1);
+    let lost = first.await.unwrap();
+    assert!(lost.status == 503 && lost.retry_after, "{lost:?}");
+    assert_eq!(shop.effects().await, 0);
+    app.go_on.add_permits(1);
+    assert_eq!(send(&router, "/act/wait-201", "a", "").await.brief(), (201, "run 2"));
+    assert_eq!(shop.effects().await, 1);
+}
+
+/// The session does not learn that its client is gone: it holds the key until then.
+#[tokio::test]
+async fn a_session_that_still_holds_the_key_is_waited_for() {
+    let shop = Shop::postgres(4).await;
+    let (proxy, _, router) = behind_a_proxy(&shop).await;
+    // It commits only when the test lets it.
+    shop.keeper.sql(
+        "CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_advisory_lock(1); RETURN NULL; END $$; \
+         CREATE CONSTRAINT TRIGGER slow AFTER INSERT ON effects DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION slow()",
+    );
+    let mut gate = sqlx::Acquire::acquire(&shop.app.pool).await.unwrap();
+    sqlx::raw_sql("SELECT pg_advisory_lock(1)").execute(&mut *gate).await.unwrap();
+    let first = start(&router, "/act/201", "a");
+    let waits = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'advisory'";
+    while shop.keeper.sql(waits).trim() != "1" {
+        tokio::task::yield_now().await;
+    }
+    proxy.cut();
+    let duplicate = shop.send("/act/201", "a").await;
+    assert!(duplicate.is("idempotency_key_locked"), "{duplicate:?}");
+    assert!(!first.is_finished());
+    sqlx::raw_sql("SELECT pg_advisory_unlock(1)").execute(&mut *gate).await.unwrap();
+    let reply = first.await.unwrap();
+    assert_eq!(reply.brief(), (201, "run 1"));
+    assert_eq!(shop.send("/act/201", "a").await.brief(), (201, "run 1"));
+    assert_eq!(shop.effects().await, 1);
+}
+
+#[tokio::test]
+async fn a_connection_that_broke_while_the_handler_ran_is_503_and_the_key_is_free() {
+    let shop = Shop::postgres(4).await;
+    for run in 1..=2 {
+        let first = shop.start("/act/wait-201", "a");
+        shop.app.written().await;
+        shop.keeper.sql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE state = 'idle in transaction'");
+        shop.app.go_on.add_permits(1);
+        let lost = first.await.unwrap();
+        assert!(lost.status == 503 && lost.retry_after, "{lost:?}");
+        assert_eq!((shop.effects().await, shop.app.runs()), (0, run));
+    }
+}
+
+#[tokio::test]
+async fn a_success_over_an_aborted_transaction_is_a_500_and_the_key_is_free() {
+    let shop = Shop::postgres(4).await;
+    for run in 1..=2 {
+        assert_eq!(shop.send("/act/failing-201", "a").await.brief(), (500, ""));
+        assert_eq!((shop.effects().await, shop.app.runs()), (0, run));
+    }
+    // A refusal of the handler is not one of the database.
+    assert_eq!(shop.send("/act/failing-402", "b").await.status, 402);
+    assert!(shop.send("/act/failing-402", "b").await.replayed);
+}
+
+#[tokio::test]
+async fn a_constraint_that_fails_at_the_commit_is_a_500_and_the_key_is_free() {
+    let shop = Shop::postgres(4).await;
+    shop.keeper.sql(
+        "CREATE TABLE runs (run bigint PRIMARY KEY); \
+         ALTER TABLE effects ADD FOREIGN KEY (run) REFERENCES runs DEFERRABLE INITIALLY DEFERRED",
+    );
+    assert_eq!(shop.send("/act/201", "a").await.brief(), (500, ""));
+    shop.keeper.sql("INSERT INTO runs VALUES (1)");
+    assert_eq!(shop.send("/act/201", "a").await.brief(), (201, "run 2"));
+    assert_eq!(shop.effects().await, 1);
+}
+
+#[tokio::test]
+async fn transactions_that_cannot_be_serialized_are_503_and_the_key_is_free() {
+    let shop = Shop::postgres(4).await;
+    shop.keeper.sql("ALTER DATABASE postgres SET default_transaction_isolation = 'serializable'");
+    shop.keeper.sql(
+        "CREATE FUNCTION fail() RETURNS trigger LANGUAGE plpgsql AS \
+         $$ BEGIN RAISE EXCEPTION 'as asked' USING ERRCODE = '40001'; END $$; \
+         CREATE CONSTRAINT TRIGGER fail AFTER INSERT ON effects DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION fail()",
+    );
+    let pool = PgPoolOptions::new().max_connections(4).connect(&shop.keeper.url()).await.unwrap();
+    let (app, _, router) = postgres_service(pool);
+    let failed = send(&router, "/act/201", "a", "").await;
+    assert!(failed.status == 503 && failed.retry_after, "{failed:?}");
+    shop.keeper.sql("DROP TRIGGER fail ON effects");
+    assert_eq!(send(&router, "/act/201", "a", "").await.brief(), (201, "run 2"));
+    // Many at once, on one key: conflicts of our own statements are no one's concern.
+    let all: Vec<_> = (0..16).map(|_| start(&router, "/waits/201", "b")).collect();
+    for reply in all {
+        let reply = reply.await.unwrap();
+        assert_eq!(reply.brief(), (201, "run 3"));
+    }
+    assert_eq!((shop.effects().await, app.runs()), (2, 3));
+}
+
+#[tokio::test]
+async fn the_timeout_of_the_policy_ends_a_statement_on_the_server() {
+    let shop = Shop::postgres(4).await;
+    assert_eq!(shop.send("/limited/slow-sleep-201", "a").await.status, 504);
+    let running = "SELECT count(*) FROM pg_stat_activity WHERE query = 'SELECT pg_sleep(30)' AND state = 'active'";
+    assert_eq!(shop.keeper.sql(running).trim(), "0");
+    assert_eq!(shop.effects().await, 0);
+}
+
+/// A warning for each request would fill the log of the server.
+#[tokio::test]
+async fn the_server_has_nothing_to_warn_of() {
+    let log = ["logging_collector=on", "log_directory=log", "log_filename=all.log", "log_min_messages=warning"];
+    let shop = Shop::over(Server::with(&[&["fsync=off"][..], &log[..]].concat()).await, 4).await;
+    for ending in ["201", "201", "402", "500", "panic", "nested-201", "nested-402", "unrecorded"] {
+        shop.send(&format!("/act/{ending}"), ending).await;
+        shop.send(&format!("/act/{ending}"), None).await;
+    }
+    let first = shop.start("/act/wait-201", "a");
+    shop.app.written().await;
+    assert_eq!(shop.send("/act/wait-201", "a").await.status, 409);
+    shop.app.go_on.add_permits(1);
+    first.await.unwrap();
+    // What the pool sends when a connection returns.
+    while shop.app.pool.num_idle() < usize::try_from(shop.app.pool.size()).unwrap() {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    shop.keeper.sql("DO $$ BEGIN RAISE WARNING 'the last line'; END $$");
+    let log = loop {
+        let log = shop.keeper.sql("SELECT pg_read_file('log/all.log')");
+        if log.contains("the last line") {
+            break log;
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    };
+    assert!(log.contains("WARNING"), "{log}");
+    let troubles: Vec<_> = log.lines().filter(|line| line.contains("WARNING:") || line.contains("ERROR:")).collect();
+    assert_eq!(troubles.len(), 1, "{troubles:#?}");
+}

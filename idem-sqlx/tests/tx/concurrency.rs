@@ -1,0 +1,221 @@
+//! Requests that meet.
+
+use std::time::Duration;
+
+use idem_sqlx::PostgresStore;
+use sqlx::Database;
+use sqlx::postgres::PgPoolOptions;
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+
+use crate::shop::{Effects, Shop, over_both, postgres_service, send, sqlite_service, start};
+
+over_both!(a_duplicate_in_this_process_is_refused_or_waits, a_handler_whose_client_hung_up_goes_on);
+
+async fn a_duplicate_in_this_process_is_refused_or_waits<D: Database, K>(shop: Shop<D, K>)
+where
+    Shop<D, K>: Effects,
+{
+    let first = shop.start("/act/wait-201", "a");
+    shop.app.written().await;
+    let duplicate = shop.send("/act/wait-201", "a").await;
+    assert!(duplicate.status == 409 && duplicate.is("idempotency_key_locked"), "{duplicate:?}");
+    assert_eq!(shop.send("/act/201", "a").await.status, 422);
+    shop.app.go_on.add_permits(1);
+    assert_eq!(first.await.unwrap().brief(), (201, "run 1"));
+
+    let first = shop.start("/waits/wait-201", "b");
+    shop.app.written().await;
+    let waiters: Vec<_> = (0..8).map(|_| shop.start("/waits/wait-201", "b")).collect();
+    tokio::task::yield_now().await;
+    shop.app.go_on.add_permits(1);
+    assert_eq!(first.await.unwrap().brief(), (201, "run 2"));
+    for waiter in waiters {
+        assert_eq!(waiter.await.unwrap().brief(), (201, "run 2"));
+    }
+    assert_eq!((shop.effects().await, shop.app.runs()), (2, 2));
+}
+
+async fn a_handler_whose_client_hung_up_goes_on<D: Database, K>(shop: Shop<D, K>)
+where
+    Shop<D, K>: Effects,
+{
+    let first = shop.start("/act/wait-201", "a");
+    shop.app.written().await;
+    first.abort();
+    shop.app.go_on.add_permits(1);
+    shop.idempotency.drain().await;
+    let retry = shop.send("/act/wait-201", "a").await;
+    assert_eq!((retry.brief(), retry.replayed), ((201, "run 1"), true));
+    assert_eq!(shop.effects().await, 1);
+}
+
+#[tokio::test]
+async fn a_duplicate_in_another_process_is_refused_or_waits() {
+    let shop = Shop::postgres(4).await;
+    let (app, _, other) = postgres_service(PgPoolOptions::new().connect(&shop.keeper.url()).await.unwrap());
+    let first = shop.start("/act/wait-201", "a");
+    shop.app.written().await;
+    for _ in 0..20 {
+        let duplicate = send(&other, "/act/wait-201", "a", "").await;
+        assert!(duplicate.status == 409 && duplicate.is("idempotency_key_locked"), "{duplicate:?}");
+        let mismatch = send(&other, "/act/wait-201", "a", "another body").await;
+        assert!(mismatch.status == 422 && mismatch.is("idempotency_key_mismatch"), "{mismatch:?}");
+    }
+    shop.app.go_on.add_permits(1);
+    assert_eq!(first.await.unwrap().brief(), (201, "run 1"));
+    let replay = send(&other, "/act/wait-201", "a", "").await;
+    assert_eq!((replay.brief(), replay.replayed), ((201, "run 1"), true));
+
+    let first = shop.start("/waits/wait-201", "b");
+    shop.app.written().await;
+    let waiter = start(&other, "/waits/wait-201", "b");
+    shop.app.go_on.add_permits(1);
+    assert_eq!(first.await.unwrap().brief(), (201, "run 2"));
+    assert_eq!(waiter.await.unwrap().brief(), (201, "run 2"));
+    assert_eq!((shop.effects().await, app.runs()), (2, 0));
+}
+
+/// The row of a transaction is not committed, and a statement that met it would wait for its end.
+#[tokio::test]
+async fn an_endpoint_without_a_transaction_does_not_wait_for_one_with_its_key() {
+    let shop = Shop::postgres(4).await;
+    let (app, _, other) = postgres_service(PgPoolOptions::new().connect(&shop.keeper.url()).await.unwrap());
+    let first = shop.start("/global", "a");
+    shop.app.written().await;
+    for router in [&shop.router, &other] {
+        let refused = timeout(Duration::from_secs(2), send(router, "/leased", "a", "")).await.expect("at once");
+        assert_eq!(refused.status, 422, "{refused:?}");
+    }
+    shop.app.go_on.add_permits(1);
+    assert_eq!(first.await.unwrap().status, 201);
+    // And the other way round.
+    assert_eq!(send(&other, "/leased", "b", "").await.status, 200);
+    assert_eq!(shop.send("/global", "b").await.status, 422);
+    assert_eq!(app.runs(), 1);
+}
+
+#[tokio::test]
+async fn many_duplicates_at_once_in_two_processes_run_once() {
+    let shop = Shop::postgres(8).await;
+    let (app, _, other) = postgres_service(PgPoolOptions::new().connect(&shop.keeper.url()).await.unwrap());
+    for round in 0..10 {
+        let key = round.to_string();
+        let mut all = JoinSet::new();
+        for turn in 0..16 {
+            let router = if turn % 2 == 0 { shop.router.clone() } else { other.clone() };
+            let key = key.clone();
+            all.spawn(async move { send(&router, "/waits/201", &*key, "").await });
+        }
+        let replies = all.join_all().await;
+        assert!(replies.iter().all(|reply| reply.status == 201 && reply.body == replies[0].body), "{replies:?}");
+        assert_eq!(shop.app.runs() + app.runs(), round + 1);
+    }
+    assert_eq!(shop.effects().await, 10);
+}
+
+#[tokio::test]
+async fn a_small_pool_and_many_requests_do_not_deadlock() {
+    let shop = Shop::postgres(2).await;
+    let mut all = JoinSet::new();
+    for key in 0..50 {
+        let router = shop.router.clone();
+        all.spawn(async move { send(&router, "/act/pool-201", &*key.to_string(), "").await });
+    }
+    let replies = all.join_all().await;
+    assert!(replies.iter().all(|reply| reply.status == 201), "{replies:?}");
+    assert_eq!(shop.effects().await, 50);
+}
+
+#[tokio::test]
+async fn a_replay_does_not_wait_for_a_connection_of_the_pool() {
+    let shop = Shop::postgres(2).await;
+    assert_eq!(shop.send("/act/201", "a").await.status, 201);
+    let first = shop.start("/act/wait-201", "b");
+    shop.app.written().await;
+    let replay = timeout(Duration::from_secs(5), shop.send("/act/201", "a")).await.expect("at once");
+    assert!(replay.replayed);
+    shop.app.go_on.add_permits(1);
+    assert_eq!(first.await.unwrap().status, 201);
+}
+
+#[tokio::test]
+async fn requests_that_are_dropped_leave_no_connection_in_a_transaction() {
+    let shop = Shop::postgres(3).await;
+    for round in 0..60 {
+        let key = round.to_string();
+        let request = send(&shop.router, "/act/201", &*key, "");
+        tokio::select! {
+            biased;
+            _ = request => {}
+            () = async { for _ in 0..round { tokio::task::yield_now().await } } => {}
+        }
+    }
+    shop.idempotency.drain().await;
+    let idle = "SELECT count(*) FROM pg_stat_activity WHERE state LIKE 'idle in transaction%'";
+    let mut all = JoinSet::new();
+    for key in 0..20 {
+        let router = shop.router.clone();
+        all.spawn(async move { send(&router, "/act/201", &*format!("after-{key}"), "").await });
+    }
+    let replies = all.join_all().await;
+    assert!(replies.iter().all(|reply| reply.status == 201), "{replies:?}");
+    // A connection may be on its way back to its pool.
+    let until = tokio::time::Instant::now() + Duration::from_secs(10);
+    while shop.keeper.sql(idle).trim() != "0" {
+        assert!(tokio::time::Instant::now() < until, "a connection is in a transaction");
+        tokio::task::yield_now().await;
+    }
+    let keys: usize =
+        shop.keeper.sql("SELECT count(*) FROM idempotency WHERE record IS NOT NULL").trim().parse().unwrap();
+    assert_eq!(shop.effects().await, keys, "each run has its record");
+}
+
+#[tokio::test]
+async fn another_process_that_writes_to_the_file_is_waited_for_and_then_503() {
+    let shop = Shop::sqlite(4).await;
+    let options = shop.app.pool.connect_options().as_ref().clone();
+    let (_, _, other) = sqlite_service(sqlx::SqlitePool::connect_lazy_with(options));
+    let first = shop.start("/act/wait-201", "a");
+    shop.app.written().await;
+    let busy = send(&other, "/act/201", "b", "").await;
+    assert!(busy.status == 503 && busy.retry_after, "{busy:?}");
+    let waits = start(&other, "/act/wait-201", "a");
+    shop.app.go_on.add_permits(1);
+    assert_eq!(first.await.unwrap().brief(), (201, "run 1"));
+    let replay = waits.await.unwrap();
+    assert!(replay.brief() == (201, "run 1") || replay.status == 503, "{replay:?}");
+    assert_eq!(send(&other, "/act/wait-201", "a", "").await.brief(), (201, "run 1"));
+    assert_eq!(shop.effects().await, 1);
+}
+
+#[tokio::test]
+async fn transactions_of_one_process_take_turns_in_sqlite() {
+    let shop = Shop::sqlite(4).await;
+    let mut all = JoinSet::new();
+    for key in 0..50 {
+        let router = shop.router.clone();
+        all.spawn(async move { send(&router, "/act/201", &*key.to_string(), "").await });
+    }
+    let replies = all.join_all().await;
+    assert!(replies.iter().all(|reply| reply.status == 201), "{replies:?}");
+    assert_eq!(shop.effects().await, 50);
+}
+
+#[tokio::test]
+async fn a_claim_without_an_owner_is_refused_or_taken_over() {
+    let shop = Shop::postgres(4).await;
+    for path in ["/act/commit-201", "/reruns/commit-201"] {
+        assert_eq!(shop.send(path, path).await.status, 500);
+    }
+    for _ in 0..3 {
+        let refused = shop.send("/act/commit-201", "/act/commit-201").await;
+        assert!(refused.is("idempotency_outcome_unknown"), "{refused:?}");
+    }
+    assert_eq!(shop.effects().await, 2);
+    // It runs again, and ends its transaction again.
+    assert_eq!(shop.send("/reruns/commit-201", "/reruns/commit-201").await.status, 500);
+    assert_eq!((shop.effects().await, shop.app.runs()), (3, 3));
+    let left = PostgresStore::from_pool(shop.app.pool.clone()).clean_once().await.unwrap();
+    assert_eq!(left, 0, "claims whose outcome is unknown stay for the TTL");
+}

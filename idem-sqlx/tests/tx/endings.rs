@@ -1,0 +1,135 @@
+//! What becomes of the writes and of the key, for each way in which a handler ends.
+
+use sqlx::Database;
+
+use crate::shop::{Effects, Shop, over_both};
+
+over_both!(
+    a_success_is_recorded_with_its_writes,
+    a_client_error_is_recorded_without_its_writes,
+    a_failure_undoes_everything_and_frees_the_key,
+    a_declared_record_includes_server_errors,
+    a_nested_transaction_is_a_savepoint,
+    a_response_that_is_too_large_commits_a_tombstone,
+    a_response_that_breaks_off_undoes_everything,
+    without_a_key_it_is_an_ordinary_transaction,
+    in_shadow_mode_it_is_an_ordinary_transaction,
+    a_timeout_undoes_everything
+);
+
+async fn a_success_is_recorded_with_its_writes<D: Database, K>(shop: Shop<D, K>)
+where
+    Shop<D, K>: Effects,
+{
+    let first = shop.send("/act/201", "a").await;
+    assert_eq!((first.brief(), first.replayed), ((201, "run 1"), false));
+    let replay = shop.send("/act/201", "a").await;
+    assert_eq!((replay.brief(), replay.replayed), ((201, "run 1"), true));
+    assert_eq!(shop.effects().await, 1);
+    assert_eq!(shop.send("/act/202", "a").await.status, 422);
+    assert_eq!(shop.app.runs(), 1);
+}
+
+async fn a_client_error_is_recorded_without_its_writes<D: Database, K>(shop: Shop<D, K>)
+where
+    Shop<D, K>: Effects,
+{
+    for replayed in [false, true] {
+        let reply = shop.send("/act/402", "a").await;
+        assert_eq!((reply.brief(), reply.replayed), ((402, "run 1"), replayed));
+    }
+    assert_eq!(shop.effects().await, 0);
+}
+
+async fn a_failure_undoes_everything_and_frees_the_key<D: Database, K>(shop: Shop<D, K>)
+where
+    Shop<D, K>: Effects,
+{
+    for (ending, status) in [("500", 500), ("panic", 500), ("unrecorded", 200), ("failing-500", 500)] {
+        let before = shop.app.runs();
+        for run in 1..=2 {
+            let reply = shop.send(&format!("/act/{ending}"), ending).await;
+            assert_eq!((reply.status, shop.app.runs()), (status, before + run), "{ending}");
+        }
+    }
+    assert_eq!(shop.effects().await, 0);
+}
+
+async fn a_declared_record_includes_server_errors<D: Database, K>(shop: Shop<D, K>)
+where
+    Shop<D, K>: Effects,
+{
+    for replayed in [false, true] {
+        let reply = shop.send("/all/500", "a").await;
+        assert_eq!((reply.brief(), reply.replayed), ((500, "run 1"), replayed));
+    }
+    assert_eq!(shop.effects().await, 0);
+}
+
+async fn a_nested_transaction_is_a_savepoint<D: Database, K>(shop: Shop<D, K>)
+where
+    Shop<D, K>: Effects,
+{
+    assert_eq!(shop.send("/act/nested-201", "a").await.status, 201);
+    assert_eq!(shop.effects().await, 2, "its own row and that of the nested transaction which was committed");
+    assert_eq!(shop.send("/act/nested-402", "b").await.status, 402);
+    assert_eq!(shop.send("/act/nested-500", "c").await.status, 500);
+    assert_eq!(shop.effects().await, 2, "a nested commit is undone with the rest");
+    assert_eq!(shop.send("/act/201", "d").await.status, 201, "the connection is in order");
+}
+
+async fn a_response_that_is_too_large_commits_a_tombstone<D: Database, K>(shop: Shop<D, K>)
+where
+    Shop<D, K>: Effects,
+{
+    let whole = shop.send("/act/large", "a").await;
+    assert_eq!((whole.status, whole.body.len()), (201, 2 << 20));
+    let retry = shop.send("/act/large", "a").await;
+    assert!(retry.status == 409 && retry.is("idempotency_not_replayable"), "{retry:?}");
+    assert_eq!((shop.effects().await, shop.app.runs()), (1, 1));
+}
+
+async fn a_response_that_breaks_off_undoes_everything<D: Database, K>(shop: Shop<D, K>)
+where
+    Shop<D, K>: Effects,
+{
+    for run in 1..=2 {
+        shop.send("/act/broken", "a").await;
+        assert_eq!((shop.effects().await, shop.app.runs()), (0, run));
+    }
+}
+
+async fn without_a_key_it_is_an_ordinary_transaction<D: Database, K>(shop: Shop<D, K>)
+where
+    Shop<D, K>: Effects,
+{
+    for (ending, status, effects) in
+        [("201", 201, 1), ("402", 402, 1), ("500", 500, 1), ("201", 201, 2), ("panic", 500, 2)]
+    {
+        assert_eq!(shop.send(&format!("/act/{ending}"), None).await.status, status);
+        assert_eq!(shop.effects().await, effects, "{ending}");
+    }
+}
+
+async fn in_shadow_mode_it_is_an_ordinary_transaction<D: Database, K>(shop: Shop<D, K>)
+where
+    Shop<D, K>: Effects,
+{
+    for run in 1..=2 {
+        assert_eq!(shop.send("/shadowed/201", "a").await.brief(), (201, &*format!("run {run}")));
+    }
+    assert_eq!(shop.send("/shadowed/402", "b").await.status, 402);
+    assert_eq!(shop.effects().await, 2);
+}
+
+async fn a_timeout_undoes_everything<D: Database, K>(shop: Shop<D, K>)
+where
+    Shop<D, K>: Effects,
+{
+    for run in 1..=2 {
+        let reply = shop.send("/limited/sleep", "a").await;
+        assert_eq!((reply.status, shop.app.runs()), (504, run));
+    }
+    assert_eq!(shop.effects().await, 0);
+    assert_eq!(shop.send("/limited/201", "b").await.status, 201);
+}

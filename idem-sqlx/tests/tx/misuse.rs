@@ -1,0 +1,70 @@
+//! Handlers that do to their transaction what they should not.
+
+use sqlx::Database;
+
+use crate::shop::{Effects, Shop, over_both};
+
+over_both!(
+    a_handler_that_ends_its_transaction_gets_500_and_its_retries_are_refused,
+    a_transaction_that_outlives_its_handler_is_undone,
+    a_request_without_a_key_is_no_success_either,
+    no_handler_runs_without_the_one_transaction
+);
+
+async fn a_handler_that_ends_its_transaction_gets_500_and_its_retries_are_refused<D: Database, K>(shop: Shop<D, K>)
+where
+    Shop<D, K>: Effects,
+{
+    let mut effects = 0;
+    let endings = ["201", "402", "500", "unrecorded"];
+    let misuses = ["commit", "rollback", "commit-begin", "rollback-begin", "rollback-write"];
+    for misuse in misuses {
+        for ending in endings {
+            let (path, key) = (format!("/act/{misuse}-{ending}"), format!("{misuse}-{ending}"));
+            let runs = shop.app.runs();
+            let reply = shop.send(&path, &*key).await;
+            assert_eq!((reply.status, reply.body.as_str()), (500, ""), "{key}");
+            let retry = shop.send(&path, &*key).await;
+            assert!(retry.status == 409 && retry.is("idempotency_outcome_unknown"), "{key}: {retry:?}");
+            assert_eq!(shop.app.runs(), runs + 1, "{key}");
+            // What the handler committed itself stays.
+            effects += usize::from(misuse.contains("commit") || misuse.contains("write"));
+            assert_eq!(shop.effects().await, effects, "{key}");
+        }
+    }
+    assert_eq!(shop.send("/act/201", "after").await.status, 201);
+}
+
+async fn a_transaction_that_outlives_its_handler_is_undone<D: Database, K>(shop: Shop<D, K>)
+where
+    Shop<D, K>: Effects,
+{
+    let reply = shop.send("/leaks", "a").await;
+    assert_eq!((reply.status, reply.body.as_str()), (500, ""));
+    shop.app.written().await;
+    shop.app.go_on.add_permits(1);
+    shop.app.written().await;
+    assert_eq!(shop.effects().await, 0);
+    assert_eq!(shop.send("/act/201", "b").await.status, 201);
+    assert_eq!(shop.effects().await, 1);
+}
+
+async fn a_request_without_a_key_is_no_success_either<D: Database, K>(shop: Shop<D, K>)
+where
+    Shop<D, K>: Effects,
+{
+    for misuse in ["commit-201", "rollback-201", "rollback-402"] {
+        assert_eq!(shop.send(&format!("/act/{misuse}"), None).await.status, 500, "{misuse}");
+    }
+    assert_eq!(shop.effects().await, 1);
+    assert_eq!(shop.send("/act/201", None).await.status, 201);
+}
+
+async fn no_handler_runs_without_the_one_transaction<D: Database, K>(shop: Shop<D, K>)
+where
+    Shop<D, K>: Effects,
+{
+    for path in ["/two", "/plain"] {
+        assert_eq!(shop.send(path, "a").await.brief(), (500, ""), "{path}");
+    }
+}
