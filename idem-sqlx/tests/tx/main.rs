@@ -2,6 +2,7 @@
 #![cfg(all(feature = "axum", feature = "postgres", feature = "sqlite"))]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a failed check panics")]
 
+mod bytes;
 mod commits;
 mod concurrency;
 mod endings;

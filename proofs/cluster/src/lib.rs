@@ -8,3 +8,4 @@ pub mod findings;
 pub mod processes;
 pub mod round_robin;
 pub mod run;
+pub mod transactions;

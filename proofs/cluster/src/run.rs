@@ -14,6 +14,7 @@ use crate::effects;
 use crate::findings::{Findings, Operation};
 use crate::processes::{Process, Service};
 use crate::round_robin::RoundRobin;
+use crate::transactions::DATABASE_FAILED;
 
 /// How many processes the service has.
 pub const PROCESSES: usize = 3;
@@ -132,6 +133,7 @@ async fn operation(client: &mut Client, path: &str, key: String) -> Operation {
             }
             Ok(heard) if heard.is_refusal("idempotency_key_locked") => operation.locked += 1,
             Ok(heard) if heard.is_refusal("idempotency_store_unavailable") => operation.unavailable += 1,
+            Ok(heard) if heard.is_refusal(DATABASE_FAILED) => operation.unavailable += 1,
             Ok(other) => operation.surprises.push(format!("{other:?}")),
             Err(_) => operation.broken += 1,
         }

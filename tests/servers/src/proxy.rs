@@ -145,6 +145,11 @@ impl Proxy {
         self.shared.server.send_replace(port);
     }
 
+    /// Returns how many bytes have gone `direction` since a fault was last set for it, whatever became of them.
+    pub fn bytes(&self, direction: Direction) -> usize {
+        *self.shared.lane(direction).seen.borrow()
+    }
+
     /// Resolves when bytes have gone `direction` since a fault was last set for it, whatever became of them.
     pub async fn seen(&self, direction: Direction) {
         let mut seen = self.shared.lane(direction).seen.subscribe();

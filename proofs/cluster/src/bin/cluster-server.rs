@@ -1,4 +1,5 @@
-//! One process of the service: `cluster-server <store> <lease in milliseconds> <file of effects>`. It says on which port it
+//! One process of the service: `cluster-server <store> <lease in milliseconds> <file of effects>`. With `transactions+` before the
+//! URL of a database the effects are rows in it. It says on which port it
 //! listens, and ends when its standard input does, so that none is left behind when a test is killed.
 
 use std::io::Read;
@@ -14,6 +15,7 @@ use axum::routing::post;
 use idem_axum::{Idempotency, IdempotencyBuilder, IdempotencyKey, IdempotencyLayer, idempotent};
 use idem_cluster::dice;
 use idem_cluster::effects::{Effects, Kind};
+use idem_cluster::transactions;
 use idem_redis::RedisStore;
 use idem_sqlx::{PostgresStore, SqliteStore};
 use tokio::net::TcpListener;
@@ -82,12 +84,17 @@ async fn main() {
     };
     let lease = Duration::from_millis(lease.parse().expect("a lease in milliseconds"));
     let effects = Arc::new(Effects::open(Path::new(effects)).expect("the file of effects"));
-    let idempotency = over(store).await.lease(lease).build();
+    let (transfers, builder) = match store.strip_prefix("transactions+") {
+        Some(url) => transactions::service(url).await,
+        None => (Router::new(), over(store).await),
+    };
+    let idempotency = builder.lease(lease).build();
     let app = Router::new()
         .route("/orders", post(create_order))
         .route("/rerun", post(rerun_order))
-        .layer(IdempotencyLayer::new(idempotency))
-        .with_state(effects);
+        .with_state(effects)
+        .merge(transfers)
+        .layer(IdempotencyLayer::new(idempotency));
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     println!("{}", listener.local_addr().expect("a bound port").port());
     axum::serve(listener, app).await.expect("the server goes on");
