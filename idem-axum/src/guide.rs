@@ -9,6 +9,7 @@
 //! | [`axum`] | Which extractors, routers and crates for axum does it work with? |
 //! | [`recording`] | What does a retry get, and what is never kept? |
 //! | [`crashes`] | What if a process dies half-way? |
+//! | [`exactly_once`] | What if the effects are rows in a database? |
 //! | [`stores`] | Which store, behind a load balancer? |
 //! | [`operating`] | Which limits are there, how does it stop, and what if a handler hangs? |
 //! | [`testing`] | How are handlers tested, without waiting? |
@@ -50,6 +51,9 @@ pub mod recording {}
 
 #[doc = include_str!("guide/crashes.md")]
 pub mod crashes {}
+
+#[doc = include_str!("guide/exactly_once.md")]
+pub mod exactly_once {}
 
 #[doc = include_str!("guide/stores.md")]
 pub mod stores {}

@@ -22,7 +22,7 @@
 //! # }
 //! ```
 //!
-//! The features are `postgres` and `sqlite`, and neither is on by default: SQLite is compiled from C, and comes with the
+//! The features are `postgres`, `sqlite` and `axum`, and none is on by default: SQLite is compiled from C, and comes with the
 //! binary.
 //!
 //! # Guarantees
@@ -45,8 +45,9 @@
 //! | the clocks of the processes differ | does not matter: the database's clock decides | does not matter: they are on one machine |
 //! | the clock of the database is set | forward, leases and TTLs are shorter by as much; back, longer | the same |
 //!
-//! Exactly-once execution is not among them: a process that dies between an effect and its record leaves an outcome that is
-//! unknown. Its retries are refused (409) until the TTL has passed.
+//! Without `Tx`, exactly-once execution is not among them: a process that dies between an effect and its record leaves an outcome
+//! that is unknown. Its retries are refused (409) until the TTL has passed. With an argument `Tx` (feature `axum`) and a store made
+//! with `from_pool` the record and what the handler writes are one commit, and the handler takes effect exactly once.
 //!
 //! # Operating it
 //!

@@ -22,7 +22,7 @@ fn hash(bytes: impl Iterator<Item = u8>) -> u64 {
 pub(super) fn statements(table: &str, channel: &str) -> Statements {
     // A key is claimed under an advisory lock, so that a transaction which holds it stops no one: a request that does not get the
     // lock is told so at once. Its other lock tells the fingerprint. It is shared, so it is never waited for, and it is taken
-    // first, so whoever has the lock of a key has that of its fingerprint. If two tables share a lock, a request is told that its
+    // first, so the owner of the lock of a key has that of its fingerprint. If two tables share a lock, a request is told that its
     // key is in flight.
     let salt = hash(channel.bytes()).cast_signed();
     let lock = |bytes: &str| format!("hashtextextended(encode({bytes}, 'hex'), {salt})");

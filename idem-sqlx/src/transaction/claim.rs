@@ -35,7 +35,7 @@ pub(crate) struct TransactionClaim<D: Dialect> {
     ttl: Duration,
     /// See [`BEGIN`](crate::dialect::sealed::Dialect::BEGIN).
     session: i64,
-    /// No other code knows the name, so whoever ends it has ended the transaction.
+    /// No other code knows the name: if it is gone, other code has ended the transaction.
     savepoint: String,
     begun: Instant,
     /// The transaction until it is in the slot.

@@ -73,7 +73,7 @@ impl<D: Dialect> Transactions<D> {
     }
 }
 
-/// Whoever begins a transaction.
+/// A request for a transaction.
 struct Beginner<'a, D: Dialect> {
     store: &'a SqlStore<D>,
     transactions: &'a Transactions<D>,
@@ -192,7 +192,7 @@ impl<D: Dialect> Beginner<'_, D> {
             return Err(problem);
         }
         sleep(jitter(PAUSE)).await;
-        // Whoever was in the way may have had the same key.
+        // What was in the way may have had the same key.
         self.look().await
     }
 

@@ -50,7 +50,7 @@ impl<D: Dialect> OpenTransaction<D> {
     /// Returns the connection to its pool, after [`COMMIT`](crate::dialect::sealed::Dialect::COMMIT) or
     /// [`ROLLBACK`](crate::dialect::sealed::Dialect::ROLLBACK).
     pub(super) fn put_back(mut self) {
-        // Otherwise the handler forgot a transaction of its own.
+        // Otherwise the handler forgot a nested transaction.
         if D::TransactionManager::get_transaction_depth(self.connection()) == 1 {
             // Ends the empty transaction. It is sent before anything else, and the pool waits for it.
             D::TransactionManager::start_rollback(self.connection_mut());

@@ -48,7 +48,7 @@ async fn cut_after_each_byte(direction: Direction) {
         proxy.set(direction, Fault::ResetAfter(after));
         let reply = send(&router, "/act/201", &*key, "").await;
         proxy.heal();
-        // The handler makes a 500 of an error of its own statement.
+        // The handler makes a 500 of an error of its statement.
         assert!(matches!(reply.status, 201 | 500 | 503), "{context}: {reply:?}");
         lost += usize::from(reply.status != 201);
         let resolved = resolve(&router, &key, &context).await;

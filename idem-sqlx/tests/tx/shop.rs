@@ -234,7 +234,7 @@ pub(crate) use over_both;
 endpoints!(over_postgres, Postgres);
 endpoints!(over_sqlite, Sqlite);
 
-/// A service over a database of its own.
+/// A service and its database.
 pub(crate) struct Shop<D: sqlx::Database, K> {
     pub(crate) app: App<D>,
     pub(crate) idempotency: Idempotency,

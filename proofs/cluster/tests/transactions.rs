@@ -61,7 +61,8 @@ async fn over_sqlite_each_operation_has_one_effect_whatever_is_killed() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn each_operation_has_one_effect_if_the_database_is_killed() {
-    let mut postgres = Postgres::start().await;
+    // Three processes, each with two pools, and this test.
+    let mut postgres = Postgres::with(&["fsync=on", "max_connections=100"]).await;
     postgres.sql(TABLE);
     let url = postgres.url();
     let findings = tokio::spawn(async move { operate(&url, Kill::Every(Duration::from_secs(3600))).await });
