@@ -149,11 +149,32 @@ async fn the_timeout_of_the_policy_ends_a_statement_on_the_server() {
     assert_eq!(shop.effects().await, 0);
 }
 
+/// A service over a server that writes a log, with these settings.
+async fn with_log(settings: &[&str]) -> Shop<sqlx::Postgres, Server> {
+    let log = ["fsync=off", "logging_collector=on", "log_directory=log", "log_filename=all.log"];
+    Shop::over(Server::with(&[&log[..], settings].concat()).await, 4).await
+}
+
+/// Returns the log up to now, which is marked.
+async fn log(shop: &Shop<sqlx::Postgres, Server>, mark: &str) -> String {
+    // What the pool sends when a connection returns comes before.
+    while shop.app.pool.num_idle() < usize::try_from(shop.app.pool.size()).unwrap() {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    shop.keeper.sql(&format!("DO $$ BEGIN RAISE WARNING '{mark}'; END $$"));
+    loop {
+        let log = shop.keeper.sql("SELECT pg_read_file('log/all.log')");
+        if let Some((log, _)) = log.split_once(&format!("WARNING:  {mark}")) {
+            return log.to_owned();
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
 /// A warning for each request would fill the log of the server.
 #[tokio::test]
 async fn the_server_has_nothing_to_warn_of() {
-    let log = ["logging_collector=on", "log_directory=log", "log_filename=all.log", "log_min_messages=warning"];
-    let shop = Shop::over(Server::with(&[&["fsync=off"][..], &log[..]].concat()).await, 4).await;
+    let shop = with_log(&["log_min_messages=warning"]).await;
     for ending in ["201", "201", "402", "500", "panic", "nested-201", "nested-402", "unrecorded"] {
         shop.send(&format!("/act/{ending}"), ending).await;
         shop.send(&format!("/act/{ending}"), None).await;
@@ -163,19 +184,25 @@ async fn the_server_has_nothing_to_warn_of() {
     assert_eq!(shop.send("/act/wait-201", "a").await.status, 409);
     shop.app.go_on.add_permits(1);
     first.await.unwrap();
-    // What the pool sends when a connection returns.
-    while shop.app.pool.num_idle() < usize::try_from(shop.app.pool.size()).unwrap() {
-        tokio::time::sleep(Duration::from_millis(1)).await;
-    }
-    shop.keeper.sql("DO $$ BEGIN RAISE WARNING 'the last line'; END $$");
-    let log = loop {
-        let log = shop.keeper.sql("SELECT pg_read_file('log/all.log')");
-        if log.contains("the last line") {
-            break log;
-        }
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    };
-    assert!(log.contains("WARNING"), "{log}");
+    let log = log(&shop, "end").await;
     let troubles: Vec<_> = log.lines().filter(|line| line.contains("WARNING:") || line.contains("ERROR:")).collect();
-    assert_eq!(troubles.len(), 1, "{troubles:#?}");
+    assert_eq!(troubles, [""; 0]);
+}
+
+/// Each line of this log is a round trip. The client does not wait for the last one.
+#[tokio::test]
+async fn it_costs_one_round_trip_more_than_a_bare_transaction() {
+    let shop = with_log(&["log_min_messages=warning", "log_statement=all", "log_line_prefix=%a|"]).await;
+    shop.send("/act/201", "warm").await;
+    let before = log(&shop, "warm").await.len();
+    assert_eq!(shop.send("/act/201", "a").await.status, 201);
+    let log = log(&shop, "end").await;
+    let statements: Vec<_> =
+        log[before..].lines().filter_map(|line| Some(line.split_once("|LOG:  statement: ")?.1)).collect();
+    let starts = ["BEGIN; ", "SAVEPOINT ", "INSERT INTO effects ", "RELEASE SAVEPOINT ", "ROLLBACK"];
+    let ours: Vec<_> = statements.iter().filter(|line| starts.iter().any(|start| line.starts_with(start))).collect();
+    assert_eq!(ours.len(), starts.len(), "{statements:#?}");
+    assert!(ours.iter().zip(starts).all(|(line, start)| line.starts_with(start)), "{statements:#?}");
+    let commits = statements.iter().filter(|line| line.contains("COMMIT")).count();
+    assert_eq!(commits, 1, "one commit: {statements:#?}");
 }

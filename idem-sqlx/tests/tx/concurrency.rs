@@ -2,13 +2,16 @@
 
 use std::time::Duration;
 
+use idem_axum::Idempotency;
 use idem_sqlx::PostgresStore;
 use sqlx::Database;
 use sqlx::postgres::PgPoolOptions;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use crate::shop::{Effects, Shop, over_both, postgres_service, send, sqlite_service, start};
+use crate::shop::{
+    Effects, Shop, over_both, over_postgres, over_sqlite, postgres_service, send, sqlite_service, start,
+};
 
 over_both!(a_duplicate_in_this_process_is_refused_or_waits, a_handler_whose_client_hung_up_goes_on);
 
@@ -125,6 +128,48 @@ async fn a_small_pool_and_many_requests_do_not_deadlock() {
     let replies = all.join_all().await;
     assert!(replies.iter().all(|reply| reply.status == 201), "{replies:?}");
     assert_eq!(shop.effects().await, 50);
+}
+
+#[tokio::test]
+async fn rules_that_changed_are_told_from_another_request() {
+    let shop = Shop::postgres(4).await;
+    let next = over_postgres::next_router(&shop.app, shop.idempotency.clone());
+    refuses_what_has_other_rules(shop, next).await;
+    let shop = Shop::sqlite(4).await;
+    let next = over_sqlite::next_router(&shop.app, shop.idempotency.clone());
+    refuses_what_has_other_rules(shop, next).await;
+}
+
+async fn refuses_what_has_other_rules<D: Database, K>(shop: Shop<D, K>, next: axum::Router) {
+    let changed = async || {
+        let refused = send(&next, "/act/wait-201", "a", "").await;
+        assert!(refused.status == 409 && refused.is("idempotency_policy_changed"), "{refused:?}");
+    };
+    let first = shop.start("/act/wait-201", "a");
+    shop.app.written().await;
+    changed().await;
+    shop.app.go_on.add_permits(1);
+    assert_eq!(first.await.unwrap().status, 201);
+    changed().await;
+}
+
+#[tokio::test]
+async fn a_request_beyond_the_maximum_of_executions_leaves_nothing() {
+    let shop = Shop::postgres(4).await;
+    let store = PostgresStore::from_pool(shop.app.pool.clone());
+    let idempotency = Idempotency::builder(store).namespace("shop").max_executions(1).build();
+    let router = over_postgres::router(&shop.app, idempotency.clone());
+    let first = start(&router, "/act/wait-201", "a");
+    shop.app.written().await;
+    for key in ["b", "c", "d", "e", "f", "g"] {
+        let refused = send(&router, "/act/201", key, "").await;
+        assert!(refused.status == 503 && refused.is("idempotency_too_many_executions"), "{refused:?}");
+    }
+    shop.app.go_on.add_permits(1);
+    assert_eq!(first.await.unwrap().status, 201);
+    idempotency.drain().await;
+    assert_eq!(send(&router, "/act/201", "b", "").await.brief(), (201, "run 2"));
+    assert_eq!(shop.effects().await, 2);
 }
 
 #[tokio::test]

@@ -193,6 +193,24 @@ macro_rules! endpoints {
                 act_on(app, &mut tx, "wait-201").await
             }
 
+            /// The same endpoint after a release that changed its rules.
+            #[idempotent(scope = global)]
+            pub(crate) async fn released(
+                State(app): State<App<$database>>,
+                mut tx: Tx<$database>,
+                Path(what): Path<String>,
+            ) -> Response {
+                act_on(app, &mut tx, &what).await
+            }
+
+            /// The service after that release.
+            pub(crate) fn next_router(app: &App<$database>, idempotency: Idempotency) -> Router {
+                Router::new()
+                    .route("/act/{what}", post(released))
+                    .layer(IdempotencyLayer::new(idempotency))
+                    .with_state(app.clone())
+            }
+
             pub(crate) fn router(app: &App<$database>, idempotency: Idempotency) -> Router {
                 Router::new()
                     .route("/act/{what}", post(act))
