@@ -33,14 +33,14 @@ impl<D: Dialect> Claim for SqlClaim<D> {
     async fn complete(self, record: Record, ttl: Duration) -> Result<(), StoreError> {
         match self.0 {
             Kind::Leased(claim) => claim.complete(record, ttl).await,
-            Kind::Transaction(claim) => claim.commit(&record, ttl).await,
+            Kind::Transaction(claim) => claim.complete(&record, ttl).await,
         }
     }
 
     async fn release(self) -> Result<(), StoreError> {
         match self.0 {
             Kind::Leased(claim) => claim.release().await,
-            Kind::Transaction(claim) => claim.roll_back().await,
+            Kind::Transaction(claim) => claim.release().await,
         }
     }
 

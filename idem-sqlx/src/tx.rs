@@ -40,7 +40,7 @@ use crate::transaction::OpenTransaction;
 ///
 /// | the handler | what it wrote | the record |
 /// |---|---|---|
-/// | returns a status below 400 | is committed | is committed with it |
+/// | returns a status below 400 | is committed | is committed with it, if `record` has the status |
 /// | returns a status of 400 or above | is rolled back | is committed if `record` has the status; without `record`, no 5xx is recorded |
 /// | returns [`Unrecorded`](https://docs.rs/idem-axum/latest/idem_axum/struct.Unrecorded.html), panics or exceeds its `timeout` | is rolled back | none: the key is free |
 /// | dies with its process | is rolled back by the database | none: the key is free |

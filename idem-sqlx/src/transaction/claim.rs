@@ -113,19 +113,43 @@ impl<D: Dialect> TransactionClaim<D> {
     }
 
     /// Writes the record, and commits.
-    pub(crate) async fn commit(mut self, record: &Record, ttl: Duration) -> Result<(), StoreError> {
+    pub(crate) async fn complete(self, record: &Record, ttl: Duration) -> Result<(), StoreError> {
+        let bytes = record.to_checksummed_bytes(&self.key);
+        let values = [
+            key_value(&self.key),
+            Value::Bytes(self.owner.as_bytes()),
+            Value::Bytes(&bytes),
+            Value::Number(D::ticks(ttl.min(MAX_TIME))),
+        ];
+        let end = fill::<D>(&self.store.executor().statements.complete, &values);
+        self.commit(end).await
+    }
+
+    /// Leaves no record. What the handler wrote is kept if it returned a success that its policy does not record; otherwise it is
+    /// undone. The key is free.
+    pub(crate) async fn release(self) -> Result<(), StoreError> {
+        if !self.slot.keeps_writes() {
+            return self.roll_back().await;
+        }
+        let values = [key_value(&self.key), Value::Bytes(self.owner.as_bytes())];
+        let end = fill::<D>(&self.store.executor().statements.release, &values);
+        self.commit(end).await
+    }
+
+    /// Commits, after the statement that ends the claim.
+    async fn commit(mut self, end: String) -> Result<(), StoreError> {
         let mut open = self.taken()?;
         let savepoint = &self.savepoint;
         let undo =
             if self.slot.keeps_writes() { String::new() } else { format!("ROLLBACK TO SAVEPOINT {savepoint}; ") };
-        let complete = if self.slot.is_unkeyed() { String::new() } else { self.complete_sql(record, ttl) };
-        let sql = format!("{undo}RELEASE SAVEPOINT {savepoint}; {complete}{}", D::COMMIT);
+        let end = if self.slot.is_unkeyed() { String::new() } else { format!("{end}; ") };
+        let sql = format!("{undo}RELEASE SAVEPOINT {savepoint}; {end}{}", D::COMMIT);
         let error = match open.run(sql).await {
             Ok(rows) => {
                 open.put_back();
                 // The row was in the transaction, so only the handler can have removed it.
-                let is_recorded = self.slot.is_unkeyed() || !rows.is_empty();
-                return if is_recorded { Ok(()) } else { Err(self.gone().await) };
+                let has_ended = self.slot.is_unkeyed() || !rows.is_empty();
+                return if has_ended { Ok(()) } else { Err(self.gone().await) };
             }
             Err(error) => error,
         };
@@ -153,8 +177,7 @@ impl<D: Dialect> TransactionClaim<D> {
         Err(DatabaseError { step: Step::Commit, problem }.into())
     }
 
-    /// Undoes what the handler wrote. The key is free.
-    pub(crate) async fn roll_back(mut self) -> Result<(), StoreError> {
+    async fn roll_back(mut self) -> Result<(), StoreError> {
         let mut open = self.taken()?;
         let sql = format!("ROLLBACK TO SAVEPOINT {}; {}", self.savepoint, D::ROLLBACK);
         match open.run(sql).await {
@@ -175,17 +198,6 @@ impl<D: Dialect> TransactionClaim<D> {
             self.slot.set_fault("its `Tx` was still in use after it returned, and was rolled back; drop it before");
             StoreError::unavailable("the transaction is still in use")
         })
-    }
-
-    fn complete_sql(&self, record: &Record, ttl: Duration) -> String {
-        let bytes = record.to_checksummed_bytes(&self.key);
-        let values = [
-            key_value(&self.key),
-            Value::Bytes(self.owner.as_bytes()),
-            Value::Bytes(&bytes),
-            Value::Number(D::ticks(ttl.min(MAX_TIME))),
-        ];
-        format!("{}; ", fill::<D>(&self.store.executor().statements.complete, &values))
     }
 
     /// The handler has ended the transaction itself: what it wrote before may be committed, and what it wrote after is. The outcome

@@ -184,10 +184,10 @@ impl<D: Dialect> Beginner<'_, D> {
     /// worth another try.
     async fn failed(&self, open: OpenTransaction<D>, error: sqlx::Error) -> Result<Option<BeginRow>, Problem> {
         let problem = D::problem(error, &self.store.executor().table);
-        drop(open);
         if !matches!(problem, Problem::Busy(_)) {
             return Err(problem);
         }
+        open.undo().await;
         if self.slot.is_unkeyed() {
             return Err(problem);
         }

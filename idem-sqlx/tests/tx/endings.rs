@@ -9,6 +9,7 @@ over_both!(
     a_client_error_is_recorded_without_its_writes,
     a_failure_undoes_everything_and_frees_the_key,
     a_declared_record_includes_server_errors,
+    a_success_that_is_not_to_be_recorded_is_committed,
     a_nested_transaction_is_a_savepoint,
     a_response_that_is_too_large_commits_a_tombstone,
     a_response_that_breaks_off_undoes_everything,
@@ -64,6 +65,22 @@ where
         assert_eq!((reply.brief(), reply.replayed), ((500, "run 1"), replayed));
     }
     assert_eq!(shop.effects().await, 0);
+}
+
+async fn a_success_that_is_not_to_be_recorded_is_committed<D: Database, K>(shop: Shop<D, K>)
+where
+    Shop<D, K>: Effects,
+{
+    for run in 1..=2 {
+        assert_eq!(shop.send("/errors/201", "a").await.brief(), (201, &*format!("run {run}")));
+        assert_eq!(shop.effects().await, run);
+    }
+    for _ in 0..2 {
+        assert_eq!(shop.send("/errors/402", "b").await.brief(), (402, "run 3"));
+    }
+    assert_eq!(shop.effects().await, 2);
+    let misused = shop.send("/errors/commit-201", "c").await;
+    assert_eq!(misused.brief(), (500, ""));
 }
 
 async fn a_nested_transaction_is_a_savepoint<D: Database, K>(shop: Shop<D, K>)

@@ -136,6 +136,15 @@ macro_rules! endpoints {
                 act_on(app, &mut tx, &what).await
             }
 
+            #[idempotent(record = client_error)]
+            pub(crate) async fn record_errors(
+                State(app): State<App<$database>>,
+                mut tx: Tx<$database>,
+                Path(what): Path<String>,
+            ) -> Response {
+                act_on(app, &mut tx, &what).await
+            }
+
             #[idempotent(in_flight = wait("30s"))]
             pub(crate) async fn waits(
                 State(app): State<App<$database>>,
@@ -216,6 +225,7 @@ macro_rules! endpoints {
                     .route("/act/{what}", post(act))
                     .route("/limited/{what}", post(limited))
                     .route("/all/{what}", post(record_all))
+                    .route("/errors/{what}", post(record_errors))
                     .route("/waits/{what}", post(waits))
                     .route("/reruns/{what}", post(reruns))
                     .route("/shadowed/{what}", post(shadowed))
