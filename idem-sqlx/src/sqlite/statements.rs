@@ -26,6 +26,7 @@ pub(super) fn statements(table: &str) -> Statements {
                  info = excluded.info, replays = 0 \
              WHERE expires_at <= {now} OR (owner = excluded.owner AND record IS NULL) \
              RETURNING NULL, NULL, NULL, NULL"),
+        claim: None,
         renew: sql("UPDATE {t} SET lease_until = {now} + ?3, expires_at = {now} + ?4 \
              WHERE key = ?1 AND owner = ?2 AND record IS NULL RETURNING 1"),
         take_over: sql(

@@ -136,8 +136,16 @@ impl<D: Dialect> Beginner<'_, D> {
             let session = rows.first().map_or(Ok(0), rows::number::<D>)?;
             let row = match rows.get(1) {
                 _ if self.slot.is_unkeyed() => Some(BeginRow::Claimed),
-                None => None,
                 Some(row) => Some(BeginRow::read::<D>(row, &self.key)?),
+                None if executor.statements.claim.is_none() => None,
+                // The key has a row, or a transaction holds it.
+                None => match open.run(self.fill(&executor.statements.begin)).await {
+                    Ok(rows) => rows.first().map(|row| BeginRow::read::<D>(row, &self.key)).transpose()?,
+                    Err(error) => match self.failed(open, error).await? {
+                        Some(row) => return Ok(self.judge(row)),
+                        None => continue,
+                    },
+                },
             };
             let previous_owner = match row {
                 Some(BeginRow::Claimed) => None,
@@ -213,25 +221,30 @@ impl<D: Dialect> Beginner<'_, D> {
         let limit = self.slot.timeout().map(D::limit).unwrap_or_default();
         let mut sql = format!("{}{limit}", D::BEGIN);
         if !self.slot.is_unkeyed() {
-            let info = self.options.info.as_ref().map(ExecutionInfo::to_bytes);
-            let values = [
-                key_value(&self.key),
-                Value::Bytes(self.owner.as_bytes()),
-                Value::Bytes(self.fingerprint.as_bytes()),
-                NO_LEASE,
-                Value::Number(D::ticks(retention(Duration::ZERO, self.options.ttl.min(MAX_TIME)))),
-                Value::Nullable(info.as_deref()),
-            ];
-            sql.push_str("; ");
             let statements = &self.store.executor().statements;
-            sql.push_str(&fill::<D>(&statements.begin, &values));
+            sql.push_str("; ");
+            sql.push_str(&self.fill(statements.claim.as_ref().unwrap_or(&statements.begin)));
             if statements.looks_first {
                 // The claim has no row if the key is not free.
                 sql.push_str("; ");
-                sql.push_str(&fill::<D>(&statements.look, &values));
+                sql.push_str(&self.fill(&statements.look));
             }
         }
         sql
+    }
+
+    /// Returns a statement that claims the key, or looks at it.
+    fn fill(&self, sql: &str) -> String {
+        let info = self.options.info.as_ref().map(ExecutionInfo::to_bytes);
+        let values = [
+            key_value(&self.key),
+            Value::Bytes(self.owner.as_bytes()),
+            Value::Bytes(self.fingerprint.as_bytes()),
+            NO_LEASE,
+            Value::Number(D::ticks(retention(Duration::ZERO, self.options.ttl.min(MAX_TIME)))),
+            Value::Nullable(info.as_deref()),
+        ];
+        fill::<D>(sql, &values)
     }
 }
 
