@@ -74,7 +74,7 @@ pub(super) fn statements(table: &str, channel: &str) -> Statements {
              ) \
              SELECT NULL::bytea, NULL::bytea, NULL::bytea, NULL::boolean FROM begun \
              UNION ALL SELECT owner, fingerprint, record, lapsed FROM held"),
-        // A transaction sends its statements as they are, and the server plans each anew: this takes half the time.
+        // A transaction sends its statements as they are, and the server plans each of them: this one takes half the time.
         claim: Some(sql("INSERT INTO {t} (key, owner, fingerprint, lease_until, expires_at, info) \
              SELECT $1::bytea, $2::bytea, $3::bytea, {now} + $4::bigint * interval '1 microsecond', \
                  {now} + $5::bigint * interval '1 microsecond', $6::bytea \
