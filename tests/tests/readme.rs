@@ -53,7 +53,7 @@ fn manifest() -> String {
 fn write_crate(folder: &Path, address: &str) {
     fs::create_dir_all(folder.join("src")).unwrap();
     write(&folder.join("Cargo.toml"), &manifest());
-    let servers: Vec<_> = blocks().into_iter().filter(|block| block.info.starts_with("rust")).collect();
+    let servers: Vec<_> = blocks().into_iter().filter(|block| block.info.starts_with("rust,no_run")).collect();
     let [Block { text, .. }] = servers[..] else {
         panic!("README.md shows one program, and it shows {}", servers.len())
     };
