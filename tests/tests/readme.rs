@@ -21,9 +21,9 @@ struct Block {
     text: &'static str,
 }
 
-fn blocks() -> Vec<Block> {
+fn blocks(text: &'static str) -> Vec<Block> {
     // Text and fenced blocks take turns.
-    let mut pieces = README.split("```").skip(1);
+    let mut pieces = text.split("```").skip(1);
     let mut blocks = Vec::new();
     while let Some(block) = pieces.next() {
         let (info, text) = block.split_once('\n').unwrap();
@@ -36,7 +36,7 @@ fn blocks() -> Vec<Block> {
 /// The manifest of a user: the README's lines, and `idem-axum` as the comment beside it says.
 fn manifest() -> String {
     let workspace = root().display().to_string();
-    let lines: String = blocks().iter().filter(|block| block.info == "toml").map(|block| block.text).collect();
+    let lines: String = blocks(README).iter().filter(|block| block.info == "toml").map(|block| block.text).collect();
     let from_clone = |line: &str| match line.strip_prefix("idem-axum = \"0.1\" # until the first release: ") {
         Some(dependency) => {
             format!("idem-axum = {}\n", dependency.replace("<your clone of this repository>", &workspace))
@@ -45,15 +45,19 @@ fn manifest() -> String {
     };
     let dependencies: String = lines.lines().map(from_clone).collect();
     assert!(dependencies.contains(&workspace), "README.md does not say how to depend on a clone:\n{lines}");
-    // The last table makes it a workspace of its own, as it would be outside this folder.
-    format!("[package]\nname = \"new-user\"\nversion = \"0.0.0\"\nedition = \"2024\"\n\n{dependencies}\n[workspace]\n")
+    package("new-user", &dependencies)
+}
+
+/// A manifest. The last table makes it a workspace, as it would be outside this folder.
+fn package(name: &str, dependencies: &str) -> String {
+    format!("[package]\nname = \"{name}\"\nversion = \"0.0.0\"\nedition = \"2024\"\n\n{dependencies}\n[workspace]\n")
 }
 
 /// The crate, with the README's server.
 fn write_crate(folder: &Path, address: &str) {
     fs::create_dir_all(folder.join("src")).unwrap();
     write(&folder.join("Cargo.toml"), &manifest());
-    let servers: Vec<_> = blocks().into_iter().filter(|block| block.info.starts_with("rust,no_run")).collect();
+    let servers: Vec<_> = blocks(README).into_iter().filter(|block| block.info.starts_with("rust,no_run")).collect();
     let [Block { text, .. }] = servers[..] else {
         panic!("README.md shows one program, and it shows {}", servers.len())
     };
@@ -87,7 +91,7 @@ fn cargo(folder: &Path, arguments: &[&str]) -> Output {
 
 /// The `curl` lines, each with what the README shows beneath it.
 fn calls() -> Vec<(String, String)> {
-    let text: String = blocks().iter().filter(|block| block.info == "console").map(|block| block.text).collect();
+    let text: String = blocks(README).iter().filter(|block| block.info == "console").map(|block| block.text).collect();
     let mut calls: Vec<(String, String)> = Vec::new();
     for step in text.split("$ ").filter(|step| step.starts_with("curl ")) {
         let mut lines = step.lines();
@@ -161,6 +165,80 @@ fn a_new_user_gets_what_the_readme_shows() {
         assert_eq!(curl(&line.replace(ADDRESS, &address)), shown, "{line}");
     }
     server.stop();
+}
+
+/// The pages of the guide with code.
+const PAGES: [(&str, &str); 14] = [
+    ("apis", include_str!("../../idem-axum/src/guide/apis.md")),
+    ("axum", include_str!("../../idem-axum/src/guide/axum.md")),
+    ("clients", include_str!("../../idem-axum/src/guide/clients.md")),
+    ("crashes", include_str!("../../idem-axum/src/guide/crashes.md")),
+    ("fingerprints", include_str!("../../idem-axum/src/guide/fingerprints.md")),
+    ("jobs", include_str!("../../idem-axum/src/guide/jobs.md")),
+    ("layers", include_str!("../../idem-axum/src/guide/layers.md")),
+    ("migrating", include_str!("../../idem-axum/src/guide/migrating.md")),
+    ("operating", include_str!("../../idem-axum/src/guide/operating.md")),
+    ("publishing", include_str!("../../idem-axum/src/guide/publishing.md")),
+    ("recording", include_str!("../../idem-axum/src/guide/recording.md")),
+    ("scopes", include_str!("../../idem-axum/src/guide/scopes.md")),
+    ("stores", include_str!("../../idem-axum/src/guide/stores.md")),
+    ("testing", include_str!("../../idem-axum/src/guide/testing.md")),
+];
+
+/// What a reader of the guide depends on, beside `idem-axum`.
+const OF_THE_READER: &str = r#"
+axum = "0.8"
+axum-extra = { version = "0.12", features = ["typed-header", "typed-routing"] }
+http-body-util = "0.1"
+serde = { version = "1", features = ["derive"] }
+serde_json = "1"
+tokio = { version = "1", features = ["full"] }
+tower = { version = "0.5", features = ["util"] }
+tower-http = { version = "0.6", features = ["catch-panic", "compression-gzip", "limit", "timeout"] }
+tower-sessions = "0.14"
+"#;
+
+/// A block as a module with `main`, by the rules of rustdoc: a line after `# ` is hidden, and without `main` all of it is in one.
+fn module(name: &str, text: &str) -> String {
+    let shown = |line: &str| match line.trim_start() {
+        "#" => String::new(),
+        hidden if hidden.starts_with("# ") => hidden[2..].to_owned(),
+        _ => line.to_owned(),
+    };
+    let code: String = text.lines().map(|line| shown(line) + "\n").collect();
+    let code = if code.contains("fn main(") {
+        code.replace("async fn main(", "pub async fn main(").replace("\nfn main(", "\npub fn main(")
+    } else {
+        format!("pub fn main() {{\n{code}\n}}")
+    };
+    format!("mod {name} {{\n{code}\n}}\n")
+}
+
+const ENDED_WELL: &str = "fn ended_well(ended: impl std::process::Termination) {
+    assert_eq!(format!(\"{:?}\", ended.report()), format!(\"{:?}\", std::process::ExitCode::SUCCESS));
+}";
+
+#[test]
+fn a_reader_runs_the_code_of_the_guide_in_a_new_crate() {
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("reader");
+    fs::create_dir_all(folder.join("src")).unwrap();
+    let idem = format!("idem-axum = {{ path = {:?}, features = [\"cached\"] }}", root().join("idem-axum"));
+    write(&folder.join("Cargo.toml"), &package("reader", &format!("[dependencies]\n{idem}{OF_THE_READER}")));
+    let (mut modules, mut calls) = (String::new(), String::new());
+    for (page, text) in PAGES {
+        let code = blocks(text).into_iter().filter(|block| block.info == "rust");
+        for (number, block) in code.enumerate() {
+            let name = format!("{page}_{number}");
+            modules.push_str(&module(&name, block.text));
+            calls.push_str(&format!("    ended_well({name}::main());\n"));
+        }
+        assert!(modules.contains(&format!("mod {page}_0 ")), "{page} has no code");
+    }
+    let program = format!("#![allow(unused)]\n{modules}{ENDED_WELL}\nfn main() {{\n{calls}}}\n");
+    write(&folder.join("src/main.rs"), &program);
+    fs::copy(root().join("Cargo.lock"), folder.join("Cargo.lock")).unwrap();
+    let ran = cargo(&folder, &["run"]);
+    assert!(ran.status.success(), "{}", String::from_utf8_lossy(&ran.stderr));
 }
 
 /// The targets of the links in a file of Markdown.
