@@ -63,7 +63,7 @@ async fn serve() -> Result<(), String> {
     println!("No request is open. Handlers still running: {}; waiting for them.", idempotency.executions());
     match idempotency.drain_until(second_ctrl_c()).await {
         Ok(()) => println!("Drained: every handler that started has run to its end."),
-        Err(undrained) => println!("Not drained: {undrained}."),
+        Err(error) => println!("Not drained: {error}."),
     }
     Ok(())
 }

@@ -27,9 +27,9 @@ fn attempt(number: u8, wait: Option<Duration>, abandoned: Abandoned) -> Attempt 
 }
 
 fn ended(answer: String) -> Executed<String> {
-    let mut draft = RecordBuilder::new();
-    draft.put(answer.as_bytes());
-    Executed { response: answer, recording: Recording::Done(Outcome::Record(draft)) }
+    let mut builder = RecordBuilder::new();
+    builder.put(answer.as_bytes());
+    Executed { response: answer, recording: Recording::Done(Outcome::Record(builder)) }
 }
 
 /// A handler that counts its runs, and whose answer says which run it was.

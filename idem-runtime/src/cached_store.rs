@@ -296,9 +296,9 @@ mod tests {
     const TTL: Duration = Duration::from_secs(60);
 
     fn record() -> Record {
-        let mut draft = RecordBuilder::new();
-        draft.put(b"the answer");
-        Record::with_content(FINGERPRINT, draft, Timestamp::NEVER, None)
+        let mut builder = RecordBuilder::new();
+        builder.put(b"the answer");
+        Record::with_content(FINGERPRINT, builder, Timestamp::NEVER, None)
     }
 
     /// A cached store, the store behind it, and the clock of both.

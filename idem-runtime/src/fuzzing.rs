@@ -10,9 +10,9 @@ use crate::record::{Record, RecordBuilder};
 
 /// Writes a record.
 pub fn record(fingerprint: Fingerprint, content: &[u8], expires_at: Timestamp, info: Option<&ExecutionInfo>) -> Record {
-    let mut draft = RecordBuilder::with_capacity(content.len());
-    draft.put(content);
-    Record::with_content(fingerprint, draft, expires_at, info)
+    let mut builder = RecordBuilder::with_capacity(content.len());
+    builder.put(content);
+    Record::with_content(fingerprint, builder, expires_at, info)
 }
 
 /// Reads a record: its answer, if it was kept, and its expiry.

@@ -29,9 +29,9 @@ fn from_orders(key: &str) -> Attempt {
 }
 
 fn answer(text: &str) -> Outcome {
-    let mut draft = RecordBuilder::new();
-    draft.put(text.as_bytes());
-    Outcome::Record(draft)
+    let mut builder = RecordBuilder::new();
+    builder.put(text.as_bytes());
+    Outcome::Record(builder)
 }
 
 async fn inspect(engine: &Idempotency, key: &str) -> Option<KeyReport> {

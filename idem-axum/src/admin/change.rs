@@ -28,8 +28,8 @@ impl Change {
             (Step::ForgetNow, _) => (Action::Forget, None),
             (_, Settle::Happened) => (Action::SettleHappened, Some(Outcome::NotReplayable)),
             (_, Settle::Answer) => {
-                let draft = response::encode(fields.answer()?);
-                (Action::SettleAnswer, Some(draft.map_or(Outcome::NotReplayable, Outcome::Record)))
+                let builder = response::encode(fields.answer()?);
+                (Action::SettleAnswer, Some(builder.map_or(Outcome::NotReplayable, Outcome::Record)))
             }
             (_, Settle::DidNotHappen) => (Action::SettleDidNotHappen, Some(Outcome::Release)),
             (_, Settle::Unsaid) => return Err(Mistake::unsaid()),

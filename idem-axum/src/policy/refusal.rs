@@ -393,8 +393,8 @@ impl std::error::Error for Refusal {
     }
 }
 
-/// The response that the policy's `errors` function makes, or the default one if that function panics, with this refusal as an extension, and with `Retry-After` if waiting
-/// helps and the function did not set it.
+/// The response that the policy's `errors` function makes, or the default one if that function panics. It has this refusal as an
+/// extension, and `Retry-After` if waiting helps and the function did not set it.
 impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
         self.log();

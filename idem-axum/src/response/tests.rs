@@ -18,12 +18,12 @@ fn replay(policy: &Policy, content: &Bytes) -> Result<Response, DecodeError> {
 
 /// The record that `response` leaves under `policy`, as the adapter gets it back.
 async fn recorded(policy: &Policy, response: impl IntoResponse) -> Bytes {
-    let Executed { recording: Recording::Done(Outcome::Record(draft)), .. } =
+    let Executed { recording: Recording::Done(Outcome::Record(builder)), .. } =
         record(policy, response.into_response()).await
     else {
         panic!("not recorded")
     };
-    draft.bytes()
+    builder.bytes()
 }
 
 async fn replayed(policy: &Policy, response: impl IntoResponse) -> (StatusCode, Vec<(String, Vec<u8>)>, Vec<u8>) {
@@ -60,7 +60,7 @@ async fn only_what_the_policy_names_is_kept_and_given_back() {
     let policy = Policy::DEFAULT.replay(Replay::STATUS.and(Replay::BODY)).no_replay_header();
     let (status, headers, body) = replayed(&policy, response()).await;
     assert_eq!((status, body.len()), (StatusCode::CREATED, 3));
-    assert_eq!(named(&headers), ["content-type", "cache-control"], "the type stands with the body");
+    assert_eq!(named(&headers), ["content-type", "cache-control"], "the type belongs to the body");
 
     let policy = Policy::DEFAULT.replay(Replay::HEADERS).replay_header("X-Again");
     assert!(
@@ -140,11 +140,11 @@ async fn a_damaged_record_is_an_error() {
 
 #[test]
 fn a_record_cannot_smuggle_a_framing_header() {
-    let mut draft = RecordBuilder::new();
-    draft.put(&[1, 200, 0, 1, 0, 14, 0, 1, 0, 0, 0]);
-    draft.put(b"content-length9");
-    draft.put(&[0; 12]);
-    let response = replay(&Policy::DEFAULT, &draft.bytes()).unwrap();
+    let mut builder = RecordBuilder::new();
+    builder.put(&[1, 200, 0, 1, 0, 14, 0, 1, 0, 0, 0]);
+    builder.put(b"content-length9");
+    builder.put(&[0; 12]);
+    let response = replay(&Policy::DEFAULT, &builder.bytes()).unwrap();
     assert!(!response.headers().contains_key(header::CONTENT_LENGTH));
 }
 

@@ -203,9 +203,9 @@ fn record(fingerprint: &Fingerprint, answer: &[u8], ttl: Duration) -> Record {
 }
 
 fn record_of(fingerprint: &Fingerprint, answer: &[u8], ttl: Duration, info: Option<&ExecutionInfo>) -> Record {
-    let mut draft = RecordBuilder::with_capacity(answer.len());
-    draft.put(answer);
-    Record::with_content(*fingerprint, draft, SystemClock::new().now().after(ttl), info)
+    let mut builder = RecordBuilder::with_capacity(answer.len());
+    builder.put(answer);
+    Record::with_content(*fingerprint, builder, SystemClock::new().now().after(ttl), info)
 }
 
 fn content(record: &Record) -> Option<Bytes> {

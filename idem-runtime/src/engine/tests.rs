@@ -36,9 +36,9 @@ fn attempt(key: &str, request: &str) -> Attempt {
 }
 
 fn answer(text: &str) -> Outcome {
-    let mut draft = RecordBuilder::new();
-    draft.put(text.as_bytes());
-    Outcome::Record(draft)
+    let mut builder = RecordBuilder::new();
+    builder.put(text.as_bytes());
+    Outcome::Record(builder)
 }
 
 /// A body that counts its runs, says that it started, and ends when it may.

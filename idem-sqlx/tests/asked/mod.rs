@@ -49,9 +49,9 @@ pub(crate) fn attempt(key: StorageKey) -> Attempt {
 
 /// The end of a body that answers `text`.
 pub(crate) fn answered(text: &str) -> Executed<String> {
-    let mut draft = RecordBuilder::new();
-    draft.put(text.as_bytes());
-    Executed { response: text.to_owned(), recording: Recording::Done(Outcome::Record(draft)) }
+    let mut builder = RecordBuilder::new();
+    builder.put(text.as_bytes());
+    Executed { response: text.to_owned(), recording: Recording::Done(Outcome::Record(builder)) }
 }
 
 pub(crate) async fn claim<S: Store>(store: &S, key: &StorageKey) -> S::Claim {

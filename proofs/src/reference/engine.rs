@@ -171,10 +171,10 @@ impl<S: Store> Played<S> {
                 if self.model.apply(&Step::Complete { claim, ttl: ttl(key) }) == Said::Lost && heir {
                     expected = Heard::Unknown;
                 }
-                let mut draft = RecordBuilder::new();
-                draft.put(&(claim as u64).to_le_bytes());
+                let mut builder = RecordBuilder::new();
+                builder.put(&(claim as u64).to_le_bytes());
                 let tombstone = leaves_tombstone(claim);
-                let _ = end.send(if tombstone { Outcome::NotReplayable } else { Outcome::Record(draft) });
+                let _ = end.send(if tombstone { Outcome::NotReplayable } else { Outcome::Record(builder) });
             }
         }
         if let Some(client) = client {

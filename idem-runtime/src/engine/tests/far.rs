@@ -18,9 +18,9 @@ fn attempt(key: u8, fingerprint: u8) -> Attempt {
 }
 
 async fn answer(text: &'static str) -> Executed<&'static str> {
-    let mut draft = RecordBuilder::new();
-    draft.put(text.as_bytes());
-    Executed { response: text, recording: Recording::Done(Outcome::Record(draft)) }
+    let mut builder = RecordBuilder::new();
+    builder.put(text.as_bytes());
+    Executed { response: text, recording: Recording::Done(Outcome::Record(builder)) }
 }
 
 #[derive(Clone)]

@@ -223,7 +223,7 @@ async fn a_body_learns_that_its_lease_was_lost() {
     for (store, is_lost) in [(Faulty::default(), false), (lost, true)] {
         let idempotency = Idempotency::builder(store).lease(Duration::from_secs(30)).build();
         let body = |lease: Lease| async move {
-            assert!(!lease.is_lost(), "nobody has asked the store yet");
+            assert!(!lease.is_lost(), "the store was not asked yet");
             let told = tokio::time::timeout(Duration::from_secs(60), lease.lost()).await.is_ok();
             let response = usize::from(told && lease.is_lost());
             Executed { response, recording: Recording::Done(answer("slow")) }
