@@ -30,6 +30,19 @@ fn stripe_like() {
     check("stripe_like", &["200", "200", "400", "500", "500", "400", "200", "200"], &list);
 }
 
+#[test]
+fn acp_checkout() {
+    let session = r#"{"id":"cs_1","status":"completed","currency":"usd","line_items":[{"id":"tea","quantity":2}],"totals":[{"type":"total","amount":1000}],"order":{"id":"order_1","checkout_session_id":"cs_1","permalink_url":"https://shop.example/orders/cs_1"}}"#;
+    check("acp_checkout", &["400", "201", "201", "422", "503", "200", "405", "200"], session);
+}
+
+#[test]
+fn webhooks() {
+    let done = r#"["welcomed cus_1","in_1 paid by cus_1","deployed 6113728f of acme/shop","parcel.delivered parcel-1 of acme","parcel.delivered parcel-1 of globex"]"#;
+    let statuses = ["500", "200", "200", "200", "401", "200", "200", "200", "200", "200", "200"];
+    check("webhooks", &statuses, done);
+}
+
 /// Runs the lines that the program prints, one after the other: their statuses, and the body of the last one.
 #[track_caller]
 fn check(name: &str, statuses: &[&str], last_body: &str) {
