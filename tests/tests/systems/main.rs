@@ -1,6 +1,7 @@
 //! Public APIs and their idempotency, line by line, black box over real sockets. The programs are the ones in `examples/`;
 //! each line of an API's documentation stands above the test that checks it.
 
+mod acp_checkout;
 mod clients;
 mod described;
 mod gire_mobility;
