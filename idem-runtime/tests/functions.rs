@@ -174,6 +174,41 @@ async fn the_attribute_and_the_call_without_it_share_keys_and_values() {
     assert_eq!(receipt.unwrap(), Receipt { run: 1 });
 }
 
+/// The same function, as the next version of the program has it.
+mod next_version {
+    use super::{App, Order, ShipError, idempotent};
+
+    #[derive(Debug, serde::Serialize, serde::Deserialize)]
+    pub(super) struct Parcel {
+        pub(super) number: u64,
+    }
+
+    #[idempotent(engine = app.idempotency, scope = "ship", key = order.id, fingerprint = order)]
+    pub(super) async fn ship(app: App, order: Order) -> Result<Parcel, ShipError> {
+        app.runs.fetch_add(1, super::Ordering::SeqCst);
+        Ok(Parcel { number: order.id })
+    }
+}
+
+#[tokio::test]
+async fn a_value_of_another_type_is_an_error_that_names_key_and_type_and_never_a_second_run() {
+    let app = App::new(1);
+    assert_eq!(ship(app.clone(), TEA).await.unwrap(), Receipt { run: 1 });
+    for _ in 0..2 {
+        let changed = next_version::ship(app.clone(), TEA).await;
+        let Err(ShipError::Refused(reason)) = changed else { panic!("{changed:?}") };
+        assert!(!reason.is_retryable(), "{reason:?}");
+        let text = reason.to_string();
+        assert!(text.contains(std::any::type_name::<next_version::Parcel>()), "{text}");
+        let key = text.split_once("under key ").and_then(|(_, rest)| rest.split(' ').next()).unwrap();
+        let once = format!("{:?}", app.idempotency.once("ship", "17"));
+        assert!(key.len() >= 8 && once.contains(key), "{text} names another key than {once}");
+    }
+    assert_eq!(app.runs(), 1);
+    // The version before still has its value.
+    assert_eq!(ship(app.clone(), TEA).await.unwrap(), Receipt { run: 1 });
+}
+
 struct Nightly(Idempotency, AtomicUsize);
 
 impl Nightly {

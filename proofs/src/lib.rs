@@ -1,6 +1,5 @@
 //! Proofs of the promises: histories of what happened, and checkers that read them.
 
-#[cfg(feature = "http")]
 pub mod dice;
 #[cfg(feature = "http")]
 pub mod faulty;

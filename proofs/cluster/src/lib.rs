@@ -6,6 +6,7 @@ pub mod dice;
 pub mod effects;
 pub mod findings;
 pub mod processes;
+pub mod redelivery;
 pub mod round_robin;
 pub mod run;
 pub mod transactions;
