@@ -1,5 +1,5 @@
 //! The checkout of the Agentic Commerce Protocol, version 2026-04-17: every POST needs a key, and a server error is not recorded. The
-//! payment has a key of its own, so a retry after a lost response of the payment provider does not pay twice.
+//! key of the payment is derived, so a retry after a lost response of the payment provider does not pay twice.
 //!
 //! ```console
 //! $ cargo run --example acp_checkout

@@ -82,7 +82,7 @@ impl Delivery {
         self
     }
 
-    /// Delivers it over a connection of its own.
+    /// Delivers it over a new connection.
     async fn to(&self, receiver: &Receiver) -> Reply {
         self.to_address(receiver.address).await
     }

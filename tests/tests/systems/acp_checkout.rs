@@ -131,7 +131,7 @@ async fn a_key_belongs_to_an_agent_and_a_path() {
     }
     let ids: Vec<_> = first.iter().map(|reply| reply.json()["id"].clone()).collect();
     assert_eq!(ids, ["cs_3", "cs_4", "cs_1", "cs_1", "cs_2"]);
-    // Each has a payment of its own, though both were made with one key.
+    // Each has another payment, though both were made with one key.
     assert_eq!(payments(&shop).await, 2);
     for (ask, first) in asks.iter().zip(&first) {
         assert_replay(&ask.at(&system.server).await, first);

@@ -43,7 +43,7 @@ pub(super) struct Consumer {
     queue: Arc<Queue>,
     dice: Dice,
     mistake: Option<Mistake>,
-    /// Set for a process of its own, which waits so long before it takes a message again.
+    /// Set for a separate process, which waits this long before it takes the next message.
     pace: Option<Duration>,
     /// The process dies at this delivery.
     dies_at: Option<u64>,
@@ -208,7 +208,7 @@ impl Consumer {
     }
 }
 
-/// Polls the future until it is ready or was pending so many times, and drops it then: `None`.
+/// Polls the future until it is ready or was pending this many times, and drops it then: `None`.
 pub async fn dropped_after<F: Future>(polls: u64, future: F) -> Option<F::Output> {
     let mut future = pin!(future);
     let mut left = polls;

@@ -29,7 +29,7 @@ use self::shop::{Shop, Trouble};
 const CONSUMERS: usize = 2;
 /// Short, since a claim is known as abandoned only when its lease has expired.
 const LEASE: Duration = Duration::from_secs(2);
-/// How long a process waits before it takes a message again.
+/// How long a process waits before it takes the next message.
 const PACE: Duration = Duration::from_millis(2);
 
 /// What a message says.
@@ -173,7 +173,7 @@ pub async fn open(store: &str, run: &str) -> Idempotency {
     builder.namespace(run).lease(LEASE).build()
 }
 
-/// Ships one order with a consumer that is dropped after so many polls, and then with another one that is not. Returns how many
+/// Ships one order with a consumer that is dropped after this many polls, and then with another one that is not. Returns how many
 /// parcels were shipped, and whether the first consumer was dropped before its end.
 ///
 /// # Panics

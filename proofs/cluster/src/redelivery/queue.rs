@@ -7,7 +7,7 @@ use idem_proofs::dice::Dice;
 
 use super::{Order, is_final};
 
-/// After so many failures a message is a dead letter.
+/// After this many failures a message is a dead letter.
 const MOST_FAILURES: u32 = 5;
 
 /// Why a message is a dead letter.

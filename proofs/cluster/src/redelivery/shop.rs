@@ -15,7 +15,7 @@ use super::Order;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Trouble {
     None,
-    /// So many runs fail, before they have an effect.
+    /// This many runs fail, before they have an effect.
     Fails(u64),
     /// A poison message.
     AlwaysFails,
