@@ -151,11 +151,12 @@ impl Policy {
         .scope(Scope::GlobalAndPath);
 
     /// The rules of the Agentic Commerce Protocol, version 2026-04-17 (`rfc.agentic_checkout.md`, 6.1 to 6.8): the key is
-    /// required, it is that of the caller and of the path, the body is compared as JSON, and server errors are not recorded.
+    /// required, it is bound to the caller and the path, the body is compared as JSON, and server errors are not recorded.
     /// Refusals have the protocol's flat errors and its codes: `idempotency_key_required` (400), `idempotency_conflict` (422) and
     /// `idempotency_in_flight` (409).
     ///
-    /// The caller is bound by the `Authorization` header. If a token may change between two tries, declare
+    /// The caller is bound by the `Authorization` header: another caller who uses the same key on the same path gets a conflict. In
+    /// section 6.1 keys of two callers are independent. For that, and if a token may change between two tries, declare
     /// `scope = (user.id, path)`.
     ///
     /// ```
