@@ -12,12 +12,11 @@ use axum::Extension;
 use axum::body::Body;
 use axum::extract::{FromRequest, FromRequestParts, Request};
 use axum::response::{IntoResponse, Response};
-use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use http::request::Parts;
 use http_body::Body as _;
 use idem_runtime::transaction::TransactionSlot;
-use idem_runtime::{Attempt, Key, Lease, RequestSpan, RunResult, StoreError};
+use idem_runtime::{Attempt, Key, Lease, RefusalReason, Replay, RequestSpan, RunResult, StoreError};
 use tokio::time::timeout;
 
 use crate::context::{LayerConfig, ParsedKey, RequestContext};
@@ -489,32 +488,56 @@ impl KeyedRequest {
             body.release();
             execution.run(handler)
         };
-        let idempotency = &config.idempotency;
-        let run = match slot.clone() {
-            None => idempotency.run(attempt, execute).boxed(),
+        let idempotency = config.idempotency.clone();
+        let after = AfterRun { policy, is_head, config, span, unread, slot: slot.clone() };
+        match slot {
+            None => after.respond(Box::pin(idempotency.run(attempt, execute))),
             Some(slot) => {
-                let idempotency = idempotency.clone();
                 let execute = move || execute(Lease::default());
-                async move { idempotency.run_in_transaction(attempt, slot, execute).await }.boxed()
+                after.respond(Box::pin(async move { idempotency.run_in_transaction(attempt, slot, execute).await }))
             }
-        };
+        }
+    }
+}
+
+/// What is needed to make the response from what the engine returned.
+struct AfterRun {
+    policy: &'static Policy,
+    is_head: bool,
+    config: Arc<LayerConfig>,
+    span: RequestSpan,
+    unread: UnreadBody,
+    slot: Option<TransactionSlot>,
+}
+
+impl AfterRun {
+    /// Returns a small future: it holds only what is left to do.
+    fn respond(
+        self,
+        run: BoxFuture<'static, Result<RunResult<Response>, RefusalReason>>,
+    ) -> BoxFuture<'static, Response> {
         Box::pin(async move {
             let response = match run.await {
                 Ok(RunResult::Executed(response)) => return response,
-                Ok(RunResult::Replayed(recorded)) => match response::replay(policy, is_head, recorded.content()) {
-                    Ok(replay) => {
-                        tracing::debug!("a replay is sent");
-                        span.replayed(&recorded);
-                        replay
-                    }
-                    Err(error) => {
-                        let source = StoreError::unreadable(error);
-                        config.refuse(&span, Refusal::StoreUnavailable { policy, source })
-                    }
-                },
-                Err(reason) => execution::refused(policy, &config, &span, slot.as_ref(), reason),
+                Ok(RunResult::Replayed(replay)) => self.replay(&replay),
+                Err(reason) => execution::refused(self.policy, &self.config, &self.span, self.slot.as_ref(), reason),
             };
-            unread.discard(response).await
+            if self.unread.is_nothing() { response } else { self.unread.discard(response).await }
         })
+    }
+
+    fn replay(&self, recorded: &Replay) -> Response {
+        let policy = self.policy;
+        match response::replay(policy, self.is_head, recorded.content()) {
+            Ok(replay) => {
+                tracing::debug!("a replay is sent");
+                self.span.replayed(recorded);
+                replay
+            }
+            Err(error) => {
+                let source = StoreError::unreadable(error);
+                self.config.refuse(&self.span, Refusal::StoreUnavailable { policy, source })
+            }
+        }
     }
 }

@@ -49,10 +49,16 @@ impl Execution {
     pub(crate) async fn run(self, handler: BoxFuture<'static, Response>) -> Executed<Response> {
         tracing::debug!("an execution starts");
         let refusal = match self.respond(handler).await {
-            Ok(response) => match self.record(response).await {
-                Ok(executed) => return executed,
-                Err(panic) => self.panicked(panic),
-            },
+            Ok(response) => {
+                let recorded = match &self.slot {
+                    None => response::record(&self.request, response).await,
+                    Some(slot) => Box::pin(record_in_transaction(&self.request, slot, response)).await,
+                };
+                match recorded {
+                    Ok(executed) => return executed,
+                    Err(panic) => self.panicked(panic),
+                }
+            }
             Err(refusal) => refusal,
         };
         let refused = context::describe(self.link.as_ref(), telemetry::refuse(&self.span, refusal));
@@ -67,14 +73,6 @@ impl Execution {
         });
         // What the handler wrote is rolled back, so nothing has happened.
         if self.slot.is_some() { ended(executed.response, Outcome::Release) } else { executed }
-    }
-
-    /// Splits the response of the handler into what goes to the caller and what is recorded.
-    async fn record(&self, response: Response) -> Result<Executed<Response>, Box<dyn Any + Send>> {
-        match &self.slot {
-            None => response::record(&self.request, response).await,
-            Some(slot) => Box::pin(record_in_transaction(&self.request, slot, response)).await,
-        }
     }
 
     async fn respond(&self, handler: BoxFuture<'static, Response>) -> Result<Response, Refusal> {

@@ -123,6 +123,17 @@ fn visible(byte: u8) -> bool {
     byte.is_ascii_graphic()
 }
 
+/// The bytes that a bare key may have. A table, since each byte of each key is looked up.
+const BARE: [bool; 256] = {
+    let mut bare = [false; 256];
+    let mut byte = 0x21;
+    while byte < 0x7f {
+        bare[byte] = !matches!(byte, 0x22 | 0x2c | 0x3b);
+        byte += 1;
+    }
+    bare
+};
+
 /// The bare form. A comma would be a list, a quote or a semicolon a broken structured field: guessing which key such a
 /// value means could join two clients' keys, so they are refused.
 fn bare(value: &[u8]) -> Result<&str, InvalidKey> {
@@ -130,7 +141,7 @@ fn bare(value: &[u8]) -> Result<&str, InvalidKey> {
     if value.len() > MAX_KEY {
         return Err(InvalidKey::TooLong);
     }
-    if let Some(&bad) = value.iter().find(|&&byte| !visible(byte) || matches!(byte, b',' | b'"' | b';')) {
+    if let Some(&bad) = value.iter().find(|&&byte| !BARE[usize::from(byte)]) {
         return Err(match bad {
             b',' => InvalidKey::List,
             b'"' | b';' => InvalidKey::Syntax,

@@ -58,18 +58,10 @@ pub(crate) fn sent_uri(parts: &Parts) -> &Uri {
 
 /// Returns the name of a method, and one name for all methods that HTTP does not define: a client can invent any number.
 pub(crate) fn method(method: &Method) -> &str {
-    let known = [
-        Method::GET,
-        Method::HEAD,
-        Method::POST,
-        Method::PUT,
-        Method::PATCH,
-        Method::DELETE,
-        Method::OPTIONS,
-        Method::TRACE,
-        Method::CONNECT,
-    ];
-    if known.contains(method) { method.as_str() } else { "OTHER" }
+    match method.as_str() {
+        known @ ("GET" | "HEAD" | "POST" | "PUT" | "PATCH" | "DELETE" | "OPTIONS" | "TRACE" | "CONNECT") => known,
+        _ => "OTHER",
+    }
 }
 
 /// Returns the trace that the request belongs to, from its `traceparent` header. A header that is malformed or sent twice is

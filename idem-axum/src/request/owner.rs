@@ -97,15 +97,15 @@ fn is_blank(line: &[u8]) -> bool {
 
 impl Caller {
     fn new(headers: &HeaderMap) -> Self {
-        let lines = |name| headers.get_all(name).iter();
-        let has = |name| lines(name).any(|line| !is_blank(line.as_bytes()));
-        if has(header::AUTHORIZATION) {
-            Self::Authorization(lines(header::AUTHORIZATION).cloned().collect())
-        } else if has(header::COOKIE) {
-            Self::Cookie(lines(header::COOKIE).cloned().collect())
-        } else {
-            Self::Authorization(Vec::new())
+        let lines = |name| -> Option<Vec<HeaderValue>> {
+            let lines: Vec<_> = headers.get_all(name).iter().cloned().collect();
+            let says_something = lines.iter().any(|line| !is_blank(line.as_bytes()));
+            says_something.then_some(lines)
+        };
+        if let Some(lines) = lines(header::AUTHORIZATION) {
+            return Self::Authorization(lines);
         }
+        lines(header::COOKIE).map_or_else(|| Self::Authorization(Vec::new()), Self::Cookie)
     }
 }
 

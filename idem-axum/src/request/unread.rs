@@ -73,6 +73,11 @@ impl UnreadBody {
         }
     }
 
+    /// Returns whether nothing is left to discard.
+    pub(crate) fn is_nothing(&self) -> bool {
+        self.shared.is_none()
+    }
+
     /// Returns whether its reader has seen it break off.
     pub(crate) fn has_failed(&self) -> bool {
         self.shared.as_ref().is_some_and(|shared| lock(shared).failed)

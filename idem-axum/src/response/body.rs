@@ -25,6 +25,8 @@ const FRAMES: usize = 1024;
 /// Frames in order, and no more memory than their bytes need.
 #[derive(Default)]
 struct Frames {
+    /// The first of all: most bodies have one, and need no queue.
+    first: Option<Frame<Bytes>>,
     frames: VecDeque<Frame<Bytes>>,
     /// The data that came when there were [`FRAMES`] frames.
     tail: BytesMut,
@@ -32,6 +34,10 @@ struct Frames {
 
 impl Frames {
     fn push(&mut self, frame: Frame<Bytes>) {
+        if self.is_empty() {
+            self.first = Some(frame);
+            return;
+        }
         let merge = !self.tail.is_empty() || self.frames.len() >= FRAMES;
         match frame.data_ref() {
             Some(data) if merge => self.tail.extend_from_slice(data),
@@ -45,7 +51,7 @@ impl Frames {
     }
 
     fn pop(&mut self) -> Option<Frame<Bytes>> {
-        self.frames.pop_front().or_else(|| self.take_tail())
+        self.first.take().or_else(|| self.frames.pop_front()).or_else(|| self.take_tail())
     }
 
     fn take_tail(&mut self) -> Option<Frame<Bytes>> {
@@ -53,26 +59,30 @@ impl Frames {
     }
 
     fn is_empty(&self) -> bool {
-        self.frames.is_empty() && self.tail.is_empty()
+        self.first.is_none() && self.frames.is_empty() && self.tail.is_empty()
+    }
+
+    fn iter(&self) -> impl Iterator<Item = &Frame<Bytes>> {
+        self.first.iter().chain(&self.frames)
     }
 
     /// Whether there is at most one frame, and that of data.
     fn is_one_of_data(&self) -> bool {
-        self.frames.len() <= 1 && self.tail.is_empty() && self.has_only_data()
+        self.iter().nth(1).is_none() && self.tail.is_empty() && self.has_only_data()
     }
 
     fn has_only_data(&self) -> bool {
-        self.frames.iter().all(Frame::is_data)
+        self.iter().all(Frame::is_data)
     }
 
     /// Returns the bytes of data.
     fn bytes(&self) -> Cow<'_, [u8]> {
-        let mut data = self.frames.iter().filter_map(Frame::data_ref);
+        let mut data = self.iter().filter_map(Frame::data_ref);
         match (data.next(), data.next()) {
             (None, _) => Cow::Borrowed(&self.tail),
             (Some(only), None) if self.tail.is_empty() => Cow::Borrowed(only),
             _ => {
-                let all = self.frames.iter().filter_map(Frame::data_ref).map(|data| &data[..]);
+                let all = self.iter().filter_map(Frame::data_ref).map(|data| &data[..]);
                 Cow::Owned(all.chain([&self.tail[..]]).collect::<Vec<_>>().concat())
             }
         }
@@ -80,8 +90,7 @@ impl Frames {
 
     /// Returns how many bytes of data there are.
     fn size(&self) -> u64 {
-        let frames = self.frames.iter().filter_map(Frame::data_ref).map(|data| data.len() as u64);
-        frames.sum::<u64>() + self.tail.len() as u64
+        self.iter().filter_map(Frame::data_ref).map(|data| data.len() as u64).sum::<u64>() + self.tail.len() as u64
     }
 }
 

@@ -38,20 +38,17 @@ pub(super) fn head(policy: &Policy, parts: &response::Parts, room: usize) -> Opt
         replay if replay.body => RecordedHeaders::OfTheBody,
         _ => RecordedHeaders::None,
     };
-    let mut count = 0_usize;
-    let mut size = 5 + FOOT;
-    for (name, value) in headers::recorded(&parts.headers, which) {
-        count += 1;
-        size += 6 + name.as_str().len() + value.len();
-    }
-    if count > MAX_HEADERS {
+    let recorded: Vec<_> = headers::recorded(&parts.headers, which).collect();
+    if recorded.len() > MAX_HEADERS {
         return None;
     }
+    let fields: usize = recorded.iter().map(|(name, value)| 6 + name.as_str().len() + value.len()).sum();
+    let size = 5 + fields + FOOT;
     let mut record = RecordBuilder::with_capacity(size + room);
     record.put(&[VERSION]);
     record.put(&parts.status.as_u16().to_le_bytes());
-    record.put(&u16::try_from(count).ok()?.to_le_bytes());
-    for (name, value) in headers::recorded(&parts.headers, which) {
+    record.put(&u16::try_from(recorded.len()).ok()?.to_le_bytes());
+    for (name, value) in recorded {
         put(&mut record, name, value, 0)?;
     }
     Some(record)

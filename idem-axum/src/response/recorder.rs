@@ -213,14 +213,17 @@ type Panic = Box<dyn Any + Send>;
 ///
 /// # Errors
 /// What a panic of the body left.
-pub(crate) async fn record(request: &RecordedRequest<'_>, response: Response) -> Result<Executed<Response>, Panic> {
+pub(crate) fn record(
+    request: &RecordedRequest<'_>,
+    response: Response,
+) -> impl Future<Output = Result<Executed<Response>, Panic>> {
+    // An async function would hold the response twice.
     let mut response = Some(response);
-    poll_fn(|cx| {
+    poll_fn(move |cx| {
         let response = response.take().unwrap_or_default();
         let split = catch_unwind(AssertUnwindSafe(|| split(request, response, cx)));
         Poll::Ready(split.and_then(|split| split))
     })
-    .await
 }
 
 /// As [`record`], for a refusal of this call, which is recorded as any response of the handler.
