@@ -9,7 +9,7 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::routing::post;
 use axum::{Json, Router};
-use idem_axum::{Idempotency, IdempotencyLayer, MemoryStore, idempotent};
+use idem_axum::{Idempotency, IdempotencyLayer, idempotent};
 use serde::{Deserialize, Serialize};
 
 /// Where every request goes.
@@ -111,10 +111,8 @@ pub fn bare(shop: &Shop) -> Router {
 
 /// The handler with `#[idempotent]` over a [`MemoryStore`], as the README shows it.
 pub fn idem(shop: &Shop) -> Router {
-    // Room for every key of a long run: a store that is full would refuse, which is another row.
-    let store = MemoryStore::builder().max_entries(20_000_000).max_bytes(16 << 30).build();
     Router::new()
         .route(PATH, post(idempotent_handler))
-        .layer(IdempotencyLayer::new(Idempotency::new(store)))
+        .layer(IdempotencyLayer::new(Idempotency::in_memory()))
         .with_state(shop.clone())
 }

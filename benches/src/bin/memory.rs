@@ -29,7 +29,7 @@ fn main() -> Result<(), Failure> {
     let floor = settled(&before) / keys as f64;
 
     // Nothing is dropped before the end: moka gives memory back later, which would count for what comes next.
-    let store = MemoryStore::builder().max_entries(usize::MAX).max_bytes(usize::MAX).build();
+    let store = MemoryStore::new();
     let before = Region::new(ALLOCATOR);
     for number in 0..keys {
         execute(&store, &storage_key(number)?)?;
@@ -41,7 +41,7 @@ fn main() -> Result<(), Failure> {
     }
     let accounted = usage.bytes as f64 / keys as f64;
 
-    let claimed = MemoryStore::builder().max_entries(usize::MAX).max_bytes(usize::MAX).build();
+    let claimed = MemoryStore::new();
     let mut claims = Vec::with_capacity(usize::try_from(keys)?);
     let before = Region::new(ALLOCATOR);
     for number in 0..keys {
