@@ -8,7 +8,7 @@ use idem_benches::row::Kind;
 use idem_benches::subject::{BARE, IDEM};
 
 /// Enough that every lazy start has ended and every buffer has its size.
-const WARM_UP: u64 = 8192;
+const WARM_UP: u64 = 2048;
 
 fn main() -> Result<(), Failure> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
