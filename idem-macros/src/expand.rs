@@ -3,6 +3,7 @@
 //! All names of axum and of the adapter that generated code uses are in this folder.
 
 mod output;
+mod patterns;
 mod plain;
 
 use crate::{
@@ -11,6 +12,7 @@ use crate::{
     options::{self, OptionName, WrittenOption},
     resolve::{self, ResolvedOptions},
 };
+use patterns::{Bindings, BorrowedPart, BorrowedParts};
 use proc_macro2::{Ident, Span, TokenStream, TokenTree};
 use quote::{ToTokens, format_ident, quote, quote_spanned};
 use syn::{
@@ -133,7 +135,7 @@ fn wrap(handler: &Handler, resolved: &ResolvedOptions, parameters: &Parameters) 
     if !arguments.is_empty() {
         generics.params.push(GenericParam::Type(body.clone().into()));
     }
-    let bounds = arguments.iter().map(|argument| argument.bound(&private, parameters));
+    let bounds = arguments.iter().map(|argument| argument.required(&private, parameters));
     let policy = policy_of(ident, krate, policy);
     let opened = if arguments.len() > 1 {
         quote_spanned!(Span::mixed_site()=> mut __call)
@@ -141,7 +143,7 @@ fn wrap(handler: &Handler, resolved: &ResolvedOptions, parameters: &Parameters) 
         quote_spanned!(Span::mixed_site()=> __call)
     };
     let opened = or_return(&opened, &quote_spanned!(Span::mixed_site()=> __call.open(#policy)));
-    let extracted = arguments.iter().map(|argument| argument.extracted(body));
+    let extracted = arguments.iter().map(|argument| argument.extracted(&private, body));
     let ready = arguments.is_empty().then(|| {
         or_return(
             &quote_spanned!(Span::mixed_site()=> __call),
@@ -202,7 +204,7 @@ struct Argument<'a> {
 
 impl Argument<'_> {
     /// A wrong extractor is reported at this bound, so all of it is located at the type.
-    fn bound(&self, private: &TokenStream, Parameters { state, body }: &Parameters) -> TokenStream {
+    fn required(&self, private: &TokenStream, Parameters { state, body }: &Parameters) -> TokenStream {
         let ty = &self.written.ty;
         let bound = if self.is_last {
             quote!(#private::FromRequest<#state, #body>)
@@ -213,7 +215,7 @@ impl Argument<'_> {
         quote!(#ty: #bound)
     }
 
-    fn extracted(&self, body: &Ident) -> TokenStream {
+    fn extracted(&self, private: &TokenStream, body: &Ident) -> TokenStream {
         let Self { written: PatType { ty, .. }, value, is_last } = self;
         if *is_last {
             or_return(
@@ -221,13 +223,23 @@ impl Argument<'_> {
                 &quote_spanned!(Span::mixed_site()=> __call.last::<#ty, #body>().await),
             )
         } else {
-            or_return(&value.to_token_stream(), &quote_spanned!(Span::mixed_site()=> __call.part::<#ty>().await))
+            // A method of the user's that takes any `self` would come before one that takes `&mut self`.
+            let part = quote_spanned!(Span::mixed_site()=> #private::OpenCall::part::<#ty>(&mut __call).await);
+            or_return(&value.to_token_stream(), &part)
         }
     }
 
-    fn binding(&self, pattern: &Pat) -> TokenStream {
+    fn bound(&self, pattern: &Pat) -> TokenStream {
         let Self { written: PatType { attrs, ty, .. }, value, .. } = self;
         quote_spanned!(Span::mixed_site()=> #(#attrs)* let #pattern: #ty = #value;)
+    }
+
+    /// The variable is moved first, and lives as long as what the pattern binds.
+    fn moved_and_bound(&self, pattern: &Pat) -> TokenStream {
+        let value = &self.value;
+        let mutability = Bindings::of(pattern).mutably.then(|| quote_spanned!(Span::mixed_site()=> mut));
+        let bound = self.bound(pattern);
+        quote_spanned!(Span::mixed_site()=> let #mutability #value = #value; #bound)
     }
 
     /// The pattern as it is bound. A variable such as `_guard`, which the user's code does not mention, becomes one of
@@ -250,16 +262,8 @@ impl Argument<'_> {
 
     /// The variables of the pattern, or the whole value if there are none.
     fn owned(&self, pattern: &Pat) -> Vec<Ident> {
-        struct Names(Vec<Ident>);
-        impl VisitMut for Names {
-            fn visit_pat_ident_mut(&mut self, pattern: &mut PatIdent) {
-                self.0.push(pattern.ident.clone());
-                visit_mut::visit_pat_ident_mut(self, pattern);
-            }
-        }
-        let mut names = Names(Vec::new());
-        names.visit_pat_mut(&mut pattern.clone());
-        if names.0.is_empty() { vec![self.value.clone()] } else { names.0 }
+        let Bindings { names, .. } = Bindings::of(pattern);
+        if names.is_empty() { vec![self.value.clone()] } else { names }
     }
 }
 
@@ -275,18 +279,23 @@ fn scope_and_closure(
 ) -> (TokenStream, TokenStream) {
     let Handler { signature, block, .. } = handler;
     let users = quote!(#(#scope)* #key #block);
-    let patterns: Vec<_> = arguments.iter().map(|argument| argument.pattern(&users)).collect();
-    let bindings = arguments.iter().zip(&patterns).map(|(argument, pattern)| argument.binding(pattern));
+    let mut patterns: Vec<_> = arguments.iter().map(|argument| argument.pattern(&users)).collect();
     let (before, owned) = if scope.is_empty() && key.is_none() {
-        let values = arguments.iter().map(|argument| &argument.value);
+        let bindings = arguments.iter().zip(&patterns).map(|(argument, pattern)| argument.moved_and_bound(pattern));
         (
             quote_spanned!(Span::mixed_site()=> let __scope = ::core::option::Option::None;),
             // What an async function does with its arguments.
-            quote_spanned!(Span::mixed_site()=> #(let #values = #values; #bindings)*),
+            quote_spanned!(Span::mixed_site()=> #(#bindings)*),
         )
     } else {
         // The scope and the key need the arguments bound before the handler runs, so the handler takes the variables. What a
         // pattern does not bind, as the second half of `(user, _)`, is dropped with the request.
+        let mut borrowed = BorrowedParts::default();
+        for (argument, pattern) in arguments.iter().zip(&mut patterns) {
+            borrowed.take_from(&argument.written.attrs, pattern);
+        }
+        let borrowed: Vec<_> = borrowed.parts.iter().map(BorrowedPart::bound).collect();
+        let bindings = arguments.iter().zip(&patterns).map(|(argument, pattern)| argument.bound(pattern));
         let owned = arguments.iter().zip(&patterns).flat_map(|(argument, pattern)| argument.owned(pattern)).rev();
         let parts = scope.iter().map(|part| quote_spanned!(mixed_site_at(part.span())=> &(#part)));
         let scope = if scope.is_empty() {
@@ -298,10 +307,11 @@ fn scope_and_closure(
         (
             quote_spanned! {Span::mixed_site()=>
                 #(#bindings)*
+                #(#borrowed)*
                 let __scope = #scope;
                 #key
             },
-            quote_spanned!(Span::mixed_site()=> #(let _ = &#owned;)*),
+            quote_spanned!(Span::mixed_site()=> #(let _ = &#owned;)* #(#borrowed)*),
         )
     };
     let output = output::stated(signature, private);
@@ -318,7 +328,7 @@ fn scope_and_closure(
 
 /// Evaluates `key` down to `__key`. The traits are imported out of sight of the user's expression.
 fn key_of(key: &Expr, private: &TokenStream) -> TokenStream {
-    let called = quote_spanned!(mixed_site_at(key.span())=> (&#private::KeyExpression(__value)).key());
+    let called = quote_spanned!(mixed_site_at(key.span())=> (&#private::KeyExpression(__value)).expressed_key());
     quote_spanned! {Span::mixed_site()=>
         let __key = match &(#key) {
             __value => {

@@ -141,8 +141,8 @@ use proc_macro::TokenStream;
 ///   elsewhere into another function.
 /// - The handler runs in its own task, to its end even if the client disconnects. It must be `Send`, and task-locals of the
 ///   request's task are not visible in it.
-/// - If there is a `key`, or `scope` is an expression, patterns cannot use `ref`. A value that a pattern does not bind, such as the second of
-///   `(user, _)`, is dropped with the request, before the handler ends.
+/// - If there is a `key`, or `scope` is an expression, a value that a pattern does not bind, such as the second of `(user, _)`, is
+///   dropped with the request, before the handler ends.
 ///
 /// ## Generic functions
 ///

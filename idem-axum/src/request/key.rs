@@ -32,7 +32,7 @@ pub struct KeyExpression<'a, T: ?Sized>(pub &'a T);
 /// The key that an `Option` is. `None` is no key.
 pub trait KeyOfOption<T> {
     /// Returns the key.
-    fn key(&self) -> Option<Key>
+    fn expressed_key(&self) -> Option<Key>
     where
         T: KeyText;
 }
@@ -40,13 +40,13 @@ pub trait KeyOfOption<T> {
 /// The key that everything else is. An empty text is no key.
 pub trait KeyOfText<T: ?Sized> {
     /// Returns the key.
-    fn key(&self) -> Option<Key>
+    fn expressed_key(&self) -> Option<Key>
     where
         T: KeyText;
 }
 
 impl<T> KeyOfOption<T> for KeyExpression<'_, Option<T>> {
-    fn key(&self) -> Option<Key>
+    fn expressed_key(&self) -> Option<Key>
     where
         T: KeyText,
     {
@@ -55,7 +55,7 @@ impl<T> KeyOfOption<T> for KeyExpression<'_, Option<T>> {
 }
 
 impl<T: ?Sized> KeyOfText<T> for &KeyExpression<'_, T> {
-    fn key(&self) -> Option<Key>
+    fn expressed_key(&self) -> Option<Key>
     where
         T: KeyText,
     {
@@ -92,13 +92,13 @@ mod tests {
     )]
     fn an_expression_is_a_text_or_an_option_of_one() {
         let key = |text| Key::from_text(text);
-        assert_eq!((&KeyExpression(&7)).key(), key("7"));
-        assert_eq!((&KeyExpression("evt 1")).key(), key("evt 1"));
-        assert_eq!((&KeyExpression(&"evt 1".to_owned())).key(), key("evt 1"));
-        assert_eq!((&KeyExpression(&Some("é"))).key(), key("é"));
-        assert_eq!((&KeyExpression(&Some(&7))).key(), key("7"));
-        assert_eq!((&KeyExpression(&None::<String>)).key(), None);
-        assert_eq!((&KeyExpression(&Some(""))).key(), None);
-        assert_eq!((&KeyExpression("")).key(), None);
+        assert_eq!((&KeyExpression(&7)).expressed_key(), key("7"));
+        assert_eq!((&KeyExpression("evt 1")).expressed_key(), key("evt 1"));
+        assert_eq!((&KeyExpression(&"evt 1".to_owned())).expressed_key(), key("evt 1"));
+        assert_eq!((&KeyExpression(&Some("é"))).expressed_key(), key("é"));
+        assert_eq!((&KeyExpression(&Some(&7))).expressed_key(), key("7"));
+        assert_eq!((&KeyExpression(&None::<String>)).expressed_key(), None);
+        assert_eq!((&KeyExpression(&Some(""))).expressed_key(), None);
+        assert_eq!((&KeyExpression("")).expressed_key(), None);
     }
 }

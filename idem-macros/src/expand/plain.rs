@@ -1,10 +1,13 @@
 //! A plain function, whose block runs at most once for its key.
 
-use super::{Argument, mixed_site_at, output};
+use super::{
+    Argument, mixed_site_at, output,
+    patterns::{BorrowedPart, BorrowedParts},
+};
 use crate::{function::FunctionOptions, handler::Handler, value};
 use proc_macro2::{Span, TokenStream};
 use quote::{format_ident, quote, quote_spanned};
-use syn::{Expr, Lit, spanned::Spanned};
+use syn::{Expr, FnArg, Lit, spanned::Spanned};
 
 /// Input:
 ///
@@ -26,7 +29,7 @@ use syn::{Expr, Lit, spanned::Spanned};
 ///
 /// The block's future owns every argument, used or not: a guard among them lives as long as the block runs.
 pub(super) fn wrap(function: &Handler, options: &FunctionOptions) -> TokenStream {
-    let Handler { attributes, debug_handler, visibility, signature, arguments, inner_attributes, block } = function;
+    let Handler { attributes, debug_handler, visibility, signature, inner_attributes, block, .. } = function;
     let FunctionOptions { krate, engine, scope, key, fingerprint, settings } = options;
     let private = quote!(#krate::private);
     let scope = match value::bare(scope) {
@@ -39,19 +42,31 @@ pub(super) fn wrap(function: &Handler, options: &FunctionOptions) -> TokenStream
         let this = &receiver.self_token;
         quote_spanned!(Span::mixed_site()=> let _ = &#this;)
     });
-    let owned = arguments.iter().rev().flat_map(|written| {
+    let (mut signature, mut borrowed) = (signature.clone(), BorrowedParts::default());
+    for argument in &mut signature.inputs {
+        if let FnArg::Typed(argument) = argument {
+            borrowed.take_from(&argument.attrs, &mut argument.pat);
+        }
+    }
+    let borrowed: Vec<_> = borrowed.parts.iter().map(BorrowedPart::bound).collect();
+    let arguments = signature.inputs.iter().filter_map(|argument| match argument {
+        FnArg::Typed(typed) => Some(typed),
+        FnArg::Receiver(_) => None,
+    });
+    let owned = arguments.rev().flat_map(|written| {
         let unnamed = format_ident!("__unnamed", span = Span::mixed_site());
         let argument = Argument { written, value: unnamed.clone(), is_last: false };
         argument.owned(&written.pat).into_iter().filter(move |name| *name != unnamed)
     });
-    let output = output::stated(signature, &private);
+    let output = output::stated(&signature, &private);
     let engine = quote_spanned!(mixed_site_at(engine.span())=> &(#engine));
     let settings = quote_spanned!(Span::mixed_site()=> #settings #fingerprint);
     // A wrong return type is reported at it.
-    let run = quote_spanned! {mixed_site_at(output::span(signature))=>
+    let run = quote_spanned! {mixed_site_at(output::span(&signature))=>
         __once.run(move || async move {
             #(let _ = &#owned;)*
             #receiver
+            #(#borrowed)*
             #output
             (#block)
         }).await
@@ -62,6 +77,7 @@ pub(super) fn wrap(function: &Handler, options: &FunctionOptions) -> TokenStream
         #visibility #signature {
             #(#inner_attributes)*
             let __once = {
+                #(#borrowed)*
                 let __engine: &#krate::Idempotency = #engine;
                 __engine.once(#scope, #key) #settings
             };

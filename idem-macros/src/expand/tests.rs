@@ -82,6 +82,20 @@ snapshots! {
         async fn pay(user: User, Path(order): Path<String>) {}
     }
 
+    references_beside_a_key: #[idempotent(key = id)] {
+        async fn pay(ref uri: Uri, Json(Order { ref id, mut lines, note: (ref mut note, _) }): Json<Order>) {
+            note.push_str(&lines.pop());
+        }
+    }
+
+    references_beside_an_engine: #[idempotent(engine = app, key = id, scope = "ship")] {
+        async fn ship(app: App, #[allow(unused)] Order { ref id, mut lines }: Order, ref mut note: String) -> Result<(), E> {}
+    }
+
+    a_mutable_reference: #[idempotent] {
+        async fn pay(ref mut text: String) {}
+    }
+
     a_key_beside_its_extractor: #[idempotent(key = event.id)] {
         async fn pay(key: Option<IdempotencyKey>, event: Event) {}
     }

@@ -1,4 +1,4 @@
-//! The body owns its arguments, used or not, and they go in the order in which they would without the attribute.
+//! The handler owns its arguments, used or not, and they go in the order in which they would without the attribute.
 
 use axum::{
     Router,
@@ -58,13 +58,27 @@ async fn wrapped(
     log(BODY);
 }
 
-async fn plain_few(_a: Guard<0>, _: Guard<1>, (_b, _c): (Guard<2>, Guard<3>)) {
+async fn plain_few(
+    _a: Guard<0>,
+    ref _r: Guard<7>,
+    _: Guard<1>,
+    (ref _d, _): (Guard<4>, Guard<5>),
+    (_b, _c): (Guard<2>, Guard<3>),
+    ref mut _e: Guard<6>,
+) {
     tokio::task::yield_now().await;
     log(BODY);
 }
 
 #[idempotent(scope = std::mem::size_of_val(&_a))]
-async fn wrapped_with_scope(_a: Guard<0>, _: Guard<1>, (_b, _c): (Guard<2>, Guard<3>)) {
+async fn wrapped_with_scope(
+    _a: Guard<0>,
+    ref _r: Guard<7>,
+    _: Guard<1>,
+    (ref _d, _): (Guard<4>, Guard<5>),
+    (_b, _c): (Guard<2>, Guard<3>),
+    ref mut _e: Guard<6>,
+) {
     tokio::task::yield_now().await;
     log(BODY);
 }
