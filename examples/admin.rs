@@ -16,7 +16,7 @@ use axum::http::{StatusCode, request::Parts};
 use axum::middleware::{Next, from_fn};
 use axum::response::{IntoResponse, Response};
 use axum::{Json, Router, routing::post};
-use idem_axum::admin::{Admin, Audit};
+use idem_admin::{Admin, Audit};
 use idem_axum::{Idempotency, IdempotencyLayer, idempotent};
 use serde::{Deserialize, Serialize};
 use tokio::{net::TcpListener, runtime, signal, sync::Mutex, task};

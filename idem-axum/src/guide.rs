@@ -24,7 +24,7 @@
 //!
 //! | place | the question |
 //! |---|---|
-//! | `admin`, with the feature `admin` | How does support look a key up, and settle or forget it? |
+//! | the crate [`idem-admin`](https://docs.rs/idem-admin) | How does support look a key up, and settle or forget it? |
 //! | [`Idempotency::inspect`](crate::Idempotency::inspect) | How does a program? |
 //!
 //! Each page is short, its code is compiled and run with the tests, and it ends with what does *not* hold.

@@ -72,8 +72,6 @@
 //! [running it](guide::operating), [observing](guide::observing), [known APIs](guide::apis) and
 //! [what client authors must know](guide::clients).
 
-#[cfg(feature = "admin")]
-pub mod admin;
 mod call;
 mod context;
 mod execution;

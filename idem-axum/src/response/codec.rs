@@ -7,7 +7,6 @@
 //! A header or trailer is the length of its name `u16`, the length of its value `u32`, name and value. The highest bit of the
 //! length of the value says that the value is sensitive, and the next one that the header `Trailer` has named this trailer.
 
-#[cfg(feature = "admin")]
 use axum::response::Response;
 use bytes::{Buf, Bytes};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, response};
@@ -98,7 +97,7 @@ fn field(rest: &mut Bytes) -> Result<(HeaderName, HeaderValue, u32), DecodeError
 
 /// The trailers of a response.
 #[derive(Debug, Default)]
-pub(crate) struct Trailers {
+pub struct Trailers {
     pub(super) fields: HeaderMap,
     /// The names that the header `Trailer` has. Over HTTP/1.1 a server sends no others.
     pub(super) announced: Vec<HeaderName>,
@@ -106,18 +105,25 @@ pub(crate) struct Trailers {
 
 /// A decoded response.
 #[derive(Debug, Default)]
-pub(crate) struct RecordedResponse {
-    pub(crate) status: StatusCode,
-    pub(crate) headers: HeaderMap,
-    pub(crate) body: Bytes,
-    pub(crate) trailers: Trailers,
+pub struct RecordedResponse {
+    /// The status, as the handler sent it.
+    pub status: StatusCode,
+    /// The headers that are recorded.
+    pub headers: HeaderMap,
+    /// The whole body.
+    pub body: Bytes,
+    /// What was sent after the body.
+    pub trailers: Trailers,
     /// The length of a body that is not sent, since the request was `HEAD`. 0 if it is sent, and `None` if it is unknown.
-    pub(crate) declared_length: Option<u64>,
+    pub declared_length: Option<u64>,
 }
 
 impl RecordedResponse {
     /// Decodes a response, and checks everything: a store may return anything.
-    pub(crate) fn decode(content: &Bytes) -> Result<Self, DecodeError> {
+    ///
+    /// # Errors
+    /// If `content` is not a response in this format.
+    pub fn decode(content: &Bytes) -> Result<Self, DecodeError> {
         let mut rest = content.clone();
         if rest.try_get_u8().map_err(|_| SHORT)? != VERSION {
             return Err(DecodeError("of an unknown version"));
@@ -154,8 +160,7 @@ impl RecordedResponse {
 }
 
 /// Writes a response that no handler made. `None` if the format cannot hold the headers.
-#[cfg(feature = "admin")]
-pub(crate) fn encode(recorded: RecordedResponse) -> Option<RecordBuilder> {
+pub fn encode(recorded: RecordedResponse) -> Option<RecordBuilder> {
     let mut response = Response::new(());
     (*response.status_mut(), *response.headers_mut()) = (recorded.status, recorded.headers);
     let mut record = head(&Policy::DEFAULT, &response.into_parts().0, recorded.body.len())?;

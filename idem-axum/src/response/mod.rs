@@ -15,8 +15,7 @@ mod tests;
 mod vary;
 
 pub(crate) use body::BufferedFrames;
-#[cfg(feature = "admin")]
-pub(crate) use codec::{RecordedResponse, encode};
+pub use codec::{RecordedResponse, encode};
 pub(crate) use recorder::{Added, BodyRecorder, RecordedRequest, buffer, record, record_refusal, record_whole, start};
 pub(crate) use replay::replay;
 

@@ -7,7 +7,7 @@ use std::process::Command;
 use serde_json::Value;
 
 /// The crates that are published.
-pub const CRATES: [&str; 5] = ["idem-axum", "idem-macros", "idem-redis", "idem-runtime", "idem-sqlx"];
+pub const CRATES: [&str; 6] = ["idem-admin", "idem-axum", "idem-macros", "idem-redis", "idem-runtime", "idem-sqlx"];
 
 /// The file with the public API of a crate.
 pub fn snapshot(name: &str) -> PathBuf {

@@ -1,6 +1,6 @@
 //! What is written down, and what is not.
 
-use idem_axum::admin::{Action, Audit, AuditResult};
+use idem_admin::{Action, Audit, AuditResult};
 use idem_tests::{Logs, Setup, answering, post as send};
 use std::sync::{Arc, Mutex};
 
@@ -26,7 +26,7 @@ async fn every_look_up_and_every_change_is_logged_without_the_key() {
     desk.send(&[("key", "KEY-canary, KEY-canary")]).await;
     let text = logs.text();
     let audits: Vec<_> =
-        text.lines().filter(|line| line.contains(" INFO ") && line.contains("idem_axum::audit:")).collect();
+        text.lines().filter(|line| line.contains(" INFO ") && line.contains("idem_admin::audit:")).collect();
     assert_eq!(audits.len(), 3, "{text}");
     for (line, action) in audits.iter().zip(["look_up", "look_up", "forget"]) {
         for part in [
@@ -73,11 +73,11 @@ async fn the_hook_gets_what_is_logged() {
 async fn a_name_cannot_forge_a_line() {
     let (logs, _guard) = Logs::capture();
     let setup = answered();
-    let actor = |_: &axum::http::request::Parts| Some("eve\n2026 INFO idem_axum::audit: actor=\"ada\"".to_owned());
-    let admin = idem_axum::admin::Admin::new(setup.idempotency.clone(), actor);
+    let actor = |_: &axum::http::request::Parts| Some("eve\n2026 INFO idem_admin::audit: actor=\"ada\"".to_owned());
+    let admin = idem_admin::Admin::new(setup.idempotency.clone(), actor);
     super::desk::form(FIELDS).to(&axum::Router::new().nest("/keys", admin.router())).await;
     let text = logs.text();
-    assert_eq!(text.lines().filter(|line| line.contains("idem_axum::audit:")).count(), 1, "{text}");
+    assert_eq!(text.lines().filter(|line| line.contains("idem_admin::audit:")).count(), 1, "{text}");
 }
 
 #[tokio::test]
@@ -139,13 +139,13 @@ async fn a_change_that_is_not_let_through_is_audited() {
         ]
     );
     let text = logs.text();
-    let lines: Vec<_> = text.lines().filter(|line| line.contains("idem_axum::audit:")).collect();
+    let lines: Vec<_> = text.lines().filter(|line| line.contains("idem_admin::audit:")).collect();
     assert_eq!(lines.len(), 5, "{text}");
     assert!(lines[..3].iter().all(|line| line.contains(&format!("key={key} "))), "{text}");
     assert!(lines[3..].iter().all(|line| !line.contains("key=")), "{text}");
     assert!(!text.contains("canary") && !text.contains("a b"), "{text}");
 
-    let reader = Desk::with(&setup.idempotency, idem_axum::admin::Admin::read_only);
+    let reader = Desk::with(&setup.idempotency, idem_admin::Admin::read_only);
     assert_eq!(reader.send(&now).await.status, 403);
     assert_eq!(reader.audits(), ["forget - refused"]);
 }

@@ -1,7 +1,7 @@
 //! Whom the page refuses, and what it tells browsers.
 
 use http::HeaderValue;
-use idem_axum::admin::Admin;
+use idem_admin::Admin;
 use idem_tests::{Ask, Logs, Reply, Setup, get, post as send};
 
 use super::desk::{Desk, TOKEN, form, page, setup};

@@ -3,8 +3,8 @@
 use axum::Router;
 use axum::http::{HeaderValue, StatusCode};
 use axum::response::IntoResponse;
+use idem_admin::Admin;
 use idem_axum::Idempotency;
-use idem_axum::admin::Admin;
 use idem_tests::{Faults, Faulty, Reply, Setup, answering, post as send};
 
 use super::desk::{Desk, page, setup};

@@ -6,7 +6,7 @@ use maud::{DOCTYPE, Markup, PreEscaped, html};
 use super::finding::{Finding, code};
 use super::form::{Fields, Mistake, Settle};
 use super::guard::Token;
-use crate::response::RecordedResponse;
+use idem_axum::private::RecordedResponse;
 
 mod fields;
 mod shown;

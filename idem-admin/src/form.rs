@@ -5,7 +5,7 @@ use idem_runtime::{Idempotency, Key, Scope, StorageKey};
 use serde::Deserialize;
 
 use super::audit::Action;
-use crate::response::RecordedResponse;
+use idem_axum::private::RecordedResponse;
 
 /// The longest response that a person may write down: as much as an endpoint records if nothing else is declared.
 const LONGEST_ANSWER: usize = 1024 * 1024;

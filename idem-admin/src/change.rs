@@ -5,7 +5,7 @@ use idem_runtime::{Idempotency, Outcome, SettleError, StoreError};
 use super::audit::{Action, AuditResult};
 use super::finding::Finding;
 use super::form::{Fields, LookUp, Mistake, Settle, Step};
-use crate::response;
+use idem_axum::private;
 
 /// What a person decided.
 pub(super) struct Change {
@@ -28,7 +28,7 @@ impl Change {
             (Step::ForgetNow, _) => (Action::Forget, None),
             (_, Settle::Happened) => (Action::SettleHappened, Some(Outcome::NotReplayable)),
             (_, Settle::Answer) => {
-                let builder = response::encode(fields.answer()?);
+                let builder = private::encode(fields.answer()?);
                 (Action::SettleAnswer, Some(builder.map_or(Outcome::NotReplayable, Outcome::Record)))
             }
             (_, Settle::DidNotHappen) => (Action::SettleDidNotHappen, Some(Outcome::Release)),

@@ -11,7 +11,7 @@ use idem_runtime::{
 use serde_json::{Value, json};
 
 use super::form::LookUp;
-use crate::response::RecordedResponse;
+use idem_axum::private::RecordedResponse;
 
 /// How much of a body is shown, in bytes.
 const SHOWN: usize = 4096;

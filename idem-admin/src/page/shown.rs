@@ -6,7 +6,7 @@ use maud::{Markup, html};
 use super::super::finding::{Finding, Preview, date, distance, preview, shown};
 use super::super::form::{Fields, Whose};
 use super::Notice;
-use crate::response::RecordedResponse;
+use idem_axum::private::RecordedResponse;
 
 /// The state of a key: its name, what happened, and what a retry gets.
 pub(super) struct Words {

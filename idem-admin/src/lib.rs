@@ -3,7 +3,8 @@
 //! ```
 //! use axum::http::request::Parts;
 //! use axum::{Router, extract::Request, middleware::{Next, from_fn}, response::Response};
-//! use idem_axum::{Idempotency, admin::Admin};
+//! use idem_admin::Admin;
+//! use idem_axum::Idempotency;
 //!
 //! /// What your authentication finds out, and puts into the extensions of a request.
 //! #[derive(Clone)]
@@ -35,7 +36,7 @@
 //! - There is no script on the page, and `Content-Security-Policy` lets none run, whatever was recorded. The page cannot be put
 //!   into a frame. Nothing is cached.
 //! - A key is sent in the body of a `POST` and never in an address, so that it is in no access log and no history.
-//! - Each look-up and each change is an [`Audit`]: a `tracing` event at info, target `idem_axum::audit`, and a call of
+//! - Each look-up and each change is an [`Audit`]: a `tracing` event at info, target `idem_admin::audit`, and a call of
 //!   [`Admin::audit`]. Neither has the key. Both go on to their end, and are audited, even if the browser leaves. A change that
 //!   the page does not let through is audited as refused.
 //! - A change is made only if the key is in the state that the person saw: the page looks once more, and then makes the change. The
@@ -77,7 +78,7 @@ pub use audit::{Action, Audit, AuditResult};
 
 use desk::Desk;
 
-/// Sets up the page. See [the module](self) for an example, and for what it needs: **your authentication in front of it**.
+/// Sets up the page. See [the crate](self) for an example, and for what it needs: **your authentication in front of it**.
 #[must_use = "the page is not there until its router is mounted"]
 pub struct Admin {
     desk: Desk,
@@ -111,7 +112,8 @@ impl Admin {
     /// the page responds with 500, and what was done stays done.
     ///
     /// ```
-    /// use idem_axum::{Idempotency, admin::{Admin, Audit}};
+    /// use idem_admin::{Admin, Audit};
+    /// use idem_axum::Idempotency;
     ///
     /// let (audits, received) = std::sync::mpsc::channel();
     /// let admin = Admin::new(Idempotency::in_memory(), |_| None)

@@ -5,7 +5,7 @@ use std::fmt;
 use idem_runtime::StorageKey;
 
 /// What a person did on the page, or tried to. Handed to the hook of [`Admin::audit`](super::Admin::audit), and logged with
-/// `tracing` at info under the target `idem_axum::audit`.
+/// `tracing` at info under the target `idem_admin::audit`.
 ///
 /// It never has the key itself, nor anything that was recorded.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -108,6 +108,6 @@ impl Audit {
     pub(super) fn log(&self) {
         let Self { actor, action, key, endpoint, result } = self;
         let key = key.map(tracing::field::display);
-        tracing::info!(target: "idem_axum::audit", %action, key, ?endpoint, ?actor, %result, "an operator used the admin page");
+        tracing::info!(target: "idem_admin::audit", %action, key, ?endpoint, ?actor, %result, "an operator used the admin page");
     }
 }
