@@ -62,11 +62,12 @@ struct Api;
 /// The service, with `/.well-known/idempotency` and `/openapi.json`.
 pub(crate) fn app(idempotency: Idempotency) -> Result<Router, Undescribed> {
     // Each line lists an endpoint where it is routed.
-    let mut policies = Policies::at("/.well-known/idempotency");
-    let routes = Router::new()
-        .merge(policies.mount(Method::POST, "/orders", create_order))
-        .merge(policies.mount(Method::POST, "/orders/{id}/payment", pay))
-        .route("/orders", get(list_orders));
+    let policies = Policies::at("/.well-known/idempotency").mount(Method::POST, "/orders", create_order).mount(
+        Method::POST,
+        "/orders/{id}/payment",
+        pay,
+    );
+    let routes = policies.routes().route("/orders", get(list_orders));
     let mut api = Api::openapi();
     policies.describe(&mut api)?;
     Ok(routes

@@ -1,6 +1,7 @@
 //! The scope: whose key it is.
 
-/// Whose key it is. Part of the storage key, so that two scopes never meet.
+/// Whose one key is: the values that a declared `scope` takes from one request. Part of the storage key, so that two scopes never
+/// meet.
 ///
 /// ```
 /// use idem_runtime::Scope;

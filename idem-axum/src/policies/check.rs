@@ -8,8 +8,8 @@ use axum::extract::MatchedPath;
 use http::Method;
 use http::request::Parts;
 
-use super::document::Rules;
-use super::index::Endpoint;
+use super::document::DescribedRules;
+use super::index::ListedEndpoint;
 use crate::policy::Policy;
 use crate::request;
 
@@ -27,15 +27,15 @@ pub(crate) struct ListedEndpoints {
 struct Listed {
     method: Method,
     policy: &'static Policy,
-    rules: Rules,
+    rules: DescribedRules,
     /// Whether a request has come, and the policy was compared.
     compared: AtomicBool,
 }
 
 impl ListedEndpoints {
-    pub(super) fn new(endpoints: &[Endpoint], undocumented: Arc<Mutex<BTreeSet<String>>>) -> Self {
+    pub(super) fn new(endpoints: &[ListedEndpoint], undocumented: Arc<Mutex<BTreeSet<String>>>) -> Self {
         let mut by_path: HashMap<String, Vec<Listed>> = HashMap::new();
-        for Endpoint { method, path, policy, rules } in endpoints.iter().cloned() {
+        for ListedEndpoint { method, path, policy, rules } in endpoints.iter().cloned() {
             by_path.entry(path).or_default().push(Listed { method, policy, rules, compared: AtomicBool::new(false) });
         }
         Self { by_path, undocumented }
@@ -56,7 +56,7 @@ impl ListedEndpoints {
             return;
         }
         // One constant may have several addresses.
-        if !std::ptr::eq(listed.policy, policy) && listed.rules != Rules::of(policy) {
+        if !std::ptr::eq(listed.policy, policy) && listed.rules != DescribedRules::of(policy) {
             self.remember(
                 &parts.method,
                 path,

@@ -5,7 +5,7 @@ use std::time::Duration;
 use idem_runtime::{Abandoned, MAX_KEY};
 use serde::{Serialize, Serializer};
 
-use super::index::Endpoint;
+use super::index::ListedEndpoint;
 use super::refusal_examples::{self, RefusalExample};
 use crate::policy::{self, Binding, Part, Policy, Statuses};
 
@@ -24,13 +24,13 @@ struct Described<'a> {
     method: &'a str,
     path: &'a str,
     #[serde(flatten)]
-    rules: &'a Rules,
+    rules: &'a DescribedRules,
 }
 
 impl<'a> Document<'a> {
-    pub(super) fn of(endpoints: &'a [Endpoint]) -> Self {
-        let described = |endpoint: &'a Endpoint| {
-            let Endpoint { method, path, rules, .. } = endpoint;
+    pub(super) fn of(endpoints: &'a [ListedEndpoint]) -> Self {
+        let described = |endpoint: &'a ListedEndpoint| {
+            let ListedEndpoint { method, path, rules, .. } = endpoint;
             Described { method: method.as_str(), path, rules }
         };
         Self { version: VERSION, endpoints: endpoints.iter().map(described).collect() }
@@ -39,17 +39,17 @@ impl<'a> Document<'a> {
 
 /// A policy, in the words of the document.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub(crate) struct Rules {
+pub(crate) struct DescribedRules {
     /// Whether they hold: in shadow mode they are on trial.
     pub(crate) enforced: bool,
-    pub(crate) key: Key,
+    pub(crate) key: DescribedKey,
     ttl: Time,
     fingerprint: Vec<Equal>,
-    scope: Scope,
-    in_flight: InFlight,
+    scope: DescribedScope,
+    in_flight: DescribedInFlight,
     mismatch: Status,
     pub(crate) record: Vec<Range>,
-    pub(crate) replay: Replay,
+    pub(crate) replay: DescribedReplay,
     abandoned: &'static str,
     without_store: &'static str,
     max_response: Size,
@@ -57,7 +57,7 @@ pub(crate) struct Rules {
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub(crate) struct Key {
+pub(crate) struct DescribedKey {
     pub(crate) required: bool,
     /// `None` if the server takes the key from the content of the request.
     #[serde(flatten)]
@@ -108,7 +108,7 @@ enum Equal {
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize)]
-struct Scope {
+struct DescribedScope {
     #[serde(flatten)]
     kind: ScopeKind,
     /// Whether the same key on another path is another key.
@@ -126,7 +126,7 @@ enum ScopeKind {
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize)]
-struct InFlight {
+struct DescribedInFlight {
     action: &'static str,
     status: u16,
     #[serde(flatten)]
@@ -140,7 +140,7 @@ pub(crate) struct Range {
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub(crate) struct Replay {
+pub(crate) struct DescribedReplay {
     status: bool,
     headers: bool,
     pub(crate) body: bool,
@@ -159,7 +159,7 @@ pub(crate) struct Header {
     on: Vec<Range>,
 }
 
-impl Rules {
+impl DescribedRules {
     pub(super) fn of(policy: &'static Policy) -> Self {
         let (in_flight, replay) = (policy.in_flight, policy.replay);
         let marker = |name: &str| Header { name: name.to_ascii_lowercase(), value: "true", on: Vec::new() };
@@ -170,7 +170,7 @@ impl Rules {
         });
         Self {
             enforced: !policy.shadow,
-            key: Key {
+            key: DescribedKey {
                 required: policy.required && !policy.shadow,
                 header: (!policy.key_from_arguments).then(|| KeyHeader {
                     name: policy.header.to_ascii_lowercase(),
@@ -181,15 +181,15 @@ impl Rules {
             },
             ttl: Time::of(policy.ttl),
             fingerprint: fingerprint(policy),
-            scope: Scope { kind: scope_kind(policy.scope), path: policy.scope.has_path() },
-            in_flight: InFlight {
+            scope: DescribedScope { kind: scope_kind(policy.scope), path: policy.scope.has_path() },
+            in_flight: DescribedInFlight {
                 action: if in_flight.wait.is_some() { "wait" } else { "reject" },
                 status: in_flight.status,
                 wait: in_flight.wait.map(Time::of),
             },
             mismatch: Status { status: policy.mismatch },
             record: ranges(policy.recorded()),
-            replay: Replay {
+            replay: DescribedReplay {
                 status: replay.status,
                 headers: replay.headers,
                 body: replay.body && policy.replay_status.is_none_or(|status| !Statuses::BODILESS.contains(status)),

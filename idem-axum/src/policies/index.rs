@@ -3,7 +3,6 @@
 use std::collections::BTreeSet;
 use std::fmt;
 use std::future::Future;
-use std::marker::PhantomData;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use axum::Router;
@@ -16,7 +15,7 @@ use futures_util::FutureExt;
 use idem_runtime::Fingerprint;
 
 use super::check::ListedEndpoints;
-use super::document::{Document, Rules};
+use super::document::{DescribedRules, Document};
 use crate::call::Call;
 use crate::layer::IdempotencyLayer;
 use crate::link;
@@ -52,7 +51,7 @@ use crate::policy::Policy;
 /// # The list and the routes
 /// An endpoint is listed by its method and its whole route template, with the prefixes of routers it is nested in. A list can
 /// differ from the routes, so
-/// - [`mount`](Self::mount) lists an endpoint and gives its route, in one line;
+/// - [`mount`](Self::mount) lists an endpoint and routes it, in one line;
 /// - [`IdempotencyLayer::described_by`](crate::IdempotencyLayer::described_by) logs a warning of every endpoint that is served
 ///   and not listed, or listed with another policy, once for each, and [`undocumented`](Self::undocumented) has them for tests.
 ///
@@ -97,18 +96,18 @@ use crate::policy::Policy;
 /// (`Access-Control-Expose-Headers`), and allow the header of the key.
 pub struct Policies<S = ()> {
     path: String,
-    endpoints: Vec<Endpoint>,
+    endpoints: Vec<ListedEndpoint>,
+    routes: Router<S>,
     undocumented: Arc<Mutex<BTreeSet<String>>>,
-    state: PhantomData<fn(S)>,
 }
 
 /// One endpoint of the list.
 #[derive(Clone)]
-pub(crate) struct Endpoint {
+pub(crate) struct ListedEndpoint {
     pub(crate) method: Method,
     pub(crate) path: String,
     pub(crate) policy: &'static Policy,
-    pub(crate) rules: Rules,
+    pub(crate) rules: DescribedRules,
 }
 
 impl<S> Policies<S> {
@@ -119,14 +118,17 @@ impl<S> Policies<S> {
     ///
     /// # Panics
     /// If `path` is not that of one resource: `/`, and characters that a URI has, without parameters.
-    pub fn at(path: &str) -> Self {
+    pub fn at(path: &str) -> Self
+    where
+        S: Clone + Send + Sync + 'static,
+    {
         assert!(
             path.starts_with('/') && !path.contains(['{', '}', '?', '#']),
             "the policy document needs a path without parameters, such as `/.well-known/idempotency`"
         );
         // Panics now, and not when the path is first used.
         link::describedby(path);
-        Self { path: path.to_owned(), endpoints: Vec::new(), undocumented: Arc::default(), state: PhantomData }
+        Self { path: path.to_owned(), endpoints: Vec::new(), routes: Router::new(), undocumented: Arc::default() }
     }
 
     /// Lists an endpoint that is mounted elsewhere: the method and the whole route template it is served at, and its handler.
@@ -142,7 +144,7 @@ impl<S> Policies<S> {
         self
     }
 
-    /// Lists an endpoint, and gives its route, to be merged into a router that is not nested:
+    /// Lists an endpoint and routes it. [`routes`](Self::routes) has the routes, to be merged into a router that is not nested:
     ///
     /// ```
     /// use axum::{Router, http::Method, routing::get};
@@ -151,17 +153,17 @@ impl<S> Policies<S> {
     /// #[idempotent]
     /// async fn create_order() {}
     ///
-    /// let mut policies = Policies::at("/.well-known/idempotency");
+    /// let policies = Policies::at("/.well-known/idempotency").mount(Method::POST, "/orders", create_order);
     /// let app: Router = Router::new()
     ///     .route("/orders", get("no order"))
-    ///     .merge(policies.mount(Method::POST, "/orders", create_order))
+    ///     .merge(policies.routes())
     ///     .layer(IdempotencyLayer::new(Idempotency::in_memory()).described_by(&policies))
     ///     .merge(policies.router());
     /// ```
     ///
     /// # Panics
     /// As [`endpoint`](Self::endpoint), and if axum knows no such method.
-    pub fn mount<H, M, T>(&mut self, method: Method, path: &str, handler: H) -> Router<S>
+    pub fn mount<H, M, T>(mut self, method: Method, path: &str, handler: H) -> Self
     where
         H: IdempotentHandler<S, M> + Handler<T, S>,
         T: 'static,
@@ -170,7 +172,13 @@ impl<S> Policies<S> {
         let filter = MethodFilter::try_from(method.clone());
         assert!(filter.is_ok(), "axum mounts nothing for the method {method}");
         self.list(method, path, handler.clone());
-        Router::new().route(path, on(filter.unwrap_or(MethodFilter::POST), handler))
+        self.routes = self.routes.route(path, on(filter.unwrap_or(MethodFilter::POST), handler));
+        self
+    }
+
+    /// Returns the routes of the endpoints that [`mount`](Self::mount) listed.
+    pub fn routes(&self) -> Router<S> {
+        self.routes.clone()
     }
 
     fn list<H: IdempotentHandler<S, M>, M>(&mut self, method: Method, path: &str, handler: H) {
@@ -183,7 +191,12 @@ impl<S> Policies<S> {
             "{method} {path} does not say its policy: is something between it and the attribute?"
         );
         if let Some(policy) = declared {
-            self.endpoints.push(Endpoint { method, path: path.to_owned(), policy, rules: Rules::of(policy) });
+            self.endpoints.push(ListedEndpoint {
+                method,
+                path: path.to_owned(),
+                policy,
+                rules: DescribedRules::of(policy),
+            });
             self.endpoints.sort_by(|a, b| (&a.path, a.method.as_str()).cmp(&(&b.path, b.method.as_str())));
         }
     }
@@ -223,7 +236,7 @@ impl<S> Policies<S> {
     }
 
     #[cfg(feature = "utoipa")]
-    pub(super) fn endpoints(&self) -> &[Endpoint] {
+    pub(super) fn endpoints(&self) -> &[ListedEndpoint] {
         &self.endpoints
     }
 }
@@ -243,7 +256,7 @@ impl IdempotencyLayer {
 
 impl<S> fmt::Debug for Policies<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let endpoints = self.endpoints.iter().map(|Endpoint { method, path, .. }| format!("{method} {path}"));
+        let endpoints = self.endpoints.iter().map(|ListedEndpoint { method, path, .. }| format!("{method} {path}"));
         f.debug_struct("Policies")
             .field("path", &self.path)
             .field("endpoints", &endpoints.collect::<Vec<_>>())

@@ -11,9 +11,9 @@ use utoipa::openapi::path::{Operation, Parameter, ParameterBuilder, ParameterIn,
 use utoipa::openapi::schema::{AnyOfBuilder, Components, ObjectBuilder, Schema, Type};
 use utoipa::openapi::{Content, Header, OpenApi, Ref, RefOr, Required, Response};
 
-use super::document::Rules;
-use super::document::{self, Key, Replay};
-use super::index::{Endpoint, Policies};
+use super::document::DescribedRules;
+use super::document::{self, DescribedKey, DescribedReplay};
+use super::index::{ListedEndpoint, Policies};
 use super::refusal_examples::RefusalExample;
 use super::undescribed::Undescribed;
 
@@ -65,7 +65,7 @@ impl<S> Policies<S> {
     /// response that refers to what is no component of the document. Nothing was added then.
     pub fn describe(&self, api: &mut OpenApi) -> Result<(), Undescribed> {
         let paths = &mut api.paths.paths;
-        let mut has_operation = |endpoint: &Endpoint| {
+        let mut has_operation = |endpoint: &ListedEndpoint| {
             let item = paths.get_mut(&path(&endpoint.path));
             item.and_then(|item| operation(item, &endpoint.method)).is_some()
         };
@@ -76,14 +76,14 @@ impl<S> Policies<S> {
         }
         let none = Components::default();
         let components = api.components.as_ref().unwrap_or(&none);
-        for Endpoint { method, path: template, .. } in self.endpoints() {
+        for ListedEndpoint { method, path: template, .. } in self.endpoints() {
             let operation = paths.get_mut(&path(template)).and_then(|item| operation(item, method));
             if let Some(referred) = operation.and_then(|operation| unresolved(operation, components)) {
                 return Err(Undescribed::unresolved(format!("{method} {template}"), referred.to_owned()));
             }
         }
         let components = api.components.get_or_insert_default();
-        for Endpoint { method, path: template, rules, .. } in self.endpoints() {
+        for ListedEndpoint { method, path: template, rules, .. } in self.endpoints() {
             if let Some(operation) = paths.get_mut(&path(template)).and_then(|item| operation(item, method)) {
                 describe(operation, rules, components);
             }
@@ -112,7 +112,7 @@ fn operation<'a>(item: &'a mut PathItem, method: &Method) -> Option<&'a mut Oper
     }
 }
 
-fn describe(operation: &mut Operation, rules: &Rules, components: &Components) {
+fn describe(operation: &mut Operation, rules: &DescribedRules, components: &Components) {
     let extensions = operation.extensions.get_or_insert_default();
     if extensions.contains_key(EXTENSION) {
         // It was described before, and its refusals would be taken for its own responses.
@@ -184,7 +184,7 @@ fn unresolved<'a>(operation: &'a Operation, components: &'a Components) -> Optio
     parameter.or_else(|| operation.responses.responses.values().find_map(response))
 }
 
-fn header_of_the_key(parameters: &mut Vec<RefOr<Parameter>>, rules: &Rules, components: &Components) {
+fn header_of_the_key(parameters: &mut Vec<RefOr<Parameter>>, rules: &DescribedRules, components: &Components) {
     // A key in the content of the request is described by the operation itself.
     let Some(key) = &rules.key.header else { return };
     let is_key = |parameter: &RefOr<Parameter>| {
@@ -199,8 +199,8 @@ fn header_of_the_key(parameters: &mut Vec<RefOr<Parameter>>, rules: &Rules, comp
     let schema = ObjectBuilder::new().schema_type(Type::String).pattern(Some(&key.pattern));
     let description = description.unwrap_or_else(|| {
         let otherwise = match rules {
-            Rules { enforced: false, .. } => " The rules are on trial, and nothing protects a retry yet.",
-            Rules { key: Key { required: true, .. }, .. } => "",
+            DescribedRules { enforced: false, .. } => " The rules are on trial, and nothing protects a retry yet.",
+            DescribedRules { key: DescribedKey { required: true, .. }, .. } => "",
             _ => " Without it, nothing protects a retry.",
         };
         format!("Unique for this operation, and the same on every retry of it.{otherwise}")
@@ -228,8 +228,8 @@ fn bounds(code: &str) -> Option<(u16, u16)> {
 }
 
 /// The marker, and headers that are added, on every response that may be a replay.
-fn marks_of_replays(responses: &mut BTreeMap<String, RefOr<Response>>, rules: &Rules) {
-    let Replay { replay_status, marker, added_headers, body, .. } = &rules.replay;
+fn marks_of_replays(responses: &mut BTreeMap<String, RefOr<Response>>, rules: &DescribedRules) {
+    let DescribedReplay { replay_status, marker, added_headers, body, .. } = &rules.replay;
     let recorded = |status: u16| rules.record.iter().any(|range| (range.from..=range.to).contains(&status));
     let named: Vec<(u16, u16)> = responses.keys().filter_map(|code| bounds(code)).collect();
     // `default` means all that the operation does not name.

@@ -9,7 +9,7 @@ use super::refusal::Refusal;
 
 /// Problem details, RFC 9457.
 #[derive(Serialize)]
-struct Problem<'a> {
+struct ProblemDetails<'a> {
     r#type: String,
     title: &'a str,
     status: u16,
@@ -19,7 +19,7 @@ struct Problem<'a> {
 
 /// The default `errors`: problem details.
 pub(super) fn problem(refusal: &Refusal) -> Response {
-    let body = Problem {
+    let body = ProblemDetails {
         r#type: format!("urn:problem-type:{}", refusal.code()),
         title: refusal.title(),
         status: refusal.status().as_u16(),

@@ -157,7 +157,7 @@ const fn number(tag: PolicyTag) -> u64 {
     u64::from_le_bytes(tag.to_bytes())
 }
 
-/// Whose key it is, as a policy declares it.
+/// Whose key it is, as a policy declares it: the rule by which each request gets its [`KeyScope`].
 ///
 /// ```
 /// use idem_axum::{Policy, Scope};

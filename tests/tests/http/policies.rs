@@ -83,10 +83,10 @@ fn any_handler_is_listed_as_it_is_mounted() {
 /// Where a list is merged with routes that have a state, it need not be named.
 #[tokio::test]
 async fn the_state_is_inferred_from_the_routes() {
-    let mut policies = Policies::at(AT).endpoint(Method::PUT, "/parts", shapes::parts);
-    let routes = Router::new()
-        .merge(policies.mount(Method::POST, "/parts", shapes::parts))
-        .route("/parts", get("a route of the same path").put(shapes::parts));
+    let policies =
+        Policies::at(AT).endpoint(Method::PUT, "/parts", shapes::parts).mount(Method::POST, "/parts", shapes::parts);
+    let routes =
+        Router::new().merge(policies.routes()).route("/parts", get("a route of the same path").put(shapes::parts));
     let app = app(&policies, routes, Probe::new());
     for method in ["POST", "PUT"] {
         assert_eq!(Ask::new(method, "/parts").key(method).to(&app).await.status, 200);
@@ -263,12 +263,11 @@ fn assert_described(reply: &Reply, status: u16, code: &str) {
 #[tokio::test]
 async fn every_refusal_says_where_the_policy_is() {
     let probe = Probe::new();
-    let mut policies = Policies::at(AT);
-    let routes = Router::new()
-        .merge(policies.mount(Method::POST, "/required", required))
-        .merge(policies.mount(Method::POST, "/key", takes_a_key))
-        .merge(policies.mount(Method::POST, "/key-first", takes_a_key_first));
-    let app = app(&policies, routes, probe.clone());
+    let policies = Policies::at(AT)
+        .mount(Method::POST, "/required", required)
+        .mount(Method::POST, "/key", takes_a_key)
+        .mount(Method::POST, "/key-first", takes_a_key_first);
+    let app = app(&policies, policies.routes(), probe.clone());
     assert_described(&send("/required").to(&app).await, 400, "idempotency_key_missing");
     assert_described(&send("/required").key("a b").to(&app).await, 400, "idempotency_key_invalid");
     for path in ["/key", "/key-first"] {
@@ -299,13 +298,9 @@ async fn every_refusal_says_where_the_policy_is() {
 
 #[tokio::test]
 async fn a_link_of_the_policys_own_stays() {
-    let mut policies = Policies::at(AT);
-    let routes = Router::new().merge(policies.mount(Method::POST, "/own", describes_itself)).merge(policies.mount(
-        Method::POST,
-        "/other",
-        links_elsewhere,
-    ));
-    let app = app(&policies, routes, ());
+    let policies =
+        Policies::at(AT).mount(Method::POST, "/own", describes_itself).mount(Method::POST, "/other", links_elsewhere);
+    let app = app(&policies, policies.routes(), ());
     assert_eq!(send("/own").to(&app).await.all("link"), [b"</help>; rel=\"help describedby\""]);
     assert_eq!(
         send("/other").to(&app).await.all("link"),

@@ -10,7 +10,7 @@ async fn create(_: Json<String>) -> &'static str {
 }
 
 fn main() {
-    let mut policies =
+    let policies =
         Policies::<()>::at("/idempotency").endpoint(Method::POST, "/pay", pay).endpoint(Method::POST, "/create", create);
     let _ = policies.mount(Method::POST, "/pay", pay);
 }
