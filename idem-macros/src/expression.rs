@@ -28,8 +28,8 @@ impl Variables {
 
     /// Returns whether an expression mentions one of the variables, also as in `format!("{user}")`.
     pub(crate) fn are_in(&self, value: &Expr) -> bool {
-        struct Finder<'a>(&'a Variables, bool);
-        impl VisitMut for Finder<'_> {
+        struct Mentioned<'a>(&'a Variables, bool);
+        impl VisitMut for Mentioned<'_> {
             fn visit_expr_path_mut(&mut self, path: &mut ExprPath) {
                 self.1 |= path.path.get_ident().is_some_and(|name| self.0.has(name));
             }
@@ -37,7 +37,7 @@ impl Variables {
                 self.1 |= self.0.are_in_tokens(&invoked.tokens);
             }
         }
-        let mut finder = Finder(self, false);
+        let mut finder = Mentioned(self, false);
         finder.visit_expr_mut(&mut value.clone());
         finder.1
     }
@@ -76,14 +76,14 @@ pub(crate) fn key(value: &Expr, variables: Option<&Variables>) -> syn::Result<Ex
 
 /// Whether a type is, or contains, the extractor of the key.
 pub(crate) fn names_key(ty: &Type) -> bool {
-    struct Finder(bool);
-    impl VisitMut for Finder {
+    struct KeyNamed(bool);
+    impl VisitMut for KeyNamed {
         fn visit_path_segment_mut(&mut self, segment: &mut syn::PathSegment) {
             self.0 |= segment.ident == "IdempotencyKey";
             visit_mut::visit_path_segment_mut(self, segment);
         }
     }
-    let mut finder = Finder(false);
+    let mut finder = KeyNamed(false);
     finder.visit_type_mut(&mut ty.clone());
     finder.0
 }

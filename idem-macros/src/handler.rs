@@ -218,8 +218,8 @@ fn is_instrument_with_arguments(attribute: &Attribute) -> bool {
 
 /// Finds each `impl Trait` in a type.
 pub(crate) fn impl_traits(ty: &Type) -> Vec<Type> {
-    struct Finder(Vec<Type>);
-    impl VisitMut for Finder {
+    struct ImplTraits(Vec<Type>);
+    impl VisitMut for ImplTraits {
         fn visit_type_mut(&mut self, ty: &mut Type) {
             if matches!(ty, Type::ImplTrait(_)) {
                 self.0.push(ty.clone());
@@ -228,7 +228,7 @@ pub(crate) fn impl_traits(ty: &Type) -> Vec<Type> {
             }
         }
     }
-    let mut finder = Finder(Vec::new());
+    let mut finder = ImplTraits(Vec::new());
     finder.visit_type_mut(&mut ty.clone());
     finder.0
 }

@@ -41,7 +41,7 @@ fn terms<'a>(sum: &'a Expr, errors: &mut Errors) -> Option<Vec<Term<'a>>> {
 
 /// A part of the fingerprint. Parts are sorted, so that the order of terms never changes the fingerprint.
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Part {
+enum FingerprintTerm {
     Method,
     Path,
     Query,
@@ -70,7 +70,7 @@ pub(crate) fn fingerprint(sum: &Expr, private: &TokenStream, errors: &mut Errors
         let Some(part) = errors.keep(part(term.value)) else { continue };
         let repeated = match part {
             // Pointers are one part however they are spread over terms.
-            Part::JsonPointers(new) => new.into_iter().any(|pointer| !pointers.insert(pointer)),
+            FingerprintTerm::JsonPointers(new) => new.into_iter().any(|pointer| !pointers.insert(pointer)),
             part => !parts.insert(part),
         };
         if repeated {
@@ -78,35 +78,35 @@ pub(crate) fn fingerprint(sum: &Expr, private: &TokenStream, errors: &mut Errors
         }
     }
     if !pointers.is_empty() {
-        parts.insert(Part::JsonPointers(pointers));
+        parts.insert(FingerprintTerm::JsonPointers(pointers));
     }
     let parts = parts.iter().map(|part| match part {
-        Part::Method => quote!(#private::Part::Method),
-        Part::Path => quote!(#private::Part::Path),
-        Part::Query => quote!(#private::Part::Query),
-        Part::Body => quote!(#private::Part::Body),
-        Part::Json => quote!(#private::Part::Json),
-        Part::JsonPointers(pointers) => quote!(#private::Part::JsonPointers(&[#(#pointers),*])),
-        Part::Header(name) => quote!(#private::Part::Header(#name)),
+        FingerprintTerm::Method => quote!(#private::Part::Method),
+        FingerprintTerm::Path => quote!(#private::Part::Path),
+        FingerprintTerm::Query => quote!(#private::Part::Query),
+        FingerprintTerm::Body => quote!(#private::Part::Body),
+        FingerprintTerm::Json => quote!(#private::Part::Json),
+        FingerprintTerm::JsonPointers(pointers) => quote!(#private::Part::JsonPointers(&[#(#pointers),*])),
+        FingerprintTerm::Header(name) => quote!(#private::Part::Header(#name)),
     });
     Some(quote!(&[#(#parts),*]))
 }
 
-fn part(term: &Expr) -> syn::Result<Part> {
+fn part(term: &Expr) -> syn::Result<FingerprintTerm> {
     let (name, arguments) = match value::call(term) {
         Some((name, arguments)) => (Some(name), Some(arguments)),
         None => (value::word(term), None),
     };
     let name = name.map(Ident::to_string).unwrap_or_default();
     match (name.as_str(), arguments) {
-        ("method", None) => Ok(Part::Method),
-        ("path", None) => Ok(Part::Path),
-        ("query", None) => Ok(Part::Query),
-        ("body", None) => Ok(Part::Body),
-        ("json", None) => Ok(Part::Json),
+        ("method", None) => Ok(FingerprintTerm::Method),
+        ("path", None) => Ok(FingerprintTerm::Path),
+        ("query", None) => Ok(FingerprintTerm::Query),
+        ("body", None) => Ok(FingerprintTerm::Body),
+        ("json", None) => Ok(FingerprintTerm::Json),
         ("json", Some(arguments)) => pointers(term, arguments),
         ("header", arguments) => match arguments.and_then(value::argument) {
-            Some(name) => Ok(Part::Header(value::header_name(name, "header(\"Name\")")?)),
+            Some(name) => Ok(FingerprintTerm::Header(value::header_name(name, "header(\"Name\")")?)),
             None => Err(syn::Error::new_spanned(term, "`header` takes one name: write `header(\"Name\")`")),
         },
         ("none", None) => {
@@ -116,7 +116,7 @@ fn part(term: &Expr) -> syn::Result<Part> {
     }
 }
 
-fn pointers(term: &Expr, arguments: &Punctuated<Expr, Token![,]>) -> syn::Result<Part> {
+fn pointers(term: &Expr, arguments: &Punctuated<Expr, Token![,]>) -> syn::Result<FingerprintTerm> {
     if arguments.is_empty() {
         let message = "write `json` for the whole document, or name the parts that count: `json(\"/a\", \"/b/0\")`";
         return Err(syn::Error::new_spanned(term, message));
@@ -140,7 +140,7 @@ fn pointers(term: &Expr, arguments: &Punctuated<Expr, Token![,]>) -> syn::Result
             return Err(syn::Error::new_spanned(argument, "this is part of the fingerprint already: remove it here"));
         }
     }
-    Ok(Part::JsonPointers(pointers))
+    Ok(FingerprintTerm::JsonPointers(pointers))
 }
 
 const CLASSES: &[&str] = &["all", "success", "redirect", "client_error", "server_error"];

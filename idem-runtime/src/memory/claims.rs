@@ -6,7 +6,7 @@ use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use super::Shared;
-use super::quota::Permit;
+use super::quota::QuotaPermit;
 use super::records::KeyHasher;
 use crate::error::StoreError;
 use crate::execution_info::ExecutionInfo;
@@ -27,13 +27,13 @@ pub(super) struct Claims(Mutex<HashMap<StorageKey, ClaimSlot, KeyHasher>>);
 pub(super) struct ClaimSlot {
     fingerprint: Fingerprint,
     info: Option<ExecutionInfo>,
-    owner: Arc<AsyncMutex<Option<Permit>>>,
+    owner: Arc<AsyncMutex<Option<QuotaPermit>>>,
     /// Made for the first request that waits for the end of the claim.
     waiters: Option<Arc<Notify>>,
 }
 
 /// The ownership of a claim, with its part of the quota until that moves to a record.
-pub(super) type Ownership = OwnedMutexGuard<Option<Permit>>;
+pub(super) type Ownership = OwnedMutexGuard<Option<QuotaPermit>>;
 
 impl Claims {
     pub(super) fn new(hasher: KeyHasher) -> Self {
@@ -68,7 +68,7 @@ impl LockedClaims<'_> {
         key: StorageKey,
         fingerprint: Fingerprint,
         info: Option<ExecutionInfo>,
-        permit: Permit,
+        permit: QuotaPermit,
     ) -> Option<Ownership> {
         let owner = Arc::new(AsyncMutex::new(Some(permit)));
         let ownership = Arc::clone(&owner).try_lock_owned().ok();

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use self::claims::{ClaimSlot, Claims};
 use self::janitor::Janitor;
-use self::quota::{Permit, Quota};
+use self::quota::{Quota, QuotaPermit};
 use self::records::{KeyHasher, Recorded, Records, Swept};
 use crate::clock::{Clock, SystemClock, Timestamp};
 use crate::error::StoreError;
@@ -114,7 +114,7 @@ impl Shared {
     }
 
     /// Puts a record in the place of a claim that the caller holds.
-    fn record(&self, key: StorageKey, record: Record, ttl: Duration, mut permit: Permit) {
+    fn record(&self, key: StorageKey, record: Record, ttl: Duration, mut permit: QuotaPermit) {
         let now = self.clock().now();
         let record = if self.grow(&mut permit, record.bytes().len(), now) { record } else { record.tombstone() };
         let recorded = Recorded { record, expires_at: now.after(ttl), replays: 0, _permit: permit };
@@ -122,7 +122,7 @@ impl Shared {
     }
 
     /// Adds `bytes` to the permit, and makes room for them if necessary.
-    fn grow(&self, permit: &mut Permit, bytes: usize, now: Timestamp) -> bool {
+    fn grow(&self, permit: &mut QuotaPermit, bytes: usize, now: Timestamp) -> bool {
         let mut sweeps = 0;
         while !permit.grow(bytes) {
             sweeps += 1;

@@ -24,7 +24,7 @@ impl Quota {
     }
 
     /// Returns a permit for one more key, without a record yet. `None` if there is no room.
-    pub(super) fn admit(self: &Arc<Self>) -> Option<Permit> {
+    pub(super) fn admit(self: &Arc<Self>) -> Option<QuotaPermit> {
         if !take(&self.entries, 1, self.max_entries) {
             return None;
         }
@@ -32,7 +32,7 @@ impl Quota {
             self.entries.fetch_sub(1, Ordering::AcqRel);
             return None;
         }
-        Some(Permit { quota: Arc::clone(self), bytes: KEY_BYTES })
+        Some(QuotaPermit { quota: Arc::clone(self), bytes: KEY_BYTES })
     }
 
     /// Returns whether a new key would be refused.
@@ -56,12 +56,12 @@ fn take(counter: &AtomicUsize, amount: usize, max: usize) -> bool {
 }
 
 /// The right to hold one key and some bytes. Dropping it releases both, so the quota cannot drift.
-pub(super) struct Permit {
+pub(super) struct QuotaPermit {
     quota: Arc<Quota>,
     bytes: usize,
 }
 
-impl Permit {
+impl QuotaPermit {
     /// Adds `bytes` to the permit. Returns `false`, and adds nothing, if there is no room for them.
     pub(super) fn grow(&mut self, bytes: usize) -> bool {
         let grown = take(&self.quota.bytes, bytes, self.quota.max_bytes);
@@ -72,16 +72,16 @@ impl Permit {
     }
 }
 
-impl Drop for Permit {
+impl Drop for QuotaPermit {
     fn drop(&mut self) {
         self.quota.bytes.fetch_sub(self.bytes, Ordering::AcqRel);
         self.quota.entries.fetch_sub(1, Ordering::AcqRel);
     }
 }
 
-impl fmt::Debug for Permit {
+impl fmt::Debug for QuotaPermit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Permit({} bytes)", self.bytes)
+        write!(f, "QuotaPermit({} bytes)", self.bytes)
     }
 }
 

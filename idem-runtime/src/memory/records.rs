@@ -5,7 +5,7 @@ use std::hash::{BuildHasher, Hasher};
 use std::sync::{Arc, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::quota::Permit;
+use super::quota::QuotaPermit;
 use crate::clock::Timestamp;
 use crate::fingerprint::Fingerprint;
 use crate::key::StorageKey;
@@ -55,7 +55,7 @@ pub(super) struct Recorded {
     pub(super) record: Record,
     pub(super) expires_at: Timestamp,
     pub(super) replays: u64,
-    pub(super) _permit: Permit,
+    pub(super) _permit: QuotaPermit,
 }
 
 /// What a sweep did.
