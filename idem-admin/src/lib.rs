@@ -71,6 +71,7 @@ mod desk;
 mod finding;
 mod form;
 mod guard;
+mod handlers;
 mod page;
 mod visit;
 
@@ -130,7 +131,7 @@ impl Admin {
         S: Clone + Send + Sync + 'static,
     {
         Router::new()
-            .route("/", get(desk::show).post(desk::submit))
+            .route("/", get(handlers::show).post(handlers::submit))
             .layer(DefaultBodyLimit::max(form::LONGEST_FORM))
             .with_state(Arc::new(self.desk))
     }

@@ -21,7 +21,7 @@ use tokio::time::timeout;
 
 use crate::context::{LayerConfig, ParsedKey, RequestContext};
 use crate::execution::{self, Execution};
-use crate::extract::IdempotencyKey;
+use crate::key::IdempotencyKey;
 use crate::policy::{Policy, Refusal};
 use crate::request::body::{self, BodyState, UnreadableBody};
 use crate::request::{self, Caller, FingerprintInput, KeyOwner, RequestInfo, ScopeValue, UnreadBody};

@@ -9,7 +9,7 @@ use http::header::LINK;
 use http::request::Parts;
 use idem_runtime::{Idempotency, InvalidKey, RequestSpan};
 
-use crate::extract::IdempotencyKey;
+use crate::key::IdempotencyKey;
 use crate::policy::{Policy, Refusal};
 use crate::warnings::Warnings;
 use crate::{link, telemetry};

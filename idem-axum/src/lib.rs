@@ -81,6 +81,7 @@ mod extract;
 pub mod fuzzing;
 #[cfg(doc)]
 pub mod guide;
+mod key;
 mod layer;
 mod link;
 mod panics;
@@ -94,7 +95,6 @@ mod shadow;
 mod telemetry;
 mod warnings;
 
-pub use extract::IdempotencyKey;
 pub use idem_macros::idempotent;
 #[cfg(feature = "conformance")]
 pub use idem_runtime::conformance;
@@ -109,6 +109,7 @@ pub use idem_runtime::{
 #[cfg(feature = "cached")]
 pub use idem_runtime::{CachedClaim, CachedStore, CachedStoreBuilder};
 pub use idem_runtime::{Once, WhenInFlight};
+pub use key::IdempotencyKey;
 pub use layer::{IdempotencyLayer, IdempotencyService};
 #[cfg(feature = "utoipa")]
 pub use policies::Undescribed;

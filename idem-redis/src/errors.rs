@@ -7,8 +7,6 @@ use std::time::Duration;
 use idem_runtime::{DecodeError, StoreError};
 use redis::{RedisError, ServerError};
 
-use crate::value::Name;
-
 /// Why a [`RedisStore`](crate::RedisStore) could not be made. Nothing was written to Redis.
 ///
 /// ```
@@ -101,11 +99,6 @@ pub(crate) enum Error {
 }
 
 impl Error {
-    /// The value under this name cannot be read.
-    pub(crate) fn unreadable(name: &Name) -> Self {
-        Self::Unreadable { name: name.short(), cause: None }
-    }
-
     /// Whether the step may nevertheless have taken effect.
     pub(crate) fn is_in_doubt(&self) -> bool {
         match self {

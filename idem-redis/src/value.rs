@@ -85,6 +85,13 @@ impl Name {
     }
 }
 
+impl Error {
+    /// The value under this name cannot be read.
+    pub(crate) fn unreadable(name: &Name) -> Self {
+        Self::Unreadable { name: name.short(), cause: None }
+    }
+}
+
 /// A duration as Redis takes it: whole milliseconds, rounded up, and at least one.
 pub(crate) fn milliseconds(duration: Duration) -> u64 {
     u64::try_from(duration.min(MAX_TIME).as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX).max(1)

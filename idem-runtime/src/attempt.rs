@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::execution_info::{Endpoint, PolicyTag};
+use crate::endpoint::{Endpoint, PolicyTag};
 use crate::fingerprint::Fingerprint;
 use crate::key::StorageKey;
 use crate::trace::TraceParent;

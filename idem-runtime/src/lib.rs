@@ -90,6 +90,7 @@ mod cached_store;
 mod clock;
 #[cfg(feature = "conformance")]
 pub mod conformance;
+mod endpoint;
 mod engine;
 mod error;
 mod execution_info;
@@ -119,11 +120,12 @@ pub use attempt::{Abandoned, Attempt, Rules};
 #[cfg(feature = "cached")]
 pub use cached_store::{CachedClaim, CachedStore, CachedStoreBuilder};
 pub use clock::{Clock, ManualClock, SystemClock, Timestamp};
+pub use endpoint::{Endpoint, PolicyTag};
 pub use engine::{
     DrainTimeout, Idempotency, IdempotencyBuilder, KeyReport, KeyStatus, SettleError, Settled, Shadow, ShadowOutcome,
 };
 pub use error::{DecodeError, StoreError};
-pub use execution_info::{Endpoint, ExecutionId, ExecutionInfo, PolicyTag};
+pub use execution_info::{ExecutionId, ExecutionInfo};
 pub use fingerprint::{Fingerprint, FingerprintBuilder};
 /// ```
 /// use idem_runtime::{Idempotency, RefusalReason, idempotent};

@@ -17,9 +17,9 @@ use serde_json::Value;
 use tokio::sync::oneshot;
 
 use crate::attempt::{Abandoned, Attempt, Rules};
+use crate::endpoint::Endpoint;
 use crate::engine::{Idempotency, KeyReport, SettleError, Settled};
 use crate::error::StoreError;
-use crate::execution_info::Endpoint;
 use crate::fingerprint::Fingerprint;
 use crate::key::StorageKey;
 use crate::lease::Lease;

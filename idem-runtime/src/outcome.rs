@@ -9,7 +9,6 @@ use bytes::Bytes;
 use crate::error::StoreError;
 use crate::execution_info::ExecutionInfo;
 use crate::record::{Record, RecordBuilder};
-use crate::telemetry::counters;
 
 /// A handler that ended: its response, and what to remember of it.
 #[derive(Debug)]
@@ -213,15 +212,6 @@ pub mod codes {
 }
 
 impl RefusalReason {
-    /// Counts a refusal for want of room.
-    pub(crate) fn count(&self) {
-        match self {
-            Self::StoreFull => counters::store_full(),
-            Self::TooManyExecutions => counters::too_many_executions(),
-            _ => {}
-        }
-    }
-
     /// Returns whether the same attempt may succeed later. If it may, nothing was done for this attempt.
     ///
     /// The consumer of a queue that runs a function [once](crate::Idempotency::once) for each message does this:

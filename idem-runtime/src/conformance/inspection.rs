@@ -6,8 +6,9 @@ use super::{Attached, LEASE, TTL, content, fingerprint, key, record_of, shown, w
 use crate::attempt::Attempt;
 use crate::attempt::Rules;
 use crate::clock::{Clock, SystemClock, Timestamp};
+use crate::endpoint::Endpoint;
 use crate::error::StoreError;
-use crate::execution_info::{Endpoint, ExecutionInfo};
+use crate::execution_info::ExecutionInfo;
 use crate::fingerprint::Fingerprint;
 use crate::key::StorageKey;
 use crate::store::{Begin, BeginOptions, Claim, KeyState, Store, StoredEntry};

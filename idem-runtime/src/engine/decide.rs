@@ -2,8 +2,9 @@
 
 use super::dyn_store::BoxClaim;
 use crate::attempt::{Abandoned, Attempt};
+use crate::endpoint::PolicyTag;
 use crate::error::StoreError;
-use crate::execution_info::{ExecutionInfo, PolicyTag};
+use crate::execution_info::ExecutionInfo;
 use crate::outcome::{RefusalReason, Replay};
 use crate::store::Begin;
 

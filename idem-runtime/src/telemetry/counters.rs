@@ -8,6 +8,7 @@ use ::metrics::{Gauge, counter, gauge, histogram};
 
 #[cfg(feature = "metrics")]
 use super::metrics::*;
+use crate::outcome::RefusalReason;
 
 /// Whether anything is counted.
 pub(crate) const ON: bool = cfg!(feature = "metrics");
@@ -131,6 +132,17 @@ pub(crate) fn store<S>() {
     #[cfg(feature = "metrics")]
     for operation in Operation::ALL {
         counter!(STORE_ERRORS, "store" => name_of::<S>(), "operation" => operation.name()).increment(0);
+    }
+}
+
+impl RefusalReason {
+    /// Counts a refusal for want of room.
+    pub(crate) fn count(&self) {
+        match self {
+            Self::StoreFull => store_full(),
+            Self::TooManyExecutions => too_many_executions(),
+            _ => {}
+        }
     }
 }
 

@@ -15,8 +15,9 @@ use tracing::field::{Empty, display};
 use tracing::{Instrument, Span};
 
 use super::counters::{self, Operation};
+use crate::endpoint::Endpoint;
 use crate::error::StoreError;
-use crate::execution_info::{Endpoint, ExecutionInfo};
+use crate::execution_info::ExecutionInfo;
 use crate::hash::hex;
 use crate::key::StorageKey;
 use crate::outcome::Replay;

@@ -1,7 +1,7 @@
 //! Another fingerprint under another policy: the refusal names the change of the policy.
 
 use super::*;
-use crate::execution_info::PolicyTag;
+use crate::endpoint::PolicyTag;
 use crate::memory::MemoryClaim;
 use crate::{MemoryStore, ShadowOutcome, StoredEntry};
 
