@@ -193,7 +193,8 @@ pub enum Begin<C> {
     Abandoned(C),
     /// A claim with this fingerprint, whose owner is alive as far as the store knows.
     InFlight(Fingerprint),
-    /// A record.
+    /// A record. If its fingerprint is not the one that was asked for, the request is refused, and the store may return the record's
+    /// [tombstone](Record::tombstone) instead, to save its bytes.
     Completed(Record),
 }
 

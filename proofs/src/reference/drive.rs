@@ -125,6 +125,7 @@ impl<S: Store> Driven<S> {
     }
 
     async fn begin(&mut self, key: u8, fingerprint: u8, heir: bool) -> Result<Said, StoreError> {
+        let number = key;
         let key = storage_key(key);
         loop {
             let (claim, said) = match self.store.begin(&key, &self::fingerprint(fingerprint), &OPTIONS).await {
@@ -137,7 +138,11 @@ impl<S: Store> Driven<S> {
                 Ok(Begin::InFlight(other)) => return Ok(Said::InFlight { fingerprint: other.as_bytes()[0] }),
                 // What a tombstone says is the engine's business; that it is one shows in its length.
                 Ok(Begin::Completed(kept)) if kept.bytes().len() == TOMBSTONE_BYTES => {
-                    return Ok(Said::Tombstone { fingerprint: kept.fingerprint().as_bytes()[0] });
+                    let tombstone = Said::Tombstone { fingerprint: kept.fingerprint().as_bytes()[0] };
+                    // Of another request's record a store need not return more.
+                    let is_own = *kept.fingerprint() == self::fingerprint(fingerprint);
+                    let whole = if is_own { None } else { self.look(number).await?.flatten() };
+                    return Ok(whole.unwrap_or(tombstone));
                 }
                 Ok(Begin::Completed(kept)) => {
                     let (claim, expires_at) = read(&kept)?;
