@@ -12,8 +12,10 @@
 //! # });
 //! ```
 
+use std::future::pending;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -64,6 +66,9 @@ struct Shared {
     cuts: watch::Sender<u64>,
     /// Whether new connections are cut at once.
     refuses: watch::Sender<bool>,
+    /// How many connections there have been, and how many of them have been forgotten.
+    made: AtomicU64,
+    forgotten: AtomicU64,
 }
 
 #[derive(Debug)]
@@ -99,6 +104,8 @@ impl Proxy {
             to_client: Lane::new(),
             cuts: watch::Sender::new(0),
             refuses: watch::Sender::new(false),
+            made: AtomicU64::new(0),
+            forgotten: AtomicU64::new(0),
         });
         let listening = tokio::spawn(listen(listener, Arc::clone(&shared)));
         Self { port: own, shared, listening }
@@ -120,6 +127,17 @@ impl Proxy {
     pub fn black_hole(&self) {
         self.set(Direction::ToServer, Fault::Hold);
         self.set(Direction::ToClient, Fault::Hold);
+    }
+
+    /// Whatever is sent on the connections of now vanishes, and neither end learns of it, as behind a firewall that has forgotten
+    /// them. New ones are let through.
+    pub fn forget(&self) {
+        self.shared.forgotten.store(self.connections(), Ordering::SeqCst);
+    }
+
+    /// Returns how many connections there have been.
+    pub fn connections(&self) -> u64 {
+        self.shared.made.load(Ordering::SeqCst)
     }
 
     /// Resets all connections. New ones are let through, unless [`refuse`](Self::refuse) says otherwise.
@@ -178,13 +196,15 @@ async fn carry(client: TcpStream, shared: Arc<Shared>) {
         return reset(client);
     }
     let Ok(server) = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await else { return reset(client) };
+    let number = shared.made.fetch_add(1, Ordering::SeqCst);
+    let is_forgotten = || number < shared.forgotten.load(Ordering::SeqCst);
     let _ = (client.set_nodelay(true), server.set_nodelay(true));
     let (mut from_client, mut to_client) = client.into_split();
     let (mut from_server, mut to_server) = server.into_split();
     let both = async {
         tokio::try_join!(
-            pump(&mut from_client, &mut to_server, &shared.to_server),
-            pump(&mut from_server, &mut to_client, &shared.to_client),
+            pump(&mut from_client, &mut to_server, &shared.to_server, is_forgotten),
+            pump(&mut from_server, &mut to_client, &shared.to_client, is_forgotten),
         )
     };
     let whole = tokio::select! {
@@ -206,17 +226,28 @@ fn reset(connection: TcpStream) {
 struct Reset;
 
 /// Carries bytes one way. A fault may be set, changed and healed while bytes wait.
-async fn pump(from: &mut OwnedReadHalf, to: &mut OwnedWriteHalf, lane: &Lane) -> Result<(), Reset> {
+async fn pump(
+    from: &mut OwnedReadHalf,
+    to: &mut OwnedWriteHalf,
+    lane: &Lane,
+    is_forgotten: impl Fn() -> bool,
+) -> Result<(), Reset> {
     let mut faults = lane.fault.subscribe();
     let mut buffer = vec![0; 16 * 1024];
     loop {
         let read = from.read(&mut buffer).await.map_err(|_| Reset)?;
         if read == 0 {
+            if is_forgotten() {
+                pending::<()>().await;
+            }
             let _ = to.shutdown().await;
             return Ok(());
         }
         let bytes = &buffer[..read];
         lane.seen.send_modify(|seen| *seen += read);
+        if is_forgotten() {
+            continue;
+        }
         loop {
             let fault = *faults.borrow_and_update();
             match fault {
@@ -291,6 +322,20 @@ mod tests {
         proxy.heal();
         says(&mut client, b"four").await;
         hears(&mut client, b"four").await;
+    }
+
+    #[tokio::test]
+    async fn a_forgotten_connection_is_silent_and_a_new_one_is_not() {
+        let (proxy, mut forgotten) = echo().await;
+        says(&mut forgotten, b"one").await;
+        hears(&mut forgotten, b"one").await;
+        proxy.forget();
+        says(&mut forgotten, b"two").await;
+        let mut client = TcpStream::connect((Ipv4Addr::LOCALHOST, proxy.port())).await.unwrap();
+        says(&mut client, b"three").await;
+        hears(&mut client, b"three").await;
+        assert_eq!(proxy.connections(), 2);
+        assert!(forgotten.try_read(&mut [0]).is_err(), "there is nothing to read, and no end");
     }
 
     #[tokio::test]
