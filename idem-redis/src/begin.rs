@@ -1,32 +1,30 @@
-//! Claiming a key: one plain command if the key is free or has a record.
+//! Claiming a key, in one round trip.
 //!
-//! `SET NX GET` is one atomic step of the server. Of any number of them on one key, one finds no value and writes its claim; the
-//! others get the value and write nothing. The reply alone decides who may run the handler:
+//! The script is one atomic step of the server. Of any number of them on one key, one finds no value and writes its claim; the
+//! others write nothing, and get what prevents them. The reply alone decides who may run the handler:
 //!
-//! - No value: this owner has the claim.
-//! - This owner's claim: the command was sent twice, since a reply was lost, and the first one took effect. No one else knows
-//!   the token, so no handler has run under it. The claim is renewed, which also gives replicas a write to acknowledge on this
-//!   connection. If that fails, the claim is not granted, and it is released.
-//! - Any other value, to a command that was sent twice: the first one may still arrive when the key is free, and make a claim
-//!   without an owner. It is released as well.
-//! - A record, or a claim of another request: there is nothing more to ask.
-//! - A claim of the same request: only the server's clock tells whether its lease has expired. A script reads the value and
-//!   what is left to its key in one step, and writes nothing. Taking over is another step, which compares again.
+//! - It was written: this owner has the claim. If the script was sent twice, since a reply was lost, the second one finds the claim
+//!   of the first and renews it. No one else knows the token, so no handler has run under it.
+//! - Anything else, to a script that was sent twice: the first one may still arrive when the key is free, and make a claim without
+//!   an owner. So it is released.
+//! - A record: the whole one if its fingerprint is the request's, otherwise its head.
+//! - A claim, and what is left to its key: only the server's clock tells whether its lease has expired. Taking over is another
+//!   step, which compares again.
 
 use std::sync::Arc;
 
 use bytes::Bytes;
 use idem_runtime::remote::{InDoubt, OwnerToken, ReleaseUnconfirmed, UnconfirmedClaims};
 use idem_runtime::{Begin, BeginOptions, Fingerprint, StorageKey, StoreError};
-use redis::{Value, cmd};
+use redis::Value;
 use tokio::time::Instant;
 
 use crate::claim::{PreviousClaim, RedisClaim};
-use crate::client::{Client, Replication, ScriptReply};
+use crate::client::{Client, ScriptReply};
 use crate::connection::Reply;
 use crate::errors::Error;
-use crate::inspect::{MAX_ATTEMPTS, Snapshot};
-use crate::value::{self, CLAIM, Decoded, Name};
+use crate::inspect::decode;
+use crate::value::{self, CLAIM, Decoded, Name, StoredRecord};
 
 /// One owner's try to claim a key.
 struct Attempt<'a> {
@@ -46,8 +44,7 @@ enum BeginReply {
     Granted(Result<(), Error>),
     InFlight(Fingerprint),
     Abandoned(PreviousClaim),
-    /// The checksummed bytes of a record.
-    Record(Bytes),
+    Record(StoredRecord),
 }
 
 pub(crate) async fn begin(
@@ -92,7 +89,10 @@ pub(crate) async fn begin(
             Err(error.into())
         }
         Ok(BeginReply::InFlight(fingerprint)) => Ok(Begin::InFlight(fingerprint)),
-        Ok(BeginReply::Record(content)) => Ok(Begin::Completed(value::decode_record(key, &name, &content)?)),
+        Ok(BeginReply::Record(stored)) if stored.summary.fingerprint() != fingerprint => {
+            Ok(Begin::Completed(stored.summary))
+        }
+        Ok(BeginReply::Record(stored)) => Ok(Begin::Completed(stored.decode(key, &name)?)),
         Ok(BeginReply::Abandoned(previous)) => {
             if guard.in_doubt().get() {
                 // What is about to be released must not be the claim that takes over.
@@ -108,79 +108,45 @@ pub(crate) async fn begin(
 
 impl Attempt<'_> {
     async fn reply(&self) -> Result<BeginReply, Error> {
-        let mut set = cmd("SET");
-        set.arg(&self.name.0).arg(&**self.claim).arg("NX").arg("GET").arg("PX").arg(&self.expiry);
-        for _ in 0..MAX_ATTEMPTS {
-            let Reply { value, repeated, connection } = self.send(&set).await?;
-            match value {
-                Value::Nil => {
-                    // Until the claim is returned to its owner.
-                    self.in_doubt.set(true);
-                    return Ok(BeginReply::Granted(self.client.replicate(connection, self.deadline).await));
-                }
-                Value::BulkString(value) if value == **self.claim => return self.renew().await,
-                Value::BulkString(value) => match value::decode(self.name, &value.into()) {
-                    Some(Decoded::Record(content)) => return Ok(BeginReply::Record(content)),
-                    Some(Decoded::Claim(stored)) if stored.fingerprint == *self.fingerprint => {}
-                    Some(Decoded::Claim(stored)) => return Ok(BeginReply::InFlight(stored.fingerprint)),
-                    None => return Err(Error::unreadable(self.name)),
-                },
-                // It takes no writes: it is full, a replica, or has too few of them. An existing value is still reported.
-                Value::ServerError(error) => {
-                    return match self.client.snapshot(self.name, self.deadline).await {
-                        Ok(Some(snapshot)) if snapshot.value != *self.claim => Ok(self.judge(snapshot)),
-                        Err(error @ Error::Unreadable { .. }) => Err(error),
-                        _ => Err(Error::Refused { error, repeated }),
-                    };
-                }
-                _ => {
-                    self.in_doubt.set(true);
-                    return Err(Error::UnknownReply);
-                }
+        match self.send().await?.value {
+            Value::Int(1) => {
+                // Until the claim is returned to its owner.
+                self.in_doubt.set(true);
+                Ok(BeginReply::Granted(self.client.replicate(self.name, self.claim.clone()).await))
             }
-            match self.client.snapshot(self.name, self.deadline).await? {
-                Some(snapshot) if snapshot.value == *self.claim => return self.renew().await,
-                Some(snapshot) => return Ok(self.judge(snapshot)),
-                // The claim has ended meanwhile, so the key is free.
-                None => {}
+            Value::BulkString(record) => match value::decode(self.name, &record.into()) {
+                Some(Decoded::Record(stored)) => Ok(BeginReply::Record(stored)),
+                _ => Err(Error::unreadable(self.name)),
+            },
+            value @ Value::Array(_) => {
+                let (value, left): (Bytes, i64) = redis::from_redis_value(value).map_err(|_| self.unknown_reply())?;
+                Ok(match decode(self.name, &value, left)? {
+                    Decoded::Record(stored) => BeginReply::Record(stored),
+                    Decoded::Claim(stored) if stored.fingerprint != *self.fingerprint || !stored.has_expired(left) => {
+                        BeginReply::InFlight(stored.fingerprint)
+                    }
+                    Decoded::Claim(stored) => BeginReply::Abandoned(PreviousClaim { ttl: stored.ttl, value }),
+                })
             }
+            _ => Err(self.unknown_reply()),
         }
-        // Each time another request was faster.
-        Ok(BeginReply::InFlight(*self.fingerprint))
     }
 
-    /// Sends the command that claims, and keeps [`in_doubt`](Self::in_doubt) right.
-    async fn send(&self, set: &redis::Cmd) -> Result<Reply<Value>, Error> {
-        let earlier = self.in_doubt.set(true);
-        let sent = self.client.connection.send(set, self.deadline).await;
-        let now = match &sent {
+    /// Sends the script that claims, and keeps [`in_doubt`](Self::in_doubt) right.
+    async fn send(&self) -> Result<Reply<Value>, Error> {
+        self.in_doubt.set(true);
+        let arguments = [&self.claim[..], self.expiry.as_bytes(), self.fingerprint.as_bytes()];
+        let sent = self.client.run(&self.client.scripts.begin, self.name, &arguments, self.deadline).await;
+        self.in_doubt.set(match &sent {
             Ok(reply) => reply.repeated,
             Err(error) => error.is_in_doubt(),
-        };
-        self.in_doubt.set(earlier || now);
+        });
         sent
     }
 
-    /// The claim was written by a command whose reply was lost.
-    async fn renew(&self) -> Result<BeginReply, Error> {
+    fn unknown_reply(&self) -> Error {
         self.in_doubt.set(true);
-        let (script, arguments) = (&self.client.scripts.renew, [&self.claim[..], self.expiry.as_bytes()]);
-        let step = self.client.step(script, self.name, &arguments, Replication::AsConfigured, self.deadline);
-        let result = step.await?;
-        match result.reply {
-            ScriptReply::Done => Ok(BeginReply::Granted(result.replicated)),
-            _ => Err(Error::Unconfirmed),
-        }
-    }
-
-    fn judge(&self, snapshot: Snapshot) -> BeginReply {
-        match &snapshot.decoded {
-            Decoded::Record(content) => BeginReply::Record(content.clone()),
-            Decoded::Claim(stored) if stored.fingerprint == *self.fingerprint && snapshot.has_expired(stored) => {
-                BeginReply::Abandoned(PreviousClaim { ttl: stored.ttl, value: snapshot.value })
-            }
-            Decoded::Claim(stored) => BeginReply::InFlight(stored.fingerprint),
-        }
+        Error::UnknownReply
     }
 
     async fn release(&self) -> Result<Reply<Value>, Error> {

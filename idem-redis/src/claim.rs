@@ -9,10 +9,10 @@ use bytes::Bytes;
 use idem_runtime::remote::OwnerToken;
 use idem_runtime::{Claim, Record, StorageKey, StoreError};
 
-use crate::client::{Client, Replication, ScriptReply, StepResult};
+use crate::client::{Client, ScriptReply, StepResult};
 use crate::errors::Error;
 use crate::scripts::Script;
-use crate::value::{self, Name, milliseconds};
+use crate::value::{self, Name, RECORD_START, milliseconds};
 
 /// A claim in a [`RedisStore`](crate::RedisStore). It lives for its lease, whether this value is dropped or not, and then it
 /// is abandoned.
@@ -42,9 +42,9 @@ pub(crate) struct PreviousClaim {
 
 impl RedisClaim {
     /// Runs a script that compares the value with that of a claim.
-    async fn step(&self, script: &Script, arguments: &[&[u8]], replication: Replication) -> Result<StepResult, Error> {
+    async fn step(&self, script: &Script, arguments: &[&[u8]]) -> Result<StepResult, Error> {
         let deadline = self.client.connection.deadline();
-        let result = self.client.step(script, &self.name, arguments, replication, deadline).await?;
+        let result = self.client.step(script, &self.name, arguments, deadline).await?;
         match &result.reply {
             ScriptReply::Found(value) if value::decode(&self.name, value).is_none() => {
                 Err(Error::unreadable(&self.name))
@@ -54,13 +54,13 @@ impl RedisClaim {
     }
 
     async fn store(&self, record: &Record, ttl: Duration, small: bool) -> Result<(), StoreError> {
-        let value = value::encode_record(&self.name, self.owner, &record.to_checksummed_bytes(&self.key));
+        let value = value::encode_record(&self.key, &self.name, self.owner, record);
         let (expiry, channel) = (milliseconds(ttl).to_string(), self.name.channel());
         let mut arguments: &[&[u8]] = &[&self.value, &value, expiry.as_bytes(), channel.as_bytes(), b"small"];
         if !small {
             arguments = &arguments[..4];
         }
-        let result = match self.step(&self.client.scripts.complete, arguments, Replication::AsConfigured).await {
+        let result = match self.step(&self.client.scripts.complete, arguments).await {
             // A tombstone takes hardly more room than the claim.
             Err(error) if error.is_full() && !small => {
                 tracing::warn!(key = %self.key, "could not record a response: Redis is full; its retries are refused");
@@ -69,7 +69,7 @@ impl RedisClaim {
             result => result?,
         };
         judge(&result.reply)?;
-        Ok(result.replicated?)
+        Ok(self.client.replicate(&self.name, value.slice(..RECORD_START)).await?)
     }
 }
 
@@ -77,18 +77,17 @@ impl Claim for RedisClaim {
     async fn renew(&mut self, lease: Duration) -> Result<(), StoreError> {
         let scripts = &self.client.scripts;
         let expiry = value::claim_expiry(lease, self.ttl).to_string();
-        let result = match &self.previous {
+        match &self.previous {
             // A renewal that no replica has is made up for by the next one.
-            None => self.step(&scripts.renew, &[&self.value, expiry.as_bytes()], Replication::None).await?,
+            None => judge(&self.step(&scripts.renew, &[&self.value, expiry.as_bytes()]).await?.reply)?,
             // Taking over lets a handler run, as `begin` does.
             Some(previous) => {
                 let left = previous.ttl.to_string();
                 let arguments = [&previous.value[..], &self.value, expiry.as_bytes(), left.as_bytes()];
-                self.step(&scripts.take_over, &arguments, Replication::AsConfigured).await?
+                judge(&self.step(&scripts.take_over, &arguments).await?.reply)?;
+                self.client.replicate(&self.name, self.value.clone()).await?;
             }
-        };
-        judge(&result.reply)?;
-        result.replicated?;
+        }
         self.previous = None;
         Ok(())
     }
@@ -102,7 +101,7 @@ impl Claim for RedisClaim {
         let earlier = self.maybe_released.swap(true, Ordering::SeqCst);
         // A release that is dropped half-way, or fails, leaves the flag set.
         let arguments = [&self.value[..], channel.as_bytes()];
-        let result = self.step(&self.client.scripts.release, &arguments, Replication::None).await?;
+        let result = self.step(&self.client.scripts.release, &arguments).await?;
         match result.reply {
             // A reply was lost. This is what that try left, or what another request has made of the free key since. The claim is
             // no longer this owner's, which is all that a release is for.

@@ -32,20 +32,17 @@ pub enum Durability {
     Replicas {
         /// How many replicas, at least 1.
         count: u32,
-        /// How long to wait for them: from a millisecond to an hour. It is added to the [`timeout`](RedisStoreBuilder::timeout)
-        /// of a step.
+        /// How long to wait for them: from a millisecond to an hour. A step may take twice as long beyond its
+        /// [`timeout`](RedisStoreBuilder::timeout), since all that wait at the same time wait together.
         within: Duration,
     },
 }
 
-impl Durability {
-    /// How long a step waits for replicas.
-    pub(crate) fn wait(self) -> Duration {
-        match self {
-            Self::None => Duration::ZERO,
-            Self::Replicas { within, .. } => within,
-        }
-    }
+/// Which server a store is in.
+#[derive(Clone)]
+pub(crate) enum Server {
+    Url(String),
+    Manager(redis::aio::ConnectionManager),
 }
 
 /// Sets up a [`RedisStore`](crate::RedisStore).
@@ -67,15 +64,15 @@ impl Durability {
 #[derive(Clone)]
 #[must_use = "a builder does nothing until `connect` is called"]
 pub struct RedisStoreBuilder {
-    pub(crate) url: String,
+    pub(crate) server: Server,
     pub(crate) prefix: String,
     pub(crate) durability: Durability,
     pub(crate) timeout: Duration,
 }
 
 impl RedisStoreBuilder {
-    pub(crate) fn new(url: String) -> Self {
-        Self { url, prefix: "idem".into(), durability: Durability::None, timeout: Duration::from_secs(2) }
+    pub(crate) fn new(server: Server) -> Self {
+        Self { server, prefix: "idem".into(), durability: Durability::None, timeout: Duration::from_secs(2) }
     }
 
     /// What the names of all keys and channels begin with, before a colon. Two prefixes never meet. Default: `idem`.
@@ -111,6 +108,10 @@ impl RedisStoreBuilder {
             return Err(ConnectError::Setting(what));
         }
         let Durability::Replicas { count, within } = self.durability else { return Ok(()) };
+        if matches!(self.server, Server::Manager(_)) {
+            let what = "`Replicas` needs a connection of its own, since WAIT would stop yours; give a URL";
+            return Err(ConnectError::Setting(what));
+        }
         if count == 0 {
             return Err(ConnectError::Setting("`count` of replicas is 0; use `Durability::None`"));
         }
@@ -142,7 +143,7 @@ mod tests {
 
     #[test]
     fn a_builder_does_not_show_the_password() {
-        let builder = RedisStoreBuilder::new("redis://:secret@localhost".into());
+        let builder = RedisStoreBuilder::new(Server::Url("redis://:secret@localhost".into()));
         assert!(!format!("{builder:?}").contains("secret"));
     }
 }

@@ -1,17 +1,17 @@
-//! The connection: made when it is needed, shared by all steps, and replaced when it fails.
+//! The connection: made and checked when it is needed, shared by all steps, and replaced when it fails.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use redis::aio::MultiplexedConnection;
-use redis::{AsyncConnectionConfig, Client, Cmd, Pipeline, RedisError, Value};
-use tokio::time::{Instant, timeout_at};
+use futures_util::FutureExt;
+use futures_util::future::{BoxFuture, select_ok};
+use redis::{Cmd, Pipeline, RedisError, Value};
+use tokio::time::{Instant, timeout, timeout_at};
 
-use crate::errors::Error;
-
-/// How many steps may wait to be written. Small steps of many requests share one connection.
-const MAX_QUEUED: usize = 1024;
+use crate::checks::Checks;
+use crate::errors::{ConnectError, Error};
+use crate::link::{Link, Source};
 
 /// How often a step is sent at most.
 const MAX_ATTEMPTS: u32 = 3;
@@ -19,9 +19,11 @@ const MAX_ATTEMPTS: u32 = 3;
 /// One connection to Redis, and how to make the next. `redis::aio::ConnectionManager` keeps a connection that does not
 /// reply, and one to a primary that became a replica. Neither would ever recover by itself.
 pub(crate) struct Connection {
-    client: Client,
-    config: AsyncConnectionConfig,
+    source: Source,
+    checks: Checks,
     timeout: Duration,
+    /// How long a step waits for a reply before it also tries a new connection.
+    patience: Duration,
     current: Mutex<Option<Numbered>>,
     /// At most one connection is being made. A step that waits for it waits no longer than its deadline.
     connecting: tokio::sync::Mutex<()>,
@@ -31,7 +33,7 @@ pub(crate) struct Connection {
 #[derive(Clone)]
 struct Numbered {
     number: u64,
-    connection: MultiplexedConnection,
+    link: Link,
 }
 
 /// What is sent in one round trip: a command, or several.
@@ -39,10 +41,7 @@ pub(crate) trait Request: Sync {
     /// What the server replies: a value, or one for each command. Any may be an error of the server.
     type Value: Send;
 
-    fn send(
-        &self,
-        connection: &mut MultiplexedConnection,
-    ) -> impl Future<Output = Result<Self::Value, RedisError>> + Send;
+    fn send(&self, link: &mut Link) -> impl Future<Output = Result<Self::Value, RedisError>> + Send;
 
     /// Whether the server was demoted to a replica, or has lost its primary: a new connection may lead to the right one.
     fn is_refused_by_a_replica(value: &Self::Value) -> bool;
@@ -51,8 +50,8 @@ pub(crate) trait Request: Sync {
 impl Request for Cmd {
     type Value = Value;
 
-    async fn send(&self, connection: &mut MultiplexedConnection) -> Result<Value, RedisError> {
-        connection.send_packed_command(self).await
+    async fn send(&self, link: &mut Link) -> Result<Value, RedisError> {
+        link.command(self).await
     }
 
     fn is_refused_by_a_replica(value: &Value) -> bool {
@@ -63,8 +62,8 @@ impl Request for Cmd {
 impl Request for Pipeline {
     type Value = Vec<Value>;
 
-    async fn send(&self, connection: &mut MultiplexedConnection) -> Result<Vec<Value>, RedisError> {
-        connection.send_packed_commands(self, 0, self.len()).await
+    async fn send(&self, link: &mut Link) -> Result<Vec<Value>, RedisError> {
+        link.pipeline(self).await
     }
 
     fn is_refused_by_a_replica(values: &Vec<Value>) -> bool {
@@ -77,8 +76,6 @@ pub(crate) struct Reply<V> {
     pub(crate) value: V,
     /// Whether the request was sent twice, so that the first one may have taken effect as well.
     pub(crate) repeated: bool,
-    /// The number of the connection that the reply came on.
-    pub(crate) connection: u64,
 }
 
 impl Reply<Value> {
@@ -91,25 +88,34 @@ impl Reply<Value> {
     }
 }
 
+/// How a try on one connection ended.
+enum Tried<V> {
+    Replied(V),
+    /// It has to be sent again, on another connection.
+    Failed(RedisError),
+}
+
 impl Connection {
-    pub(crate) fn new(client: Client, timeout: Duration) -> Self {
-        // Every wait has its own deadline here, connecting included.
-        let config = AsyncConnectionConfig::new()
-            .set_connection_timeout(None)
-            .set_response_timeout(None)
-            .set_pipeline_buffer_size(MAX_QUEUED);
+    /// A connection whose steps take at most `timeout`, of which the server may be silent for `wait` on purpose.
+    pub(crate) fn new(source: Source, checks: Checks, timeout: Duration, wait: Duration) -> Self {
         Self {
-            client,
-            config,
-            timeout,
+            source,
+            checks,
+            timeout: timeout.saturating_add(wait),
+            patience: wait.saturating_add(timeout / 2),
             current: Mutex::new(None),
             connecting: tokio::sync::Mutex::new(()),
             made: AtomicU64::new(0),
         }
     }
 
-    pub(crate) fn client(&self) -> &Client {
-        &self.client
+    pub(crate) fn source(&self) -> &Source {
+        &self.source
+    }
+
+    /// How long a step may take.
+    pub(crate) fn timeout(&self) -> Duration {
+        self.timeout
     }
 
     /// When a step that begins now must have ended.
@@ -117,13 +123,21 @@ impl Connection {
         Instant::now() + self.timeout
     }
 
+    /// Makes the connection, unless there is one.
+    pub(crate) async fn open(&self) -> Result<(), ConnectError> {
+        match timeout(self.timeout, self.connect()).await {
+            Ok(connected) => connected.map(drop),
+            Err(_) => Err(ConnectError::NoReply(self.timeout)),
+        }
+    }
+
     /// Sends a request in one round trip. It may be sent twice, so its effect must be the same twice as once.
     pub(crate) async fn send<R: Request>(&self, request: &R, deadline: Instant) -> Result<Reply<R::Value>, Error> {
-        let mut used = None;
-        if let Ok(result) = timeout_at(deadline, self.attempt(request, &mut used)).await {
+        let used = Mutex::new(None);
+        if let Ok(result) = timeout_at(deadline, self.attempts(request, &used)).await {
             return result;
         }
-        match used {
+        match used.into_inner().unwrap_or_else(PoisonError::into_inner) {
             None => Err(Error::NotConnected(self.timeout)),
             // The connection may be dead although nothing has closed it. A new one costs little.
             Some(number) => {
@@ -133,54 +147,78 @@ impl Connection {
         }
     }
 
-    /// Sends one more command on the connection with this number, and on no other.
-    pub(crate) async fn send_on(&self, number: u64, command: &Cmd, deadline: Instant) -> Result<Value, Error> {
-        let current = self.current().clone().filter(|current| current.number == number);
-        let Some(Numbered { mut connection, .. }) = current else { return Err(Error::Unconfirmed) };
-        match timeout_at(deadline, command.send(&mut connection)).await {
-            Ok(Ok(Value::ServerError(error))) => Err(Error::Refused { error, repeated: false }),
-            Ok(Ok(value)) => Ok(value),
-            Ok(Err(error)) => {
-                self.discard(number);
-                Err(Error::Broken(error))
-            }
-            Err(_) => {
-                self.discard(number);
-                Err(Error::NoReply(self.timeout))
+    /// Sends a request until there is a reply. A connection that was idle may have ended unnoticed, so a failure on it is followed
+    /// by another try. `used` is the connection that was used last.
+    fn attempts<'a, R: Request>(
+        &'a self,
+        request: &'a R,
+        used: &'a Mutex<Option<u64>>,
+    ) -> BoxFuture<'a, Result<Reply<R::Value>, Error>> {
+        async move {
+            let mut broken = None;
+            let mut attempts = 0;
+            loop {
+                let (Numbered { number, mut link }, is_new) = match self.connect().await {
+                    Ok(connected) => connected,
+                    Err(ConnectError::Unreachable(error)) => {
+                        return Err(broken.map_or(Error::Unreachable(error), Error::Broken));
+                    }
+                    Err(error) => return Err(Error::Unfit { error, repeated: broken.is_some() }),
+                };
+                *used.lock().unwrap_or_else(PoisonError::into_inner) = Some(number);
+                attempts += 1;
+                let is_last = is_new || attempts == MAX_ATTEMPTS;
+                let mut sent = self.attempt(request, number, &mut link, is_last).boxed();
+                let tried = match timeout(self.patience, &mut sent).await {
+                    Ok(tried) => tried,
+                    Err(_) if is_last => sent.await,
+                    // A firewall may have forgotten the connection, and then there will be no reply. If the server is only slow, the
+                    // reply to the first try counts as well.
+                    Err(_) => {
+                        self.discard(number);
+                        let first = async {
+                            match sent.await {
+                                Tried::Replied(value) => Ok(Reply { value, repeated: true }),
+                                Tried::Failed(error) => Err(Error::Broken(error)),
+                            }
+                        };
+                        let second = self.attempts(request, used).map(|second| match second {
+                            Ok(reply) => Ok(Reply { repeated: true, ..reply }),
+                            Err(error) => Err(error.after_another_try()),
+                        });
+                        return select_ok([first.boxed(), second.boxed()]).await.map(|(reply, _)| reply);
+                    }
+                };
+                match tried {
+                    Tried::Replied(value) => return Ok(Reply { value, repeated: broken.is_some() }),
+                    Tried::Failed(error) if is_last => return Err(Error::Broken(error)),
+                    Tried::Failed(error) => broken = Some(error),
+                }
             }
         }
+        .boxed()
     }
 
-    /// A connection that was idle may have ended unnoticed, so a failure on it is followed by another attempt.
-    async fn attempt<R: Request>(&self, request: &R, used: &mut Option<u64>) -> Result<Reply<R::Value>, Error> {
-        let mut broken = None;
-        let mut attempts = 0;
-        loop {
-            let (Numbered { number, mut connection }, is_new) = match self.connect().await {
-                Ok(connected) => connected,
-                Err(error) => return Err(broken.map_or(Error::Unreachable(error), Error::Broken)),
-            };
-            *used = Some(number);
-            attempts += 1;
-            let is_last = is_new || attempts == MAX_ATTEMPTS;
-            let sent = request.send(&mut connection).await;
-            let is_demoted = matches!(&sent, Ok(value) if R::is_refused_by_a_replica(value));
-            if is_demoted || sent.is_err() {
+    /// Sends a request on one connection, which is discarded if it fails or leads to a replica.
+    async fn attempt<R: Request>(&self, request: &R, number: u64, link: &mut Link, is_last: bool) -> Tried<R::Value> {
+        match request.send(link).await {
+            Ok(value) if !R::is_refused_by_a_replica(&value) => Tried::Replied(value),
+            Ok(value) => {
                 self.discard(number);
-            }
-            match sent {
-                Ok(value) if is_last || !is_demoted => {
-                    return Ok(Reply { value, repeated: broken.is_some(), connection: number });
+                if is_last {
+                    return Tried::Replied(value);
                 }
-                Ok(_) => broken = Some(std::io::Error::other("the server is no longer the primary").into()),
-                Err(error) if is_last => return Err(Error::Broken(error)),
-                Err(error) => broken = Some(error),
+                Tried::Failed(std::io::Error::other("the server is no longer the primary").into())
+            }
+            Err(error) => {
+                self.discard(number);
+                Tried::Failed(error)
             }
         }
     }
 
     /// Returns the connection, and whether it is new.
-    async fn connect(&self) -> Result<(Numbered, bool), RedisError> {
+    async fn connect(&self) -> Result<(Numbered, bool), ConnectError> {
         if let Some(current) = self.current().clone() {
             return Ok((current, false));
         }
@@ -188,8 +226,9 @@ impl Connection {
         if let Some(current) = self.current().clone() {
             return Ok((current, false));
         }
-        let connection = self.client.get_multiplexed_async_connection_with_config(&self.config).await?;
-        let new = Numbered { number: self.made.fetch_add(1, Ordering::Relaxed), connection };
+        let mut link = self.source.connect().await.map_err(ConnectError::Unreachable)?;
+        self.checks.pass(&mut link).await?;
+        let new = Numbered { number: self.made.fetch_add(1, Ordering::Relaxed), link };
         *self.current() = Some(new.clone());
         Ok((new, true))
     }

@@ -20,7 +20,7 @@ use redis::{RedisError, ServerError};
 /// println!("{error}");
 /// # }
 /// ```
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum ConnectError {
     /// A setting of the builder cannot work.
@@ -33,6 +33,15 @@ pub enum ConnectError {
     Evicts {
         /// Its `maxmemory-policy`.
         policy: String,
+    },
+    /// The server is a replica, which takes no writes.
+    Replica,
+    /// The server is a node of a cluster, which has some of the keys only.
+    ClusterNode,
+    /// The user lacks a right.
+    MissingRight {
+        /// What `ACL SETUSER` must grant, such as `+evalsha`.
+        right: String,
     },
     /// The server is too old.
     TooOld {
@@ -47,20 +56,31 @@ impl fmt::Display for ConnectError {
             Self::Setting(what) => write!(f, "{what}; no connection was made"),
             // The source may repeat the URL, which may contain a password, so it is not repeated here.
             Self::Unreachable(_) => f.write_str(
-                "could not reach Redis, so the store was not made; check the URL, the password, and that the server runs",
+                "could not reach Redis, nothing was written; check the URL, the password, and that the server runs",
             ),
             Self::NoReply(timeout) => write!(
                 f,
-                "Redis did not reply within {timeout:?}, so the store was not made; check the server, or set a longer `timeout`"
+                "Redis did not reply within {timeout:?}, nothing was written; check the server, or set a longer `timeout`"
             ),
             Self::Evicts { policy } => write!(
                 f,
                 "Redis has `maxmemory-policy {policy}` and would evict claims and records when its memory is full, so that \
-                 handlers run twice; the store was not made. Set `maxmemory-policy noeviction` in redis.conf, or with \
-                 CONFIG SET"
+                 handlers run twice; nothing was written. Set `maxmemory-policy noeviction` in redis.conf, or with CONFIG SET"
+            ),
+            Self::Replica => f.write_str(
+                "the Redis server is a replica and takes no writes, so nothing was written; give the URL of the primary, or of a \
+                 proxy that leads to it",
+            ),
+            Self::ClusterNode => f.write_str(
+                "the Redis server is a node of a cluster and has some of the keys only, so nothing was written; give the URL of a \
+                 server without `cluster-enabled`",
+            ),
+            Self::MissingRight { right } => write!(
+                f,
+                "the user lacks rights in Redis, so nothing was written; grant them with ACL SETUSER: {right}"
             ),
             Self::TooOld { version } => {
-                write!(f, "Redis {version} is too old, so the store was not made; it needs Redis 7.0, or Valkey")
+                write!(f, "Redis {version} is too old, so nothing was written; it needs Redis 7.0, or Valkey")
             }
         }
     }
@@ -76,10 +96,12 @@ impl StdError for ConnectError {
 }
 
 /// Why a step failed. The engine logs it, and the client gets a 503.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) enum Error {
     /// No connection; nothing was sent.
     Unreachable(RedisError),
+    /// The server behind a new connection cannot be used. If an earlier connection broke, what was sent there may have taken effect.
+    Unfit { error: ConnectError, repeated: bool },
     /// No connection in time; nothing was sent.
     NotConnected(Duration),
     /// The connection broke after the step was sent.
@@ -103,12 +125,22 @@ impl Error {
     pub(crate) fn is_in_doubt(&self) -> bool {
         match self {
             Self::Unreachable(_) | Self::NotConnected(_) | Self::Unreadable { .. } => false,
-            Self::Refused { repeated, .. } => *repeated,
+            Self::Refused { repeated, .. } | Self::Unfit { repeated, .. } => *repeated,
             Self::Broken(_)
             | Self::Unconfirmed
             | Self::NoReply(_)
             | Self::UnknownReply
             | Self::NotReplicated { .. } => true,
+        }
+    }
+
+    /// What this error says if the step was sent once before.
+    pub(crate) fn after_another_try(self) -> Self {
+        match self {
+            Self::Unreachable(error) => Self::Broken(error),
+            Self::Unfit { error, .. } => Self::Unfit { error, repeated: true },
+            Self::Refused { error, .. } => Self::Refused { error, repeated: true },
+            error => error,
         }
     }
 
@@ -121,6 +153,7 @@ impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Unreachable(error) => write!(f, "could not reach Redis, nothing was sent: {error}"),
+            Self::Unfit { error, .. } => write!(f, "could not use the Redis server of a new connection: {error}"),
             Self::NotConnected(timeout) => write!(f, "no connection to Redis within {timeout:?}, nothing was sent"),
             Self::Broken(error) => {
                 write!(f, "the connection to Redis broke, it is unknown whether the step took effect: {error}")
@@ -153,6 +186,7 @@ impl StdError for Error {
         match self {
             Self::Unreachable(source) | Self::Broken(source) => Some(source),
             Self::Refused { error, .. } => Some(error),
+            Self::Unfit { error, .. } => Some(error),
             _ => None,
         }
     }

@@ -4,18 +4,17 @@ use bytes::Bytes;
 use idem_runtime::{KeyState, StorageKey, StoredEntry, Timestamp};
 use tokio::time::Instant;
 
-use crate::client::{Client, Replication, ScriptReply};
+use crate::client::{Client, ScriptReply};
 use crate::connection::Reply;
 use crate::errors::Error;
-use crate::value::{self, Decoded, Name, RECORD_START, StoredClaim};
+use crate::value::{self, Decoded, Name, RECORD_START};
 
 /// How often a step looks again if, each time, another request was faster.
-pub(crate) const MAX_ATTEMPTS: u32 = 3;
+const MAX_ATTEMPTS: u32 = 3;
 
 /// The value of a key at one moment.
-pub(crate) struct Snapshot {
-    pub(crate) value: Bytes,
-    pub(crate) decoded: Decoded,
+struct Snapshot {
+    decoded: Decoded,
     /// How many milliseconds are left to the key. Negative if a record has no expiry.
     left: i64,
     /// The time in microseconds, by the server's clock.
@@ -23,11 +22,6 @@ pub(crate) struct Snapshot {
 }
 
 impl Snapshot {
-    /// Whether the lease of `claim` has expired. Redis counts in milliseconds and rounds down, so never too early.
-    pub(crate) fn has_expired(&self, claim: &StoredClaim) -> bool {
-        self.left < claim.ttl
-    }
-
     /// Returns the time this many milliseconds later, or earlier, by the server's clock.
     fn after(&self, milliseconds: i64) -> Timestamp {
         let nanoseconds = i128::from(self.now) * 1000 + i128::from(milliseconds) * 1_000_000;
@@ -37,18 +31,21 @@ impl Snapshot {
 
 impl Client {
     /// Returns the value of the key. Writes nothing, and waits for no replica.
-    pub(crate) async fn snapshot(&self, name: &Name, deadline: Instant) -> Result<Option<Snapshot>, Error> {
+    async fn snapshot(&self, name: &Name, deadline: Instant) -> Result<Option<Snapshot>, Error> {
         let Reply { value, .. } = self.run(&self.scripts.inspect, name, &[], deadline).await?;
         let reply: (Option<Bytes>, i64, (u64, u64)) =
             redis::from_redis_value(value).map_err(|_| Error::UnknownReply)?;
         let (Some(value), left, (seconds, microseconds)) = reply else { return Ok(None) };
         let now = seconds.saturating_mul(1_000_000).saturating_add(microseconds);
-        match value::decode(name, &value) {
-            // Without an expiry a claim has no age. A record needs none.
-            Some(Decoded::Claim(_)) if left < 0 => Err(Error::unreadable(name)),
-            Some(decoded) => Ok(Some(Snapshot { value, decoded, left, now })),
-            None => Err(Error::unreadable(name)),
-        }
+        Ok(Some(Snapshot { decoded: decode(name, &value, left)?, left, now }))
+    }
+
+    /// Returns the claim or the head of the record under the key, and how many milliseconds are left to it.
+    pub(crate) async fn peek(&self, name: &Name, deadline: Instant) -> Result<Option<(Bytes, i64)>, Error> {
+        let Reply { value, .. } = self.run(&self.scripts.peek, name, &[], deadline).await?;
+        let (value, left) = redis::from_redis_value(value).map_err(|_| Error::UnknownReply)?;
+        let value: Option<Bytes> = value;
+        Ok(value.map(|value| (value, left)))
     }
 
     /// Returns the entry under the key, as an operator may see it.
@@ -56,11 +53,9 @@ impl Client {
         let name = self.name(key);
         let Some(snapshot) = self.snapshot(&name, self.connection.deadline()).await? else { return Ok(None) };
         let mut entry = match &snapshot.decoded {
-            Decoded::Record(content) => {
-                StoredEntry::new(KeyState::Completed(value::decode_record(key, &name, content)?))
-            }
+            Decoded::Record(stored) => StoredEntry::new(KeyState::Completed(stored.decode(key, &name)?)),
             Decoded::Claim(stored) => {
-                let state = if snapshot.has_expired(stored) { KeyState::Abandoned } else { KeyState::InFlight };
+                let state = if stored.has_expired(snapshot.left) { KeyState::Abandoned } else { KeyState::InFlight };
                 let mut entry = StoredEntry::new(state(stored.fingerprint));
                 entry.info.clone_from(&stored.info);
                 entry.lease_until = Some(snapshot.after(snapshot.left - stored.ttl));
@@ -75,15 +70,15 @@ impl Client {
     pub(crate) async fn forget(&self, name: &Name) -> Result<bool, Error> {
         let (deadline, channel) = (self.connection.deadline(), name.channel());
         for _ in 0..MAX_ATTEMPTS {
-            let Some(snapshot) = self.snapshot(name, deadline).await? else { return Ok(false) };
-            let (start, left) = match &snapshot.decoded {
-                Decoded::Record(_) => (&snapshot.value[..RECORD_START], None),
-                Decoded::Claim(stored) if !snapshot.has_expired(stored) => return Ok(false),
-                Decoded::Claim(stored) => (&snapshot.value[..], Some(stored.ttl.to_string())),
+            let Some((value, left)) = self.peek(name, deadline).await? else { return Ok(false) };
+            let (start, left) = match decode(name, &value, left)? {
+                Decoded::Record(_) => (&value[..RECORD_START], None),
+                Decoded::Claim(stored) if !stored.has_expired(left) => return Ok(false),
+                Decoded::Claim(stored) => (&value[..], Some(stored.ttl.to_string())),
             };
             let mut arguments = vec![start, channel.as_bytes()];
             arguments.extend(left.as_ref().map(String::as_bytes));
-            let result = self.step(&self.scripts.forget, name, &arguments, Replication::None, deadline).await?;
+            let result = self.step(&self.scripts.forget, name, &arguments, deadline).await?;
             match result.reply {
                 ScriptReply::Done => return Ok(true),
                 // It is not known what the first of two tries found.
@@ -94,5 +89,15 @@ impl Client {
         }
         // Other requests claim the key again and again.
         Ok(false)
+    }
+}
+
+/// Decodes the value of a key to which so many milliseconds are left.
+pub(crate) fn decode(name: &Name, value: &Bytes, left: i64) -> Result<Decoded, Error> {
+    match value::decode(name, value) {
+        // Without an expiry a claim has no age. A record needs none.
+        Some(Decoded::Claim(_)) if left < 0 => Err(Error::unreadable(name)),
+        Some(decoded) => Ok(decoded),
+        None => Err(Error::unreadable(name)),
     }
 }

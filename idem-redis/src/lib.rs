@@ -41,12 +41,28 @@
 //!
 //! - Redis 7.0 or newer, or Valkey; one primary, with any number of replicas. If the URL names a proxy, or a host name that
 //!   moves, the store follows it to the new primary after a failover.
-//! - `maxmemory-policy noeviction`, which [`connect`](RedisStore::connect) checks. With any other policy the server drops claims
-//!   and records when it is full. So do not share it with a cache.
+//! - `maxmemory-policy noeviction`. With any other policy the server drops claims and records when it is full. So do not share it
+//!   with a cache.
 //! - `appendonly yes`, unless it may forget everything when it restarts.
-//! - A user with `EVAL`, `EVALSHA`, `GET`, `GETRANGE`, `SET`, `DEL`, `PEXPIRE`, `PTTL` and `TIME` on the keys `prefix:*`, and
-//!   `WAIT` for `Replicas`. With `PUBLISH` and `SUBSCRIBE` on the channels `prefix:*`, waiters are woken at once; without them
-//!   they only poll. With `SCRIPT`, `INFO` and `CONFIG GET`, the server is checked and the first steps are smaller.
+//! - A user with the [rights](#rights) below.
+//!
+//! The store checks version, policy, role and rights on each new connection, since a failover may lead to another server.
+//! [`connect`](RedisStore::connect) refuses a server that does not fit, and so does each later step, with what to set.
+//!
+//! # Rights
+//!
+//! For the prefix `shop`, and without `+wait` unless there is [`Durability::Replicas`]:
+//!
+//! ```text
+//! ACL SETUSER shop on >password resetchannels ~shop:* +info +eval +evalsha +get +getrange +pttl +time +set +pexpire +del +wait
+//! ```
+//!
+//! A user that lacks one of them is refused, with its name. These are optional:
+//!
+//! | right | without it |
+//! |---|---|
+//! | `&shop:* +publish +subscribe +unsubscribe +ping` | waiters poll, and learn of the end of a claim up to 640 ms later |
+//! | `+script\|load` | the first steps on a new server take a second round trip |
 //!
 //! # What is stored
 //!
@@ -58,13 +74,15 @@
 //! expiry of these keys; a claim without one is an error. A claim outlives its lease for the endpoint's TTL, so that a retry
 //! learns that the outcome is unknown. A record expires with its key, and one without an expiry stays until it is forgotten.
 //!
-//! A key is claimed, and a record read, with one `SET NX GET`. Every other step is a script that compares before it writes. Each
-//! step is on one key, so it fits a cluster; connecting to one is not supported yet.
+//! Every step is a script on one key, which compares before it writes, and takes one round trip. A refusal reads some hundred
+//! bytes, even of a large record. If there is no reply within half of the [`timeout`](RedisStoreBuilder::timeout), the step is also
+//! sent on a new connection; each script changes nothing more when it runs twice.
 //!
-//! With `Replicas`, a claim and a completion take a second round trip, and the steps of one process wait for their replicas one
-//! after the other, since they share a connection.
+//! With `Replicas`, a claim and a completion take a second round trip, on a connection of its own. One `WAIT` serves all steps
+//! that came since the one before, so a step waits for its replicas at most twice `within`, and no other step waits for them.
 
 mod begin;
+mod checks;
 mod claim;
 mod client;
 mod config;
@@ -73,10 +91,12 @@ mod errors;
 #[cfg(test)]
 mod histories;
 mod inspect;
+mod link;
+mod replicas;
 mod scripts;
 mod store;
-mod subscription;
 mod value;
+mod waiting;
 
 pub use claim::RedisClaim;
 pub use config::{Durability, RedisStoreBuilder};

@@ -1,10 +1,12 @@
 //! The scripts: each takes one key, and writes only if its value is, byte for byte, what the caller has seen or written.
 
-use redis::{Cmd, cmd};
+use redis::{Cmd, Value, cmd};
 use sha1_smol::Sha1;
 
 /// The scripts of the store.
 pub(crate) struct Scripts {
+    pub(crate) begin: Script,
+    pub(crate) peek: Script,
     pub(crate) inspect: Script,
     pub(crate) renew: Script,
     pub(crate) take_over: Script,
@@ -19,32 +21,46 @@ pub(crate) struct Script {
     hash: String,
 }
 
+/// Returns the text of a script that looks at its key.
+macro_rules! looking {
+    ($file:literal) => {
+        concat!(include_str!("scripts/look.lua"), include_str!($file))
+    };
+}
+
 impl Scripts {
     pub(crate) fn new() -> Self {
         Self {
+            begin: Script::new(looking!("scripts/begin.lua")),
+            peek: Script::new(looking!("scripts/peek.lua")),
             inspect: Script::new(include_str!("scripts/inspect.lua")),
-            renew: Script::new(include_str!("scripts/renew.lua")),
-            take_over: Script::new(include_str!("scripts/take_over.lua")),
-            complete: Script::new(include_str!("scripts/complete.lua")),
-            release: Script::new(include_str!("scripts/release.lua")),
+            renew: Script::new(looking!("scripts/renew.lua")),
+            take_over: Script::new(looking!("scripts/take_over.lua")),
+            complete: Script::new(looking!("scripts/complete.lua")),
+            release: Script::new(looking!("scripts/release.lua")),
             forget: Script::new(include_str!("scripts/forget.lua")),
         }
     }
 
-    pub(crate) fn texts(&self) -> [&str; 6] {
-        let Self { inspect, renew, take_over, complete, release, forget } = self;
-        [inspect, renew, take_over, complete, release, forget].map(|script| script.text)
+    pub(crate) fn texts(&self) -> [&'static str; 8] {
+        let Self { begin, peek, inspect, renew, take_over, complete, release, forget } = self;
+        [begin, peek, inspect, renew, take_over, complete, release, forget].map(|script| script.text)
     }
 }
 
 impl Script {
-    fn new(text: &'static str) -> Self {
+    pub(crate) fn new(text: &'static str) -> Self {
         Self { text, hash: Sha1::from(text).digest().to_string() }
     }
 
     /// Returns a call by hash. The server replies NOSCRIPT if it does not know the script.
     pub(crate) fn by_hash(&self, key: &str, arguments: &[&[u8]]) -> Cmd {
         call("EVALSHA", &self.hash, key, arguments)
+    }
+
+    /// Returns whether the reply to a call by hash says that the server does not know the script.
+    pub(crate) fn is_unknown(reply: &Value) -> bool {
+        matches!(reply, Value::ServerError(error) if error.code() == "NOSCRIPT")
     }
 
     /// Returns a call with the whole text. From then on the server knows the script.

@@ -11,11 +11,10 @@ use idem_runtime::{
 use crate::begin::{Releaser, begin};
 use crate::claim::RedisClaim;
 use crate::client::Client;
-use crate::config::RedisStoreBuilder;
-use crate::connection::Connection;
+use crate::config::{RedisStoreBuilder, Server};
 use crate::errors::ConnectError;
-use crate::scripts::Scripts;
-use crate::subscription::Subscription;
+use crate::link::Source;
+use crate::waiting::Waiting;
 
 /// Claims and records in Redis or Valkey, for services that run as several processes.
 ///
@@ -44,7 +43,7 @@ pub struct RedisStore {
 
 /// What the store does besides its steps. It ends with the last clone of the store.
 struct Background {
-    subscription: Subscription,
+    waiting: Waiting,
     unconfirmed: UnconfirmedClaims<Releaser>,
 }
 
@@ -57,32 +56,69 @@ impl RedisStore {
         Self::builder(url).connect().await
     }
 
+    /// Makes a store over the connection that the service has, with the default settings. It is checked before the first step.
+    ///
+    /// The manager decides about timeouts and reconnecting. It keeps a connection that does not reply, and one to a primary that
+    /// became a replica; with a URL the store recovers from both. Waiters only poll, and [`Durability`](crate::Durability) other than
+    /// `None` needs a URL.
+    ///
+    /// ```no_run
+    /// # async fn example() -> redis::RedisResult<()> {
+    /// use idem_redis::RedisStore;
+    ///
+    /// let manager = redis::Client::open("redis://localhost:6379")?.get_connection_manager().await?;
+    /// let store = RedisStore::from_connection_manager(manager);
+    /// # let _ = store;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn from_connection_manager(manager: redis::aio::ConnectionManager) -> Self {
+        let RedisStoreBuilder { prefix, durability, timeout, .. } =
+            RedisStoreBuilder::new(Server::Manager(manager.clone()));
+        Self::new(Client::new(Source::Manager(manager), prefix, durability, timeout))
+    }
+
     /// Returns a builder, to change the default settings.
     pub fn builder(url: impl Into<String>) -> RedisStoreBuilder {
-        RedisStoreBuilder::new(url.into())
+        RedisStoreBuilder::new(Server::Url(url.into()))
+    }
+
+    /// Returns a builder, to change the settings of a store [over the connection that the service
+    /// has](Self::from_connection_manager).
+    pub fn builder_from_connection_manager(manager: redis::aio::ConnectionManager) -> RedisStoreBuilder {
+        RedisStoreBuilder::new(Server::Manager(manager))
+    }
+
+    fn new(client: Client) -> Self {
+        let client = Arc::new(client);
+        let background = Background {
+            waiting: Waiting::new(Arc::clone(&client)),
+            unconfirmed: UnconfirmedClaims::new(Releaser(Arc::clone(&client))),
+        };
+        Self { client, background: Arc::new(background) }
     }
 }
 
 impl RedisStoreBuilder {
-    /// Connects, and checks that the server keeps what is written.
+    /// Connects, and checks the server: that it keeps what is written, and that the user may do all that the store does. That is
+    /// checked again on each later connection.
     ///
     /// # Errors
     /// [`ConnectError`] says what is wrong with the settings or with the server. Nothing was written.
     ///
     /// # Cancel safety
-    /// Dropping the future leaves nothing behind, except scripts that the server may have loaded.
+    /// Dropping the future leaves nothing behind, except a script that the server may have loaded.
     pub async fn connect(self) -> Result<RedisStore, ConnectError> {
         self.validate()?;
-        let Self { url, prefix, durability, timeout } = self;
-        let client = redis::Client::open(url).map_err(ConnectError::Unreachable)?;
-        let connection = Connection::new(client, timeout.saturating_add(durability.wait()));
-        let client = Arc::new(Client { connection, scripts: Scripts::new(), prefix, durability });
-        client.check_server(timeout).await?;
-        let background = Background {
-            subscription: Subscription::new(Arc::clone(&client)),
-            unconfirmed: UnconfirmedClaims::new(Releaser(Arc::clone(&client))),
+        let Self { server, prefix, durability, timeout } = self;
+        let source = match server {
+            Server::Url(url) => redis::Client::open(url).and_then(|client| Source::of(&client)),
+            Server::Manager(manager) => Ok(Source::Manager(manager)),
         };
-        Ok(RedisStore { client, background: Arc::new(background) })
+        let source = source.map_err(ConnectError::Unreachable)?;
+        let client = Client::new(source, prefix, durability, timeout);
+        client.connection.open().await?;
+        Ok(RedisStore::new(client))
     }
 }
 
@@ -102,7 +138,7 @@ impl Store for RedisStore {
     }
 
     async fn ended(&self, key: &StorageKey) {
-        self.background.subscription.ended(key).await;
+        self.background.waiting.ended(key).await;
     }
 
     /// A value that cannot be read is an error, and stays.
@@ -128,9 +164,6 @@ impl Store for RedisStore {
 
 impl fmt::Debug for RedisStore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("RedisStore")
-            .field("prefix", &self.client.prefix)
-            .field("durability", &self.client.durability)
-            .finish_non_exhaustive()
+        f.debug_struct("RedisStore").field("prefix", &self.client.prefix).finish_non_exhaustive()
     }
 }

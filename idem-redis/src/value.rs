@@ -19,8 +19,13 @@
 //! | 1 | version, `1` |
 //! | 1 | `R` |
 //! | 16 | owner token |
-//! | 8 | checksum over the key's name and the bytes before |
+//! | 32 | fingerprint |
+//! | 2 | length of the summary, big-endian |
+//! | 8 | checksum over the key's name, the bytes before and the summary |
+//! | .. | summary: the record without its content, as [`Record::tombstone`] makes it |
 //! | rest | [`Record::to_checksummed_bytes`] |
+//!
+//! Up to the summary it is the head of the record. A step that does not replay the record reads its head alone.
 //!
 //! A record expires with its key. A checksum is the first 8 bytes of a SHA-1.
 
@@ -41,9 +46,9 @@ const CHECKSUM: usize = 8;
 const FINGERPRINT: usize = 32;
 /// The lengths up to the checksum.
 const CLAIM_HEAD: usize = 2 + 16 + 8;
-const RECORD_HEAD: usize = 2 + 16;
-/// How many bytes at the start of a record depend on its key and its owner alone. `complete.lua` has the same number.
-pub(crate) const RECORD_START: usize = RECORD_HEAD + CHECKSUM;
+const RECORD_HEAD: usize = RECORD_START + 2;
+/// How many bytes at the start of a record are equal in all records of one owner. `complete.lua` has the same number.
+pub(crate) const RECORD_START: usize = 2 + 16 + FINGERPRINT;
 
 /// The longest lease or TTL. Longer ones are cut to it, so that no sum of times is more than Redis can count.
 const MAX_TIME: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
@@ -123,14 +128,21 @@ pub(crate) fn encode_claim(
     value.freeze()
 }
 
-/// Returns the value of a record, of which `content` are the checksummed bytes.
-pub(crate) fn encode_record(name: &Name, owner: OwnerToken, content: &[u8]) -> Bytes {
-    let mut value = BytesMut::with_capacity(RECORD_START + content.len());
+/// Returns the value of a record.
+pub(crate) fn encode_record(key: &StorageKey, name: &Name, owner: OwnerToken, record: &Record) -> Bytes {
+    let (tombstone, content) = (record.tombstone(), record.to_checksummed_bytes(key));
+    // An execution info is never that long. Without a summary, operators are told less of a mismatch.
+    let length = u16::try_from(tombstone.bytes().len()).unwrap_or(0);
+    let summary = &tombstone.bytes()[..usize::from(length)];
+    let mut value = BytesMut::with_capacity(RECORD_HEAD + CHECKSUM + summary.len() + content.len());
     value.put_slice(RECORD);
     value.put_slice(owner.as_bytes());
-    let checksum = name.checksum([&value]);
+    value.put_slice(record.fingerprint().as_bytes());
+    value.put_u16(length);
+    let checksum = name.checksum([&value, summary]);
     value.put_slice(&checksum);
-    value.put_slice(content);
+    value.put_slice(summary);
+    value.put_slice(&content);
     value.freeze()
 }
 
@@ -138,8 +150,24 @@ pub(crate) fn encode_record(name: &Name, owner: OwnerToken, content: &[u8]) -> B
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Decoded {
     Claim(StoredClaim),
-    /// The checksummed bytes of a record.
-    Record(Bytes),
+    Record(StoredRecord),
+}
+
+/// A record as it is stored.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct StoredRecord {
+    /// The record without its content.
+    pub(crate) summary: Record,
+    /// The checksummed bytes of the record. Empty if only the head was read.
+    content: Bytes,
+}
+
+impl StoredRecord {
+    /// Decodes the whole record.
+    pub(crate) fn decode(&self, key: &StorageKey, name: &Name) -> Result<Record, Error> {
+        Record::from_checksummed_bytes(key, &self.content)
+            .map_err(|cause| Error::Unreadable { name: name.short(), cause: Some(cause) })
+    }
 }
 
 /// A claim as it is stored.
@@ -152,12 +180,27 @@ pub(crate) struct StoredClaim {
     pub(crate) info: Option<ExecutionInfo>,
 }
 
-/// Decodes a value. `None` if this store did not write it under this name, or if it is damaged.
+impl StoredClaim {
+    /// Whether the lease has expired if so many milliseconds are left to the key. Redis rounds them down, so never too early.
+    pub(crate) fn has_expired(&self, left: i64) -> bool {
+        left < self.ttl
+    }
+}
+
+/// Decodes a value, or the head of a record. `None` if this store did not write it under this name, or if it is damaged.
 pub(crate) fn decode(name: &Name, value: &Bytes) -> Option<Decoded> {
     if value.starts_with(RECORD) {
         let (head, rest) = value.split_at_checked(RECORD_HEAD)?;
-        let (checksum, _) = rest.split_at_checked(CHECKSUM)?;
-        return (checksum == name.checksum([head])).then(|| Decoded::Record(value.slice(RECORD_START..)));
+        let (checksum, rest) = rest.split_at_checked(CHECKSUM)?;
+        let length = usize::from(u16::from_be_bytes(*head.last_chunk()?));
+        let (summary, _) = rest.split_at_checked(length)?;
+        if checksum != name.checksum([head, summary]) {
+            return None;
+        }
+        let fingerprint = Fingerprint::from_bytes(*head[..RECORD_START].last_chunk()?);
+        let start = RECORD_HEAD + CHECKSUM;
+        let summary = Record::new(fingerprint, value.slice(start..start + length));
+        return Some(Decoded::Record(StoredRecord { summary, content: value.slice(start + length..) }));
     }
     if !value.starts_with(CLAIM) {
         return None;
@@ -174,12 +217,6 @@ pub(crate) fn decode(name: &Name, value: &Bytes) -> Option<Decoded> {
         ttl: i64::try_from(ttl).ok()?,
         info: ExecutionInfo::from_bytes(info).ok(),
     }))
-}
-
-/// Decodes the bytes of a record.
-pub(crate) fn decode_record(key: &StorageKey, name: &Name, content: &Bytes) -> Result<Record, Error> {
-    Record::from_checksummed_bytes(key, content)
-        .map_err(|cause| Error::Unreadable { name: name.short(), cause: Some(cause) })
 }
 
 #[cfg(test)]

@@ -1,27 +1,28 @@
-//! Waiting for claims to end: a bounded poll, which messages cut short.
+//! Waiting for claims to end: one poll for each key that is waited for, which messages cut short.
 //!
-//! Nothing depends on a message: it may be lost, and the user may lack the right to subscribe.
+//! Nothing depends on a message: it may be lost, and the user may lack the right to subscribe. The requests that wait for one key
+//! send nothing themselves.
 
-use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::collections::{HashMap, HashSet};
 use std::future::Future;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use futures_util::StreamExt;
 use idem_runtime::StorageKey;
-use idem_runtime::remote::{Listener, Waiters, jitter};
-use redis::{RedisResult, Value, cmd};
-use tokio::time::{sleep, timeout, timeout_at};
+use idem_runtime::remote::{Listener, jitter};
+use redis::{RedisResult, Value};
+use tokio::sync::{Notify, watch};
+use tokio::time::{sleep, timeout_at};
 
 use crate::client::Client;
-use crate::connection::Reply;
-use crate::value::{CLAIM, Name};
+use crate::inspect::decode;
+use crate::value::Decoded;
 
 /// The pauses of the poll: short at first, for handlers that end soon, and then longer.
 const FIRST_PAUSE: Duration = Duration::from_millis(20);
 const MAX_PAUSE: Duration = Duration::from_millis(640);
-/// How often the poll looks before the engine looks: the lease may have expired.
-const MAX_LOOKS: u32 = 6;
 /// How long the subscription is kept when no one waits.
 const LINGER: Duration = Duration::from_secs(5);
 /// How often the connection of a silent subscription is checked.
@@ -29,98 +30,216 @@ const PING_INTERVAL: Duration = Duration::from_secs(10);
 /// The pause before the next subscription after one that failed.
 const RETRY_PAUSE: Duration = Duration::from_secs(1);
 
-/// One subscription for all who wait, made when the first one comes. It ends with the store.
-pub(crate) struct Subscription {
-    client: Arc<Client>,
-    waiters: Arc<Waiters>,
+/// All who wait in this process. Its work ends with the store.
+pub(crate) struct Waiting {
+    shared: Arc<Shared>,
     listener: Listener,
 }
 
-impl Subscription {
+struct Shared {
+    client: Arc<Client>,
+    state: Mutex<State>,
+    /// The subscription has something to change.
+    changed: Notify,
+}
+
+#[derive(Default)]
+struct State {
+    awaited: HashMap<StorageKey, Arc<Awaited>>,
+    /// The keys that someone has begun, or ceased, to wait for since the subscription was last changed.
+    changes: HashSet<StorageKey>,
+}
+
+/// A key that is waited for.
+struct Awaited {
+    /// Tells all who wait that the claim may have ended.
+    ended: watch::Sender<()>,
+    /// Asks the poll to look at once.
+    look: Notify,
+}
+
+impl Waiting {
     pub(crate) fn new(client: Arc<Client>) -> Self {
-        Self { client, waiters: Arc::default(), listener: Listener::default() }
+        let shared = Shared { client, state: Mutex::default(), changed: Notify::new() };
+        Self { shared: Arc::new(shared), listener: Listener::default() }
     }
 
-    /// Resolves when the claim may have ended.
+    /// Resolves when the claim may have ended, or its lease has expired.
     pub(crate) async fn ended(&self, key: &StorageKey) {
+        let mut ended = self.shared.register(key);
+        if self.shared.client.connection.source().subscriber().is_some() {
+            self.listener.ensure_running(|| Arc::clone(&self.shared).listen());
+        }
+        // An error says that the poll has ended with its runtime.
+        let _ = ended.changed().await;
+    }
+}
+
+impl Shared {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Starts the poll of the key unless it is running. If it is, it looks once more: the claim may have ended before this request
+    /// came.
+    fn register(self: &Arc<Self>, key: &StorageKey) -> watch::Receiver<()> {
+        let mut state = self.state();
+        match state.awaited.entry(*key) {
+            Entry::Occupied(known) => {
+                known.get().look.notify_one();
+                known.get().ended.subscribe()
+            }
+            Entry::Vacant(new) => {
+                let (ended, receiver) = watch::channel(());
+                let awaited = new.insert(Arc::new(Awaited { ended, look: Notify::new() }));
+                tokio::spawn(Poll { shared: Arc::downgrade(self), key: *key, awaited: Arc::clone(awaited) }.run());
+                state.changes.insert(*key);
+                self.changed.notify_one();
+                receiver
+            }
+        }
+    }
+
+    /// Returns whether there is a claim whose lease has not expired. `true` also if that is unknown, so that the poll goes on.
+    async fn is_claimed(&self, key: &StorageKey) -> bool {
         let name = self.client.name(key);
-        let mut waiter = self.waiters.register(key);
-        self.listener.ensure_running(|| listen(Arc::clone(&self.client), Arc::clone(&self.waiters)));
-        let mut pause = FIRST_PAUSE;
-        for _ in 0..MAX_LOOKS {
-            // After the registration, so that no end is missed.
-            if !self.is_claimed(&name).await {
+        let Ok(found) = self.client.peek(&name, self.client.connection.deadline()).await else { return true };
+        let Some((value, left)) = found else { return false };
+        matches!(decode(&name, &value, left), Ok(Decoded::Claim(stored)) if !stored.has_expired(left))
+    }
+
+    /// Subscribes to the channels of all keys that are waited for, as long as there are any.
+    async fn listen(self: Arc<Self>) {
+        loop {
+            if let Err(error) = self.subscribe().await {
+                tracing::debug!(%error, "could not subscribe to messages of Redis; waiters poll");
+                sleep(RETRY_PAUSE).await;
+            }
+            if self.state().awaited.is_empty() {
                 return;
             }
-            let _ = timeout(jitter(pause), waiter.woken()).await;
-            pause = (pause * 2).min(MAX_PAUSE);
         }
     }
 
-    /// Returns whether there is a claim. `true` also if that is unknown, so that the poll goes on.
-    async fn is_claimed(&self, name: &Name) -> bool {
-        let mut start = cmd("GETRANGE");
-        start.arg(&name.0).arg(0).arg(CLAIM.len() - 1);
-        match self.client.connection.send(&start, self.client.connection.deadline()).await {
-            Ok(Reply { value: Value::BulkString(start), .. }) => start == CLAIM,
-            _ => true,
+    async fn subscribe(&self) -> RedisResult<()> {
+        let Some(subscriber) = self.client.connection.source().subscriber() else { return Ok(()) };
+        let (mut sink, mut messages) = self.in_time(subscriber.get_async_pubsub()).await?.split();
+        let mut subscribed: HashMap<String, StorageKey> = HashMap::new();
+        {
+            let mut state = self.state();
+            state.changes = state.awaited.keys().copied().collect();
         }
-    }
-}
-
-/// Subscribes to the channels of all keys that are waited for, as long as there are any.
-async fn listen(client: Arc<Client>, waiters: Arc<Waiters>) {
-    loop {
-        if let Err(error) = subscribe(&client, &waiters).await {
-            tracing::debug!(%error, "could not subscribe to messages of Redis; waiters poll");
-            sleep(RETRY_PAUSE).await;
-        }
-        if waiters.is_empty() {
-            return;
-        }
-    }
-}
-
-async fn subscribe(client: &Client, waiters: &Waiters) -> RedisResult<()> {
-    let (mut sink, mut messages) = in_time(client, client.connection.client().get_async_pubsub()).await?.split();
-    let mut subscribed: HashMap<String, StorageKey> = HashMap::new();
-    loop {
-        let awaited: HashMap<_, _> = waiters.keys().into_iter().map(|key| (client.name(&key).channel(), key)).collect();
-        let gone: Vec<_> = subscribed.keys().filter(|channel| !awaited.contains_key(*channel)).cloned().collect();
-        let new: Vec<_> = awaited.keys().filter(|channel| !subscribed.contains_key(*channel)).cloned().collect();
-        if !gone.is_empty() {
-            in_time(client, sink.unsubscribe(&gone)).await?;
-        }
-        if !new.is_empty() {
-            in_time(client, sink.subscribe(&new)).await?;
-            // Those who looked before the subscription was made look once more.
-            new.iter().filter_map(|channel| awaited.get(channel)).for_each(|key| waiters.wake(key));
-        }
-        subscribed = awaited;
         loop {
-            tokio::select! {
-                message = messages.next() => match message {
-                    Some(message) => {
-                        if let Some(key) = subscribed.get(message.get_channel_name()) {
-                            waiters.wake(key);
-                        }
+            let (mut new, mut gone) = (HashMap::new(), Vec::new());
+            {
+                let mut state = self.state();
+                for key in std::mem::take(&mut state.changes) {
+                    let channel = self.client.name(&key).channel();
+                    match (state.awaited.contains_key(&key), subscribed.contains_key(&channel)) {
+                        (true, false) => drop(new.insert(channel, key)),
+                        (false, true) => gone.push(channel),
+                        _ => {}
                     }
-                    None => return Err(std::io::Error::from(std::io::ErrorKind::ConnectionReset).into()),
-                },
-                () = waiters.changed() => break,
-                () = sleep(LINGER), if subscribed.is_empty() => return Ok(()),
-                () = sleep(PING_INTERVAL), if !subscribed.is_empty() => {
-                    in_time(client, sink.ping::<Value>()).await.map(drop)?;
+                }
+            }
+            if !gone.is_empty() {
+                self.in_time(sink.unsubscribe(&gone)).await?;
+                for channel in &gone {
+                    subscribed.remove(channel);
+                }
+            }
+            if !new.is_empty() {
+                self.in_time(sink.subscribe(&new.keys().collect::<Vec<_>>())).await?;
+                // A message that came before was missed.
+                new.values().for_each(|key| self.tell(key, |awaited| awaited.look.notify_one()));
+                subscribed.extend(new);
+            }
+            loop {
+                tokio::select! {
+                    message = messages.next() => match message {
+                        Some(message) => {
+                            if let Some(key) = subscribed.get(message.get_channel_name()) {
+                                self.tell(key, |awaited| awaited.ended.send_replace(()));
+                            }
+                        }
+                        None => return Err(std::io::Error::from(std::io::ErrorKind::ConnectionReset).into()),
+                    },
+                    () = self.changed.notified() => break,
+                    () = sleep(LINGER), if subscribed.is_empty() => return Ok(()),
+                    () = sleep(PING_INTERVAL), if !subscribed.is_empty() => {
+                        self.in_time(sink.ping::<Value>()).await.map(drop)?;
+                    }
                 }
             }
         }
     }
+
+    fn tell(&self, key: &StorageKey, tell: impl FnOnce(&Awaited)) {
+        if let Some(awaited) = self.state().awaited.get(key) {
+            tell(awaited);
+        }
+    }
+
+    /// A dead connection may neither reply nor end.
+    async fn in_time<T>(&self, step: impl Future<Output = RedisResult<T>>) -> RedisResult<T> {
+        match timeout_at(self.client.connection.deadline(), step).await {
+            Ok(result) => result,
+            Err(_) => Err(std::io::Error::from(std::io::ErrorKind::TimedOut).into()),
+        }
+    }
 }
 
-/// A dead connection may neither reply nor end.
-async fn in_time<T>(client: &Client, step: impl Future<Output = RedisResult<T>>) -> RedisResult<T> {
-    match timeout_at(client.connection.deadline(), step).await {
-        Ok(result) => result,
-        Err(_) => Err(std::io::Error::from(std::io::ErrorKind::TimedOut).into()),
+/// The poll of one key. It runs as long as someone waits for the key, and the store lives.
+struct Poll {
+    shared: Weak<Shared>,
+    key: StorageKey,
+    awaited: Arc<Awaited>,
+}
+
+impl Poll {
+    async fn run(self) {
+        let Self { shared, key, awaited } = &self;
+        let mut pause = FIRST_PAUSE;
+        while let Some(shared) = shared.upgrade() {
+            if self.is_over(&shared) {
+                return;
+            }
+            if !shared.is_claimed(key).await {
+                awaited.ended.send_replace(());
+            }
+            drop(shared);
+            tokio::select! {
+                () = sleep(jitter(pause)) => pause = (pause * 2).min(MAX_PAUSE),
+                () = awaited.look.notified() => {}
+                () = awaited.ended.closed() => {}
+            }
+        }
+    }
+
+    /// Forgets the key if no one waits for it.
+    fn is_over(&self, shared: &Shared) -> bool {
+        let mut state = shared.state();
+        let is_over = self.awaited.ended.receiver_count() == 0;
+        if is_over {
+            self.forget(&mut state);
+            shared.changed.notify_one();
+        }
+        is_over
+    }
+
+    fn forget(&self, state: &mut State) {
+        if state.awaited.get(&self.key).is_some_and(|awaited| Arc::ptr_eq(awaited, &self.awaited)) {
+            state.awaited.remove(&self.key);
+            state.changes.insert(self.key);
+        }
+    }
+}
+
+/// If the runtime of the poll ends, those who wait are woken, and the next one starts another poll.
+impl Drop for Poll {
+    fn drop(&mut self) {
+        if let Some(shared) = self.shared.upgrade() {
+            self.forget(&mut shared.state());
+        }
     }
 }

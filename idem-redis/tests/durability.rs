@@ -149,3 +149,37 @@ async fn a_failover_to_a_replica_that_lacks_the_claim_lets_another_one_claim() {
     // With `Replicas` there was no claim to lose.
     assert!(!exists(&replica, 1).await);
 }
+
+/// Of many steps that wait for a replica, none makes another one wait longer than it waits itself.
+#[tokio::test]
+async fn steps_that_wait_for_a_dead_replica_wait_together_and_stop_no_others() {
+    let primary = Redis::start().await;
+    let replica = primary.replica().await;
+    let proxy = Proxy::to(primary.port()).await;
+    let store = replicated(&proxy).await;
+    let mut running = claim_in_time(&store, 100).await;
+    replica.stall();
+    let start = Instant::now();
+    let steps: Vec<_> = (0..20u8)
+        .map(|number| {
+            let store = store.clone();
+            tokio::spawn(async move { begin(&store, number).await })
+        })
+        .collect();
+    until("a step waits for the replica", async || primary.say("INFO clients").await.contains("blocked_clients:1"))
+        .await;
+    let renewed = Instant::now();
+    running.renew(LEASE).await.unwrap();
+    assert_in_flight(&begin(&store, 100).await);
+    assert!(renewed.elapsed() < WITHIN, "what needs no replica took {:?}", renewed.elapsed());
+    for step in steps {
+        let said = unavailable(step.await.unwrap());
+        assert!(said.contains("0 of 1 replicas"), "{said}");
+    }
+    // One after the other they would take twenty times as long.
+    assert!(start.elapsed() < 6 * WITHIN, "{:?}", start.elapsed());
+    replica.resume();
+    for number in 0..20 {
+        claim_in_time(&store, number).await;
+    }
+}

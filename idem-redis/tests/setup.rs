@@ -27,7 +27,7 @@ async fn a_server_that_throws_keys_away_is_refused_whichever_way_it_says_so() {
 
 #[tokio::test]
 async fn a_user_who_may_do_little_is_enough() {
-    let may = "~idem:* +evalsha +eval +get +getrange +set +del +pexpire +pttl +time";
+    let may = "~idem:* +evalsha +eval +get +getrange +set +del +pexpire +pttl +time +info";
     let server = Redis::start().await;
     server.say(&format!("ACL SETUSER little on >secret resetchannels {may}")).await;
     let url = format!("redis://little:secret@127.0.0.1:{}", server.port());
@@ -123,11 +123,44 @@ async fn both_protocols_and_another_database_will_do() {
     works(&RedisStore::connect(format!("{}/3?protocol=resp3", server.url())).await.unwrap()).await;
 }
 
-/// Every script takes one key and touches no other, which is all that a cluster asks of it.
+/// A store that was connected to one server, and must now connect to another.
+async fn moved_to(server: &Redis) -> (RedisStore, Redis, Proxy) {
+    let first = Redis::start().await;
+    let (store, proxy) = through_proxy(&first).await;
+    claim(&store, 1).await;
+    proxy.redirect(server.port());
+    proxy.cut();
+    (store, first, proxy)
+}
+
 #[tokio::test]
-async fn the_scripts_run_on_a_node_of_a_cluster() {
+async fn a_server_that_evicts_is_refused_on_each_new_connection() {
+    let evicting = Redis::with(&["--save", "", "--maxmemory-policy", "allkeys-lru"]).await;
+    let (store, _first, _proxy) = moved_to(&evicting).await;
+    let said = unavailable(begin(&store, 2).await);
+    assert!(said.contains("Set `maxmemory-policy noeviction`"), "{said}");
+    assert!(evicting.say("DBSIZE").await.starts_with(":0"), "nothing was written");
+    evicting.say("CONFIG SET maxmemory-policy noeviction").await;
+    claim(&store, 2).await;
+}
+
+#[tokio::test]
+async fn a_replica_is_refused_at_connect_and_on_each_new_connection() {
+    let primary = Redis::start().await;
+    let replica = primary.replica().await;
+    let refused = RedisStore::connect(replica.url()).await.unwrap_err();
+    assert!(matches!(refused, ConnectError::Replica), "{refused:?}");
+    assert!(refused.to_string().contains("primary"), "{refused}");
+    let (store, _first, _proxy) = moved_to(&replica).await;
+    let said = unavailable(begin(&store, 2).await);
+    assert!(said.contains("replica"), "{said}");
+    replica.say("REPLICAOF NO ONE").await;
+    claim(&store, 2).await;
+}
+
+#[tokio::test]
+async fn a_node_of_a_cluster_is_refused() {
     let server = Redis::with(&["--save", "", "--cluster-enabled", "yes"]).await;
-    assert!(server.say("CLUSTER ADDSLOTSRANGE 0 16383").await.starts_with("+OK"));
-    until("the cluster is up", async || server.say("CLUSTER INFO").await.contains("cluster_state:ok")).await;
-    works(&RedisStore::connect(server.url()).await.unwrap()).await;
+    let refused = RedisStore::connect(server.url()).await.unwrap_err();
+    assert!(matches!(refused, ConnectError::ClusterNode), "{refused:?}");
 }

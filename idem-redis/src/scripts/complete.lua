@@ -1,6 +1,6 @@
 -- Replaces the claim by its record. With `small`, even if the server is full: then the record is a tombstone.
 local claim, record, expiry, channel, small = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
-local found = redis.call('GET', KEYS[1])
+local found = look()
 if found == claim then
     -- A full server refuses SET as the first write of a script, but not PEXPIRE.
     if small then redis.call('PEXPIRE', KEYS[1], expiry) end
@@ -9,17 +9,9 @@ if found == claim then
     redis.pcall('PUBLISH', channel, '')
     return 1
 end
--- Up to here all records of one owner are equal.
-local RECORD_START = 26
+-- Up to here all records of one owner are equal. A repetition changes nothing.
+local RECORD_START = 50
 if found and #found >= RECORD_START and string.sub(found, 1, RECORD_START) == string.sub(record, 1, RECORD_START) then
-    -- A repetition. It writes and changes nothing: WAIT waits for the last write of its connection.
-    local left = redis.call('PTTL', KEYS[1])
-    if left < 0 then
-        -- Someone removed its expiry.
-        redis.call('SET', KEYS[1], found)
-    else
-        redis.call('PEXPIRE', KEYS[1], math.max(1, left))
-    end
     return 1
 end
 return found

@@ -1,6 +1,6 @@
 -- Replaces an abandoned claim by that of its new owner, if less than `left` milliseconds are left to the key.
 local previous, claim, expiry, left = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
-local found = redis.call('GET', KEYS[1])
+local found = look()
 if found == claim then
     -- A repetition.
     redis.call('PEXPIRE', KEYS[1], expiry)

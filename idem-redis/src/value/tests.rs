@@ -33,13 +33,19 @@ fn times_are_rounded_up_and_never_too_long_or_zero() {
 
 #[test]
 fn a_value_is_read_under_its_own_name_and_as_it_was_written_only() {
-    let content = Record::new(FINGERPRINT, Bytes::from_static(b"the content")).to_checksummed_bytes(&KEY);
-    let record = encode_record(&name(), OWNER, &content);
-    assert_eq!(decode(&name(), &record), Some(Decoded::Record(content)));
+    let written = Record::new(FINGERPRINT, Bytes::from_static(b"the content"));
+    let record = encode_record(&KEY, &name(), OWNER, &written);
+    let summary = written.tombstone();
+    let head = RECORD_HEAD + CHECKSUM + summary.bytes().len();
+    for value in [record.clone(), record.slice(..head)] {
+        let Some(Decoded::Record(stored)) = decode(&name(), &value) else { panic!("a record, or its head") };
+        assert_eq!(stored.summary, summary);
+        assert_eq!(stored.decode(&KEY, &name()).ok(), (value.len() > head).then(|| written.clone()));
+    }
     let claim = encode_claim(&name(), OWNER, TTL, &FINGERPRINT, Some(&info()));
     let stored = StoredClaim { fingerprint: FINGERPRINT, ttl: 3_600_000, info: Some(info()) };
     assert_eq!(decode(&name(), &claim), Some(Decoded::Claim(stored)));
-    for (value, covered) in [(claim.clone(), claim.len()), (record, RECORD_START)] {
+    for (value, covered) in [(claim.clone(), claim.len()), (record, head)] {
         assert_eq!(decode(&Name::new("other", &KEY), &value), None, "under another name");
         for at in 0..covered {
             assert_eq!(decode(&name(), &value.slice(..at)), None, "cut at {at}");
@@ -64,7 +70,13 @@ fn a_claim_whose_info_cannot_be_read_is_a_claim() {
 }
 
 #[test]
-fn the_script_knows_how_a_record_starts() {
-    let script = include_str!("../scripts/complete.lua");
-    assert!(script.contains(&format!("local RECORD_START = {RECORD_START}\n")));
+fn the_scripts_know_the_layout_of_a_record() {
+    for (script, line) in [
+        (include_str!("../scripts/complete.lua"), format!("local RECORD_START = {RECORD_START}\n")),
+        (include_str!("../scripts/begin.lua"), format!("string.sub(found, {}, {RECORD_START})", RECORD_START - 31)),
+        (include_str!("../scripts/look.lua"), format!("string.byte(start, {}) * 256", RECORD_HEAD - 1)),
+        (include_str!("../scripts/look.lua"), format!("0, {} + summary)", RECORD_HEAD + CHECKSUM - 1)),
+    ] {
+        assert!(script.contains(&line), "{line}");
+    }
 }

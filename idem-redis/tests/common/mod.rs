@@ -111,6 +111,13 @@ pub fn unreadable<T: std::fmt::Debug>(result: Result<T, StoreError>) -> String {
     }
 }
 
+/// Returns how often the server has run a command since `CONFIG RESETSTAT`, in scripts as well.
+pub async fn calls(server: &Redis, command: &str) -> u64 {
+    let stats = server.say("INFO commandstats").await;
+    let found = stats.split_once(&format!("cmdstat_{command}:calls="));
+    found.map_or(0, |(_, calls)| calls.split(',').next().unwrap().parse().unwrap())
+}
+
 /// Waits until `done`, looking again and again.
 pub async fn until(what: &str, mut done: impl AsyncFnMut() -> bool) {
     let start = Instant::now();

@@ -1,0 +1,87 @@
+//! What a connection is made of: of a URL, or of the connection that the user has.
+
+use std::time::Duration;
+
+use redis::aio::{ConnectionLike, ConnectionManager, MultiplexedConnection};
+use redis::io::tcp::TcpSettings;
+use redis::io::tcp::socket2::TcpKeepalive;
+use redis::{AsyncConnectionConfig, Client, Cmd, IntoConnectionInfo, Pipeline, RedisError, ServerError, Value};
+
+/// How many steps may wait to be written. Small steps of many requests share one connection.
+const MAX_QUEUED: usize = 1024;
+
+/// Firewalls forget connections that are idle for some minutes, and say so to neither end.
+const KEEPALIVE: Duration = Duration::from_secs(30);
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
+/// How long the kernel tries to deliver what was sent.
+#[cfg(target_os = "linux")]
+const MAX_DELIVERY: Duration = Duration::from_secs(20);
+
+/// Where connections come from.
+#[derive(Clone)]
+pub(crate) enum Source {
+    Url(Client),
+    Manager(ConnectionManager),
+}
+
+/// One connection.
+#[derive(Clone)]
+pub(crate) enum Link {
+    Own(MultiplexedConnection),
+    Manager(ConnectionManager),
+}
+
+impl Source {
+    /// Connections to this server, with the settings of the store.
+    pub(crate) fn of(client: &Client) -> Result<Self, RedisError> {
+        let info = client.get_connection_info().clone();
+        let keepalive = TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE_INTERVAL);
+        let tcp = TcpSettings::default().set_nodelay(true).set_keepalive(keepalive);
+        #[cfg(target_os = "linux")]
+        let tcp = tcp.set_user_timeout(MAX_DELIVERY);
+        Client::open(info.into_connection_info()?.set_tcp_settings(tcp)).map(Self::Url)
+    }
+
+    pub(crate) async fn connect(&self) -> Result<Link, RedisError> {
+        match self {
+            Self::Url(client) => {
+                // Every wait has its own deadline here, connecting included.
+                let config = AsyncConnectionConfig::new()
+                    .set_connection_timeout(None)
+                    .set_response_timeout(None)
+                    .set_pipeline_buffer_size(MAX_QUEUED);
+                client.get_multiplexed_async_connection_with_config(&config).await.map(Link::Own)
+            }
+            Self::Manager(manager) => Ok(Link::Manager(manager.clone())),
+        }
+    }
+
+    /// Returns what a subscription is made of. `None` if waiters only poll.
+    pub(crate) fn subscriber(&self) -> Option<&Client> {
+        match self {
+            Self::Url(client) => Some(client),
+            Self::Manager(_) => None,
+        }
+    }
+}
+
+impl Link {
+    /// An error of the server is a value.
+    pub(crate) async fn command(&mut self, command: &Cmd) -> Result<Value, RedisError> {
+        match self.connection().req_packed_command(command).await {
+            Ok(value) => Ok(value),
+            Err(error) => ServerError::try_from(error).map(Value::ServerError),
+        }
+    }
+
+    pub(crate) async fn pipeline(&mut self, commands: &Pipeline) -> Result<Vec<Value>, RedisError> {
+        self.connection().req_packed_commands(commands, 0, commands.len()).await
+    }
+
+    fn connection(&mut self) -> &mut (dyn ConnectionLike + Send) {
+        match self {
+            Self::Own(connection) => connection,
+            Self::Manager(manager) => manager,
+        }
+    }
+}

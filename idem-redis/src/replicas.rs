@@ -1,0 +1,127 @@
+//! Waiting for replicas, on a connection of its own: `WAIT` stops the connection that it is sent on.
+//!
+//! `WAIT` counts the replicas that have the last write of its own connection, and all writes before it. So each step that
+//! waits is first confirmed on this connection: a script looks that the server has its value, and writes something that changes
+//! nothing. A server that took over from the one that did the step, and does not have the value, confirms nothing. One `WAIT`
+//! serves all steps that have come since the last one.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use idem_runtime::remote::Listener;
+use redis::{Pipeline, Value};
+use tokio::sync::{Notify, oneshot};
+use tokio::time::timeout;
+
+use crate::client::ScriptReply;
+use crate::connection::Connection;
+use crate::errors::Error;
+use crate::scripts::Script;
+use crate::value::Name;
+
+pub(crate) struct Replicas {
+    shared: Arc<Shared>,
+    task: Listener,
+}
+
+struct Shared {
+    connection: Connection,
+    confirm: Script,
+    want: u32,
+    within: Duration,
+    steps: Mutex<Vec<Step>>,
+    added: Notify,
+}
+
+/// A step that waits for replicas.
+struct Step {
+    name: String,
+    /// What its value begins with.
+    start: Bytes,
+    result: oneshot::Sender<Result<(), Error>>,
+}
+
+impl Replicas {
+    pub(crate) fn new(connection: Connection, want: u32, within: Duration) -> Self {
+        let confirm = Script::new(include_str!("scripts/confirm.lua"));
+        let shared = Shared { connection, confirm, want, within, steps: Mutex::default(), added: Notify::new() };
+        Self { shared: Arc::new(shared), task: Listener::default() }
+    }
+
+    /// Waits until enough replicas have the value under this name, which begins with `start`.
+    pub(crate) async fn have(&self, name: &Name, start: Bytes) -> Result<(), Error> {
+        let (result, confirmed) = oneshot::channel();
+        let Shared { connection, within, .. } = &*self.shared;
+        let step = Step { name: name.0.clone(), start, result };
+        self.shared.steps.lock().unwrap_or_else(PoisonError::into_inner).push(step);
+        self.shared.added.notify_one();
+        self.task.ensure_running(|| Arc::clone(&self.shared).run());
+        // The `WAIT` before this one may take as long.
+        let limit = connection.timeout().saturating_add(*within);
+        match timeout(limit, confirmed).await {
+            Ok(Ok(result)) => result,
+            Ok(Err(_)) => Err(Error::Unconfirmed),
+            Err(_) => Err(Error::NoReply(limit)),
+        }
+    }
+}
+
+impl Shared {
+    async fn run(self: Arc<Self>) {
+        loop {
+            self.added.notified().await;
+            let mut steps = std::mem::take(&mut *self.steps.lock().unwrap_or_else(PoisonError::into_inner));
+            // Some have been dropped meanwhile.
+            steps.retain(|step| !step.result.is_closed());
+            if !steps.is_empty() {
+                self.wait_for(steps).await;
+            }
+        }
+    }
+
+    async fn wait_for(&self, steps: Vec<Step>) {
+        let mut sent = self.send(&steps, Script::by_hash).await;
+        if sent.as_ref().is_ok_and(|values| values.iter().any(Script::is_unknown)) {
+            sent = self.send(&steps, Script::in_full).await;
+        }
+        match sent {
+            Ok(mut values) => {
+                let replicas = self.count(values.pop());
+                for (step, value) in steps.into_iter().zip(values) {
+                    let confirmed = match ScriptReply::read(value) {
+                        Ok(ScriptReply::Done) => replicas.clone(),
+                        // Its claim or its record is gone, or the server is another one.
+                        _ => Err(Error::Unconfirmed),
+                    };
+                    let _ = step.result.send(confirmed);
+                }
+            }
+            Err(error) => {
+                for step in steps {
+                    let _ = step.result.send(Err(error.clone()));
+                }
+            }
+        }
+    }
+
+    async fn send(&self, steps: &[Step], call: fn(&Script, &str, &[&[u8]]) -> redis::Cmd) -> Result<Vec<Value>, Error> {
+        let mut commands = Pipeline::with_capacity(steps.len() + 1);
+        for step in steps {
+            commands.add_command(call(&self.confirm, &step.name, &[&step.start]));
+        }
+        let within = u64::try_from(self.within.as_millis()).unwrap_or(u64::MAX);
+        commands.cmd("WAIT").arg(self.want).arg(within);
+        Ok(self.connection.send(&commands, self.connection.deadline()).await?.value)
+    }
+
+    /// Judges the reply to `WAIT`.
+    fn count(&self, reply: Option<Value>) -> Result<(), Error> {
+        match reply {
+            Some(Value::Int(have)) if have >= i64::from(self.want) => Ok(()),
+            Some(Value::Int(have)) => Err(Error::NotReplicated { have, want: self.want, within: self.within }),
+            Some(Value::ServerError(error)) => Err(Error::Refused { error, repeated: true }),
+            _ => Err(Error::UnknownReply),
+        }
+    }
+}

@@ -1,0 +1,134 @@
+//! What a step sends and reads: counted by the server, and by a proxy in front of it.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a failed check panics")]
+
+#[allow(unreachable_pub, reason = "a module of each test")]
+mod common;
+
+use common::*;
+use idem_redis::RedisStore;
+use idem_runtime::{Begin, BeginOptions, Claim, ExecutionInfo, Record, Store};
+use idem_servers::proxy::{Direction, Fault, Proxy};
+use idem_servers::redis::Redis;
+use tokio::task::JoinSet;
+
+const RECORD: usize = 1024 * 1024;
+
+/// Bytes that a step of this kind may read: a fingerprint, checksums, and an execution info.
+const FEW: usize = 1024;
+
+fn large() -> Record {
+    Record::new(fingerprint(1), vec![7; RECORD].into())
+}
+
+fn count_from_now(proxy: &Proxy) {
+    proxy.set(Direction::ToServer, Fault::None);
+    proxy.set(Direction::ToClient, Fault::None);
+}
+
+async fn begin_another_request(store: &RedisStore) -> Begun {
+    store.begin(&key(1), &fingerprint(2), &BeginOptions::new(LEASE, TTL)).await
+}
+
+#[tokio::test]
+async fn a_mismatch_reads_the_fingerprint_of_a_large_record_and_not_its_content() {
+    let server = Redis::start().await;
+    let (store, proxy) = through_proxy(&server).await;
+    claim(&store, 1).await.complete(large(), TTL).await.unwrap();
+    begin_another_request(&store).await.unwrap();
+    count_from_now(&proxy);
+    server.say("CONFIG RESETSTAT").await;
+    let Ok(Begin::Completed(found)) = begin_another_request(&store).await else { panic!("there is a record") };
+    assert_eq!(*found.fingerprint(), fingerprint(1));
+    assert!(proxy.bytes(Direction::ToClient) < FEW, "{} bytes", proxy.bytes(Direction::ToClient));
+    assert_eq!(calls(&server, "evalsha").await, 1);
+    assert_eq!(recorded(&store, 1).await, large());
+}
+
+/// An engine tells a changed policy from another request by the execution info.
+#[tokio::test]
+async fn a_mismatch_has_the_execution_info_of_the_record() {
+    let server = Redis::start().await;
+    let store = store(&server).await;
+    let info = ExecutionInfo::from_bytes(&[&[1, 0][..], &[5; 8 + 8 + 4 + 8], b"POST /orders"].concat()).unwrap();
+    let info = info.to_bytes();
+    // As the runtime lays a record out: version, kind, expiry, the two lengths, content and info.
+    let lengths = [&u16::try_from(info.len()).unwrap().to_le_bytes()[..], &4u64.to_le_bytes()].concat();
+    let bytes = [&[1, 1][..], &[0xff; 8], &lengths, b"text", &info].concat();
+    let record = Record::new(fingerprint(1), bytes.into());
+    assert!(record.execution_info().is_some(), "the layout is the runtime's");
+    claim(&store, 1).await.complete(record.clone(), TTL).await.unwrap();
+    let Ok(Begin::Completed(found)) = begin_another_request(&store).await else { panic!("there is a record") };
+    assert_eq!(found.execution_info(), record.execution_info());
+    assert_eq!(recorded(&store, 1).await, record);
+}
+
+#[tokio::test]
+async fn a_forget_and_a_lost_claim_read_little_of_a_large_record() {
+    let server = Redis::start().await;
+    let (store, proxy) = through_proxy(&server).await;
+    let claimed = claim(&store, 1).await;
+    claimed.try_clone().unwrap().complete(large(), TTL).await.unwrap();
+    let reads_little = |what: &str| {
+        assert!(proxy.bytes(Direction::ToClient) < FEW, "{what}: {} bytes", proxy.bytes(Direction::ToClient));
+    };
+    count_from_now(&proxy);
+    claimed.try_clone().unwrap().renew(LEASE).await.unwrap_err();
+    reads_little("renew");
+    count_from_now(&proxy);
+    claimed.release().await.unwrap_err();
+    reads_little("release");
+    count_from_now(&proxy);
+    assert!(store.forget(&key(1)).await.unwrap());
+    reads_little("forget");
+    claim(&store, 1).await;
+}
+
+#[tokio::test]
+async fn a_refusal_in_flight_is_one_short_round_trip() {
+    let server = Redis::start().await;
+    let (store, proxy) = through_proxy(&server).await;
+    let _claimed = claim(&store, 1).await;
+    assert_in_flight(&begin(&store, 1).await);
+    count_from_now(&proxy);
+    server.say("CONFIG RESETSTAT").await;
+    assert_in_flight(&begin(&store, 1).await);
+    assert_in_flight(&begin_another_request(&store).await);
+    assert_eq!(calls(&server, "evalsha").await, 2);
+    assert_eq!((calls(&server, "set").await, calls(&server, "eval").await), (0, 0));
+    let (sent, read) = (proxy.bytes(Direction::ToServer), proxy.bytes(Direction::ToClient));
+    assert!(sent < 2 * 500 && read < 2 * 200, "{sent} bytes were sent, and {read} read");
+}
+
+#[tokio::test]
+async fn those_who_wait_in_one_process_poll_once() {
+    const WAITERS: u64 = 50;
+    let server = Redis::start().await;
+    // Without messages, so that only polls are counted.
+    server.say("ACL SETUSER default resetchannels").await;
+    let (owner, store) = (store(&server).await, store(&server).await);
+    let claimed = claim(&owner, 1).await;
+    let mut waiters = JoinSet::new();
+    for _ in 0..WAITERS {
+        let store = store.clone();
+        waiters.spawn(async move {
+            loop {
+                match begin(&store, 1).await.unwrap() {
+                    Begin::InFlight(_) => store.ended(&key(1)).await,
+                    Begin::Completed(found) => return found,
+                    begun => panic!("it is completed, but `begin` gave {begun:?}"),
+                }
+            }
+        });
+    }
+    until("all have begun once", async || calls(&server, "evalsha").await >= WAITERS).await;
+    tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+    server.say("CONFIG RESETSTAT").await;
+    tokio::time::sleep(std::time::Duration::from_secs(3)).await;
+    let polls = calls(&server, "evalsha").await + calls(&server, "getrange").await;
+    // At most three looks a second, of two commands each.
+    assert!(polls > 0 && polls <= 30, "{polls} commands in three seconds");
+    claimed.complete(record("answer"), TTL).await.unwrap();
+    while let Some(found) = waiters.join_next().await {
+        assert_eq!(found.unwrap(), record("answer"));
+    }
+}
