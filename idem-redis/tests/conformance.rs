@@ -1,5 +1,9 @@
-//! The conformance suite of stores, each case against a server of its own.
+//! The conformance suite of stores, each case against a server of its own: as a user with all rights, with the documented ones, and
+//! over the connection of the service.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a failed check panics")]
+
+#[allow(unreachable_pub, reason = "a module of each test")]
+mod common;
 
 use std::sync::Arc;
 
@@ -15,10 +19,35 @@ struct Served {
     _server: Redis,
 }
 
-idem_runtime::conformance_tests!(|| async {
-    let server = Redis::start().await;
-    Served { store: RedisStore::connect(server.url()).await.unwrap(), _server: server }
-});
+mod with_all_rights {
+    use super::*;
+
+    idem_runtime::conformance_tests!(|| async {
+        let server = Redis::start().await;
+        Served { store: RedisStore::connect(server.url()).await.unwrap(), _server: server }
+    });
+}
+
+mod with_the_documented_rights {
+    use super::*;
+
+    idem_runtime::conformance_tests!(|| async {
+        let server = Redis::start().await;
+        common::set_user(&server, &common::documented_rights()).await;
+        let store = RedisStore::builder(common::user_url(&server)).prefix("shop").connect().await.unwrap();
+        Served { store, _server: server }
+    });
+}
+
+mod over_a_connection_manager {
+    use super::*;
+
+    idem_runtime::conformance_tests!(|| async {
+        let server = Redis::start().await;
+        let manager = redis::Client::open(server.url()).unwrap().get_connection_manager().await.unwrap();
+        Served { store: RedisStore::from_connection_manager(manager), _server: server }
+    });
+}
 
 #[deny(clippy::missing_trait_methods)]
 impl Store for Served {

@@ -26,16 +26,70 @@ async fn a_server_that_throws_keys_away_is_refused_whichever_way_it_says_so() {
 }
 
 #[tokio::test]
-async fn a_user_who_may_do_little_is_enough() {
-    let may = "~idem:* +evalsha +eval +get +getrange +set +del +pexpire +pttl +time +info";
+async fn a_user_who_lacks_a_documented_right_is_refused_and_told_which() {
     let server = Redis::start().await;
-    server.say(&format!("ACL SETUSER little on >secret resetchannels {may}")).await;
-    let url = format!("redis://little:secret@127.0.0.1:{}", server.port());
-    let store = RedisStore::connect(url).await.unwrap();
+    let rights = documented_rights();
+    assert!(rights.len() > 9 && rights.contains(&"~shop:*") && rights.contains(&"+wait"), "{rights:?}");
+    let connect = async || {
+        RedisStore::builder(user_url(&server))
+            .prefix("shop")
+            .durability(Durability::Replicas { count: 1, within: Duration::from_millis(10) })
+            .connect()
+            .await
+    };
+    for lacking in &rights {
+        let others: Vec<_> = rights.iter().filter(|right| *right != lacking).copied().collect();
+        set_user(&server, &others).await;
+        let refused = connect().await.unwrap_err();
+        assert!(matches!(&refused, ConnectError::MissingRight { right } if right == lacking), "{lacking}: {refused:?}");
+        assert!(refused.to_string().contains(lacking), "{refused}");
+    }
+    set_user(&server, &rights).await;
+    connect().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_right_that_is_withdrawn_is_missed_on_the_next_connection() {
+    let server = Redis::start().await;
+    let rights = documented_rights();
+    set_user(&server, &rights).await;
+    let store = RedisStore::builder(user_url(&server)).prefix("shop").connect().await.unwrap();
+    drop(claim(&store, 1).await);
+    server.say("ACL SETUSER shop -evalsha").await;
+    server.say("CLIENT KILL USER shop").await;
+    let said = unavailable(begin(&store, 2).await);
+    assert!(said.contains("+evalsha"), "{said}");
+    server.say("ACL SETUSER shop +evalsha").await;
+    drop(claim(&store, 2).await);
+}
+
+#[tokio::test]
+async fn with_the_optional_rights_waiters_get_messages_and_scripts_are_known() {
+    let server = Redis::start().await;
+    let mut rights = documented_rights();
+    let optional = optional_rights();
+    rights.extend(optional.iter().map(String::as_str));
+    assert!(rights.contains(&"&shop:*") && rights.contains(&"+script|load"), "{rights:?}");
+    set_user(&server, &rights).await;
+    let store = RedisStore::builder(user_url(&server)).prefix("shop").connect().await.unwrap();
+    server.say("CONFIG RESETSTAT").await;
     let claimed = claim(&store, 1).await;
-    assert_in_flight(&begin(&store, 1).await);
+    assert_eq!(calls(&server, "eval").await, 0, "the server knows the scripts");
+    let waiting = tokio::spawn({
+        let store = store.clone();
+        async move { store.ended(&key(1)).await }
+    });
+    let channel = format!("{}:ended", name(1).replace("idem", "shop"));
+    until("the waiter is subscribed", async || {
+        server.say(&format!("PUBSUB NUMSUB {channel}")).await.contains(":1\r\n")
+    })
+    .await;
     claimed.complete(record("answer"), TTL).await.unwrap();
-    assert_eq!(recorded(&store, 1).await, record("answer"));
+    waiting.await.unwrap();
+    until("it is not subscribed any more", async || {
+        server.say(&format!("PUBSUB NUMSUB {channel}")).await.contains(":0\r\n")
+    })
+    .await;
 }
 
 #[tokio::test]

@@ -111,6 +111,34 @@ pub fn unreadable<T: std::fmt::Debug>(result: Result<T, StoreError>) -> String {
     }
 }
 
+/// The rights of a user, as the front page of the crate documents them.
+pub fn documented_rights() -> Vec<&'static str> {
+    let page = include_str!("../../src/lib.rs");
+    let line = page.lines().find_map(|line| line.strip_prefix("//! ACL SETUSER shop on >password resetchannels "));
+    line.expect("the front page documents the rights").split(' ').collect()
+}
+
+/// The rights that the front page documents as optional: those in the first column of its table.
+pub fn optional_rights() -> Vec<String> {
+    let page = include_str!("../../src/lib.rs");
+    let (_, table) = page.split_once("//! | right | without it |").expect("a table");
+    let rows = table.lines().skip(2).take_while(|line| line.starts_with("//! |"));
+    let rights = rows.flat_map(|row| row.split('`').nth(1).expect("rights").split(' '));
+    // As a table needs it.
+    rights.map(|right| right.replace("\\|", "|")).collect()
+}
+
+/// Makes the user `shop` with these rights and no others.
+pub async fn set_user(server: &Redis, rights: &[&str]) {
+    let said = server.say(&format!("ACL SETUSER shop reset on >password resetchannels {}", rights.join(" "))).await;
+    assert!(said.starts_with("+OK"), "{said}");
+}
+
+/// The server as the user `shop` names it.
+pub fn user_url(server: &Redis) -> String {
+    format!("redis://shop:password@127.0.0.1:{}", server.port())
+}
+
 /// Returns how often the server has run a command since `CONFIG RESETSTAT`, in scripts as well.
 pub async fn calls(server: &Redis, command: &str) -> u64 {
     let stats = server.say("INFO commandstats").await;
