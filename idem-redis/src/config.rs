@@ -4,6 +4,7 @@ use std::fmt;
 use std::time::Duration;
 
 use crate::errors::ConnectError;
+use crate::link::Source;
 
 /// Redis counts in milliseconds, and takes 0 for no limit.
 const MIN_WAIT: Duration = Duration::from_millis(1);
@@ -68,11 +69,20 @@ pub struct RedisStoreBuilder {
     pub(crate) prefix: String,
     pub(crate) durability: Durability,
     pub(crate) timeout: Duration,
+    #[cfg(feature = "tls")]
+    pub(crate) certificates: redis::TlsCertificates,
 }
 
 impl RedisStoreBuilder {
     pub(crate) fn new(server: Server) -> Self {
-        Self { server, prefix: "idem".into(), durability: Durability::None, timeout: Duration::from_secs(2) }
+        Self {
+            server,
+            prefix: "idem".into(),
+            durability: Durability::None,
+            timeout: Duration::from_secs(2),
+            #[cfg(feature = "tls")]
+            certificates: redis::TlsCertificates { client_tls: None, root_cert: None },
+        }
     }
 
     /// What the names of all keys and channels begin with, before a colon. Two prefixes never meet. Default: `idem`.
@@ -93,6 +103,61 @@ impl RedisStoreBuilder {
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;
         self
+    }
+
+    /// The certificates (PEM) of the authority that signed the server's certificate. Default: those that the operating system
+    /// trusts. The URL must begin with `rediss://`.
+    ///
+    /// ```no_run
+    /// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+    /// use idem_redis::RedisStore;
+    ///
+    /// let authority = std::fs::read("authority.pem")?;
+    /// let store = RedisStore::builder("rediss://cache.internal:6380").root_certificates(authority).connect().await?;
+    /// # let _ = store;
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[cfg(feature = "tls")]
+    pub fn root_certificates(mut self, pem: impl Into<Vec<u8>>) -> Self {
+        self.certificates.root_cert = Some(pem.into());
+        self
+    }
+
+    /// The certificate chain and the key (both PEM) with which the store proves who it is. Default: none. The URL must begin with
+    /// `rediss://`.
+    #[cfg(feature = "tls")]
+    pub fn client_certificate(mut self, chain_pem: impl Into<Vec<u8>>, key_pem: impl Into<Vec<u8>>) -> Self {
+        let client = redis::ClientTlsConfig { client_cert: chain_pem.into(), client_key: key_pem.into() };
+        self.certificates.client_tls = Some(client);
+        self
+    }
+
+    /// Where connections come from.
+    pub(crate) fn source(&self) -> Result<Source, ConnectError> {
+        let url = match &self.server {
+            Server::Url(url) => url.as_str(),
+            Server::Manager(manager) => return Ok(Source::Manager(manager.clone())),
+        };
+        let client = if url.starts_with("rediss:") { self.secure_client(url)? } else { redis::Client::open(url) };
+        client.and_then(|client| Source::of(&client)).map_err(ConnectError::Unreachable)
+    }
+
+    #[cfg(feature = "tls")]
+    #[expect(clippy::unnecessary_wraps, reason = "without the feature it fails")]
+    fn secure_client(&self, url: &str) -> Result<redis::RedisResult<redis::Client>, ConnectError> {
+        // Without one, or with two in one program and none chosen, rustls panics. An error says that the service has chosen one.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let certificates = self.certificates.clone();
+        if certificates.root_cert.is_none() && certificates.client_tls.is_none() {
+            return Ok(redis::Client::open(url));
+        }
+        Ok(redis::Client::build_with_tls(url, certificates))
+    }
+
+    #[cfg(not(feature = "tls"))]
+    fn secure_client(&self, _: &str) -> Result<redis::RedisResult<redis::Client>, ConnectError> {
+        Err(ConnectError::Setting("`rediss://` needs the feature `tls` of the crate `idem-redis`; enable it"))
     }
 
     /// Refuses settings that cannot work.

@@ -20,7 +20,7 @@ const MAX_DELIVERY: Duration = Duration::from_secs(20);
 /// Where connections come from.
 #[derive(Clone)]
 pub(crate) enum Source {
-    Url(Client),
+    Url(Box<Client>),
     Manager(ConnectionManager),
 }
 
@@ -39,7 +39,7 @@ impl Source {
         let tcp = TcpSettings::default().set_nodelay(true).set_keepalive(keepalive);
         #[cfg(target_os = "linux")]
         let tcp = tcp.set_user_timeout(MAX_DELIVERY);
-        Client::open(info.into_connection_info()?.set_tcp_settings(tcp)).map(Self::Url)
+        Client::open(info.into_connection_info()?.set_tcp_settings(tcp)).map(|client| Self::Url(Box::new(client)))
     }
 
     pub(crate) async fn connect(&self) -> Result<Link, RedisError> {

@@ -110,13 +110,8 @@ impl RedisStoreBuilder {
     /// Dropping the future leaves nothing behind, except a script that the server may have loaded.
     pub async fn connect(self) -> Result<RedisStore, ConnectError> {
         self.validate()?;
-        let Self { server, prefix, durability, timeout } = self;
-        let source = match server {
-            Server::Url(url) => redis::Client::open(url).and_then(|client| Source::of(&client)),
-            Server::Manager(manager) => Ok(Source::Manager(manager)),
-        };
-        let source = source.map_err(ConnectError::Unreachable)?;
-        let client = Client::new(source, prefix, durability, timeout);
+        let source = self.source()?;
+        let client = Client::new(source, self.prefix, self.durability, self.timeout);
         client.connection.open().await?;
         Ok(RedisStore::new(client))
     }

@@ -177,6 +177,13 @@ async fn both_protocols_and_another_database_will_do() {
     works(&RedisStore::connect(format!("{}/3?protocol=resp3", server.url())).await.unwrap()).await;
 }
 
+#[cfg(not(feature = "tls"))]
+#[tokio::test]
+async fn an_encrypted_url_without_the_feature_says_so() {
+    let refused = RedisStore::connect("rediss://localhost").await.unwrap_err();
+    assert!(matches!(refused, ConnectError::Setting(text) if text.contains("feature `tls`")), "{refused:?}");
+}
+
 /// A store that was connected to one server, and must now connect to another.
 async fn moved_to(server: &Redis) -> (RedisStore, Redis, Proxy) {
     let first = Redis::start().await;

@@ -1,6 +1,9 @@
 //! What the tests share.
 #![allow(dead_code, reason = "each test uses some of it")]
 
+#[cfg(feature = "tls")]
+pub mod tls;
+
 use std::time::{Duration, Instant};
 
 use idem_redis::{RedisClaim, RedisStore};
