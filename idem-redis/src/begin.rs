@@ -73,7 +73,7 @@ pub(crate) async fn begin(
         fingerprint,
         claim: &claim.value,
         expiry: value::claim_expiry(options.lease, ttl).to_string(),
-        deadline: client.connection.deadline(),
+        deadline: client.deadline(),
         in_doubt: guard.in_doubt(),
     };
     match attempt.reply().await {
@@ -152,7 +152,7 @@ impl Attempt<'_> {
     async fn release(&self) -> Result<Reply<Value>, Error> {
         let (client, channel) = (self.client, self.name.channel());
         let arguments = [&self.claim[..], channel.as_bytes()];
-        client.run(&client.scripts.release, self.name, &arguments, client.connection.deadline()).await
+        client.run(&client.scripts.release, self.name, &arguments, client.deadline()).await
     }
 }
 
@@ -175,7 +175,7 @@ impl ReleaseUnconfirmed for Releaser {
         let name = client.name(&claim.key);
         let (script, channel) = (&client.scripts.release, name.channel());
         let arguments = [&claim.value[..], channel.as_bytes()];
-        let sent = client.run(script, &name, &arguments, client.connection.deadline()).await;
+        let sent = client.run(script, &name, &arguments, client.deadline()).await;
         match sent.and_then(|reply| ScriptReply::read(reply.value)) {
             Ok(ScriptReply::Absent) | Err(_) => false,
             // It may still arrive once this other claim has ended.

@@ -17,22 +17,26 @@ pub(crate) struct Checks {
     prefix: String,
     /// Whether `WAIT` is used.
     waits: bool,
+    /// Whether the server must be a node of a cluster.
+    in_cluster: bool,
 }
 
 impl Checks {
-    pub(crate) fn new(prefix: &str, texts: Vec<&'static str>, waits: bool) -> Self {
-        Self { script: Script::new(include_str!("scripts/check.lua")), texts, prefix: prefix.to_owned(), waits }
+    pub(crate) fn new(prefix: &str, texts: Vec<&'static str>, waits: bool, in_cluster: bool) -> Self {
+        let script = Script::new(include_str!("scripts/check.lua"));
+        Self { script, texts, prefix: prefix.to_owned(), waits, in_cluster }
     }
 
     /// Checks the server behind a new connection. Nothing is written.
     pub(crate) async fn pass(&self, link: &mut Link) -> Result<(), ConnectError> {
-        let key = format!("{}:check", self.prefix);
+        let (key, rights_to_keys) = (format!("{}:check", self.prefix), format!("~{}:*", self.prefix));
+        let arguments = [key.as_bytes(), rights_to_keys.as_bytes()];
         let mut questions = Pipeline::new();
         questions.cmd("INFO").arg("server");
         questions.cmd("INFO").arg("replication");
         questions.cmd("INFO").arg("memory");
-        questions.add_command(self.script.by_hash(&key, &[]));
-        questions.add_command(self.script.in_full(&key, &[]));
+        questions.add_command(self.script.by_hash(None, &arguments));
+        questions.add_command(self.script.in_full(None, &arguments));
         if self.waits {
             questions.cmd("WAIT").arg(0).arg(1);
         }
@@ -44,47 +48,43 @@ impl Checks {
         let mut next = || values.next().unwrap_or_default();
         let infos = [next(), next(), next()];
         if infos.iter().any(is_without_right) {
-            return Err(self.missing("+info"));
+            return Err(missing("+info"));
         }
         let [server, replication, memory] = infos.map(info);
-        check_server(server.as_ref())?;
+        check_version(server.as_ref())?;
+        match get(server.as_ref(), "redis_mode").is_some_and(|mode| mode == "cluster") {
+            true if !self.in_cluster => return Err(ConnectError::ClusterNode),
+            false if self.in_cluster => return Err(ConnectError::NoCluster),
+            _ => {}
+        }
         if get(replication.as_ref(), "role").is_some_and(|role| role != "master") {
             return Err(ConnectError::Replica);
         }
         check_policy(memory.as_ref())?;
-        self.check_rights(&next(), "+evalsha")?;
-        let in_full = next();
-        self.check_rights(&in_full, "+eval")?;
-        let missing: Vec<String> = redis::from_redis_value(in_full).unwrap_or_default();
-        if !missing.is_empty() {
-            return Err(self.missing(&missing.join(" ")));
+        let (by_hash, in_full) = (next(), next());
+        if is_without_right(&by_hash) {
+            return Err(missing("+evalsha"));
         }
-        if self.waits { self.check_rights(&next(), "+wait") } else { Ok(()) }
-    }
-
-    /// Judges the reply to a command, which needs `right`.
-    fn check_rights(&self, reply: &Value, right: &str) -> Result<(), ConnectError> {
-        match reply {
-            Value::ServerError(error) if is_without_right(reply) => {
-                let of_key = error.details().is_some_and(|details| details.contains("key"));
-                Err(self.missing(if of_key { "" } else { right }))
-            }
-            _ => Ok(()),
+        if is_without_right(&in_full) {
+            return Err(missing("+eval"));
         }
+        let rights: Vec<String> = redis::from_redis_value(in_full).unwrap_or_default();
+        if !rights.is_empty() {
+            return Err(missing(&rights.join(" ")));
+        }
+        if self.waits && is_without_right(&next()) { Err(missing("+wait")) } else { Ok(()) }
     }
+}
 
-    /// Without a right that is named, those to the keys are missing.
-    fn missing(&self, right: &str) -> ConnectError {
-        let right = if right.is_empty() { format!("~{}:*", self.prefix) } else { right.to_owned() };
-        ConnectError::MissingRight { right }
-    }
+fn missing(right: &str) -> ConnectError {
+    ConnectError::MissingRight { right: right.to_owned() }
 }
 
 fn is_without_right(reply: &Value) -> bool {
     matches!(reply, Value::ServerError(error) if error.code() == "NOPERM")
 }
 
-fn check_server(server: Option<&InfoDict>) -> Result<(), ConnectError> {
+fn check_version(server: Option<&InfoDict>) -> Result<(), ConnectError> {
     match get(server, "redis_version") {
         Some(version) if parse_version(&version).is_some_and(|version| version < MIN_VERSION) => {
             return Err(ConnectError::TooOld { version });
@@ -95,9 +95,6 @@ fn check_server(server: Option<&InfoDict>) -> Result<(), ConnectError> {
                 "could not check the version of Redis, since INFO does not contain it; it must be at least 7.0"
             );
         }
-    }
-    if get(server, "redis_mode").is_some_and(|mode| mode == "cluster") {
-        return Err(ConnectError::ClusterNode);
     }
     Ok(())
 }

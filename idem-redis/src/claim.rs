@@ -43,7 +43,7 @@ pub(crate) struct PreviousClaim {
 impl RedisClaim {
     /// Runs a script that compares the value with that of a claim.
     async fn step(&self, script: &Script, arguments: &[&[u8]]) -> Result<StepResult, Error> {
-        let deadline = self.client.connection.deadline();
+        let deadline = self.client.deadline();
         let result = self.client.step(script, &self.name, arguments, deadline).await?;
         match &result.reply {
             ScriptReply::Found(value) if value::decode(&self.name, value).is_none() => {

@@ -1,28 +1,32 @@
-//! What every step needs: the connection, the scripts, and the replicas that must have a write.
+//! What every step needs: the scripts, and the server that has the key.
 
 use std::time::Duration;
 
 use bytes::Bytes;
 use idem_runtime::StorageKey;
-use redis::Value;
+use redis::{Cmd, Value};
 use tokio::time::Instant;
 
-use crate::checks::Checks;
+use crate::cluster::Cluster;
 use crate::config::Durability;
-use crate::connection::{Connection, Reply};
-use crate::errors::Error;
-use crate::link::Source;
-use crate::replicas::Replicas;
+use crate::connection::Reply;
+use crate::errors::{ConnectError, Error};
+use crate::link::{Place, Source};
+use crate::node::{NewNode, Node};
 use crate::scripts::{Script, Scripts};
 use crate::value::Name;
 
 /// What the clones of a store and their claims share.
 pub(crate) struct Client {
-    pub(crate) connection: Connection,
+    servers: Servers,
     pub(crate) scripts: Scripts,
     pub(crate) prefix: String,
-    /// `None` if no replica must have a write.
-    replicas: Option<Replicas>,
+    timeout: Duration,
+}
+
+enum Servers {
+    One(Box<Node>),
+    Cluster(Box<Cluster>),
 }
 
 /// What a script replied.
@@ -58,17 +62,48 @@ pub(crate) struct StepResult {
 }
 
 impl Client {
-    pub(crate) fn new(source: Source, prefix: String, durability: Durability, timeout: Duration) -> Self {
+    pub(crate) fn new(place: Place, prefix: String, durability: Durability, timeout: Duration) -> Self {
         let scripts = Scripts::new();
-        let checks = |texts| Checks::new(&prefix, texts, durability != Durability::None);
-        let connection = Connection::new(source.clone(), checks(scripts.texts().into()), timeout, Duration::ZERO);
-        let replicas = match durability {
-            Durability::None => None,
-            Durability::Replicas { count, within } => {
-                Some(Replicas::new(Connection::new(source, checks(Vec::new()), timeout, within), count, within))
-            }
+        let new = NewNode { texts: scripts.texts(), prefix: prefix.clone(), durability, timeout };
+        let servers = match place {
+            Place::Server(source) => Servers::One(Box::new(new.node(source, false))),
+            Place::Cluster(client, seeds) => Servers::Cluster(Box::new(Cluster::new(*client, seeds, new))),
         };
-        Self { connection, scripts, prefix, replicas }
+        Self { servers, scripts, prefix, timeout }
+    }
+
+    /// Connects, unless that has been done.
+    pub(crate) async fn open(&self) -> Result<(), ConnectError> {
+        match &self.servers {
+            Servers::One(node) => node.connection.open().await,
+            Servers::Cluster(cluster) => cluster.open(self.deadline()).await,
+        }
+    }
+
+    /// When a step that begins now must have ended.
+    pub(crate) fn deadline(&self) -> Instant {
+        Instant::now() + self.timeout
+    }
+
+    /// Returns what a subscription is made of. `None` if waiters only poll.
+    pub(crate) fn subscriber(&self) -> Option<redis::Client> {
+        match &self.servers {
+            Servers::One(node) => node.connection.source().subscriber(),
+            Servers::Cluster(cluster) => cluster.subscriber(),
+        }
+    }
+
+    /// Whether waiters get messages.
+    pub(crate) fn subscribes(&self) -> bool {
+        !matches!(&self.servers, Servers::One(node) if matches!(node.connection.source(), Source::Manager(_)))
+    }
+
+    /// Sends one command on this key.
+    pub(crate) async fn send(&self, name: &Name, command: &Cmd, deadline: Instant) -> Result<Reply<Value>, Error> {
+        match &self.servers {
+            Servers::One(node) => node.connection.send(command, deadline).await,
+            Servers::Cluster(cluster) => cluster.send(name, command, deadline).await,
+        }
     }
 
     pub(crate) fn name(&self, key: &StorageKey) -> Name {
@@ -95,10 +130,10 @@ impl Client {
         arguments: &[&[u8]],
         deadline: Instant,
     ) -> Result<Reply<Value>, Error> {
-        let mut reply = self.connection.send(&script.by_hash(&name.0, arguments), deadline).await?;
+        let mut reply = self.send(name, &script.by_hash(Some(&name.0), arguments), deadline).await?;
         if Script::is_unknown(&reply.value) {
             let repeated = reply.repeated;
-            reply = self.connection.send(&script.in_full(&name.0, arguments), deadline).await?;
+            reply = self.send(name, &script.in_full(Some(&name.0), arguments), deadline).await?;
             reply.repeated |= repeated;
         }
         reply.accepted()
@@ -106,9 +141,12 @@ impl Client {
 
     /// Waits until enough replicas have the value of a key, which begins with `start`.
     pub(crate) async fn replicate(&self, name: &Name, start: Bytes) -> Result<(), Error> {
-        match &self.replicas {
-            None => Ok(()),
-            Some(replicas) => replicas.have(name, start).await,
+        match &self.servers {
+            Servers::One(node) => node.replicate(name, start).await,
+            Servers::Cluster(cluster) => match cluster.node(name) {
+                Some(node) => node.replicate(name, start).await,
+                None => Err(Error::Unconfirmed),
+            },
         }
     }
 }

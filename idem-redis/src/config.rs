@@ -4,7 +4,7 @@ use std::fmt;
 use std::time::Duration;
 
 use crate::errors::ConnectError;
-use crate::link::Source;
+use crate::link::{Address, Place, Source};
 
 /// Redis counts in milliseconds, and takes 0 for no limit.
 const MIN_WAIT: Duration = Duration::from_millis(1);
@@ -43,6 +43,7 @@ pub enum Durability {
 #[derive(Clone)]
 pub(crate) enum Server {
     Url(String),
+    Cluster(Vec<String>),
     Manager(redis::aio::ConnectionManager),
 }
 
@@ -133,14 +134,27 @@ impl RedisStoreBuilder {
         self
     }
 
-    /// Where connections come from.
-    pub(crate) fn source(&self) -> Result<Source, ConnectError> {
-        let url = match &self.server {
-            Server::Url(url) => url.as_str(),
-            Server::Manager(manager) => return Ok(Source::Manager(manager.clone())),
+    /// Where claims and records are.
+    pub(crate) fn place(&self) -> Result<Place, ConnectError> {
+        let urls = match &self.server {
+            Server::Url(url) => {
+                let client = self.client(url)?;
+                return Ok(Place::Server(Source::of(client.get_connection_info().clone())));
+            }
+            Server::Manager(manager) => return Ok(Place::Server(Source::Manager(manager.clone()))),
+            Server::Cluster(urls) => urls,
         };
+        let clients = urls.iter().map(|url| self.client(url)).collect::<Result<Vec<_>, _>>()?;
+        let seeds: Option<Vec<_>> = clients.iter().map(Address::of).collect();
+        match (clients.into_iter().next(), seeds) {
+            (Some(client), Some(seeds)) => Ok(Place::Cluster(Box::new(client), seeds)),
+            _ => Err(ConnectError::Setting("a cluster needs the URL of at least one node, with a host and a port")),
+        }
+    }
+
+    fn client(&self, url: &str) -> Result<redis::Client, ConnectError> {
         let client = if url.starts_with("rediss:") { self.secure_client(url)? } else { redis::Client::open(url) };
-        client.and_then(|client| Source::of(&client)).map_err(ConnectError::Unreachable)
+        client.map_err(ConnectError::Unreachable)
     }
 
     #[cfg(feature = "tls")]

@@ -38,6 +38,8 @@ pub enum ConnectError {
     Replica,
     /// The server is a node of a cluster, which has some of the keys only.
     ClusterNode,
+    /// The server is not a node of a cluster.
+    NoCluster,
     /// The user lacks a right.
     MissingRight {
         /// What `ACL SETUSER` must grant, such as `+evalsha`.
@@ -72,8 +74,11 @@ impl fmt::Display for ConnectError {
                  proxy that leads to it",
             ),
             Self::ClusterNode => f.write_str(
-                "the Redis server is a node of a cluster and has some of the keys only, so nothing was written; give the URL of a \
-                 server without `cluster-enabled`",
+                "the Redis server is a node of a cluster and has some of the keys only, so nothing was written; connect with \
+                 `RedisStore::cluster_builder`, or give the URL of a server without `cluster-enabled`",
+            ),
+            Self::NoCluster => f.write_str(
+                "the Redis server is not a node of a cluster, so nothing was written; connect with `RedisStore::builder`",
             ),
             Self::MissingRight { right } => write!(
                 f,

@@ -82,8 +82,8 @@ impl Timed {
         let mut pass = cmd("EVAL");
         pass.arg(PASS).arg(0).arg(&self.prefix).arg(by.to_string());
         let client = Arc::clone(&self.store.client);
-        let deadline = client.connection.deadline();
-        self.elsewhere(async move { client.connection.send(&pass, deadline).await.and_then(Reply::accepted) })?;
+        let (deadline, name) = (client.deadline(), client.name(&StorageKey::from_bytes([0; 32])));
+        self.elsewhere(async move { client.send(&name, &pass, deadline).await.and_then(Reply::accepted) })?;
         Ok(())
     }
 }

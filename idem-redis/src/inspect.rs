@@ -51,7 +51,7 @@ impl Client {
     /// Returns the entry under the key, as an operator may see it.
     pub(crate) async fn inspect(&self, key: &StorageKey) -> Result<Option<StoredEntry>, Error> {
         let name = self.name(key);
-        let Some(snapshot) = self.snapshot(&name, self.connection.deadline()).await? else { return Ok(None) };
+        let Some(snapshot) = self.snapshot(&name, self.deadline()).await? else { return Ok(None) };
         let mut entry = match &snapshot.decoded {
             Decoded::Record(stored) => StoredEntry::new(KeyState::Completed(stored.decode(key, &name)?)),
             Decoded::Claim(stored) => {
@@ -68,7 +68,7 @@ impl Client {
 
     /// Removes a record or an abandoned claim, and returns whether there was one.
     pub(crate) async fn forget(&self, name: &Name) -> Result<bool, Error> {
-        let (deadline, channel) = (self.connection.deadline(), name.channel());
+        let (deadline, channel) = (self.deadline(), name.channel());
         for _ in 0..MAX_ATTEMPTS {
             let Some((value, left)) = self.peek(name, deadline).await? else { return Ok(false) };
             let (start, left) = match decode(name, &value, left)? {

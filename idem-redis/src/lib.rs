@@ -39,8 +39,9 @@
 //!
 //! # Requirements
 //!
-//! - Redis 7.0 or newer, or Valkey; one primary, with any number of replicas. If the URL names a proxy, or a host name that
-//!   moves, the store follows it to the new primary after a failover.
+//! - Redis 7.0 or newer, or Valkey; one primary, with any number of replicas, or a [cluster](RedisStore::cluster_builder). If the
+//!   URL names a proxy, or a host name that moves, the store follows it to the new primary after a failover. In a cluster it
+//!   follows the slots.
 //! - `maxmemory-policy noeviction`. With any other policy the server drops claims and records when it is full. So do not share it
 //!   with a cache.
 //! - `appendonly yes`, unless it may forget everything when it restarts.
@@ -57,12 +58,17 @@
 //! ACL SETUSER shop on >password resetchannels ~shop:* +info +eval +evalsha +get +getrange +pttl +time +set +pexpire +del +wait
 //! ```
 //!
-//! A user that lacks one of them is refused, with its name. These are optional:
+//! A user that lacks one of them is refused, with its name. In a cluster `+cluster|slots` is needed as well. These are optional:
 //!
 //! | right | without it |
 //! |---|---|
 //! | `&shop:* +publish +subscribe +unsubscribe +ping` | waiters poll, and learn of the end of a claim up to 640 ms later |
 //! | `+script\|load` | the first steps on a new server take a second round trip |
+//!
+//! # Encryption
+//!
+//! With the feature `tls`, URLs may begin with `rediss://`. If the process has not chosen a provider of cryptography for rustls, the
+//! store installs that of `ring`. So a service that chooses its own does so before it connects.
 //!
 //! # What is stored
 //!
@@ -85,6 +91,7 @@ mod begin;
 mod checks;
 mod claim;
 mod client;
+mod cluster;
 mod config;
 mod connection;
 mod errors;
@@ -92,6 +99,7 @@ mod errors;
 mod histories;
 mod inspect;
 mod link;
+mod node;
 mod replicas;
 mod scripts;
 mod store;

@@ -5,7 +5,9 @@ use std::time::Duration;
 use redis::aio::{ConnectionLike, ConnectionManager, MultiplexedConnection};
 use redis::io::tcp::TcpSettings;
 use redis::io::tcp::socket2::TcpKeepalive;
-use redis::{AsyncConnectionConfig, Client, Cmd, IntoConnectionInfo, Pipeline, RedisError, ServerError, Value};
+use redis::{
+    AsyncConnectionConfig, Client, Cmd, ConnectionAddr, ConnectionInfo, Pipeline, RedisError, ServerError, Value,
+};
 
 /// How many steps may wait to be written. Small steps of many requests share one connection.
 const MAX_QUEUED: usize = 1024;
@@ -17,10 +19,36 @@ const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
 #[cfg(target_os = "linux")]
 const MAX_DELIVERY: Duration = Duration::from_secs(20);
 
+/// Where claims and records are.
+pub(crate) enum Place {
+    Server(Source),
+    /// A client of one node, whose settings are those of all, and the nodes that are asked for the others.
+    Cluster(Box<Client>, Vec<Address>),
+}
+
+/// The address of a node of a cluster.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Address {
+    pub(crate) host: String,
+    pub(crate) port: u16,
+}
+
+impl Address {
+    /// `None` if the client does not connect to a port.
+    pub(crate) fn of(client: &Client) -> Option<Self> {
+        match client.get_connection_info().addr() {
+            ConnectionAddr::Tcp(host, port) | ConnectionAddr::TcpTls { host, port, .. } => {
+                Some(Self { host: host.clone(), port: *port })
+            }
+            _ => None,
+        }
+    }
+}
+
 /// Where connections come from.
 #[derive(Clone)]
 pub(crate) enum Source {
-    Url(Box<Client>),
+    Url(Box<ConnectionInfo>),
     Manager(ConnectionManager),
 }
 
@@ -32,24 +60,36 @@ pub(crate) enum Link {
 }
 
 impl Source {
-    /// Connections to this server, with the settings of the store.
-    pub(crate) fn of(client: &Client) -> Result<Self, RedisError> {
+    /// Connections to another server, with the settings of `client`.
+    pub(crate) fn at(client: &Client, Address { host, port }: &Address) -> Self {
         let info = client.get_connection_info().clone();
+        let addr = match info.addr().clone() {
+            ConnectionAddr::TcpTls { insecure, tls_params, .. } => {
+                ConnectionAddr::TcpTls { host: host.clone(), port: *port, insecure, tls_params }
+            }
+            _ => ConnectionAddr::Tcp(host.clone(), *port),
+        };
+        Self::of(info.set_addr(addr))
+    }
+
+    /// Connections to this server, with the settings of the store.
+    pub(crate) fn of(info: ConnectionInfo) -> Self {
         let keepalive = TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE_INTERVAL);
         let tcp = TcpSettings::default().set_nodelay(true).set_keepalive(keepalive);
         #[cfg(target_os = "linux")]
         let tcp = tcp.set_user_timeout(MAX_DELIVERY);
-        Client::open(info.into_connection_info()?.set_tcp_settings(tcp)).map(|client| Self::Url(Box::new(client)))
+        Self::Url(Box::new(info.set_tcp_settings(tcp)))
     }
 
     pub(crate) async fn connect(&self) -> Result<Link, RedisError> {
         match self {
-            Self::Url(client) => {
+            Self::Url(info) => {
                 // Every wait has its own deadline here, connecting included.
                 let config = AsyncConnectionConfig::new()
                     .set_connection_timeout(None)
                     .set_response_timeout(None)
                     .set_pipeline_buffer_size(MAX_QUEUED);
+                let client = Client::open((**info).clone())?;
                 client.get_multiplexed_async_connection_with_config(&config).await.map(Link::Own)
             }
             Self::Manager(manager) => Ok(Link::Manager(manager.clone())),
@@ -57,9 +97,9 @@ impl Source {
     }
 
     /// Returns what a subscription is made of. `None` if waiters only poll.
-    pub(crate) fn subscriber(&self) -> Option<&Client> {
+    pub(crate) fn subscriber(&self) -> Option<Client> {
         match self {
-            Self::Url(client) => Some(client),
+            Self::Url(info) => Client::open((**info).clone()).ok(),
             Self::Manager(_) => None,
         }
     }

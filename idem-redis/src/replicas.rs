@@ -105,10 +105,14 @@ impl Shared {
         }
     }
 
-    async fn send(&self, steps: &[Step], call: fn(&Script, &str, &[&[u8]]) -> redis::Cmd) -> Result<Vec<Value>, Error> {
+    async fn send(
+        &self,
+        steps: &[Step],
+        call: fn(&Script, Option<&str>, &[&[u8]]) -> redis::Cmd,
+    ) -> Result<Vec<Value>, Error> {
         let mut commands = Pipeline::with_capacity(steps.len() + 1);
         for step in steps {
-            commands.add_command(call(&self.confirm, &step.name, &[&step.start]));
+            commands.add_command(call(&self.confirm, Some(&step.name), &[&step.start]));
         }
         let within = u64::try_from(self.within.as_millis()).unwrap_or(u64::MAX);
         commands.cmd("WAIT").arg(self.want).arg(within);

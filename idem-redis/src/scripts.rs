@@ -54,7 +54,7 @@ impl Script {
     }
 
     /// Returns a call by hash. The server replies NOSCRIPT if it does not know the script.
-    pub(crate) fn by_hash(&self, key: &str, arguments: &[&[u8]]) -> Cmd {
+    pub(crate) fn by_hash(&self, key: Option<&str>, arguments: &[&[u8]]) -> Cmd {
         call("EVALSHA", &self.hash, key, arguments)
     }
 
@@ -64,14 +64,14 @@ impl Script {
     }
 
     /// Returns a call with the whole text. From then on the server knows the script.
-    pub(crate) fn in_full(&self, key: &str, arguments: &[&[u8]]) -> Cmd {
+    pub(crate) fn in_full(&self, key: Option<&str>, arguments: &[&[u8]]) -> Cmd {
         call("EVAL", self.text, key, arguments)
     }
 }
 
-fn call(command: &str, script: &str, key: &str, arguments: &[&[u8]]) -> Cmd {
+fn call(command: &str, script: &str, key: Option<&str>, arguments: &[&[u8]]) -> Cmd {
     let mut call = cmd(command);
-    call.arg(script).arg(1).arg(key);
+    call.arg(script).arg(usize::from(key.is_some())).arg(key);
     for argument in arguments {
         call.arg(*argument);
     }

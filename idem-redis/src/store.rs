@@ -13,7 +13,7 @@ use crate::claim::RedisClaim;
 use crate::client::Client;
 use crate::config::{RedisStoreBuilder, Server};
 use crate::errors::ConnectError;
-use crate::link::Source;
+use crate::link::{Place, Source};
 use crate::waiting::Waiting;
 
 /// Claims and records in Redis or Valkey, for services that run as several processes.
@@ -75,7 +75,7 @@ impl RedisStore {
     pub fn from_connection_manager(manager: redis::aio::ConnectionManager) -> Self {
         let RedisStoreBuilder { prefix, durability, timeout, .. } =
             RedisStoreBuilder::new(Server::Manager(manager.clone()));
-        Self::new(Client::new(Source::Manager(manager), prefix, durability, timeout))
+        Self::new(Client::new(Place::Server(Source::Manager(manager)), prefix, durability, timeout))
     }
 
     /// Returns a builder, to change the default settings.
@@ -87,6 +87,24 @@ impl RedisStore {
     /// has](Self::from_connection_manager).
     pub fn builder_from_connection_manager(manager: redis::aio::ConnectionManager) -> RedisStoreBuilder {
         RedisStoreBuilder::new(Server::Manager(manager))
+    }
+
+    /// Returns a builder for a store in a Redis Cluster, of which `urls` name some nodes: one of them must be there when the store
+    /// connects. User, password and scheme are those of the first URL, for all nodes.
+    ///
+    /// Each entry is one key, so nothing is said about slots: keys may be moved and nodes may fail while claims live.
+    ///
+    /// ```no_run
+    /// # async fn example() -> Result<(), idem_redis::ConnectError> {
+    /// use idem_redis::RedisStore;
+    ///
+    /// let store = RedisStore::cluster_builder(["redis://node-1:6379", "redis://node-2:6379"]).prefix("shop").connect().await?;
+    /// # let _ = store;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn cluster_builder<U: Into<String>>(urls: impl IntoIterator<Item = U>) -> RedisStoreBuilder {
+        RedisStoreBuilder::new(Server::Cluster(urls.into_iter().map(Into::into).collect()))
     }
 
     fn new(client: Client) -> Self {
@@ -110,9 +128,9 @@ impl RedisStoreBuilder {
     /// Dropping the future leaves nothing behind, except a script that the server may have loaded.
     pub async fn connect(self) -> Result<RedisStore, ConnectError> {
         self.validate()?;
-        let source = self.source()?;
-        let client = Client::new(source, self.prefix, self.durability, self.timeout);
-        client.connection.open().await?;
+        let place = self.place()?;
+        let client = Client::new(place, self.prefix, self.durability, self.timeout);
+        client.open().await?;
         Ok(RedisStore::new(client))
     }
 }

@@ -67,7 +67,7 @@ impl Waiting {
     /// Resolves when the claim may have ended, or its lease has expired.
     pub(crate) async fn ended(&self, key: &StorageKey) {
         let mut ended = self.shared.register(key);
-        if self.shared.client.connection.source().subscriber().is_some() {
+        if self.shared.client.subscribes() {
             self.listener.ensure_running(|| Arc::clone(&self.shared).listen());
         }
         // An error says that the poll has ended with its runtime.
@@ -103,7 +103,7 @@ impl Shared {
     /// Returns whether there is a claim whose lease has not expired. `true` also if that is unknown, so that the poll goes on.
     async fn is_claimed(&self, key: &StorageKey) -> bool {
         let name = self.client.name(key);
-        let Ok(found) = self.client.peek(&name, self.client.connection.deadline()).await else { return true };
+        let Ok(found) = self.client.peek(&name, self.client.deadline()).await else { return true };
         let Some((value, left)) = found else { return false };
         matches!(decode(&name, &value, left), Ok(Decoded::Claim(stored)) if !stored.has_expired(left))
     }
@@ -122,7 +122,7 @@ impl Shared {
     }
 
     async fn subscribe(&self) -> RedisResult<()> {
-        let Some(subscriber) = self.client.connection.source().subscriber() else { return Ok(()) };
+        let Some(subscriber) = self.client.subscriber() else { return Ok(()) };
         let (mut sink, mut messages) = self.in_time(subscriber.get_async_pubsub()).await?.split();
         let mut subscribed: HashMap<String, StorageKey> = HashMap::new();
         {
@@ -182,7 +182,7 @@ impl Shared {
 
     /// A dead connection may neither reply nor end.
     async fn in_time<T>(&self, step: impl Future<Output = RedisResult<T>>) -> RedisResult<T> {
-        match timeout_at(self.client.connection.deadline(), step).await {
+        match timeout_at(self.client.deadline(), step).await {
             Ok(result) => result,
             Err(_) => Err(std::io::Error::from(std::io::ErrorKind::TimedOut).into()),
         }

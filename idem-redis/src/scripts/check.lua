@@ -1,18 +1,21 @@
 -- Tries each command that the other scripts use, on a key that does not exist, and changes nothing. Returns the rights that the
--- user lacks.
+-- user lacks. The key is no KEYS, since another node of a cluster may have it.
+local key, rights_to_keys = ARGV[1], ARGV[2]
 local missing = {}
 local function try(right, ...)
     local reply = redis.pcall(...)
-    local why = type(reply) == 'table' and reply.err
-    if why and (string.find(why, 'NOPERM') or string.find(why, "can't run this command")) then
+    local why = type(reply) == 'table' and reply.err or ''
+    if string.find(why, "can't run this command") or string.find(why, 'NOPERM.*to run the') then
         missing[#missing + 1] = right
+    elseif string.find(why, "can't access") or string.find(why, 'NOPERM.*key') then
+        missing[1] = rights_to_keys
     end
 end
-try('+get', 'GET', KEYS[1])
-try('+getrange', 'GETRANGE', KEYS[1], 0, 1)
-try('+pttl', 'PTTL', KEYS[1])
+try('+get', 'GET', key)
+try('+getrange', 'GETRANGE', key, 0, 1)
+try('+pttl', 'PTTL', key)
 try('+time', 'TIME')
-try('+set', 'SET', KEYS[1], '', 'XX')
-try('+pexpire', 'PEXPIRE', KEYS[1], 1)
-try('+del', 'DEL', KEYS[1])
+try('+set', 'SET', key, '', 'XX')
+try('+pexpire', 'PEXPIRE', key, 1)
+try('+del', 'DEL', key)
 return missing

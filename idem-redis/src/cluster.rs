@@ -1,0 +1,291 @@
+//! A cluster: which node has a key, and what to do when the key has moved.
+//!
+//! Each node has its own connection, with all that a connection to a single server has. A step is on one key. A node that does not
+//! have it says which one does, and has done nothing.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use redis::{Client, Cmd, Pipeline, Value, cmd};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
+
+use crate::connection::{Connection, Reply};
+use crate::errors::{ConnectError, Error};
+use crate::link::{Address, Source};
+use crate::node::{NewNode, Node};
+use crate::value::Name;
+
+const SLOTS: u16 = 16384;
+/// The pause before a step is sent again if the cluster cannot tell who has its key, as during a failover.
+const PAUSE: Duration = Duration::from_millis(50);
+
+pub(crate) struct Cluster {
+    /// A client of one node, with the settings for all.
+    client: Client,
+    /// The nodes that are asked for the others.
+    seeds: Vec<Address>,
+    new: NewNode,
+    state: RwLock<State>,
+    /// A node did not reply, so another one may have its slots by now.
+    is_stale: AtomicBool,
+    /// At most one task asks for the nodes.
+    asking: tokio::sync::Mutex<()>,
+}
+
+#[derive(Default)]
+struct State {
+    nodes: HashMap<Address, Arc<Node>>,
+    /// The node of each slot. Empty until the cluster was asked.
+    slots: Vec<Option<Address>>,
+    /// How often the cluster was asked.
+    version: u64,
+}
+
+/// Another node has the key.
+struct Redirection {
+    slot: u16,
+    to: Address,
+    /// Only this step goes there: the slot is being moved.
+    once: bool,
+}
+
+impl Cluster {
+    pub(crate) fn new(client: Client, seeds: Vec<Address>, new: NewNode) -> Self {
+        let (state, is_stale, asking) = (RwLock::default(), AtomicBool::new(true), tokio::sync::Mutex::default());
+        Self { client, seeds, new, state, is_stale, asking }
+    }
+
+    /// Asks for the nodes, and connects to each of them.
+    pub(crate) async fn open(&self, deadline: Instant) -> Result<(), ConnectError> {
+        let opened = async {
+            self.ask(0).await?;
+            let nodes: Vec<_> = self.read(|state| state.nodes.values().cloned().collect());
+            for node in nodes {
+                node.connection.open().await?;
+            }
+            Ok(())
+        };
+        timeout_at(deadline, opened).await.unwrap_or(Err(ConnectError::NoReply(self.new.timeout)))
+    }
+
+    /// Returns a client of some node: each passes messages on to all others.
+    pub(crate) fn subscriber(&self) -> Option<Client> {
+        let node = self.read(|state| state.slots.iter().flatten().find_map(|at| state.nodes.get(at).cloned()));
+        node?.connection.source().subscriber()
+    }
+
+    /// Returns the node that has the key, as far as is known.
+    pub(crate) fn node(&self, name: &Name) -> Option<Arc<Node>> {
+        let slot = usize::from(slot(&name.0));
+        self.read(|state| state.slots.get(slot)?.as_ref().and_then(|at| state.nodes.get(at)).cloned())
+    }
+
+    /// Sends a command until a node that has its key replies.
+    pub(crate) async fn send(&self, name: &Name, command: &Cmd, deadline: Instant) -> Result<Reply<Value>, Error> {
+        let mut repeated = false;
+        let mut redirection: Option<Redirection> = None;
+        loop {
+            let version = self.read(|state| state.version);
+            if self.is_stale.load(Ordering::SeqCst) {
+                // If no node replies, the step says so.
+                let _ = timeout_at(deadline, self.ask(version)).await;
+            }
+            let sent = match redirection.take() {
+                Some(Redirection { to, once: true, .. }) => {
+                    let mut commands = Pipeline::new();
+                    commands.cmd("ASKING").add_command(command.clone());
+                    let sent = self.node_at(&to).connection.send(&commands, deadline).await;
+                    sent.map(|reply| Reply { value: last(reply.value), repeated: reply.repeated })
+                }
+                _ => match self.node(name) {
+                    Some(node) => node.connection.send(command, deadline).await,
+                    None => Err(Error::NotConnected(self.new.timeout)),
+                },
+            };
+            match sent {
+                Ok(mut reply) => {
+                    let code = match &reply.value {
+                        Value::ServerError(error) => error.code(),
+                        _ => "",
+                    };
+                    match code {
+                        "MOVED" | "ASK" => {
+                            redirection = redirected(&reply.value);
+                            if let Some(Redirection { slot, to, once: false }) = &redirection {
+                                self.moved(*slot, to);
+                            }
+                        }
+                        "CLUSTERDOWN" | "TRYAGAIN" | "READONLY" => self.ask_after_a_pause(version, deadline).await,
+                        _ => {
+                            reply.repeated |= repeated;
+                            return Ok(reply);
+                        }
+                    }
+                    repeated |= reply.repeated;
+                    if Instant::now() >= deadline {
+                        return Ok(Reply { repeated, ..reply });
+                    }
+                }
+                // A failover may have given the slot to another node.
+                Err(error @ (Error::Unreachable(_) | Error::Unfit { .. } | Error::Broken(_))) => {
+                    repeated |= error.is_in_doubt();
+                    if Instant::now() + PAUSE >= deadline {
+                        return Err(if repeated { error.after_another_try() } else { error });
+                    }
+                    self.ask_after_a_pause(version, deadline).await;
+                }
+                Err(error) => {
+                    self.is_stale.store(true, Ordering::SeqCst);
+                    return Err(if repeated { error.after_another_try() } else { error });
+                }
+            }
+        }
+    }
+
+    async fn ask_after_a_pause(&self, version: u64, deadline: Instant) {
+        sleep(PAUSE).await;
+        // If no node replies, the next try says so.
+        let _ = timeout_at(deadline, self.ask(version)).await;
+    }
+
+    /// Asks the nodes which slots they have, unless that has been done since `version`.
+    async fn ask(&self, version: u64) -> Result<(), ConnectError> {
+        let _asking = self.asking.lock().await;
+        if self.read(|state| state.version) > version {
+            return Ok(());
+        }
+        let mut known: Vec<_> = self.read(|state| state.nodes.keys().cloned().collect());
+        known.extend(self.seeds.iter().filter(|seed| !known.contains(seed)).cloned().collect::<Vec<_>>());
+        let mut failed = ConnectError::NoReply(self.new.timeout);
+        for at in known {
+            let node = self.node_at(&at);
+            match timeout(self.new.timeout / 4, slots(&node.connection, &at)).await {
+                Ok(Ok(slots)) => {
+                    self.set(slots);
+                    self.is_stale.store(false, Ordering::SeqCst);
+                    return Ok(());
+                }
+                Ok(Err(error)) => failed = error,
+                Err(_) => {}
+            }
+        }
+        Err(failed)
+    }
+
+    fn set(&self, ranges: Vec<(u16, u16, Address)>) {
+        let mut slots = vec![None; usize::from(SLOTS)];
+        let mut found: HashMap<Address, Arc<Node>> = HashMap::new();
+        for (first, last, at) in ranges {
+            found.entry(at.clone()).or_insert_with(|| self.node_at(&at));
+            for slot in slots.iter_mut().take(usize::from(last) + 1).skip(usize::from(first)) {
+                *slot = Some(at.clone());
+            }
+        }
+        let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
+        state.nodes = found;
+        state.slots = slots;
+        state.version += 1;
+    }
+
+    fn moved(&self, slot: u16, to: &Address) {
+        let _ = self.node_at(to);
+        let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
+        if let Some(at) = state.slots.get_mut(usize::from(slot)) {
+            *at = Some(to.clone());
+        }
+    }
+
+    fn node_at(&self, at: &Address) -> Arc<Node> {
+        let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(state.nodes.entry(at.clone()).or_insert_with(|| self.make(at)))
+    }
+
+    fn make(&self, at: &Address) -> Arc<Node> {
+        Arc::new(self.new.node(Source::at(&self.client, at), true))
+    }
+
+    fn read<T>(&self, read: impl FnOnce(&State) -> T) -> T {
+        read(&self.state.read().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// Asks a node which primary has which slots.
+async fn slots(connection: &Connection, asked: &Address) -> Result<Vec<(u16, u16, Address)>, ConnectError> {
+    connection.open().await?;
+    let mut question = cmd("CLUSTER");
+    question.arg("SLOTS");
+    let reply = match connection.send(&question, connection.deadline()).await {
+        Ok(reply) => reply.value,
+        Err(Error::Unreachable(error) | Error::Broken(error)) => return Err(ConnectError::Unreachable(error)),
+        Err(Error::Unfit { error, .. }) => return Err(error),
+        Err(_) => return Err(ConnectError::NoReply(connection.timeout())),
+    };
+    match reply {
+        Value::Array(ranges) => Ok(ranges.into_iter().filter_map(|range| parse_range(range, asked)).collect()),
+        Value::ServerError(error) if error.code() == "NOPERM" => {
+            Err(ConnectError::MissingRight { right: "+cluster|slots".into() })
+        }
+        _ => Err(ConnectError::NoCluster),
+    }
+}
+
+/// Reads a range of slots: first, last, and then its nodes, of which the primary comes first.
+fn parse_range(range: Value, asked: &Address) -> Option<(u16, u16, Address)> {
+    let Value::Array(range) = range else { return None };
+    let mut range = range.into_iter();
+    let mut number = || redis::from_redis_value::<u16>(range.next()?).ok();
+    let (first, last) = (number()?, number()?);
+    let Value::Array(primary) = range.next()? else { return None };
+    let mut primary = primary.into_iter();
+    let host: Option<String> = redis::from_redis_value(primary.next()?).ok()?;
+    let port = redis::from_redis_value(primary.next()?).ok()?;
+    // A node that does not know its own name is where it was asked.
+    let host = host.filter(|host| !host.is_empty() && host != "?").unwrap_or_else(|| asked.host.clone());
+    Some((first, last, Address { host, port }))
+}
+
+/// Reads `MOVED 3999 host:port` or `ASK 3999 host:port`.
+fn redirected(reply: &Value) -> Option<Redirection> {
+    let Value::ServerError(error) = reply else { return None };
+    let (slot, to) = error.details()?.split_once(' ')?;
+    let (host, port) = to.rsplit_once(':')?;
+    let to = Address { host: host.into(), port: port.parse().ok()? };
+    Some(Redirection { slot: slot.parse().ok()?, to, once: error.code() == "ASK" })
+}
+
+/// The reply to the command after `ASKING`.
+fn last(mut values: Vec<Value>) -> Value {
+    values.pop().unwrap_or_default()
+}
+
+/// Returns the slot of a key: CRC-16 (XMODEM) over it, or over what is between its first braces.
+fn slot(key: &str) -> u16 {
+    let tag = key.split_once('{').and_then(|(_, rest)| rest.split_once('}')).map(|(tag, _)| tag);
+    let hashed = tag.filter(|tag| !tag.is_empty()).unwrap_or(key);
+    let crc = hashed.bytes().fold(0u16, |crc, byte| {
+        (0..8).fold(
+            crc ^ (u16::from(byte) << 8),
+            |crc, _| {
+                if crc & 0x8000 == 0 { crc << 1 } else { (crc << 1) ^ 0x1021 }
+            },
+        )
+    });
+    crc % SLOTS
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slots_are_those_of_the_specification() {
+        // CLUSTER KEYSLOT of a server says so.
+        for (key, expected) in
+            [("123456789", 0x31c3), ("foo", 12182), ("{foo}.bar", 12182), ("a{}b", 13694), ("{x", 11068)]
+        {
+            assert_eq!(slot(key), expected, "{key}");
+        }
+    }
+}

@@ -1,0 +1,228 @@
+//! A real cluster: three primaries, of which one has a replica, on free ports.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a failed check panics")]
+
+#[allow(unreachable_pub, reason = "a module of each test")]
+mod common;
+
+use std::time::Duration;
+
+use common::*;
+use idem_redis::{ConnectError, Durability, RedisStore, RedisStoreBuilder};
+use idem_runtime::{Begin, BeginOptions, Claim, Store};
+use idem_servers::redis::Redis;
+
+const SLOTS: u16 = 16384;
+
+struct Cluster {
+    nodes: Vec<Redis>,
+}
+
+impl Cluster {
+    async fn start() -> Self {
+        let mut nodes = Vec::new();
+        for _ in 0..3 {
+            nodes.push(node().await);
+        }
+        for (number, node) in (0..3).zip(&nodes) {
+            let (first, last) =
+                (SLOTS / 3 * number, if number == 2 { SLOTS - 1 } else { SLOTS / 3 * (number + 1) - 1 });
+            ok(node, &format!("CLUSTER ADDSLOTSRANGE {first} {last}")).await;
+            // Nodes with equal epochs would settle that later, and move slots about.
+            ok(node, &format!("CLUSTER SET-CONFIG-EPOCH {}", number + 1)).await;
+            if number > 0 {
+                ok(&nodes[0], &format!("CLUSTER MEET {}", address(node).await)).await;
+            }
+        }
+        let cluster = Self { nodes };
+        cluster.settled(3).await;
+        cluster
+    }
+
+    /// Waits until all nodes know so many, and serve all slots.
+    async fn settled(&self, count: usize) {
+        for node in &self.nodes {
+            until("the cluster is up", async || {
+                let info = node.say("CLUSTER INFO").await;
+                info.contains("cluster_state:ok")
+                    && info.contains(&format!("cluster_known_nodes:{count}\r\n"))
+                    && info.contains("cluster_slots_ok:16384")
+            })
+            .await;
+        }
+    }
+
+    /// Adds a replica of a node, and returns it once it follows.
+    async fn replica(&self, of: &Redis) -> Redis {
+        let replica = node().await;
+        ok(&replica, &format!("CLUSTER MEET {}", address(of).await)).await;
+        let id = id(of).await;
+        until("the replica follows", async || replica.say(&format!("CLUSTER REPLICATE {id}")).await.starts_with("+OK"))
+            .await;
+        until("the replica is up to date", async || {
+            replica.say("INFO replication").await.contains("master_link_status:up")
+                && of.say("INFO replication").await.contains("state=online")
+        })
+        .await;
+        replica
+    }
+
+    fn builder(&self) -> RedisStoreBuilder {
+        RedisStore::cluster_builder([self.nodes[0].url()]).timeout(Duration::from_secs(5))
+    }
+
+    /// The node that has the key, and the key's slot.
+    async fn owner(&self, number: u8) -> (&Redis, u16) {
+        for node in &self.nodes {
+            if node.say(&format!("EXISTS {}", name(number))).await.starts_with(':') {
+                let slot = node.say(&format!("CLUSTER KEYSLOT {}", name(number))).await;
+                return (node, slot.lines().next().unwrap()[1..].parse().unwrap());
+            }
+        }
+        panic!("no node has the slot of {}", name(number));
+    }
+}
+
+async fn node() -> Redis {
+    // The port of the cluster's own connections is free, as far as is known: by default it is 10000 higher than the other one,
+    // where the system hands out ports to clients.
+    let bus = idem_servers::process::free_port().to_string();
+    Redis::with(&["--save", "", "--cluster-enabled", "yes", "--cluster-port", &bus, "--cluster-node-timeout", "2000"])
+        .await
+}
+
+async fn ok(node: &Redis, command: &str) {
+    let said = node.say(command).await;
+    assert!(said.starts_with("+OK"), "{command}: {said}");
+}
+
+/// Where other nodes find this one.
+async fn address(node: &Redis) -> String {
+    let bus = node.say("CONFIG GET cluster-port").await;
+    format!("127.0.0.1 {} {}", node.port(), bus.lines().nth(4).unwrap())
+}
+
+async fn id(node: &Redis) -> String {
+    node.say("CLUSTER MYID").await.lines().nth(1).unwrap().to_owned()
+}
+
+#[tokio::test]
+async fn claims_and_records_are_on_all_nodes_and_waiters_get_messages_from_any() {
+    let cluster = Cluster::start().await;
+    let (owner, waiter) = (cluster.builder().connect().await.unwrap(), cluster.builder().connect().await.unwrap());
+    for number in 0..20 {
+        let claimed = claim(&owner, number).await;
+        assert_in_flight(&begin(&waiter, number).await);
+        let waiting = tokio::spawn({
+            let waiter = waiter.clone();
+            async move { waiter.ended(&key(number)).await }
+        });
+        claimed.complete(record("answer"), TTL).await.unwrap();
+        waiting.await.unwrap();
+        assert_eq!(recorded(&waiter, number).await, record("answer"));
+    }
+    for node in &cluster.nodes {
+        assert!(!node.say("DBSIZE").await.starts_with(":0"), "each node has some of the keys");
+    }
+    for number in 0..20 {
+        assert!(owner.forget(&key(number)).await.unwrap());
+        claim(&owner, number).await.release().await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_slot_that_moves_takes_its_claims_along_and_no_step_is_lost() {
+    let cluster = Cluster::start().await;
+    let store = cluster.builder().connect().await.unwrap();
+    let mut running = claim(&store, 1).await;
+    let (from, slot) = cluster.owner(1).await;
+    let to = cluster.nodes.iter().find(|node| node.port() != from.port()).unwrap();
+    let (from_id, to_id) = (id(from).await, id(to).await);
+    ok(to, &format!("CLUSTER SETSLOT {slot} IMPORTING {from_id}")).await;
+    ok(from, &format!("CLUSTER SETSLOT {slot} MIGRATING {to_id}")).await;
+    // The slot is on its way, and the key is still here.
+    running.renew(LEASE).await.unwrap();
+    assert_in_flight(&begin(&store, 1).await);
+    ok(from, &format!("MIGRATE 127.0.0.1 {} {} 0 5000", to.port(), name(1))).await;
+    // The key is there, and only who asks for it expressly gets it.
+    running.renew(LEASE).await.unwrap();
+    assert_in_flight(&begin(&store, 1).await);
+    for node in [to, from] {
+        ok(node, &format!("CLUSTER SETSLOT {slot} NODE {to_id}")).await;
+    }
+    assert_in_flight(&begin(&store, 1).await);
+    running.complete(record("answer"), TTL).await.unwrap();
+    assert_eq!(recorded(&store, 1).await, record("answer"));
+    assert!(to.say(&format!("EXISTS {}", name(1))).await.starts_with(":1"));
+    assert!(store.forget(&key(1)).await.unwrap());
+}
+
+#[tokio::test]
+async fn a_failover_keeps_what_the_replica_has() {
+    let mut cluster = Cluster::start().await;
+    let durability = Durability::Replicas { count: 1, within: Duration::from_secs(2) };
+    let store = cluster.builder().durability(durability).connect().await.unwrap();
+    let (primary, _) = cluster.owner(1).await;
+    let replica = cluster.replica(primary).await;
+    let port = primary.port();
+    cluster.settled(4).await;
+    let running = claim_in_time(&store, 1).await;
+    assert_in_flight(&begin(&store, 1).await);
+    let dead = cluster.nodes.iter().position(|node| node.port() == port).unwrap();
+    cluster.nodes[dead].kill();
+    // As an operator does it, who does not wait for the other nodes to notice.
+    until("the replica has taken over", async || {
+        replica.say("CLUSTER FAILOVER TAKEOVER").await;
+        replica.say("ROLE").await.contains("master")
+    })
+    .await;
+    until("the claim is found", async || begin(&store, 1).await.is_ok()).await;
+    assert_in_flight(&begin(&store, 1).await);
+    // No replica is left to have the record.
+    assert!(unavailable(running.try_clone().unwrap().complete(record("answer"), TTL).await).contains("replicas"));
+    // A seed that is not the one of the others.
+    let careless = RedisStore::cluster_builder([replica.url()]).connect().await.unwrap();
+    drop(running);
+    assert_eq!(recorded(&careless, 1).await, record("answer"));
+}
+
+#[tokio::test]
+async fn a_dropped_claim_is_abandoned_and_taken_over_in_a_cluster_too() {
+    let cluster = Cluster::start().await;
+    let store = cluster.builder().connect().await.unwrap();
+    let short = Duration::from_millis(50);
+    drop(store.begin(&key(1), &fingerprint(1), &BeginOptions::new(short, TTL)).await.unwrap());
+    let mut new_owner = abandoned(&store).await;
+    new_owner.renew(LEASE).await.unwrap();
+    new_owner.complete(record("answer"), TTL).await.unwrap();
+    assert!(matches!(begin(&store, 1).await, Ok(Begin::Completed(_))));
+}
+
+#[tokio::test]
+async fn the_documented_rights_are_enough_and_each_node_is_checked() {
+    let cluster = Cluster::start().await;
+    let mut rights = documented_rights();
+    rights.push("+cluster|slots");
+    for node in &cluster.nodes {
+        set_user(node, &rights).await;
+    }
+    let connect = async || RedisStore::cluster_builder([user_url(&cluster.nodes[0])]).prefix("shop").connect().await;
+    let store = connect().await.unwrap();
+    for number in 0..20 {
+        claim(&store, number).await.complete(record("answer"), TTL).await.unwrap();
+    }
+    cluster.nodes[2].say("CONFIG SET maxmemory-policy allkeys-lru").await;
+    assert!(matches!(connect().await, Err(ConnectError::Evicts { .. })));
+    cluster.nodes[2].say("CONFIG SET maxmemory-policy noeviction").await;
+    cluster.nodes[0].say("ACL SETUSER shop -cluster|slots").await;
+    let refused = connect().await.unwrap_err();
+    assert!(matches!(&refused, ConnectError::MissingRight { right } if right == "+cluster|slots"), "{refused:?}");
+}
+
+#[tokio::test]
+async fn a_single_server_is_no_cluster() {
+    let server = Redis::start().await;
+    let refused = RedisStore::cluster_builder([server.url()]).connect().await.unwrap_err();
+    assert!(matches!(refused, ConnectError::NoCluster), "{refused:?}");
+    let refused = RedisStore::cluster_builder(Vec::<String>::new()).connect().await.unwrap_err();
+    assert!(matches!(refused, ConnectError::Setting(_)), "{refused:?}");
+}
