@@ -58,6 +58,14 @@ impl Cluster {
         let id = id(of).await;
         until("the replica follows", async || replica.say(&format!("CLUSTER REPLICATE {id}")).await.starts_with("+OK"))
             .await;
+        until("the replica knows all nodes", async || {
+            let (nodes, info) = (replica.say("CLUSTER NODES").await, replica.say("CLUSTER INFO").await);
+            nodes.matches(" connected").count() == self.nodes.len() + 1
+                && !nodes.contains("handshake")
+                && info.contains("cluster_state:ok")
+                && info.contains("cluster_size:3")
+        })
+        .await;
         until("the replica is up to date", async || {
             replica.say("INFO replication").await.contains("master_link_status:up")
                 && of.say("INFO replication").await.contains("state=online")
