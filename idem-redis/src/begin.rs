@@ -4,7 +4,8 @@
 //! others write nothing, and get what prevents them. The reply alone decides who may run the handler:
 //!
 //! - It was written: this owner has the claim. If the script was sent twice, since a reply was lost, the second one finds the claim
-//!   of the first and renews it. No one else knows the token, so no handler has run under it.
+//!   of the first and renews it. No one else knows the token, so no handler has run under it. When such a claim is released, the
+//!   first one may still arrive, so what it would make is released as well.
 //! - Anything else, to a script that was sent twice: the first one may still arrive when the key is free, and make a claim without
 //!   an owner. So it is released.
 //! - A record: the whole one if its fingerprint is the request's, otherwise its head.
@@ -19,7 +20,7 @@ use idem_runtime::{Begin, BeginOptions, Fingerprint, StorageKey, StoreError};
 use redis::Value;
 use tokio::time::Instant;
 
-use crate::claim::{PreviousClaim, RedisClaim};
+use crate::claim::{Late, PreviousClaim, RedisClaim};
 use crate::client::{Client, ScriptReply};
 use crate::connection::Reply;
 use crate::errors::Error;
@@ -40,8 +41,11 @@ struct Attempt<'a> {
 
 /// What a try came to.
 enum BeginReply {
-    /// The claim was written. An error says that too few replicas have it.
-    Granted(Result<(), Error>),
+    /// The claim was written, maybe by the second of two tries. An error says that too few replicas have it.
+    Granted {
+        repeated: bool,
+        replicated: Result<(), Error>,
+    },
     InFlight(Fingerprint),
     Abandoned(PreviousClaim),
     Record(StoredRecord),
@@ -49,7 +53,7 @@ enum BeginReply {
 
 pub(crate) async fn begin(
     client: &Arc<Client>,
-    unconfirmed: &UnconfirmedClaims<Releaser>,
+    unconfirmed: &Arc<UnconfirmedClaims<Releaser>>,
     key: &StorageKey,
     fingerprint: &Fingerprint,
     options: &BeginOptions,
@@ -64,6 +68,7 @@ pub(crate) async fn begin(
         previous,
         ttl,
         maybe_released: Arc::default(),
+        late: None,
     };
     let mut claim = owned_by(OwnerToken::random()?, None);
     let guard = unconfirmed.guard(UnconfirmedClaim { key: *key, value: claim.value.clone() }, options.lease);
@@ -77,13 +82,14 @@ pub(crate) async fn begin(
         in_doubt: guard.in_doubt(),
     };
     match attempt.reply().await {
-        Ok(BeginReply::Granted(Ok(()))) => {
+        Ok(BeginReply::Granted { repeated, replicated: Ok(()) }) => {
             guard.confirm();
+            claim.late = repeated.then(|| Late { unconfirmed: Arc::clone(unconfirmed), lease: options.lease });
             Ok(Begin::Claimed(claim))
         }
-        Ok(BeginReply::Granted(Err(error))) => {
+        Ok(BeginReply::Granted { repeated, replicated: Err(error) }) => {
             // The handler must not run.
-            if attempt.release().await.is_ok() {
+            if attempt.release().await.is_ok() && !repeated {
                 guard.confirm();
             }
             Err(error.into())
@@ -108,11 +114,13 @@ pub(crate) async fn begin(
 
 impl Attempt<'_> {
     async fn reply(&self) -> Result<BeginReply, Error> {
-        match self.send().await?.value {
+        let Reply { value, repeated } = self.send().await?;
+        match value {
             Value::Int(1) => {
                 // Until the claim is returned to its owner.
                 self.in_doubt.set(true);
-                Ok(BeginReply::Granted(self.client.replicate(self.name, self.claim.clone()).await))
+                let replicated = self.client.replicate(self.name, self.claim.clone()).await;
+                Ok(BeginReply::Granted { repeated, replicated })
             }
             Value::BulkString(record) => match value::decode(self.name, &record.into()) {
                 Some(Decoded::Record(stored)) => Ok(BeginReply::Record(stored)),
@@ -160,8 +168,8 @@ impl Attempt<'_> {
 pub(crate) struct Releaser(pub(crate) Arc<Client>);
 
 pub(crate) struct UnconfirmedClaim {
-    key: StorageKey,
-    value: Bytes,
+    pub(crate) key: StorageKey,
+    pub(crate) value: Bytes,
 }
 
 impl ReleaseUnconfirmed for Releaser {

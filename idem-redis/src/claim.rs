@@ -6,9 +6,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use idem_runtime::remote::OwnerToken;
+use idem_runtime::remote::{OwnerToken, UnconfirmedClaims};
 use idem_runtime::{Claim, Record, StorageKey, StoreError};
 
+use crate::begin::{Releaser, UnconfirmedClaim};
 use crate::client::{Client, ScriptReply, StepResult};
 use crate::errors::Error;
 use crate::scripts::Script;
@@ -30,6 +31,15 @@ pub struct RedisClaim {
     pub(crate) ttl: Duration,
     /// A release was sent, and may have taken effect. Shared by clones.
     pub(crate) maybe_released: Arc<AtomicBool>,
+    /// Set if `begin` was sent twice: its first try may arrive when this claim has been released, and make a claim without an owner.
+    pub(crate) late: Option<Late>,
+}
+
+/// What releases the claim that a late `begin` makes.
+#[derive(Clone)]
+pub(crate) struct Late {
+    pub(crate) unconfirmed: Arc<UnconfirmedClaims<Releaser>>,
+    pub(crate) lease: Duration,
 }
 
 /// An abandoned claim.
@@ -102,6 +112,10 @@ impl Claim for RedisClaim {
         // A release that is dropped half-way, or fails, leaves the flag set.
         let arguments = [&self.value[..], channel.as_bytes()];
         let result = self.step(&self.client.scripts.release, &arguments).await?;
+        if let Some(Late { unconfirmed, lease }) = self.late {
+            let late = unconfirmed.guard(UnconfirmedClaim { key: self.key, value: self.value }, lease);
+            late.in_doubt().set(true);
+        }
         match result.reply {
             // A reply was lost. This is what that try left, or what another request has made of the free key since. The claim is
             // no longer this owner's, which is all that a release is for.
@@ -123,6 +137,7 @@ impl Claim for RedisClaim {
             previous: self.previous.clone(),
             ttl: self.ttl,
             maybe_released: Arc::clone(&self.maybe_released),
+            late: self.late.clone(),
         })
     }
 }

@@ -44,7 +44,7 @@ pub struct RedisStore {
 /// What the store does besides its steps. It ends with the last clone of the store.
 struct Background {
     waiting: Waiting,
-    unconfirmed: UnconfirmedClaims<Releaser>,
+    unconfirmed: Arc<UnconfirmedClaims<Releaser>>,
 }
 
 impl RedisStore {
@@ -111,7 +111,7 @@ impl RedisStore {
         let client = Arc::new(client);
         let background = Background {
             waiting: Waiting::new(Arc::clone(&client)),
-            unconfirmed: UnconfirmedClaims::new(Releaser(Arc::clone(&client))),
+            unconfirmed: Arc::new(UnconfirmedClaims::new(Releaser(Arc::clone(&client)))),
         };
         Self { client, background: Arc::new(background) }
     }

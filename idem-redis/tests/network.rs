@@ -309,6 +309,25 @@ async fn a_repeated_begin_that_was_refused_is_given_back_where_its_first_try_arr
 }
 
 #[tokio::test]
+async fn a_claim_whose_begin_was_repeated_leaves_nothing_if_the_first_try_arrives_after_its_release() {
+    let server = Redis::start().await;
+    let near = common::store(&server).await;
+    let (port, first) = without_the_first(name(1), &server).await;
+    let store = RedisStore::connect(format!("redis://127.0.0.1:{port}")).await.unwrap();
+    let lease = Duration::from_secs(5);
+    let begun = store.begin(&key(1), &fingerprint(1), &BeginOptions::new(lease, TTL)).await;
+    let Ok(Begin::Claimed(claimed)) = begun else { panic!("the second try claims, but it gave {begun:?}") };
+    claimed.release().await.unwrap();
+    let mut late = TcpStream::connect(("127.0.0.1", server.port())).await.unwrap();
+    late.write_all(&first.await.unwrap()).await.unwrap();
+    let mut answer = [0; 4];
+    late.read_exact(&mut answer).await.unwrap();
+    assert_eq!(&answer, b":1\r\n", "the key was free, so it is claimed");
+    store.drained().await;
+    claim(&near, 1).await;
+}
+
+#[tokio::test]
 async fn an_heir_whose_begin_was_repeated_keeps_what_it_takes_over() {
     let server = Redis::start().await;
     let (store, proxy) = through_proxy(&server).await;
