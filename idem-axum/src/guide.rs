@@ -11,6 +11,7 @@
 //! | [`crashes`] | What if a process dies half-way? |
 //! | [`exactly_once`] | What if the effects are rows in a database? |
 //! | [`stores`] | Which store, behind a load balancer? |
+//! | [`deployments`] | What holds in my deployment, what must be set, and where do personal data lie? |
 //! | [`operating`] | Which limits are there, how does it stop, and what if a handler hangs? |
 //! | [`testing`] | How are handlers tested, without waiting? |
 //! | [`observing`] | What can be seen and counted while it runs? |
@@ -57,6 +58,9 @@ pub mod exactly_once {}
 
 #[doc = include_str!("guide/stores.md")]
 pub mod stores {}
+
+#[doc = include_str!("guide/deployments.md")]
+pub mod deployments {}
 
 #[doc = include_str!("guide/operating.md")]
 pub mod operating {}

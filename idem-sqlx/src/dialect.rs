@@ -8,6 +8,7 @@ use std::time::Duration;
 use idem_runtime::remote::{Listener, Waiters};
 
 use crate::errors::{MigrateError, Problem};
+use crate::pool::Options;
 
 /// The database of an [`SqlStore`](crate::SqlStore): [`sqlx::Postgres`] or [`sqlx::Sqlite`].
 ///
@@ -28,6 +29,21 @@ pub(crate) mod sealed {
 
         /// Where the table is, and how to connect to it.
         type Location: fmt::Debug + Send + Sync + 'static;
+
+        /// What the server calls a connection.
+        type Session: Send + Sync + 'static;
+
+        /// Looks at a new connection. `Ok(Err(_))` says what is set so that the store cannot keep its guarantees on it.
+        fn greet(
+            connection: &mut Self::Connection,
+        ) -> impl Future<Output = Result<Result<Self::Session, &'static str>, sqlx::Error>> + Send;
+
+        /// Cancels a statement that a connection still runs although no caller waits for it. Returns whether it ran.
+        fn cancel(
+            options: &Options<Self>,
+            session: &Self::Session,
+            sql: &Arc<str>,
+        ) -> impl Future<Output = Result<bool, sqlx::Error>> + Send;
 
         /// Runs one statement, which commits by itself.
         fn fetch(

@@ -146,6 +146,8 @@ pub enum Problem {
         /// How long the store waited.
         waited: Duration,
     },
+    /// A new connection has a setting with which the store cannot keep its guarantees.
+    Setting(&'static str),
     /// The table does not exist.
     TableMissing {
         /// The table, as it is named in SQL.
@@ -187,6 +189,7 @@ impl fmt::Display for Problem {
             Self::TimedOut { waited } => {
                 write!(f, "no reply from the database within {waited:?}. Find out what keeps it busy, or raise `timeout`")
             }
+            Self::Setting(what) => f.write_str(what),
             Self::TableMissing { table } => {
                 write!(f, "the table {table} does not exist. Call `migrate()` once before the first request")
             }

@@ -18,9 +18,9 @@ const MAX_PAUSE: Duration = Duration::from_millis(200);
 /// Runs the statements of a store.
 pub(crate) struct Executor<D: Dialect> {
     pub(crate) statements: Statements,
-    pub(crate) pool: Pool<D::Connection>,
+    pub(crate) pool: Pool<D>,
     /// Connections that only read, if the database has any use for them.
-    pub(crate) readers: Option<Pool<D::Connection>>,
+    pub(crate) readers: Option<Pool<D>>,
     /// The table, as it is named in SQL.
     pub(crate) table: String,
     /// How long a step may take, pauses included.
@@ -68,7 +68,7 @@ impl<D: Dialect> Executor<D> {
 
     async fn run(
         &self,
-        pool: &Pool<D::Connection>,
+        pool: &Pool<D>,
         step: Step,
         sql: &Arc<str>,
         values: &[Value<'_>],
@@ -97,7 +97,7 @@ impl<D: Dialect> Executor<D> {
     /// One try takes at most half of the time, so that a silent connection leaves time for a new one.
     async fn run_once(
         &self,
-        pool: &Pool<D::Connection>,
+        pool: &Pool<D>,
         until: Instant,
         sql: &Arc<str>,
         values: &[Value<'_>],
@@ -110,13 +110,16 @@ impl<D: Dialect> Executor<D> {
         };
         let this_try = until.min(Instant::now() + self.timeout / 2);
         let earlier = in_doubt.set(true);
-        let problem = match timeout_at(this_try, D::fetch(&mut pooled.connection, sql, values)).await {
+        let problem = match timeout_at(this_try, D::fetch(pooled.run(sql), sql, values)).await {
             Ok(Ok(rows)) => {
                 in_doubt.set(earlier);
                 pooled.put_back();
                 return Ok(rows);
             }
-            Ok(Err(error)) => D::problem(error, &self.table),
+            Ok(Err(error)) => {
+                pooled.ended();
+                D::problem(error, &self.table)
+            }
             Err(_) => Problem::TimedOut { waited: self.timeout },
         };
         if !problem.leaves_doubt() {

@@ -1,53 +1,110 @@
 //! A few connections, lent for one statement at a time.
 //!
 //! sqlx's own pool pings the server around every use, which would double the round trips, and waits for it without a limit.
-//! Here a connection comes back only if its statement ended well. Otherwise it is closed, also if a cancelled caller left a
-//! statement half-way.
+//! Here a connection comes back only if its statement ended well. Otherwise it is closed. If its caller stopped waiting for the
+//! statement, it first keeps its place until the server has ended the statement: a server that hangs would otherwise collect
+//! a process for each try.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use sqlx::{ConnectOptions, Connection};
-use tokio::sync::{Semaphore, SemaphorePermit};
-use tokio::time::{Instant, timeout_at};
+use tokio::runtime::Handle;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 
+use crate::dialect::Dialect;
 use crate::errors::Problem;
 
-pub(crate) struct Pool<C: Connection> {
-    options: C::Options,
-    max_connections: usize,
-    permits: Semaphore,
-    idle: Mutex<Vec<C>>,
+/// The pause before the server is asked what became of a statement; it doubles up to [`MAX_PAUSE`].
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const MAX_PAUSE: Duration = Duration::from_secs(1);
+/// How long asking may take.
+const ASK_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long an idle connection may take to close.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
+
+pub(crate) type Options<D> = <<D as sqlx::Database>::Connection as Connection>::Options;
+
+pub(crate) struct Pool<D: Dialect> {
+    shared: Arc<Shared<D>>,
 }
 
-impl<C: Connection> Pool<C> {
-    pub(crate) fn new(options: C::Options, max_connections: usize) -> Self {
-        Self { options, max_connections, permits: Semaphore::new(max_connections), idle: Mutex::default() }
-    }
+struct Shared<D: Dialect> {
+    options: Options<D>,
+    max_connections: usize,
+    /// `None` if idle connections stay open.
+    idle_timeout: Option<Duration>,
+    permits: Arc<Semaphore>,
+    idle: Mutex<Idle<D>>,
+    /// Held while the server is asked, so that one connection is enough for it.
+    asks: tokio::sync::Mutex<()>,
+}
 
-    fn idle(&self) -> MutexGuard<'_, Vec<C>> {
-        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+struct Idle<D: Dialect> {
+    /// By the time since which they have been idle, the longest first.
+    connections: VecDeque<(Open<D>, Instant)>,
+    /// A task closes them.
+    is_watched: bool,
+}
+
+/// A connection, and what the server calls it.
+struct Open<D: Dialect> {
+    connection: D::Connection,
+    session: D::Session,
+}
+
+impl<D: Dialect> Pool<D> {
+    pub(crate) fn new(options: Options<D>, max_connections: usize, idle_timeout: Option<Duration>) -> Self {
+        let shared = Shared {
+            options,
+            max_connections,
+            idle_timeout,
+            permits: Arc::new(Semaphore::new(max_connections.min(Semaphore::MAX_PERMITS))),
+            idle: Mutex::new(Idle { connections: VecDeque::new(), is_watched: false }),
+            asks: tokio::sync::Mutex::default(),
+        };
+        Self { shared: Arc::new(shared) }
     }
 
     /// Returns a connection: the one used last, or a new one.
-    pub(crate) async fn acquire(&self, until: Instant, waited: Duration) -> Result<PooledConnection<'_, C>, Problem> {
-        let none = || Problem::NoConnection { max_connections: self.max_connections, waited };
-        let permit = timeout_at(until, self.permits.acquire()).await.map_err(|_| none())?.map_err(|_| none())?;
+    pub(crate) async fn acquire(&self, until: Instant, waited: Duration) -> Result<PooledConnection<D>, Problem> {
+        let shared = &self.shared;
+        let none = || Problem::NoConnection { max_connections: shared.max_connections, waited };
+        let permit = timeout_at(until, Arc::clone(&shared.permits).acquire_owned()).await;
+        let permit = permit.map_err(|_| none())?.map_err(|_| none())?;
         // The time of another caller may have run out at the same moment as that of this one.
         if Instant::now() >= until {
             return Err(none());
         }
-        let idle = self.idle().pop();
-        let connection = match idle {
-            Some(connection) => connection,
-            None => self.connect(until, waited).await?,
+        let idle = shared.idle().connections.pop_back();
+        let open = match idle {
+            Some((open, _)) => open,
+            None => shared.connect(until, waited).await?,
         };
-        Ok(PooledConnection { pool: self, connection, _permit: permit })
+        Ok(PooledConnection { shared: Arc::clone(shared), lent: Some((open, permit)), running: None })
     }
 
-    async fn connect(&self, until: Instant, waited: Duration) -> Result<C, Problem> {
-        match timeout_at(until, self.options.connect()).await {
-            Ok(Ok(connection)) => Ok(connection),
+    /// Closes the idle connections: if one broke, the others are likely to be broken, too.
+    pub(crate) fn close_idle(&self) {
+        let idle = std::mem::take(&mut self.shared.idle().connections);
+        drop(idle);
+    }
+}
+
+impl<D: Dialect> Shared<D> {
+    fn idle(&self) -> MutexGuard<'_, Idle<D>> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn connect(&self, until: Instant, waited: Duration) -> Result<Open<D>, Problem> {
+        let connect = async {
+            let mut connection = self.options.connect().await?;
+            Ok((D::greet(&mut connection).await?, connection))
+        };
+        match timeout_at(until, connect).await {
+            Ok(Ok((greeted, connection))) => Ok(Open { session: greeted.map_err(Problem::Setting)?, connection }),
             // Starting up, shutting down, out of connections, or not there.
             Ok(Err(error)) if is_transient(&error) => Err(Problem::Unreachable { waited, source: Some(error) }),
             Ok(Err(error)) => Err(Problem::Refused(error)),
@@ -55,10 +112,16 @@ impl<C: Connection> Pool<C> {
         }
     }
 
-    /// Closes the idle connections: if one broke, the others are likely to be broken, too.
-    pub(crate) fn close_idle(&self) {
-        let idle = std::mem::take(&mut *self.idle());
-        drop(idle);
+    fn put_back(self: &Arc<Self>, open: Open<D>) {
+        let mut idle = self.idle();
+        idle.connections.push_back((open, Instant::now()));
+        if let Some(idle_timeout) = self.idle_timeout
+            && !idle.is_watched
+            && let Ok(runtime) = Handle::try_current()
+        {
+            idle.is_watched = true;
+            runtime.spawn(close_when_idle(Watch { shared: Arc::downgrade(self) }, idle_timeout));
+        }
     }
 }
 
@@ -70,16 +133,107 @@ fn is_transient(error: &sqlx::Error) -> bool {
     }
 }
 
-/// A connection of a pool. It is closed if it is dropped without [`put_back`](Self::put_back).
-pub(crate) struct PooledConnection<'a, C: Connection> {
-    pool: &'a Pool<C>,
-    pub(crate) connection: C,
-    _permit: SemaphorePermit<'a>,
+/// The task that closes idle connections. If it ends with its runtime, another one can start.
+struct Watch<D: Dialect> {
+    shared: Weak<Shared<D>>,
 }
 
-impl<C: Connection> PooledConnection<'_, C> {
-    /// Returns a connection that is in order to the pool.
-    pub(crate) fn put_back(self) {
-        self.pool.idle().push(self.connection);
+impl<D: Dialect> Watch<D> {
+    /// Returns a connection that has been idle for `idle_timeout`, or when the next one will have been. `None` if none is idle.
+    fn next(&mut self, idle_timeout: Duration) -> Option<Result<Open<D>, Instant>> {
+        let shared = self.shared.upgrade()?;
+        let mut idle = shared.idle();
+        let Some((_, since)) = idle.connections.front() else {
+            idle.is_watched = false;
+            // Another task may start from now on.
+            self.shared = Weak::new();
+            return None;
+        };
+        let until = *since + idle_timeout;
+        if until > Instant::now() {
+            return Some(Err(until));
+        }
+        idle.connections.pop_front().map(|(open, _)| Ok(open))
     }
+}
+
+impl<D: Dialect> Drop for Watch<D> {
+    fn drop(&mut self) {
+        if let Some(shared) = self.shared.upgrade() {
+            shared.idle().is_watched = false;
+        }
+    }
+}
+
+async fn close_when_idle<D: Dialect>(mut watch: Watch<D>, idle_timeout: Duration) {
+    while let Some(next) = watch.next(idle_timeout) {
+        match next {
+            Ok(open) => drop(timeout(CLOSE_TIMEOUT, open.connection.close()).await),
+            Err(until) => sleep_until(until).await,
+        }
+    }
+}
+
+/// A connection of a pool. It is closed if it is dropped without [`put_back`](Self::put_back).
+pub(crate) struct PooledConnection<D: Dialect> {
+    shared: Arc<Shared<D>>,
+    /// `None` once it was put back.
+    lent: Option<(Open<D>, OwnedSemaphorePermit)>,
+    /// The statement that was sent, until its reply has come.
+    running: Option<Arc<str>>,
+}
+
+impl<D: Dialect> PooledConnection<D> {
+    /// Returns the connection, on which `sql` is about to be sent.
+    #[allow(clippy::expect_used, reason = "only `put_back` and `drop` take it")]
+    pub(crate) fn run(&mut self, sql: &Arc<str>) -> &mut D::Connection {
+        self.running = Some(Arc::clone(sql));
+        &mut self.lent.as_mut().expect("a connection").0.connection
+    }
+
+    /// The reply has come, or the connection is broken.
+    pub(crate) fn ended(&mut self) {
+        self.running = None;
+    }
+
+    /// Returns a connection that is in order to the pool.
+    pub(crate) fn put_back(mut self) {
+        if let Some((open, _permit)) = self.lent.take() {
+            self.shared.put_back(open);
+        }
+    }
+}
+
+impl<D: Dialect> Drop for PooledConnection<D> {
+    fn drop(&mut self) {
+        if let (Some((open, permit)), Some(sql)) = (self.lent.take(), self.running.take())
+            && let Ok(runtime) = Handle::try_current()
+        {
+            runtime.spawn(end(Arc::downgrade(&self.shared), open, sql, permit));
+        }
+    }
+}
+
+/// Keeps the place of a connection until the server has ended the statement that was sent, or the session.
+async fn end<D: Dialect>(shared: Weak<Shared<D>>, open: Open<D>, sql: Arc<str>, permit: OwnedSemaphorePermit) {
+    let Open { mut connection, session } = open;
+    let asks = async {
+        let mut pause = FIRST_PAUSE;
+        loop {
+            sleep(pause).await;
+            pause = (pause * 2).min(MAX_PAUSE);
+            let Some(shared) = shared.upgrade() else { return };
+            let _turn = shared.asks.lock().await;
+            if let Ok(Ok(false)) = timeout(ASK_TIMEOUT, D::cancel(&shared.options, &session, &sql)).await {
+                return;
+            }
+        }
+    };
+    // The ping is replied to after the statement; if the connection is broken, it fails.
+    tokio::select! {
+        _ = connection.ping() => {}
+        () = asks => {}
+    }
+    drop(connection);
+    drop(permit);
 }

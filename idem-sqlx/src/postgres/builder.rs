@@ -38,6 +38,7 @@ pub struct PostgresStoreBuilder {
     schema: String,
     table: String,
     max_connections: usize,
+    idle_timeout: Duration,
     timeout: Duration,
     cleanup_batch: u32,
     count_replays: bool,
@@ -49,6 +50,7 @@ impl PostgresStoreBuilder {
             schema: "public".into(),
             table: "idempotency".into(),
             max_connections: 10,
+            idle_timeout: Duration::from_secs(30),
             timeout: Duration::from_secs(4),
             cleanup_batch: 1000,
             count_replays: false,
@@ -67,9 +69,17 @@ impl PostgresStoreBuilder {
         self
     }
 
-    /// The most connections for steps. One more is open while a request waits for a claim to end. Default: 10.
+    /// The most connections for steps. One more is open while a request waits for a claim to end, and one while a statement that
+    /// timed out is cancelled. Default: 10.
     pub fn max_connections(mut self, max_connections: usize) -> Self {
         self.max_connections = max_connections;
+        self
+    }
+
+    /// How long a connection may be idle before it is closed. A service behind a proxy that lends a connection to one client at a
+    /// time, such as PgBouncer with session pooling, keeps others from it for as long. Default: 30 seconds.
+    pub fn idle_timeout(mut self, idle_timeout: Duration) -> Self {
+        self.idle_timeout = idle_timeout;
         self
     }
 
@@ -120,6 +130,7 @@ impl PostgresStoreBuilder {
             Err(Problem::Refused(error) | Problem::Unreachable { source: Some(error), .. }) => {
                 return Err(ConnectError::Connection(error));
             }
+            Err(Problem::Setting(what)) => return Err(ConnectError::Setting(what)),
             Err(_) => return Err(ConnectError::TimedOut(timeout)),
         }
         Ok(store)
@@ -161,7 +172,7 @@ impl PostgresStoreBuilder {
         let table = location.quoted("");
         let executor = Executor {
             statements: statements(&table, &location.channel),
-            pool: Pool::new(options, self.max_connections),
+            pool: Pool::new(options, self.max_connections, Some(self.idle_timeout)),
             readers: None,
             table,
             timeout: self.timeout,

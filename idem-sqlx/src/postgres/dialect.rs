@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use idem_runtime::remote::{Listener, Waiters};
-use sqlx::postgres::{PgConnection, PgRow};
-use sqlx::{AssertSqlSafe, Postgres, Row};
+use sqlx::postgres::{PgConnectOptions, PgConnection, PgRow};
+use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Postgres, Row};
 
 use super::listen::listen;
 use super::{Location, migrations};
@@ -13,12 +13,62 @@ use crate::dialect::{TransactionState, Value, sealed};
 use crate::errors::{MigrateError, Problem};
 use crate::transaction::hex;
 
+/// The process of a connection, and when it started: another process may get its number later.
+#[derive(Debug)]
+pub struct Session {
+    process: i32,
+    started: i64,
+}
+
+const GREET: &str = "SELECT pid, (extract(epoch FROM backend_start) * 1000000)::bigint, \
+     current_setting('synchronous_commit'), current_setting('transaction_isolation') \
+     FROM pg_stat_activity WHERE pid = pg_backend_pid()";
+
+/// The server cuts the texts that it shows.
+const CANCEL: &str = "SELECT pg_cancel_backend(pid) FROM pg_stat_activity \
+     WHERE pid = $1 AND (extract(epoch FROM backend_start) * 1000000)::bigint = $2 \
+         AND state = 'active' AND starts_with($3, query)";
+
 impl sealed::Dialect for Postgres {
     const STORE: &'static str = "PostgresStore";
 
     const TICK: Duration = Duration::from_micros(1);
 
     type Location = Location;
+
+    type Session = Session;
+
+    async fn greet(connection: &mut PgConnection) -> Result<Result<Session, &'static str>, sqlx::Error> {
+        let row = sqlx::raw_sql(GREET).fetch_one(connection).await?;
+        let (commit, isolation): (String, String) = (row.try_get(2)?, row.try_get(3)?);
+        if commit == "off" {
+            return Ok(Err(
+                "`synchronous_commit` is `off` on a new connection, so a claim that was acknowledged could be lost. A \
+                 proxy in between drops what the store sets: run ALTER ROLE .. SET synchronous_commit = on",
+            ));
+        }
+        if isolation != "read committed" {
+            return Ok(Err(
+                "a new connection is not in READ COMMITTED, so requests for one key would fail. A proxy in between drops \
+                 what the store sets: run ALTER ROLE .. SET default_transaction_isolation = 'read committed'",
+            ));
+        }
+        Ok(Ok(Session { process: row.try_get(0)?, started: row.try_get(1)? }))
+    }
+
+    /// Over another connection. The text of the statement is compared, since behind a proxy the process may work for another client
+    /// by now. If the session is idle, its reply was lost or the statement never arrived.
+    async fn cancel(options: &PgConnectOptions, session: &Session, sql: &Arc<str>) -> Result<bool, sqlx::Error> {
+        let mut connection = options.connect().await?;
+        let cancelled = sqlx::query(CANCEL)
+            .bind(session.process)
+            .bind(session.started)
+            .bind(&**sql)
+            .fetch_optional(&mut connection)
+            .await?;
+        connection.close().await?;
+        Ok(cancelled.is_some())
+    }
 
     async fn fetch(
         connection: &mut PgConnection,

@@ -149,8 +149,8 @@ impl SqliteStoreBuilder {
         let table = format!("\"{}\"", self.table);
         let executor = Executor {
             statements: statements(&table),
-            pool: Pool::new(options.clone(), 1),
-            readers: Some(Pool::new(options.clone(), self.max_readers)),
+            pool: Pool::new(options.clone(), 1, None),
+            readers: Some(Pool::new(options.clone(), self.max_readers, None)),
             table,
             timeout: self.timeout,
         };

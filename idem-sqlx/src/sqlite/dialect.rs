@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use sqlx::sqlite::{SqliteConnection, SqliteRow};
+use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqliteRow};
 use sqlx::{AssertSqlSafe, Row, Sqlite};
 
 use super::{Location, migrations};
@@ -17,6 +17,17 @@ impl sealed::Dialect for Sqlite {
     const TICK: Duration = Duration::from_millis(1);
 
     type Location = Location;
+
+    type Session = ();
+
+    async fn greet(_: &mut SqliteConnection) -> Result<Result<(), &'static str>, sqlx::Error> {
+        Ok(Ok(()))
+    }
+
+    /// A statement ends by itself: it waits for other writers no longer than the busy timeout.
+    async fn cancel(_: &SqliteConnectOptions, (): &(), _: &Arc<str>) -> Result<bool, sqlx::Error> {
+        Ok(true)
+    }
 
     async fn fetch(
         connection: &mut SqliteConnection,

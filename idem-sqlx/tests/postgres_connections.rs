@@ -1,0 +1,151 @@
+//! How many processes of the server a store holds, and for how long.
+#![cfg(feature = "postgres")]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a failed check panics")]
+
+mod asked;
+
+use std::time::{Duration, Instant};
+
+use asked::*;
+use idem_runtime::Store;
+use idem_servers::postgres::Postgres;
+use idem_sqlx::{PostgresStore, PostgresStoreBuilder};
+use sqlx::postgres::PgConnection;
+use sqlx::{Connection, Executor};
+use tokio::task::JoinSet;
+
+const POOL: usize = 3;
+
+fn small() -> PostgresStoreBuilder {
+    PostgresStore::builder().max_connections(POOL)
+}
+
+async fn with_a_store(builder: PostgresStoreBuilder) -> (Postgres, PostgresStore) {
+    let server = Postgres::quick().await;
+    let store = builder.connect(&server.url()).await.unwrap();
+    store.migrate().await.unwrap();
+    (server, store)
+}
+
+/// How many processes the server has for clients, other than the one that asks.
+fn processes(server: &Postgres) -> usize {
+    let count =
+        "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()";
+    server.sql(count).trim().parse().unwrap()
+}
+
+/// Returns the most processes that the server had while the steps were under way.
+async fn most_processes(server: &Postgres, mut steps: JoinSet<()>) -> usize {
+    let mut most = 0;
+    while !steps.is_empty() {
+        most = most.max(processes(server));
+        tokio::task::yield_now().await;
+        while steps.try_join_next().is_some() {}
+    }
+    most
+}
+
+/// So many requests at once, all of which are refused.
+fn refused_begins(store: &PostgresStore, begins: usize) -> JoinSet<()> {
+    let mut steps = JoinSet::new();
+    for _ in 0..begins {
+        let store = store.clone();
+        steps.spawn(async move { assert!(store.begin(&key(), &MINE, &OPTIONS).await.is_err()) });
+    }
+    steps
+}
+
+fn reload(server: &Postgres, change: &str) {
+    server.sql(change);
+    server.sql("SELECT pg_reload_conf()");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_standby_that_is_away_costs_the_server_no_more_processes_than_the_store_has_connections() {
+    let (server, store) = with_a_store(small().timeout(Duration::from_millis(400))).await;
+    let recorded = key();
+    leave_record(&store, &recorded, "answer").await;
+    reload(&server, "ALTER SYSTEM SET synchronous_standby_names = 'away'");
+    while server.sql("SHOW synchronous_standby_names").trim() != "away" {}
+    let most = most_processes(&server, refused_begins(&store, 40)).await;
+    assert!(most <= POOL + 1, "{most} processes, one of which cancels");
+    // A retry still gets its replay: those who wait for the standby do not keep the connections.
+    let asked = Instant::now();
+    while stands(&store, &recorded).await != "completed: answer" {
+        assert!(asked.elapsed() < Duration::from_secs(20), "no replay while a standby is away");
+    }
+    reload(&server, "ALTER SYSTEM RESET synchronous_standby_names");
+    let asked = Instant::now();
+    while stands(&store, &key()).await != "claimed" {
+        assert!(asked.elapsed() < Duration::from_secs(20), "no claim although the standby is not needed any more");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_table_that_is_locked_costs_the_server_no_more_processes_than_the_store_has_connections() {
+    let (server, store) = with_a_store(small().timeout(Duration::from_millis(400))).await;
+    let mut other = PgConnection::connect(&server.url()).await.unwrap();
+    let mut transaction = other.begin().await.unwrap();
+    transaction.execute("LOCK TABLE idempotency").await.unwrap();
+    let most = most_processes(&server, refused_begins(&store, 40)).await;
+    assert!(most <= 1 + POOL + 1, "{most} processes, one of which holds the lock and one cancels");
+    transaction.rollback().await.unwrap();
+    assert_eq!(stands(&store, &key()).await, "claimed");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn callers_that_leave_cost_the_server_no_more_processes_than_the_store_has_connections() {
+    let (server, store) = with_a_store(small().timeout(Duration::from_secs(8))).await;
+    let mut other = PgConnection::connect(&server.url()).await.unwrap();
+    let mut transaction = other.begin().await.unwrap();
+    transaction.execute("LOCK TABLE idempotency").await.unwrap();
+    let mut steps = JoinSet::new();
+    for _ in 0..40 {
+        let store = store.clone();
+        steps.spawn(async move {
+            let begin = async { store.begin(&key(), &MINE, &OPTIONS).await.map(|_| ()) };
+            assert!(tokio::time::timeout(Duration::from_millis(500), begin).await.is_err(), "the table is locked");
+        });
+    }
+    let most = most_processes(&server, steps).await;
+    assert!(most <= 1 + POOL + 1, "{most} processes, one of which holds the lock and one cancels");
+    // Long before the server's own limit ends them. One at a time their claims are released, which waits for the lock as well.
+    let left = Instant::now();
+    let waiting = "SELECT count(*) > 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock'";
+    while server.sql(waiting).trim() == "t" {
+        assert!(left.elapsed() < Duration::from_secs(3), "a statement for which no caller waits is cancelled");
+    }
+    transaction.rollback().await.unwrap();
+    assert_eq!(stands(&store, &key()).await, "claimed");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn connections_that_are_idle_are_closed_and_opened_again() {
+    let (server, store) = with_a_store(small().idle_timeout(Duration::from_millis(200))).await;
+    for _ in 0..2 {
+        let mut steps = JoinSet::new();
+        for _ in 0..20 {
+            let store = store.clone();
+            steps.spawn(async move { leave_record(&store, &key(), "answer").await });
+        }
+        while let Some(step) = steps.join_next().await {
+            step.unwrap();
+        }
+        let idle = Instant::now();
+        while processes(&server) > 0 {
+            assert!(idle.elapsed() < Duration::from_secs(10), "{} connections stay open", processes(&server));
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_connection_that_is_used_stays_open() {
+    let (server, store) = with_a_store(small().idle_timeout(Duration::from_secs(1))).await;
+    let process = "SELECT pid FROM pg_stat_activity WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()";
+    let before = server.sql(process);
+    let start = Instant::now();
+    while start.elapsed() < Duration::from_secs(3) {
+        leave_record(&store, &key(), "answer").await;
+    }
+    assert_eq!(server.sql(process), before);
+}
