@@ -60,6 +60,12 @@ impl Record {
         Self::not_replayable(self.fingerprint, expires_at, self.execution_info().as_ref())
     }
 
+    /// Returns what a store may report of a record with another fingerprint than the request's, so that it need not read the
+    /// content: `fingerprint` and `info` are those of the record. It replays nothing.
+    pub fn without_content(fingerprint: Fingerprint, info: Option<&ExecutionInfo>) -> Self {
+        Self::not_replayable(fingerprint, Timestamp::NEVER, info)
+    }
+
     /// Returns this record as one string with a checksum over everything, for stores outside this process. The checksum also
     /// covers `key`, so that the record of one key is never read for another.
     ///

@@ -193,8 +193,8 @@ pub enum Begin<C> {
     Abandoned(C),
     /// A claim with this fingerprint, whose owner is alive as far as the store knows.
     InFlight(Fingerprint),
-    /// A record. If its fingerprint is not the one that was asked for, the request is refused, and the store may return the record's
-    /// [tombstone](Record::tombstone) instead, to save its bytes.
+    /// A record. If its fingerprint is not the one that was asked for, the request is refused, and the store may report the record
+    /// [without its content](Record::without_content), to save its bytes.
     Completed(Record),
 }
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use idem_runtime::remote::{OwnerToken, ReleaseUnconfirmed, Waiters};
 use idem_runtime::{Claim, ExecutionInfo, Fingerprint, Record, StorageKey, StoreError};
+use tokio::runtime::Handle;
 
 use crate::dialect::{Dialect, MAX_TIME, Value};
 use crate::errors::{DatabaseError, Problem, Step};
@@ -84,6 +85,30 @@ pub(crate) fn retention(lease: Duration, ttl: Duration) -> Duration {
     lease.min(MAX_TIME) + ttl.min(MAX_TIME)
 }
 
+/// Wakes those who wait for the end of a claim, if `rows` says that it ended: here at once, and in other processes in the
+/// background. A message may be lost: they also poll.
+pub(crate) fn announce<D: Dialect>(
+    executor: &Arc<Executor<D>>,
+    waiters: &Waiters,
+    key: &StorageKey,
+    rows: &[D::Row],
+) -> bool {
+    let Some(row) = rows.first() else { return false };
+    waiters.wake(key);
+    if let Some(notify) = &executor.statements.notify
+        && matches!(D::boolean(row, 0), Ok(Some(true)))
+        && let Ok(runtime) = Handle::try_current()
+    {
+        let (executor, notify, key) = (Arc::clone(executor), Arc::clone(notify), *key);
+        drop(runtime.spawn(async move {
+            if let Err(error) = executor.execute(Step::Wait, &notify, &[key_value(&key)]).await {
+                tracing::debug!(%key, %error, "could not notify other processes of the end of a claim; waiters poll");
+            }
+        }));
+    }
+    true
+}
+
 struct Change {
     done: bool,
     repeated: bool,
@@ -94,12 +119,19 @@ impl<D: Dialect> LeasedClaim<D> {
         let bytes = record.to_checksummed_bytes(&self.key);
         let ttl = Value::Number(D::ticks(ttl.min(MAX_TIME)));
         let values = [key_value(&self.key), Value::Bytes(self.owner.as_bytes()), Value::Bytes(&bytes), ttl];
-        self.change(Step::Complete, &self.executor.statements.complete, &values).await
+        self.end(Step::Complete, &self.executor.statements.complete, &values).await
     }
 
     async fn change(&self, step: Step, sql: &Arc<str>, values: &[Value<'_>]) -> Result<Change, DatabaseError> {
         let result = self.executor.execute(step, sql, values).await?;
         Ok(Change { done: !result.rows.is_empty(), repeated: result.repeated })
+    }
+
+    /// The same, for a step that ends the claim.
+    async fn end(&self, step: Step, sql: &Arc<str>, values: &[Value<'_>]) -> Result<Change, DatabaseError> {
+        let result = self.executor.execute(step, sql, values).await?;
+        let done = announce(&self.executor, &self.waiters, &self.key, &result.rows);
+        Ok(Change { done, repeated: result.repeated })
     }
 }
 
@@ -134,18 +166,14 @@ impl<D: Dialect> Claim for LeasedClaim<D> {
             Err(DatabaseError { problem: Problem::Full(_), .. }) => self.store(&record.tombstone(), ttl).await,
             change => change,
         };
-        if !change?.done {
-            return Err(StoreError::Lost);
-        }
-        self.waiters.wake(&self.key);
-        Ok(())
+        if change?.done { Ok(()) } else { Err(StoreError::Lost) }
     }
 
     async fn release(self) -> Result<(), StoreError> {
         let values = [key_value(&self.key), Value::Bytes(self.owner.as_bytes())];
         let earlier = self.maybe_released.swap(true, Ordering::SeqCst);
         // A release that is dropped half-way, or fails, leaves the flag set.
-        let change = self.change(Step::Release, &self.executor.statements.release, &values).await?;
+        let change = self.end(Step::Release, &self.executor.statements.release, &values).await?;
         // If the row is gone, the try whose reply was lost released it, and another request may have claimed the key since. The
         // claim is no longer this owner's, which is all that a release is for.
         if change.done || change.repeated || earlier {
@@ -183,10 +211,6 @@ impl<D: Dialect> ReleaseUnconfirmed for Releaser<D> {
         let values = [key_value(key), Value::Bytes(owner.as_bytes())];
         let result = self.executor.execute(Step::Release, &self.executor.statements.release, &values).await;
         // Only one try gets a row. If its reply is lost, the next ones find nothing.
-        let released = result.is_ok_and(|result| !result.rows.is_empty());
-        if released {
-            self.waiters.wake(key);
-        }
-        released
+        result.is_ok_and(|result| announce(&self.executor, &self.waiters, key, &result.rows))
     }
 }

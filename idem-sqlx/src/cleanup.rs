@@ -19,7 +19,7 @@ pub(crate) async fn once<D: Dialect>(executor: &Executor<D>, batch: u32) -> Resu
     loop {
         let values = [Value::Number(batch.into())];
         let result = executor.execute(Step::Cleanup, &executor.statements.clean, &values).await?;
-        deleted += result.rows.len() as u64;
+        deleted += result.rows.iter().filter(|row| matches!(D::boolean(row, 0), Ok(Some(true)))).count() as u64;
         if result.rows.len() < batch as usize {
             return Ok(deleted);
         }

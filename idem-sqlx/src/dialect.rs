@@ -158,12 +158,14 @@ pub(crate) struct Statements {
     /// `key, owner, lease, retention, previous owner, fingerprint, info`: a row if done. Without an info, that of the previous
     /// owner stays.
     pub(crate) take_over: Arc<str>,
-    /// `key, owner, record, ttl`: a row if done.
+    /// `key, owner, record, ttl`: a row if done, which says whether other processes want to be notified.
     pub(crate) complete: Arc<str>,
-    /// `key, owner`: a row if done.
+    /// `key, owner`: the same.
     pub(crate) release: Arc<str>,
-    /// `key`: a row if something was removed.
+    /// `key`: the same, if something was removed.
     pub(crate) forget: Arc<str>,
+    /// `key`: notifies other processes of the end of a claim. A statement by itself, so that its failure costs nothing else.
+    pub(crate) notify: Option<Arc<str>>,
     /// `key`: the row, for operators.
     pub(crate) inspect: Arc<str>,
     /// `key, owner, replays`: a row if they were added to those of the owner's record.
@@ -172,6 +174,6 @@ pub(crate) struct Statements {
     pub(crate) wait: Arc<str>,
     /// `key`: the same, without asking for a notification.
     pub(crate) poll: Arc<str>,
-    /// `batch`: a row for each that it deleted.
+    /// `batch`: a row for each that it looked at, which says whether it was deleted.
     pub(crate) clean: Arc<str>,
 }

@@ -347,9 +347,9 @@ impl From<InvalidName> for ConnectError {
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum MigrateError {
-    /// The table has a version that this crate does not know.
+    /// The table has a version with which this version of the crate does not work.
     Newer {
-        /// The version of the table.
+        /// That version of the table.
         found: i64,
         /// The latest version that this crate knows.
         known: i64,

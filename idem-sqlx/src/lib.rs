@@ -94,6 +94,8 @@ mod store;
 mod transaction;
 #[cfg(all(feature = "axum", feature = "_database"))]
 mod tx;
+#[cfg(feature = "_database")]
+mod watches;
 
 #[cfg(feature = "_database")]
 pub use claim::SqlClaim;

@@ -15,14 +15,24 @@ pub(crate) async fn in_time(migration: impl Future<Output = Result<(), MigrateEr
     timeout(MAX_TIME, migration).await.unwrap_or(Err(MigrateError::TimedOut(MAX_TIME)))
 }
 
-/// Returns the migrations that a table of version `found` lacks, with their numbers.
-pub(crate) fn due<'a>(
-    all: &'a [&'a str],
+/// A step from one version of the table to the next.
+#[derive(Clone, Copy)]
+pub(crate) struct Migration {
+    pub(crate) text: &'static str,
+    /// Earlier versions of this crate work with the table as well, so their `migrate` accepts it.
+    pub(crate) is_additive: bool,
+}
+
+/// Returns the migrations that a table of version `found` lacks, with their numbers. `breaking` is the latest version of the table
+/// with which earlier versions of this crate do not work.
+pub(crate) fn due(
+    all: &[Migration],
     found: i64,
-) -> Result<impl Iterator<Item = (i64, &'a str)> + Send + 'a, MigrateError> {
+    breaking: i64,
+) -> Result<impl Iterator<Item = (i64, Migration)> + Send + '_, MigrateError> {
     let known = i64::try_from(all.len()).unwrap_or(i64::MAX);
-    if found > known {
-        return Err(MigrateError::Newer { found, known });
+    if breaking > known {
+        return Err(MigrateError::Newer { found: breaking, known });
     }
     Ok((1..).zip(all.iter().copied()).filter(move |(version, _)| *version > found))
 }

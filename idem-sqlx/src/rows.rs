@@ -19,16 +19,22 @@ pub(crate) enum BeginRow {
 }
 
 impl BeginRow {
-    /// Reads `owner, fingerprint, record, whether the lease has expired`. A row that this crate cannot have written is an error.
+    /// Reads `owner, fingerprint, record, whether the lease has expired`. If the last one is NULL, the row has a record of another
+    /// fingerprint, of which the third column is the info. A row that this crate cannot have written is an error.
     pub(crate) fn read<D: Dialect>(row: &D::Row, key: &StorageKey) -> Result<Self, Problem> {
         let Some(owner) = D::bytes(row, 0).map_err(Problem::Refused)? else { return Ok(Self::Claimed) };
         let Ok(owner) = owner.try_into().map(OwnerToken::from_bytes) else {
             return Err(Problem::Damaged("damaged: its owner is too short or too long"));
         };
         let fingerprint = fingerprint(required(D::bytes(row, 1))?)?;
+        let lease_has_expired = D::boolean(row, 3).map_err(Problem::Refused)?;
         match D::bytes(row, 2).map_err(Problem::Refused)? {
+            info if lease_has_expired.is_none() => {
+                let info = info.and_then(|info| ExecutionInfo::from_bytes(&info).ok());
+                Ok(Self::Record { owner, record: Record::without_content(fingerprint, info.as_ref()) })
+            }
             Some(bytes) => Ok(Self::Record { owner, record: record(key, bytes, &fingerprint)? }),
-            None => Ok(Self::Claim { owner, fingerprint, lease_has_expired: required(D::boolean(row, 3))? }),
+            None => Ok(Self::Claim { owner, fingerprint, lease_has_expired: lease_has_expired == Some(true) }),
         }
     }
 }

@@ -13,7 +13,7 @@ use idem_runtime::{
 };
 use tokio::time::{sleep, timeout};
 
-use crate::claim::{Kind, LeasedClaim, Releaser, SqlClaim, retention};
+use crate::claim::{Kind, LeasedClaim, Releaser, SqlClaim, announce, retention};
 use crate::cleanup;
 use crate::dialect::{Dialect, MAX_TIME, Value};
 use crate::errors::{DatabaseError, MigrateError, Problem, Step};
@@ -21,6 +21,7 @@ use crate::execute::{Executor, key_value};
 use crate::replay_count::ReplayCounter;
 use crate::rows::{self, BeginRow};
 use crate::transaction::{OpenTransaction, Running, Transactions};
+use crate::watches::Watches;
 
 /// How often `begin` looks again if, each time, another request changed the key.
 const MAX_ATTEMPTS: usize = 16;
@@ -57,6 +58,7 @@ struct Inner<D: Dialect> {
     location: Arc<D::Location>,
     executor: Arc<Executor<D>>,
     waiters: Arc<Waiters>,
+    watches: Watches,
     listener: Listener,
     unconfirmed: UnconfirmedClaims<Releaser<D>>,
     /// `None` if replays are not counted.
@@ -100,6 +102,7 @@ impl<D: Dialect> SqlStore<D> {
             cleanup_batch,
             running: Arc::new(Running::new(Arc::clone(&waiters))),
             waiters,
+            watches: Watches::default(),
             transactions: pool.map(Transactions::new),
         };
         Self { inner: Arc::new(inner) }
@@ -107,6 +110,11 @@ impl<D: Dialect> SqlStore<D> {
 
     pub(crate) fn executor(&self) -> &Executor<D> {
         &self.inner.executor
+    }
+
+    #[cfg(all(test, feature = "postgres"))]
+    pub(crate) fn location(&self) -> &D::Location {
+        &self.inner.location
     }
 
     pub(crate) fn running(&self) -> &Arc<Running> {
@@ -137,8 +145,12 @@ impl<D: Dialect> SqlStore<D> {
         }
     }
 
-    /// Creates the table, or brings it up to date. Does nothing if that is done, and may run in many processes at once. The
-    /// statements are in the crate's folder `migrations`.
+    /// Creates the table, or brings it up to date. Does nothing if that is done, and may run in many processes at once, beside a
+    /// version of the service that is running. A table of a later version is accepted if this version works with it. The statements
+    /// are in the crate's folder `migrations`.
+    ///
+    /// In PostgreSQL it waits for a lock for 0.3 seconds and then lets others go on before it tries again: statements of the
+    /// running version do not queue behind a long transaction.
     ///
     /// # Errors
     /// Nothing was changed, unless the error says that this is unknown.
@@ -274,9 +286,12 @@ impl<D: Dialect> Store for SqlStore<D> {
         Err(failed(Problem::Contended).into())
     }
 
-    /// Resolves when the claim under `key` has ended, or its lease. Polls the database, and earlier if it is woken.
+    /// Resolves when the claim under `key` has ended, or its lease. One of the requests that wait for it polls the database, and
+    /// earlier if it is woken.
     async fn ended(&self, key: &StorageKey) {
-        let Inner { location, executor, waiters, listener, .. } = &*self.inner;
+        let Inner { location, executor, waiters, watches, listener, .. } = &*self.inner;
+        let watcher = watches.join(key);
+        let Some(turn) = watcher.turn().await else { return };
         let mut waiter = waiters.register(key);
         D::ensure_listening(listener, location, waiters);
         let mut sql = &executor.statements.wait;
@@ -286,24 +301,25 @@ impl<D: Dialect> Store for SqlStore<D> {
                 // A transaction is woken for, unless it is of another process.
                 _ if self.inner.running.fingerprint(key).is_some() => MAX_WAIT_PAUSE,
                 Ok(Some(left)) => left,
-                Ok(None) => return,
+                Ok(None) => break,
                 Err(error) => {
                     // `begin` will report the error. Not at once, or many waiters would keep the database busy with it.
                     tracing::debug!(%key, %error, "could not ask whether a claim has ended");
-                    return sleep(jitter(MAX_WAIT_PAUSE)).await;
+                    sleep(jitter(MAX_WAIT_PAUSE)).await;
+                    break;
                 }
             };
             sql = &executor.statements.poll;
             let _ = timeout(jitter(pause).min(left), waiter.woken()).await;
             pause = (pause * 2).min(MAX_WAIT_PAUSE);
         }
+        turn.end();
     }
 
     async fn forget(&self, key: &StorageKey) -> Result<bool, StoreError> {
         let Inner { executor, waiters, .. } = &*self.inner;
         let result = executor.execute(Step::Forget, &executor.statements.forget, &[key_value(key)]).await?;
-        if !result.rows.is_empty() {
-            waiters.wake(key);
+        if announce(executor, waiters, key, &result.rows) {
             return Ok(true);
         }
         if result.repeated {

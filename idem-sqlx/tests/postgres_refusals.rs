@@ -217,9 +217,15 @@ async fn a_damaged_row_is_an_error_and_never_a_free_key() {
     change("record = substring(record FOR length(record) - 1)").await;
     change("record = ''").await;
     change(&format!("record = (SELECT record FROM idempotency WHERE key = '\\x{}')", hex(&other))).await;
-    change("fingerprint = set_byte(fingerprint, 0, 1)").await;
     change("fingerprint = substring(fingerprint FOR 31)").await;
     change("owner = ''").await;
+    // One whose fingerprint is damaged is one of another request.
+    let mismatched = key();
+    leave_record(&store, &mismatched, "answer").await;
+    let change = "UPDATE idempotency SET fingerprint = set_byte(fingerprint, 0, 1) WHERE key";
+    server.sql(&format!("{change} = '\\x{}'", hex(&mismatched)));
+    let begun = store.begin(&mismatched, &MINE, &OPTIONS).await;
+    assert!(matches!(&begun, Ok(Begin::Completed(record)) if *record.fingerprint() != MINE), "{}", shown(&begun));
     // A record whose bytes are lost altogether looks like a claim, which refuses as well.
     let lost = key();
     leave_record(&store, &lost, "answer").await;

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use asked::*;
 use idem_runtime::{Abandoned, Attempt, Claim, Idempotency, RefusalReason, Rules, RunResult, Store};
 use idem_servers::postgres::Postgres;
+use idem_servers::proxy::Proxy;
 use idem_sqlx::PostgresStore;
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
@@ -185,4 +186,72 @@ async fn the_retry_after_an_owner_is_gone_is_refused_or_runs_again_as_the_policy
     }
     assert!(matches!(ask(Abandoned::Rerun).await, Ok(RunResult::Executed(_))));
     assert!(matches!(ask(Abandoned::Refuse).await, Ok(RunResult::Replayed(_))));
+}
+
+/// A thousand duplicates of one request, in one process.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_all_that_wait_for_a_key_one_asks_the_database() {
+    const WAITERS: usize = 1000;
+    let (server, here, _) = two_stores().await;
+    let proxy = Proxy::to(server.port()).await;
+    let there = PostgresStore::connect(&server.url_through(proxy.port())).await.unwrap();
+    let key = key();
+    let claim = claim(&here, &key).await;
+    assert_eq!(stands(&there, &key).await, "in flight");
+    let before = proxy.round_trips();
+    let mut waits = JoinSet::new();
+    for _ in 0..WAITERS {
+        let there = there.clone();
+        waits.spawn(async move { there.ended(&key).await });
+    }
+    let marked = "SELECT count(*) FROM idempotency WHERE awaited";
+    while server.sql(marked).trim() != "1" {}
+    // Time for some polls.
+    sleep(Duration::from_millis(1500)).await;
+    assert!(waits.try_join_next().is_none(), "a wait ended before its claim did");
+    let rows_changed = "SELECT xmin FROM idempotency";
+    let marked_by = server.sql(rows_changed);
+    let late = tokio::spawn({
+        let there = PostgresStore::connect(&server.url()).await.unwrap();
+        async move { there.ended(&key).await }
+    });
+    sleep(Duration::from_millis(200)).await;
+    assert_eq!(server.sql(rows_changed), marked_by, "another process finds it marked");
+    claim.complete(record("answer"), TTL).await.unwrap();
+    let completed = Instant::now();
+    waits.join_all().await;
+    late.await.unwrap();
+    assert!(completed.elapsed() < Duration::from_secs(2), "{:?}", completed.elapsed());
+    let asked = proxy.round_trips() - before;
+    assert!(asked < 60, "{asked} round trips for {WAITERS} waiters");
+    assert_eq!(stands(&there, &key).await, "completed: answer");
+}
+
+/// The queue of notifications is full, or the role may not notify.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_notification_that_fails_costs_neither_a_record_nor_a_release() {
+    let (server, _, _) = two_stores().await;
+    server.sql(
+        "REVOKE EXECUTE ON FUNCTION pg_notify(text, text) FROM PUBLIC; CREATE ROLE app LOGIN; \
+         GRANT SELECT, INSERT, UPDATE, DELETE ON idempotency TO app",
+    );
+    let connect = async || PostgresStore::connect(&server.url().replace("idem@", "app@")).await.unwrap();
+    let (here, there) = (connect().await, connect().await);
+    let (recorded, released) = (key(), key());
+    let claims = (claim(&here, &recorded).await, claim(&here, &released).await);
+    let mut waits = JoinSet::new();
+    for key in [recorded, released] {
+        let there = there.clone();
+        waits.spawn(async move {
+            there.ended(&key).await;
+            stands(&there, &key).await
+        });
+    }
+    while server.sql("SELECT count(*) FROM idempotency WHERE awaited").trim() != "2" {}
+    claims.0.complete(record("answer"), TTL).await.unwrap();
+    claims.1.release().await.unwrap();
+    assert_eq!(stands(&here, &recorded).await, "completed: answer");
+    let mut found = waits.join_all().await;
+    found.sort();
+    assert_eq!(found, ["claimed", "completed: answer"], "those who wait ask");
 }

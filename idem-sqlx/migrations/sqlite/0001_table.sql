@@ -13,7 +13,7 @@ CREATE TABLE {table} (
     expires_at INTEGER NOT NULL,
     -- The response, with a checksum.
     record BLOB,
-    -- What is known of the execution that holds the claim, for operators. A record contains its own.
+    -- What is known of the execution that holds the claim, or left the record, for operators.
     info BLOB,
     -- How often the record was replayed, if the store counts.
     replays INTEGER NOT NULL DEFAULT 0

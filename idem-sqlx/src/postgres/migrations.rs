@@ -1,19 +1,43 @@
 //! Creating the table.
 
+use std::time::Duration;
+
+use idem_runtime::remote::jitter;
 use sqlx::postgres::PgConnection;
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection};
+use tokio::time::sleep;
 
 use super::Location;
 use crate::errors::MigrateError;
-use crate::migrations::{due, fill_in, in_time};
+use crate::migrations::{Migration, due, fill_in, in_time};
 
 /// The migrations in their order. What was released is never changed; a later version adds one.
-const ALL: &[&str] = &[include_str!("../../migrations/postgres/0001_table.sql")];
+const ALL: &[Migration] =
+    &[Migration { text: include_str!("../../migrations/postgres/0001_table.sql"), is_additive: false }];
+
+/// How long a migration waits for a lock. Statements of the running version that come after it wait as long.
+const LOCK_TIMEOUT: &str = "SET LOCAL lock_timeout = '300ms'; SET LOCAL statement_timeout = '60s'";
+/// The pause before the next try, in which those statements get their turn.
+const PAUSE: Duration = Duration::from_millis(500);
 
 pub(super) async fn run(location: &Location) -> Result<(), MigrateError> {
+    run_all(location, ALL).await
+}
+
+async fn run_all(location: &Location, all: &[Migration]) -> Result<(), MigrateError> {
     let work = async {
         let mut connection = location.options.connect().await?;
-        migrate(&mut connection, location).await?;
+        while let Err(error) = migrate(&mut connection, location, all).await {
+            match &error {
+                MigrateError::Database(sqlx::Error::Database(refused))
+                    if refused.code().as_deref() == Some("55P03") =>
+                {
+                    tracing::debug!(%error, "another transaction is in the way of a migration; trying again");
+                }
+                _ => return Err(error),
+            }
+            sleep(jitter(PAUSE)).await;
+        }
         // Everything is committed, so a failure to close changes nothing.
         let _ = connection.close().await;
         Ok(())
@@ -21,10 +45,10 @@ pub(super) async fn run(location: &Location) -> Result<(), MigrateError> {
     in_time(work).await
 }
 
-async fn migrate(connection: &mut PgConnection, location: &Location) -> Result<(), MigrateError> {
+async fn migrate(connection: &mut PgConnection, location: &Location, all: &[Migration]) -> Result<(), MigrateError> {
     let mut transaction = connection.begin().await?;
+    sqlx::raw_sql(LOCK_TIMEOUT).execute(&mut *transaction).await?;
     // One after the other, in the whole database: `CREATE .. IF NOT EXISTS` alone fails if two run at once.
-    sqlx::raw_sql("SET LOCAL statement_timeout = '60s'").execute(&mut *transaction).await?;
     sqlx::query("SELECT pg_advisory_xact_lock(hashtextextended('idem-sqlx', 0))").execute(&mut *transaction).await?;
     let schema_is_there: bool = sqlx::query_scalar("SELECT to_regnamespace(quote_ident($1)) IS NOT NULL")
         .bind(&location.schema)
@@ -40,18 +64,73 @@ async fn migrate(connection: &mut PgConnection, location: &Location) -> Result<(
         sqlx::query_scalar("SELECT to_regclass($1) IS NOT NULL").bind(&versions).fetch_one(&mut *transaction).await?;
     if !versions_are_there {
         let create = format!(
-            "CREATE TABLE {versions} (version bigint PRIMARY KEY, applied_at timestamptz NOT NULL DEFAULT now())"
+            "CREATE TABLE {versions} (version bigint PRIMARY KEY, is_additive boolean NOT NULL DEFAULT false, \
+             applied_at timestamptz NOT NULL DEFAULT now())"
         );
         sqlx::raw_sql(AssertSqlSafe(create)).execute(&mut *transaction).await?;
     }
-    let latest = format!("SELECT coalesce(max(version), 0) FROM {versions}");
-    let found: i64 = sqlx::query_scalar(AssertSqlSafe(latest)).fetch_one(&mut *transaction).await?;
-    for (version, text) in due(ALL, found)? {
-        let index = format!("\"{}_expires_at\"", location.table);
-        let text = fill_in(text, &location.quoted(""), &index);
+    let latest = format!(
+        "SELECT coalesce(max(version), 0), coalesce(max(version) FILTER (WHERE NOT is_additive), 0) FROM {versions}"
+    );
+    let (found, breaking): (i64, i64) = sqlx::query_as(AssertSqlSafe(latest)).fetch_one(&mut *transaction).await?;
+    for (version, migration) in due(all, found, breaking)? {
+        let index = format!("\"{}_clean_after\"", location.table);
+        let text = fill_in(migration.text, &location.quoted(""), &index);
         sqlx::raw_sql(AssertSqlSafe(text)).execute(&mut *transaction).await?;
-        let note = format!("INSERT INTO {versions} (version) VALUES ($1)");
-        sqlx::query(AssertSqlSafe(note)).bind(version).execute(&mut *transaction).await?;
+        let note = format!("INSERT INTO {versions} (version, is_additive) VALUES ($1, $2)");
+        sqlx::query(AssertSqlSafe(note)).bind(version).bind(migration.is_additive).execute(&mut *transaction).await?;
     }
     Ok(transaction.commit().await?)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use idem_runtime::{Begin, BeginOptions, Fingerprint, StorageKey, Store};
+    use idem_servers::postgres::Postgres;
+    use sqlx::Executor;
+
+    use super::*;
+    use crate::PostgresStore;
+
+    const LATER: Migration =
+        Migration { text: "ALTER TABLE {table} ADD COLUMN later bigint NOT NULL DEFAULT 0", is_additive: true };
+
+    async fn begins(store: &PostgresStore, number: u8) -> bool {
+        let options = BeginOptions::new(Duration::from_secs(30), Duration::from_secs(60));
+        let (key, fingerprint) = (StorageKey::from_bytes([number; 32]), Fingerprint::from_bytes([1; 32]));
+        matches!(store.begin(&key, &fingerprint, &options).await, Ok(Begin::Claimed(_)))
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn beside_a_long_transaction_the_running_version_goes_on_and_its_migrate_accepts_what_was_added() {
+        let server = Postgres::quick().await;
+        let running = PostgresStore::connect(&server.url()).await.unwrap();
+        running.migrate().await.unwrap();
+        let mut other = PgConnection::connect(&server.url()).await.unwrap();
+        let mut long = other.begin().await.unwrap();
+        long.execute("SELECT count(*) FROM idempotency").await.unwrap();
+        let done = Arc::new(AtomicBool::new(false));
+        let migrates = tokio::spawn({
+            let (store, done) = (running.clone(), Arc::clone(&done));
+            async move {
+                run_all(store.location(), &[ALL[0], LATER]).await.unwrap();
+                done.store(true, Ordering::SeqCst);
+            }
+        });
+        let waits =
+            "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE 'ALTER TABLE%'";
+        for number in 0..3 {
+            while server.sql(waits).trim() == "0" {}
+            assert!(begins(&running, number).await, "an insert beside a migration that waits");
+        }
+        assert!(!done.load(Ordering::SeqCst), "the transaction is still open");
+        long.rollback().await.unwrap();
+        migrates.await.unwrap();
+        running.migrate().await.unwrap();
+        assert!(begins(&running, 9).await);
+        assert_eq!(server.sql("SELECT max(version) FROM idempotency_migrations").trim(), "2");
+    }
 }

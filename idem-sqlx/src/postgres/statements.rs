@@ -32,10 +32,6 @@ pub(super) fn statements(table: &str, channel: &str) -> Statements {
         let text = text.replace("{lock of $3}", &lock("$1::bytea || $3::bytea"));
         text.replace("{t}", table).replace("{now}", NOW).into()
     };
-    // PostgreSQL makes all transactions that notify commit one after the other, so only the ends of awaited claims are notified.
-    let notify = format!(
-        "SELECT CASE WHEN awaited THEN pg_notify('{channel}', encode(key, 'hex')) IS NOT NULL ELSE true END FROM done"
-    );
     Statements {
         look: sql("SELECT owner, fingerprint, record, lease_until <= {now} FROM {t} \
              WHERE key = $1 AND expires_at > {now} AND NOT (owner = $2 AND record IS NULL)"),
@@ -51,22 +47,24 @@ pub(super) fn statements(table: &str, channel: &str) -> Statements {
              SELECT holder.pid::bigint, EXISTS ( \
                  SELECT FROM locks WHERE locks.pid = holder.pid AND locks.id = wanted.of_fingerprint \
              ) FROM locks AS holder, wanted WHERE holder.id = wanted.of_key AND holder.mode = 'ExclusiveLock'")),
-        // `held` reads an existing row without a lock and without a write. If there is none, `begun` is the one step that
+        // `held` reads an existing row without a lock and without a write, and leaves out a record of another fingerprint, which may be
+        // long. If there is none, `begun` is the one step that
         // decides. Neither gives a row if another statement has just won, whose row this one does not see, or if a transaction
         // holds the key.
         begin: sql("WITH locked AS MATERIALIZED ( \
                  SELECT CASE WHEN pg_advisory_xact_lock_shared({lock of $3})::text IS NULL THEN false \
                      ELSE pg_try_advisory_xact_lock({key lock}) END AS got \
              ), held AS ( \
-                 SELECT owner, fingerprint, record, lease_until <= {now} AS lapsed FROM {t} \
+                 SELECT owner, fingerprint, CASE WHEN fingerprint = $3 OR record IS NULL THEN record ELSE info END AS record, \
+                     CASE WHEN fingerprint = $3 OR record IS NULL THEN lease_until <= {now} END AS lapsed FROM {t} \
                  WHERE key = $1 AND expires_at > {now} AND NOT (owner = $2 AND record IS NULL) \
              ), begun AS ( \
-                 INSERT INTO {t} AS old (key, owner, fingerprint, lease_until, expires_at, info) \
-                 SELECT $1::bytea, $2::bytea, $3::bytea, {now} + $4::bigint * interval '1 microsecond', \
-                     {now} + $5::bigint * interval '1 microsecond', $6::bytea \
+                 INSERT INTO {t} AS old (key, owner, fingerprint, clean_after, lease_until, expires_at, info) \
+                 SELECT $1::bytea, $2::bytea, $3::bytea, {now} + $5::bigint * interval '1 microsecond', \
+                     {now} + $4::bigint * interval '1 microsecond', {now} + $5::bigint * interval '1 microsecond', $6::bytea \
                  WHERE NOT EXISTS (SELECT FROM held) AND (SELECT got FROM locked) \
                  ON CONFLICT (key) DO UPDATE SET owner = excluded.owner, fingerprint = excluded.fingerprint, \
-                     lease_until = {now} + $4::bigint * interval '1 microsecond', \
+                     clean_after = excluded.clean_after, lease_until = {now} + $4::bigint * interval '1 microsecond', \
                      expires_at = {now} + $5::bigint * interval '1 microsecond', awaited = false, record = NULL, \
                      info = excluded.info, replays = 0 \
                  WHERE old.expires_at <= {now} OR (old.owner = excluded.owner AND old.record IS NULL) \
@@ -75,9 +73,9 @@ pub(super) fn statements(table: &str, channel: &str) -> Statements {
              SELECT NULL::bytea, NULL::bytea, NULL::bytea, NULL::boolean FROM begun \
              UNION ALL SELECT owner, fingerprint, record, lapsed FROM held"),
         // A transaction sends its statements as they are, and the server plans each of them: this one takes half the time.
-        claim: Some(sql("INSERT INTO {t} (key, owner, fingerprint, lease_until, expires_at, info) \
-             SELECT $1::bytea, $2::bytea, $3::bytea, {now} + $4::bigint * interval '1 microsecond', \
-                 {now} + $5::bigint * interval '1 microsecond', $6::bytea \
+        claim: Some(sql("INSERT INTO {t} (key, owner, fingerprint, clean_after, lease_until, expires_at, info) \
+             SELECT $1::bytea, $2::bytea, $3::bytea, {now} + $5::bigint * interval '1 microsecond', \
+                 {now} + $4::bigint * interval '1 microsecond', {now} + $5::bigint * interval '1 microsecond', $6::bytea \
              WHERE CASE WHEN pg_advisory_xact_lock_shared({lock of $3})::text IS NULL THEN false \
                  ELSE pg_try_advisory_xact_lock({key lock}) END \
              ON CONFLICT (key) DO NOTHING RETURNING NULL::bytea, NULL::bytea, NULL::bytea, NULL::boolean")),
@@ -91,24 +89,14 @@ pub(super) fn statements(table: &str, channel: &str) -> Statements {
                  AND (owner = $2 OR (owner = $5 AND lease_until <= {now})) RETURNING 1",
         ),
         // Repeated by the same owner it changes nothing, the expiry included.
-        complete: sql(&format!(
-            "WITH done AS ( \
-                 UPDATE {{t}} SET record = coalesce(record, $3), info = NULL, expires_at = CASE WHEN record IS NULL \
-                     THEN {{now}} + $4 * interval '1 microsecond' ELSE expires_at END \
-                 WHERE key = $1 AND owner = $2 RETURNING key, awaited \
-             ) {notify}"
-        )),
-        release: sql(&format!(
-            "WITH done AS ( \
-                 DELETE FROM {{t}} WHERE key = $1 AND owner = $2 AND record IS NULL RETURNING key, awaited \
-             ) {notify}"
-        )),
-        forget: sql(&format!(
-            "WITH done AS ( \
-                 DELETE FROM {{t}} WHERE key = $1 AND (record IS NOT NULL OR lease_until <= {{now}}) \
-                 RETURNING key, awaited \
-             ) {notify}"
-        )),
+        complete: sql("UPDATE {t} SET record = coalesce(record, $3), expires_at = CASE WHEN record IS NULL \
+                 THEN {now} + $4 * interval '1 microsecond' ELSE expires_at END \
+             WHERE key = $1 AND owner = $2 RETURNING awaited"),
+        release: sql("DELETE FROM {t} WHERE key = $1 AND owner = $2 AND record IS NULL RETURNING awaited"),
+        forget: sql(
+            "DELETE FROM {t} WHERE key = $1 AND (record IS NOT NULL OR lease_until <= {now}) RETURNING awaited",
+        ),
+        notify: Some(sql(&format!("SELECT pg_notify('{channel}', encode($1::bytea, 'hex'))"))),
         // Counted from the epoch in whole microseconds, as `bigint`, which no rounding changes.
         inspect: sql("SELECT fingerprint, record, lease_until <= {now}, info, \
                  (extract(epoch FROM lease_until) * 1000000)::bigint, \
@@ -117,15 +105,23 @@ pub(super) fn statements(table: &str, channel: &str) -> Statements {
         count: sql(
             "UPDATE {t} SET replays = replays + $3 WHERE key = $1 AND owner = $2 AND record IS NOT NULL RETURNING 1",
         ),
-        wait: sql("UPDATE {t} SET awaited = true WHERE key = $1 AND record IS NULL AND lease_until > {now} \
-             RETURNING (extract(epoch FROM lease_until - {now}) * 1000)::bigint"),
+        wait: sql("WITH marked AS ( \
+                 UPDATE {t} SET awaited = true \
+                 WHERE key = $1 AND record IS NULL AND lease_until > {now} AND NOT awaited \
+             ) SELECT (extract(epoch FROM lease_until - {now}) * 1000)::bigint FROM {t} \
+             WHERE key = $1 AND record IS NULL AND lease_until > {now}"),
         poll: sql("SELECT (extract(epoch FROM lease_until - {now}) * 1000)::bigint FROM {t} \
              WHERE key = $1 AND record IS NULL AND lease_until > {now}"),
         // The time is asked for once, so that the index can be used; and again of each row, since a `begin` may have taken
         // it meanwhile. `SKIP LOCKED`: a row that is in use is left for the next cleanup.
-        clean: sql("WITH expired AS MATERIALIZED ( \
-                 SELECT key FROM {t} WHERE expires_at <= (SELECT {now}) ORDER BY expires_at LIMIT $1 \
+        clean: sql("WITH due AS MATERIALIZED ( \
+                 SELECT key FROM {t} WHERE clean_after <= (SELECT {now}) ORDER BY clean_after LIMIT $1 \
                  FOR UPDATE SKIP LOCKED \
-             ) DELETE FROM {t} WHERE key IN (SELECT key FROM expired) AND expires_at <= {now} RETURNING 1"),
+             ), moved AS ( \
+                 UPDATE {t} SET clean_after = expires_at \
+                 WHERE key IN (SELECT key FROM due) AND expires_at > {now} RETURNING false \
+             ), deleted AS ( \
+                 DELETE FROM {t} WHERE key IN (SELECT key FROM due) AND expires_at <= {now} RETURNING true \
+             ) SELECT * FROM deleted UNION ALL SELECT * FROM moved"),
     }
 }

@@ -5,10 +5,11 @@ use sqlx::{AssertSqlSafe, ConnectOptions, Connection};
 
 use super::Location;
 use crate::errors::MigrateError;
-use crate::migrations::{MAX_TIME, due, fill_in, in_time};
+use crate::migrations::{MAX_TIME, Migration, due, fill_in, in_time};
 
 /// The migrations in their order. What was released is never changed; a later version adds one.
-const ALL: &[&str] = &[include_str!("../../migrations/sqlite/0001_table.sql")];
+const ALL: &[Migration] =
+    &[Migration { text: include_str!("../../migrations/sqlite/0001_table.sql"), is_additive: false }];
 
 pub(super) async fn run(location: &Location) -> Result<(), MigrateError> {
     let work = async {
@@ -26,15 +27,20 @@ async fn migrate(connection: &mut SqliteConnection, table: &str) -> Result<(), M
     // Writing from the start: a transaction that first reads and then writes is refused if another has written in between.
     let mut transaction = connection.begin_with("BEGIN IMMEDIATE").await?;
     let versions = format!("\"{table}_migrations\"");
-    let create = format!("CREATE TABLE IF NOT EXISTS {versions} (version INTEGER NOT NULL PRIMARY KEY) STRICT");
+    let create = format!(
+        "CREATE TABLE IF NOT EXISTS {versions} (version INTEGER NOT NULL PRIMARY KEY, \
+         is_additive INTEGER NOT NULL DEFAULT 0) STRICT"
+    );
     sqlx::raw_sql(AssertSqlSafe(create)).execute(&mut *transaction).await?;
-    let latest = format!("SELECT coalesce(max(version), 0) FROM {versions}");
-    let found: i64 = sqlx::query_scalar(AssertSqlSafe(latest)).fetch_one(&mut *transaction).await?;
-    for (version, text) in due(ALL, found)? {
-        let text = fill_in(text, &format!("\"{table}\""), &format!("\"{table}_expires_at\""));
+    let latest = format!(
+        "SELECT coalesce(max(version), 0), coalesce(max(version) FILTER (WHERE NOT is_additive), 0) FROM {versions}"
+    );
+    let (found, breaking): (i64, i64) = sqlx::query_as(AssertSqlSafe(latest)).fetch_one(&mut *transaction).await?;
+    for (version, migration) in due(ALL, found, breaking)? {
+        let text = fill_in(migration.text, &format!("\"{table}\""), &format!("\"{table}_expires_at\""));
         sqlx::raw_sql(AssertSqlSafe(text)).execute(&mut *transaction).await?;
-        let note = format!("INSERT INTO {versions} (version) VALUES (?1)");
-        sqlx::query(AssertSqlSafe(note)).bind(version).execute(&mut *transaction).await?;
+        let note = format!("INSERT INTO {versions} (version, is_additive) VALUES (?1, ?2)");
+        sqlx::query(AssertSqlSafe(note)).bind(version).bind(migration.is_additive).execute(&mut *transaction).await?;
     }
     Ok(transaction.commit().await?)
 }

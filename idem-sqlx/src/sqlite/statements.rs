@@ -35,11 +35,12 @@ pub(super) fn statements(table: &str) -> Statements {
                  AND (owner = ?2 OR (owner = ?5 AND lease_until <= {now})) RETURNING 1",
         ),
         // Repeated by the same owner it changes nothing, the expiry included.
-        complete: sql("UPDATE {t} SET record = coalesce(record, ?3), info = NULL, \
+        complete: sql("UPDATE {t} SET record = coalesce(record, ?3), \
                  expires_at = CASE WHEN record IS NULL THEN {now} + ?4 ELSE expires_at END \
-             WHERE key = ?1 AND owner = ?2 RETURNING 1"),
-        release: sql("DELETE FROM {t} WHERE key = ?1 AND owner = ?2 AND record IS NULL RETURNING 1"),
-        forget: sql("DELETE FROM {t} WHERE key = ?1 AND (record IS NOT NULL OR lease_until <= {now}) RETURNING 1"),
+             WHERE key = ?1 AND owner = ?2 RETURNING 0"),
+        release: sql("DELETE FROM {t} WHERE key = ?1 AND owner = ?2 AND record IS NULL RETURNING 0"),
+        forget: sql("DELETE FROM {t} WHERE key = ?1 AND (record IS NOT NULL OR lease_until <= {now}) RETURNING 0"),
+        notify: None,
         inspect: sql(
             "SELECT fingerprint, record, lease_until <= {now}, info, lease_until, expires_at, replays FROM {t} \
              WHERE key = ?1 AND expires_at > {now}",

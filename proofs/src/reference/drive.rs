@@ -29,7 +29,7 @@ pub async fn play<S: Store>(store: S, mut model: Model, steps: &[Step]) -> Resul
     for (index, step) in steps.iter().enumerate() {
         let expected = model.apply(step);
         let said = driven.apply(step).await.map_err(|error| format!("step {index}, {step:?}: {error}"))?;
-        if !expected.allows(said) {
+        if !expected.allows(said) && !leaves_out_content(step, expected, said) {
             return Err(format!("step {index}, {step:?}: the store said {said:?}, the reference {expected:?}"));
         }
         // Looking changes nothing, so it may be done between any two steps; one key after the other, to save time.
@@ -45,6 +45,16 @@ pub async fn play<S: Store>(store: S, mut model: Model, steps: &[Step]) -> Resul
         }
     }
     Ok(())
+}
+
+/// Whether the store reports a record of another fingerprint without its content, as it may.
+fn leaves_out_content(step: &Step, expected: Said, said: Said) -> bool {
+    let Step::Begin { fingerprint: asked, .. } = step else { return false };
+    matches!(
+        (expected, said),
+        (Said::Completed { fingerprint, .. }, Said::Tombstone { fingerprint: said })
+            if *asked != fingerprint && said == fingerprint
+    )
 }
 
 /// A store, with the claims it has granted.

@@ -1,0 +1,117 @@
+//! The requests in this process that wait for the end of a claim. Of those that wait for one claim, one asks the database.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use idem_runtime::StorageKey;
+
+#[derive(Default)]
+pub(crate) struct Watches {
+    keys: Mutex<HashMap<StorageKey, Arc<Watch>>>,
+}
+
+#[derive(Default)]
+struct Watch {
+    /// Held by the one that asks.
+    asks: tokio::sync::Mutex<()>,
+    /// The claim may have ended.
+    ended: AtomicBool,
+}
+
+/// A request that waits, until this is dropped.
+pub(crate) struct Watcher<'a> {
+    watches: &'a Watches,
+    key: StorageKey,
+    watch: Arc<Watch>,
+}
+
+/// The request that asks for all who wait for a key. If it is dropped, another one asks.
+pub(crate) struct Turn<'a> {
+    watcher: &'a Watcher<'a>,
+    _asks: tokio::sync::MutexGuard<'a, ()>,
+}
+
+impl Watches {
+    fn keys(&self) -> MutexGuard<'_, HashMap<StorageKey, Arc<Watch>>> {
+        self.keys.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Registers a request that waits for the claim under `key`.
+    pub(crate) fn join(&self, key: &StorageKey) -> Watcher<'_> {
+        let watch = Arc::clone(self.keys().entry(*key).or_default());
+        Watcher { watches: self, key: *key, watch }
+    }
+}
+
+impl Watcher<'_> {
+    /// Waits until no other request asks. Returns `None` if the claim may have ended meanwhile.
+    pub(crate) async fn turn(&self) -> Option<Turn<'_>> {
+        let asks = self.watch.asks.lock().await;
+        let ended = self.watch.ended.load(Ordering::SeqCst);
+        (!ended).then_some(Turn { watcher: self, _asks: asks })
+    }
+
+    /// Removes the key if no other request waits with this one, or at once if `ended`.
+    fn leave(&self, ended: bool) {
+        let mut keys = self.watches.keys();
+        if let Entry::Occupied(entry) = keys.entry(self.key)
+            && Arc::ptr_eq(entry.get(), &self.watch)
+            // The map's own, and this one's.
+            && (ended || Arc::strong_count(&self.watch) == 2)
+        {
+            entry.remove();
+        }
+    }
+}
+
+impl Drop for Watcher<'_> {
+    fn drop(&mut self) {
+        self.leave(false);
+    }
+}
+
+impl Turn<'_> {
+    /// The claim may have ended: all who wait for it go on. Requests that come later ask by themselves.
+    pub(crate) fn end(self) {
+        self.watcher.watch.ended.store(true, Ordering::SeqCst);
+        self.watcher.leave(true);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::ready;
+
+    use super::*;
+
+    const KEY: StorageKey = StorageKey::from_bytes([1; 32]);
+
+    /// What `turn` returns at once, or `None` if it waits.
+    async fn turn<'a>(watcher: &'a Watcher<'_>) -> Option<Option<Turn<'a>>> {
+        tokio::select! {
+            biased;
+            turn = watcher.turn() => Some(turn),
+            () = ready(()) => None,
+        }
+    }
+
+    #[tokio::test]
+    async fn one_asks_and_its_finding_is_that_of_all() {
+        let watches = Watches::default();
+        let (first, second, third) = (watches.join(&KEY), watches.join(&KEY), watches.join(&KEY));
+        let asks = turn(&first).await.unwrap().unwrap();
+        assert!(turn(&second).await.is_none(), "the first one asks");
+        drop(asks);
+        drop(first);
+        let asks = turn(&second).await.unwrap().expect("the first one gave up");
+        assert!(turn(&third).await.is_none());
+        asks.end();
+        assert!(matches!(turn(&third).await, Some(None)), "the claim has ended");
+        let next = watches.join(&KEY);
+        assert!(turn(&next).await.unwrap().is_some(), "it waits for the next claim");
+        drop((second, third, next));
+        assert!(watches.keys().is_empty());
+    }
+}
