@@ -165,7 +165,7 @@ pub enum Problem {
     Damaged(&'static str),
     /// The connection broke.
     Broken(sqlx::Error),
-    /// The server does not know a statement that was prepared on the connection, or refuses to run it.
+    /// The server does not know a statement that was prepared on the connection, or that of another client, or refuses to run it.
     Stale(sqlx::Error),
     /// The database refused, or its reply was not understood.
     Refused(sqlx::Error),
@@ -207,7 +207,7 @@ impl fmt::Display for Problem {
             Self::Stale(source) => write!(
                 f,
                 "the database does not run what was prepared on its connection ({source}), not even on a new one. A proxy \
-                 in between must keep prepared statements; the table must be as `migrate()` made it"
+                 in between must keep prepared statements (PgBouncer: `max_prepared_statements`); the table must be as `migrate()` made it"
             ),
             Self::Refused(source) => write!(f, "the database refused ({source})"),
         }
@@ -311,7 +311,7 @@ impl fmt::Display for ConnectError {
             Self::Setting(what) => write!(f, "the store was not opened: {what}"),
             Self::Url(source) => write!(
                 f,
-                "the store was not opened: the URL is not understood ({source}). Write postgres://user@host/database"
+                "the store was not opened: the URL is not understood ({source}). Write postgres://user@host/database, or sqlite:file?mode=rwc"
             ),
             Self::Connection(source) => write!(
                 f,

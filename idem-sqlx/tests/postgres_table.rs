@@ -165,16 +165,37 @@ async fn a_table_of_a_later_version_is_left_alone_unless_this_version_works_with
     store.migrate().await.unwrap();
 }
 
+/// The rights that the documentation of [`PostgresStore`] names, and no others.
 #[tokio::test]
-async fn a_user_who_may_not_create_anything_may_migrate_what_is_there() {
-    let (server, _store) = with_a_store().await;
+async fn a_role_needs_few_rights_once_the_table_is_there() {
+    let server = Postgres::quick().await;
+    let at = |url: String| async move { PostgresStore::builder().schema("shop").connect(&url).await.unwrap() };
     server.sql(
-        "CREATE ROLE app LOGIN; GRANT SELECT, INSERT, UPDATE, DELETE ON idempotency TO app; \
-         GRANT SELECT ON idempotency_migrations TO app",
+        "REVOKE ALL ON SCHEMA public FROM PUBLIC; REVOKE ALL ON DATABASE postgres FROM PUBLIC; CREATE ROLE app LOGIN",
     );
-    let store = PostgresStore::connect(&server.url().replace("idem@", "app@")).await.unwrap();
+    at(server.url()).await.migrate().await.unwrap();
+    server.sql(
+        "GRANT CONNECT ON DATABASE postgres TO app; GRANT USAGE ON SCHEMA shop TO app; \
+         GRANT SELECT, INSERT, UPDATE, DELETE ON shop.idempotency TO app; \
+         GRANT SELECT ON shop.idempotency_migrations TO app",
+    );
+    let store = at(server.url().replace("idem@", "app@")).await;
     store.migrate().await.unwrap();
-    leave_record(&store, &key(), "answer").await;
+    let (recorded, taken_over, waited) = (key(), key(), key());
+    leave_record(&store, &recorded, "answer").await;
+    assert_eq!(stands(&store, &recorded).await, "completed: answer");
+    assert!(store.inspect(&recorded).await.unwrap().is_some());
+    assert!(store.forget(&recorded).await.unwrap());
+    drop(claim_for(&store, &taken_over, SHORT, TTL).await);
+    abandoned(&store, &taken_over).await.renew(LEASE).await.unwrap();
+    let claimed = claim(&store, &waited).await;
+    let (_, released) = tokio::join!(store.ended(&waited), async {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        claimed.release().await
+    });
+    released.unwrap();
+    server.sql("UPDATE shop.idempotency SET clean_after = now(), expires_at = now()");
+    assert_eq!(store.clean_once().await.unwrap(), 1);
 }
 
 #[tokio::test]
@@ -195,6 +216,11 @@ async fn names_and_settings_that_cannot_be_are_refused_before_anything_is_opened
     }
     let refused = PostgresStore::connect("mysql://nobody@127.0.0.1/nothing").await.unwrap_err();
     assert!(matches!(refused, ConnectError::Url(_)), "{refused:?}");
+    for hosts in ["a.example,b.example", "a.example:5432,b.example:5433", "a.example:1,b.example"] {
+        let refused = PostgresStore::connect(&format!("postgres://idem@{hosts}/nothing")).await.unwrap_err();
+        assert!(matches!(refused, ConnectError::Setting(_) | ConnectError::Url(_)), "{hosts}: {refused:?}");
+        assert!(refused.to_string().contains("one address that leads to the primary"), "{hosts}: {refused}");
+    }
     let builder = PostgresStore::builder().timeout(Duration::from_millis(100));
     let refused = builder.connect(nowhere).await.unwrap_err();
     assert!(matches!(refused, ConnectError::Connection(_)), "{refused:?}");

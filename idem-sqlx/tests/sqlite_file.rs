@@ -239,6 +239,17 @@ async fn what_cannot_be_opened_is_refused() {
         let ConnectError::Setting(what) = refused else { panic!("{refused:?}") };
         assert!(what.contains("needs a file") && what.contains("`MemoryStore`"), "{what}");
     }
+    for url in ["sqlite::memory:", "sqlite://:memory:", "sqlite:", "sqlite:keys.db?mode=memory"] {
+        let refused = SqliteStore::connect(url).await.unwrap_err();
+        let ConnectError::Setting(what) = refused else { panic!("{url}: {refused:?}") };
+        assert!(what.contains("needs a file") && what.contains("`MemoryStore`"), "{url}: {what}");
+    }
+    let refused = SqliteStore::open("sqlite:keys.db").await.unwrap_err();
+    assert!(refused.to_string().contains("give it to `connect`"), "{refused}");
+    for url in ["postgres://localhost/shop", "keys.db", "sqlite:keys.db?mode=wrong"] {
+        let refused = SqliteStore::connect(url).await.unwrap_err();
+        assert!(matches!(refused, ConnectError::Url(_)), "{url}: {refused:?}");
+    }
     let file = File::new().await;
     file.sql("INSERT INTO idempotency_migrations (version) VALUES (99)".into()).await;
     assert!(matches!(file.store.migrate().await, Err(MigrateError::Newer { found: 99, .. })));
@@ -299,4 +310,62 @@ async fn waiters_here_are_told_and_waiters_elsewhere_ask() {
     for (woken, patience) in waits.join_all().await {
         assert!(woken.saturating_duration_since(completed) < patience);
     }
+}
+
+#[tokio::test]
+async fn a_url_of_sqlx_names_the_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("idempotency.db");
+    let refused = SqliteStore::connect(&format!("sqlite:{}", path.display())).await.unwrap_err();
+    assert!(matches!(refused, ConnectError::Connection(_)), "{refused:?}");
+    assert!(!path.exists(), "without `mode=rwc` the file must exist");
+    let key = key();
+    for url in [format!("sqlite:{}?mode=rwc", path.display()), format!("sqlite://{}", path.display())] {
+        let store = SqliteStore::connect(&url).await.unwrap();
+        store.migrate().await.unwrap();
+        if stands(&store, &key).await == "claimed" {
+            assert!(url.ends_with("rwc"));
+        }
+    }
+    assert_eq!(stands(&SqliteStore::open(&path).await.unwrap(), &key).await, "in flight");
+}
+
+#[cfg(unix)]
+#[tokio::test]
+async fn a_new_file_is_for_its_owner_alone_and_the_mode_of_another_stays() {
+    use std::os::unix::fs::PermissionsExt;
+
+    let file = File::new().await;
+    leave_record(&file.store, &key(), "answer").await;
+    let mode = |path: &std::path::Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    let beside = |suffix: &str| PathBuf::from(format!("{}{suffix}", file.path.display()));
+    for suffix in ["", "-wal", "-shm"] {
+        assert_eq!(mode(&beside(suffix)), 0o600, "{suffix}");
+    }
+    let shared = file.path.with_file_name("shared.db");
+    std::fs::write(&shared, "").unwrap();
+    std::fs::set_permissions(&shared, std::fs::Permissions::from_mode(0o660)).unwrap();
+    SqliteStore::open(&shared).await.unwrap().migrate().await.unwrap();
+    assert_eq!(mode(&shared), 0o660);
+}
+
+#[tokio::test]
+async fn what_is_forgotten_is_not_left_in_the_file() {
+    const SECRET: &str = "4111 1111 1111 1111";
+    let File { _folder, path, store } = File::new().await;
+    let (forgotten, kept) = (key(), key());
+    leave_record(&store, &forgotten, SECRET).await;
+    leave_record(&store, &kept, "kept").await;
+    assert!(store.forget(&forgotten).await.unwrap());
+    drop(store);
+    // The last connection empties the WAL into the file and removes it.
+    let wal = PathBuf::from(format!("{}-wal", path.display()));
+    let closed = Instant::now();
+    while wal.exists() {
+        assert!(closed.elapsed() < Duration::from_secs(20), "the file is still open");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let content = std::fs::read(&path).unwrap();
+    let has = |text: &str| content.windows(text.len()).any(|window| window == text.as_bytes());
+    assert!(has("kept") && !has(SECRET));
 }

@@ -104,7 +104,8 @@ impl PostgresStoreBuilder {
         self
     }
 
-    /// Opens the store in the database at `url`. The table need not exist yet.
+    /// Opens the store in the database at `url`, which names one host. The table need not exist yet. After a failover the store
+    /// connects again to the same address, so let that follow the primary.
     ///
     /// # Errors
     /// A name or a setting is not valid, the URL is not understood, or no connection could be made.
@@ -113,11 +114,18 @@ impl PostgresStoreBuilder {
         if !(url.starts_with("postgres://") || url.starts_with("postgresql://")) {
             return Err(ConnectError::Url(sqlx::Error::Configuration("it is not one of PostgreSQL".into())));
         }
+        let authority = url.split("://").nth(1).and_then(|rest| rest.split(['/', '?']).next()).unwrap_or_default();
+        if authority.rsplit('@').next().is_some_and(|hosts| hosts.contains(',')) {
+            return Err(ConnectError::Setting(
+                "the URL names several hosts, and sqlx connects to one; name one address that leads to the primary: a proxy or a \
+                 DNS name that follows it",
+            ));
+        }
         let options = PgConnectOptions::from_str(url).map_err(ConnectError::Url)?;
         self.connect_with(options).await
     }
 
-    /// Opens the store with options of `sqlx`, for what a URL cannot say.
+    /// Opens the store with options of `sqlx`, for what a URL cannot say: a socket, certificates, a password from elsewhere.
     ///
     /// # Errors
     /// As for [`connect`](Self::connect).

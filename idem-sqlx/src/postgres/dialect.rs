@@ -111,8 +111,8 @@ impl sealed::Dialect for Postgres {
             // Shut down, crashed, starting up, and failures of the connection: this connection cannot be used again.
             Some("57P01" | "57P02" | "57P03" | "57P05") => Problem::Broken(error),
             Some(code) if code.starts_with("08") => Problem::Broken(error),
-            // A prepared statement that does not exist, or whose plan no longer fits the table.
-            Some("26000" | "0A000") => Problem::Stale(error),
+            // A prepared statement that does not exist or exists already, or whose plan no longer fits the table.
+            Some("26000" | "42P05" | "0A000") => Problem::Stale(error),
             Some("42P01" | "3F000") => Problem::TableMissing { table: table.to_owned() },
             Some("25006") => Problem::ReadOnly,
             Some("53100") => Problem::Full(error),

@@ -1,6 +1,7 @@
 //! Opening a store.
 
 use std::path::Path;
+use std::str::FromStr;
 use std::time::Duration;
 
 use idem_runtime::remote::jitter;
@@ -9,7 +10,7 @@ use sqlx::{ConnectOptions, Sqlite, SqlitePool};
 use tokio::time::{Instant, sleep};
 
 use super::statements::statements;
-use super::{Location, SqliteStore};
+use super::{Location, SqliteStore, file};
 use crate::dialect::sealed::Dialect;
 use crate::errors::{ConnectError, Problem, check_timeout};
 use crate::execute::Executor;
@@ -99,21 +100,58 @@ impl SqliteStoreBuilder {
         self
     }
 
-    /// Opens the store in the file at `path`, which is created if it does not exist. The table need not exist yet.
+    /// Opens the store in the file at `path`, which is created if it does not exist, for its owner alone (mode 0600). The table need
+    /// not exist yet.
     ///
     /// # Errors
-    /// A name or a setting is not valid, or the file could not be opened or created, or is not an SQLite database.
+    /// A name or a setting is not valid, or the file could not be opened or created, is not an SQLite database, or is mounted
+    /// without its folder.
     pub async fn open(self, path: impl AsRef<Path>) -> Result<SqliteStore, ConnectError> {
-        let path = path.as_ref().to_owned();
+        let path = path.as_ref();
+        if path.to_str().is_some_and(|path| path.starts_with("sqlite:")) {
+            return Err(ConnectError::Setting(
+                "`open` takes the path of a file, and this is a URL; give it to `connect`",
+            ));
+        }
+        self.open_with(SqliteConnectOptions::new().filename(path), true).await
+    }
+
+    /// Opens the store in the file that a URL of sqlx names: `sqlite:idempotency.db?mode=rwc`, or `sqlite:///var/lib/shop/idempotency.db`.
+    /// Without `mode=rwc` the file must exist.
+    ///
+    /// # Errors
+    /// As for [`open`](Self::open), and if the URL is not understood or names a database in memory.
+    pub async fn connect(self, url: &str) -> Result<SqliteStore, ConnectError> {
+        if !url.starts_with("sqlite:") {
+            return Err(ConnectError::Url(sqlx::Error::Configuration("it is not one of SQLite".into())));
+        }
+        let options = SqliteConnectOptions::from_str(url).map_err(ConnectError::Url)?;
+        let (database, parameters) = url.split_once('?').unwrap_or((url, ""));
+        let has = |wanted| parameters.split('&').any(|parameter| parameter == wanted);
+        // sqlx does not tell from the options whether they are of a database in memory.
+        let in_memory = database.ends_with(":memory:") || has("mode=memory");
+        let options = if in_memory { options.filename(":memory:") } else { options };
+        self.open_with(options, has("mode=rwc")).await
+    }
+
+    async fn open_with(self, options: SqliteConnectOptions, creates: bool) -> Result<SqliteStore, ConnectError> {
         self.check()?;
+        let path = options.get_filename();
         // Each connection would have another database, in memory.
         if path.as_os_str().is_empty() || path == Path::new(":memory:") {
-            let what =
-                "an SQLite store needs a file, so give `open` its path; to keep claims in memory, use `MemoryStore`";
+            let what = "an SQLite store needs a file: in memory each of its connections has another database; to keep claims in \
+                        memory, use `MemoryStore`";
             return Err(ConnectError::Setting(what));
         }
-        let options =
-            SqliteConnectOptions::new().filename(&path).create_if_missing(true).journal_mode(SqliteJournalMode::Wal);
+        if file::is_mounted_alone(path) {
+            let what = "the file is mounted without its folder, so its WAL is not where the next container looks for it, and \
+                        records would be lost; mount the folder";
+            return Err(ConnectError::Setting(what));
+        }
+        if creates {
+            file::create(path);
+        }
+        let options = options.create_if_missing(creates).journal_mode(SqliteJournalMode::Wal);
         let store = self.build(options, None);
         first_connection(store.executor()).await?;
         Ok(store)
@@ -143,6 +181,8 @@ impl SqliteStoreBuilder {
     pub(super) fn build(self, options: SqliteConnectOptions, pool: Option<SqlitePool>) -> SqliteStore {
         let mut options =
             options.synchronous(SqliteSynchronous::Full).busy_timeout(self.timeout / 2).disable_statement_logging();
+        // What is deleted is overwritten in the file.
+        options = options.pragma("secure_delete", "on");
         if let Some(max_bytes) = self.max_bytes {
             options = options.pragma("max_page_count", (max_bytes / PAGE).to_string());
         }

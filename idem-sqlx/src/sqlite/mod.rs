@@ -12,6 +12,7 @@ use crate::store::SqlStore;
 
 mod builder;
 mod dialect;
+mod file;
 mod migrations;
 mod statements;
 
@@ -52,7 +53,11 @@ pub use builder::SqliteStoreBuilder;
 /// # The file
 ///
 /// It must be on a local disk, since WAL needs shared memory, and must not be copied while it is in use, except by
-/// SQLite's own means. Its folder must exist.
+/// SQLite's own means. Its folder must exist. Beside it SQLite keeps what was written last (`-wal`), so a container must get
+/// the folder and not the file alone: on Linux a file that is mounted alone is refused. Containers of one machine may share it.
+///
+/// A file that the store creates is for its owner alone (mode 0600). What is deleted is overwritten in it (`secure_delete`); in the
+/// WAL it stays until that is written again from its start, or the last process closes the file.
 pub type SqliteStore = SqlStore<Sqlite>;
 
 /// A claim in a [`SqliteStore`].
@@ -73,6 +78,15 @@ impl fmt::Debug for Location {
 }
 
 impl SqlStore<Sqlite> {
+    /// Opens a store in the file that a URL of sqlx names, such as `sqlite:idempotency.db?mode=rwc`, with the default settings.
+    ///
+    /// # Errors
+    /// The URL is not understood or names a database in memory, or the file could not be opened or created, or is not an SQLite
+    /// database.
+    pub async fn connect(url: &str) -> Result<Self, ConnectError> {
+        Self::builder().connect(url).await
+    }
+
     /// Opens a store in the file at `path`, which is created if it does not exist, with the default settings.
     ///
     /// # Errors

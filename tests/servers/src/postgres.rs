@@ -27,7 +27,7 @@ pub struct Postgres {
 
 /// PostgreSQL does not run as root, so there it runs as another user.
 #[derive(Clone, Copy, Debug)]
-struct User {
+pub(crate) struct User {
     uid: u32,
     gid: u32,
 }
@@ -177,7 +177,7 @@ impl Drop for Postgres {
 }
 
 impl User {
-    fn to_run_as() -> Option<Self> {
+    pub(crate) fn to_run_as() -> Option<Self> {
         if id(&["-u"]) != Some(0) {
             return None;
         }
@@ -192,7 +192,7 @@ fn id(arguments: &[&str]) -> Option<u32> {
     text(&said.stdout).trim().parse().ok()
 }
 
-fn as_user(user: Option<User>, program: &Path) -> Command {
+pub(crate) fn as_user(user: Option<User>, program: &Path) -> Command {
     let Some(User { uid, gid }) = user else { return Command::new(program) };
     let mut command = Command::new("setpriv");
     command.arg(format!("--reuid={uid}")).arg(format!("--regid={gid}")).arg("--clear-groups").arg(program);
