@@ -68,8 +68,8 @@
 //!
 //! The [`guide`] has a page for each question that comes up later: [fingerprints](guide::fingerprints),
 //! [scopes and rotating tokens](guide::scopes), [layers and sessions](guide::layers), [what is recorded](guide::recording),
-//! [crashes](guide::crashes), [stores behind a load balancer](guide::stores), [tests](guide::testing),
-//! [running it](guide::operating), [observing](guide::observing), [known APIs](guide::apis) and
+//! [crashes](guide::crashes), [stores behind a load balancer](guide::stores), [deployments](guide::deployments),
+//! [tests](guide::testing), [running it](guide::operating), [observing](guide::observing), [known APIs](guide::apis) and
 //! [what client authors must know](guide::clients).
 
 mod call;

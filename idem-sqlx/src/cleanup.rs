@@ -4,7 +4,7 @@ use std::convert::Infallible;
 use std::time::Duration;
 
 use idem_runtime::remote::jitter;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 use crate::dialect::{Dialect, Value};
 use crate::errors::{DatabaseError, Step};
@@ -17,14 +17,15 @@ const PAUSE: Duration = Duration::from_secs(60);
 pub(crate) async fn once<D: Dialect>(executor: &Executor<D>, batch: u32) -> Result<u64, DatabaseError> {
     let mut deleted = 0;
     loop {
+        let start = Instant::now();
         let values = [Value::Number(batch.into())];
         let result = executor.execute(Step::Cleanup, &executor.statements.clean, &values).await?;
         deleted += result.rows.iter().filter(|row| matches!(D::boolean(row, 0), Ok(Some(true)))).count() as u64;
         if result.rows.len() < batch as usize {
             return Ok(deleted);
         }
-        // Between two batches others have their turn.
-        tokio::task::yield_now().await;
+        // Others have their turn for as long as the batch took.
+        sleep(start.elapsed()).await;
     }
 }
 

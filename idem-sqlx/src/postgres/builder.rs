@@ -52,7 +52,7 @@ impl PostgresStoreBuilder {
             max_connections: 10,
             idle_timeout: Duration::from_secs(30),
             timeout: Duration::from_secs(4),
-            cleanup_batch: 1000,
+            cleanup_batch: 250,
             count_replays: false,
         }
     }
@@ -90,7 +90,7 @@ impl PostgresStoreBuilder {
         self
     }
 
-    /// How many rows the cleanup deletes at once. Default: 1000.
+    /// How many rows the cleanup deletes at once, in one transaction. Default: 250.
     pub fn cleanup_batch(mut self, rows: u32) -> Self {
         self.cleanup_batch = rows;
         self

@@ -53,7 +53,7 @@ impl SqliteStoreBuilder {
             table: "idempotency".into(),
             max_readers: 4,
             timeout: Duration::from_secs(4),
-            cleanup_batch: 1000,
+            cleanup_batch: 250,
             count_replays: false,
             max_bytes: None,
         }
@@ -78,7 +78,7 @@ impl SqliteStoreBuilder {
         self
     }
 
-    /// How many rows the cleanup deletes at once. Default: 1000.
+    /// How many rows the cleanup deletes at once, in one transaction. Default: 250.
     pub fn cleanup_batch(mut self, rows: u32) -> Self {
         self.cleanup_batch = rows;
         self
