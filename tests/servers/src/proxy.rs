@@ -341,13 +341,27 @@ mod tests {
     }
 
     #[tokio::test]
-async fn pump(
-    from: &mut OwnedReadHalf,
-    to: &mut OwnedWriteHalf,
-    lane: &Lane,
-    note: impl Fn(),
-    is_forgotten: impl Fn() -> bool,
-) -> Result<(), Reset> {
+    async fn a_round_trip_begins_when_a_client_speaks_after_its_server() {
+        let (proxy, mut client) = echo().await;
+        for said in 1..=3 {
+            says(&mut client, b"one").await;
+            hears(&mut client, b"one").await;
+            assert_eq!(proxy.round_trips(), said);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_forgotten_connection_is_silent_and_a_new_one_is_not() {
+        let (proxy, mut forgotten) = echo().await;
+        says(&mut forgotten, b"one").await;
+        hears(&mut forgotten, b"one").await;
+        proxy.forget();
+        says(&mut forgotten, b"two").await;
+        let mut client = TcpStream::connect((Ipv4Addr::LOCALHOST, proxy.port())).await.unwrap();
+        says(&mut client, b"three").await;
+        hears(&mut client, b"three").await;
+        assert_eq!(proxy.connections(), 2);
+        assert!(forgotten.try_read(&mut [0]).is_err(), "there is nothing to read, and no end");
     }
 
     #[tokio::test]
