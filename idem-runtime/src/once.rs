@@ -25,7 +25,9 @@ use crate::key::StorageKey;
 use crate::lease::Lease;
 use crate::outcome::{Executed, Outcome, Recording, RefusalReason, RunResult, codes};
 use crate::record::RecordBuilder;
+use crate::store::Store;
 use crate::telemetry::span::RequestSpan;
+use crate::transaction::CallerTransaction;
 
 /// The first byte of a recorded value, before its JSON. A recorded HTTP response starts with its version, a small number.
 const JSON: u8 = b'J';
@@ -202,10 +204,7 @@ impl Once {
         let handler: Handler = Box::new(move |_| {
             Box::pin(async move {
                 let result = unwind_caught(function).await;
-                let outcome = match &result {
-                    Ok(Ok(value)) => record(key, value),
-                    Ok(Err(_)) | Err(_) => Outcome::Release,
-                };
+                let outcome = outcome_of(key, &result);
                 // The caller may be gone.
                 let _ = sender.send(result);
                 Executed { response: (), recording: Recording::Done(outcome) }
@@ -231,14 +230,54 @@ impl Once {
                 Ok(fingerprint) => idempotency.run(Attempt::new(key, fingerprint, rules).at(name), handler).await,
                 Err(reason) => Err(reason),
             };
-            match &result {
-                Ok(RunResult::Executed(())) => {}
-                Ok(RunResult::Replayed(replay)) => span.replayed(replay),
-                Err(reason) => span.refused(code(reason)),
-            }
+            report(&span, &result);
             result
         };
         span.instrument(work).await
+    }
+
+    /// Returns the store of the engine, if it is an `S`.
+    #[doc(hidden)]
+    pub fn store<S: Store>(&self) -> Option<&S> {
+        self.idempotency.store()
+    }
+
+    /// As [`run`](Self::run), in the caller's future, with a claim and a record that are rows of the caller's transaction.
+    #[doc(hidden)]
+    pub async fn run_in_transaction_of_caller<X, T, E>(
+        self,
+        transaction: &mut X,
+        function: impl AsyncFnOnce(&mut X) -> Result<T, E>,
+    ) -> Result<T, E>
+    where
+        X: CallerTransaction,
+        T: Serialize + DeserializeOwned,
+        E: From<RefusalReason>,
+    {
+        let Self { idempotency, key, name, rules, fingerprint } = self;
+        let handler = async |transaction: &mut X| {
+            let result = unwind_caught(|| function(transaction)).await;
+            let recording = Recording::Done(outcome_of(key, &result));
+            Executed { response: result, recording }
+        };
+        let span = RequestSpan::new(|| name);
+        let work = async {
+            span.set_key(&key);
+            let result = match fingerprint {
+                Ok(fingerprint) => {
+                    let attempt = Attempt::new(key, fingerprint, rules).at(name);
+                    idempotency.run_in_transaction_of_caller(attempt, transaction, handler).await
+                }
+                Err(reason) => Err(reason),
+            };
+            report(&span, &result);
+            result
+        };
+        match span.instrument(work).await? {
+            RunResult::Executed(Ok(result)) => result,
+            RunResult::Executed(Err(panic)) => resume_unwind(panic),
+            RunResult::Replayed(replay) => Ok(decode(key, replay.content())?),
+        }
     }
 
     /// Returns the state of the key without changing it, or `None` if it is free. The [content](KeyReport::content) of a recorded
@@ -320,6 +359,26 @@ type Handler = Box<dyn FnOnce(Lease) -> Pin<Box<dyn Future<Output = Executed<()>
 fn name(scope: &[u8]) -> Endpoint {
     let scope = String::from_utf8_lossy(&scope[..scope.len().min(MAX_NAME)]);
     Endpoint::new("once", &scope.replace(char::is_control, "\u{fffd}"))
+}
+
+/// Writes to the span what a call that did not run its function got.
+fn report<T>(span: &RequestSpan, result: &Result<RunResult<T>, RefusalReason>) {
+    match result {
+        Ok(RunResult::Executed(_)) => {}
+        Ok(RunResult::Replayed(replay)) => span.replayed(replay),
+        Err(reason) => span.refused(code(reason)),
+    }
+}
+
+/// What a function returned, or what it panicked with.
+type Returned<T, E> = Result<Result<T, E>, Box<dyn Any + Send>>;
+
+/// Returns what to remember of a function.
+fn outcome_of<T: Serialize, E>(key: StorageKey, returned: &Returned<T, E>) -> Outcome {
+    match returned {
+        Ok(Ok(value)) => record(key, value),
+        Ok(Err(_)) | Err(_) => Outcome::Release,
+    }
 }
 
 /// Runs `function` to its end. `Err` is what it panicked with.

@@ -76,6 +76,12 @@ pub(crate) mod sealed {
         /// Rolls back, and begins an empty transaction.
         const ROLLBACK: &'static str;
 
+        /// Whether one transaction at a time may write to the database.
+        const HAS_ONE_WRITER: bool;
+
+        /// Returns bytes that tell the database from any other.
+        const DATABASE: &'static str;
+
         /// What a parameter of a statement starts with.
         const PARAMETER: char;
 

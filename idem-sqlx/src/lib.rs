@@ -79,6 +79,8 @@ mod migrations;
 #[cfg(feature = "_database")]
 mod names;
 #[cfg(feature = "_database")]
+mod once;
+#[cfg(feature = "_database")]
 mod pool;
 #[cfg(feature = "postgres")]
 mod postgres;
@@ -105,6 +107,8 @@ pub use dialect::Dialect;
 pub use errors::{ConnectError, DatabaseError, MigrateError, Problem, Step};
 #[cfg(feature = "_database")]
 pub use names::InvalidName;
+#[cfg(feature = "_database")]
+pub use once::OnceExt;
 #[cfg(feature = "postgres")]
 pub use postgres::{PostgresClaim, PostgresStore, PostgresStoreBuilder};
 #[cfg(feature = "sqlite")]

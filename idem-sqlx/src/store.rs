@@ -3,7 +3,7 @@
 use std::convert::Infallible;
 use std::fmt;
 use std::future::Future;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use idem_runtime::remote::{Listener, OwnerToken, UnconfirmedClaims, Waiters, jitter};
@@ -67,6 +67,8 @@ struct Inner<D: Dialect> {
     running: Arc<Running>,
     /// `None` if the store does not share the pool of the handlers.
     transactions: Option<Transactions<D>>,
+    /// What the [database](crate::dialect::sealed::Dialect::DATABASE) said of itself, once it was asked.
+    database: Mutex<Option<Vec<u8>>>,
 }
 
 /// Another session whose transaction holds a key.
@@ -104,6 +106,7 @@ impl<D: Dialect> SqlStore<D> {
             waiters,
             watches: Watches::default(),
             transactions: pool.map(Transactions::new),
+            database: Mutex::default(),
         };
         Self { inner: Arc::new(inner) }
     }
@@ -134,6 +137,22 @@ impl<D: Dialect> SqlStore<D> {
         let Some(row) = result.rows.first() else { return Ok(None) };
         let read = rows::holder::<D>(row).map_err(|problem| DatabaseError { step: Step::Begin, problem })?;
         Ok(Some(Holder { session: read.0, is_same: read.1 }))
+    }
+
+    /// Returns whether this store is in a database that says this of itself.
+    pub(crate) async fn is_of_database(&self, database: &[u8]) -> Result<bool, DatabaseError> {
+        let known = || self.inner.database.lock().unwrap_or_else(PoisonError::into_inner);
+        if known().as_deref() == Some(database) {
+            return Ok(true);
+        }
+        // It is asked again: the server may have been restarted.
+        let result = self.inner.executor.read(Step::Begin, &Arc::from(D::DATABASE), &[]).await?;
+        let own = result.rows.first().map(|row| D::bytes(row, 0)).transpose();
+        let own = own.map_err(|error| DatabaseError { step: Step::Begin, problem: Problem::Refused(error) })?;
+        let own = own.flatten().unwrap_or_default();
+        let is_same = own == database;
+        *known() = Some(own);
+        Ok(is_same)
     }
 
     /// Counts a replay, if replays are counted. A request with another fingerprint is refused, and is not a replay.

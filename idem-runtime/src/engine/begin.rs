@@ -129,7 +129,7 @@ impl Core {
     }
 
     /// Decides what follows from what the store reported, and counts it.
-    pub(super) fn decide(&self, attempt: &Attempt, begun: Begun) -> Decision {
+    pub(super) fn decide<C>(&self, attempt: &Attempt, begun: Result<Begin<C>, StoreError>) -> Decision<C> {
         if matches!(begun, Ok(Begin::Abandoned(_))) {
             counters::abandoned();
         }

@@ -9,11 +9,11 @@ use crate::outcome::{RefusalReason, Replay};
 use crate::store::Begin;
 
 /// What an attempt gets.
-pub(super) enum Decision {
+pub(super) enum Decision<C = BoxClaim> {
     /// The key was free: the handler runs under this claim.
-    Run(BoxClaim),
+    Run(C),
     /// The claim is abandoned: the handler runs once this claim is taken over.
-    TakeOver(BoxClaim),
+    TakeOver(C),
     /// The store is unavailable, and the policy allows it: the handler runs without a claim.
     RunWithoutStore(StoreError),
     /// The record is replayed.
@@ -27,7 +27,7 @@ pub(super) enum Decision {
 }
 
 /// Decides what `attempt` gets, after the store reported `begun`.
-pub(super) fn decide(attempt: &Attempt, begun: Result<Begin<BoxClaim>, StoreError>) -> Decision {
+pub(super) fn decide<C>(attempt: &Attempt, begun: Result<Begin<C>, StoreError>) -> Decision<C> {
     let rules = &attempt.rules;
     match begun {
         Ok(Begin::Claimed(claim)) => Decision::Run(claim),

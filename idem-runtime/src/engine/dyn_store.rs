@@ -54,7 +54,7 @@ pub(crate) type BoxClaim = Box<dyn DynClaim>;
 ///
 /// The engine begins through this trait. An execution whose claim comes from elsewhere, such as a transaction of the handler,
 /// implements `begin` in its own way.
-pub(crate) trait DynStore: Send + Sync {
+pub(crate) trait DynStore: Any + Send + Sync {
     fn attach(&self, clock: &Arc<dyn Clock>) -> StoreCapabilities;
     fn begin(
         self: Arc<Self>,

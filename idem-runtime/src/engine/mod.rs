@@ -3,6 +3,7 @@
 //! `run` is the story. `begin` asks the store, `decide` is the table of what follows, `execute` runs the handler under its
 //! claim, and `complete` ends the claim. Beside that path are `wait`, `drain`, `shadow` and `operator`.
 
+use std::any::Any;
 use std::fmt;
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
@@ -126,6 +127,12 @@ impl Idempotency {
     pub fn builder<S: Store>(store: S) -> IdempotencyBuilder {
         counters::store::<S>();
         IdempotencyBuilder::new(Arc::new(store))
+    }
+
+    /// Returns the store, if it is an `S`.
+    pub(crate) fn store<S: Store>(&self) -> Option<&S> {
+        let store: &dyn Any = &*self.handle.core.store;
+        store.downcast_ref()
     }
 
     pub(crate) fn namespace(&self) -> &str {

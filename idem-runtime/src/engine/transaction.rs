@@ -5,15 +5,18 @@ use std::future::Future;
 use std::sync::Arc;
 
 use super::begin::{Blocked, Next, Pending, STORE_TIMEOUT, Start, within};
+use super::complete::ClaimEnd;
+use super::decide::Decision;
 use super::execute::Execution;
 use super::wait::Waiter;
 use super::{Core, Idempotency};
 use crate::attempt::{Attempt, Rules};
 use crate::error::StoreError;
 use crate::execution_info::ExecutionInfo;
-use crate::outcome::{Executed, Outcome, RefusalReason, RunResult};
+use crate::outcome::{Executed, Outcome, Recording, RefusalReason, RunResult};
 use crate::store::BeginOptions;
-use crate::transaction::TransactionSlot;
+use crate::telemetry::span::HandlerTimer;
+use crate::transaction::{CallerTransaction, TransactionSlot};
 
 impl Idempotency {
     /// As [`run`](Self::run), with a claim that is the transaction which `slot` wants. It is in the slot before the handler runs,
@@ -72,6 +75,78 @@ impl Idempotency {
                     }
                 }
             }
+        }
+    }
+}
+
+impl Idempotency {
+    /// As [`run`](Self::run), in the caller's future: claim and record are rows of the caller's transaction. Unless the handler ran
+    /// and is recorded, the transaction is left as it was.
+    pub(crate) async fn run_in_transaction_of_caller<X: CallerTransaction, T>(
+        &self,
+        attempt: Attempt,
+        transaction: &mut X,
+        handler: impl AsyncFnOnce(&mut X) -> Executed<T>,
+    ) -> Result<RunResult<T>, RefusalReason> {
+        let core = &self.handle.core;
+        let mut waiter = None;
+        loop {
+            let info = ExecutionInfo::start(&attempt, core.clock.now());
+            let options = BeginOptions::new(core.lease, attempt.rules.ttl).with_info(info.clone());
+            let begun = transaction.begin(&attempt.key, &attempt.fingerprint, &options).await;
+            let is_take_over = match core.decide(&attempt, begun) {
+                Decision::Run(()) => false,
+                Decision::TakeOver(()) => true,
+                Decision::Replay(replay) => return Ok(RunResult::Replayed(replay)),
+                Decision::Wait => {
+                    let waiter = waiter.get_or_insert_with(|| Waiter::new(attempt.rules.wait.unwrap_or_default()));
+                    if waiter.wait(Arc::clone(&core.store).ended(attempt.key)).await {
+                        continue;
+                    }
+                    return Err(RefusalReason::InFlight);
+                }
+                Decision::Mismatch => return Err(Arc::clone(core).mismatch(attempt).await),
+                Decision::Refuse(reason) => {
+                    reason.count();
+                    return Err(reason);
+                }
+                Decision::RunWithoutStore(error) => return Err(RefusalReason::StoreUnavailable(error)),
+            };
+            let Some(_permit) = core.permit() else {
+                // Nothing has happened.
+                let _ = transaction.undo().await;
+                RefusalReason::TooManyExecutions.count();
+                return Err(RefusalReason::TooManyExecutions);
+            };
+            if is_take_over {
+                match transaction.take_over().await {
+                    Ok(()) => {}
+                    // Another request was first, so the store is asked again.
+                    Err(StoreError::Lost) => continue,
+                    Err(error) => return Err(RefusalReason::StoreUnavailable(error)),
+                }
+            }
+            let timer = HandlerTimer::protected(&info);
+            let Executed { response, recording } = handler(transaction).await;
+            drop(timer);
+            let outcome = match recording {
+                Recording::Done(outcome) => outcome,
+                Recording::Live(_) => Outcome::Release,
+            };
+            let ended = match ClaimEnd::new(outcome, attempt.fingerprint, Some(&info), attempt.rules.ttl, &*core.clock)
+            {
+                ClaimEnd::Complete(record, ttl) => transaction.complete(&record, ttl).await,
+                ClaimEnd::Release => match transaction.undo().await {
+                    Err(StoreError::Lost) => Err(StoreError::Lost),
+                    // The connection is broken, and so is the transaction.
+                    Ok(()) | Err(_) => Ok(()),
+                },
+            };
+            return match ended {
+                Ok(()) => Ok(RunResult::Executed(response)),
+                Err(StoreError::Lost) => Err(RefusalReason::OutcomeUnknown),
+                Err(error) => Err(RefusalReason::StoreUnavailable(error)),
+            };
         }
     }
 }

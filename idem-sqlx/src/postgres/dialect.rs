@@ -130,6 +130,12 @@ impl sealed::Dialect for Postgres {
 
     const ROLLBACK: &'static str = "ROLLBACK AND CHAIN";
 
+    const HAS_ONE_WRITER: bool = false;
+
+    /// The server, by the moment at which it started, and the database in it.
+    const DATABASE: &'static str =
+        "SELECT convert_to(pg_postmaster_start_time()::text || ' ' || current_database(), 'UTF8')";
+
     const PARAMETER: char = '$';
 
     const STEP_TIMEOUT: Duration = Duration::from_secs(5);

@@ -88,6 +88,11 @@ impl sealed::Dialect for Sqlite {
 
     const ROLLBACK: &'static str = "ROLLBACK; BEGIN";
 
+    const HAS_ONE_WRITER: bool = true;
+
+    /// The path of the file. A database in memory has none.
+    const DATABASE: &'static str = "SELECT CAST(file AS BLOB) FROM pragma_database_list WHERE name = 'main'";
+
     const PARAMETER: char = '?';
 
     /// More than the busy timeout of any connection should be: the step may wait for a writer in another process.

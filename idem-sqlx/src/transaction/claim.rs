@@ -205,18 +205,7 @@ impl<D: Dialect> TransactionClaim<D> {
     async fn gone(&mut self) -> StoreError {
         self.slot.set_fault("it ended the transaction of its `Tx`; leave COMMIT and ROLLBACK to the attribute");
         if !self.slot.is_unkeyed() {
-            let executor = self.store.executor();
-            let values = [
-                key_value(&self.key),
-                Value::Bytes(self.owner.as_bytes()),
-                Value::Bytes(self.fingerprint.as_bytes()),
-                NO_LEASE,
-                Value::Number(D::ticks(retention(Duration::ZERO, self.ttl))),
-                Value::Nullable(None),
-            ];
-            if let Err(error) = executor.execute(Step::Begin, &executor.statements.begin, &values).await {
-                tracing::error!(key = %self.key, %error, "a handler ended its transaction, and retries may run it again");
-            }
+            self.store.leave_unknown(&self.key, &self.owner, &self.fingerprint, self.ttl).await;
         }
         StoreError::Lost
     }

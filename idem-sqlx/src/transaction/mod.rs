@@ -15,16 +15,18 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::claim::{Kind, SqlClaim, retention};
-use crate::dialect::{Dialect, MAX_TIME, Value};
+use crate::dialect::{Dialect, MAX_TIME, Statements, Value};
 use crate::errors::{DatabaseError, Problem, Step};
 use crate::execute::key_value;
 use crate::rows::{self, BeginRow};
 use crate::store::SqlStore;
 
+mod caller;
 mod claim;
 mod open;
 mod running;
 
+pub(crate) use caller::InCallersTransaction;
 pub(crate) use claim::TransactionClaim;
 pub(crate) use open::OpenTransaction;
 pub(crate) use running::{Entered, Running};
@@ -206,46 +208,88 @@ impl<D: Dialect> Beginner<'_, D> {
 
     /// Returns what a row means to a request that does not get the claim.
     fn judge(&self, row: BeginRow) -> Begin<SqlClaim<D>> {
-        match row {
-            BeginRow::Record { owner, record } => {
-                self.store.count_replay(&self.key, owner, &record, &self.fingerprint);
-                Begin::Completed(record)
-            }
-            BeginRow::Claim { fingerprint, .. } => Begin::InFlight(fingerprint),
-            // `look` returns none of these.
-            BeginRow::Claimed => Begin::InFlight(self.fingerprint),
-        }
+        self.store.judge_without_claim(&self.key, &self.fingerprint, row)
     }
 
     fn begin_sql(&self) -> String {
         let limit = self.slot.timeout().map(D::limit).unwrap_or_default();
         let mut sql = format!("{}{limit}", D::BEGIN);
         if !self.slot.is_unkeyed() {
-            let statements = &self.store.executor().statements;
             sql.push_str("; ");
-            sql.push_str(&self.fill(statements.claim.as_ref().unwrap_or(&statements.begin)));
-            if statements.looks_first {
-                // The claim has no row if the key is not free.
-                sql.push_str("; ");
-                sql.push_str(&self.fill(&statements.look));
-            }
+            sql.push_str(&claim_sql(&self.store.executor().statements, |sql| self.fill(sql)));
         }
         sql
     }
 
     /// Returns a statement that claims the key, or looks at it.
     fn fill(&self, sql: &str) -> String {
-        let info = self.options.info.as_ref().map(ExecutionInfo::to_bytes);
-        let values = [
-            key_value(&self.key),
-            Value::Bytes(self.owner.as_bytes()),
-            Value::Bytes(self.fingerprint.as_bytes()),
-            NO_LEASE,
-            Value::Number(D::ticks(retention(Duration::ZERO, self.options.ttl.min(MAX_TIME)))),
-            Value::Nullable(info.as_deref()),
-        ];
-        fill::<D>(sql, &values)
+        let info = self.options.info.as_ref();
+        fill_claim::<D>(sql, &self.key, &self.owner, &self.fingerprint, info, self.options.ttl)
     }
+}
+
+impl<D: Dialect> SqlStore<D> {
+    /// Returns what a row means to a request that does not get the claim.
+    fn judge_without_claim<C>(&self, key: &StorageKey, fingerprint: &Fingerprint, row: BeginRow) -> Begin<C> {
+        match row {
+            BeginRow::Record { owner, record } => {
+                self.count_replay(key, owner, &record, fingerprint);
+                Begin::Completed(record)
+            }
+            BeginRow::Claim { fingerprint, .. } => Begin::InFlight(fingerprint),
+            // `look` returns none of these.
+            BeginRow::Claimed => Begin::InFlight(*fingerprint),
+        }
+    }
+
+    /// Leaves a claim whose outcome is unknown to retries, after other code has ended the transaction of its handler.
+    async fn leave_unknown(&self, key: &StorageKey, owner: &OwnerToken, fingerprint: &Fingerprint, ttl: Duration) {
+        let executor = self.executor();
+        let values = [
+            key_value(key),
+            Value::Bytes(owner.as_bytes()),
+            Value::Bytes(fingerprint.as_bytes()),
+            NO_LEASE,
+            Value::Number(D::ticks(retention(Duration::ZERO, ttl))),
+            Value::Nullable(None),
+        ];
+        if let Err(error) = executor.execute(Step::Begin, &executor.statements.begin, &values).await {
+            tracing::error!(%key, %error, "a handler ended its transaction, and retries may run it again");
+        }
+    }
+}
+
+/// Returns the statements that claim a key in a transaction. They have a row, unless the key has to be looked at by
+/// [`begin`](Statements::begin).
+fn claim_sql(statements: &Statements, fill: impl Fn(&str) -> String) -> String {
+    let mut sql = fill(statements.claim.as_ref().unwrap_or(&statements.begin));
+    if statements.looks_first {
+        // The claim has no row if the key is not free.
+        sql.push_str("; ");
+        sql.push_str(&fill(&statements.look));
+    }
+    sql
+}
+
+/// Returns a statement that claims a key, or looks at it, with its values in it.
+fn fill_claim<D: Dialect>(
+    sql: &str,
+    key: &StorageKey,
+    owner: &OwnerToken,
+    fingerprint: &Fingerprint,
+    info: Option<&ExecutionInfo>,
+    ttl: Duration,
+) -> String {
+    let info = info.map(ExecutionInfo::to_bytes);
+    let values = [
+        key_value(key),
+        Value::Bytes(owner.as_bytes()),
+        Value::Bytes(fingerprint.as_bytes()),
+        NO_LEASE,
+        Value::Number(D::ticks(retention(Duration::ZERO, ttl.min(MAX_TIME)))),
+        Value::Nullable(info.as_deref()),
+    ];
+    fill::<D>(sql, &values)
 }
 
 /// Returns a statement with its values in it, so that it can be sent together with others.

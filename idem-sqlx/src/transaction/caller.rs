@@ -1,0 +1,266 @@
+//! A claim and a record that are rows of a transaction which the caller has begun, and will end.
+
+use std::time::Duration;
+
+use idem_runtime::remote::OwnerToken;
+use idem_runtime::transaction::CallerTransaction;
+use idem_runtime::{Begin, BeginOptions, ExecutionInfo, Fingerprint, Record, StorageKey, StoreError};
+
+use super::{MAX_ATTEMPTS, NO_LEASE, claim_sql, fill, fill_claim, hex};
+use crate::claim::retention;
+use crate::dialect::{Dialect, MAX_TIME, TransactionState, Value};
+use crate::errors::{DatabaseError, Problem, Step};
+use crate::execute::key_value;
+use crate::rows::BeginRow;
+use crate::store::SqlStore;
+
+/// The caller's transaction, and the claim in it. What is done to it since the claim is within a savepoint.
+pub(crate) struct InCallersTransaction<'t, D: Dialect> {
+    pub(crate) connection: &'t mut D::Connection,
+    store: Option<SqlStore<D>>,
+    claim: Option<ClaimInTransaction>,
+}
+
+#[derive(Clone)]
+struct ClaimInTransaction {
+    key: StorageKey,
+    fingerprint: Fingerprint,
+    owner: OwnerToken,
+    info: Option<ExecutionInfo>,
+    ttl: Duration,
+    /// No other code knows the name: if it is gone, other code has ended the transaction.
+    savepoint: String,
+    /// The owner that disappeared, until its claim is taken over.
+    previous_owner: Option<OwnerToken>,
+}
+
+impl ClaimInTransaction {
+    fn fill<D: Dialect>(&self, sql: &str) -> String {
+        fill_claim::<D>(sql, &self.key, &self.owner, &self.fingerprint, self.info.as_ref(), self.ttl)
+    }
+}
+
+impl<'t, D: Dialect> InCallersTransaction<'t, D> {
+    /// `store` is that of the engine, if it is one of this database system.
+    pub(crate) fn new(store: Option<SqlStore<D>>, connection: &'t mut D::Connection) -> Self {
+        Self { connection, store, claim: None }
+    }
+
+    async fn run(&mut self, sql: String) -> Result<Vec<D::Row>, sqlx::Error> {
+        D::run(self.connection, sql).await
+    }
+
+    fn table(&self) -> &str {
+        self.store.as_ref().map_or("", |store| &store.executor().table)
+    }
+
+    fn failed(&self, step: Step, error: sqlx::Error) -> StoreError {
+        DatabaseError { step, problem: D::problem(error, self.table()) }.into()
+    }
+
+    /// Claims the key, or returns the row that prevents it, or nothing if it has changed meanwhile.
+    async fn claim(&mut self, store: &SqlStore<D>, claim: &ClaimInTransaction) -> Result<Option<BeginRow>, StoreError> {
+        let statements = &store.executor().statements;
+        let claim_sql = claim_sql(statements, |sql| claim.fill::<D>(sql));
+        // The claim comes before anything that reads: in SQLite a transaction that has read may be refused the lock to write.
+        let savepoint = &claim.savepoint;
+        let sql = format!("SAVEPOINT {savepoint}; SAVEPOINT {savepoint}_; {claim_sql}; {}", D::DATABASE);
+        let rows = match self.run(sql).await {
+            Ok(rows) => rows,
+            Err(error) => {
+                self.roll_back(claim).await?;
+                // Of another database the error would say too little.
+                self.check_database(store).await?;
+                return Err(self.failed(Step::Begin, error));
+            }
+        };
+        let Some((database, rows)) = rows.split_last() else { return Ok(None) };
+        if !store.is_of_database(&database_of::<D>(database)?).await? {
+            self.roll_back(claim).await?;
+            return Err(other_database::<D>());
+        }
+        let read = |row: &D::Row| {
+            let row = BeginRow::read::<D>(row, &claim.key);
+            row.map_err(|problem| DatabaseError { step: Step::Begin, problem }.into())
+        };
+        if let Some(row) = rows.first() {
+            return read(row).map(Some);
+        }
+        if statements.claim.is_none() {
+            return Ok(None);
+        }
+        // The key has a row, or another transaction holds it.
+        match self.run(claim.fill::<D>(&statements.begin)).await {
+            Ok(rows) => rows.first().map(read).transpose(),
+            Err(error) => {
+                self.roll_back(claim).await?;
+                Err(self.failed(Step::Begin, error))
+            }
+        }
+    }
+
+    /// Undoes everything since the savepoint.
+    async fn roll_back(&mut self, claim: &ClaimInTransaction) -> Result<(), StoreError> {
+        let savepoint = &claim.savepoint;
+        let sql = format!("ROLLBACK TO SAVEPOINT {savepoint}; RELEASE SAVEPOINT {savepoint}");
+        match self.run(sql).await {
+            Ok(_) => Ok(()),
+            Err(error) => Err(self.failed(Step::Release, error)),
+        }
+    }
+
+    async fn check_database(&mut self, store: &SqlStore<D>) -> Result<(), StoreError> {
+        let rows = self.run(D::DATABASE.to_owned()).await.map_err(|error| self.failed(Step::Begin, error))?;
+        let Some(row) = rows.first() else { return Ok(()) };
+        let is_same = store.is_of_database(&database_of::<D>(row)?).await?;
+        if is_same { Ok(()) } else { Err(other_database::<D>()) }
+    }
+
+    /// The function has ended the transaction: what it wrote before may be committed. The outcome is unknown to later calls.
+    async fn gone(&mut self, claim: &ClaimInTransaction) -> StoreError {
+        tracing::error!(
+            key = %claim.key,
+            "a function ended the transaction that `run_in` gave it; leave COMMIT and ROLLBACK to the caller of `run_in`"
+        );
+        if let Some(store) = &self.store {
+            store.leave_unknown(&claim.key, &claim.owner, &claim.fingerprint, claim.ttl).await;
+        }
+        StoreError::Lost
+    }
+}
+
+impl<D: Dialect> CallerTransaction for InCallersTransaction<'_, D> {
+    async fn begin(
+        &mut self,
+        key: &StorageKey,
+        fingerprint: &Fingerprint,
+        options: &BeginOptions,
+    ) -> Result<Begin<()>, StoreError> {
+        let Some(store) = self.store.clone() else { return Err(other_database::<D>()) };
+        // SQLite would wait for its end.
+        if let Some(running) = store.running().fingerprint(key) {
+            return Ok(Begin::InFlight(running));
+        }
+        let owner = OwnerToken::random()?;
+        let mut claim = ClaimInTransaction {
+            key: *key,
+            fingerprint: *fingerprint,
+            owner,
+            info: options.info.clone(),
+            ttl: options.ttl,
+            savepoint: format!("idem_{}", hex(owner.as_bytes())),
+            previous_owner: None,
+        };
+        for _ in 0..MAX_ATTEMPTS {
+            let begun = match self.claim(&store, &claim).await? {
+                Some(BeginRow::Claimed) => {
+                    self.claim = Some(claim);
+                    return Ok(Begin::Claimed(()));
+                }
+                Some(BeginRow::Claim { owner, fingerprint: found, lease_has_expired: true })
+                    if found == *fingerprint =>
+                {
+                    claim.previous_owner = Some(owner);
+                    self.claim = Some(claim);
+                    return Ok(Begin::Abandoned(()));
+                }
+                Some(row) => Some(store.judge_without_claim(key, fingerprint, row)),
+                None => None,
+            };
+            self.roll_back(&claim).await?;
+            if let Some(begun) = begun {
+                return Ok(begun);
+            }
+            if let Some(holder) = store.holder(key, fingerprint).await? {
+                return Ok(Begin::InFlight(holder.fingerprint(fingerprint)));
+            }
+            // It has ended meanwhile.
+        }
+        Err(DatabaseError { step: Step::Begin, problem: Problem::Contended }.into())
+    }
+
+    async fn take_over(&mut self) -> Result<(), StoreError> {
+        let (Some(store), Some(claim)) = (&self.store, &self.claim) else { return Err(StoreError::Lost) };
+        let Some(previous_owner) = claim.previous_owner else { return Ok(()) };
+        let claim = claim.clone();
+        let info = claim.info.as_ref().map(ExecutionInfo::to_bytes);
+        let values = [
+            key_value(&claim.key),
+            Value::Bytes(claim.owner.as_bytes()),
+            NO_LEASE,
+            Value::Number(D::ticks(retention(Duration::ZERO, claim.ttl))),
+            Value::Bytes(previous_owner.as_bytes()),
+            Value::Bytes(claim.fingerprint.as_bytes()),
+            Value::Nullable(info.as_deref()),
+        ];
+        let sql = fill::<D>(&store.executor().statements.take_over, &values);
+        let error = match self.run(sql).await {
+            Ok(rows) if !rows.is_empty() => return Ok(()),
+            Ok(_) => StoreError::Lost,
+            Err(error) => self.failed(Step::Renew, error),
+        };
+        self.roll_back(&claim).await?;
+        Err(error)
+    }
+
+    async fn complete(&mut self, record: &Record, ttl: Duration) -> Result<(), StoreError> {
+        let (Some(store), Some(claim)) = (&self.store, self.claim.clone()) else { return Err(StoreError::Lost) };
+        let bytes = record.to_checksummed_bytes(&claim.key);
+        let values = [
+            key_value(&claim.key),
+            Value::Bytes(claim.owner.as_bytes()),
+            Value::Bytes(&bytes),
+            Value::Number(D::ticks(ttl.min(MAX_TIME))),
+        ];
+        let complete = fill::<D>(&store.executor().statements.complete, &values);
+        let savepoint = &claim.savepoint;
+        // If the inner savepoint is gone, nothing is recorded; if the record has no room, the outer one undoes everything.
+        let sql = format!("RELEASE SAVEPOINT {savepoint}_; {complete}; RELEASE SAVEPOINT {savepoint}");
+        let error = match self.run(sql).await {
+            Ok(rows) if !rows.is_empty() => return Ok(()),
+            // The row was in the transaction, so only the function can have removed it.
+            Ok(_) => return Err(self.gone(&claim).await),
+            Err(error) => error,
+        };
+        let state = D::transaction_state(&error);
+        let failed = self.failed(Step::Commit, error);
+        if state == TransactionState::Gone {
+            return Err(self.gone(&claim).await);
+        }
+        self.undo().await?;
+        if state == TransactionState::Aborted {
+            let what = "the function returned `Ok` although a statement had failed in its transaction; return the error, or run the \
+                 statement in a nested transaction";
+            return Err(StoreError::unavailable(what));
+        }
+        Err(failed)
+    }
+
+    async fn undo(&mut self) -> Result<(), StoreError> {
+        let Some(claim) = self.claim.clone() else { return Ok(()) };
+        let savepoint = &claim.savepoint;
+        let sql = format!("ROLLBACK TO SAVEPOINT {savepoint}; RELEASE SAVEPOINT {savepoint}");
+        match self.run(sql).await {
+            Ok(_) => Ok(()),
+            Err(error) if D::transaction_state(&error) == TransactionState::Gone => Err(self.gone(&claim).await),
+            Err(error) => Err(self.failed(Step::Release, error)),
+        }
+    }
+}
+
+/// Reads what tells a database from others.
+fn database_of<D: Dialect>(row: &D::Row) -> Result<Vec<u8>, StoreError> {
+    let bytes = D::bytes(row, 0).map_err(Problem::Refused);
+    let bytes = bytes.map_err(|problem| DatabaseError { step: Step::Begin, problem })?;
+    Ok(bytes.unwrap_or_default())
+}
+
+fn other_database<D: Dialect>() -> StoreError {
+    let what = format!(
+        "the store of the engine is not in the database of the transaction, and the function did not run; make the engine with a \
+         `{}` over the same database",
+        D::STORE
+    );
+    tracing::error!("{what}");
+    StoreError::unavailable(what)
+}

@@ -1,0 +1,541 @@
+//! `once` in a transaction of the caller: the id of a message, what its function writes and what is recorded are one commit.
+#![cfg(all(feature = "postgres", feature = "sqlite"))]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a failed check panics")]
+
+use std::cell::Cell;
+use std::error::Error;
+use std::panic::AssertUnwindSafe;
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use idem_runtime::{Abandoned, Idempotency, Once, RefusalReason, Store, WhenInFlight};
+use idem_servers::postgres::Postgres as Server;
+use idem_sqlx::{Dialect, OnceExt, PostgresStore, SqliteStore};
+use sqlx::postgres::PgPoolOptions;
+use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions};
+use sqlx::{Connection, PgConnection, PgPool, Pool, Postgres, Sqlite, SqlitePool, Transaction};
+use tempfile::TempDir;
+use tokio::sync::oneshot;
+
+#[derive(Debug)]
+enum Failure {
+    AsAsked,
+    Refused(RefusalReason),
+}
+
+impl From<RefusalReason> for Failure {
+    fn from(reason: RefusalReason) -> Self {
+        Self::Refused(reason)
+    }
+}
+
+impl Failure {
+    /// Why the function did not run.
+    fn reason(&self) -> &RefusalReason {
+        match self {
+            Self::Refused(reason) => reason,
+            Self::AsAsked => panic!("the function ran"),
+        }
+    }
+
+    /// The text of all causes.
+    fn chain(&self) -> String {
+        let mut text = String::new();
+        let mut cause: Option<&dyn Error> = Some(self.reason());
+        while let Some(error) = cause {
+            text.push_str(&format!("{error}: "));
+            cause = error.source();
+        }
+        text
+    }
+}
+
+/// A consumer and its database.
+struct Shop<D: sqlx::Database, K> {
+    pool: Pool<D>,
+    idempotency: Idempotency,
+    runs: Cell<usize>,
+    keeper: K,
+}
+
+impl Shop<Postgres, Server> {
+    async fn postgres() -> Self {
+        let keeper = Server::quick().await;
+        let pool = PgPoolOptions::new().max_connections(4).connect(&keeper.url()).await.unwrap();
+        let store = PostgresStore::from_pool(pool.clone());
+        Self::over(pool, store, keeper).await
+    }
+}
+
+impl Shop<Sqlite, TempDir> {
+    async fn sqlite() -> Self {
+        let keeper = tempfile::tempdir().unwrap();
+        let pool = file(&keeper, "shop.db").await;
+        let store = SqliteStore::from_pool(pool.clone());
+        Self::over(pool, store, keeper).await
+    }
+}
+
+async fn file(folder: &TempDir, name: &str) -> SqlitePool {
+    let options = SqliteConnectOptions::new().filename(folder.path().join(name)).create_if_missing(true);
+    let options = options.journal_mode(SqliteJournalMode::Wal).busy_timeout(Duration::from_millis(300));
+    SqlitePoolOptions::new().max_connections(4).connect_with(options).await.unwrap()
+}
+
+impl<D: Dialect, K> Shop<D, K>
+where
+    Self: Sql<D>,
+{
+    async fn over(pool: Pool<D>, store: idem_sqlx::SqlStore<D>, keeper: K) -> Self
+    where
+        idem_sqlx::SqlStore<D>: Store,
+    {
+        store.migrate().await.unwrap();
+        let shop = Self { pool, idempotency: Idempotency::new(store), runs: Cell::new(0), keeper };
+        let mut tx = shop.begin().await;
+        Self::run(&mut tx, "CREATE TABLE effects (what TEXT)").await;
+        tx.commit().await.unwrap();
+        shop
+    }
+
+    fn once(&self, key: &str) -> Once {
+        self.idempotency.once("ship", key)
+    }
+
+    async fn begin(&self) -> Transaction<'static, D> {
+        self.pool.begin().await.unwrap()
+    }
+
+    /// Writes, and returns which run it is.
+    async fn ship(&self, tx: &mut D::Connection) -> Result<String, Failure> {
+        Self::run(tx, "INSERT INTO effects VALUES ('shipped')").await;
+        self.runs.set(self.runs.get() + 1);
+        Ok(format!("run {}", self.runs.get()))
+    }
+
+    /// A delivery from its transaction to its commit.
+    async fn deliver(&self, once: Once) -> Result<String, Failure> {
+        let mut tx = self.begin().await;
+        let value = once.run_in(&mut tx, async |tx| self.ship(tx).await).await?;
+        tx.commit().await.unwrap();
+        Ok(value)
+    }
+
+    async fn effects(&self, what: &str) -> usize {
+        let mut tx = self.begin().await;
+        Self::count(&mut tx, &format!("SELECT count(*) FROM effects WHERE what = '{what}'")).await
+    }
+
+    async fn records(&self) -> usize {
+        Self::count(&mut *self.begin().await, "SELECT count(*) FROM idempotency").await
+    }
+}
+
+/// Statements over either database.
+trait Sql<D: sqlx::Database> {
+    async fn run(tx: &mut D::Connection, sql: &str);
+    async fn count(tx: &mut D::Connection, sql: &str) -> usize;
+}
+
+macro_rules! sql {
+    ($database:ty, $keeper:ty) => {
+        impl Sql<$database> for Shop<$database, $keeper> {
+            async fn run(tx: &mut <$database as sqlx::Database>::Connection, sql: &str) {
+                sqlx::raw_sql(sqlx::AssertSqlSafe(sql)).execute(&mut *tx).await.unwrap();
+            }
+
+            async fn count(tx: &mut <$database as sqlx::Database>::Connection, sql: &str) -> usize {
+                let count: i64 = sqlx::query_scalar(sqlx::AssertSqlSafe(sql)).fetch_one(&mut *tx).await.unwrap();
+                usize::try_from(count).unwrap()
+            }
+        }
+    };
+}
+
+sql!(Postgres, Server);
+sql!(Sqlite, TempDir);
+
+/// Runs a check over either database.
+macro_rules! over_both {
+    ($($name:ident),*) => {$(
+        mod $name {
+            #[tokio::test]
+            async fn over_postgres() {
+                super::$name(crate::Shop::postgres().await).await;
+            }
+
+            #[tokio::test]
+            async fn over_sqlite() {
+                super::$name(crate::Shop::sqlite().await).await;
+            }
+        }
+    )*};
+}
+
+over_both!(
+    after_the_commit_the_recorded_value_is_returned,
+    after_a_rollback_of_the_caller_the_key_is_free,
+    an_error_undoes_what_the_function_wrote_and_nothing_else,
+    a_panic_undoes_what_the_function_wrote_and_is_resumed,
+    a_key_that_comes_twice_in_one_transaction_runs_once,
+    another_message_under_the_same_id_is_a_mismatch,
+    a_future_that_was_dropped_and_committed_leaves_an_unknown_outcome,
+    a_function_that_ends_the_transaction_leaves_an_unknown_outcome,
+    a_nested_transaction_of_the_function_is_a_savepoint,
+    beyond_the_maximum_of_executions_nothing_is_done,
+    a_key_that_was_used_without_a_transaction_is_the_same_key
+);
+
+async fn after_the_commit_the_recorded_value_is_returned<D: Dialect, K>(shop: Shop<D, K>)
+where
+    Shop<D, K>: Sql<D>,
+{
+    for _ in 0..3 {
+        assert_eq!(shop.deliver(shop.once("a")).await.unwrap(), "run 1");
+    }
+    assert_eq!(shop.deliver(shop.once("b")).await.unwrap(), "run 2");
+    assert_eq!((shop.effects("shipped").await, shop.runs.get()), (2, 2));
+    let report = shop.once("a").inspect().await.unwrap().unwrap();
+    assert_eq!(report.content().unwrap(), &b"J\"run 1\""[..], "it is as `run` records it");
+}
+
+async fn after_a_rollback_of_the_caller_the_key_is_free<D: Dialect, K>(shop: Shop<D, K>)
+where
+    Shop<D, K>: Sql<D>,
+{
+    for explicit in [true, false] {
+        let mut tx = shop.begin().await;
+        shop.once("a").run_in(&mut tx, async |tx| shop.ship(tx).await).await.unwrap();
+        if explicit {
+            tx.rollback().await.unwrap();
+        } else {
+            drop(tx);
+        }
+        assert_eq!((shop.effects("shipped").await, shop.records().await), (0, 0));
+    }
+    assert_eq!(shop.deliver(shop.once("a")).await.unwrap(), "run 3");
+    assert_eq!(shop.effects("shipped").await, 1);
+}
+
+async fn an_error_undoes_what_the_function_wrote_and_nothing_else<D: Dialect, K>(shop: Shop<D, K>)
+where
+    Shop<D, K>: Sql<D>,
+{
+    let mut tx = shop.begin().await;
+    Shop::<D, K>::run(&mut tx, "INSERT INTO effects VALUES ('before')").await;
+    let failing = async |tx: &mut D::Connection| -> Result<String, Failure> {
+        shop.ship(tx).await?;
+        Err(Failure::AsAsked)
+    };
+    for _ in 0..2 {
+        assert!(matches!(shop.once("a").run_in(&mut tx, failing).await, Err(Failure::AsAsked)));
+    }
+    Shop::<D, K>::run(&mut tx, "INSERT INTO effects VALUES ('after')").await;
+    tx.commit().await.unwrap();
+    assert_eq!((shop.effects("before").await, shop.effects("after").await, shop.effects("shipped").await), (1, 1, 0));
+    assert_eq!(shop.records().await, 0);
+    assert_eq!(shop.deliver(shop.once("a")).await.unwrap(), "run 3");
+}
+
+async fn a_panic_undoes_what_the_function_wrote_and_is_resumed<D: Dialect, K>(shop: Shop<D, K>)
+where
+    Shop<D, K>: Sql<D>,
+{
+    let mut tx = shop.begin().await;
+    let panicking = async |tx: &mut D::Connection| -> Result<String, Failure> {
+        shop.ship(tx).await?;
+        panic!("as asked")
+    };
+    let call = shop.once("a").run_in(&mut tx, panicking);
+    let panic = AssertUnwindSafe(call).catch_unwind().await.unwrap_err();
+    assert_eq!(*panic.downcast_ref::<&str>().unwrap(), "as asked");
+    Shop::<D, K>::run(&mut tx, "INSERT INTO effects VALUES ('after')").await;
+    tx.commit().await.unwrap();
+    assert_eq!((shop.effects("after").await, shop.effects("shipped").await, shop.records().await), (1, 0, 0));
+    assert_eq!(shop.deliver(shop.once("a")).await.unwrap(), "run 2");
+}
+
+async fn a_key_that_comes_twice_in_one_transaction_runs_once<D: Dialect, K>(shop: Shop<D, K>)
+where
+    Shop<D, K>: Sql<D>,
+{
+    let mut tx = shop.begin().await;
+    for key in ["a", "b", "a", "b"] {
+        let value = shop.once(key).run_in(&mut tx, async |tx| shop.ship(tx).await).await.unwrap();
+        assert_eq!(value, if key == "a" { "run 1" } else { "run 2" });
+    }
+    let other = shop.once("a").fingerprint(&"other").run_in(&mut tx, async |tx| shop.ship(tx).await).await;
+    assert!(matches!(other.unwrap_err().reason(), RefusalReason::Mismatch));
+    tx.commit().await.unwrap();
+    assert_eq!((shop.effects("shipped").await, shop.records().await), (2, 2));
+}
+
+async fn another_message_under_the_same_id_is_a_mismatch<D: Dialect, K>(shop: Shop<D, K>)
+where
+    Shop<D, K>: Sql<D>,
+{
+    assert_eq!(shop.deliver(shop.once("a").fingerprint(&"tea")).await.unwrap(), "run 1");
+    let refused = shop.deliver(shop.once("a").fingerprint(&"coffee")).await.unwrap_err();
+    assert!(matches!(refused.reason(), RefusalReason::Mismatch), "{refused:?}");
+    assert_eq!(shop.deliver(shop.once("a").fingerprint(&"tea")).await.unwrap(), "run 1");
+}
+
+async fn a_future_that_was_dropped_and_committed_leaves_an_unknown_outcome<D: Dialect, K>(shop: Shop<D, K>)
+where
+    Shop<D, K>: Sql<D>,
+{
+    let mut tx = shop.begin().await;
+    let (written, is_written) = oneshot::channel();
+    let call = shop.once("a").run_in(&mut tx, async |tx| {
+        shop.ship(tx).await?;
+        written.send(()).unwrap();
+        std::future::pending::<Result<String, Failure>>().await
+    });
+    tokio::select! {
+        _ = call => panic!("it does not end"),
+        written = is_written => written.unwrap(),
+    }
+    tx.commit().await.unwrap();
+    for _ in 0..2 {
+        let refused = shop.deliver(shop.once("a")).await.unwrap_err();
+        assert!(matches!(refused.reason(), RefusalReason::OutcomeUnknown), "{refused:?}");
+    }
+    assert_eq!(shop.deliver(shop.once("a").abandoned(Abandoned::Rerun)).await.unwrap(), "run 2");
+    assert_eq!(shop.deliver(shop.once("a")).await.unwrap(), "run 2");
+}
+
+async fn a_function_that_ends_the_transaction_leaves_an_unknown_outcome<D: Dialect, K>(shop: Shop<D, K>)
+where
+    Shop<D, K>: Sql<D>,
+{
+    for end in ["COMMIT", "ROLLBACK"] {
+        for fails in [false, true] {
+            let key = format!("{end} {fails}");
+            let mut tx = shop.begin().await;
+            let misusing = async |tx: &mut D::Connection| {
+                let value = shop.ship(tx).await;
+                Shop::<D, K>::run(tx, end).await;
+                if fails { Err(Failure::AsAsked) } else { value }
+            };
+            let refused = shop.once(&key).run_in(&mut tx, misusing).await.unwrap_err();
+            assert!(matches!(refused.reason(), RefusalReason::OutcomeUnknown), "{key}: {refused:?}");
+            // There is nothing to end.
+            drop(tx);
+            let retry = shop.deliver(shop.once(&key)).await.unwrap_err();
+            assert!(matches!(retry.reason(), RefusalReason::OutcomeUnknown), "{key}: {retry:?}");
+        }
+    }
+}
+
+async fn a_nested_transaction_of_the_function_is_a_savepoint<D: Dialect, K>(shop: Shop<D, K>)
+where
+    Shop<D, K>: Sql<D>,
+{
+    let mut tx = shop.begin().await;
+    let nested = async |tx: &mut D::Connection| -> Result<String, Failure> {
+        let mut kept = Connection::begin(&mut *tx).await.unwrap();
+        shop.ship(&mut kept).await?;
+        kept.commit().await.unwrap();
+        let mut dropped = Connection::begin(&mut *tx).await.unwrap();
+        shop.ship(&mut dropped).await
+    };
+    assert_eq!(shop.once("a").run_in(&mut tx, nested).await.unwrap(), "run 2");
+    tx.commit().await.unwrap();
+    assert_eq!((shop.effects("shipped").await, shop.records().await), (1, 1));
+}
+
+async fn beyond_the_maximum_of_executions_nothing_is_done<D: Dialect, K>(shop: Shop<D, K>)
+where
+    Shop<D, K>: Sql<D>,
+{
+    let store = shop.once("a").store::<idem_sqlx::SqlStore<D>>().unwrap().clone();
+    let none = Idempotency::builder(store).max_executions(0).build();
+    let refused = shop.deliver(none.once("ship", "a")).await.unwrap_err();
+    assert!(matches!(refused.reason(), RefusalReason::TooManyExecutions), "{refused:?}");
+    assert_eq!((shop.runs.get(), shop.records().await), (0, 0));
+    assert_eq!(shop.deliver(shop.once("a")).await.unwrap(), "run 1");
+}
+
+async fn a_key_that_was_used_without_a_transaction_is_the_same_key<D: Dialect, K>(shop: Shop<D, K>)
+where
+    Shop<D, K>: Sql<D>,
+{
+    let value = async || Ok::<_, Failure>("without".to_owned());
+    assert_eq!(shop.once("a").run(value).await.unwrap(), "without");
+    assert_eq!(shop.deliver(shop.once("a")).await.unwrap(), "without");
+    assert_eq!(shop.deliver(shop.once("b")).await.unwrap(), "run 1");
+    assert_eq!(shop.once("b").run(value).await.unwrap(), "run 1");
+}
+
+/// A second process over the same database.
+async fn other_process(shop: &Shop<Postgres, Server>) -> Idempotency {
+    let pool = PgPoolOptions::new().max_connections(2).connect(&shop.keeper.url()).await.unwrap();
+    Idempotency::new(PostgresStore::from_pool(pool))
+}
+
+#[tokio::test]
+async fn a_key_in_an_open_transaction_is_in_flight_to_other_processes() {
+    let shop = Shop::postgres().await;
+    let other = other_process(&shop).await;
+    let mut tx = shop.begin().await;
+    shop.once("a").fingerprint(&"tea").run_in(&mut tx, async |tx| shop.ship(tx).await).await.unwrap();
+    for idempotency in [&shop.idempotency, &other] {
+        let tea = || idempotency.once("ship", "a").fingerprint(&"tea");
+        let refused = shop.deliver(tea()).await.unwrap_err();
+        assert!(matches!(refused.reason(), RefusalReason::InFlight), "{refused:?}");
+        let refused = shop.deliver(idempotency.once("ship", "a").fingerprint(&"coffee")).await.unwrap_err();
+        assert!(matches!(refused.reason(), RefusalReason::Mismatch), "{refused:?}");
+        let refused = tea().run(async || Ok::<_, Failure>(String::new())).await.unwrap_err();
+        assert!(matches!(refused.reason(), RefusalReason::InFlight), "{refused:?}");
+    }
+    tx.commit().await.unwrap();
+    assert_eq!(shop.deliver(other.once("ship", "a").fingerprint(&"tea")).await.unwrap(), "run 1");
+    assert_eq!(shop.effects("shipped").await, 1);
+}
+
+#[tokio::test]
+async fn a_delivery_waits_for_another_one_as_declared() {
+    let shop = Shop::postgres().await;
+    let other = other_process(&shop).await;
+    for commits in [true, false] {
+        let key = commits.to_string();
+        let mut tx = shop.begin().await;
+        let first = shop.once(&key).run_in(&mut tx, async |tx| shop.ship(tx).await).await.unwrap();
+        let waits = |time| other.once("ship", &key).in_flight(WhenInFlight::Wait(time));
+        let refused = shop.deliver(waits(Duration::from_millis(50))).await.unwrap_err();
+        assert!(matches!(refused.reason(), RefusalReason::InFlight), "{refused:?}");
+        let end = async {
+            // The other one waits by then: it has looked who holds the key.
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            if commits { tx.commit().await.unwrap() } else { tx.rollback().await.unwrap() }
+        };
+        let (second, ()) = tokio::join!(shop.deliver(waits(Duration::from_secs(60))), end);
+        assert_eq!(second.unwrap() == first, commits);
+    }
+    assert_eq!(shop.effects("shipped").await, 2);
+}
+
+#[tokio::test]
+async fn in_sqlite_the_begin_of_another_transaction_waits() {
+    let shop = Shop::sqlite().await;
+    let mut tx = shop.pool.begin_with("BEGIN IMMEDIATE").await.unwrap();
+    shop.once("a").run_in(&mut tx, async |tx| shop.ship(tx).await).await.unwrap();
+    // Without IMMEDIATE the call waits, as long as the connection does.
+    let refused =
+        shop.deliver(shop.once("a").in_flight(WhenInFlight::Wait(Duration::from_secs(60)))).await.unwrap_err();
+    assert!(refused.reason().is_retryable(), "{refused:?}");
+    let second = async {
+        let mut tx = shop.pool.begin_with("BEGIN IMMEDIATE").await.unwrap();
+        shop.once("a").run_in(&mut tx, async |tx| shop.ship(tx).await).await
+    };
+    let (second, first) = tokio::join!(second, tx.commit());
+    first.unwrap();
+    assert_eq!(second.unwrap(), "run 1");
+}
+
+#[tokio::test]
+async fn many_deliveries_at_once_run_once() {
+    let shop = Shop::postgres().await;
+    let pool = PgPoolOptions::new().max_connections(16).connect(&shop.keeper.url()).await.unwrap();
+    let idempotency = Idempotency::new(PostgresStore::from_pool(pool.clone()));
+    for round in 0..5 {
+        let all = (0..16).map(|_| {
+            let (pool, idempotency) = (pool.clone(), idempotency.clone());
+            // The future is `Send`, whatever the function borrows.
+            tokio::spawn(async move {
+                let what = "shipped".to_owned();
+                let mut tx = pool.begin().await.unwrap();
+                let once =
+                    idempotency.once("ship", round.to_string()).in_flight(WhenInFlight::Wait(Duration::from_secs(60)));
+                let number = once
+                    .run_in(&mut tx, async |tx| {
+                        let insert = "INSERT INTO effects VALUES ($1) RETURNING ctid::text";
+                        let row: String = sqlx::query_scalar(insert).bind(&what).fetch_one(&mut *tx).await.unwrap();
+                        Ok::<_, Failure>(row)
+                    })
+                    .await
+                    .unwrap();
+                tx.commit().await.unwrap();
+                number
+            })
+        });
+        let all: Vec<_> = futures_util::future::join_all(all).await.into_iter().map(Result::unwrap).collect();
+        assert!(all.iter().all(|value| *value == all[0]), "{all:?}");
+        assert_eq!(shop.effects("shipped").await, round + 1);
+    }
+}
+
+#[tokio::test]
+async fn a_success_over_an_aborted_transaction_is_undone() {
+    let shop = Shop::postgres().await;
+    let mut tx = shop.begin().await;
+    Shop::<Postgres, Server>::run(&mut tx, "INSERT INTO effects VALUES ('before')").await;
+    let failing = async |tx: &mut PgConnection| {
+        let value = shop.ship(tx).await;
+        sqlx::raw_sql("SELECT * FROM nothing").execute(&mut *tx).await.unwrap_err();
+        value
+    };
+    let failed = shop.once("a").run_in(&mut tx, failing).await.unwrap_err();
+    assert!(failed.reason().is_retryable() && failed.chain().contains("return the error"), "{}", failed.chain());
+    tx.commit().await.unwrap();
+    assert_eq!((shop.effects("before").await, shop.effects("shipped").await, shop.records().await), (1, 0, 0));
+}
+
+#[tokio::test]
+async fn a_key_that_was_committed_after_the_snapshot_is_an_error_that_a_retry_resolves() {
+    let shop = Shop::postgres().await;
+    let mut tx = shop.begin().await;
+    Shop::<Postgres, Server>::run(&mut tx, "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ").await;
+    assert_eq!(Shop::<Postgres, Server>::count(&mut tx, "SELECT count(*) FROM effects").await, 0);
+    assert_eq!(shop.deliver(shop.once("a")).await.unwrap(), "run 1");
+    let failed = shop.once("a").run_in(&mut tx, async |tx| shop.ship(tx).await).await.unwrap_err();
+    assert!(failed.reason().is_retryable(), "{failed:?}");
+    drop(tx);
+    assert_eq!(shop.deliver(shop.once("a")).await.unwrap(), "run 1");
+}
+
+/// Asserts that the engine is refused, says what to mount, and leaves the transaction as it was.
+async fn refuses<D: Dialect, K>(shop: &Shop<D, K>, idempotency: &Idempotency, name: &str)
+where
+    Shop<D, K>: Sql<D>,
+{
+    let mut tx = shop.begin().await;
+    let refused = idempotency.once("ship", "a").run_in(&mut tx, async |tx| shop.ship(tx).await).await.unwrap_err();
+    assert!(refused.reason().is_retryable() && refused.chain().contains(name), "{}", refused.chain());
+    Shop::<D, K>::run(&mut tx, "INSERT INTO effects VALUES ('after')").await;
+    tx.commit().await.unwrap();
+    assert_eq!((shop.runs.get(), shop.records().await), (0, 0));
+}
+
+#[tokio::test]
+async fn a_store_in_another_database_is_an_error_that_says_what_to_mount() {
+    let (postgres, sqlite) = (Shop::postgres().await, Shop::sqlite().await);
+    refuses(&postgres, &Idempotency::in_memory(), "a `PostgresStore` over the same database").await;
+    refuses(&postgres, &sqlite.idempotency, "a `PostgresStore` over the same database").await;
+    refuses(&sqlite, &postgres.idempotency, "a `SqliteStore` over the same database").await;
+
+    // With a table of its own, and in the transaction's database without one.
+    let another = Shop::postgres().await;
+    refuses(&postgres, &another.idempotency, "a `PostgresStore` over the same database").await;
+    postgres.keeper.sql("CREATE DATABASE other");
+    let url = postgres.keeper.url().replace("/postgres?", "/other?");
+    let other = PgPool::connect(&url).await.unwrap();
+    PostgresStore::from_pool(other.clone()).migrate().await.unwrap();
+    let other = Idempotency::new(PostgresStore::from_pool(other));
+    refuses(&postgres, &other, "a `PostgresStore` over the same database").await;
+
+    let pool = file(&sqlite.keeper, "other.db").await;
+    let store = SqliteStore::from_pool(pool);
+    refuses(&sqlite, &Idempotency::new(store), "a `SqliteStore` over the same database").await;
+    assert_eq!(sqlite.deliver(sqlite.once("a")).await.unwrap(), "run 1");
+    assert_eq!(postgres.deliver(postgres.once("a")).await.unwrap(), "run 1");
+}
+
+#[tokio::test]
+async fn a_server_that_was_restarted_is_the_same_database() {
+    let mut shop = Shop::postgres().await;
+    assert_eq!(shop.deliver(shop.once("a")).await.unwrap(), "run 1");
+    shop.keeper.restart().await;
+    assert_eq!(shop.deliver(shop.once("a")).await.unwrap(), "run 1");
+    assert_eq!(shop.deliver(shop.once("b")).await.unwrap(), "run 2");
+}
