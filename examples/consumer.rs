@@ -5,19 +5,22 @@
 //! ```
 //!
 //! The queue is a table of SQLite, in a temporary file. Two consumers take messages from it. Some messages are there twice, some
-//! acknowledgements are lost, and one message repeats an id with other contents. Each order is shipped once.
+//! acknowledgements are lost, and one message repeats an id with other contents. Each order is shipped exactly once: its id, its
+//! parcel and the recorded value are one commit.
 
 use std::error::Error;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use idem_axum::{Idempotency, RefusalReason, idempotent};
-use idem_sqlx::SqliteStore;
+use idem_axum::{Idempotency, RefusalReason};
+use idem_sqlx::{OnceExt, SqliteStore};
 use serde::{Deserialize, Serialize};
 use sqlx::SqlitePool;
-use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode};
+use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqliteJournalMode};
 
 /// After how long a message that was not acknowledged is delivered again.
 const REDELIVERY: Duration = Duration::from_millis(100);
+/// How long the value of an order is kept: for longer than the queue keeps delivering its message.
+const WEEK: Duration = Duration::from_secs(7 * 86_400);
 
 #[derive(Clone)]
 struct App {
@@ -54,12 +57,20 @@ impl From<RefusalReason> for ShipError {
     }
 }
 
-/// Ships an order. Keep a value for longer than the queue keeps delivering its message.
-#[idempotent(engine = app.idempotency, scope = "ship", key = order.id, fingerprint = order, ttl = "7d")]
-async fn ship(app: App, order: Order) -> Result<Parcel, ShipError> {
+/// Ships an order.
+async fn ship(tx: &mut SqliteConnection, order: &Order) -> Result<Parcel, ShipError> {
     let insert = sqlx::query_scalar("INSERT INTO parcels (order_id, item) VALUES ($1, $2) RETURNING number");
-    let number = insert.bind(order.id).bind(&order.item).fetch_one(&app.pool).await?;
+    let number = insert.bind(order.id).bind(&order.item).fetch_one(tx).await?;
     Ok(Parcel { number })
+}
+
+/// Ships an order once, however often its message is delivered.
+async fn ship_once(app: &App, order: &Order) -> Result<Parcel, ShipError> {
+    let mut tx = app.pool.begin_with("BEGIN IMMEDIATE").await?;
+    let once = app.idempotency.once("ship", order.id.to_string()).ttl(WEEK).fingerprint(order);
+    let parcel = once.run_in(&mut tx, async |tx| ship(tx, order).await).await?;
+    tx.commit().await?;
+    Ok(parcel)
 }
 
 /// A message, as the queue delivers it.
@@ -75,8 +86,8 @@ async fn consume(app: App, name: &str) -> Result<(), sqlx::Error> {
     while let Some(message) = next(&app.pool).await? {
         let order = Order { id: message.order_id, item: message.item.clone() };
         let what = format!("{name}: message {}, order {} of {}", message.id, order.id, order.item);
-        match ship(app.clone(), order).await {
-            // The process dies between the effect and the acknowledgement, say.
+        match ship_once(&app, &order).await {
+            // The process dies between the commit and the acknowledgement, say.
             Ok(parcel) if message.id % 3 == 0 && message.deliveries == 1 => {
                 println!("{what}: parcel {}, and the acknowledgement is lost", parcel.number);
             }
@@ -147,7 +158,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         .busy_timeout(Duration::from_secs(10));
     let pool = SqlitePool::connect_with(options).await?;
     sqlx::raw_sql(TABLES).execute(&pool).await?;
-    let store = SqliteStore::open(folder.join("idempotency.db")).await?;
+    let store = SqliteStore::from_pool(pool.clone());
     store.migrate().await?;
     let app = App { idempotency: Idempotency::new(store), pool };
 

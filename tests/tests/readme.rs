@@ -168,11 +168,12 @@ fn a_new_user_gets_what_the_readme_shows() {
 }
 
 /// The pages of the guide with code.
-const PAGES: [(&str, &str); 14] = [
+const PAGES: [(&str, &str); 15] = [
     ("apis", include_str!("../../idem-axum/src/guide/apis.md")),
     ("axum", include_str!("../../idem-axum/src/guide/axum.md")),
     ("clients", include_str!("../../idem-axum/src/guide/clients.md")),
     ("crashes", include_str!("../../idem-axum/src/guide/crashes.md")),
+    ("exactly_once", include_str!("../../idem-axum/src/guide/exactly_once.md")),
     ("fingerprints", include_str!("../../idem-axum/src/guide/fingerprints.md")),
     ("jobs", include_str!("../../idem-axum/src/guide/jobs.md")),
     ("layers", include_str!("../../idem-axum/src/guide/layers.md")),
@@ -192,6 +193,7 @@ axum-extra = { version = "0.12", features = ["typed-header", "typed-routing"] }
 http-body-util = "0.1"
 serde = { version = "1", features = ["derive"] }
 serde_json = "1"
+sqlx = { version = "0.9", default-features = false, features = ["postgres", "runtime-tokio"] }
 tokio = { version = "1", features = ["full"] }
 tower = { version = "0.5", features = ["util"] }
 tower-http = { version = "0.6", features = ["catch-panic", "compression-gzip", "limit", "timeout"] }
@@ -222,7 +224,11 @@ const ENDED_WELL: &str = "fn ended_well(ended: impl std::process::Termination) {
 fn a_reader_runs_the_code_of_the_guide_in_a_new_crate() {
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("reader");
     fs::create_dir_all(folder.join("src")).unwrap();
-    let idem = format!("idem-axum = {{ path = {:?}, features = [\"cached\"] }}", root().join("idem-axum"));
+    let idem = format!(
+        "idem-axum = {{ path = {:?}, features = [\"cached\"] }}\nidem-sqlx = {{ path = {:?}, features = [\"axum\", \"postgres\"] }}",
+        root().join("idem-axum"),
+        root().join("idem-sqlx"),
+    );
     write(&folder.join("Cargo.toml"), &package("reader", &format!("[dependencies]\n{idem}{OF_THE_READER}")));
     let (mut modules, mut calls) = (String::new(), String::new());
     for (page, text) in PAGES {
