@@ -10,6 +10,7 @@
 //! which takes longer over a completion than the engine makes a client wait ([`Protocol::lost_owner_answers`]).
 
 mod check;
+pub mod transaction;
 
 pub use check::property;
 
