@@ -154,6 +154,9 @@ pub(crate) struct Statements {
     /// `key, fingerprint`: the session whose transaction holds the key, and whether it does so with this fingerprint. For databases
     /// in which a transaction that holds a key does not stop others.
     pub(crate) holder: Option<Arc<str>>,
+    /// `session`: for how many milliseconds the transaction of a session has waited for its next statement. No row if it runs one, or
+    /// is in no transaction. For databases in which a session can be asked for.
+    pub(crate) idle: Option<Arc<str>>,
     /// `key, owner, fingerprint, lease, retention, info`: a claim, or the row that prevents it, or nothing if it has changed
     /// meanwhile.
     pub(crate) begin: Arc<str>,

@@ -4,8 +4,8 @@
 use std::future::Future;
 use std::sync::Arc;
 
-use super::begin::{Blocked, Next, Pending, STORE_TIMEOUT, Start, within};
-use super::complete::ClaimEnd;
+use super::begin::{Blocked, Next, Pending, STORE_TIMEOUT, within};
+use super::complete::{ClaimCompletion, ClaimEnd};
 use super::decide::Decision;
 use super::execute::Execution;
 use super::wait::Waiter;
@@ -163,9 +163,17 @@ impl Core {
             let info = ExecutionInfo::start(attempt, self.clock.now());
             let options = BeginOptions::new(self.lease, attempt.rules.ttl).with_info(info.clone());
             let begun = self.begin_with(attempt, options.in_transaction(slot.clone())).await;
-            let execution = match self.next(attempt, &info, self.decide(attempt, begun)) {
-                Next::Start(Start::Protected(execution)) => execution,
-                Next::Start(Start::Unprotected(_)) | Next::Pending(Pending::Asked(_)) => {
+            let decision = self.decide(attempt, begun);
+            if let Decision::Run(claim) = decision {
+                let Some(permit) = self.permit() else {
+                    // Before the refusal is sent, so that a retry does not find the key in flight.
+                    ClaimCompletion::release(attempt.key, claim).finish_logged().await;
+                    return Err(Blocked::Refuse(RefusalReason::TooManyExecutions));
+                };
+                return self.opened(Execution::new(self, attempt, &info, claim, permit), slot).await;
+            }
+            let execution = match self.next(attempt, &info, decision) {
+                Next::Start(_) | Next::Pending(Pending::Asked(_)) => {
                     return Err(unavailable(StoreError::unavailable("the store reported nothing")));
                 }
                 Next::Blocked(blocked) => return Err(blocked),
@@ -182,16 +190,22 @@ impl Core {
                     }
                 }
             };
-            if slot.was_opened() {
-                return Ok(execution);
-            }
-            slot.set_fault(
-                "the store of its engine cannot open the transaction; mount an engine over a store that was made with `from_pool`, of \
-                 the pool of the same database",
-            );
-            // Nothing has happened. Failures are logged.
-            let _ = execution.end(Outcome::Release).await;
-            return Err(unavailable(StoreError::unavailable("the store opens no such transactions")));
+            return self.opened(execution, slot).await;
         }
+    }
+
+    /// Returns an execution whose transaction is in the slot. Otherwise the handler does not run.
+    async fn opened(&self, execution: Execution, slot: &TransactionSlot) -> Result<Execution, Blocked> {
+        if slot.was_opened() {
+            return Ok(execution);
+        }
+        slot.set_fault(
+            "the store of its engine cannot open the transaction; mount an engine over a store that was made with `from_pool`, of \
+             the pool of the same database",
+        );
+        // Nothing has happened. Failures are logged.
+        let _ = execution.end(Outcome::Release).await;
+        let error = StoreError::unavailable("the store opens no such transactions");
+        Err(Blocked::Refuse(RefusalReason::StoreUnavailable(error)))
     }
 }

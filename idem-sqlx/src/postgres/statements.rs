@@ -47,6 +47,8 @@ pub(super) fn statements(table: &str, channel: &str) -> Statements {
              SELECT holder.pid::bigint, EXISTS ( \
                  SELECT FROM locks WHERE locks.pid = holder.pid AND locks.id = wanted.of_fingerprint \
              ) FROM locks AS holder, wanted WHERE holder.id = wanted.of_key AND holder.mode = 'ExclusiveLock'")),
+        idle: Some(sql("SELECT (extract(epoch FROM {now} - state_change) * 1000)::bigint FROM pg_stat_activity \
+             WHERE pid = $1::bigint AND state LIKE 'idle in transaction%'")),
         // `held` reads an existing row without a lock and without a write, and leaves out a record of another fingerprint, which may be
         // long. If there is none, `begun` is the one step that
         // decides. Neither gives a row if another statement has just won, whose row this one does not see, or if a transaction

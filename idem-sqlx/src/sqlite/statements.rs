@@ -17,6 +17,7 @@ pub(super) fn statements(table: &str) -> Statements {
              WHERE key = ?1 AND expires_at > {now} AND NOT (owner = ?2 AND record IS NULL)"),
         looks_first: true,
         holder: None,
+        idle: None,
         // One statement takes the lock to write at once. Reading first and writing then, in one transaction, would be
         // refused (SQLITE_BUSY) if another process has written in between, and no timeout helps against that.
         begin: sql("INSERT INTO {t} (key, owner, fingerprint, lease_until, expires_at, info) \

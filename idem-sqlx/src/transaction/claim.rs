@@ -1,5 +1,6 @@
 //! A claim that is a transaction.
 
+use std::future::Future;
 use std::time::Duration;
 
 use idem_runtime::remote::{OwnerToken, jitter};
@@ -7,7 +8,10 @@ use idem_runtime::transaction::TransactionSlot;
 use idem_runtime::{ExecutionInfo, Fingerprint, Record, StorageKey, StoreError};
 use tokio::runtime::Handle;
 use tokio::sync::OwnedSemaphorePermit;
+use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep};
+use tracing::Instrument;
+use tracing::instrument::WithSubscriber;
 
 use super::{Beginner, Entered, NO_LEASE, OpenTransaction, fill, hex};
 use crate::claim::retention;
@@ -21,7 +25,7 @@ use crate::store::SqlStore;
 const DOUBT_TIMEOUT: Duration = Duration::from_secs(5);
 /// The pause before the next look.
 const DOUBT_PAUSE: Duration = Duration::from_millis(20);
-/// A transaction that is open for longer is worth a warning: it holds locks and a connection.
+/// A transaction that waits longer for its handler is worth a warning: it holds locks and a connection.
 const LONG: Duration = Duration::from_secs(1);
 
 /// A claim that is the transaction in a slot.
@@ -37,7 +41,8 @@ pub(crate) struct TransactionClaim<D: Dialect> {
     session: i64,
     /// No other code knows the name: if it is gone, other code has ended the transaction.
     savepoint: String,
-    begun: Instant,
+    /// Warns of a handler that keeps its transaction waiting.
+    watch: Option<AbortHandle>,
     /// The transaction until it is in the slot.
     open: Option<OpenTransaction<D>>,
     /// The owner that disappeared, until its claim is taken over.
@@ -64,7 +69,7 @@ impl<D: Dialect> TransactionClaim<D> {
             ttl: beginner.options.ttl,
             session,
             savepoint: format!("idem_{}", hex(beginner.owner.as_bytes())),
-            begun: Instant::now(),
+            watch: None,
             open: Some(open),
             previous_owner: None,
             _entered: entered,
@@ -85,8 +90,28 @@ impl<D: Dialect> TransactionClaim<D> {
         if let Some(mut open) = self.open.take() {
             open.savepoint(&self.savepoint).await?;
             self.slot.put(open);
+            self.watch = Some(tokio::spawn(self.watch()).abort_handle());
         }
         Ok(())
+    }
+
+    /// Warns of a handler that keeps its transaction waiting for long.
+    fn watch(&self) -> impl Future<Output = ()> + Send + 'static {
+        let (store, session) = (self.store.clone(), self.session);
+        let endpoint = self.info.as_ref().map(|info| info.endpoint().to_owned());
+        async move {
+            let mut idle = Duration::ZERO;
+            while idle < LONG {
+                sleep(LONG.saturating_sub(idle)).await;
+                idle = store.idle(session).await.unwrap_or_default();
+            }
+            tracing::warn!(
+                endpoint,
+                "a handler has kept its `Tx` waiting for more than a second; calls to other services belong before or after it"
+            );
+        }
+        .in_current_span()
+        .with_current_subscriber()
     }
 
     /// Takes over the claim of an owner that disappeared, within the transaction.
@@ -246,14 +271,8 @@ impl<D: Dialect> TransactionClaim<D> {
 
 impl<D: Dialect> Drop for TransactionClaim<D> {
     fn drop(&mut self) {
-        if self.begun.elapsed() > LONG {
-            let endpoint = self.info.as_ref().map(ExecutionInfo::endpoint);
-            let milliseconds = u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX);
-            tracing::warn!(
-                endpoint,
-                milliseconds,
-                "a handler kept its `Tx` open for long; calls to other services belong before or after it"
-            );
+        if let Some(watch) = self.watch.take() {
+            watch.abort();
         }
         // A key that was not taken over is the usual end of a retry whose outcome is unknown.
         if let Some(open) = self.open.take()

@@ -242,6 +242,15 @@ impl<D: Dialect> SqlStore<D> {
         }
     }
 
+    /// Returns for how long the transaction of a session has waited for its next statement. `None` if it runs one. A database that
+    /// cannot be asked has one writer, whom every open transaction keeps waiting.
+    async fn idle(&self, session: i64) -> Option<Duration> {
+        let Some(idle) = &self.executor().statements.idle else { return Some(Duration::MAX) };
+        let result = self.executor().read(Step::Wait, idle, &[Value::Number(session)]).await.ok()?;
+        let milliseconds = rows::number::<D>(result.rows.first()?).ok()?;
+        Some(Duration::from_millis(u64::try_from(milliseconds).ok()?))
+    }
+
     /// Leaves a claim whose outcome is unknown to retries, after other code has ended the transaction of its handler.
     async fn leave_unknown(&self, key: &StorageKey, owner: &OwnerToken, fingerprint: &Fingerprint, ttl: Duration) {
         let executor = self.executor();

@@ -9,3 +9,4 @@ mod endings;
 mod misuse;
 mod mounting;
 mod shop;
+mod warnings;

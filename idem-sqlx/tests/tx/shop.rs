@@ -93,6 +93,7 @@ macro_rules! endpoints {
                         "write" => write(tx).await,
                         "failing" => drop(sqlx::raw_sql("SELECT * FROM nothing").execute(&mut **tx).await.unwrap_err()),
                         "slow" => drop(sqlx::raw_sql("SELECT pg_sleep(30)").execute(&mut **tx).await),
+                        "busy" => drop(sqlx::raw_sql("SELECT pg_sleep(2)").execute(&mut **tx).await.unwrap()),
                         "pool" => drop(sqlx::raw_sql("SELECT 1").execute(&app.pool).await.unwrap()),
                         "large" => return (StatusCode::CREATED, "x".repeat(2 << 20)).into_response(),
                         "unrecorded" => return (Unrecorded, text).into_response(),

@@ -1,0 +1,88 @@
+//! The warning of a handler that keeps its transaction waiting.
+
+use std::fmt;
+use std::time::Duration;
+
+use sqlx::Database;
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::time::timeout;
+use tracing::field::{Field, Visit};
+use tracing::span::{Attributes, Id, Record};
+use tracing::{Event, Level, Metadata, Subscriber, subscriber};
+
+use crate::shop::{Effects, Shop};
+
+/// Sends the text of each warning.
+struct Warnings(UnboundedSender<String>);
+
+impl Subscriber for Warnings {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        *metadata.level() == Level::WARN && metadata.target().starts_with("idem_sqlx")
+    }
+
+    fn new_span(&self, _: &Attributes<'_>) -> Id {
+        Id::from_u64(1)
+    }
+
+    fn record(&self, _: &Id, _: &Record<'_>) {}
+
+    fn record_follows_from(&self, _: &Id, _: &Id) {}
+
+    fn event(&self, event: &Event<'_>) {
+        let mut text = Text(String::new());
+        event.record(&mut text);
+        // The test may have ended.
+        let _ = self.0.send(text.0);
+    }
+
+    fn enter(&self, _: &Id) {}
+
+    fn exit(&self, _: &Id) {}
+}
+
+struct Text(String);
+
+impl Visit for Text {
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        self.0.push_str(&format!("{field}={value:?} "));
+    }
+}
+
+/// The warnings of this thread from now on.
+fn warnings() -> (UnboundedReceiver<String>, subscriber::DefaultGuard) {
+    let (sender, receiver) = unbounded_channel();
+    (receiver, subscriber::set_default(Warnings(sender)))
+}
+
+async fn is_named_while_it_waits<D: Database, K>(shop: Shop<D, K>)
+where
+    Shop<D, K>: Effects,
+{
+    let (mut warnings, _guard) = warnings();
+    let first = shop.start("/act/wait-201", "a");
+    shop.app.written().await;
+    let warning = timeout(Duration::from_secs(60), warnings.recv()).await.expect("a warning").unwrap();
+    assert!(warning.contains("`Tx` waiting") && warning.contains("/act/{what}"), "{warning}");
+    shop.app.go_on.add_permits(1);
+    assert_eq!(first.await.unwrap().status, 201);
+    assert!(warnings.try_recv().is_err(), "one warning");
+}
+
+#[tokio::test]
+async fn a_handler_that_keeps_its_transaction_waiting_is_named_over_postgres() {
+    is_named_while_it_waits(Shop::postgres(4).await).await;
+}
+
+#[tokio::test]
+async fn a_handler_that_keeps_its_transaction_waiting_is_named_over_sqlite() {
+    is_named_while_it_waits(Shop::sqlite(4).await).await;
+}
+
+/// The database works, and nothing waits for the handler.
+#[tokio::test]
+async fn a_statement_that_takes_long_is_no_reason_for_a_warning() {
+    let shop = Shop::postgres(4).await;
+    let (mut warnings, _guard) = warnings();
+    assert_eq!(shop.send("/act/busy-201", "a").await.status, 201);
+    assert_eq!(warnings.try_recv().ok(), None);
+}
