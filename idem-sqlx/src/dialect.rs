@@ -169,7 +169,9 @@ pub(crate) struct Statements {
     pub(crate) take_over: Arc<str>,
     /// `key, owner, record, ttl`: a row if done, which says whether other processes want to be notified.
     pub(crate) complete: Arc<str>,
-    /// `key, owner`: the same.
+    /// As `complete`, and quicker, in the transaction that has made the claim: its row is seen, and awaited, by no one else.
+    pub(crate) complete_in_transaction: Arc<str>,
+    /// `key, owner`: a row if done, which says the same.
     pub(crate) release: Arc<str>,
     /// `key`: the same, if something was removed.
     pub(crate) forget: Arc<str>,

@@ -146,7 +146,8 @@ impl sealed::Dialect for Postgres {
     }
 
     fn literal(bytes: &[u8]) -> String {
-        format!("decode('{}', 'hex')", hex(bytes))
+        // As an escape string, which does not depend on `standard_conforming_strings`.
+        format!("E'\\\\x{}'::bytea", hex(bytes))
     }
 
     fn limit(timeout: Duration) -> String {

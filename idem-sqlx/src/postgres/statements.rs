@@ -94,6 +94,9 @@ pub(super) fn statements(table: &str, channel: &str) -> Statements {
         complete: sql("UPDATE {t} SET record = coalesce(record, $3), expires_at = CASE WHEN record IS NULL \
                  THEN {now} + $4 * interval '1 microsecond' ELSE expires_at END \
              WHERE key = $1 AND owner = $2 RETURNING awaited"),
+        complete_in_transaction: sql("UPDATE {t} SET record = $3, \
+                 expires_at = {now} + $4::bigint * interval '1 microsecond' \
+             WHERE key = $1 AND owner = $2 AND record IS NULL RETURNING 1"),
         release: sql("DELETE FROM {t} WHERE key = $1 AND owner = $2 AND record IS NULL RETURNING awaited"),
         forget: sql(
             "DELETE FROM {t} WHERE key = $1 AND (record IS NOT NULL OR lease_until <= {now}) RETURNING awaited",

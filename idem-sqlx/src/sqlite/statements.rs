@@ -11,6 +11,10 @@ const NOW: &str = "CAST(round(unixepoch('subsec') * 1000) AS INTEGER)";
 pub(super) fn statements(table: &str) -> Statements {
     let sql = |text: &str| -> Arc<str> { text.replace("{t}", table).replace("{now}", NOW).into() };
     let poll = sql("SELECT lease_until - {now} FROM {t} WHERE key = ?1 AND record IS NULL AND lease_until > {now}");
+    // Repeated by the same owner it changes nothing, the expiry included.
+    let complete = sql("UPDATE {t} SET record = coalesce(record, ?3), \
+             expires_at = CASE WHEN record IS NULL THEN {now} + ?4 ELSE expires_at END \
+         WHERE key = ?1 AND owner = ?2 RETURNING 0");
     Statements {
         // Reading needs no lock, so a retry gets its replay while others write.
         look: sql("SELECT owner, fingerprint, record, lease_until <= {now} FROM {t} \
@@ -35,10 +39,8 @@ pub(super) fn statements(table: &str) -> Statements {
              WHERE key = ?1 AND record IS NULL AND fingerprint = ?6 \
                  AND (owner = ?2 OR (owner = ?5 AND lease_until <= {now})) RETURNING 1",
         ),
-        // Repeated by the same owner it changes nothing, the expiry included.
-        complete: sql("UPDATE {t} SET record = coalesce(record, ?3), \
-                 expires_at = CASE WHEN record IS NULL THEN {now} + ?4 ELSE expires_at END \
-             WHERE key = ?1 AND owner = ?2 RETURNING 0"),
+        complete_in_transaction: Arc::clone(&complete),
+        complete,
         release: sql("DELETE FROM {t} WHERE key = ?1 AND owner = ?2 AND record IS NULL RETURNING 0"),
         forget: sql("DELETE FROM {t} WHERE key = ?1 AND (record IS NOT NULL OR lease_until <= {now}) RETURNING 0"),
         notify: None,

@@ -122,6 +122,8 @@ impl<'t, D: Dialect> InCallersTransaction<'t, D> {
             key = %claim.key,
             "a function ended the transaction that `run_in` gave it; leave COMMIT and ROLLBACK to the caller of `run_in`"
         );
+        // The caller will end a transaction. Without one, sqlx would return the connection to its pool in a wrong state.
+        let _ = self.run("BEGIN".to_owned()).await;
         if let Some(store) = &self.store {
             store.leave_unknown(&claim.key, &claim.owner, &claim.fingerprint, claim.ttl).await;
         }
@@ -212,7 +214,7 @@ impl<D: Dialect> CallerTransaction for InCallersTransaction<'_, D> {
             Value::Bytes(&bytes),
             Value::Number(D::ticks(ttl.min(MAX_TIME))),
         ];
-        let complete = fill::<D>(&store.executor().statements.complete, &values);
+        let complete = fill::<D>(&store.executor().statements.complete_in_transaction, &values);
         let savepoint = &claim.savepoint;
         // If the inner savepoint is gone, nothing is recorded; if the record has no room, the outer one undoes everything.
         let sql = format!("RELEASE SAVEPOINT {savepoint}_; {complete}; RELEASE SAVEPOINT {savepoint}");

@@ -146,7 +146,7 @@ impl<D: Dialect> TransactionClaim<D> {
             Value::Bytes(&bytes),
             Value::Number(D::ticks(ttl.min(MAX_TIME))),
         ];
-        let end = fill::<D>(&self.store.executor().statements.complete, &values);
+        let end = fill::<D>(&self.store.executor().statements.complete_in_transaction, &values);
         self.commit(end).await
     }
 
