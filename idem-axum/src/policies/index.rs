@@ -86,6 +86,8 @@ use crate::policy::Policy;
 /// # What the document does not know
 /// - An argument of the type [`IdempotencyKey`](crate::IdempotencyKey) makes the key required, whatever the policy says:
 ///   declare `required` beside it.
+/// - An argument of the type `Tx` of `idem-sqlx` keeps server errors from being recorded if the policy declares no `record`: declare
+///   `record = all - server_error` beside it.
 /// - Under the scope `header`, a request without that header is treated as under `caller`.
 ///
 /// To ask for the policy, listing an endpoint polls its function once, which ends before any argument is extracted. What another
