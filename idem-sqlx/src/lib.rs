@@ -47,7 +47,8 @@
 //!
 //! Without `Tx`, exactly-once execution is not among them: a process that dies between an effect and its record leaves an outcome
 //! that is unknown. Its retries are refused (409) until the TTL has passed. With an argument `Tx` (feature `axum`) and a store made
-//! with `from_pool` the record and what the handler writes are one commit, and the handler takes effect exactly once.
+//! with `from_pool` the record and what the handler writes are one commit, and the handler takes effect exactly once. Without HTTP,
+//! [`run_in`](OnceExt::run_in) does the same in a transaction of the caller.
 //!
 //! # Operating it
 //!

@@ -494,6 +494,16 @@ async fn a_key_that_was_committed_after_the_snapshot_is_an_error_that_a_retry_re
     assert_eq!(shop.deliver(shop.once("a")).await.unwrap(), "run 1");
 }
 
+#[tokio::test]
+async fn a_transaction_that_had_failed_before_is_an_error_that_says_so() {
+    let shop = Shop::postgres().await;
+    let mut tx = shop.begin().await;
+    sqlx::raw_sql("SELECT * FROM nothing").execute(&mut *tx).await.unwrap_err();
+    let failed = shop.once("a").run_in(&mut tx, async |tx| shop.ship(tx).await).await.unwrap_err();
+    assert!(failed.reason().is_retryable() && failed.chain().contains("is aborted"), "{}", failed.chain());
+    assert_eq!(shop.runs.get(), 0);
+}
+
 /// Asserts that the engine is refused, says what to mount, and leaves the transaction as it was.
 async fn refuses<D: Dialect, K>(shop: &Shop<D, K>, idempotency: &Idempotency, name: &str)
 where

@@ -68,9 +68,11 @@ impl<'t, D: Dialect> InCallersTransaction<'t, D> {
         let rows = match self.run(sql).await {
             Ok(rows) => rows,
             Err(error) => {
-                self.roll_back(claim).await?;
-                // Of another database the error would say too little.
-                self.check_database(store).await?;
+                // If that fails, the caller's transaction had failed before, or the connection broke.
+                if self.roll_back(claim).await.is_ok() {
+                    // Of another database the error would say too little.
+                    self.check_database(store).await?;
+                }
                 return Err(self.failed(Step::Begin, error));
             }
         };

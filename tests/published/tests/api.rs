@@ -54,7 +54,10 @@ fn the_public_api_has_types_of_no_other_crates_than_these() {
         ("idem-redis", &["redis", "idem_runtime"]),
         // `once` takes and returns values that serde reads and writes.
         ("idem-runtime", &["bytes", "serde_core"]),
-        ("idem-sqlx", &["axum_core", "http", "idem_runtime", "sqlx_core", "sqlx_postgres", "sqlx_sqlite"]),
+        (
+            "idem-sqlx",
+            &["axum_core", "http", "idem_runtime", "serde_core", "sqlx_core", "sqlx_postgres", "sqlx_sqlite"],
+        ),
     ];
     for (name, allowed) in allowed {
         let api = fs::read_to_string(snapshot(name)).unwrap();
