@@ -12,9 +12,10 @@ use crate::place::Place;
 use crate::ratios::{self, Numbers};
 use crate::report::Results;
 use crate::throughput::{self, TASKS};
+use crate::transactions;
 
 const USAGE: &str = "usage: idem-store-benches [--quick] [--write] [--rounds <number>] [<part>..]
-parts, both of them where none is named: ratios throughput
+parts, all of them if none is named: ratios throughput transactions
   --quick   a round of a few keys, which only shows that everything is measured as it says
   --write   puts the tables into BENCHMARKS.md, and stores.json and stores.svg into benches/
   --rounds  how many rounds; the default is 11";
@@ -53,7 +54,7 @@ impl Options {
                 "--quick" => options.quick = true,
                 "--write" => options.write = true,
                 "--rounds" => options.rounds = arguments.next().ok_or(USAGE)?.parse()?,
-                "ratios" | "throughput" => options.parts.push(argument),
+                "ratios" | "throughput" | "transactions" => options.parts.push(argument),
                 _ => return Err(USAGE.into()),
             }
         }
@@ -91,6 +92,12 @@ impl Options {
             let (tasks, time): (&[usize], _) = if self.quick { (&[1, 4], 5) } else { (&TASKS, 200) };
             let time = Duration::from_millis(time);
             results.throughput = throughput::measure(&runtime, &places, tasks, self.rounds, time)?;
+        }
+        if self.wants("transactions") {
+            let batch = if self.quick { 10 } else { 300 };
+            for place in &places {
+                results.transactions.extend(alone.block_on(transactions::measure(place, self.rounds, batch))?);
+            }
         }
         Ok(results)
     }

@@ -13,3 +13,4 @@ pub mod report;
 pub mod round_trips;
 pub mod subject;
 pub mod throughput;
+pub mod transactions;

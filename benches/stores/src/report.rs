@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use crate::ratios::Ratio;
 use crate::throughput::Throughput;
+use crate::transactions::{self, Beside};
 
 /// Everything that was measured in one run.
 #[derive(Debug, Default, Serialize)]
@@ -22,6 +23,8 @@ pub struct Results {
     pub ratios: Vec<Ratio>,
     /// First executions per second.
     pub throughput: Vec<Throughput>,
+    /// `Tx` beside a bare transaction.
+    pub transactions: Vec<Beside>,
 }
 
 impl Results {
@@ -33,6 +36,9 @@ impl Results {
         }
         if !self.throughput.is_empty() {
             tables.push(("stores-throughput", throughput(&self.throughput)));
+        }
+        if !self.transactions.is_empty() {
+            tables.push(("stores-transactions", transactions::table(&self.transactions, spread)));
         }
         tables
     }

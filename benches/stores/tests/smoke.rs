@@ -17,7 +17,7 @@ fn a_quick_run_has_every_row_and_each_takes_the_round_trips_of_the_bare_commands
     let output = Command::new(env!("CARGO_BIN_EXE_idem-store-benches")).arg("--quick").output().unwrap();
     let said = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success(), "{}{said}", String::from_utf8_lossy(&output.stderr));
-    for table in ["stores-machine", "stores-ratios", "stores-throughput"] {
+    for table in ["stores-machine", "stores-ratios", "stores-throughput", "stores-transactions"] {
         assert!(said.contains(&format!("\n## {table}\n")), "no table {table} in:\n{said}");
     }
     let rows =
@@ -27,6 +27,9 @@ fn a_quick_run_has_every_row_and_each_takes_the_round_trips_of_the_bare_commands
         assert_eq!(rows(&format!("| {store} | replay |"), "| 1 and 1 |"), kinds, "{store} in:\n{said}");
     }
     assert_eq!(rows("| SqliteStore | ", "| no network |"), 2, "{said}");
+    for row in ["bare transaction", "`Tx`", "a store with leases"] {
+        assert_eq!(rows(&format!("| PostgresStore | {row} |"), "|"), 1, "{said}");
+    }
     for store in ["MemoryStore", "RedisStore", "PostgresStore", "SqliteStore"] {
         assert_eq!(rows(&format!("| {store} | **"), "|"), 1, "{store} in:\n{said}");
     }

@@ -1,0 +1,226 @@
+//! `Tx` beside a bare transaction and beside a store with leases: the same handler over HTTP, in rounds in which they take turns.
+
+use std::fmt::Write;
+use std::time::{Duration, Instant};
+
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::routing::post;
+use axum::{Json, Router};
+use idem_axum::{Idempotency, IdempotencyLayer, idempotent};
+use idem_benches::Failure;
+use idem_benches::sample::Series;
+use idem_servers::postgres::Postgres as Server;
+use idem_sqlx::{PostgresStore, Tx};
+use serde::{Deserialize, Serialize};
+use sqlx::postgres::{PgConnection, PgPoolOptions};
+use sqlx::{PgPool, Postgres};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+
+use crate::place::Place;
+use crate::round_trips::RoundTrips;
+
+/// In how many slices the rows take turns within a round.
+const SLICES: u64 = 10;
+/// How many requests the counting of round trips takes.
+const COUNTED: u64 = 16;
+
+const TABLES: &str = "CREATE TABLE accounts (id bigint PRIMARY KEY, balance bigint NOT NULL); \
+     CREATE TABLE transfers (id bigserial PRIMARY KEY, account bigint NOT NULL, amount bigint NOT NULL); \
+     INSERT INTO accounts SELECT number, 0 FROM generate_series(0, 99) AS number";
+
+#[derive(Deserialize)]
+struct NewTransfer {
+    account: i64,
+    amount: i64,
+}
+
+#[derive(Serialize)]
+struct Transfer {
+    id: i64,
+    balance: i64,
+}
+
+/// What each of the handlers does.
+async fn transfer(
+    connection: &mut PgConnection,
+    new: NewTransfer,
+) -> Result<(StatusCode, Json<Transfer>), sqlx::Error> {
+    let credit = "UPDATE accounts SET balance = balance + $2 WHERE id = $1 RETURNING balance";
+    let balance = sqlx::query_scalar(credit).bind(new.account).bind(new.amount).fetch_one(&mut *connection).await?;
+    let insert = "INSERT INTO transfers (account, amount) VALUES ($1, $2) RETURNING id";
+    let id = sqlx::query_scalar(insert).bind(new.account).bind(new.amount).fetch_one(connection).await?;
+    Ok((StatusCode::CREATED, Json(Transfer { id, balance })))
+}
+
+type Transferred = Result<(StatusCode, Json<Transfer>), StatusCode>;
+
+fn failed(error: sqlx::Error) -> StatusCode {
+    eprintln!("a transfer failed: {error}");
+    StatusCode::INTERNAL_SERVER_ERROR
+}
+
+async fn in_own_transaction(pool: &PgPool, new: NewTransfer) -> Result<(StatusCode, Json<Transfer>), sqlx::Error> {
+    let mut transaction = pool.begin().await?;
+    let transferred = transfer(&mut transaction, new).await?;
+    transaction.commit().await?;
+    Ok(transferred)
+}
+
+async fn bare(State(pool): State<PgPool>, Json(new): Json<NewTransfer>) -> Transferred {
+    in_own_transaction(&pool, new).await.map_err(failed)
+}
+
+#[idempotent(required)]
+async fn leased(State(pool): State<PgPool>, Json(new): Json<NewTransfer>) -> Transferred {
+    in_own_transaction(&pool, new).await.map_err(failed)
+}
+
+#[idempotent(required)]
+async fn in_tx(mut tx: Tx<Postgres>, Json(new): Json<NewTransfer>) -> Transferred {
+    transfer(&mut tx, new).await.map_err(failed)
+}
+
+const ROWS: [&str; 3] = ["bare transaction", "`Tx`", "a store with leases"];
+
+/// One row: a service, and a client with a connection that is kept.
+struct Row {
+    client: TcpStream,
+    next: u64,
+    nanos: Series,
+    trips: f64,
+}
+
+/// Three services over the database that is reached at `url`.
+async fn rows(url: &str) -> Result<Vec<Row>, Failure> {
+    let mut rows = Vec::new();
+    for name in ROWS {
+        let pool = PgPoolOptions::new().max_connections(4).connect(url).await?;
+        let router = match name {
+            "bare transaction" => Router::new().route("/", post(bare)),
+            "`Tx`" => {
+                let store = PostgresStore::from_pool(pool.clone());
+                let engine = Idempotency::builder(store).namespace("tx").build();
+                Router::new().route("/", post(in_tx)).layer(IdempotencyLayer::new(engine))
+            }
+            _ => {
+                let store = PostgresStore::connect(url).await?;
+                let engine = Idempotency::builder(store).namespace("leased").build();
+                Router::new().route("/", post(leased)).layer(IdempotencyLayer::new(engine))
+            }
+        };
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
+        let client = TcpStream::connect(listener.local_addr()?).await?;
+        client.set_nodelay(true)?;
+        tokio::spawn(async move { axum::serve(listener, router.with_state(pool)).await });
+        rows.push(Row { client, next: 0, nanos: Series::default(), trips: 0.0 });
+    }
+    Ok(rows)
+}
+
+impl Row {
+    /// Sends so many requests with new keys, one after the other, and returns the time that they took.
+    async fn send(&mut self, requests: u64, run: &str) -> Result<Duration, Failure> {
+        let started = Instant::now();
+        for _ in 0..requests {
+            self.next += 1;
+            let body = format!("{{\"account\":{},\"amount\":5}}", self.next % 100);
+            let request = format!(
+                "POST / HTTP/1.1\r\nhost: bench\r\ncontent-type: application/json\r\nidempotency-key: {run}-{}\r\n\
+                 content-length: {}\r\n\r\n{body}",
+                self.next,
+                body.len()
+            );
+            self.client.write_all(request.as_bytes()).await?;
+            let mut reply = Vec::with_capacity(1024);
+            // The body is JSON, and no header has a brace.
+            while !reply.ends_with(b"}") {
+                if self.client.read_buf(&mut reply).await? == 0 {
+                    return Err("the service closed the connection".into());
+                }
+            }
+            if !reply.starts_with(b"HTTP/1.1 201") || reply.windows(20).any(|part| part == b"idempotent-replayed:") {
+                return Err(format!("a new key got {}", String::from_utf8_lossy(&reply)).into());
+            }
+        }
+        Ok(started.elapsed())
+    }
+}
+
+/// A row beside the bare transaction.
+#[derive(Clone, Debug, Serialize)]
+pub struct Beside {
+    /// Whose numbers these are.
+    pub place: &'static str,
+    /// What has the transaction.
+    pub row: &'static str,
+    /// Nanoseconds per request, one value per round.
+    pub nanos: Series,
+    /// Of those of the bare transaction, round by round.
+    pub ratios: Series,
+    /// Round trips per request.
+    pub trips: f64,
+}
+
+/// Measures one place; nothing if it is no PostgreSQL server.
+///
+/// # Errors
+/// An answer that is not what the row is about.
+pub async fn measure(place: &Place, rounds: usize, batch: u64) -> Result<Vec<Beside>, Failure> {
+    let Place::Postgres(server, _) = place else { return Ok(Vec::new()) };
+    server.sql(TABLES);
+    let trips = count(server).await?;
+    let mut rows = rows(&server.url()).await?;
+    let (turns, slice) = (rows.len(), batch.div_ceil(SLICES));
+    for round in 0..=rounds {
+        let mut took = vec![Duration::ZERO; turns];
+        for turn in 0..turns * usize::try_from(SLICES)? {
+            let at = (round + turn) % turns;
+            took[at] += rows[at].send(slice, "measured").await?;
+        }
+        // The first round warms up.
+        if round > 0 {
+            for (row, took) in rows.iter_mut().zip(took) {
+                row.nanos.0.push(took.as_secs_f64() * 1e9 / (slice * SLICES) as f64);
+            }
+        }
+    }
+    for (row, trips) in rows.iter_mut().zip(trips) {
+        row.trips = trips;
+    }
+    let bare = rows[0].nanos.clone();
+    let beside = |(row, name): (Row, _)| Beside {
+        place: place.name(),
+        row: name,
+        ratios: row.nanos.over(&bare),
+        nanos: row.nanos,
+        trips: row.trips,
+    };
+    Ok(rows.into_iter().zip(ROWS).map(beside).collect())
+}
+
+/// Counts the round trips per request of each row.
+async fn count(server: &Server) -> Result<Vec<f64>, Failure> {
+    let proxy = RoundTrips::to(server.port()).await?;
+    let mut trips = Vec::new();
+    for row in &mut rows(&server.url_through(proxy.port())).await? {
+        // Statements are prepared when they are first used.
+        row.send(4, "counted").await?;
+        let before = proxy.count();
+        row.send(COUNTED, "counted").await?;
+        trips.push((proxy.count() - before) as f64 / COUNTED as f64);
+    }
+    Ok(trips)
+}
+
+/// The table of `BENCHMARKS.md`.
+pub fn table(rows: &[Beside], spread: impl Fn(&Series) -> String) -> String {
+    let mut table =
+        String::from("| server | | a request takes | over the bare transaction | round trips |\n|---|---|---|---|---|");
+    for Beside { place, row, nanos, ratios, trips } in rows {
+        let ratio = format!("**{:.2}** ({:.2}..{:.2})", ratios.median(), ratios.min(), ratios.max());
+        let _ = write!(table, "\n| {place} | {row} | {} | {ratio} | {trips:.1} |", spread(nanos));
+    }
+    table
+}
