@@ -178,17 +178,17 @@ impl ReleaseUnconfirmed for Releaser {
     // All of them share one connection.
     const MAX_CONCURRENT_TRIES: usize = usize::MAX;
 
-    async fn release(&self, claim: &UnconfirmedClaim) -> bool {
+    async fn release(&self, claim: &UnconfirmedClaim) -> Result<bool, StoreError> {
         let Self(client) = self;
         let name = client.name(&claim.key);
         let (script, channel) = (&client.scripts.release, name.channel());
         let arguments = [&claim.value[..], channel.as_bytes()];
-        let sent = client.run(script, &name, &arguments, client.deadline()).await;
-        match sent.and_then(|reply| ScriptReply::read(reply.value)) {
-            Ok(ScriptReply::Absent) | Err(_) => false,
+        let reply = client.run(script, &name, &arguments, client.deadline()).await?;
+        Ok(match ScriptReply::read(reply.value)? {
+            ScriptReply::Absent => false,
             // It may still arrive once this other claim has ended.
-            Ok(ScriptReply::Found(value)) => !value.starts_with(CLAIM),
-            Ok(ScriptReply::Done | ScriptReply::NotExpired) => true,
-        }
+            ScriptReply::Found(value) => !value.starts_with(CLAIM),
+            ScriptReply::Done | ScriptReply::NotExpired => true,
+        })
     }
 }

@@ -21,7 +21,7 @@ use crate::waiting::Waiting;
 /// A clone is cheap and shares the connection. The [crate's front page](crate) says what is guaranteed and what is not.
 ///
 /// A `begin` whose reply is lost, or that is dropped half-way, may leave an unconfirmed claim. It is released in the background,
-/// for as long as its lease could last, and [`Idempotency::drain`](idem_runtime::Idempotency::drain) waits for that. If the
+/// as soon as the server replies, and [`Idempotency::drain`](idem_runtime::Idempotency::drain) waits for that. If the
 /// process exits before, the key is in flight until the lease expires, and then its outcome is unknown for the TTL, although no
 /// handler started.
 ///
@@ -164,7 +164,7 @@ impl Store for RedisStore {
         Ok(self.client.inspect(key).await?)
     }
 
-    /// Waits until each unconfirmed claim is released, or its lease has expired.
+    /// Waits until each unconfirmed claim is released.
     async fn drained(&self) {
         self.background.unconfirmed.drained().await;
     }

@@ -4,9 +4,12 @@
 //! a TTL and step over it. What a cache or a server does with its own timers only gives memory back.
 
 use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use crate::error::discard;
 
 /// A point in time: nanoseconds since the Unix epoch, enough until the year 2554.
 ///
@@ -175,6 +178,39 @@ impl fmt::Debug for ManualClock {
 impl Clock for ManualClock {
     fn now(&self) -> Timestamp {
         Timestamp(self.0.load(Ordering::SeqCst))
+    }
+}
+
+/// A clock of the service. If it panics, the time that it showed last counts.
+pub(crate) struct ContainedClock<C> {
+    clock: C,
+    last: AtomicU64,
+}
+
+impl<C: Clock> ContainedClock<C> {
+    pub(crate) fn new(clock: C) -> Self {
+        Self { clock, last: AtomicU64::new(SystemClock::new().now().as_nanos()) }
+    }
+}
+
+#[deny(clippy::missing_trait_methods)]
+impl<C: Clock> Clock for ContainedClock<C> {
+    fn now(&self) -> Timestamp {
+        match catch_unwind(AssertUnwindSafe(|| self.clock.now())) {
+            Ok(now) => {
+                self.last.store(now.as_nanos(), Ordering::Relaxed);
+                now
+            }
+            Err(panic) => {
+                discard(panic);
+                tracing::error!("the clock panicked; the time that it showed last counts");
+                Timestamp(self.last.load(Ordering::Relaxed))
+            }
+        }
+    }
+
+    fn is_real_time(&self) -> bool {
+        self.clock.is_real_time()
     }
 }
 

@@ -207,10 +207,10 @@ impl<D: Dialect> ReleaseUnconfirmed for Releaser<D> {
     // Requests need not wait for connections until many claims have been tried.
     const MAX_CONCURRENT_TRIES: usize = 1;
 
-    async fn release(&self, (key, owner): &(StorageKey, OwnerToken)) -> bool {
+    async fn release(&self, (key, owner): &(StorageKey, OwnerToken)) -> Result<bool, StoreError> {
         let values = [key_value(key), Value::Bytes(owner.as_bytes())];
-        let result = self.executor.execute(Step::Release, &self.executor.statements.release, &values).await;
+        let result = self.executor.execute(Step::Release, &self.executor.statements.release, &values).await?;
         // Only one try gets a row. If its reply is lost, the next ones find nothing.
-        result.is_ok_and(|result| announce(&self.executor, &self.waiters, key, &result.rows))
+        Ok(announce(&self.executor, &self.waiters, key, &result.rows))
     }
 }

@@ -47,7 +47,7 @@ const MAX_WAIT_PAUSE: Duration = Duration::from_millis(500);
 /// An owner that was only late goes on, unless another request has taken its claim over.
 ///
 /// A `begin` whose reply is lost, or that is dropped half-way, may leave an unconfirmed claim. It is released in the background,
-/// for as long as its lease could last, and [`Idempotency::drain`](idem_runtime::Idempotency::drain) waits for that. If the
+/// as soon as the database replies, and [`Idempotency::drain`](idem_runtime::Idempotency::drain) waits for that. If the
 /// process exits before, the key is in flight until the lease expires, and then its outcome is unknown for the TTL, although no
 /// handler started.
 pub struct SqlStore<D: Dialect> {
@@ -363,7 +363,7 @@ impl<D: Dialect> Store for SqlStore<D> {
         Ok(Some(entry))
     }
 
-    /// Waits until each unconfirmed claim is released, or its lease has expired.
+    /// Waits until each unconfirmed claim is released.
     async fn drained(&self) {
         self.inner.unconfirmed.drained().await;
     }

@@ -29,7 +29,7 @@ use crate::panics;
 /// | [`PolicyChanged`](Self::PolicyChanged) | 409 | `idempotency_policy_changed` | |
 /// | [`OutcomeUnknown`](Self::OutcomeUnknown) | 409 | `idempotency_outcome_unknown` | |
 /// | [`NotReplayable`](Self::NotReplayable) | 409 | `idempotency_not_replayable` | |
-/// | [`StoreUnavailable`](Self::StoreUnavailable) | 503 | `idempotency_store_unavailable` | `Retry-After: 1` |
+/// | [`StoreUnavailable`](Self::StoreUnavailable) | 503 | `idempotency_store_unavailable` | `Retry-After: 1`, unless a record cannot be read |
 /// | [`StoreFull`](Self::StoreFull) | 503 | `idempotency_store_full` | `Retry-After: 5` |
 /// | [`LayerMissing`](Self::LayerMissing) | 500 | `idempotency_layer_missing` | logged as an error |
 /// | [`TooManyExecutions`](Self::TooManyExecutions) | 503 | `idempotency_too_many_executions` | `Retry-After: 1` |
@@ -196,7 +196,10 @@ impl Refusal {
             Self::PolicyChanged { .. } => (codes::POLICY_CHANGED, "Idempotency rules changed", 409, None),
             Self::OutcomeUnknown { .. } => (codes::OUTCOME_UNKNOWN, "Outcome unknown", 409, None),
             Self::NotReplayable { .. } => (codes::NOT_REPLAYABLE, "Response not available again", 409, None),
-            Self::StoreUnavailable { .. } => (codes::STORE_UNAVAILABLE, "Idempotency store unavailable", 503, Some(1)),
+            Self::StoreUnavailable { source, .. } => {
+                let is_retryable = RefusalReason::StoreUnavailable(source.clone()).is_retryable();
+                (codes::STORE_UNAVAILABLE, "Idempotency store unavailable", 503, is_retryable.then_some(1))
+            }
             Self::StoreFull { .. } => (codes::STORE_FULL, "Idempotency store full", 503, Some(5)),
             Self::LayerMissing { .. } => ("idempotency_layer_missing", "Idempotency layer missing", 500, None),
             Self::TooManyExecutions { .. } => {
@@ -355,6 +358,10 @@ impl fmt::Display for Refusal {
             Self::NotReplayable { .. } => f.write_str(
                 "The request with this key was processed, but its response was not recorded. It was not started again. Look \
                  the result up, and do not repeat the operation with a new key.",
+            ),
+            Self::StoreUnavailable { source: StoreError::Unreadable(_), .. } => f.write_str(
+                "What is stored of the request with this key cannot be read. Nothing was done now, and it may have been processed \
+                 before. Look the result up, and do not repeat the operation with a new key.",
             ),
             Self::StoreUnavailable { .. } => f.write_str(
                 "It could not be checked whether this request was processed before. Nothing was done. Retry the identical \

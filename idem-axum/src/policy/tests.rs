@@ -1,5 +1,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
+use idem_runtime::{RefusalReason, StoreError};
+
 use super::*;
 
 /// Returns the message of the panic, which is the compile error of a `const`.
@@ -10,6 +12,28 @@ fn refused(make: impl FnOnce() -> Policy) -> String {
 
 fn tag(policy: Policy) -> PolicyTag {
     policy.declared_at("shop::create").tag
+}
+
+#[test]
+fn a_refusal_asks_for_a_retry_if_its_reason_is_retryable() {
+    let reasons = [
+        RefusalReason::InFlight,
+        RefusalReason::Mismatch,
+        RefusalReason::PolicyChanged,
+        RefusalReason::OutcomeUnknown,
+        RefusalReason::NotReplayable,
+        RefusalReason::StoreUnavailable(StoreError::unavailable("reset")),
+        RefusalReason::StoreUnavailable(StoreError::unreadable("bad checksum")),
+        RefusalReason::StoreFull,
+        RefusalReason::TooManyExecutions,
+    ];
+    for reason in reasons {
+        let refusal = Refusal::new(reason.clone(), &Policy::DEFAULT);
+        assert_eq!(refusal.retry_after().is_some(), reason.is_retryable(), "{reason:?}");
+        if matches!(reason, RefusalReason::StoreUnavailable(_)) {
+            assert_eq!(refusal.to_string().contains("Retry"), reason.is_retryable(), "{refusal}");
+        }
+    }
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::OwnedSemaphorePermit;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use super::complete::ClaimCompletion;
 use super::decide::{Decision, decide, mismatch};
@@ -97,13 +97,23 @@ impl Core {
         fingerprint: Fingerprint,
         options: BeginOptions,
     ) -> Begun {
-        let _lock = self.expiry_lock(&key).lock().await;
+        let mut lock = Arc::clone(self.expiry_lock(&key)).lock_owned().await;
         for _ in 0..MAX_FORGETS {
             let begun = Arc::clone(&self.store).begin(key, fingerprint, options.clone()).await?;
             let Begin::Completed(record) = &begun else { return Ok(begun) };
             match record.read() {
                 Ok(read) if read.expires_at <= self.clock.now() => {
-                    Arc::clone(&self.store).forget(key).await?;
+                    let mut forgetting = Arc::clone(&self.store).forget(key);
+                    if let Some(forgotten) = poll_once(&mut forgetting).await {
+                        forgotten?;
+                        continue;
+                    }
+                    // In a task that has the lock until the store has replied, even if this future is dropped: until then the
+                    // store may forget what it finds.
+                    let forgetting = Self::spawn_untracked(async move { forgetting.await.map(|_| lock) });
+                    let forgotten = forgetting.await;
+                    lock =
+                        forgotten.unwrap_or_else(|_| Err(StoreError::unavailable("the async runtime shuts down")))?;
                 }
                 // Not expired, or not readable, which `decide` refuses.
                 _ => return Ok(begun),
@@ -114,18 +124,23 @@ impl Core {
 
     /// Awaits what the store reports, for [`STORE_TIMEOUT`] at most. A claim that is granted later is released: its client has
     /// been told that nothing was done.
-    pub(super) async fn in_time(self: &Arc<Self>, key: StorageKey, mut begin: BeginFuture) -> Begun {
-        if let Ok(begun) = timeout(STORE_TIMEOUT, &mut begin).await {
-            return begun;
+    pub(super) async fn in_time(self: &Arc<Self>, key: StorageKey, begin: BeginFuture) -> Begun {
+        self.in_this_time(STORE_TIMEOUT, key, begin).await.unwrap_or_else(|| Err(store_timeout(STORE_TIMEOUT)))
+    }
+
+    /// As [`in_time`](Self::in_time), in another time. `None` if it was too short.
+    async fn in_this_time(self: &Arc<Self>, time: Duration, key: StorageKey, mut begin: BeginFuture) -> Option<Begun> {
+        if let Ok(begun) = timeout(time, &mut begin).await {
+            return Some(begun);
         }
-        let lease = self.lease;
+        let (core, lease) = (Arc::clone(self), self.lease);
         drop(self.spawn(async move {
             // After a lease the claim has expired by itself. An abandoned claim is not released: its handler may have run.
             if let Ok(Ok(Begin::Claimed(late))) = timeout(lease, begin).await {
-                ClaimCompletion::release(key, late).finish_logged().await;
+                core.release(key, late);
             }
         }));
-        Err(store_timeout(STORE_TIMEOUT))
+        None
     }
 
     /// Decides what follows from what the store reported, and counts it.
@@ -181,19 +196,30 @@ impl Core {
         }
     }
 
-    /// Takes every step that is left until the handler may start, or is blocked.
+    /// Takes every step that is left until the handler may start, or is blocked. `patience` is how long a request still waits that
+    /// was told of an execution in flight.
     pub(super) fn start(
         self: Arc<Self>,
         attempt: Attempt,
         info: ExecutionInfo,
         mut pending: Pending,
+        patience: Option<Duration>,
     ) -> BoxFuture<Result<Start, Blocked>> {
         Box::pin(async move {
             loop {
+                let asked_at = Instant::now();
                 pending = match pending {
                     Pending::Asked(begin) => {
-                        let begun = self.in_time(attempt.key, begin).await;
+                        let time = patience.map_or(STORE_TIMEOUT, |patience| patience.min(STORE_TIMEOUT));
+                        let begun = match self.in_this_time(time, attempt.key, begin).await {
+                            Some(begun) => begun,
+                            None if patience.is_some() => return Err(Blocked::Refuse(RefusalReason::InFlight)),
+                            None => Err(store_timeout(time)),
+                        };
                         match self.next(&attempt, &info, self.decide(&attempt, begun)) {
+                            Next::Start(Start::Protected(execution)) => {
+                                return Ok(Start::Protected(execution.asked_at(asked_at)));
+                            }
                             Next::Start(start) => return Ok(start),
                             Next::Blocked(blocked) => return Err(blocked),
                             Next::Pending(pending) => pending,
@@ -206,7 +232,8 @@ impl Core {
                         };
                         match within(STORE_TIMEOUT, claim.renew(self.lease)).await {
                             Ok(()) => {
-                                return Ok(Start::Protected(Execution::new(&self, &attempt, &info, claim, permit)));
+                                let execution = Execution::new(&self, &attempt, &info, claim, permit);
+                                return Ok(Start::Protected(execution.asked_at(asked_at)));
                             }
                             // Another request was first, so the store is asked again.
                             Err(StoreError::Lost) => Pending::Asked(self.begin(&attempt, info.clone())),
@@ -219,8 +246,9 @@ impl Core {
     }
 
     /// Releases a claim under which nothing has happened. Nothing waits for it.
-    pub(super) fn release(&self, key: StorageKey, claim: BoxClaim) {
-        let mut release = Box::pin(ClaimCompletion::release(key, claim).finish_logged());
+    pub(super) fn release(self: &Arc<Self>, key: StorageKey, claim: BoxClaim) {
+        let mut release = Box::pin(ClaimCompletion::release(key, claim).finish(Arc::clone(self)));
+        // Failures are logged.
         if poll_now(&mut release).is_none() {
             drop(self.spawn(release));
         }

@@ -1,15 +1,16 @@
 //! Settings of an engine.
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Once};
 use std::time::Duration;
 
 use tokio::sync::{Mutex, Semaphore};
 use tokio_util::task::TaskTracker;
 
 use super::dyn_store::DynStore;
+use super::renew::Ticks;
 use super::{Core, Handle, Idempotency};
-use crate::clock::{Clock, SystemClock};
+use crate::clock::{Clock, ContainedClock, SystemClock};
 use crate::telemetry::counters;
 
 const DEFAULT_LEASE: Duration = Duration::from_secs(30);
@@ -76,9 +77,9 @@ impl IdempotencyBuilder {
         self
     }
 
-    /// The clock by which records expire. Default: [`SystemClock`].
+    /// The clock by which records expire. Default: [`SystemClock`]. If it panics, the time that it showed last counts.
     pub fn clock(mut self, clock: impl Clock) -> Self {
-        self.clock = Some(Arc::new(clock));
+        self.clock = Some(Arc::new(ContainedClock::new(clock)));
         self
     }
 
@@ -98,13 +99,15 @@ impl IdempotencyBuilder {
             store: self.store,
             capabilities,
             clock,
-            expiry_locks: (0..expiry_locks).map(|_| Mutex::default()).collect(),
+            expiry_locks: (0..expiry_locks).map(|_| Arc::new(Mutex::default())).collect(),
             namespace: self.namespace,
             lease: self.lease,
             max_executions: self.max_executions,
             permits: Arc::new(Semaphore::new(self.max_executions)),
             shadow_permits: Arc::new(Semaphore::new(self.max_executions)),
             tracker: TaskTracker::new(),
+            ticks: Ticks::new(),
+            warned_of_round_trip: Once::new(),
         };
         Idempotency { handle: Arc::new(Handle { core: Arc::new(core) }) }
     }

@@ -1,14 +1,16 @@
 //! The end of a claim: completed or released, with repeated tries if the store fails.
 
 use std::future::ready;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 use super::begin::{STORE_TIMEOUT, within};
 use super::dyn_store::{BoxClaim, StoreFuture};
-use super::poll_now;
+use super::{Core, poll_now};
+use crate::attempt::Rules;
 use crate::clock::Clock;
 use crate::error::StoreError;
 use crate::execution_info::ExecutionInfo;
@@ -16,10 +18,11 @@ use crate::fingerprint::Fingerprint;
 use crate::key::StorageKey;
 use crate::outcome::Outcome;
 use crate::record::Record;
+use crate::remote::jitter;
+use crate::store::{KeyState, StoredEntry};
 use crate::telemetry::counters;
 
-/// How often a completion is tried, and the pause before the second try; it doubles up to [`MAX_PAUSE`].
-const MAX_ATTEMPTS: u32 = 12;
+/// The pause before the second try; it doubles up to [`MAX_PAUSE`].
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const MAX_PAUSE: Duration = Duration::from_secs(10);
 
@@ -76,20 +79,39 @@ pub(super) struct ClaimCompletion {
     asked: StoreFuture<'static, ()>,
     /// `None` if the store cannot be asked again.
     again: Option<(BoxClaim, ClaimEnd)>,
+    /// What is recorded if it succeeds. `None` if nothing is, and if the store loses no replies.
+    record: Option<Record>,
     /// The lease to renew between two tries.
     lease: Option<Duration>,
+    /// How long the store is asked again.
+    limit: Duration,
 }
 
 impl ClaimCompletion {
-    /// Asks the store.
-    pub(super) fn begin(key: StorageKey, claim: BoxClaim, end: ClaimEnd, lease: Option<Duration>) -> Self {
+    /// Asks the store, and prepares to ask again until a claim with this lease and TTL has expired.
+    pub(super) fn begin(
+        key: StorageKey,
+        claim: BoxClaim,
+        end: ClaimEnd,
+        lease: Option<Duration>,
+        ttl: Duration,
+    ) -> Self {
+        let record = match &end {
+            ClaimEnd::Complete(record, _) if lease.is_some() => Some(record.clone()),
+            _ => None,
+        };
         let (asked, again) = end.ask(claim);
-        Self { key, asked, again, lease }
+        Self { key, asked, again, record, lease, limit: lease.unwrap_or_default().saturating_add(ttl) }
     }
 
     /// Releases a claim under which nothing has happened.
     pub(super) fn release(key: StorageKey, claim: BoxClaim) -> Self {
-        Self::begin(key, claim, ClaimEnd::Release, None)
+        Self::begin(key, claim, ClaimEnd::Release, None, Rules::DEFAULT.ttl)
+    }
+
+    /// Asks the store again for this long only.
+    pub(super) fn within(self, limit: Duration) -> Self {
+        Self { limit, ..self }
     }
 
     /// Returns whether the claim has ended already, as it does in memory.
@@ -106,34 +128,48 @@ impl ClaimCompletion {
 
     /// Waits for the claim to end, asks the store again if it fails, and renews the claim between two tries. A claim that is
     /// to be completed is never released here: its handler ran.
-    pub(super) async fn finish(self) -> Result<(), StoreError> {
-        let Self { key, mut asked, mut again, lease } = self;
+    pub(super) async fn finish(self, core: Arc<Core>) -> Result<(), StoreError> {
+        let Self { key, mut asked, mut again, record, lease, limit } = self;
+        let started = Instant::now();
         let mut pause = FIRST_PAUSE;
-        let mut attempts = 1;
+        let mut attempts = 1_u32;
         loop {
             let Err(error) = within(STORE_TIMEOUT, asked).await else { return Ok(()) };
             let cause = error.cause();
-            let may_repeat = attempts < MAX_ATTEMPTS && !matches!(error, StoreError::Lost);
+            let may_repeat = started.elapsed() < limit && !matches!(error, StoreError::Lost);
             let Some((mut claim, end)) = again.filter(|_| may_repeat) else {
+                if let Some(record) = record
+                    && core.is_recorded(key, &record).await
+                {
+                    return Ok(());
+                }
                 tracing::error!(%key, %error, cause, attempts, "could not complete the claim; retries are refused with `outcome unknown` until it expires");
                 counters::completion_failed();
                 return Err(error);
             };
-            tracing::warn!(%key, %error, cause, attempts, "could not complete the claim yet; trying again");
-            attempts += 1;
+            if attempts.is_power_of_two() {
+                tracing::warn!(%key, %error, cause, attempts, "could not complete the claim yet; trying again");
+            }
+            attempts = attempts.saturating_add(1);
             if let Some(lease) = lease {
                 pause = pause.min(lease / 3);
                 // The result does not matter: the next try reports the state of the claim.
                 let _ = within(STORE_TIMEOUT, claim.renew(lease)).await;
             }
-            sleep(pause).await;
+            sleep(jitter(pause)).await;
             pause = (pause * 2).min(MAX_PAUSE);
             (asked, again) = end.ask(claim);
         }
     }
+}
 
-    /// As [`finish`](Self::finish), if no caller needs the result. Failures are logged.
-    pub(super) async fn finish_logged(self) {
-        let _ = self.finish().await;
+impl Core {
+    /// Returns whether the store has this record: the reply to a completion may have been lost.
+    async fn is_recorded(&self, key: StorageKey, record: &Record) -> bool {
+        let entry = within(STORE_TIMEOUT, Arc::clone(&self.store).inspect(key)).await;
+        let Ok(Some(StoredEntry { state: KeyState::Completed(found), .. })) = entry else { return false };
+        let ids = [record, &found].map(|record| record.execution_info().map(|info| info.id()));
+        // A store without room has left out the content.
+        found == *record || (ids[0].is_some() && ids[0] == ids[1])
     }
 }

@@ -4,6 +4,8 @@ use std::fmt;
 use std::future::Future;
 use std::sync::Arc;
 
+use tokio::time::timeout;
+
 use super::{Idempotency, poll_once};
 
 /// A drain was stopped while executions were running. If the process ends now, their claims are abandoned and their outcomes
@@ -45,13 +47,17 @@ impl fmt::Display for DrainTimeout {
 const ADVICE: &str = "if the process ends now, their outcomes are unknown; to lose nothing, drain again, or give the process \
                       more time to end";
 
+const UNCONFIRMED: &str = "if the process ends now, their keys are in flight for one lease, and then their outcome is unknown, \
+                           although no handler started";
+
 impl std::error::Error for DrainTimeout {}
 
 impl Idempotency {
     /// Waits until no execution is running, including those whose client is gone, until every streamed response was read or its
     /// client is gone, and then until the
-    /// [store has finished](crate::Store::drained): for at most one lease, until unconfirmed claims have been released. Call it
-    /// after the server has stopped taking requests. It also waits for executions that start meanwhile.
+    /// [store has finished](crate::Store::drained): for at most two leases, until unconfirmed claims have been released. Call it
+    /// after the server has stopped taking requests. It also waits for executions that start meanwhile. While a remote store is
+    /// unreachable, the responses of executions that have ended cannot be recorded, and this waits for that, too.
     ///
     /// Cancel safe: dropping the future only stops the waiting. If the process must end at some time, use
     /// [`drain_until`](Self::drain_until).
@@ -60,7 +66,12 @@ impl Idempotency {
         core.tracker.close();
         loop {
             core.tracker.wait().await;
-            Arc::clone(&core.store).drained().await;
+            let mut drained = Arc::clone(&core.store).drained();
+            // A store in memory needs no timer.
+            if poll_once(&mut drained).await.is_none() && timeout(core.lease.saturating_mul(2), drained).await.is_err()
+            {
+                tracing::warn!("the store could not release all unconfirmed claims; {UNCONFIRMED}");
+            }
             // An execution may have started while the store was finishing.
             if core.tracker.is_empty() {
                 return;
@@ -114,10 +125,7 @@ impl Idempotency {
         let executions = self.handle.core.tracker.len();
         if executions == 0 {
             // No outcome is in doubt, so it is no error.
-            tracing::warn!(
-                "the drain was stopped while the store was releasing unconfirmed claims; if the process ends now, their keys are \
-                 in flight for one lease, and then their outcome is unknown, although no handler started"
-            );
+            tracing::warn!("the drain was stopped while the store was releasing unconfirmed claims; {UNCONFIRMED}");
             return Ok(());
         }
         let timeout = DrainTimeout { executions };

@@ -1,9 +1,7 @@
 //! Stores without their type, so that neither a handler nor a layer has a type parameter for it. A panic of a store becomes an
 //! error, since it would otherwise take the handler's response with it.
 
-use std::any::Any;
 use std::future::Future;
-use std::mem;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -11,7 +9,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use crate::clock::Clock;
-use crate::error::StoreError;
+use crate::error::{StoreError, discard};
 use crate::fingerprint::Fingerprint;
 use crate::key::StorageKey;
 use crate::record::Record;
@@ -22,11 +20,14 @@ use crate::telemetry::span::StoreTimer;
 pub(crate) type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
 /// A step of a store.
-pub(crate) struct StoreFuture<'a, T>(Pin<Box<dyn Future<Output = Result<T, StoreError>> + Send + 'a>>);
+pub(crate) struct StoreFuture<'a, T>(Option<Step<'a, T>>);
+
+/// It is taken only to be dropped.
+type Step<'a, T> = Pin<Box<dyn Future<Output = Result<T, StoreError>> + Send + 'a>>;
 
 impl<'a, T> StoreFuture<'a, T> {
     pub(crate) fn new(step: impl Future<Output = Result<T, StoreError>> + Send + 'a) -> Self {
-        Self(Box::pin(step))
+        Self(Some(Box::pin(step)))
     }
 }
 
@@ -34,17 +35,21 @@ impl<T> Future for StoreFuture<'_, T> {
     type Output = Result<T, StoreError>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        catch_unwind(AssertUnwindSafe(|| self.0.as_mut().poll(cx))).unwrap_or_else(|panic| {
+        let poll = || self.0.as_mut().map(|step| step.as_mut().poll(cx));
+        let polled = catch_unwind(AssertUnwindSafe(poll)).unwrap_or_else(|panic| {
             discard(panic);
-            Poll::Ready(Err(StoreError::unavailable("the store panicked")))
-        })
+            None
+        });
+        polled.unwrap_or_else(|| Poll::Ready(Err(StoreError::unavailable("the store panicked"))))
     }
 }
 
-/// Drops the payload of a panic, which may panic as well.
-fn discard(panic: Box<dyn Any + Send>) {
-    if let Err(again) = catch_unwind(AssertUnwindSafe(|| drop(panic))) {
-        mem::forget(again);
+impl<T> Drop for StoreFuture<'_, T> {
+    fn drop(&mut self) {
+        let step = self.0.take();
+        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| drop(step))) {
+            discard(panic);
+        }
     }
 }
 

@@ -1,17 +1,17 @@
 //! One execution: the handler runs under its claim, which is renewed meanwhile, and then the claim ends.
 
 use std::future::Future;
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::watch;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, timeout};
 
-use super::begin::{Permit, STORE_TIMEOUT, within};
+use super::Core;
+use super::begin::Permit;
 use super::complete::{ClaimCompletion, ClaimEnd};
-use super::dyn_store::BoxClaim;
-use super::{Core, poll_once};
+use super::dyn_store::{BoxClaim, BoxFuture};
+use super::renew::Renewal;
 use crate::attempt::{Abandoned, Attempt, Rules};
 use crate::error::StoreError;
 use crate::execution_info::ExecutionInfo;
@@ -39,12 +39,6 @@ pub(super) struct Execution {
     permit: Option<Permit>,
 }
 
-/// What it takes to keep a claim.
-struct Renewal {
-    lease: Duration,
-    lost: watch::Sender<bool>,
-}
-
 impl Execution {
     pub(super) fn new(
         core: &Arc<Core>,
@@ -53,7 +47,7 @@ impl Execution {
         claim: BoxClaim,
         permit: Permit,
     ) -> Self {
-        let renewal = || Renewal { lease: core.lease, lost: watch::Sender::new(false) };
+        let renewal = || Renewal::new(core.lease);
         Self {
             core: Arc::clone(core),
             key: attempt.key,
@@ -66,9 +60,17 @@ impl Execution {
         }
     }
 
+    /// Says when the store was asked for the claim: its lease counts from then on.
+    pub(super) fn asked_at(mut self, asked_at: Instant) -> Self {
+        if let Some(renewal) = &mut self.renewal {
+            renewal.sent_at = asked_at;
+        }
+        self
+    }
+
     /// Returns what the handler can learn about its claim.
     fn lease(&self) -> Lease {
-        self.renewal.as_ref().map_or_else(Lease::default, |renewal| Lease::watching(&renewal.lost))
+        self.renewal.as_ref().map_or_else(Lease::default, Renewal::watch)
     }
 
     /// Runs the handler to its end and ends the claim. Returns the response, which a retry finds recorded. The client may be
@@ -79,13 +81,17 @@ impl Execution {
     pub(super) fn run<H, F, T>(mut self, handler: H) -> impl Future<Output = Option<T>>
     where
         H: FnOnce(Lease) -> F,
-        F: Future<Output = Executed<T>>,
+        F: Future<Output = Executed<T>> + Send + 'static,
+        T: Send + 'static,
     {
         async move {
             let timer = HandlerTimer::protected(&self.info);
-            // The future is made here: as an argument, this future would hold it twice.
-            let handler = pin!(handler(self.lease()));
-            let Executed { response, recording } = self.keep_claim(handler).await;
+            let Executed { response, recording } = if self.renewal.is_some() {
+                self.keep_claim(Box::pin(handler(self.lease()))).await
+            } else {
+                // The future is made here: as an argument, this future would hold it twice.
+                pin!(handler(Lease::default())).await
+            };
             drop(timer);
             match recording {
                 Recording::Done(outcome) => {
@@ -93,10 +99,10 @@ impl Execution {
                     let lost = matches!(self.end(outcome).await, Some(Err(StoreError::Lost)));
                     if lost && reruns { None } else { Some(response) }
                 }
-                Recording::Live(mut recorded) => {
+                Recording::Live(recorded) => {
                     let core = Arc::clone(&self.core);
                     drop(core.spawn(async move {
-                        let RecordedStream { outcome, delivery } = self.keep_claim(recorded.as_mut()).await;
+                        let RecordedStream { outcome, delivery } = self.keep_claim(recorded).await;
                         let end = self.claim_end(outcome);
                         let content = end.content();
                         let permit = Arc::new(self.permit.take());
@@ -159,8 +165,8 @@ impl Execution {
         end: ClaimEnd,
         permit: P,
     ) -> impl Future<Output = Option<Result<(), StoreError>>> + use<P> {
-        let Self { core, key, claim, renewal, .. } = self;
-        let mut completion = ClaimCompletion::begin(key, claim, end, renewal.map(|renewal| renewal.lease));
+        let Self { core, key, rules, claim, renewal, .. } = self;
+        let mut completion = ClaimCompletion::begin(key, claim, end, renewal.map(|renewal| renewal.lease), rules.ttl);
         let rest = (!completion.is_done_at_once()).then(|| Box::pin(finish_in_time(core, completion, permit)));
         async move {
             match rest {
@@ -173,24 +179,25 @@ impl Execution {
     /// Ends the claim from code that cannot wait. What the store does not do at once, a task goes on with.
     pub(super) fn end_in_background(self, outcome: Outcome) {
         let end = self.claim_end(outcome);
-        let Self { core, key, claim, renewal, permit, .. } = self;
-        let mut completion = ClaimCompletion::begin(key, claim, end, renewal.map(|renewal| renewal.lease));
+        let Self { core, key, rules, claim, renewal, permit, .. } = self;
+        let mut completion = ClaimCompletion::begin(key, claim, end, renewal.map(|renewal| renewal.lease), rules.ttl);
         // Without a runtime there is no task and no timer: the claim stays.
         if !completion.is_done_at_once() && tokio::runtime::Handle::try_current().is_ok() {
+            let finish = completion.finish(Arc::clone(&core));
             drop(core.spawn(async move {
                 let _permit = permit;
                 // Failures are logged.
-                let _ = completion.finish().await;
+                let _ = finish.await;
             }));
         }
     }
 
     /// Awaits `work` and renews the lease meanwhile.
-    pub(super) async fn keep_claim<R>(&mut self, work: Pin<&mut (impl Future<Output = R> + ?Sized)>) -> R {
+    pub(super) async fn keep_claim<R: Send + 'static>(&mut self, work: BoxFuture<R>) -> R {
         match &self.renewal {
             None => work.await,
-            // Boxed, since it is larger than everything else of an execution, and most need none.
-            Some(renewal) => Box::pin(renewed(work, &mut self.claim, renewal, self.key)).await,
+            // Boxed, since it is large, and most executions need none.
+            Some(renewal) => Box::pin(self.core.renewing(self.key, &mut self.claim, renewal, work)).await,
         }
     }
 }
@@ -201,7 +208,7 @@ async fn finish_in_time(
     completion: ClaimCompletion,
     permit: impl Send + 'static,
 ) -> Option<Result<(), StoreError>> {
-    let mut finish = Box::pin(completion.finish());
+    let mut finish = Box::pin(completion.finish(Arc::clone(&core)));
     let in_time = timeout(MAX_RESPONSE_DELAY, &mut finish).await;
     if in_time.is_err() {
         drop(core.spawn(async move {
@@ -233,40 +240,4 @@ where
         }));
     }
     Some(response)
-}
-
-/// Awaits `work` and renews the lease of `claim` meanwhile. Work that is ready at once needs no timer.
-async fn renewed<R>(
-    mut work: Pin<&mut (impl Future<Output = R> + ?Sized)>,
-    claim: &mut BoxClaim,
-    Renewal { lease, lost }: &Renewal,
-    key: StorageKey,
-) -> R {
-    if let Some(result) = poll_once(work.as_mut()).await {
-        return result;
-    }
-    loop {
-        tokio::select! {
-            biased;
-            result = &mut work => return result,
-            () = sleep(*lease / 3), if !*lost.borrow() => {}
-        }
-        // The handler goes on while the store replies, and whatever it replies: it has started.
-        let renewed = tokio::select! {
-            biased;
-            result = &mut work => return result,
-            // Long enough for a reply, and short enough that a lost one does not cost the lease.
-            renewed = within(STORE_TIMEOUT.min(*lease / 3), claim.renew(*lease)) => renewed,
-        };
-        match renewed {
-            Ok(()) => {}
-            Err(StoreError::Lost) => {
-                lost.send_replace(true);
-                tracing::error!(%key, "the lease was lost while the handler runs: it was not renewed in time, or the store lost the claim");
-            }
-            Err(error) => {
-                tracing::warn!(%key, %error, cause = error.cause(), "the lease could not be renewed; trying again")
-            }
-        }
-    }
 }

@@ -1,13 +1,13 @@
 //! The engine: from a request with a key to a response.
 //!
 //! `run` is the story. `begin` asks the store, `decide` is the table of what follows, `execute` runs the handler under its
-//! claim, and `complete` ends the claim. Beside that path are `wait`, `drain`, `shadow` and `operator`.
+//! claim, `renew` keeps the claim meanwhile, and `complete` ends it. Beside that path are `wait`, `drain`, `shadow` and `operator`.
 
 use std::any::Any;
 use std::fmt;
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Once};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
@@ -33,6 +33,7 @@ mod drain;
 mod dyn_store;
 mod execute;
 mod operator;
+mod renew;
 mod run;
 mod shadow;
 mod transaction;
@@ -94,7 +95,7 @@ struct Core {
     capabilities: StoreCapabilities,
     clock: Arc<dyn Clock>,
     /// See [`Core::begin_unexpired`]. Empty if the store judges expiry.
-    expiry_locks: Vec<Mutex<()>>,
+    expiry_locks: Vec<Arc<Mutex<()>>>,
     namespace: Box<str>,
     lease: Duration,
     max_executions: usize,
@@ -102,6 +103,8 @@ struct Core {
     /// As many, for executions in shadow mode, so that these never take one from an enforced one.
     shadow_permits: Arc<Semaphore>,
     tracker: TaskTracker,
+    ticks: renew::Ticks,
+    warned_of_round_trip: Once,
 }
 
 impl Idempotency {
@@ -159,8 +162,16 @@ impl Core {
         }
     }
 
+    /// Spawns a task within the request's spans, for a task of [`spawn`](Self::spawn) that waits for it.
+    fn spawn_untracked<T: Send + 'static>(task: impl Future<Output = T> + Send + 'static) -> JoinHandle<T> {
+        match RequestSpan::current().carry(task) {
+            Ok(task) => tokio::spawn(task.in_current_span().with_current_subscriber()),
+            Err(task) => tokio::spawn(task.in_current_span().with_current_subscriber()),
+        }
+    }
+
     /// Returns the lock under which an expired record of `key` is replaced.
-    fn expiry_lock(&self, key: &StorageKey) -> &Mutex<()> {
+    fn expiry_lock(&self, key: &StorageKey) -> &Arc<Mutex<()>> {
         &self.expiry_locks[usize::from(key.as_bytes()[31]) % self.expiry_locks.len()]
     }
 }

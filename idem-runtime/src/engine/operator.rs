@@ -22,6 +22,8 @@ use crate::store::{BeginOptions, KeyState, StoredEntry};
 
 /// How often a key that changes owners meanwhile is looked at again.
 const MAX_ATTEMPTS: usize = 4;
+/// How long an operator waits for a store that fails.
+const MAX_SETTLING: Duration = Duration::from_secs(30);
 
 /// The state of a key that is not free.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -337,7 +339,7 @@ impl Core {
             let mut claim = match self.decide(&attempt, self.in_time(key, beginning).await) {
                 Decision::TakeOver(claim) => claim,
                 Decision::Run(claim) => {
-                    ClaimCompletion::release(key, claim).finish_logged().await;
+                    self.release(key, claim);
                     return Err(SettleError::Free);
                 }
                 Decision::Refuse(RefusalReason::StoreUnavailable(error)) => return Err(error.into()),
@@ -358,7 +360,8 @@ impl Core {
             let outcome_name = name(&outcome);
             let end = ClaimEnd::new(outcome, attempt.fingerprint, found.execution_info(), ttl, &*self.clock);
             let lease = (!self.capabilities.claims_live_with_owner).then_some(self.lease);
-            match ClaimCompletion::begin(key, claim, end, lease).finish().await {
+            let completion = ClaimCompletion::begin(key, claim, end, lease, ttl).within(MAX_SETTLING);
+            match completion.finish(Arc::clone(&self)).await {
                 Ok(()) => {}
                 // It took so long that another request took over the claim.
                 Err(StoreError::Lost) => {

@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::begin::{Blocked, Next, Pending, Start};
 use super::dyn_store::BoxFuture;
@@ -9,9 +10,10 @@ use super::execute::unprotected;
 use super::wait::Waiter;
 use super::{Core, Idempotency, poll_once};
 use crate::attempt::Attempt;
+use crate::error::StoreError;
 use crate::execution_info::ExecutionInfo;
 use crate::lease::Lease;
-use crate::outcome::{Executed, RefusalReason, RunResult};
+use crate::outcome::{Executed, Outcome, RefusalReason, RunResult};
 
 /// What one look at the store came to.
 enum Looked<H, T> {
@@ -51,9 +53,10 @@ impl Idempotency {
     {
         let core = Arc::clone(&self.handle.core);
         async move {
-            let mut waiter = None;
+            let mut waiter: Option<Waiter> = None;
             loop {
-                let blocked = match core.look(&attempt, handler).await {
+                let patience = waiter.as_ref().map(Waiter::patience);
+                let blocked = match core.look(&attempt, handler, patience).await {
                     Looked::Ran(Some(response)) => return Ok(RunResult::Executed(response)),
                     Looked::Ran(None) => return Err(RefusalReason::OutcomeUnknown),
                     Looked::Blocked(blocked, unused) => {
@@ -87,7 +90,12 @@ impl Core {
     /// `begin` must not be cut in half, or a claim could be left without an owner. It is polled once in place, which is all that
     /// a store in memory needs. If it is pending, a task takes it over together with the handler.
     #[expect(clippy::manual_async_fn, reason = "an async function holds its arguments twice")]
-    fn look<H, F, T>(self: &Arc<Self>, attempt: &Attempt, handler: H) -> impl Future<Output = Looked<H, T>> + Send
+    fn look<H, F, T>(
+        self: &Arc<Self>,
+        attempt: &Attempt,
+        handler: H,
+        patience: Option<Duration>,
+    ) -> impl Future<Output = Looked<H, T>> + Send
     where
         H: FnOnce(Lease) -> F + Send + 'static,
         F: Future<Output = Executed<T>> + Send + 'static,
@@ -101,14 +109,21 @@ impl Core {
                 Some(begun) => self.next(attempt, &info, self.decide(attempt, begun)),
             };
             let task = match next {
+                Next::Blocked(blocked) => return Looked::Blocked(blocked, handler),
+                next if tokio::runtime::Handle::try_current().is_err() => {
+                    if let Next::Start(Start::Protected(execution)) = next {
+                        execution.end_in_background(Outcome::Release);
+                    }
+                    let error = StoreError::unavailable("the handler needs a task, and there is no Tokio runtime");
+                    return Looked::Blocked(Blocked::Refuse(RefusalReason::StoreUnavailable(error)), handler);
+                }
                 Next::Start(start) => {
                     let execution = self.execute(start, handler);
                     self.spawn(async move { Looked::Ran(execution.await) })
                 }
-                Next::Blocked(blocked) => return Looked::Blocked(blocked, handler),
                 Next::Pending(pending) => {
                     let core = Arc::clone(self);
-                    let starting = Arc::clone(self).start(*attempt, info, pending);
+                    let starting = Arc::clone(self).start(*attempt, info, pending, patience);
                     self.spawn(async move {
                         match starting.await {
                             Ok(start) => Looked::Ran(core.execute(start, handler).await),

@@ -7,7 +7,6 @@
 use std::fmt;
 use std::mem;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::pin::pin;
 use std::sync::Arc;
 
 use tokio::sync::oneshot;
@@ -163,7 +162,7 @@ impl Core {
         info: ExecutionInfo,
         shadowed: Shadowed,
         report: Report,
-        mut ended: oneshot::Receiver<Outcome>,
+        ended: oneshot::Receiver<Outcome>,
     ) {
         let decision = match shadowed {
             Shadowed::Asked(begin) => {
@@ -192,7 +191,7 @@ impl Core {
             return;
         }
         let mut execution = Execution::new(&self, &attempt, &info, claim, permit);
-        let outcome = execution.keep_claim(pin!(async { (&mut ended).await.unwrap_or(Outcome::Release) })).await;
+        let outcome = execution.keep_claim(Box::pin(async { ended.await.unwrap_or(Outcome::Release) })).await;
         // Failures are logged.
         let _ = execution.end(outcome).await;
     }

@@ -21,9 +21,11 @@ use crate::store::{Begin, BeginOptions, Claim};
 use crate::trace::TraceParent;
 use bytes::Bytes;
 
+mod contained;
 mod draining;
 mod far;
 mod faulty;
+mod leases;
 mod operator;
 mod policy_changed;
 mod waiting;

@@ -21,12 +21,18 @@ impl Waiter {
     /// This many wake-ups at once are believed: another execution may have ended between the two looks at the store.
     const BELIEVED: u32 = 3;
     const MAX_PAUSE: Duration = Duration::from_millis(100);
+    const LAST_LOOK: Duration = Duration::from_secs(1);
 
     /// Longer than any request waits, and short enough to be added to any time.
     const MAX_WAIT: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
 
     pub(super) fn new(max: Duration) -> Self {
         Self { until: Instant::now() + max.min(Self::MAX_WAIT), spurious: 0, last_look: false }
+    }
+
+    /// Returns how long a look at the store may take from now: a moment longer than the wait, since the record may be there.
+    pub(super) fn patience(&self) -> Duration {
+        self.until.saturating_duration_since(Instant::now()) + Self::LAST_LOOK
     }
 
     /// Waits for `ended`, and returns when the store is to be asked again: also when the time is up, since the record may be there

@@ -1,62 +1,93 @@
 //! Unconfirmed claims: `begin` was sent, and no acknowledgement says whether it took effect. Their handlers have not run, so
 //! they are released. Otherwise their keys would be in flight for a lease, and then their outcome unknown.
 
+use std::cmp::Ordering;
+use std::collections::BinaryHeap;
 use std::fmt;
 use std::future::Future;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{self, AtomicBool};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::runtime::Handle;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{Instant, sleep_until};
 
-/// How many claims are followed up at once. Beyond that, their leases end them.
-const MAX_CLAIMS: usize = 1024;
+use super::{Listener, jitter};
+use crate::error::StoreError;
+
+/// How many tries are under way at once, at most. So one process does not keep the store busy after an outage.
+const MAX_TRIES: usize = 16;
 /// The pause before the second try; it doubles up to [`MAX_PAUSE`].
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 /// Not longer, since a drain waits for the next try.
 const MAX_PAUSE: Duration = Duration::from_secs(1);
-/// For how long one claim is followed up at most, even if its lease is longer.
+/// The longest time for which a claim is looked for in vain, even if its lease is longer.
 const MAX_TIME: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// How a store releases a claim whose grant it could not confirm.
 pub trait ReleaseUnconfirmed: Send + Sync + 'static {
-    /// What the store needs to know of the claim: its key, and its owner.
+    /// What the store needs to know of the claim: its key, and its owner. There may be many, so it should be small.
     type Claim: Send + Sync + 'static;
 
-    /// How many tries may be under way at once.
+    /// How many tries may be under way at once. There are never more than 16.
     const MAX_CONCURRENT_TRIES: usize;
 
     /// Tries once to release `claim`. Returns whether it is released for certain.
     ///
     /// If there is no such claim, it returns `false`: what was sent on another connection may still arrive.
-    fn release(&self, claim: &Self::Claim) -> impl Future<Output = bool> + Send;
+    ///
+    /// # Errors
+    /// If the store has not replied.
+    fn release(&self, claim: &Self::Claim) -> impl Future<Output = Result<bool, StoreError>> + Send;
 }
 
-/// Follows up unconfirmed claims, each until it is released or its lease has expired. The work ends with this value.
+/// Follows up unconfirmed claims, each until it is released for certain: the store says so, or it has replied for one lease that there
+/// is no such claim. The time in which the store does not reply does not count. The work ends with this value.
+///
+/// However many claims there are, the store is asked at a bounded pace, and by one try at a time until it replies.
 pub struct UnconfirmedClaims<R: ReleaseUnconfirmed> {
-    releaser: Arc<Releaser<R>>,
-    tasks: Mutex<JoinSet<()>>,
-    /// How many claims are being followed up.
+    shared: Arc<Shared<R>>,
+    task: Listener,
+}
+
+struct Shared<R: ReleaseUnconfirmed> {
+    store: R,
+    queue: Mutex<BinaryHeap<Unconfirmed<R::Claim>>>,
+    added: Notify,
+    /// How many claims are followed up.
     count: Arc<watch::Sender<usize>>,
 }
 
-struct Releaser<R> {
-    store: R,
-    tries: Semaphore,
+/// A claim that is followed up.
+struct Unconfirmed<C> {
+    claim: C,
+    lease: Duration,
+    due: Instant,
+    pause: Duration,
+    /// Since when the store has replied each time that there is no such claim.
+    absent_since: Option<Instant>,
+    _counted: Counted,
+}
+
+/// What is next in the queue.
+enum Next<C> {
+    Due(Unconfirmed<C>),
+    At(Instant),
+    Nothing,
 }
 
 impl<R: ReleaseUnconfirmed> UnconfirmedClaims<R> {
     /// Nothing to follow up yet.
     pub fn new(store: R) -> Self {
-        let tries = Semaphore::new(R::MAX_CONCURRENT_TRIES.min(Semaphore::MAX_PERMITS));
-        Self { releaser: Arc::new(Releaser { store, tries }), tasks: Mutex::default(), count: Arc::default() }
+        let shared = Shared { store, queue: Mutex::default(), added: Notify::new(), count: Arc::default() };
+        Self { shared: Arc::new(shared), task: Listener::default() }
     }
 
     /// Returns a guard for a `begin` that is about to be sent. If it is dropped while the claim is
-    /// [in doubt](UnconfirmedGuard::in_doubt), the claim is followed up for `lease`, in a task of the current runtime.
+    /// [in doubt](UnconfirmedGuard::in_doubt), the claim is followed up in a task of the current runtime, or of the one in which the
+    /// next claim is.
     pub fn guard(&self, claim: R::Claim, lease: Duration) -> UnconfirmedGuard<'_, R> {
         UnconfirmedGuard { claims: self, claim: Some(claim), lease, in_doubt: InDoubt::default() }
     }
@@ -66,47 +97,129 @@ impl<R: ReleaseUnconfirmed> UnconfirmedClaims<R> {
     /// Cancel safe: dropping the future only stops the waiting.
     pub async fn drained(&self) {
         // The sender lives as long as this value does, so there is no error.
-        let _ = self.count.subscribe().wait_for(|count| *count == 0).await;
+        let _ = self.shared.count.subscribe().wait_for(|count| *count == 0).await;
     }
 
     fn follow_up(&self, claim: R::Claim, lease: Duration) {
-        let Ok(runtime) = Handle::try_current() else { return };
-        let mut tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
-        while tasks.try_join_next().is_some() {}
-        if tasks.len() < MAX_CLAIMS {
-            let counted = Counted::new(&self.count);
-            let releaser = Arc::clone(&self.releaser);
-            let release = async move {
-                releaser.release(&claim, lease).await;
-                drop(counted);
-            };
-            tasks.spawn_on(release, &runtime);
+        self.shared.put(Unconfirmed {
+            claim,
+            lease: lease.min(MAX_TIME),
+            due: Instant::now(),
+            pause: FIRST_PAUSE,
+            absent_since: None,
+            _counted: Counted::new(&self.shared.count),
+        });
+        self.shared.added.notify_one();
+        if Handle::try_current().is_ok() {
+            self.task.ensure_running(|| Arc::clone(&self.shared).run());
         }
     }
 }
 
 impl<R: ReleaseUnconfirmed> fmt::Debug for UnconfirmedClaims<R> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("UnconfirmedClaims").field("count", &*self.count.borrow()).finish_non_exhaustive()
+        f.debug_struct("UnconfirmedClaims").field("count", &*self.shared.count.borrow()).finish_non_exhaustive()
     }
 }
 
-impl<R: ReleaseUnconfirmed> Releaser<R> {
-    async fn release(&self, claim: &R::Claim, lease: Duration) {
-        let end = Instant::now() + lease.min(MAX_TIME);
-        let mut pause = FIRST_PAUSE;
-        while Instant::now() < end {
-            let Ok(Ok(permit)) = timeout_at(end, self.tries.acquire()).await else { return };
-            let released = self.store.release(claim).await;
-            drop(permit);
-            if released {
-                return;
+impl<R: ReleaseUnconfirmed> Shared<R> {
+    fn put(&self, claim: Unconfirmed<R::Claim>) {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner).push(claim);
+    }
+
+    fn next(&self) -> Next<R::Claim> {
+        let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
+        match queue.peek().map(|claim| claim.due) {
+            Some(due) if due > Instant::now() => Next::At(due),
+            Some(_) => queue.pop().map_or(Next::Nothing, Next::Due),
+            None => {
+                queue.shrink_to_fit();
+                Next::Nothing
             }
-            sleep(pause).await;
-            pause = (pause * 2).min(MAX_PAUSE);
+        }
+    }
+
+    async fn run(self: Arc<Self>) {
+        let mut tries = JoinSet::new();
+        // While the store does not reply: the pause, and its end.
+        let mut outage: Option<(Duration, Instant)> = None;
+        loop {
+            let max_tries = if outage.is_some() { 1 } else { R::MAX_CONCURRENT_TRIES.clamp(1, MAX_TRIES) };
+            let mut next = outage.map(|(_, end)| end).filter(|end| *end > Instant::now());
+            while next.is_none() && tries.len() < max_tries {
+                match self.next() {
+                    Next::Due(claim) => {
+                        let shared = Arc::clone(&self);
+                        tries.spawn(async move { (shared.store.release(&claim.claim).await, claim) });
+                    }
+                    Next::At(due) => next = Some(due),
+                    Next::Nothing => break,
+                }
+            }
+            let tried = tokio::select! {
+                Some(tried) = tries.join_next() => tried,
+                () = sleep_until(next.unwrap_or_else(Instant::now)), if next.is_some() => continue,
+                () = self.added.notified() => continue,
+            };
+            // A try that panicked is not repeated.
+            let Ok((released, claim)) = tried else { continue };
+            let now = Instant::now();
+            match released {
+                Ok(true) => outage = None,
+                Ok(false) => {
+                    outage = None;
+                    self.put_back(claim, now);
+                }
+                Err(_) => {
+                    // Several tries may fail in one outage.
+                    let (pause, end) = match outage {
+                        Some((pause, end)) if end > now => (pause, end),
+                        Some((pause, _)) => later((pause * 2).min(MAX_PAUSE), now),
+                        None => later(FIRST_PAUSE, now),
+                    };
+                    outage = Some((pause, end));
+                    self.put(Unconfirmed { due: end, absent_since: None, ..claim });
+                }
+            }
+        }
+    }
+
+    /// The store has replied that there is no such claim.
+    fn put_back(&self, claim: Unconfirmed<R::Claim>, now: Instant) {
+        let absent_since = claim.absent_since.unwrap_or(now);
+        if now.duration_since(absent_since) < claim.lease {
+            let pause = (claim.pause * 2).min(MAX_PAUSE);
+            let (_, due) = later(claim.pause, now);
+            self.put(Unconfirmed { due, pause, absent_since: Some(absent_since), ..claim });
         }
     }
 }
+
+/// Returns the pause, and when it ends.
+fn later(pause: Duration, now: Instant) -> (Duration, Instant) {
+    (pause, now + jitter(pause))
+}
+
+/// The one that is due first is the greatest.
+impl<C> Ord for Unconfirmed<C> {
+    fn cmp(&self, other: &Self) -> Ordering {
+        other.due.cmp(&self.due)
+    }
+}
+
+impl<C> PartialOrd for Unconfirmed<C> {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl<C> PartialEq for Unconfirmed<C> {
+    fn eq(&self, other: &Self) -> bool {
+        self.due == other.due
+    }
+}
+
+impl<C> Eq for Unconfirmed<C> {}
 
 /// One claim that is being followed up, until it is dropped.
 struct Counted(Arc<watch::Sender<usize>>);
@@ -168,18 +281,22 @@ pub struct InDoubt(AtomicBool);
 impl InDoubt {
     /// Returns whether the step is in doubt.
     pub fn get(&self) -> bool {
-        self.0.load(Ordering::SeqCst)
+        self.0.load(atomic::Ordering::SeqCst)
     }
 
     /// Sets whether the step is in doubt, and returns whether it was.
     pub fn set(&self, in_doubt: bool) -> bool {
-        self.0.swap(in_doubt, Ordering::SeqCst)
+        self.0.swap(in_doubt, atomic::Ordering::SeqCst)
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashSet;
     use std::sync::atomic::AtomicUsize;
+    use std::sync::atomic::Ordering::SeqCst;
+
+    use tokio::time::sleep;
 
     use super::*;
 
@@ -196,8 +313,8 @@ mod tests {
 
         const MAX_CONCURRENT_TRIES: usize = 1;
 
-        async fn release(&self, (): &()) -> bool {
-            self.tries.fetch_add(1, Ordering::SeqCst) + 1 >= self.needed
+        async fn release(&self, (): &()) -> Result<bool, StoreError> {
+            Ok(self.tries.fetch_add(1, SeqCst) + 1 >= self.needed)
         }
     }
 
@@ -206,14 +323,16 @@ mod tests {
         (UnconfirmedClaims::new(AfterTries { needed, tries: Arc::clone(&tries) }), tries)
     }
 
+    fn leave_in_doubt<R: ReleaseUnconfirmed>(claims: &UnconfirmedClaims<R>, claim: R::Claim) {
+        claims.guard(claim, LEASE).in_doubt().set(true);
+    }
+
     #[tokio::test(start_paused = true)]
     async fn a_claim_in_doubt_is_tried_until_it_is_released_and_a_drain_waits_for_that() {
         let (claims, tries) = claims(4);
-        let guard = claims.guard((), LEASE);
-        guard.in_doubt().set(true);
-        drop(guard);
+        leave_in_doubt(&claims, ());
         claims.drained().await;
-        assert_eq!(tries.load(Ordering::SeqCst), 4);
+        assert_eq!(tries.load(SeqCst), 4);
     }
 
     #[tokio::test(start_paused = true)]
@@ -225,31 +344,83 @@ mod tests {
         guard.confirm();
         claims.drained().await;
         sleep(LEASE).await;
-        assert_eq!(tries.load(Ordering::SeqCst), 0);
+        assert_eq!(tries.load(SeqCst), 0);
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_claim_that_never_arrives_is_given_up_when_its_lease_has_expired() {
         let (claims, tries) = claims(usize::MAX);
-        let guard = claims.guard((), LEASE);
-        guard.in_doubt().set(true);
         let start = Instant::now();
-        drop(guard);
+        leave_in_doubt(&claims, ());
         claims.drained().await;
         assert!(start.elapsed() >= LEASE && start.elapsed() <= LEASE + MAX_PAUSE, "{:?}", start.elapsed());
-        assert!(tries.load(Ordering::SeqCst) >= 30, "it is tried at least once in {MAX_PAUSE:?}");
+        assert!(tries.load(SeqCst) >= 30, "it is tried at least once in {MAX_PAUSE:?}");
     }
 
     #[tokio::test(start_paused = true)]
     async fn the_work_ends_with_its_owner() {
         let (claims, tries) = claims(usize::MAX);
-        let guard = claims.guard((), LEASE);
-        guard.in_doubt().set(true);
-        drop(guard);
+        leave_in_doubt(&claims, ());
         tokio::task::yield_now().await;
         drop(claims);
-        let before = tries.load(Ordering::SeqCst);
+        let before = tries.load(SeqCst);
         sleep(LEASE).await;
-        assert_eq!(tries.load(Ordering::SeqCst), before);
+        assert_eq!(tries.load(SeqCst), before);
+    }
+
+    #[test]
+    fn a_claim_that_is_in_doubt_outside_a_runtime_is_released_later() {
+        let (claims, tries) = claims(1);
+        leave_in_doubt(&claims, ());
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        runtime.block_on(async {
+            leave_in_doubt(&claims, ());
+            claims.drained().await;
+        });
+        assert_eq!(tries.load(SeqCst), 2);
+    }
+
+    /// A server that does not reply before `end`, and then holds `held`.
+    struct Stalled {
+        end: Instant,
+        held: Arc<Mutex<HashSet<usize>>>,
+        tries: Arc<AtomicUsize>,
+        at_once: AtomicUsize,
+    }
+
+    impl ReleaseUnconfirmed for Stalled {
+        type Claim = usize;
+
+        const MAX_CONCURRENT_TRIES: usize = usize::MAX;
+
+        async fn release(&self, claim: &usize) -> Result<bool, StoreError> {
+            assert!(self.at_once.fetch_add(1, SeqCst) < MAX_TRIES);
+            self.tries.fetch_add(1, SeqCst);
+            sleep(Duration::from_millis(1)).await;
+            self.at_once.fetch_sub(1, SeqCst);
+            if Instant::now() < self.end {
+                return Err(StoreError::unavailable("no reply"));
+            }
+            Ok(self.held.lock().unwrap().remove(claim))
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn every_claim_is_released_after_a_stall_longer_than_a_lease_and_at_a_bounded_pace() {
+        const CLAIMS: usize = 5_000;
+        let (held, tries) = (Arc::new(Mutex::new((0..CLAIMS).collect())), Arc::<AtomicUsize>::default());
+        let claims = UnconfirmedClaims::new(Stalled {
+            end: Instant::now() + LEASE * 2,
+            held: Arc::clone(&held),
+            tries: Arc::clone(&tries),
+            at_once: AtomicUsize::new(0),
+        });
+        (0..CLAIMS).for_each(|claim| leave_in_doubt(&claims, claim));
+        sleep(LEASE * 2 - Duration::from_millis(1)).await;
+        let in_vain = tries.load(SeqCst);
+        assert!(in_vain < 200, "{in_vain} tries while the server did not reply");
+        claims.drained().await;
+        assert!(held.lock().unwrap().is_empty());
+        assert_eq!(claims.shared.queue.lock().unwrap().capacity(), 0, "the memory is freed");
     }
 }

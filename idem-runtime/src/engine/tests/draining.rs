@@ -101,3 +101,11 @@ async fn a_drain_that_is_ended_while_only_the_store_is_at_it_cuts_no_body_off() 
     let idempotency = Idempotency::new(Busy::new());
     assert_eq!(idempotency.drain_until(async {}).await, Ok(()));
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_drain_does_not_wait_for_ever_for_a_store_that_never_finishes() {
+    let idempotency = Idempotency::builder(Busy::new()).lease(Duration::from_secs(30)).build();
+    let started = Instant::now();
+    tokio::time::timeout(Duration::from_secs(24 * 60 * 60), idempotency.drain()).await.expect("the drain ends");
+    assert!(started.elapsed() >= Duration::from_secs(30), "unconfirmed claims get a lease: {:?}", started.elapsed());
+}

@@ -274,23 +274,29 @@ async fn a_store_that_wakes_without_a_reason_is_polled_and_not_hammered() {
 
 #[tokio::test(start_paused = true)]
 async fn a_store_that_hangs_or_panics_withholds_no_answer() {
+    let attempt = |key| {
+        let mut attempt = attempt(key, "x");
+        // For as long it is tried again.
+        attempt.rules.ttl = Duration::from_secs(60);
+        attempt
+    };
     for step in [Step::Hangs, Step::Panics] {
         let idempotency = Idempotency::new(Faulty(Arc::new(Faults { step, ..Faults::default() })));
         let body = Body::ready();
         let asked = Instant::now();
-        assert_eq!(ran(idempotency.run(attempt("a", "x"), body.run(answer("one"))).await), 1);
-        assert_eq!(ran(idempotency.run(attempt("b", "x"), body.run(Outcome::Release)).await), 2);
+        assert_eq!(ran(idempotency.run(attempt("a"), body.run(answer("one"))).await), 1);
+        assert_eq!(ran(idempotency.run(attempt("b"), body.run(Outcome::Release)).await), 2);
         let (held, free) = oneshot::channel::<()>();
         let live = move |_| async move {
             let recording =
                 async move { RecordedStream { outcome: answer("live"), delivery: Some(Box::new(Held(held))) } };
             Executed { response: 3, recording: Recording::Live(Box::pin(recording)) }
         };
-        assert_eq!(ran(idempotency.run(attempt("c", "x"), live).await), 3);
+        assert_eq!(ran(idempotency.run(attempt("c"), live).await), 3);
         let _ = free.await;
         assert!(asked.elapsed() <= Duration::from_secs(4), "{:?}", asked.elapsed());
         idempotency.drain().await;
-        let retry = idempotency.run(attempt("a", "x"), body.run(answer("two"))).await;
+        let retry = idempotency.run(attempt("a"), body.run(answer("two"))).await;
         assert!(matches!(retry, Err(RefusalReason::InFlight)), "the body ran, so the claim stays: {retry:?}");
     }
 }
@@ -342,4 +348,99 @@ async fn waiting_for_ever_is_not_too_long() {
     let waiting =
         tokio::time::timeout(Duration::from_secs(60), idempotency.run(attempt, body.run(answer("one")))).await;
     assert!(waiting.is_err(), "{waiting:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_completion_is_tried_for_as_long_as_the_claim_can_live() {
+    for (failures, is_recorded) in [(1_000, true), (usize::MAX, false)] {
+        let store = Faulty(Arc::new(Faults { fail_completions: AtomicUsize::new(failures), ..Faults::default() }));
+        let idempotency = Idempotency::new(store);
+        let body = Body::ready();
+        let attempt = attempt("a", "x");
+        let asked = Instant::now();
+        assert_eq!(ran(idempotency.run(attempt, body.run(answer("one"))).await), 1);
+        idempotency.drain().await;
+        let retry = idempotency.run(attempt, body.run(answer("two"))).await;
+        if is_recorded {
+            assert_eq!(recorded(retry), "one");
+        } else {
+            assert!(matches!(retry, Err(RefusalReason::InFlight)), "{retry:?}");
+            assert!(asked.elapsed() >= Rules::DEFAULT.ttl, "{:?}", asked.elapsed());
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_waiter_does_not_wait_longer_because_the_store_is_slow() {
+    let store = Faulty(Arc::new(Faults { gate: Some(Gate::new(1)), ..Faults::default() }));
+    let idempotency = Idempotency::new(store.clone());
+    let mut attempt = attempt("a", "x");
+    attempt.rules.wait = Some(Duration::from_secs(2));
+    store.0.map.lock().unwrap().insert(attempt.key, None);
+    let asked = Instant::now();
+    // The first look is answered at once, and no later one is.
+    let refused = idempotency.run(attempt, Body::ready().run(answer("one"))).await;
+    assert!(matches!(refused, Err(RefusalReason::InFlight)), "{refused:?}");
+    assert!(asked.elapsed() <= Duration::from_secs(4), "{:?}", asked.elapsed());
+    // A claim that is granted later is released.
+    store.0.map.lock().unwrap().clear();
+    store.0.gate.as_ref().unwrap().add_permits(1);
+    idempotency.drain().await;
+    assert!(store.0.map.lock().unwrap().is_empty());
+}
+
+/// A store far away that does not judge expiry: what it was told to forget, it forgets later.
+#[derive(Clone)]
+struct LateForgets {
+    store: Faulty,
+    asked: Arc<Notify>,
+    may_forget: Arc<Gate>,
+}
+
+impl Store for LateForgets {
+    type Claim = FaultyClaim;
+
+    async fn begin(
+        &self,
+        key: &StorageKey,
+        fingerprint: &Fingerprint,
+        options: &BeginOptions,
+    ) -> Result<Begin<FaultyClaim>, StoreError> {
+        self.store.begin(key, fingerprint, options).await
+    }
+
+    async fn ended(&self, _: &StorageKey) {}
+
+    async fn forget(&self, key: &StorageKey) -> Result<bool, StoreError> {
+        let (late, key) = (self.clone(), *key);
+        let forgotten = tokio::spawn(async move {
+            late.asked.notify_one();
+            late.may_forget.acquire().await.unwrap().forget();
+            late.store.forget(&key).await
+        });
+        forgotten.await.unwrap()
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_late_forget_removes_no_live_record() {
+    let store = LateForgets { store: Faulty::default(), asked: Arc::default(), may_forget: Arc::new(Gate::new(0)) };
+    let clock = ManualClock::new();
+    let idempotency = Idempotency::builder(store.clone()).lease(Duration::from_secs(3)).clock(clock.clone()).build();
+    let body = Body::ready();
+    let attempt = attempt("a", "x");
+    assert_eq!(ran(idempotency.run(attempt, body.run(answer("one"))).await), 1);
+    clock.advance(Rules::DEFAULT.ttl);
+    // The store replies too late to the one, and may forget at any time what it finds.
+    for _ in 0..3 {
+        let refused = idempotency.run(attempt, body.run(answer("two"))).await;
+        assert!(matches!(refused, Err(RefusalReason::StoreUnavailable(_))), "{refused:?}");
+        tokio::time::sleep(Duration::from_secs(10)).await;
+    }
+    store.may_forget.add_permits(1);
+    idempotency.drain().await;
+    assert_eq!(ran(idempotency.run(attempt, body.run(answer("two"))).await), 2);
+    store.may_forget.add_permits(10);
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    assert_eq!(recorded(idempotency.run(attempt, body.run(answer("three"))).await), "two");
 }

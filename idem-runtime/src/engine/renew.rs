@@ -1,0 +1,176 @@
+//! Keeping a claim while its handler runs.
+
+use std::future::pending;
+use std::panic::resume_unwind;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::task::JoinError;
+use tokio::time::{Instant, sleep_until};
+
+use super::Core;
+use super::begin::{STORE_TIMEOUT, within};
+use super::dyn_store::{BoxClaim, BoxFuture};
+use crate::error::StoreError;
+use crate::key::StorageKey;
+use crate::lease::Lease;
+use crate::remote::jitter;
+
+/// A lease is renewed this often in its span.
+const RENEWALS: u32 = 3;
+/// The longest lease by which times are reckoned, short enough to be added to any time.
+const MAX_LEASE: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
+/// The longest pause between two ticks of the thread.
+const MAX_TICK: Duration = Duration::from_secs(10);
+
+/// What it takes to keep a claim.
+pub(super) struct Renewal {
+    pub(super) lease: Duration,
+    /// When the lease was asked for. The store may count from then on.
+    pub(super) sent_at: Instant,
+    lost: watch::Sender<bool>,
+}
+
+impl Renewal {
+    /// The lease was asked for just now.
+    pub(super) fn new(lease: Duration) -> Self {
+        Self { lease, sent_at: Instant::now(), lost: watch::Sender::new(false) }
+    }
+
+    /// Returns what the handler can learn about its claim.
+    pub(super) fn watch(&self) -> Lease {
+        Lease::watching(&self.lost)
+    }
+
+    fn span(&self) -> Duration {
+        self.lease.min(MAX_LEASE)
+    }
+}
+
+impl Core {
+    /// Awaits `work`, and renews the lease of `claim` meanwhile. `work` has a task of its own, so that it may block its thread.
+    pub(super) async fn renewing<R: Send + 'static>(
+        &self,
+        key: StorageKey,
+        claim: &mut BoxClaim,
+        renewal: &Renewal,
+        work: BoxFuture<R>,
+    ) -> R {
+        let mut task = Self::spawn_untracked(work);
+        let (lease, span) = (renewal.lease, renewal.span());
+        let mut ticks = self.ticks.watch(span);
+        self.warn_of_round_trip(renewal.sent_at, span);
+        let mut due = renewal.sent_at + span / RENEWALS;
+        loop {
+            tokio::select! {
+                biased;
+                ended = &mut task => return result_of(ended).await,
+                () = reached(due, &mut ticks), if !*renewal.lost.borrow() => {}
+            }
+            let sent_at = Instant::now();
+            // The handler goes on while the store replies, and whatever it replies: it has started.
+            let renewed = tokio::select! {
+                biased;
+                ended = &mut task => return result_of(ended).await,
+                // Long enough for a slow reply, and short enough that a lost one does not cost the lease.
+                renewed = within(STORE_TIMEOUT.min(span / 2), claim.renew(lease)) => renewed,
+            };
+            match renewed {
+                Ok(()) => {
+                    self.warn_of_round_trip(sent_at, span);
+                    due = sent_at + span / RENEWALS;
+                }
+                Err(StoreError::Lost) => {
+                    renewal.lost.send_replace(true);
+                    tracing::error!(%key, "the lease was lost while the handler runs: it was not renewed in time, or the store lost the claim");
+                }
+                Err(error) => {
+                    tracing::warn!(%key, %error, cause = error.cause(), "the lease could not be renewed; trying again");
+                    due = sent_at + jitter(span / (2 * RENEWALS));
+                }
+            }
+        }
+    }
+
+    /// A claim whose lease takes so long to come is soon abandoned, although its handler runs.
+    fn warn_of_round_trip(&self, sent_at: Instant, span: Duration) {
+        let took = sent_at.elapsed();
+        if took > span / RENEWALS {
+            self.warned_of_round_trip.call_once(|| {
+                tracing::warn!(
+                    ?took,
+                    lease = ?span,
+                    "the store took more than a third of the lease to reply; if this happens often, set a longer `lease`, or retries may \
+                     be told that the outcome is unknown while the handler runs"
+                );
+            });
+        }
+    }
+}
+
+/// Returns what the task of a handler returned. Its panic goes on here.
+async fn result_of<R>(ended: Result<R, JoinError>) -> R {
+    match ended.map_err(JoinError::try_into_panic) {
+        Ok(result) => result,
+        Err(Ok(panic)) => resume_unwind(panic),
+        // The async runtime is shutting down, and drops this task as well.
+        Err(Err(_)) => pending().await,
+    }
+}
+
+async fn reached(due: Instant, ticks: &mut watch::Receiver<()>) {
+    while Instant::now() < due {
+        tokio::select! {
+            () = sleep_until(due) => {}
+            // The sender lives as long as the engine.
+            _ = ticks.changed() => {}
+        }
+    }
+}
+
+/// A thread that wakes the tasks which renew leases, since the timers of an async runtime may stop: a thread that was waiting for
+/// them runs the task that it has to wake, and while that task blocks it, no other thread may be waiting for timers.
+pub(super) struct Ticks(Arc<Shared>);
+
+struct Shared {
+    ticks: watch::Sender<()>,
+    is_running: Mutex<bool>,
+}
+
+impl Ticks {
+    pub(super) fn new() -> Self {
+        Self(Arc::new(Shared { ticks: watch::Sender::new(()), is_running: Mutex::new(false) }))
+    }
+
+    /// Returns what changes a few times in each lease. The thread runs while someone watches.
+    fn watch(&self, lease: Duration) -> watch::Receiver<()> {
+        let ticks = self.0.ticks.subscribe();
+        let mut is_running = self.0.is_running.lock().unwrap_or_else(PoisonError::into_inner);
+        if !*is_running {
+            let (shared, pause) = (Arc::clone(&self.0), (lease / (2 * RENEWALS)).min(MAX_TICK));
+            let started = thread::Builder::new().name("idem-leases".into()).spawn(move || shared.run(pause));
+            if let Err(error) = &started {
+                tracing::warn!(%error, "no thread for leases: a handler that blocks its thread may lose its lease");
+            }
+            *is_running = started.is_ok();
+        }
+        ticks
+    }
+}
+
+impl Shared {
+    fn run(&self, pause: Duration) {
+        loop {
+            thread::sleep(pause);
+            let mut is_running = self.is_running.lock().unwrap_or_else(PoisonError::into_inner);
+            if self.ticks.receiver_count() == 0 {
+                *is_running = false;
+                return;
+            }
+            drop(is_running);
+            self.ticks.send_replace(());
+        }
+    }
+}

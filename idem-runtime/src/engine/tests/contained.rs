@@ -1,0 +1,103 @@
+//! Faults of a service's code that the engine contains.
+
+use super::*;
+use crate::clock::{SystemClock, Timestamp};
+use crate::memory::MemoryClaim;
+
+/// A clock that panics when it is told to.
+#[derive(Clone, Default)]
+struct Broken(Arc<AtomicUsize>);
+
+impl Clock for Broken {
+    fn now(&self) -> Timestamp {
+        assert!(self.0.load(Ordering::SeqCst) == 0, "on purpose");
+        SystemClock::new().now()
+    }
+}
+
+#[tokio::test]
+async fn a_clock_that_panics_withholds_no_response_and_lets_nothing_run_twice() {
+    let clock = Broken::default();
+    let idempotency = Idempotency::builder(MemoryStore::new()).clock(clock.clone()).build();
+    let broken = clock.clone();
+    let handler = move |_| async move {
+        broken.0.store(1, Ordering::SeqCst);
+        Executed { response: 1, recording: Recording::Done(answer("one")) }
+    };
+    assert_eq!(ran(idempotency.run(attempt("a", "x"), handler).await), 1);
+    let body = Body::ready();
+    assert_eq!(recorded(idempotency.run(attempt("a", "x"), body.run(answer("two"))).await), "one");
+    clock.0.store(0, Ordering::SeqCst);
+    assert_eq!(recorded(idempotency.run(attempt("a", "x"), body.run(answer("two"))).await), "one");
+}
+
+/// A store in memory whose futures panic when they are dropped.
+struct PanicsOnDrop(MemoryStore);
+
+struct Bomb;
+
+impl Drop for Bomb {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            panic!("on purpose");
+        }
+    }
+}
+
+impl Store for PanicsOnDrop {
+    type Claim = MemoryClaim;
+
+    fn begin(
+        &self,
+        key: &StorageKey,
+        fingerprint: &Fingerprint,
+        options: &BeginOptions,
+    ) -> impl Future<Output = Result<Begin<MemoryClaim>, StoreError>> + Send {
+        let bomb = Bomb;
+        let begin = self.0.begin(key, fingerprint, options);
+        async move {
+            let begun = begin.await;
+            // It is dropped with the future, and not when this returns.
+            std::mem::forget(bomb);
+            begun
+        }
+    }
+
+    async fn ended(&self, _: &StorageKey) {
+        let _bomb = Bomb;
+        std::future::pending().await
+    }
+
+    async fn forget(&self, key: &StorageKey) -> Result<bool, StoreError> {
+        self.0.forget(key).await
+    }
+
+    fn attach(&self, clock: &Arc<dyn Clock>) -> StoreCapabilities {
+        self.0.attach(clock)
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_future_of_a_store_that_panics_when_it_is_dropped_harms_no_request() {
+    let idempotency = Idempotency::new(PanicsOnDrop(MemoryStore::new()));
+    let mut attempt = attempt("a", "x");
+    attempt.rules.wait = Some(Duration::from_secs(1));
+    let body = Body::new();
+    let first = tokio::spawn(idempotency.run(attempt, body.run(answer("one"))));
+    body.started.notified().await;
+    let waited = tokio::spawn(idempotency.run(attempt, body.run(answer("two")))).await;
+    assert!(matches!(waited, Ok(Err(RefusalReason::InFlight))), "{waited:?}");
+    body.go_on.add_permits(1);
+    assert_eq!(ran(first.await.unwrap()), 1);
+}
+
+#[test]
+fn an_attempt_outside_an_async_runtime_leaves_no_claim() {
+    let store = MemoryStore::new();
+    let idempotency = Idempotency::new(store.clone());
+    let body = Body::ready();
+    let mut run = Box::pin(idempotency.run(attempt("a", "x"), body.run(answer("one"))));
+    let refused = poll_now(&mut run).expect("there is nothing to wait for");
+    assert!(matches!(refused, Err(RefusalReason::StoreUnavailable(_))), "{refused:?}");
+    assert_eq!((store.usage().entries, body.runs()), (0, 0));
+}
