@@ -102,9 +102,9 @@ pub use idem_runtime::conformance;
 pub use idem_runtime::metrics;
 pub use idem_runtime::{
     Abandoned, Begin, BeginOptions, Claim, Clock, DrainTimeout, ExecutionId, ExecutionInfo, Fingerprint, Idempotency,
-    IdempotencyBuilder, InvalidKey, Key, KeyReport, KeyState, KeyStatus, Lease, ManualClock, MemoryClaim, MemoryStore,
-    MemoryStoreBuilder, Outcome, Record, RecordBuilder, RefusalReason, Scope as KeyScope, SettleError, Settled,
-    StorageKey, Store, StoreCapabilities, StoreError, StoredEntry, SystemClock, Timestamp, TraceParent, Usage,
+    IdempotencyBuilder, InvalidKey, Key, KeyPage, KeyReport, KeyState, KeyStatus, Lease, ManualClock, MemoryClaim,
+    MemoryStore, MemoryStoreBuilder, Outcome, Record, RecordBuilder, RefusalReason, Scope as KeyScope, SettleError,
+    Settled, StorageKey, Store, StoreCapabilities, StoreError, StoredEntry, SystemClock, Timestamp, TraceParent, Usage,
 };
 #[cfg(feature = "cached")]
 pub use idem_runtime::{CachedClaim, CachedStore, CachedStoreBuilder};

@@ -229,6 +229,17 @@ impl Store for Failing {
         self.store.inspect(key).await
     }
 
+    async fn inspect_unknown(
+        &self,
+        from: Option<&bytes::Bytes>,
+    ) -> Result<idem_axum::KeyPage<StoredEntry>, StoreError> {
+        self.store.inspect_unknown(from).await
+    }
+
+    async fn revoke(&self, key: &StorageKey) -> Result<bool, StoreError> {
+        self.store.revoke(key).await
+    }
+
     async fn drained(&self) {
         self.store.drained().await;
     }

@@ -1,5 +1,6 @@
 //! What every step needs: the scripts, and the server that has the key.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -25,7 +26,7 @@ pub(crate) struct Client {
 }
 
 enum Servers {
-    One(Box<Node>),
+    One(Arc<Node>),
     Cluster(Box<Cluster>),
 }
 
@@ -66,7 +67,7 @@ impl Client {
         let scripts = Scripts::new();
         let new = NewNode { texts: scripts.texts(), prefix: prefix.clone(), durability, timeout };
         let servers = match place {
-            Place::Server(source) => Servers::One(Box::new(new.node(source, false))),
+            Place::Server(source) => Servers::One(Arc::new(new.node(source, false))),
             Place::Cluster(client, seeds) => Servers::Cluster(Box::new(Cluster::new(*client, seeds, new))),
         };
         Self { servers, scripts, prefix, timeout }
@@ -103,6 +104,14 @@ impl Client {
         match &self.servers {
             Servers::One(node) => node.connection.send(command, deadline).await,
             Servers::Cluster(cluster) => cluster.send(name, command, deadline).await,
+        }
+    }
+
+    /// Returns the servers that share the keys, in the order of their names. A single server has no name.
+    pub(crate) async fn servers(&self, deadline: Instant) -> Result<Vec<(String, Arc<Node>)>, Error> {
+        match &self.servers {
+            Servers::One(node) => Ok(vec![(String::new(), Arc::clone(node))]),
+            Servers::Cluster(cluster) => cluster.primaries(deadline).await,
         }
     }
 

@@ -3,7 +3,7 @@
 //! Each node has its own connection, with all that a connection to a single server has. A step is on one key. A node that does not
 //! have it says which one does, and has done nothing.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
@@ -80,6 +80,20 @@ impl Cluster {
     pub(crate) fn node(&self, name: &Name) -> Option<Arc<Node>> {
         let slot = usize::from(slot(&name.0));
         self.read(|state| state.slots.get(slot)?.as_ref().and_then(|at| state.nodes.get(at)).cloned())
+    }
+
+    /// Returns the nodes that have slots, in the order of their addresses.
+    pub(crate) async fn primaries(&self, deadline: Instant) -> Result<Vec<(String, Arc<Node>)>, Error> {
+        if self.is_stale.load(Ordering::SeqCst) {
+            let version = self.read(|state| state.version);
+            // If no node replies, there is none.
+            let _ = timeout_at(deadline, self.ask(version)).await;
+        }
+        let primaries: BTreeMap<_, _> = self.read(|state| {
+            let primaries = state.slots.iter().flatten().filter_map(|at| state.nodes.get_key_value(at));
+            primaries.map(|(at, node)| (format!("{}:{}", at.host, at.port), Arc::clone(node))).collect()
+        });
+        if primaries.is_empty() { Err(Error::NotConnected(self.new.timeout)) } else { Ok(primaries.into_iter().collect()) }
     }
 
     /// Sends a command until a node that has its key replies.

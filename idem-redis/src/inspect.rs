@@ -1,16 +1,24 @@
 //! Reading the value of a key, for a step or for an operator, and forgetting it.
 
+use std::time::Duration;
+
 use bytes::Bytes;
-use idem_runtime::{KeyState, StorageKey, StoredEntry, Timestamp};
+use idem_runtime::remote::OwnerToken;
+use idem_runtime::{KeyPage, KeyState, StorageKey, StoredEntry, Timestamp};
+use redis::{Pipeline, Value, cmd};
 use tokio::time::Instant;
 
 use crate::client::{Client, ScriptReply};
 use crate::connection::Reply;
 use crate::errors::Error;
-use crate::value::{self, Decoded, Name, RECORD_START};
+use crate::value::{self, CLAIM, Decoded, Name, RECORD_START, StoredClaim};
 
 /// How often a step looks again if, each time, another request was faster.
 const MAX_ATTEMPTS: u32 = 3;
+/// How many keys the server looks at for a page of unknown outcomes, about.
+const MAX_SCANNED: usize = 500;
+/// More milliseconds than are left to any key, so that a claim counts as abandoned.
+const ANY_LEASE: &str = "9007199254740991";
 
 /// The value of a key at one moment.
 struct Snapshot {
@@ -64,6 +72,81 @@ impl Client {
         };
         entry.expires_at = (snapshot.left >= 0).then(|| snapshot.after(snapshot.left));
         Ok(Some(entry))
+    }
+
+    /// Returns a page of the keys whose outcome is unknown. `from` is the name of a server and its cursor of SCAN.
+    pub(crate) async fn inspect_unknown(&self, from: Option<&Bytes>) -> Result<KeyPage<StoredEntry>, Error> {
+        let deadline = self.deadline();
+        let servers = self.servers(deadline).await?;
+        let from = from.map(|from| String::from_utf8_lossy(from));
+        let (place, cursor) = from.as_deref().and_then(|from| from.rsplit_once(' ')).unwrap_or(("", "0"));
+        // A server that is gone has left its keys to others.
+        let Some(at) = servers.iter().position(|(name, _)| name.as_str() >= place) else {
+            return Ok(KeyPage::new(Vec::new(), None));
+        };
+        let (name, server) = &servers[at];
+        let mut scan = cmd("SCAN");
+        scan.arg(if name == place { cursor } else { "0" })
+            .arg("MATCH")
+            .arg(Name::pattern(&self.prefix))
+            .arg("COUNT")
+            .arg(MAX_SCANNED);
+        let reply = server.connection.send(&scan, deadline).await?.accepted()?;
+        let (next, names): (String, Vec<Bytes>) =
+            redis::from_redis_value(reply.value).map_err(|_| Error::UnknownReply)?;
+        let mut found: Vec<_> = names.iter().filter_map(|name| Name::key(&self.prefix, name)).collect();
+        // SCAN may return a key twice.
+        found.sort_unstable_by_key(|key| *key.as_bytes());
+        found.dedup();
+        // Records may be large, so they are not read.
+        let mut starts = Pipeline::new();
+        for key in &found {
+            starts.cmd("GETRANGE").arg(self.name(key).0).arg(0).arg(CLAIM.len() - 1);
+        }
+        let starts = if found.is_empty() { Vec::new() } else { server.connection.send(&starts, deadline).await?.value };
+        let mut keys = Vec::new();
+        for (key, start) in found.into_iter().zip(starts) {
+            if start != Value::BulkString(CLAIM.to_vec()) {
+                continue;
+            }
+            match self.inspect(&key).await {
+                Ok(Some(entry)) if matches!(entry.state, KeyState::Abandoned(_)) => keys.push((key, entry)),
+                Ok(_) => {}
+                // One damaged claim does not hide the others.
+                Err(error @ Error::Unreadable { .. }) => tracing::error!(%key, %error, "a claim is not listed"),
+                Err(error) => return Err(error),
+            }
+        }
+        let next = match (next.as_str(), servers.get(at + 1)) {
+            ("0", None) => None,
+            ("0", Some((name, _))) => Some(format!("{name} 0")),
+            (cursor, _) => Some(format!("{name} {cursor}")),
+        };
+        Ok(KeyPage::new(keys, next.map(Bytes::from)))
+    }
+
+    /// Replaces a claim whose lease has not expired by one without an owner, and returns whether there was one.
+    pub(crate) async fn revoke(&self, key: &StorageKey, owner: OwnerToken) -> Result<bool, Error> {
+        let (name, deadline) = (self.name(key), self.deadline());
+        for _ in 0..MAX_ATTEMPTS {
+            let Some((value, left)) = self.peek(&name, deadline).await? else { return Ok(false) };
+            let stored = match decode(&name, &value, left)? {
+                Decoded::Claim(stored) if !stored.has_expired(left) => stored,
+                _ => return Ok(false),
+            };
+            let ttl = Duration::from_millis(u64::try_from(stored.ttl).unwrap_or(0));
+            let claim = value::encode_claim(&name, owner, ttl, &stored.fingerprint, stored.info.as_ref());
+            // Less than its TTL is left: so its lease has expired.
+            let expiry = stored.ttl.saturating_sub(1).max(1).to_string();
+            let arguments = [&value[..], &claim, expiry.as_bytes(), ANY_LEASE.as_bytes()];
+            match self.step(&self.scripts.take_over, &name, &arguments, deadline).await?.reply {
+                ScriptReply::Done => return self.replicate(&name, claim).await.map(|()| true),
+                ScriptReply::Absent | ScriptReply::NotExpired => return Ok(false),
+                ScriptReply::Found(_) => {}
+            }
+        }
+        // Other requests claim the key again and again.
+        Ok(false)
     }
 
     /// Removes a record or an abandoned claim, and returns whether there was one.

@@ -63,6 +63,7 @@
 //! | right | without it |
 //! |---|---|
 //! | `&shop:* +publish +subscribe +unsubscribe +ping` | waiters poll, and learn of the end of a claim up to 640 ms later |
+//! | `+scan` | [`inspect_unknown`](idem_runtime::Idempotency::inspect_unknown) fails |
 //! | `+script\|load` | the first steps on a new server take a second round trip |
 //!
 //! # Encryption

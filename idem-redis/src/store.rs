@@ -3,9 +3,10 @@
 use std::fmt;
 use std::sync::Arc;
 
-use idem_runtime::remote::UnconfirmedClaims;
+use bytes::Bytes;
+use idem_runtime::remote::{OwnerToken, UnconfirmedClaims};
 use idem_runtime::{
-    Begin, BeginOptions, Clock, Fingerprint, StorageKey, Store, StoreCapabilities, StoreError, StoredEntry,
+    Begin, BeginOptions, Clock, Fingerprint, KeyPage, StorageKey, Store, StoreCapabilities, StoreError, StoredEntry,
 };
 
 use crate::begin::{Releaser, begin};
@@ -162,6 +163,15 @@ impl Store for RedisStore {
     /// Reads, and writes nothing. Replays are not counted.
     async fn inspect(&self, key: &StorageKey) -> Result<Option<StoredEntry>, StoreError> {
         Ok(self.client.inspect(key).await?)
+    }
+
+    /// A page is one step of SCAN, so the user of the connection must be allowed to call it.
+    async fn inspect_unknown(&self, from: Option<&Bytes>) -> Result<KeyPage<StoredEntry>, StoreError> {
+        Ok(self.client.inspect_unknown(from).await?)
+    }
+
+    async fn revoke(&self, key: &StorageKey) -> Result<bool, StoreError> {
+        Ok(self.client.revoke(key, OwnerToken::random()?).await?)
     }
 
     /// Waits until each unconfirmed claim is released.

@@ -29,6 +29,7 @@
 //!
 //! A record expires with its key. A checksum is the first 8 bytes of a SHA-1.
 
+use std::str;
 use std::time::Duration;
 
 use bytes::{BufMut, Bytes, BytesMut};
@@ -68,6 +69,31 @@ impl Name {
             name.push(char::from(DIGITS[usize::from(byte & 15)]));
         }
         Self(name)
+    }
+
+    /// The names of all keys, as a pattern.
+    pub(crate) fn pattern(prefix: &str) -> String {
+        let mut pattern = String::with_capacity(prefix.len() + 2);
+        for character in prefix.chars() {
+            if matches!(character, '*' | '?' | '[' | ']' | '^' | '-' | '\\') {
+                pattern.push('\\');
+            }
+            pattern.push(character);
+        }
+        pattern + ":*"
+    }
+
+    /// Returns the key whose name this is.
+    pub(crate) fn key(prefix: &str, name: &[u8]) -> Option<StorageKey> {
+        let digits = str::from_utf8(name).ok()?.strip_prefix(prefix)?.strip_prefix(':')?;
+        let mut bytes = [0; 32];
+        if digits.len() != 64 || !digits.is_ascii() {
+            return None;
+        }
+        for (at, byte) in bytes.iter_mut().enumerate() {
+            *byte = u8::from_str_radix(digits.get(at * 2..at * 2 + 2)?, 16).ok()?;
+        }
+        Some(StorageKey::from_bytes(bytes))
     }
 
     /// The channel on which the end of a claim is published.

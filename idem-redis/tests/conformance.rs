@@ -33,7 +33,8 @@ mod with_the_documented_rights {
 
     idem_runtime::conformance_tests!(|| async {
         let server = Redis::start().await;
-        common::set_user(&server, &common::documented_rights()).await;
+        // Operators list unknown outcomes, which is optional.
+        common::set_user(&server, &[&common::documented_rights()[..], &["+scan"]].concat()).await;
         let store = RedisStore::builder(common::user_url(&server)).prefix("shop").connect().await.unwrap();
         Served { store, _server: server }
     });
@@ -72,6 +73,17 @@ impl Store for Served {
 
     async fn inspect(&self, key: &StorageKey) -> Result<Option<StoredEntry>, StoreError> {
         self.store.inspect(key).await
+    }
+
+    async fn inspect_unknown(
+        &self,
+        from: Option<&bytes::Bytes>,
+    ) -> Result<idem_runtime::KeyPage<StoredEntry>, StoreError> {
+        self.store.inspect_unknown(from).await
+    }
+
+    async fn revoke(&self, key: &StorageKey) -> Result<bool, StoreError> {
+        self.store.revoke(key).await
     }
 
     async fn drained(&self) {

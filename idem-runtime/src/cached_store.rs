@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
+use bytes::Bytes;
 use moka::policy::EvictionPolicy;
 use moka::sync::Cache as MokaCache;
 
@@ -12,7 +13,7 @@ use crate::error::StoreError;
 use crate::fingerprint::Fingerprint;
 use crate::key::StorageKey;
 use crate::record::Record;
-use crate::store::{Begin, BeginOptions, Claim, Store, StoreCapabilities, StoredEntry};
+use crate::store::{Begin, BeginOptions, Claim, KeyPage, Store, StoreCapabilities, StoredEntry};
 
 /// What an entry takes besides its record, in bytes: the key, and what moka needs for it.
 const ENTRY_BYTES: u32 = 256;
@@ -198,6 +199,14 @@ impl<S: Store> Store for CachedStore<S> {
     async fn inspect(&self, key: &StorageKey) -> Result<Option<StoredEntry>, StoreError> {
         let entry = self.store.inspect(key).await?;
         Ok(entry.map(|entry| StoredEntry { replays: None, ..entry }))
+    }
+
+    async fn inspect_unknown(&self, from: Option<&Bytes>) -> Result<KeyPage<StoredEntry>, StoreError> {
+        self.store.inspect_unknown(from).await
+    }
+
+    async fn revoke(&self, key: &StorageKey) -> Result<bool, StoreError> {
+        self.store.revoke(key).await
     }
 
     async fn drained(&self) {
@@ -393,6 +402,17 @@ mod tests {
 
         async fn inspect(&self, key: &StorageKey) -> Result<Option<StoredEntry>, StoreError> {
             self.0.inspect(key).await
+        }
+
+        async fn inspect_unknown(
+            &self,
+            from: Option<&bytes::Bytes>,
+        ) -> Result<crate::store::KeyPage<StoredEntry>, StoreError> {
+            self.0.inspect_unknown(from).await
+        }
+
+        async fn revoke(&self, key: &StorageKey) -> Result<bool, StoreError> {
+            self.0.revoke(key).await
         }
 
         async fn drained(&self) {

@@ -30,6 +30,8 @@ pub enum StoreError {
     Unreadable(Arc<dyn Error + Send + Sync>),
     /// This store cannot report the state of a key without claiming it.
     CannotInspect,
+    /// This store cannot take a claim away from an owner that is alive.
+    CannotRevoke,
 }
 
 impl StoreError {
@@ -57,6 +59,7 @@ impl fmt::Display for StoreError {
             Self::Lost => "the claim is no longer held by this owner",
             Self::Unreadable(_) => "the value under the key cannot be read",
             Self::CannotInspect => "this store cannot be inspected",
+            Self::CannotRevoke => "this store cannot take a claim away from its owner",
         })
     }
 }
@@ -65,7 +68,7 @@ impl Error for StoreError {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         match self {
             Self::Unavailable(source) | Self::Unreadable(source) => Some(&**source),
-            Self::Full | Self::Lost | Self::CannotInspect => None,
+            Self::Full | Self::Lost | Self::CannotInspect | Self::CannotRevoke => None,
         }
     }
 }

@@ -155,7 +155,7 @@ pub use outcome::codes;
 pub use outcome::{Delivery, Executed, Outcome, RecordedStream, Recording, RefusalReason, Replay, RunResult};
 pub use record::{Record, RecordBuilder};
 pub use scope::Scope;
-pub use store::{Begin, BeginOptions, Claim, KeyState, Store, StoreCapabilities, StoredEntry};
+pub use store::{Begin, BeginOptions, Claim, KeyPage, KeyState, Store, StoreCapabilities, StoredEntry};
 #[cfg(feature = "metrics")]
 pub use telemetry::metrics;
 pub use telemetry::span::RequestSpan;

@@ -4,6 +4,8 @@ use std::future::{Future, ready};
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
+
 use crate::clock::{Clock, Timestamp};
 use crate::error::StoreError;
 use crate::execution_info::ExecutionInfo;
@@ -115,6 +117,33 @@ pub trait Store: Send + Sync + 'static {
         ready(Err(StoreError::CannotInspect))
     }
 
+    /// Returns keys whose [outcome is unknown](KeyState::Abandoned), one page of them: those in a limited part of the store, which
+    /// begins at `from`, or at the start. So a page may be empty although [more](KeyPage::next) follow. It changes nothing.
+    ///
+    /// A key that is abandoned all the time until the last page was read is on one of the pages, and may be on several.
+    ///
+    /// # Errors
+    /// [`StoreError::CannotInspect`] if this store does not support it, [`StoreError::Unavailable`] if it could not be read.
+    fn inspect_unknown(
+        &self,
+        from: Option<&Bytes>,
+    ) -> impl Future<Output = Result<KeyPage<StoredEntry>, StoreError>> + Send {
+        let _ = from;
+        ready(Err(StoreError::CannotInspect))
+    }
+
+    /// Takes the claim under `key` away from its owner, although that is alive, and returns whether there was one. The key is
+    /// abandoned from then on: with the same fingerprint and info, for as long as any abandoned claim. Whatever the owner does later is
+    /// [`StoreError::Lost`], and changes nothing.
+    ///
+    /// # Errors
+    /// [`StoreError::CannotRevoke`] if this store does not support it, [`StoreError::Unavailable`] if it is not known whether
+    /// the claim was taken away.
+    fn revoke(&self, key: &StorageKey) -> impl Future<Output = Result<bool, StoreError>> + Send {
+        let _ = key;
+        ready(Err(StoreError::CannotRevoke))
+    }
+
     /// Resolves when the store has finished everything that it does after a call has ended, such as releasing unconfirmed
     /// claims. [`Idempotency::drain`](crate::Idempotency::drain) waits for it. By default there is nothing to finish.
     ///
@@ -219,6 +248,23 @@ impl StoredEntry {
     /// An entry of which only the state is known.
     pub const fn new(state: KeyState) -> Self {
         Self { state, info: None, lease_until: None, expires_at: None, replays: None }
+    }
+}
+
+/// A page of keys, each with what was found under it.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct KeyPage<T> {
+    /// The keys.
+    pub keys: Vec<(StorageKey, T)>,
+    /// Where the next page begins, in the store's own format. `None` if this is the last one.
+    pub next: Option<Bytes>,
+}
+
+impl<T> KeyPage<T> {
+    /// A page with these keys.
+    pub const fn new(keys: Vec<(StorageKey, T)>, next: Option<Bytes>) -> Self {
+        Self { keys, next }
     }
 }
 

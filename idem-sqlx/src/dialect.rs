@@ -179,6 +179,11 @@ pub(crate) struct Statements {
     pub(crate) notify: Option<Arc<str>>,
     /// `key`: the row, for operators.
     pub(crate) inspect: Arc<str>,
+    /// `key, limit`: of so many rows that follow the key, those whose outcome is unknown, as `inspect`, and the last one; with their key
+    /// and whether the outcome is unknown.
+    pub(crate) unknown: Arc<str>,
+    /// `key, owner`: a row if the claim has this owner now, and its lease has expired.
+    pub(crate) revoke: Arc<str>,
     /// `key, owner, replays`: a row if they were added to those of the owner's record.
     pub(crate) count: Arc<str>,
     /// `key`: the milliseconds that are left of the lease, while the claim is in flight. Asks for a notification of its end.

@@ -27,6 +27,8 @@ pub enum Step {
     Forget,
     /// Reading the state of a key.
     Inspect,
+    /// Taking a claim away from its owner.
+    Revoke,
     /// Counting replays.
     Count,
     /// Waiting for the end of a claim.
@@ -46,6 +48,7 @@ impl Step {
             Self::Commit => "the handler ran, and what it wrote was rolled back, unless a retry finds its record",
             Self::Forget => "it is unknown whether anything was removed",
             Self::Inspect => "nothing was changed",
+            Self::Revoke => "it is unknown whether the claim was taken away",
             Self::Count => "replays go uncounted",
             Self::Wait => "the waiter asks again",
             Self::Cleanup => "what has expired stays until the next cleanup",
@@ -63,6 +66,7 @@ impl fmt::Display for Step {
             Self::Commit => "the commit of a handler's transaction",
             Self::Forget => "`forget`",
             Self::Inspect => "`inspect`",
+            Self::Revoke => "`revoke`",
             Self::Count => "counting replays",
             Self::Wait => "waiting for the end of a claim",
             Self::Cleanup => "the cleanup",

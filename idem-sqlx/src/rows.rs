@@ -59,6 +59,15 @@ pub(crate) fn stored_entry<D: Dialect>(row: &D::Row, key: &StorageKey) -> Result
     Ok(entry)
 }
 
+/// Reads a row of the scan for unknown outcomes: its key, and its entry if the outcome is unknown.
+pub(crate) fn scanned<D: Dialect>(row: &D::Row) -> Result<(StorageKey, Option<StoredEntry>), Problem> {
+    let Ok(key) = required(D::bytes(row, 7))?.try_into().map(StorageKey::from_bytes) else {
+        return Err(Problem::Damaged("damaged: its key is too short or too long"));
+    };
+    let is_unknown = required(D::boolean(row, 8))?;
+    Ok((key, if is_unknown { Some(stored_entry::<D>(row, &key)?) } else { None }))
+}
+
 /// Reads `session, whether it has the same fingerprint`.
 pub(crate) fn holder<D: Dialect>(row: &D::Row) -> Result<(i64, bool), Problem> {
     Ok((number::<D>(row)?, required(D::boolean(row, 1))?))

@@ -6,10 +6,11 @@ use std::future::Future;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use bytes::Bytes;
 use idem_runtime::remote::{Listener, OwnerToken, UnconfirmedClaims, Waiters, jitter};
 use idem_runtime::{
-    Begin, BeginOptions, Clock, ExecutionInfo, Fingerprint, Record, StorageKey, Store, StoreCapabilities, StoreError,
-    StoredEntry,
+    Begin, BeginOptions, Clock, ExecutionInfo, Fingerprint, KeyPage, Record, StorageKey, Store, StoreCapabilities,
+    StoreError, StoredEntry,
 };
 use tokio::time::{sleep, timeout};
 
@@ -25,6 +26,9 @@ use crate::watches::Watches;
 
 /// How often `begin` looks again if, each time, another request changed the key.
 const MAX_ATTEMPTS: usize = 16;
+
+/// How many rows are read for a page of unknown outcomes.
+const MAX_SCANNED: i64 = 1000;
 
 /// The pause before the database is asked again whether a claim has ended; it doubles up to [`MAX_WAIT_PAUSE`], which is how
 /// late a waiter is at most if nothing wakes it.
@@ -361,6 +365,34 @@ impl<D: Dialect> Store for SqlStore<D> {
         let mut entry = entry.map_err(|problem| DatabaseError { step: Step::Inspect, problem })?;
         entry.replays = entry.replays.filter(|_| self.inner.replay_counter.is_some());
         Ok(Some(entry))
+    }
+
+    /// A page covers 1,000 rows.
+    async fn inspect_unknown(&self, from: Option<&Bytes>) -> Result<KeyPage<StoredEntry>, StoreError> {
+        let executor = &self.inner.executor;
+        let values = [Value::Bytes(from.map_or(&[], |from| from)), Value::Number(MAX_SCANNED)];
+        let result = executor.read(Step::Inspect, &executor.statements.unknown, &values).await?;
+        let (mut keys, mut next) = (Vec::new(), None);
+        for row in &result.rows {
+            let scanned = rows::scanned::<D>(row);
+            let (key, entry) = scanned.map_err(|problem| DatabaseError { step: Step::Inspect, problem })?;
+            next = Some(Bytes::copy_from_slice(key.as_bytes()));
+            keys.extend(entry.map(|entry| (key, entry)));
+        }
+        Ok(KeyPage::new(keys, next))
+    }
+
+    /// A transaction that is the claim of its handler is not seen, and keeps it.
+    async fn revoke(&self, key: &StorageKey) -> Result<bool, StoreError> {
+        if self.inner.running.fingerprint(key).is_some() {
+            return Ok(false);
+        }
+        let Inner { executor, waiters, .. } = &*self.inner;
+        let owner = OwnerToken::random()?;
+        let values = [key_value(key), Value::Bytes(owner.as_bytes())];
+        let result = executor.execute(Step::Revoke, &executor.statements.revoke, &values).await?;
+        waiters.wake(key);
+        Ok(!result.rows.is_empty())
     }
 
     /// Waits until each unconfirmed claim is released.

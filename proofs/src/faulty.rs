@@ -80,6 +80,17 @@ impl<S: Store> Store for ReleaseOnDrop<S> {
         self.0.inspect(key).await
     }
 
+    async fn inspect_unknown(
+        &self,
+        from: Option<&bytes::Bytes>,
+    ) -> Result<idem_runtime::KeyPage<StoredEntry>, StoreError> {
+        self.0.inspect_unknown(from).await
+    }
+
+    async fn revoke(&self, key: &StorageKey) -> Result<bool, StoreError> {
+        self.0.revoke(key).await
+    }
+
     async fn drained(&self) {
         self.0.drained().await;
     }

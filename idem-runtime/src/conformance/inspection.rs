@@ -172,3 +172,80 @@ pub async fn an_abandoned_claim_keeps_its_info_until_it_is_taken_over<S: Store>(
     );
     new_owner.release().await.expect("the new_owner releases");
 }
+
+/// Every abandoned claim is on one of the pages, with its info. A claim with an owner, a record and a free key are on none. For
+/// stores that list them.
+pub async fn unknown_outcomes_are_listed_and_nothing_else<S: Store>(store: &Attached<S>) {
+    const BRIEF: Duration = Duration::from_millis(100);
+    if matches!(store.store.inspect_unknown(None).await, Err(StoreError::CannotInspect)) {
+        return;
+    }
+    let (abandoned, in_flight, recorded) = ([(); 3].map(|()| key()), key(), key());
+    let infos = abandoned.map(|key| info(&key, "/mine"));
+    for (key, info) in abandoned.iter().zip(&infos) {
+        drop(store.claim_from(key, BRIEF, info).await);
+    }
+    let owned = store.claim_from(&in_flight, LEASE, &info(&in_flight, "/mine")).await;
+    let record = record_of(&fingerprint("mine"), b"answer", TTL, None);
+    store.claim_from(&recorded, LEASE, &info(&recorded, "/mine")).await.complete(record, TTL).await.expect("completes");
+    let listed = within("abandoned claims are listed", async {
+        loop {
+            let (mut listed, mut from) = (Vec::new(), None);
+            loop {
+                let page = store.store.inspect_unknown(from.as_ref()).await.expect("a store lists unknown outcomes");
+                listed.extend(page.keys);
+                from = page.next;
+                if from.is_none() {
+                    break;
+                }
+            }
+            if abandoned.iter().all(|key| listed.iter().any(|(listed, _)| listed == key)) {
+                break listed;
+            }
+            tokio::time::sleep(BRIEF / 10).await;
+        }
+    })
+    .await;
+    for (key, entry) in &listed {
+        assert!(matches!(entry.state, KeyState::Abandoned(_)), "its outcome is not unknown: {entry:?}");
+        assert!(*key != in_flight && *key != recorded, "its outcome is known: {entry:?}");
+        if let Some(at) = abandoned.iter().position(|abandoned| abandoned == key) {
+            assert_eq!(entry.info.as_ref(), Some(&infos[at]), "the info of the claim is listed");
+        }
+    }
+    owned.release().await.expect("the owner releases");
+}
+
+/// A claim that was revoked is abandoned at once, with its info. Its owner can neither renew, complete nor release it, and a new owner
+/// can take it over. For stores that revoke claims.
+pub async fn a_revoked_claim_is_abandoned_and_its_owner_changes_nothing<S: Store>(store: &Attached<S>) {
+    let (key, mine) = (key(), fingerprint("mine"));
+    match store.store.revoke(&key).await {
+        Err(StoreError::CannotRevoke) => return,
+        revoked => assert!(matches!(revoked, Ok(false)), "a free key has no claim: {revoked:?}"),
+    }
+    let from = info(&key, "/mine");
+    let mut owner = store.claim_from(&key, LEASE, &from).await;
+    let clone = owner.try_clone();
+    assert!(store.store.revoke(&key).await.expect("a claim is revoked"));
+    if let Some(found) = store.inspect(&key).await {
+        let found = found.expect("a revoked claim stays");
+        assert!(matches!(found.state, KeyState::Abandoned(found) if found == mine), "{found:?}");
+        assert_eq!(found.info.as_ref(), Some(&from), "the info stays");
+    }
+    let lost = |result: Result<(), StoreError>| assert!(matches!(result, Err(StoreError::Lost)), "{result:?}");
+    lost(owner.renew(LEASE).await);
+    let new_info = info(&key, "/new_owner");
+    let Ok(Begin::Abandoned(mut new_owner)) = store.begin_from(&key, &mine, LEASE, &new_info).await else {
+        panic!("a revoked claim can be taken over")
+    };
+    lost(owner.complete(record_of(&mine, b"late", TTL, Some(&from)), TTL).await);
+    new_owner.renew(LEASE).await.expect("the new owner takes the claim over");
+    if let Some(clone) = clone {
+        lost(clone.release().await);
+    }
+    let record = record_of(&mine, b"settled", TTL, Some(&from));
+    new_owner.complete(record, TTL).await.expect("the new owner completes");
+    assert!(!store.store.revoke(&key).await.expect("a record is no claim"), "a record is no claim");
+    assert_eq!(content(&store.record(&key, &mine).await).as_deref(), Some(&b"settled"[..]));
+}

@@ -85,6 +85,8 @@ macro_rules! __conformance_cases {
             inspecting_a_record_shows_it_as_it_was_kept
             what_has_expired_is_not_found
             an_abandoned_claim_keeps_its_info_until_it_is_taken_over
+            unknown_outcomes_are_listed_and_nothing_else
+            a_revoked_claim_is_abandoned_and_its_owner_changes_nothing
         }
     };
 }

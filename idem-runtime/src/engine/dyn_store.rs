@@ -1,6 +1,7 @@
 //! Stores without their type, so that neither a handler nor a layer has a type parameter for it. A panic of a store becomes an
 //! error, since it would otherwise take the handler's response with it.
 
+use std::any::Any;
 use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
@@ -8,12 +9,14 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use bytes::Bytes;
+
 use crate::clock::Clock;
 use crate::error::{StoreError, discard};
 use crate::fingerprint::Fingerprint;
 use crate::key::StorageKey;
 use crate::record::Record;
-use crate::store::{Begin, BeginOptions, Claim, Store, StoreCapabilities, StoredEntry};
+use crate::store::{Begin, BeginOptions, Claim, KeyPage, Store, StoreCapabilities, StoredEntry};
 use crate::telemetry::counters::Operation;
 use crate::telemetry::span::StoreTimer;
 
@@ -70,6 +73,8 @@ pub(crate) trait DynStore: Any + Send + Sync {
     fn ended(self: Arc<Self>, key: StorageKey) -> BoxFuture<()>;
     fn forget(self: Arc<Self>, key: StorageKey) -> StoreFuture<'static, bool>;
     fn inspect(self: Arc<Self>, key: StorageKey) -> StoreFuture<'static, Option<StoredEntry>>;
+    fn inspect_unknown(self: Arc<Self>, from: Option<Bytes>) -> StoreFuture<'static, KeyPage<StoredEntry>>;
+    fn revoke(self: Arc<Self>, key: StorageKey) -> StoreFuture<'static, bool>;
     fn drained(self: Arc<Self>) -> BoxFuture<()>;
 }
 
@@ -117,6 +122,20 @@ impl<S: Store> DynStore for S {
         StoreFuture::new(async move {
             let timer = StoreTimer::start::<S>(Operation::Inspect);
             timer.finish(Store::inspect(&*self, &key).await)
+        })
+    }
+
+    fn inspect_unknown(self: Arc<Self>, from: Option<Bytes>) -> StoreFuture<'static, KeyPage<StoredEntry>> {
+        StoreFuture::new(async move {
+            let timer = StoreTimer::start::<S>(Operation::Inspect);
+            timer.finish(Store::inspect_unknown(&*self, from.as_ref()).await)
+        })
+    }
+
+    fn revoke(self: Arc<Self>, key: StorageKey) -> StoreFuture<'static, bool> {
+        StoreFuture::new(async move {
+            let timer = StoreTimer::start::<S>(Operation::Revoke);
+            timer.finish(Store::revoke(&*self, &key).await)
         })
     }
 

@@ -18,7 +18,7 @@ use crate::fingerprint::Fingerprint;
 use crate::key::{Key, StorageKey};
 use crate::outcome::{Outcome, RefusalReason};
 use crate::scope::Scope;
-use crate::store::{BeginOptions, KeyState, StoredEntry};
+use crate::store::{BeginOptions, KeyPage, KeyState, StoredEntry};
 
 /// How often a key that changes owners meanwhile is looked at again.
 const MAX_ATTEMPTS: usize = 4;
@@ -224,7 +224,7 @@ impl Idempotency {
     /// A record lives from now on for as long as those of its endpoint do, or for a day if the claim does not say;
     /// [`settle_for`](Self::settle_for) sets another TTL. It keeps the info of the execution that it is about.
     ///
-    /// Only an unknown outcome is settled. The claim is taken over first, as by a second run: if two operators settle the same
+    /// Only an unknown outcome is settled; if an execution hangs, [`revoke`](Self::revoke) its claim first. The claim is taken over first, as by a second run: if two operators settle the same
     /// key, one succeeds, and an owner that was only slow completes before that or not at all. One call settles one execution:
     /// the one that it finds first. To repeat it with a record, or as not replayable, is safe. After a release the key is free for
     /// another execution, whose outcome may become unknown in turn; inspect the key again before settling that.
@@ -263,6 +263,74 @@ impl Idempotency {
         ttl: Duration,
     ) -> Result<Settled, SettleError> {
         self.settle_key(self.storage_key(scope, key), outcome, Some(ttl)).await
+    }
+
+    /// As [`settle`](Self::settle), for a key that [`inspect_unknown`](Self::inspect_unknown) has found.
+    ///
+    /// # Errors
+    /// As for [`settle`](Self::settle).
+    pub async fn settle_found(&self, key: &StorageKey, outcome: Outcome) -> Result<Settled, SettleError> {
+        self.settle_key(*key, outcome, None).await
+    }
+
+    /// Returns a page of the keys whose outcome is unknown: after a crash, say. `from` is the [`next`](KeyPage::next) of the page
+    /// before. A page covers a limited part of the store, so it may be empty although more follow.
+    ///
+    /// It lists what is in the store, whatever the [namespace](crate::IdempotencyBuilder::namespace): storage keys are hashes, so the
+    /// [endpoint](KeyReport::endpoint) tells whose they are. A claim counts as in flight until its lease has expired.
+    ///
+    /// ```
+    /// # async fn example(idempotency: idem_runtime::Idempotency) -> Result<(), idem_runtime::StoreError> {
+    /// let mut next = None;
+    /// loop {
+    ///     let page = idempotency.inspect_unknown(next).await?;
+    ///     for (key, report) in &page.keys {
+    ///         println!("{key}: {:?}, started {:?}", report.endpoint(), report.started_at());
+    ///     }
+    ///     next = page.next;
+    ///     if next.is_none() {
+    ///         break;
+    ///     }
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`StoreError::CannotInspect`] if the store does not support it, and [`StoreError::Unavailable`] if it could not be reached.
+    ///
+    /// # Cancel safety
+    /// It changes nothing.
+    pub async fn inspect_unknown(&self, from: Option<Bytes>) -> Result<KeyPage<KeyReport>, StoreError> {
+        let core = &self.handle.core;
+        let page = within(STORE_TIMEOUT, Arc::clone(&core.store).inspect_unknown(from)).await?;
+        let mut keys = Vec::with_capacity(page.keys.len());
+        for (key, entry) in page.keys {
+            keys.extend(core.report(entry)?.map(|report| (key, report)));
+        }
+        Ok(KeyPage::new(keys, page.next))
+    }
+
+    /// Takes the claim of a key away from its execution, which hangs, and returns whether there was one. From then on the outcome is
+    /// unknown: retries are told so, and [`settle`](Self::settle) decides what they get. Under
+    /// [`Abandoned::Rerun`] a retry runs the handler again.
+    ///
+    /// The handler is not stopped. Its [lease](crate::Lease) is lost, and whatever it returns later is not recorded. An
+    /// execution with a transaction keeps its claim; end its session instead.
+    ///
+    /// To repeat it is safe.
+    ///
+    /// # Errors
+    /// [`StoreError::CannotRevoke`] if the store does not support it, and [`StoreError::Unavailable`] if it is not known whether the
+    /// claim was taken away. Call it again.
+    ///
+    /// # Cancel safety
+    /// If the future is dropped before it is ready, it may or may not have taken effect.
+    pub async fn revoke(&self, scope: &Scope, key: &Key) -> Result<bool, StoreError> {
+        let key = self.storage_key(scope, key);
+        let revoked = within(STORE_TIMEOUT, Arc::clone(&self.handle.core.store).revoke(key)).await?;
+        tracing::info!(%key, revoked, "an operator took a claim away from its execution");
+        Ok(revoked)
     }
 
     pub(crate) async fn settle_key(

@@ -166,8 +166,8 @@ impl Core {
             let decision = self.decide(attempt, begun);
             if let Decision::Run(claim) = decision {
                 let Some(permit) = self.permit() else {
-                    // Before the refusal is sent, so that a retry does not find the key in flight.
-                    ClaimCompletion::release(attempt.key, claim).finish_logged().await;
+                    // Before the refusal is sent, so that a retry does not find the key in flight. Failures are logged.
+                    let _ = ClaimCompletion::release(attempt.key, claim).finish(Arc::clone(self)).await;
                     return Err(Blocked::Refuse(RefusalReason::TooManyExecutions));
                 };
                 return self.opened(Execution::new(self, attempt, &info, claim, permit), slot).await;

@@ -5,9 +5,9 @@ use std::fmt;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
-use super::Shared;
 use super::quota::QuotaPermit;
 use super::records::KeyHasher;
+use super::{Shard, Shared};
 use crate::error::StoreError;
 use crate::execution_info::ExecutionInfo;
 use crate::fingerprint::Fingerprint;
@@ -83,6 +83,29 @@ impl LockedClaims<'_> {
         self.remove(key)
     }
 
+    /// Gives the claim a new owner, who has disappeared, with `permit` for its part of the quota. Returns whether its owner was alive.
+    pub(super) fn revoke(&mut self, key: &StorageKey, permit: QuotaPermit) -> bool {
+        match self.0.get_mut(key) {
+            Some(slot) if !slot.is_abandoned() => {
+                slot.owner = Arc::new(AsyncMutex::new(Some(permit)));
+                wake(slot.waiters.take());
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// Adds keys whose owner disappeared.
+    pub(super) fn abandoned(&self, keys: &mut Vec<(StorageKey, StoredEntry)>) {
+        let abandoned = self.0.iter().filter(|(_, slot)| slot.is_abandoned());
+        keys.extend(abandoned.map(|(key, slot)| (*key, slot.inspect())));
+    }
+
+    /// Returns whether the claim is that of this owner. It is not if the claim was revoked.
+    fn is_owned_by(&self, key: &StorageKey, ownership: &Ownership) -> bool {
+        self.0.get(key).is_some_and(|slot| Arc::ptr_eq(&slot.owner, OwnedMutexGuard::mutex(ownership)))
+    }
+
     /// Removes a claim that the caller owns, and whose waiters it [wakes](ClaimSlot::wake).
     fn remove(&mut self, key: &StorageKey) -> Option<ClaimSlot> {
         let slot = self.0.remove(key);
@@ -155,14 +178,23 @@ impl MemoryClaim {
         Self { shared: Arc::clone(shared), key, ownership, new_info }
     }
 
-    /// Removes the claim, and wakes those who wait for its end.
-    fn end(&mut self) {
-        let ownership = self.ownership.take();
-        let slot = self.shared.shard(&self.key).claims.lock().remove(&self.key);
+    /// Removes the claim, does `first` in the same step, and wakes those who wait for its end. Nothing is done if the claim was
+    /// revoked.
+    fn end(&mut self, first: impl FnOnce(&Shard)) -> Result<(), StoreError> {
+        let ownership = self.ownership.take().ok_or(StoreError::Lost)?;
+        let shard = self.shared.shard(&self.key);
+        let mut claims = shard.claims.lock();
+        if !claims.is_owned_by(&self.key, &ownership) {
+            return Err(StoreError::Lost);
+        }
+        first(shard);
+        let slot = claims.remove(&self.key);
+        drop(claims);
         drop(ownership);
         if let Some(slot) = slot {
             slot.wake();
         }
+        Ok(())
     }
 }
 
@@ -175,8 +207,13 @@ fn wake(waiters: Option<Arc<Notify>>) {
 
 impl Claim for MemoryClaim {
     async fn renew(&mut self, _lease: Duration) -> Result<(), StoreError> {
+        let Some(ownership) = &self.ownership else { return Err(StoreError::Lost) };
+        let mut claims = self.shared.shard(&self.key).claims.lock();
+        if !claims.is_owned_by(&self.key, ownership) {
+            return Err(StoreError::Lost);
+        }
         if let Some(info) = self.new_info.take()
-            && let Some(slot) = self.shared.shard(&self.key).claims.lock().get_mut(&self.key)
+            && let Some(slot) = claims.get_mut(&self.key)
         {
             slot.info = Some(info);
         }
@@ -185,15 +222,14 @@ impl Claim for MemoryClaim {
 
     async fn complete(mut self, record: Record, ttl: Duration) -> Result<(), StoreError> {
         let permit = self.ownership.as_mut().and_then(|permit| permit.take()).ok_or(StoreError::Lost)?;
-        // The record first: in between the key is in flight, and never free.
-        self.shared.record(self.key, record, ttl, permit);
-        self.end();
-        Ok(())
+        let recorded = self.shared.record(record, ttl, permit);
+        let (key, real_time) = (self.key, self.shared.clock().is_real_time());
+        // The record and the end of the claim in one step: in between another owner could end the claim.
+        self.end(|shard| shard.records.insert(key, recorded, ttl, real_time))
     }
 
     async fn release(mut self) -> Result<(), StoreError> {
-        self.end();
-        Ok(())
+        self.end(|_| {})
     }
 }
 

@@ -6,6 +6,8 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use bytes::Bytes;
+
 use self::claims::{ClaimSlot, Claims};
 use self::janitor::Janitor;
 use self::quota::{Quota, QuotaPermit};
@@ -15,7 +17,7 @@ use crate::error::StoreError;
 use crate::fingerprint::Fingerprint;
 use crate::key::StorageKey;
 use crate::record::Record;
-use crate::store::{Begin, BeginOptions, Store, StoreCapabilities, StoredEntry};
+use crate::store::{Begin, BeginOptions, KeyPage, Store, StoreCapabilities, StoredEntry};
 use crate::sync::AtomicUsize;
 
 mod claims;
@@ -37,6 +39,8 @@ const MAX_REMOVED: usize = 64;
 const MAX_LOOKED_AT: usize = 8192;
 /// How often a request makes room for the bytes of a record.
 const MAX_SWEEPS_FOR_BYTES: usize = 16;
+/// A page of keys is full with so many.
+const MAX_PAGE: usize = 100;
 
 /// Claims and records in this process's memory: the fastest store, for services that run as one process. A restart
 /// forgets everything.
@@ -113,12 +117,11 @@ impl Shared {
         self.clock.get_or_init(|| Arc::new(SystemClock::new()))
     }
 
-    /// Puts a record in the place of a claim that the caller holds.
-    fn record(&self, key: StorageKey, record: Record, ttl: Duration, mut permit: QuotaPermit) {
+    /// Makes what is to take the place of a claim, and room for it.
+    fn record(&self, record: Record, ttl: Duration, mut permit: QuotaPermit) -> Recorded {
         let now = self.clock().now();
         let record = if self.grow(&mut permit, record.bytes().len(), now) { record } else { record.tombstone() };
-        let recorded = Recorded { record, expires_at: now.after(ttl), replays: 0, _permit: permit };
-        self.shard(&key).records.insert(key, recorded, ttl, self.clock().is_real_time());
+        Recorded { record, expires_at: now.after(ttl), replays: 0, _permit: permit }
     }
 
     /// Adds `bytes` to the permit, and makes room for them if necessary.
@@ -327,6 +330,28 @@ impl Store for MemoryStore {
             return Ok(Some(slot.inspect()));
         }
         Ok(shard.records.inspect(key, shared.clock().now()))
+    }
+
+    /// A page has the keys of some shards.
+    async fn inspect_unknown(&self, from: Option<&Bytes>) -> Result<KeyPage<StoredEntry>, StoreError> {
+        let shards = &self.inner.shared.shards;
+        let first = from.and_then(|from| <[u8; 8]>::try_from(&from[..]).ok()).map_or(0, u64::from_be_bytes);
+        let first = usize::try_from(first).unwrap_or(usize::MAX);
+        let mut keys = Vec::new();
+        for (index, shard) in shards.iter().enumerate().skip(first) {
+            shard.claims.lock().abandoned(&mut keys);
+            if keys.len() >= MAX_PAGE && index + 1 < shards.len() {
+                return Ok(KeyPage::new(keys, Some(Bytes::copy_from_slice(&(index as u64 + 1).to_be_bytes()))));
+            }
+        }
+        Ok(KeyPage::new(keys, None))
+    }
+
+    /// An abandoned claim takes room of its own, until the owner that lost it has ended.
+    async fn revoke(&self, key: &StorageKey) -> Result<bool, StoreError> {
+        let shared = &self.inner.shared;
+        let permit = shared.quota.admit().ok_or(StoreError::Full)?;
+        Ok(shared.shard(key).claims.lock().revoke(key, permit))
     }
 
     /// The store judges expiry itself, by the engine's clock, in the same step in which it grants a claim; and a claim

@@ -22,6 +22,7 @@ pub(crate) enum Operation {
     Release,
     Forget,
     Inspect,
+    Revoke,
 }
 
 /// Functions that count where the feature is on, and do nothing where it is off.
@@ -107,7 +108,8 @@ counted! {
 
 #[cfg(feature = "metrics")]
 impl Operation {
-    const ALL: [Self; 6] = [Self::Begin, Self::Renew, Self::Complete, Self::Release, Self::Forget, Self::Inspect];
+    const ALL: [Self; 7] =
+        [Self::Begin, Self::Renew, Self::Complete, Self::Release, Self::Forget, Self::Inspect, Self::Revoke];
 
     fn name(self) -> &'static str {
         match self {
@@ -117,6 +119,7 @@ impl Operation {
             Self::Release => "release",
             Self::Forget => "forget",
             Self::Inspect => "inspect",
+            Self::Revoke => "revoke",
         }
     }
 }

@@ -107,6 +107,17 @@ pub(super) fn statements(table: &str, channel: &str) -> Statements {
                  (extract(epoch FROM lease_until) * 1000000)::bigint, \
                  (extract(epoch FROM expires_at) * 1000000)::bigint, replays \
              FROM {t} WHERE key = $1 AND expires_at > {now}"),
+        // Along the primary key, so that a page reads a limited number of rows.
+        unknown: sql("WITH part AS ( \
+                 SELECT key, fingerprint, info, lease_until, expires_at, replays, \
+                     record IS NULL AND lease_until <= {now} AND expires_at > {now} AS is_unknown \
+                 FROM {t} WHERE key > $1 ORDER BY key LIMIT $2 \
+             ) \
+             SELECT fingerprint, NULL::bytea, true, info, (extract(epoch FROM lease_until) * 1000000)::bigint, \
+                 (extract(epoch FROM expires_at) * 1000000)::bigint, replays, key, is_unknown FROM part \
+             WHERE is_unknown OR key = (SELECT key FROM part ORDER BY key DESC LIMIT 1) ORDER BY key"),
+        revoke: sql("UPDATE {t} SET owner = $2, lease_until = {now} \
+             WHERE key = $1 AND record IS NULL AND (lease_until > {now} OR owner = $2) RETURNING 1"),
         count: sql(
             "UPDATE {t} SET replays = replays + $3 WHERE key = $1 AND owner = $2 AND record IS NOT NULL RETURNING 1",
         ),

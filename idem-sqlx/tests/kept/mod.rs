@@ -36,6 +36,17 @@ impl<S: Store, K: Send + Sync + 'static> Store for Kept<S, K> {
         self.store.inspect(key).await
     }
 
+    async fn inspect_unknown(
+        &self,
+        from: Option<&bytes::Bytes>,
+    ) -> Result<idem_runtime::KeyPage<StoredEntry>, StoreError> {
+        self.store.inspect_unknown(from).await
+    }
+
+    async fn revoke(&self, key: &StorageKey) -> Result<bool, StoreError> {
+        self.store.revoke(key).await
+    }
+
     async fn drained(&self) {
         self.store.drained().await;
     }

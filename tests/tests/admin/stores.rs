@@ -80,6 +80,17 @@ impl Store for Jittery {
         Ok(found)
     }
 
+    async fn inspect_unknown(
+        &self,
+        from: Option<&axum::body::Bytes>,
+    ) -> Result<idem_axum::KeyPage<StoredEntry>, StoreError> {
+        self.store.inspect_unknown(from).await
+    }
+
+    async fn revoke(&self, key: &StorageKey) -> Result<bool, StoreError> {
+        self.store.revoke(key).await
+    }
+
     fn attach(&self, clock: &Arc<dyn Clock>) -> StoreCapabilities {
         MemoryStore::attach(&self.store, clock)
     }

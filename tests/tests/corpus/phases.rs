@@ -67,6 +67,17 @@ impl Store for Slow {
         self.store.inspect(key).await
     }
 
+    async fn inspect_unknown(
+        &self,
+        from: Option<&axum::body::Bytes>,
+    ) -> Result<idem_axum::KeyPage<StoredEntry>, StoreError> {
+        self.store.inspect_unknown(from).await
+    }
+
+    async fn revoke(&self, key: &StorageKey) -> Result<bool, StoreError> {
+        self.store.revoke(key).await
+    }
+
     async fn drained(&self) {
         self.store.drained().await;
     }

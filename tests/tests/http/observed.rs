@@ -88,6 +88,17 @@ impl Store for Slow {
         self.0.inspect(key).await
     }
 
+    async fn inspect_unknown(
+        &self,
+        from: Option<&axum::body::Bytes>,
+    ) -> Result<idem_axum::KeyPage<StoredEntry>, StoreError> {
+        self.0.inspect_unknown(from).await
+    }
+
+    async fn revoke(&self, key: &StorageKey) -> Result<bool, StoreError> {
+        self.0.revoke(key).await
+    }
+
     async fn drained(&self) {
         self.0.drained().await;
     }

@@ -61,6 +61,17 @@ impl Store for Busy {
     async fn inspect(&self, key: &StorageKey) -> Result<Option<StoredEntry>, StoreError> {
         self.store.inspect(key).await
     }
+
+    async fn inspect_unknown(
+        &self,
+        from: Option<&bytes::Bytes>,
+    ) -> Result<crate::store::KeyPage<StoredEntry>, StoreError> {
+        self.store.inspect_unknown(from).await
+    }
+
+    async fn revoke(&self, key: &StorageKey) -> Result<bool, StoreError> {
+        self.store.revoke(key).await
+    }
 }
 
 #[tokio::test]

@@ -242,6 +242,17 @@ impl Store for Behind {
         Ok(Some(StoredEntry::new(KeyState::Abandoned(from_orders().fingerprint))))
     }
 
+    async fn inspect_unknown(
+        &self,
+        from: Option<&bytes::Bytes>,
+    ) -> Result<crate::store::KeyPage<StoredEntry>, StoreError> {
+        self.0.inspect_unknown(from).await
+    }
+
+    async fn revoke(&self, key: &StorageKey) -> Result<bool, StoreError> {
+        self.0.revoke(key).await
+    }
+
     async fn drained(&self) {
         self.0.drained().await;
     }
@@ -285,6 +296,17 @@ impl Store for Overtaken {
             drop(self.0.begin(key, &from_orders().fingerprint, &options).await?);
         }
         seen
+    }
+
+    async fn inspect_unknown(
+        &self,
+        from: Option<&bytes::Bytes>,
+    ) -> Result<crate::store::KeyPage<StoredEntry>, StoreError> {
+        self.0.inspect_unknown(from).await
+    }
+
+    async fn revoke(&self, key: &StorageKey) -> Result<bool, StoreError> {
+        self.0.revoke(key).await
     }
 
     async fn drained(&self) {
@@ -373,4 +395,69 @@ async fn a_store_that_cannot_be_inspected_says_so_and_is_not_changed() {
     let settled = idempotency.settle(&Scope::GLOBAL, &a(), Outcome::Release).await;
     assert!(matches!(settled, Err(SettleError::Store(StoreError::CannotInspect))), "{settled:?}");
     assert_eq!(ran(idempotency.run(from_orders(), Body::ready().run(answer("one"))).await), 1);
+}
+
+#[tokio::test]
+async fn keys_whose_outcome_is_unknown_are_listed_and_can_be_settled() {
+    let operated = Operated::new();
+    let keys = [1_u8, 2, 3];
+    for key in keys {
+        let attempt = Attempt { key: StorageKey::from_bytes([key; 32]), ..from_orders() };
+        let panics = |_| async { panic!("on purpose") };
+        let crashed: Result<RunResult<usize>, _> = operated.idempotency.run(attempt, panics).await;
+        assert!(matches!(crashed, Err(RefusalReason::OutcomeUnknown)), "{crashed:?}");
+    }
+    operated.run(answer("one")).await;
+    let list = async || {
+        let (mut listed, mut next) = (Vec::new(), None);
+        loop {
+            let page = operated.idempotency.inspect_unknown(next).await.unwrap();
+            for (key, report) in page.keys {
+                assert_eq!(
+                    (report.status(), report.endpoint()),
+                    (KeyStatus::OutcomeUnknown, Some("POST /orders/{id}"))
+                );
+                listed.push(key.as_bytes()[0]);
+            }
+            next = page.next;
+            if next.is_none() {
+                listed.sort_unstable();
+                return listed;
+            }
+        }
+    };
+    assert_eq!(list().await, keys);
+    let found = StorageKey::from_bytes([2; 32]);
+    assert_eq!(operated.idempotency.settle_found(&found, Outcome::NotReplayable).await.unwrap(), Settled::Now);
+    assert_eq!(list().await, [1, 3]);
+}
+
+#[tokio::test]
+async fn an_operator_takes_the_claim_of_a_hung_execution_away_and_settles_it() {
+    for outcome in [answer("settled"), Outcome::Release] {
+        let operated = Operated::new();
+        let revoke = async || operated.idempotency.revoke(&Scope::GLOBAL, &a()).await.unwrap();
+        assert!(!revoke().await, "a free key has no claim");
+        let released = matches!(outcome, Outcome::Release);
+        let hung = Body::new();
+        let first = tokio::spawn(operated.idempotency.run(from_orders(), hung.run(answer("late"))));
+        hung.started.notified().await;
+        assert!(matches!(operated.settle(outcome_like(&outcome)).await, Err(SettleError::NotUnknown(_))));
+        assert!(revoke().await);
+        assert!(!revoke().await, "to repeat it is safe");
+        assert_eq!(operated.inspect().await.unwrap().status(), KeyStatus::OutcomeUnknown);
+        assert_eq!(operated.settle(outcome).await.unwrap(), Settled::Now);
+        let body = Body::ready();
+        if released {
+            assert_eq!(ran(operated.idempotency.run(from_orders(), body.run(answer("settled"))).await), 1);
+        }
+        hung.go_on.add_permits(1);
+        assert_eq!(ran(first.await.unwrap()), 1, "its caller gets its response");
+        let retry = operated.idempotency.run(from_orders(), body.run(answer("two"))).await;
+        assert_eq!(recorded(retry), "settled");
+    }
+}
+
+fn outcome_like(outcome: &Outcome) -> Outcome {
+    if let Outcome::Release = outcome { Outcome::Release } else { answer("settled") }
 }

@@ -55,6 +55,17 @@ impl Store for Inspected {
         self.0.inspect(key).await
     }
 
+    async fn inspect_unknown(
+        &self,
+        from: Option<&bytes::Bytes>,
+    ) -> Result<crate::store::KeyPage<StoredEntry>, StoreError> {
+        self.0.inspect_unknown(from).await
+    }
+
+    async fn revoke(&self, key: &StorageKey) -> Result<bool, StoreError> {
+        self.0.revoke(key).await
+    }
+
     fn attach(&self, clock: &Arc<dyn Clock>) -> StoreCapabilities {
         Store::attach(&self.0, clock)
     }

@@ -49,6 +49,17 @@ impl Store for Deaf {
         self.store.inspect(key).await
     }
 
+    async fn inspect_unknown(
+        &self,
+        from: Option<&bytes::Bytes>,
+    ) -> Result<crate::store::KeyPage<crate::store::StoredEntry>, StoreError> {
+        self.store.inspect_unknown(from).await
+    }
+
+    async fn revoke(&self, key: &StorageKey) -> Result<bool, StoreError> {
+        self.store.revoke(key).await
+    }
+
     async fn drained(&self) {
         self.store.drained().await;
     }
