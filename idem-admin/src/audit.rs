@@ -16,7 +16,7 @@ pub struct Audit {
     /// What.
     pub action: Action,
     /// To which key, in which scope. Its `Display` is the eight hex digits that the other log lines of this key have.
-    /// `None` where the text in the form cannot be a key.
+    /// `None` for a list, and where the text in the form cannot be a key.
     pub key: Option<StorageKey>,
     /// The endpoint that the key was used on, where that is known.
     pub endpoint: Option<String>,
@@ -30,8 +30,12 @@ pub struct Audit {
 pub enum Action {
     /// A key was looked up, and what is recorded was shown.
     LookUp,
+    /// The keys whose outcome is unknown were listed, or a part of them.
+    ListUnknown,
     /// A record was forgotten: a retry runs the handler again.
     Forget,
+    /// The claim of an execution that hangs was taken away: its outcome is unknown.
+    Revoke,
     /// An unknown outcome was settled: it happened, and retries are told so.
     SettleHappened,
     /// An unknown outcome was settled: it happened, and retries get the response that was written down.
@@ -45,7 +49,9 @@ impl Action {
     pub fn code(self) -> &'static str {
         match self {
             Self::LookUp => "look_up",
+            Self::ListUnknown => "list_unknown",
             Self::Forget => "forget",
+            Self::Revoke => "revoke",
             Self::SettleHappened => "settle_happened",
             Self::SettleAnswer => "settle_answer",
             Self::SettleDidNotHappen => "settle_did_not_happen",
@@ -56,7 +62,9 @@ impl Action {
     pub(super) fn done(self) -> &'static str {
         match self {
             Self::LookUp => "Looked up.",
+            Self::ListUnknown => "Listed.",
             Self::Forget => "Forgotten. The next request with this key runs again.",
+            Self::Revoke => "The request that hung has lost this key. Now settle what became of it.",
             Self::SettleHappened => "Settled: it happened. A retry is told so, and does not run again.",
             Self::SettleAnswer => "Settled: it happened. A retry gets the response that you wrote down.",
             Self::SettleDidNotHappen => "Settled: it did not happen. The next request with this key runs again.",

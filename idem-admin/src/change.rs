@@ -10,10 +10,16 @@ use idem_axum::private;
 /// What a person decided.
 pub(super) struct Change {
     pub(super) action: Action,
-    /// How the claim ends; `None` where a record is forgotten.
-    outcome: Option<Outcome>,
+    kind: Kind,
     /// The state of the key when they decided.
     seen: String,
+}
+
+enum Kind {
+    Forget,
+    Revoke,
+    /// The claim ends like this.
+    Settle(Outcome),
 }
 
 /// What came of it.
@@ -24,17 +30,18 @@ pub(super) struct Changed {
 
 impl Change {
     pub(super) fn of(fields: &Fields) -> Result<Self, Mistake> {
-        let (action, outcome) = match (fields.step, fields.settle) {
-            (Step::ForgetNow, _) => (Action::Forget, None),
-            (_, Settle::Happened) => (Action::SettleHappened, Some(Outcome::NotReplayable)),
+        let (action, kind) = match (fields.step, fields.settle) {
+            (Step::ForgetNow, _) => (Action::Forget, Kind::Forget),
+            (Step::RevokeNow, _) => (Action::Revoke, Kind::Revoke),
+            (_, Settle::Happened) => (Action::SettleHappened, Kind::Settle(Outcome::NotReplayable)),
             (_, Settle::Answer) => {
                 let builder = private::encode(fields.answer()?);
-                (Action::SettleAnswer, Some(builder.map_or(Outcome::NotReplayable, Outcome::Record)))
+                (Action::SettleAnswer, Kind::Settle(builder.map_or(Outcome::NotReplayable, Outcome::Record)))
             }
-            (_, Settle::DidNotHappen) => (Action::SettleDidNotHappen, Some(Outcome::Release)),
+            (_, Settle::DidNotHappen) => (Action::SettleDidNotHappen, Kind::Settle(Outcome::Release)),
             (_, Settle::Unsaid) => return Err(Mistake::unsaid()),
         };
-        Ok(Self { action, outcome, seen: fields.seen.clone() })
+        Ok(Self { action, kind, seen: fields.seen.clone() })
     }
 
     /// Makes the change, if the key is in the same state as when the person decided.
@@ -47,13 +54,19 @@ impl Change {
             Err(error) => return Changed { result: failed(idempotency, looked, &error), endpoint: None },
         };
         let same = finding.seen() == self.seen;
-        let result = match self.outcome {
-            None if same && finding.can_be_forgotten() => match idempotency.forget(&looked.scope, &looked.key).await {
-                Ok(true) => AuditResult::Done,
-                Ok(false) => AuditResult::Absent,
-                Err(error) => failed(idempotency, looked, &error),
-            },
-            Some(outcome) if same && finding.can_be_settled() => {
+        let gone = |done: Result<bool, StoreError>| match done {
+            Ok(true) => AuditResult::Done,
+            Ok(false) => AuditResult::Absent,
+            Err(error) => failed(idempotency, looked, &error),
+        };
+        let result = match self.kind {
+            Kind::Forget if same && finding.can_be_forgotten() => {
+                gone(idempotency.forget(&looked.scope, &looked.key).await)
+            }
+            Kind::Revoke if same && finding.can_be_revoked() => {
+                gone(idempotency.revoke(&looked.scope, &looked.key).await)
+            }
+            Kind::Settle(outcome) if same && finding.can_be_settled() => {
                 match idempotency.settle(&looked.scope, &looked.key, outcome).await {
                     Ok(_) => AuditResult::Done,
                     Err(SettleError::Free) => AuditResult::Absent,

@@ -91,6 +91,11 @@ impl Finding {
         matches!(self.state, KeyStatus::Recorded | KeyStatus::NotReplayable)
     }
 
+    /// Whether an execution has the key that may hang.
+    pub(super) fn can_be_revoked(&self) -> bool {
+        self.state == KeyStatus::InFlight
+    }
+
     pub(super) fn can_be_settled(&self) -> bool {
         self.state == KeyStatus::OutcomeUnknown
     }

@@ -1,5 +1,8 @@
 //! What the page sends: a key and whose it is, and what is to become of it.
 
+use std::str;
+
+use axum::body::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use idem_runtime::{Idempotency, Key, Scope, StorageKey};
 use serde::Deserialize;
@@ -29,6 +32,8 @@ pub(super) struct Fields {
     pub(super) body: String,
     /// What the person saw when they asked for a change.
     pub(super) seen: String,
+    /// Where a list goes on, in hex digits.
+    pub(super) from: String,
 }
 
 /// What a button asks for. A change is asked for, shown, and then confirmed.
@@ -39,6 +44,10 @@ pub(super) enum Step {
     LookUp,
     Forget,
     ForgetNow,
+    Revoke,
+    RevokeNow,
+    /// Lists the keys whose outcome is unknown.
+    Unknown,
     Settle,
     SettleNow,
 }
@@ -121,12 +130,21 @@ impl Fields {
     /// The change that was confirmed; `None` of what changes nothing.
     pub(super) fn confirmed(&self) -> Option<Action> {
         match (self.step, self.settle) {
-            (Step::LookUp | Step::Forget | Step::Settle, _) | (Step::SettleNow, Settle::Unsaid) => None,
+            (Step::LookUp | Step::Unknown | Step::Forget | Step::Revoke | Step::Settle, _)
+            | (Step::SettleNow, Settle::Unsaid) => None,
             (Step::ForgetNow, _) => Some(Action::Forget),
+            (Step::RevokeNow, _) => Some(Action::Revoke),
             (Step::SettleNow, Settle::Happened) => Some(Action::SettleHappened),
             (Step::SettleNow, Settle::Answer) => Some(Action::SettleAnswer),
             (Step::SettleNow, Settle::DidNotHappen) => Some(Action::SettleDidNotHappen),
         }
+    }
+
+    /// Where a list goes on. `None` at its start.
+    pub(super) fn from(&self) -> Option<Bytes> {
+        let digits = self.from.as_bytes().chunks_exact(2);
+        let bytes = digits.map(|pair| u8::from_str_radix(str::from_utf8(pair).ok()?, 16).ok());
+        bytes.collect::<Option<Vec<u8>>>().filter(|from| !from.is_empty()).map(Bytes::from)
     }
 
     /// The response that retries shall get.

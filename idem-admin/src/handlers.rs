@@ -38,13 +38,16 @@ pub(super) async fn submit(State(desk): State<Arc<Desk>>, request: Request) -> R
             .refuse(&fields, "This form was sent from another site, so nothing was looked up and nothing changed.")
             .await;
     }
+    if fields.step == Step::Unknown {
+        return visit.list(&fields).await;
+    }
     let looked = match fields.look_up() {
         Ok(looked) => looked,
         Err(mistake) => return visit.mistaken(&fields, &mistake).await,
     };
     match fields.step {
-        Step::LookUp | Step::Forget | Step::Settle => visit.look(&fields, looked).await,
-        Step::ForgetNow | Step::SettleNow => {
+        Step::LookUp | Step::Unknown | Step::Forget | Step::Revoke | Step::Settle => visit.look(&fields, looked).await,
+        Step::ForgetNow | Step::RevokeNow | Step::SettleNow => {
             if visit.is_read_only() {
                 return visit.refuse(&fields, "This page is for look-ups only, so nothing was changed.").await;
             }

@@ -44,7 +44,8 @@
 //!   a retry runs to its end there as well, its record is what is forgotten. A claim whose owner is alive is never forgotten.
 //!
 //! # Scripts
-//! With `Accept: application/json` the look-up responds in JSON. It has no form for changes: those are methods of
+//! With `Accept: application/json` the look-up responds in JSON, and so does the list of unknown outcomes, `step=unknown`, in parts: `next`
+//! of the one is `from` of the next. It has no form for changes: those are methods of
 //! [`Idempotency`].
 //!
 //! ```console
@@ -72,6 +73,7 @@ mod finding;
 mod form;
 mod guard;
 mod handlers;
+mod list;
 mod page;
 mod visit;
 

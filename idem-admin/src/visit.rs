@@ -19,6 +19,7 @@ use super::desk::Desk;
 use super::finding::Finding;
 use super::form::{Fields, LookUp, Mistake, Settle, Step};
 use super::guard::{self, Token};
+use super::list::Listed;
 use super::page::{Frame, Notice};
 
 const OTHERWISE: &str = "Nothing was changed: the key's state has changed since you opened this page.";
@@ -101,11 +102,44 @@ impl Visit {
         }
     }
 
+    /// Lists keys whose outcome is unknown.
+    pub(super) async fn list(&self, fields: &Fields) -> Response {
+        let (desk, actor, from) = (Arc::clone(&self.desk), self.actor.clone(), fields.from());
+        let task = async move {
+            let listed = Listed::of(&desk.idempotency, from).await;
+            let result = if listed.is_ok() { AuditResult::Done } else { AuditResult::Failed };
+            desk.audit(&Audit { actor, action: Action::ListUnknown, key: None, endpoint: None, result });
+            listed
+        };
+        match apart(task).await {
+            Some(Ok(listed)) if self.json => self.structured(StatusCode::OK, "application/json", &listed.json()),
+            Some(Ok(listed)) => self.html(StatusCode::OK, self.frame().list(&listed)),
+            Some(Err(error)) => {
+                tracing::error!(%error, "the store does not tell the admin page whose outcome is unknown");
+                let status = StatusCode::SERVICE_UNAVAILABLE;
+                let why = match error {
+                    StoreError::CannotInspect => "The store of this service cannot list its keys.",
+                    _ => "The store could not be asked. Try again in a moment.",
+                };
+                if self.json {
+                    self.problem(status, why)
+                } else {
+                    self.html(status, self.frame().unknown(fields, why, None))
+                }
+            }
+            None => {
+                tracing::error!("a list on the admin page, or the hook that audits it, panicked");
+                self.broken(fields, UNWRITTEN)
+            }
+        }
+    }
+
     fn asked(&self, fields: &Fields, finding: &Finding) -> Markup {
         let frame = self.frame();
         match (fields.step, fields.settle) {
             _ if self.is_read_only() => frame.found(fields, finding, None, None),
             (Step::Forget, _) if finding.can_be_forgotten() => frame.confirm_forget(fields, finding),
+            (Step::Revoke, _) if finding.can_be_revoked() => frame.confirm_revoke(fields, finding),
             (Step::Settle, Settle::Unsaid) => frame.found(fields, finding, None, Some(&Mistake::unsaid())),
             (Step::Settle, Settle::Answer) if finding.can_be_settled() => match fields.answer() {
                 Ok(answer) => frame.confirm_settle(fields, finding, Some(&answer)),

@@ -66,6 +66,20 @@ impl Frame<'_> {
         }
     }
 
+    /// The form for a list of unknown outcomes.
+    pub(super) fn list_unknown(&self, button: &str, from: Option<&str>) -> Markup {
+        html! {
+            section {
+                @if from.is_none() { h2 { "Unknown outcomes" } p { "After a crash, these are the keys that need someone to settle them." } }
+                form method="post" autocomplete="off" {
+                    input type="hidden" name="token" value=(self.token.as_str());
+                    @if let Some(from) = from { input type="hidden" name="from" value=(from); }
+                    .buttons { button.other name="step" value="unknown" { (button) } }
+                }
+            }
+        }
+    }
+
     /// Which key, in fields that are not shown. Never in an address, which logs and histories keep.
     pub(super) fn carried(&self, fields: &Fields) -> Markup {
         html! {

@@ -6,13 +6,14 @@ use maud::{DOCTYPE, Markup, PreEscaped, html};
 use super::finding::{Finding, code};
 use super::form::{Fields, Mistake, Settle};
 use super::guard::Token;
+use super::list::Listed;
 use idem_axum::private::RecordedResponse;
 
 mod fields;
 mod shown;
 
 use fields::{findings, found_out};
-use shown::{Words, answer, facts, notice};
+use shown::{Words, answer, facts, notice, unknown_outcomes};
 
 const STYLE: &str = include_str!("style.css");
 
@@ -46,7 +47,8 @@ struct Question<'a> {
 impl Frame<'_> {
     /// The page as one comes to it.
     pub(super) fn start(&self) -> Markup {
-        self.page("Look up a key", &self.look_up("Look up a key", &Fields::default(), None, true))
+        let form = self.look_up("Look up a key", &Fields::default(), None, true);
+        self.page("Look up a key", &html! { (form) (self.list_unknown("List them", None)) })
     }
 
     /// The form again, with what is wrong in it.
@@ -77,6 +79,24 @@ impl Frame<'_> {
                     Some(Err(unreadable)) => .note.alert { p { "The response cannot be shown: " (unreadable) "." } }
                 }
                 @if !self.read_only { (self.changes(fields, finding, mistake)) }
+            },
+        )
+    }
+
+    /// The keys whose outcome is unknown, or a part of them.
+    pub(super) fn list(&self, listed: &Listed) -> Markup {
+        let heading = if listed.keys.is_empty() { "No unknown outcomes here" } else { "Unknown outcomes" };
+        self.result(
+            heading,
+            &Fields::default(),
+            true,
+            &html! {
+                @if !listed.keys.is_empty() {
+                    p { "These requests were started, and whatever ran them went away before they ended. The key itself is not stored: find it \
+                         by the trace, or by the short key in your logs. Then look it up and settle it." }
+                    (unknown_outcomes(listed))
+                }
+                @if let Some(next) = &listed.next { p { "This is a part of the store." } (self.list_unknown("Go on", Some(next))) }
             },
         )
     }
@@ -117,6 +137,22 @@ impl Frame<'_> {
             written: None,
             step: "forget-now",
             button: "Forget it: a retry runs again",
+            runs_again: true,
+        })
+    }
+
+    /// Asks before a claim is taken away.
+    pub(super) fn confirm_revoke(&self, fields: &Fields, finding: &Finding) -> Markup {
+        self.confirm(fields, finding, &Question {
+            heading: "Does this request hang?",
+            before: html! { .note.alert {
+                p { strong { "The request is not stopped, and may still have its effect." } }
+                p { "It loses this key: whatever it responds with is not recorded. Its outcome is unknown from then on, and you settle it here." }
+                p { "If its endpoint declares that an abandoned request may run again, the next retry does." }
+            } },
+            written: None,
+            step: "revoke-now",
+            button: "It hangs: take the key away from it",
             runs_again: true,
         })
     }
@@ -196,6 +232,13 @@ impl Frame<'_> {
                         h3 { "Forget it" }
                         p { "Then a retry runs again. You are asked once more before anything is changed." }
                         .buttons { button.other name="step" value="forget" { "Forget …" } }
+                    }
+                    KeyStatus::InFlight => {
+                        p { "If it has been running for too long to end by itself, you can take the key away from it. You are asked once more." }
+                        .buttons {
+                            button name="step" value="look-up" { "Look again" }
+                            button.other name="step" value="revoke" { "It hangs …" }
+                        }
                     }
                     _ => .buttons { button name="step" value="look-up" { "Look again" } }
                 }

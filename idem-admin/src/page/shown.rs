@@ -5,6 +5,7 @@ use maud::{Markup, html};
 
 use super::super::finding::{Finding, Preview, date, distance, preview, shown};
 use super::super::form::{Fields, Whose};
+use super::super::list::{Listed, trace};
 use super::Notice;
 use idem_axum::private::RecordedResponse;
 
@@ -19,11 +20,9 @@ impl Words {
     pub(super) fn of(state: KeyStatus) -> Self {
         let words = |name, what, retry| Self { name, what, retry };
         match state {
-            KeyStatus::InFlight => words(
-                "In flight",
-                "A request with this key is being processed right now.",
-                "A retry does not run. Nothing can be changed until it has ended.",
-            ),
+            KeyStatus::InFlight => {
+                words("In flight", "A request with this key is being processed right now.", "A retry does not run.")
+            }
             KeyStatus::OutcomeUnknown => words(
                 "Outcome unknown",
                 "A request with this key was started, and whatever ran it went away before it ended. It may have had its effect, or \
@@ -92,6 +91,24 @@ pub(super) fn answer(answer: &RecordedResponse) -> Markup {
             Preview::Binary(hex) => {
                 p.hint { "Body, " (length) " bytes that are no text. It begins with" }
                 pre { (hex) }
+            }
+        }
+    }
+}
+
+/// The keys of a list, each with what leads to its request.
+pub(super) fn unknown_outcomes(listed: &Listed) -> Markup {
+    html! {
+        @for (key, report) in &listed.keys {
+            dl {
+                dt { "Endpoint" } dd { @match report.endpoint() { Some(endpoint) => code { (endpoint) }, None => "not known" } }
+                @if let Some(at) = report.started_at() {
+                    dt { "Started" }
+                    dd { (time(at)) @if let Some(age) = report.age() { ", " (distance(at, at.after(age))) " ago" } }
+                }
+                @if let Some(at) = report.expires_at() { dt { "Expires" } dd { (time(at)) } }
+                @if let Some(trace) = trace(report) { dt { "Trace" } dd { code { (trace) } } }
+                dt { "In the logs" } dd { "key " code { (key) } }
             }
         }
     }

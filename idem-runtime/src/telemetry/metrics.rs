@@ -30,7 +30,7 @@
 //!
 //! `endpoint` is what the adapter calls the endpoint when it opens an [`RequestSpan`](crate::RequestSpan): method and route
 //! template, and never what a client chose; `unknown` where the engine runs without one. `store` is the name of the store's type,
-//! `operation` one of `begin`, `renew`, `complete`, `release`, `forget` and `inspect`, `code` that of the refusal.
+//! `operation` one of `begin`, `renew`, `complete`, `release`, `forget`, `inspect` and `revoke`, `code` that of the refusal.
 
 use ::metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge};
 

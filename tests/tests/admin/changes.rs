@@ -12,7 +12,7 @@ use idem_axum::{
 use idem_tests::{Reply, Setup, post as send, within};
 use tokio::sync::Notify;
 
-use super::desk::{Desk, TOKEN, pay, runtime, setup, torn_down};
+use super::desk::{Desk, TOKEN, page, pay, runtime, setup, torn_down};
 
 const KEY: &[(&str, &str)] = &[("key", "k")];
 
@@ -128,7 +128,7 @@ fn an_answer_of_the_longest_length_fits_however_a_browser_writes_it() {
 }
 
 #[tokio::test]
-async fn what_is_in_flight_cannot_be_changed() {
+async fn what_is_in_flight_cannot_be_forgotten_or_settled() {
     let (setup, ask) = (setup(), send("/pay").key("k"));
     setup.probe.close();
     let (app, first) = (setup.app.clone(), ask.clone());
@@ -137,10 +137,10 @@ async fn what_is_in_flight_cannot_be_changed() {
     let desk = Desk::over(&setup.idempotency);
     let shown = desk.send(KEY).await;
     assert!(shown.text().contains("In flight") && shown.text().contains("POST /pay"));
-    assert!(buttons(&shown).iter().all(|step| *step == "look-up"), "{:?}", buttons(&shown));
+    assert_eq!(buttons(&shown), ["look-up", "revoke"]);
     for step in ["forget", "settle"] {
         let asked = desk.send(&[("key", "k"), ("step", step), ("settle", "happened")]).await;
-        assert!(buttons(&asked).iter().all(|step| *step == "look-up"), "{:?}", buttons(&asked));
+        assert_eq!(buttons(&asked), ["look-up", "revoke"]);
     }
     desk.audits();
 
@@ -161,6 +161,54 @@ async fn what_is_in_flight_cannot_be_changed() {
     setup.probe.open();
     let first = first.await.unwrap();
     ask.to(&setup.app).await.assert_replay_of(&first);
+}
+
+#[tokio::test]
+async fn what_hangs_loses_its_key_and_is_settled() {
+    let (setup, ask) = (setup(), send("/pay").key("k"));
+    setup.probe.close();
+    let (app, hung) = (setup.app.clone(), ask.clone());
+    let hung = tokio::spawn(async move { hung.to(&app).await });
+    setup.probe.started(1).await;
+    let desk = Desk::over(&setup.idempotency);
+    let revoked = desk.change(KEY, "revoke").await;
+    assert!(revoked.status == 200 && revoked.text().contains("has lost this key"), "{}", revoked.text());
+    assert_eq!(buttons(&revoked), ["settle"]);
+    assert_eq!(desk.audits(), ["look_up POST /pay done", "revoke POST /pay done"]);
+    ask.to(&setup.app).await.assert_refused(409, "idempotency_outcome_unknown");
+    let settled = desk.change(&[KEY, &[("settle", "happened")]].concat(), "settle").await;
+    assert_eq!(settled.status, 200, "{}", settled.text());
+    setup.probe.open();
+    hung.await.unwrap().assert_ran(200);
+    ask.to(&setup.app).await.assert_refused(409, "idempotency_not_replayable");
+    assert_eq!(setup.probe.runs(), 1);
+}
+
+#[test]
+fn unknown_outcomes_are_listed() {
+    let (setup, ask) = (setup(), send("/pay").key("k"));
+    let desk = Desk::over(&setup.idempotency);
+    let list = [("step", "unknown")];
+    runtime().block_on(async {
+        assert!(page().to(&desk.app).await.text().contains("value=\"unknown\""), "the page offers it");
+        let none = desk.send(&list).await;
+        assert!(none.status == 200 && none.text().contains("No unknown outcomes here"), "{}", none.text());
+    });
+    torn_down(&setup, &ask);
+    runtime().block_on(async {
+        send("/pay").key("other").to(&setup.app).await.assert_ran(200);
+        let key = desk.json(KEY).await.json()["key"].as_str().unwrap().to_owned();
+        desk.audits();
+        let shown = desk.send(&list).await;
+        assert!(shown.text().contains("POST /pay") && shown.text().contains(&key), "{}", shown.text());
+        let listed = desk.json(&list).await.json();
+        assert_eq!((listed["unknown"].as_array().unwrap().len(), &listed["next"]), (1, &serde_json::Value::Null));
+        assert_eq!(
+            (&listed["unknown"][0]["key"], &listed["unknown"][0]["endpoint"]),
+            (&key.into(), &"POST /pay".into())
+        );
+        assert_eq!(desk.audits(), ["list_unknown - done", "list_unknown - done"]);
+    });
 }
 
 #[tokio::test]

@@ -40,8 +40,8 @@ async fn a_completion_that_fails_is_tried_again() {
     ask().to(&app).await.assert_replay_of(&first);
     assert_eq!(probe.runs(), 1);
     let text = logs.text();
-    // Nothing is lost yet, so it is a warning.
-    assert_eq!(text.matches("WARN").count(), 3, "{text}");
+    // Nothing is lost yet, so it is a warning: at the first, the second and the fourth try, and so on.
+    assert_eq!(text.matches("WARN").count(), 2, "{text}");
     assert!(!text.contains("ERROR") && !text.contains("KEY-canary"), "{text}");
 }
 
@@ -62,9 +62,9 @@ async fn a_completion_that_fails_for_good_never_becomes_a_second_run() {
         let (logs, _guard) = Logs::capture();
         let (idempotency, app, probe) = setup(faults);
         ask().to(&app).await.assert_ran(201);
-        // The engine gives up at some time, so that a process can end.
-        let minutes = std::time::Duration::from_secs(600);
-        tokio::time::timeout(minutes, idempotency.drain()).await.expect("the engine gives up");
+        // The engine gives up when the claim can live no longer.
+        let day = std::time::Duration::from_secs(25 * 60 * 60);
+        tokio::time::timeout(day, idempotency.drain()).await.expect("the engine gives up");
         let refused = ask().to(&app).await;
         assert_eq!(refused.status, 409, "{refused:?}");
         assert_eq!(probe.runs(), 1);
