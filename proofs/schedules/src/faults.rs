@@ -20,8 +20,8 @@ pub const FAULTS: &[(&str, &[Change])] = &[
         "claim_goes_before_the_record_comes",
         &[(
             "claims.rs",
-            "        self.shared.record(self.key, record, ttl, permit);\n        self.end();\n",
-            "        self.end();\n        self.shared.record(self.key, record, ttl, permit);\n",
+            "        first(shard);\n        let slot = claims.remove(&self.key);\n        drop(claims);\n",
+            "        let slot = claims.remove(&self.key);\n        drop(claims);\n        first(shard);\n",
         )],
     ),
     // A claim that is dropped releases its key.

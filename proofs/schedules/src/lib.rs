@@ -34,7 +34,9 @@ mod record {
     pub(crate) use idem_runtime::Record;
 }
 mod store {
-    pub(crate) use idem_runtime::{Begin, BeginOptions, Claim, KeyState, Store, StoreCapabilities, StoredEntry};
+    pub(crate) use idem_runtime::{
+        Begin, BeginOptions, Claim, KeyPage, KeyState, Store, StoreCapabilities, StoredEntry,
+    };
 }
 
 /// The store, sound and with each fault.
