@@ -12,13 +12,13 @@ const MAX_KEYS: usize = 100;
 const MAX_PAGES: usize = 20;
 
 /// A part of the keys whose outcome is unknown.
-pub(super) struct Listed {
+pub(super) struct UnknownPage {
     pub(super) keys: Vec<(StorageKey, KeyReport)>,
     /// Where the rest begins, in hex digits.
     pub(super) next: Option<String>,
 }
 
-impl Listed {
+impl UnknownPage {
     pub(super) async fn of(idempotency: &Idempotency, from: Option<Bytes>) -> Result<Self, StoreError> {
         let (mut keys, mut next) = (Vec::new(), from);
         for _ in 0..MAX_PAGES {

@@ -19,7 +19,7 @@ use super::desk::Desk;
 use super::finding::Finding;
 use super::form::{Fields, LookUp, Mistake, Settle, Step};
 use super::guard::{self, Token};
-use super::list::Listed;
+use super::list::UnknownPage;
 use super::page::{Frame, Notice};
 
 const OTHERWISE: &str = "Nothing was changed: the key's state has changed since you opened this page.";
@@ -106,7 +106,7 @@ impl Visit {
     pub(super) async fn list(&self, fields: &Fields) -> Response {
         let (desk, actor, from) = (Arc::clone(&self.desk), self.actor.clone(), fields.from());
         let task = async move {
-            let listed = Listed::of(&desk.idempotency, from).await;
+            let listed = UnknownPage::of(&desk.idempotency, from).await;
             let result = if listed.is_ok() { AuditResult::Done } else { AuditResult::Failed };
             desk.audit(&Audit { actor, action: Action::ListUnknown, key: None, endpoint: None, result });
             listed

@@ -15,20 +15,21 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use idem_runtime::remote::{InDoubt, OwnerToken, ReleaseUnconfirmed, UnconfirmedClaims};
+use idem_runtime::remote::{InDoubt, OwnerToken, UnconfirmedClaims};
 use idem_runtime::{Begin, BeginOptions, Fingerprint, StorageKey, StoreError};
 use redis::Value;
 use tokio::time::Instant;
 
 use crate::claim::{Late, PreviousClaim, RedisClaim};
-use crate::client::{Client, ScriptReply};
+use crate::client::Client;
 use crate::connection::Reply;
 use crate::errors::Error;
 use crate::inspect::decode;
-use crate::value::{self, CLAIM, Decoded, Name, StoredRecord};
+use crate::unconfirmed::{Releaser, UnconfirmedClaim};
+use crate::value::{self, Decoded, Name, StoredRecord};
 
 /// One owner's try to claim a key.
-struct Attempt<'a> {
+struct BeginTry<'a> {
     client: &'a Client,
     name: &'a Name,
     fingerprint: &'a Fingerprint,
@@ -72,7 +73,7 @@ pub(crate) async fn begin(
     };
     let mut claim = owned_by(OwnerToken::random()?, None);
     let guard = unconfirmed.guard(UnconfirmedClaim { key: *key, value: claim.value.clone() }, options.lease);
-    let attempt = Attempt {
+    let attempt = BeginTry {
         client,
         name: &name,
         fingerprint,
@@ -112,7 +113,7 @@ pub(crate) async fn begin(
     }
 }
 
-impl Attempt<'_> {
+impl BeginTry<'_> {
     async fn reply(&self) -> Result<BeginReply, Error> {
         let Reply { value, repeated } = self.send().await?;
         match value {
@@ -161,34 +162,5 @@ impl Attempt<'_> {
         let (client, channel) = (self.client, self.name.channel());
         let arguments = [&self.claim[..], channel.as_bytes()];
         client.run(&client.scripts.release, self.name, &arguments, client.deadline()).await
-    }
-}
-
-/// Releases unconfirmed claims.
-pub(crate) struct Releaser(pub(crate) Arc<Client>);
-
-pub(crate) struct UnconfirmedClaim {
-    pub(crate) key: StorageKey,
-    pub(crate) value: Bytes,
-}
-
-impl ReleaseUnconfirmed for Releaser {
-    type Claim = UnconfirmedClaim;
-
-    // All of them share one connection.
-    const MAX_CONCURRENT_TRIES: usize = usize::MAX;
-
-    async fn release(&self, claim: &UnconfirmedClaim) -> Result<bool, StoreError> {
-        let Self(client) = self;
-        let name = client.name(&claim.key);
-        let (script, channel) = (&client.scripts.release, name.channel());
-        let arguments = [&claim.value[..], channel.as_bytes()];
-        let reply = client.run(script, &name, &arguments, client.deadline()).await?;
-        Ok(match ScriptReply::read(reply.value)? {
-            ScriptReply::Absent => false,
-            // It may still arrive once this other claim has ended.
-            ScriptReply::Found(value) => !value.starts_with(CLAIM),
-            ScriptReply::Done | ScriptReply::NotExpired => true,
-        })
     }
 }

@@ -9,10 +9,10 @@ use bytes::Bytes;
 use idem_runtime::remote::{OwnerToken, UnconfirmedClaims};
 use idem_runtime::{Claim, Record, StorageKey, StoreError};
 
-use crate::begin::{Releaser, UnconfirmedClaim};
-use crate::client::{Client, ScriptReply, StepResult};
+use crate::client::{Client, StepResult};
 use crate::errors::Error;
-use crate::scripts::Script;
+use crate::scripts::{Script, ScriptReply};
+use crate::unconfirmed::{Releaser, UnconfirmedClaim};
 use crate::value::{self, Name, RECORD_START, milliseconds};
 
 /// A claim in a [`RedisStore`](crate::RedisStore). It lives for its lease, whether this value is dropped or not, and then it

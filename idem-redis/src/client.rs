@@ -12,9 +12,9 @@ use crate::cluster::Cluster;
 use crate::config::Durability;
 use crate::connection::Reply;
 use crate::errors::{ConnectError, Error};
-use crate::link::{Place, Source};
+use crate::link::{LinkSource, Place};
 use crate::node::{NewNode, Node};
-use crate::scripts::{Script, Scripts};
+use crate::scripts::{Script, ScriptReply, Scripts};
 use crate::value::Name;
 
 /// What the clones of a store and their claims share.
@@ -28,31 +28,6 @@ pub(crate) struct Client {
 enum Servers {
     One(Arc<Node>),
     Cluster(Box<Cluster>),
-}
-
-/// What a script replied.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) enum ScriptReply {
-    /// It did its step, or found that it had done it before.
-    Done,
-    /// The lease of the claim has not expired.
-    NotExpired,
-    /// The key has another value: a claim, or a record of which this is the head.
-    Found(Bytes),
-    /// The key has no value.
-    Absent,
-}
-
-impl ScriptReply {
-    pub(crate) fn read(value: Value) -> Result<Self, Error> {
-        match value {
-            Value::Int(1) => Ok(Self::Done),
-            Value::Int(0) => Ok(Self::NotExpired),
-            Value::BulkString(value) => Ok(Self::Found(value.into())),
-            Value::Nil => Ok(Self::Absent),
-            _ => Err(Error::UnknownReply),
-        }
-    }
 }
 
 /// The result of a step to which the server has replied.
@@ -96,7 +71,7 @@ impl Client {
 
     /// Whether waiters get messages.
     pub(crate) fn subscribes(&self) -> bool {
-        !matches!(&self.servers, Servers::One(node) if matches!(node.connection.source(), Source::Manager(_)))
+        !matches!(&self.servers, Servers::One(node) if matches!(node.connection.source(), LinkSource::Manager(_)))
     }
 
     /// Sends one command on this key.

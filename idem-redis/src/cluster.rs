@@ -13,7 +13,7 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use crate::connection::{Connection, Reply};
 use crate::errors::{ConnectError, Error};
-use crate::link::{Address, Source};
+use crate::link::{Address, LinkSource};
 use crate::node::{NewNode, Node};
 use crate::value::Name;
 
@@ -27,7 +27,7 @@ pub(crate) struct Cluster {
     /// The nodes that are asked for the others.
     seeds: Vec<Address>,
     new: NewNode,
-    state: RwLock<State>,
+    state: RwLock<Topology>,
     /// A node did not reply, so another one may have its slots by now.
     is_stale: AtomicBool,
     /// At most one task asks for the nodes.
@@ -35,7 +35,7 @@ pub(crate) struct Cluster {
 }
 
 #[derive(Default)]
-struct State {
+struct Topology {
     nodes: HashMap<Address, Arc<Node>>,
     /// The node of each slot. Empty until the cluster was asked.
     slots: Vec<Option<Address>>,
@@ -93,7 +93,11 @@ impl Cluster {
             let primaries = state.slots.iter().flatten().filter_map(|at| state.nodes.get_key_value(at));
             primaries.map(|(at, node)| (format!("{}:{}", at.host, at.port), Arc::clone(node))).collect()
         });
-        if primaries.is_empty() { Err(Error::NotConnected(self.new.timeout)) } else { Ok(primaries.into_iter().collect()) }
+        if primaries.is_empty() {
+            Err(Error::NotConnected(self.new.timeout))
+        } else {
+            Ok(primaries.into_iter().collect())
+        }
     }
 
     /// Sends a command until a node that has its key replies.
@@ -217,10 +221,10 @@ impl Cluster {
     }
 
     fn make(&self, at: &Address) -> Arc<Node> {
-        Arc::new(self.new.node(Source::at(&self.client, at), true))
+        Arc::new(self.new.node(LinkSource::at(&self.client, at), true))
     }
 
-    fn read<T>(&self, read: impl FnOnce(&State) -> T) -> T {
+    fn read<T>(&self, read: impl FnOnce(&Topology) -> T) -> T {
         read(&self.state.read().unwrap_or_else(PoisonError::into_inner))
     }
 }

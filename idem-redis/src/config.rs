@@ -4,7 +4,7 @@ use std::fmt;
 use std::time::Duration;
 
 use crate::errors::ConnectError;
-use crate::link::{Address, Place, Source};
+use crate::link::{Address, LinkSource, Place};
 
 /// Redis counts in milliseconds, and takes 0 for no limit.
 const MIN_WAIT: Duration = Duration::from_millis(1);
@@ -139,9 +139,9 @@ impl RedisStoreBuilder {
         let urls = match &self.server {
             Server::Url(url) => {
                 let client = self.client(url)?;
-                return Ok(Place::Server(Source::of(client.get_connection_info().clone())));
+                return Ok(Place::Server(LinkSource::of(client.get_connection_info().clone())));
             }
-            Server::Manager(manager) => return Ok(Place::Server(Source::Manager(manager.clone()))),
+            Server::Manager(manager) => return Ok(Place::Server(LinkSource::Manager(manager.clone()))),
             Server::Cluster(urls) => urls,
         };
         let clients = urls.iter().map(|url| self.client(url)).collect::<Result<Vec<_>, _>>()?;

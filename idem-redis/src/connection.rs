@@ -11,7 +11,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::checks::Checks;
 use crate::errors::{ConnectError, Error};
-use crate::link::{Link, Source};
+use crate::link::{Link, LinkSource};
 
 /// How often a step is sent at most.
 const MAX_ATTEMPTS: u32 = 3;
@@ -19,7 +19,7 @@ const MAX_ATTEMPTS: u32 = 3;
 /// One connection to Redis, and how to make the next. `redis::aio::ConnectionManager` keeps a connection that does not
 /// reply, and one to a primary that became a replica. Neither would ever recover by itself.
 pub(crate) struct Connection {
-    source: Source,
+    source: LinkSource,
     checks: Checks,
     timeout: Duration,
     /// How long a step waits for a reply before it also tries a new connection.
@@ -97,7 +97,7 @@ enum Tried<V> {
 
 impl Connection {
     /// A connection whose steps take at most `timeout`, of which the server may be silent for `wait` on purpose.
-    pub(crate) fn new(source: Source, checks: Checks, timeout: Duration, wait: Duration) -> Self {
+    pub(crate) fn new(source: LinkSource, checks: Checks, timeout: Duration, wait: Duration) -> Self {
         Self {
             source,
             checks,
@@ -109,7 +109,7 @@ impl Connection {
         }
     }
 
-    pub(crate) fn source(&self) -> &Source {
+    pub(crate) fn source(&self) -> &LinkSource {
         &self.source
     }
 

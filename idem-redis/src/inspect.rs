@@ -8,10 +8,11 @@ use idem_runtime::{KeyPage, KeyState, StorageKey, StoredEntry, Timestamp};
 use redis::{Pipeline, Value, cmd};
 use tokio::time::Instant;
 
-use crate::client::{Client, ScriptReply};
+use crate::client::Client;
 use crate::connection::Reply;
 use crate::errors::Error;
-use crate::value::{self, CLAIM, Decoded, Name, RECORD_START, StoredClaim};
+use crate::scripts::ScriptReply;
+use crate::value::{self, CLAIM, Decoded, Name, RECORD_START};
 
 /// How often a step looks again if, each time, another request was faster.
 const MAX_ATTEMPTS: u32 = 3;

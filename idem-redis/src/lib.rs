@@ -104,6 +104,7 @@ mod node;
 mod replicas;
 mod scripts;
 mod store;
+mod unconfirmed;
 mod value;
 mod waiting;
 

@@ -21,7 +21,7 @@ const MAX_DELIVERY: Duration = Duration::from_secs(20);
 
 /// Where claims and records are.
 pub(crate) enum Place {
-    Server(Source),
+    Server(LinkSource),
     /// A client of one node, whose settings are those of all, and the nodes that are asked for the others.
     Cluster(Box<Client>, Vec<Address>),
 }
@@ -47,7 +47,7 @@ impl Address {
 
 /// Where connections come from.
 #[derive(Clone)]
-pub(crate) enum Source {
+pub(crate) enum LinkSource {
     Url(Box<ConnectionInfo>),
     Manager(ConnectionManager),
 }
@@ -59,7 +59,7 @@ pub(crate) enum Link {
     Manager(ConnectionManager),
 }
 
-impl Source {
+impl LinkSource {
     /// Connections to another server, with the settings of `client`.
     pub(crate) fn at(client: &Client, Address { host, port }: &Address) -> Self {
         let info = client.get_connection_info().clone();

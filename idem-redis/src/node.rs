@@ -8,7 +8,7 @@ use crate::checks::Checks;
 use crate::config::Durability;
 use crate::connection::Connection;
 use crate::errors::Error;
-use crate::link::Source;
+use crate::link::LinkSource;
 use crate::replicas::Replicas;
 use crate::value::Name;
 
@@ -27,7 +27,7 @@ pub(crate) struct NewNode {
 }
 
 impl NewNode {
-    pub(crate) fn node(&self, source: Source, in_cluster: bool) -> Node {
+    pub(crate) fn node(&self, source: LinkSource, in_cluster: bool) -> Node {
         let Self { texts, prefix, durability, timeout } = self;
         let checks = |texts| Checks::new(prefix, texts, *durability != Durability::None, in_cluster);
         let replicas = match *durability {

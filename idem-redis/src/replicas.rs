@@ -14,10 +14,9 @@ use redis::{Pipeline, Value};
 use tokio::sync::{Notify, oneshot};
 use tokio::time::timeout;
 
-use crate::client::ScriptReply;
 use crate::connection::Connection;
 use crate::errors::Error;
-use crate::scripts::Script;
+use crate::scripts::{Script, ScriptReply};
 use crate::value::Name;
 
 pub(crate) struct Replicas {

@@ -1,7 +1,10 @@
 //! The scripts: each takes one key, and writes only if its value is, byte for byte, what the caller has seen or written.
 
+use bytes::Bytes;
 use redis::{Cmd, Value, cmd};
 use sha1_smol::Sha1;
+
+use crate::errors::Error;
 
 /// The scripts of the store.
 pub(crate) struct Scripts {
@@ -19,6 +22,31 @@ pub(crate) struct Scripts {
 pub(crate) struct Script {
     text: &'static str,
     hash: String,
+}
+
+/// What a script replied.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum ScriptReply {
+    /// It did its step, or found that it had done it before.
+    Done,
+    /// The lease of the claim has not expired.
+    NotExpired,
+    /// The key has another value: a claim, or a record of which this is the head.
+    Found(Bytes),
+    /// The key has no value.
+    Absent,
+}
+
+impl ScriptReply {
+    pub(crate) fn read(value: Value) -> Result<Self, Error> {
+        match value {
+            Value::Int(1) => Ok(Self::Done),
+            Value::Int(0) => Ok(Self::NotExpired),
+            Value::BulkString(value) => Ok(Self::Found(value.into())),
+            Value::Nil => Ok(Self::Absent),
+            _ => Err(Error::UnknownReply),
+        }
+    }
 }
 
 /// Returns the text of a script that looks at its key.

@@ -9,12 +9,13 @@ use idem_runtime::{
     Begin, BeginOptions, Clock, Fingerprint, KeyPage, StorageKey, Store, StoreCapabilities, StoreError, StoredEntry,
 };
 
-use crate::begin::{Releaser, begin};
+use crate::begin::begin;
 use crate::claim::RedisClaim;
 use crate::client::Client;
 use crate::config::{RedisStoreBuilder, Server};
 use crate::errors::ConnectError;
-use crate::link::{Place, Source};
+use crate::link::{LinkSource, Place};
+use crate::unconfirmed::Releaser;
 use crate::waiting::Waiting;
 
 /// Claims and records in Redis or Valkey, for services that run as several processes.
@@ -76,7 +77,7 @@ impl RedisStore {
     pub fn from_connection_manager(manager: redis::aio::ConnectionManager) -> Self {
         let RedisStoreBuilder { prefix, durability, timeout, .. } =
             RedisStoreBuilder::new(Server::Manager(manager.clone()));
-        Self::new(Client::new(Place::Server(Source::Manager(manager)), prefix, durability, timeout))
+        Self::new(Client::new(Place::Server(LinkSource::Manager(manager)), prefix, durability, timeout))
     }
 
     /// Returns a builder, to change the default settings.

@@ -38,13 +38,13 @@ pub(crate) struct Waiting {
 
 struct Shared {
     client: Arc<Client>,
-    state: Mutex<State>,
+    state: Mutex<Subscriptions>,
     /// The subscription has something to change.
     changed: Notify,
 }
 
 #[derive(Default)]
-struct State {
+struct Subscriptions {
     awaited: HashMap<StorageKey, Arc<Awaited>>,
     /// The keys that someone has begun, or ceased, to wait for since the subscription was last changed.
     changes: HashSet<StorageKey>,
@@ -76,7 +76,7 @@ impl Waiting {
 }
 
 impl Shared {
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, Subscriptions> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -227,7 +227,7 @@ impl Poll {
         is_over
     }
 
-    fn forget(&self, state: &mut State) {
+    fn forget(&self, state: &mut Subscriptions) {
         if state.awaited.get(&self.key).is_some_and(|awaited| Arc::ptr_eq(awaited, &self.awaited)) {
             state.awaited.remove(&self.key);
             state.changes.insert(self.key);

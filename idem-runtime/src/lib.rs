@@ -87,6 +87,8 @@
 mod attempt;
 #[cfg(feature = "cached")]
 mod cached_store;
+#[doc(hidden)]
+pub mod caller_transaction;
 mod clock;
 #[cfg(feature = "conformance")]
 pub mod conformance;

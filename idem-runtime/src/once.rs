@@ -17,6 +17,7 @@ use serde_json::Value;
 use tokio::sync::oneshot;
 
 use crate::attempt::{Abandoned, Attempt, Rules};
+use crate::caller_transaction::CallerTransaction;
 use crate::endpoint::Endpoint;
 use crate::engine::{Idempotency, KeyReport, SettleError, Settled};
 use crate::error::StoreError;
@@ -27,7 +28,6 @@ use crate::outcome::{Executed, Outcome, Recording, RefusalReason, RunResult, cod
 use crate::record::RecordBuilder;
 use crate::store::Store;
 use crate::telemetry::span::RequestSpan;
-use crate::transaction::CallerTransaction;
 
 /// The first byte of a recorded value, before its JSON. A recorded HTTP response starts with its version, a small number.
 const JSON: u8 = b'J';

@@ -8,7 +8,6 @@ use std::time::Duration;
 use idem_runtime::remote::{Listener, Waiters};
 
 use crate::errors::{MigrateError, Problem};
-use crate::pool::Options;
 
 /// The database of an [`SqlStore`](crate::SqlStore): [`sqlx::Postgres`] or [`sqlx::Sqlite`].
 ///
@@ -16,6 +15,9 @@ use crate::pool::Options;
 pub trait Dialect: sealed::Dialect {}
 
 impl<D: sealed::Dialect> Dialect for D {}
+
+/// How to connect to a database.
+pub(crate) type Options<D> = <<D as sqlx::Database>::Connection as sqlx::Connection>::Options;
 
 pub(crate) mod sealed {
     use super::*;

@@ -14,7 +14,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 
-use crate::dialect::Dialect;
+use crate::dialect::{Dialect, Options};
 use crate::errors::Problem;
 
 /// The pause before the server is asked what became of a statement; it doubles up to [`MAX_PAUSE`].
@@ -24,8 +24,6 @@ const MAX_PAUSE: Duration = Duration::from_secs(1);
 const ASK_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long an idle connection may take to close.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
-
-pub(crate) type Options<D> = <<D as sqlx::Database>::Connection as Connection>::Options;
 
 pub(crate) struct Pool<D: Dialect> {
     shared: Arc<Shared<D>>,
@@ -120,7 +118,7 @@ impl<D: Dialect> Shared<D> {
             && let Ok(runtime) = Handle::try_current()
         {
             idle.is_watched = true;
-            runtime.spawn(close_when_idle(Watch { shared: Arc::downgrade(self) }, idle_timeout));
+            runtime.spawn(close_when_idle(IdleWatch { shared: Arc::downgrade(self) }, idle_timeout));
         }
     }
 }
@@ -134,11 +132,11 @@ fn is_transient(error: &sqlx::Error) -> bool {
 }
 
 /// The task that closes idle connections. If it ends with its runtime, another one can start.
-struct Watch<D: Dialect> {
+struct IdleWatch<D: Dialect> {
     shared: Weak<Shared<D>>,
 }
 
-impl<D: Dialect> Watch<D> {
+impl<D: Dialect> IdleWatch<D> {
     /// Returns a connection that has been idle for `idle_timeout`, or when the next one will have been. `None` if none is idle.
     fn next(&mut self, idle_timeout: Duration) -> Option<Result<Open<D>, Instant>> {
         let shared = self.shared.upgrade()?;
@@ -157,7 +155,7 @@ impl<D: Dialect> Watch<D> {
     }
 }
 
-impl<D: Dialect> Drop for Watch<D> {
+impl<D: Dialect> Drop for IdleWatch<D> {
     fn drop(&mut self) {
         if let Some(shared) = self.shared.upgrade() {
             shared.idle().is_watched = false;
@@ -165,7 +163,7 @@ impl<D: Dialect> Drop for Watch<D> {
     }
 }
 
-async fn close_when_idle<D: Dialect>(mut watch: Watch<D>, idle_timeout: Duration) {
+async fn close_when_idle<D: Dialect>(mut watch: IdleWatch<D>, idle_timeout: Duration) {
     while let Some(next) = watch.next(idle_timeout) {
         match next {
             Ok(open) => drop(timeout(CLOSE_TIMEOUT, open.connection.close()).await),

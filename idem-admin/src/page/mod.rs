@@ -6,7 +6,7 @@ use maud::{DOCTYPE, Markup, PreEscaped, html};
 use super::finding::{Finding, code};
 use super::form::{Fields, Mistake, Settle};
 use super::guard::Token;
-use super::list::Listed;
+use super::list::UnknownPage;
 use idem_axum::private::RecordedResponse;
 
 mod fields;
@@ -84,7 +84,7 @@ impl Frame<'_> {
     }
 
     /// The keys whose outcome is unknown, or a part of them.
-    pub(super) fn list(&self, listed: &Listed) -> Markup {
+    pub(super) fn list(&self, listed: &UnknownPage) -> Markup {
         let heading = if listed.keys.is_empty() { "No unknown outcomes here" } else { "Unknown outcomes" };
         self.result(
             heading,

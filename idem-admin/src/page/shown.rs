@@ -5,7 +5,7 @@ use maud::{Markup, html};
 
 use super::super::finding::{Finding, Preview, date, distance, preview, shown};
 use super::super::form::{Fields, Whose};
-use super::super::list::{Listed, trace};
+use super::super::list::{UnknownPage, trace};
 use super::Notice;
 use idem_axum::private::RecordedResponse;
 
@@ -97,7 +97,7 @@ pub(super) fn answer(answer: &RecordedResponse) -> Markup {
 }
 
 /// The keys of a list, each with what leads to its request.
-pub(super) fn unknown_outcomes(listed: &Listed) -> Markup {
+pub(super) fn unknown_outcomes(listed: &UnknownPage) -> Markup {
     html! {
         @for (key, report) in &listed.keys {
             dl {

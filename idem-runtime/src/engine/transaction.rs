@@ -11,12 +11,13 @@ use super::execute::Execution;
 use super::wait::Waiter;
 use super::{Core, Idempotency};
 use crate::attempt::{Attempt, Rules};
+use crate::caller_transaction::CallerTransaction;
 use crate::error::StoreError;
 use crate::execution_info::ExecutionInfo;
 use crate::outcome::{Executed, Outcome, Recording, RefusalReason, RunResult};
 use crate::store::BeginOptions;
 use crate::telemetry::span::HandlerTimer;
-use crate::transaction::{CallerTransaction, TransactionSlot};
+use crate::transaction::TransactionSlot;
 
 impl Idempotency {
     /// As [`run`](Self::run), with a claim that is the transaction which `slot` wants. It is in the slot before the handler runs,

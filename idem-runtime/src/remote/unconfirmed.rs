@@ -72,7 +72,7 @@ struct Unconfirmed<C> {
 }
 
 /// What is next in the queue.
-enum Next<C> {
+enum NextTry<C> {
     Due(Unconfirmed<C>),
     At(Instant),
     Nothing,
@@ -127,14 +127,14 @@ impl<R: ReleaseUnconfirmed> Shared<R> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner).push(claim);
     }
 
-    fn next(&self) -> Next<R::Claim> {
+    fn next(&self) -> NextTry<R::Claim> {
         let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
         match queue.peek().map(|claim| claim.due) {
-            Some(due) if due > Instant::now() => Next::At(due),
-            Some(_) => queue.pop().map_or(Next::Nothing, Next::Due),
+            Some(due) if due > Instant::now() => NextTry::At(due),
+            Some(_) => queue.pop().map_or(NextTry::Nothing, NextTry::Due),
             None => {
                 queue.shrink_to_fit();
-                Next::Nothing
+                NextTry::Nothing
             }
         }
     }
@@ -148,12 +148,12 @@ impl<R: ReleaseUnconfirmed> Shared<R> {
             let mut next = outage.map(|(_, end)| end).filter(|end| *end > Instant::now());
             while next.is_none() && tries.len() < max_tries {
                 match self.next() {
-                    Next::Due(claim) => {
+                    NextTry::Due(claim) => {
                         let shared = Arc::clone(&self);
                         tries.spawn(async move { (shared.store.release(&claim.claim).await, claim) });
                     }
-                    Next::At(due) => next = Some(due),
-                    Next::Nothing => break,
+                    NextTry::At(due) => next = Some(due),
+                    NextTry::Nothing => break,
                 }
             }
             let tried = tokio::select! {

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
+use idem_runtime::caller_transaction::CallerTransaction;
 use idem_runtime::remote::OwnerToken;
-use idem_runtime::transaction::CallerTransaction;
 use idem_runtime::{Begin, BeginOptions, ExecutionInfo, Fingerprint, Record, StorageKey, StoreError};
 
 use super::{MAX_ATTEMPTS, NO_LEASE, claim_sql, fill, fill_claim, hex};
