@@ -4,6 +4,7 @@
 mod support;
 
 use std::any::Any;
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -16,6 +17,7 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::middleware::{Next, from_fn};
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
+use axum_login::{AuthManagerLayerBuilder, AuthSession, AuthUser, AuthnBackend};
 use idem_axum::{Idempotency, IdempotencyLayer, idempotent};
 use support::{app, post as send, text};
 use tokio::sync::Notify;
@@ -23,8 +25,11 @@ use tower::ServiceExt;
 use tower::limit::GlobalConcurrencyLimitLayer;
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::compression::CompressionLayer;
+use tower_http::cors::CorsLayer;
+use tower_http::decompression::RequestDecompressionLayer;
 use tower_http::limit::RequestBodyLimitLayer;
 use tower_http::timeout::TimeoutLayer;
+use tower_http::trace::TraceLayer;
 use tower_sessions::{MemoryStore as Sessions, Session, SessionManagerLayer};
 
 fn replayed(response: &Response) -> bool {
@@ -128,6 +133,161 @@ async fn compression_belongs_to_the_exchange_and_not_to_the_record() {
     let zipped = ask("gzip").await;
     assert!(replayed(&zipped));
     assert_eq!(zipped.headers()["content-encoding"], "gzip");
+}
+
+/// The layer hands the body down as the client wrote it, so that its encoding is not part of the fingerprint.
+#[tokio::test]
+async fn a_retry_may_be_compressed_otherwise() {
+    #[idempotent]
+    async fn length(body: String) -> String {
+        body.len().to_string()
+    }
+    let plain = "tea ".repeat(1000);
+    let echo = Router::new().route("/", post(async |body: String| body)).layer(CompressionLayer::new());
+    let request = Request::post("/").header("accept-encoding", "gzip").body(Body::from(plain.clone())).unwrap();
+    let zipped = axum::body::to_bytes(echo.oneshot(request).await.unwrap().into_body(), usize::MAX).await.unwrap();
+    assert!(zipped.len() < 1000);
+
+    let routes = Router::new().route("/", post(length)).layer(RequestDecompressionLayer::new());
+    let app = app(&Idempotency::in_memory(), routes);
+    let request = Request::post("/").header("idempotency-key", "a").header("content-encoding", "gzip");
+    let first = app.clone().oneshot(request.body(Body::from(zipped)).unwrap()).await.unwrap();
+    assert!(first.status() == 200 && !replayed(&first));
+    assert_eq!(text(first).await, "4000");
+    assert!(replayed(&send(&app, "/", "a", plain).await));
+    assert_eq!(send(&app, "/", "a", "tea").await.status(), 422);
+}
+
+#[tokio::test]
+async fn a_trace_layer_reports_replays_and_no_execution_whose_client_left() {
+    let (gate, idempotency, seen) = (Gate::default(), Idempotency::in_memory(), Arc::new(AtomicUsize::new(0)));
+    let counts = Arc::clone(&seen);
+    let trace = TraceLayer::new_for_http().on_response(move |_: &Response, _: Duration, _: &tracing::Span| {
+        counts.fetch_add(1, Ordering::SeqCst);
+    });
+    let app = app(&idempotency, Router::new().route("/", post(waits)).layer(trace).with_state(gate.clone()));
+    let leaves = app.clone();
+    let request = tokio::spawn(async move { send(&leaves, "/", "a", "").await });
+    gate.started.notified().await;
+    request.abort();
+    assert!(request.await.is_err());
+    gate.go_on.notify_one();
+    idempotency.drain().await;
+    assert_eq!(seen.load(Ordering::SeqCst), 0);
+    assert!(replayed(&send(&app, "/", "a", "").await));
+    assert_eq!(seen.load(Ordering::SeqCst), 1);
+}
+
+/// Each response has the headers of its own origin, and a preflight request reaches no handler.
+#[tokio::test]
+async fn cors_belongs_to_the_exchange_and_not_to_the_record() {
+    let gate = Gate::default();
+    gate.go_on.notify_one();
+    let origins = ["https://a.example".parse().unwrap(), "https://b.example".parse().unwrap()];
+    let cors = CorsLayer::new()
+        .allow_origin(origins)
+        .allow_headers(["idempotency-key".parse().unwrap()])
+        .expose_headers(["idempotent-replayed".parse().unwrap(), "retry-after".parse().unwrap()]);
+    let routes = Router::new().route("/", post(waits)).layer(cors).with_state(gate.clone());
+    let app = app(&Idempotency::in_memory(), routes);
+    let ask = async |origin: &str| {
+        let request = Request::post("/").header("idempotency-key", "a").header("origin", origin);
+        app.clone().oneshot(request.body(Body::empty()).unwrap()).await.unwrap()
+    };
+    let preflight = Request::options("/").header("origin", "https://a.example").header("idempotency-key", "a");
+    let preflight = preflight.header("access-control-request-method", "POST").body(Body::empty()).unwrap();
+    let preflight = app.clone().oneshot(preflight).await.unwrap();
+    assert_eq!(preflight.headers()["access-control-allow-headers"], "idempotency-key");
+    assert_eq!(gate.runs.load(Ordering::SeqCst), 0);
+    for (origin, is_replay) in [("https://a.example", false), ("https://b.example", true)] {
+        let response = ask(origin).await;
+        assert_eq!((response.status(), replayed(&response)), (StatusCode::CREATED, is_replay));
+        assert_eq!(response.headers().get_all("access-control-allow-origin").iter().collect::<Vec<_>>(), [origin]);
+        assert_eq!(response.headers()["access-control-expose-headers"], "idempotent-replayed,retry-after");
+    }
+    let elsewhere = ask("https://c.example").await;
+    assert!(replayed(&elsewhere) && !elsewhere.headers().contains_key("access-control-allow-origin"));
+}
+
+#[derive(Clone, Debug)]
+struct User(u32);
+
+impl AuthUser for User {
+    type Id = u32;
+
+    fn id(&self) -> u32 {
+        self.0
+    }
+
+    fn session_auth_hash(&self) -> &[u8] {
+        b"hash"
+    }
+}
+
+#[derive(Clone)]
+struct Users;
+
+impl AuthnBackend for Users {
+    type User = User;
+    type Credentials = u32;
+    type Error = Infallible;
+
+    async fn authenticate(&self, id: u32) -> Result<Option<User>, Infallible> {
+        Ok(Some(User(id)))
+    }
+
+    async fn get_user(&self, id: &u32) -> Result<Option<User>, Infallible> {
+        Ok(Some(User(*id)))
+    }
+}
+
+/// A user who logs in again has another cookie, and the same scope. A replay of a login sets no cookie.
+#[tokio::test]
+async fn a_user_of_axum_login_is_a_scope_and_a_login_is_not_repeated() {
+    #[idempotent(scope = global, fingerprint = body)]
+    async fn log_in_once(mut auth: AuthSession<Users>, id: String) -> StatusCode {
+        auth.login(&User(id.parse().unwrap())).await.unwrap();
+        StatusCode::NO_CONTENT
+    }
+    async fn log_in(mut auth: AuthSession<Users>, id: String) {
+        auth.login(&User(id.parse().unwrap())).await.unwrap();
+    }
+    #[idempotent(scope = auth.user.as_ref().map_or(0, User::id))]
+    async fn pay(auth: AuthSession<Users>) -> String {
+        format!("{:?}", auth.user)
+    }
+    let sessions = SessionManagerLayer::new(Sessions::default()).with_secure(false);
+    let routes = Router::new()
+        .route("/pay", post(pay))
+        .route_layer(axum_login::login_required!(Users))
+        .route("/log-in", post(log_in))
+        .route("/log-in-once", post(log_in_once))
+        .layer(AuthManagerLayerBuilder::new(Users, sessions).build());
+    let app = app(&Idempotency::in_memory(), routes);
+    let log_in = async |id: &'static str| {
+        let response = send(&app, "/log-in", "", id).await;
+        response.headers()["set-cookie"].to_str().unwrap().split(';').next().unwrap().to_owned()
+    };
+    let pay = async |cookie: &str| {
+        let request = Request::post("/pay").header("idempotency-key", "a").header("cookie", cookie);
+        app.clone().oneshot(request.body(Body::empty()).unwrap()).await.unwrap()
+    };
+    let (one, two) = (log_in("1").await, log_in("2").await);
+    assert_eq!(pay("").await.status(), 401);
+    let first = pay(&one).await;
+    assert!(!replayed(&first));
+    assert_eq!(text(first).await, "Some(User(1))");
+    let other = pay(&two).await;
+    assert!(!replayed(&other));
+    assert_eq!(text(other).await, "Some(User(2))");
+    let again = log_in("1").await;
+    assert_ne!(again, one);
+    assert!(replayed(&pay(&again).await));
+
+    let first = send(&app, "/log-in-once", "b", "1").await;
+    assert!(first.status() == 204 && first.headers().contains_key("set-cookie"));
+    let replay = send(&app, "/log-in-once", "b", "1").await;
+    assert!(replayed(&replay) && !replay.headers().contains_key("set-cookie"));
 }
 
 #[tokio::test]
