@@ -3,7 +3,6 @@
 
 mod support;
 
-use std::process::Stdio;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -14,10 +13,9 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use axum::{Json, Router};
-use idem_axum::{IdempotencyKey, Part, Policy, idempotent};
+use idem_axum::{Part, Policy, idempotent};
 use support::{Served, read_all, read_until};
 use tokio::io::AsyncWriteExt;
-use tokio::process::Command;
 
 const WITHOUT_BODY: Policy = Policy::DEFAULT.fingerprint(&[Part::Method, Part::Path]);
 const REQUIRED: Policy = WITHOUT_BODY.required();
@@ -35,12 +33,6 @@ async fn upload(State(runs): State<Runs>, body: Body) -> String {
 }
 
 #[idempotent(policy = WITHOUT_BODY)]
-async fn upload_request(State(runs): State<Runs>, request: Request) -> String {
-    runs.fetch_add(1, Ordering::SeqCst);
-    length(request.into_body()).await.to_string()
-}
-
-#[idempotent(policy = WITHOUT_BODY)]
 async fn unread(State(runs): State<Runs>) -> &'static str {
     runs.fetch_add(1, Ordering::SeqCst);
     "unread"
@@ -51,9 +43,6 @@ async fn required(body: Body) -> String {
     length(body).await.to_string()
 }
 
-#[idempotent(policy = WITHOUT_BODY)]
-async fn key_last(_key: IdempotencyKey) {}
-
 #[idempotent]
 async fn in_fingerprint(State(runs): State<Runs>, body: Body) -> String {
     runs.fetch_add(1, Ordering::SeqCst);
@@ -63,87 +52,13 @@ async fn in_fingerprint(State(runs): State<Runs>, body: Body) -> String {
 fn routes(runs: &Runs) -> Router {
     Router::new()
         .route("/upload", post(upload))
-        .route("/request", post(upload_request))
         .route("/unread", post(unread))
         .route("/required", post(required))
-        .route("/key-last", post(key_last))
         .route("/in-fingerprint", post(in_fingerprint))
         .with_state(runs.clone())
 }
 
 const SIZE: usize = 8 << 20;
-
-/// Runs a client that prints the status and the replay header of each response, a line each.
-async fn client(program: &str, arguments: &[&str]) -> Vec<String> {
-    let mut command = Command::new(program);
-    command.args(arguments).stdin(Stdio::null()).kill_on_drop(true);
-    let output = tokio::time::timeout(support::LONG, command.output()).await.expect("the client ends").unwrap();
-    let errors = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(output.status.success(), "{program}: {errors}");
-    String::from_utf8(output.stdout).unwrap().lines().map(str::to_owned).collect()
-}
-
-const NODE: &str = r#"
-(async () => {
-    const [url, key] = process.argv.slice(1);
-    const body = Buffer.alloc(8 << 20, 'x');
-    for (let i = 0; i < 10; i++) {
-        const headers = key ? { 'idempotency-key': key } : {};
-        const response = await fetch(url, { method: 'POST', body, headers });
-        await response.text();
-        console.log(response.status, response.headers.get('idempotent-replayed'));
-    }
-})().catch(error => { console.error(error); process.exit(1); });
-"#;
-
-const PYTHON: &str = r"
-import http.client, sys
-host, path, key = sys.argv[1], sys.argv[2], sys.argv[3]
-for _ in range(10):
-    connection = http.client.HTTPConnection(host)
-    connection.request('POST', path, b'x' * (8 << 20), {'idempotency-key': key} if key else {})
-    response = connection.getresponse()
-    response.read()
-    print(response.status, response.headers.get('idempotent-replayed', 'null'))
-";
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn real_clients_read_every_replay_and_every_refusal() {
-    let runs = Runs::default();
-    let served = Served::new(routes(&runs)).await;
-    let host = served.address.to_string();
-    let mut recorded = vec!["200 null".to_owned()];
-    recorded.resize(10, "200 true".to_owned());
-    for path in ["/upload", "/request"] {
-        runs.store(0, Ordering::SeqCst);
-        assert_eq!(
-            client("node", &["-e", NODE, &format!("http://{host}{path}"), &format!("node{path}")]).await,
-            recorded,
-            "{path}"
-        );
-        assert_eq!(client("python3", &["-c", PYTHON, &host, path, &format!("python{path}")]).await, recorded, "{path}");
-        assert_eq!(runs.load(Ordering::SeqCst), 2);
-    }
-    // A handler that leaves its body unread is no concern of the attribute; its replays are.
-    served.send(b"POST /unread HTTP/1.1\r\nhost: a\r\nidempotency-key: a\r\nconnection: close\r\n\r\n").await;
-    let replays = vec!["200 true".to_owned(); 10];
-    assert_eq!(client("node", &["-e", NODE, &format!("http://{host}/unread"), "a"]).await, replays);
-    assert_eq!(client("python3", &["-c", PYTHON, &host, "/unread", "a"]).await, replays);
-    let refused = |status: &str| vec![format!("{status} null"); 10];
-    for path in ["/required", "/key-last"] {
-        assert_eq!(client("node", &["-e", NODE, &format!("http://{host}{path}"), ""]).await, refused("400"), "{path}");
-        assert_eq!(client("python3", &["-c", PYTHON, &host, path, ""]).await, refused("400"), "{path}");
-    }
-    for (path, key, status) in [("/upload", "two words", "400"), ("/in-fingerprint", "a", "413")] {
-        assert_eq!(
-            client("node", &["-e", NODE, &format!("http://{host}{path}"), key]).await,
-            refused(status),
-            "{path}"
-        );
-        assert_eq!(client("python3", &["-c", PYTHON, &host, path, key]).await, refused(status), "{path}");
-    }
-    assert_eq!(served.idempotency.executions(), 0);
-}
 
 #[tokio::test]
 async fn a_connection_is_used_again_after_a_body_was_discarded() {
