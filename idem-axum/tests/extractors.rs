@@ -5,7 +5,8 @@ mod support;
 
 use axum::body::Body;
 use axum::extract::rejection::JsonRejection;
-use axum::extract::{FromRef, Path, State};
+use axum::extract::{FromRef, FromRequestParts, Path, State};
+use axum::http::request::Parts;
 use axum::http::{HeaderMap, Request, StatusCode};
 use axum::response::{IntoResponse, Redirect, Response};
 use axum::routing::{get, post};
@@ -82,6 +83,30 @@ async fn get_and_head_are_two_requests_and_a_redirect_leads_to_a_mismatch() {
     let safe = app(&Idempotency::in_memory(), routes());
     assert_eq!(ask(&safe, Request::get("/orders/1"), "").await.status(), 200);
     assert_eq!(ask(&safe, Request::head("/orders/1"), "").await.status(), 422);
+}
+
+tokio::task_local! {
+    static USER: u32;
+}
+
+#[tokio::test]
+async fn task_locals_of_the_request_reach_extractors_and_not_the_handler() {
+    struct User(u32);
+    impl<S: Sync> FromRequestParts<S> for User {
+        type Rejection = StatusCode;
+        async fn from_request_parts(_: &mut Parts, _: &S) -> Result<Self, StatusCode> {
+            USER.try_with(|user| Self(*user)).map_err(|_| StatusCode::UNAUTHORIZED)
+        }
+    }
+    #[idempotent(scope = user)]
+    async fn pay(User(user): User) -> String {
+        format!("{user} {}", USER.try_with(|user| *user).is_ok())
+    }
+    let app = app(&Idempotency::in_memory(), Router::new().route("/", post(pay)));
+    assert_eq!(ask(&app, Request::post("/"), "").await.status(), 401);
+    let first = USER.scope(7, ask(&app, Request::post("/"), "")).await;
+    assert_eq!(text(first).await, "7 false");
+    assert!(is_replay(&USER.scope(7, ask(&app, Request::post("/"), "")).await));
 }
 
 #[tokio::test]

@@ -545,6 +545,21 @@ mod versions {
         assert_eq!(both(post(v1::order), other_service, "one").await, (POLICY_CHANGED, POLICY_CHANGED));
     }
 
+    #[tokio::test]
+    async fn with_namespaces_services_on_one_store_never_meet() {
+        let (store, gate) = (MemoryStore::new(), Gate::new());
+        gate.go_on.add_permits(2);
+        let service = |name: &str| {
+            let idempotency = Idempotency::builder(store.clone()).namespace(name).build();
+            let routes = Router::new().route("/orders", post(v1::order)).layer(IdempotencyLayer::new(idempotency));
+            routes.layer(Extension(gate.clone()))
+        };
+        for name in ["shop", "blog"] {
+            assert_eq!(got(&send(&service(name), "/orders", &[], "one").await), Ran, "{name}");
+            assert_eq!(got(&send(&service(name), "/orders", &[], "one").await), Replay, "{name}");
+        }
+    }
+
     #[idempotent(shadow, fingerprint = body)]
     async fn create(Extension(gate): Extension<Gate>) -> &'static str {
         gate.pass().await

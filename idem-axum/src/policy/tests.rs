@@ -71,6 +71,7 @@ fn what_the_attribute_refuses_a_policy_refuses_and_says_what_to_write() {
         (refused(|| policy.replay_status(200).replay(Replay::STATUS)), "add `Replay::BODY`"),
         (refused(|| policy.replay_header("Location")), "Idempotent-Replayed"),
         (refused(|| policy.replay_header("Vary")), "Idempotent-Replayed"),
+        (refused(|| policy.replay_header("none")), ".no_replay_header()"),
         (refused(|| policy.max_response(0)), "replay = status"),
     ];
     for (index, (message, fix)) in refusals.iter().enumerate() {

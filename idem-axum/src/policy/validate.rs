@@ -167,6 +167,9 @@ pub(crate) const fn marker(name: &str) -> Check {
     if let Err(wrong) = replayable(name) {
         return Err(wrong);
     }
+    if is_same_name(name, "none") {
+        return Err("for no marker write `.no_replay_header()` (`replay_header = none` in the attribute)");
+    }
     let has_meaning = is_among(name, WITH_A_MEANING)
         || starts_with(name.as_bytes(), b"content-")
         || starts_with(name.as_bytes(), b"access-control-");
@@ -372,6 +375,7 @@ mod tests {
             "access-control-allow-origin",
             "Idempotency-Key",
             "Date",
+            "none",
             "",
         ] {
             assert!(marker(bad).is_err(), "{bad}");
