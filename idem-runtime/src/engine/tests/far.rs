@@ -1,7 +1,7 @@
 //! The engine, and the cache in front of it, over a store that is far away: its answers come late, or not at all.
 
-use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::SeqCst;
+use std::sync::atomic::{AtomicU64, AtomicUsize};
 
 use super::{Attempt, Idempotency, RefusalReason, Rules, RunResult};
 use crate::{
@@ -247,4 +247,35 @@ async fn a_store_that_panics_in_ended_wakes_the_request() {
     go.notify_one();
     first.await.unwrap().unwrap();
     assert!(second.is_ok(), "the request panicked");
+}
+
+/// Counts warnings.
+struct Warnings(Arc<AtomicUsize>);
+
+impl tracing::Subscriber for Warnings {
+    fn enabled(&self, metadata: &tracing::Metadata<'_>) -> bool {
+        *metadata.level() == tracing::Level::WARN
+    }
+    fn new_span(&self, _: &tracing::span::Attributes<'_>) -> tracing::span::Id {
+        tracing::span::Id::from_u64(1)
+    }
+    fn record(&self, _: &tracing::span::Id, _: &tracing::span::Record<'_>) {}
+    fn record_follows_from(&self, _: &tracing::span::Id, _: &tracing::span::Id) {}
+    fn event(&self, _: &tracing::Event<'_>) {
+        self.0.fetch_add(1, SeqCst);
+    }
+    fn enter(&self, _: &tracing::span::Id) {}
+    fn exit(&self, _: &tracing::span::Id) {}
+}
+
+#[test]
+fn a_store_outside_the_process_without_a_namespace_is_warned_about_once() {
+    let warnings = |build: &dyn Fn()| {
+        let count = Arc::new(AtomicUsize::new(0));
+        tracing::subscriber::with_default(Warnings(Arc::clone(&count)), build);
+        count.load(SeqCst)
+    };
+    assert_eq!(warnings(&|| drop(Idempotency::new(Far::new()).clone())), 1);
+    assert_eq!(warnings(&|| drop(Idempotency::builder(Far::new()).namespace("shop").build())), 0);
+    assert_eq!(warnings(&|| drop(Idempotency::in_memory())), 0, "no other process uses it");
 }
