@@ -192,7 +192,7 @@ axum = "0.8"
 axum-extra = { version = "0.12", features = ["typed-header", "typed-routing"] }
 http-body-util = "0.1"
 serde = { version = "1", features = ["derive"] }
-serde_json = "1"
+serde_json = { version = "1", features = ["arbitrary_precision"] }
 sqlx = { version = "0.9", default-features = false, features = ["postgres", "runtime-tokio"] }
 tokio = { version = "1", features = ["full"] }
 tower = { version = "0.5", features = ["util"] }
@@ -216,6 +216,40 @@ fn module(name: &str, text: &str) -> String {
     format!("mod {name} {{\n{code}\n}}\n")
 }
 
+/// Fingerprints do not depend on a feature of `serde_json` that any crate of a build may enable, as this one does.
+const NUMBERS: &str = r#"
+mod numbers {
+    use axum::{Router, body::Body, http::Request, routing::post};
+    use idem_axum::{Idempotency, IdempotencyLayer, RefusalReason, idempotent};
+    use tower::ServiceExt;
+
+    #[idempotent(fingerprint = json)]
+    async fn whole() {}
+    #[idempotent(fingerprint = json("/a"))]
+    async fn part() {}
+
+    #[tokio::main(flavor = "current_thread")]
+    pub async fn main() {
+        let idempotency = Idempotency::in_memory();
+        let routes = Router::new().route("/whole", post(whole)).route("/part", post(part));
+        let app: Router = routes.layer(IdempotencyLayer::new(idempotency.clone()));
+        for path in ["/whole", "/part"] {
+            for (body, status) in [("5", 200), ("5.0", 200), ("5e0", 200), ("6", 422), ("\"5\"", 422)] {
+                let request = Request::post(path).header("Idempotency-Key", path);
+                let request = request.body(Body::from(format!("{{\"a\": {body}}}"))).unwrap();
+                assert_eq!(app.clone().oneshot(request).await.unwrap().status(), status, "{path} {body}");
+            }
+        }
+        let once = async |number: u64| {
+            let run = async || Ok::<_, RefusalReason>(());
+            idempotency.once("numbers", "a").fingerprint(&number).run(run).await.is_ok()
+        };
+        assert!(once(9_007_199_254_740_993).await && once(9_007_199_254_740_993).await);
+        assert!(!once(9_007_199_254_740_992).await);
+    }
+}
+"#;
+
 const ENDED_WELL: &str = "fn ended_well(ended: impl std::process::Termination) {
     assert_eq!(format!(\"{:?}\", ended.report()), format!(\"{:?}\", std::process::ExitCode::SUCCESS));
 }";
@@ -230,7 +264,7 @@ fn a_reader_runs_the_code_of_the_guide_in_a_new_crate() {
         root().join("idem-sqlx"),
     );
     write(&folder.join("Cargo.toml"), &package("reader", &format!("[dependencies]\n{idem}{OF_THE_READER}")));
-    let (mut modules, mut calls) = (String::new(), String::new());
+    let (mut modules, mut calls) = (NUMBERS.to_owned(), "    numbers::main();\n".to_owned());
     for (page, text) in PAGES {
         let code = blocks(text).into_iter().filter(|block| block.info == "rust");
         for (number, block) in code.enumerate() {
