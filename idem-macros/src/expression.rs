@@ -46,7 +46,8 @@ impl Variables {
         self.0.iter().any(|variable| name == variable)
     }
 
-    fn are_in_tokens(&self, tokens: &TokenStream) -> bool {
+    /// The same of tokens, in which a member counts as a variable of its name.
+    pub(crate) fn are_in_tokens(&self, tokens: &TokenStream) -> bool {
         let in_braces = |text: &str| {
             let ends = |rest: &str| rest.starts_with(['}', ':']);
             self.0.iter().any(|name| text.split('{').any(|part| part.strip_prefix(name.as_str()).is_some_and(ends)))

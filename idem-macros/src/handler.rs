@@ -1,6 +1,6 @@
 //! What may be annotated: an async function that axum can call, taken apart.
 
-use crate::errors::Errors;
+use crate::{errors::Errors, expression::Variables};
 use proc_macro2::{Delimiter, Group, TokenStream, TokenTree};
 use quote::ToTokens;
 use syn::{
@@ -134,6 +134,7 @@ fn is_debug_handler(attribute: &Attribute) -> bool {
 /// What axum could not call.
 pub(crate) fn mistakes(handler: &Handler) -> Vec<syn::Error> {
     let Signature { constness, asyncness, safety, abi, fn_token, variadic, inputs, .. } = &handler.signature;
+    let variables = Variables::of(&handler.arguments);
     let mut mistakes = Vec::new();
     let mut at = |tokens: &dyn ToTokens, message: &str| mistakes.push(syn::Error::new_spanned(tokens, message));
     for attribute in handler.attributes.iter().filter(|attribute| is_ours(attribute)) {
@@ -143,9 +144,9 @@ pub(crate) fn mistakes(handler: &Handler) -> Vec<syn::Error> {
         if is_utoipa_path(attribute) {
             at(attribute, "this describes the handler's arguments: put it above `#[idempotent]`, where it sees them");
         }
-        if is_instrument_with_arguments(attribute) {
+        if is_instrument_with_arguments(attribute, &variables) {
             let message = "this records the handler's arguments: put it above `#[idempotent]`, where it sees them, or \
-                add `skip_all` for a span that covers replays too";
+                write `skip_all` and no argument in `fields` for a span that covers replays too";
             at(attribute, message);
         }
     }
@@ -204,16 +205,41 @@ fn is_utoipa_path(attribute: &Attribute) -> bool {
     is_path && matches!(attribute.meta, Meta::List(_))
 }
 
-/// `#[tracing::instrument]` without `skip_all` among its arguments. Below `#[idempotent]` it would record the generated
-/// function's only argument instead, silently.
-fn is_instrument_with_arguments(attribute: &Attribute) -> bool {
-    let skips_all = |list: &MetaList| {
-        let tokens: Vec<_> = list.tokens.clone().into_iter().collect();
-        let is_skip_all = |part: &[TokenTree]| matches!(part, [TokenTree::Ident(name)] if name == "skip_all");
-        tokens.split(|token| matches!(token, TokenTree::Punct(comma) if comma.as_char() == ',')).any(is_skip_all)
+/// `#[tracing::instrument]` without `skip_all` among its arguments, or with one of the handler's among its `fields`. Below
+/// `#[idempotent]` it would record the generated function's only argument instead, silently, or see none of them.
+fn is_instrument_with_arguments(attribute: &Attribute, variables: &Variables) -> bool {
+    let is_refused = |list: &MetaList| {
+        let options = split(&list.tokens);
+        let is_skip_all =
+            |option: &Vec<TokenTree>| matches!(&option[..], [TokenTree::Ident(name)] if name == "skip_all");
+        let has_variable = |option: &Vec<TokenTree>| match &option[..] {
+            [TokenTree::Ident(name), TokenTree::Group(fields)] if name == "fields" => {
+                split(&fields.stream()).iter().any(|field| variables.are_in_tokens(&value_of(field)))
+            }
+            _ => false,
+        };
+        !options.iter().any(is_skip_all) || options.iter().any(has_variable)
     };
     attribute.path().segments.last().is_some_and(|segment| segment.ident == "instrument")
-        && !matches!(&attribute.meta, Meta::List(list) if skips_all(list))
+        && !matches!(&attribute.meta, Meta::List(list) if !is_refused(list))
+}
+
+/// The value of `name = value`, `%value` or `?value`. A name alone is a field without a value.
+fn value_of(field: &[TokenTree]) -> TokenStream {
+    let is =
+        |token: &TokenTree, marks: &[char]| matches!(token, TokenTree::Punct(mark) if marks.contains(&mark.as_char()));
+    let start = match field {
+        [first, ..] if is(first, &['%', '?']) => 1,
+        _ => field.iter().position(|token| is(token, &['='])).map_or(field.len(), |equals| equals + 1),
+    };
+    field[start..].iter().cloned().collect()
+}
+
+/// Splits tokens at their commas.
+fn split(tokens: &TokenStream) -> Vec<Vec<TokenTree>> {
+    let tokens: Vec<_> = tokens.clone().into_iter().collect();
+    let is_comma = |token: &TokenTree| matches!(token, TokenTree::Punct(comma) if comma.as_char() == ',');
+    tokens.split(is_comma).map(<[_]>::to_vec).collect()
 }
 
 /// Finds each `impl Trait` in a type.
@@ -241,7 +267,8 @@ mod tests {
 
     #[test]
     fn an_instrument_below_skips_all_arguments() {
-        let refused = |attribute: Attribute| is_instrument_with_arguments(&attribute);
+        let variables = Variables::of(&[parse_quote!(Claims(claims): Claims), parse_quote!(tenant: Tenant)]);
+        let refused = |attribute: Attribute| is_instrument_with_arguments(&attribute, &variables);
         assert!(!refused(parse_quote!(#[instrument(skip_all)])));
         assert!(!refused(parse_quote!(#[tracing::instrument(skip_all, fields(kind = "order"))])));
         assert!(!refused(parse_quote!(#[instrument(name = "order", level = "debug", skip_all, err)])));
@@ -252,5 +279,11 @@ mod tests {
         assert!(refused(parse_quote!(#[instrument(fields(skip_all = true))])));
         assert!(refused(parse_quote!(#[instrument(name = "skip_all")])));
         assert!(refused(parse_quote!(#[instrument(name = skip_all_of_it)])));
+        assert!(refused(parse_quote!(#[instrument(fields(tenant = %claims.tenant))])));
+        assert!(refused(parse_quote!(#[instrument(skip_all, fields(tenant = %claims.tenant))])));
+        assert!(refused(parse_quote!(#[instrument(skip_all, fields(kind = "order", ?claims))])));
+        assert!(refused(parse_quote!(#[instrument(skip_all, fields(length = len(&claims)))])));
+        assert!(!refused(parse_quote!(#[instrument(skip_all, fields(tenant, kind = %KIND))])));
+        assert!(!refused(parse_quote!(#[instrument(skip_all, fields(tenant = field::Empty))])));
     }
 }

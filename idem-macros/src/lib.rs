@@ -165,7 +165,7 @@ use proc_macro::TokenStream;
 /// | attribute | place |
 /// |---|---|
 /// | `#[utoipa::path]` | above `#[idempotent]`; below, it is a compile error |
-/// | `#[tracing::instrument]` | above; its span covers one execution, and sees the arguments. Below, with `skip_all`, its span covers extractors and replays too |
+/// | `#[tracing::instrument]` | above; its span covers one execution, and sees the arguments. Below, with `skip_all` and no argument in `fields`, its span covers extractors and replays too |
 /// | `#[axum::debug_handler]` | below; above, it reports an unexpected argument |
 #[proc_macro_attribute]
 pub fn idempotent(options: TokenStream, item: TokenStream) -> TokenStream {
