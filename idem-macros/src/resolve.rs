@@ -8,10 +8,10 @@ use crate::{
     scope::{self, DeclaredScope, Owner},
     terms, value,
 };
-use proc_macro2::{Literal, TokenStream};
-use quote::{ToTokens, quote};
+use proc_macro2::{Literal, Span, TokenStream};
+use quote::{ToTokens, quote, quote_spanned};
 use std::time::Duration;
-use syn::{Expr, ExprPath, PatType};
+use syn::{Expr, ExprPath, PatType, spanned::Spanned};
 
 /// What the attribute declares.
 pub(crate) struct ResolvedOptions {
@@ -41,6 +41,7 @@ pub(crate) fn resolve(
         beside_key(options, arguments.unwrap_or_default(), errors);
     }
     let mut resolver = Resolver {
+        krate: &krate,
         private: quote!(#krate::private),
         variables: arguments.map(Variables::of),
         scope: Vec::new(),
@@ -51,7 +52,8 @@ pub(crate) fn resolve(
     for option in options {
         policy.extend(resolver.call(option));
     }
-    ResolvedOptions { scope: resolver.scope, key: resolver.key, policy, krate }
+    let Resolver { scope, key, .. } = resolver;
+    ResolvedOptions { scope, key, policy, krate }
 }
 
 /// Reports what contradicts `key`.
@@ -90,6 +92,7 @@ pub(crate) fn krate(options: &[WrittenOption], home: &TokenStream, errors: &mut 
 }
 
 struct Resolver<'a> {
+    krate: &'a TokenStream,
     private: TokenStream,
     /// What the handler's arguments bind, if they could be read.
     variables: Option<Variables>,
@@ -109,7 +112,7 @@ impl Resolver<'_> {
             // The parser lets only a flag through without a value.
             return Some(quote!(.#ident()));
         };
-        let (private, example, errors) = (&self.private, name.example(), &mut *self.errors);
+        let (krate, private, example, errors) = (self.krate, &self.private, name.example(), &mut *self.errors);
         let argument = match name {
             OptionName::Policy | OptionName::Crate | OptionName::Engine => return None,
             OptionName::Header => errors.keep(value::header_name(value, example))?.to_token_stream(),
@@ -166,7 +169,11 @@ impl Resolver<'_> {
                 integer(errors.keep(value::number(value, value::RECORDED, "a status", example))?)
             }
             OptionName::ReplayHeader => match errors.keep(replay_header(value, example))? {
-                Some(header) => header.to_token_stream(),
+                // An item is evaluated as soon as the handler is checked, a block only when it is mounted.
+                Some(header) => quote_spanned! {Span::mixed_site().located_at(value.span())=> {
+                    const _: #krate::Policy = #krate::Policy::DEFAULT.replay_header(#header);
+                    #header
+                }},
                 None => return Some(quote!(.no_replay_header())),
             },
             OptionName::ReplayWith => terms::added_headers(value, private, errors)?,

@@ -2,9 +2,9 @@
 
 use crate::{errors::Errors, value};
 use proc_macro2::{Ident, Literal, Span, TokenStream};
-use quote::quote;
+use quote::{quote, quote_spanned};
 use std::{collections::BTreeSet, ops::RangeInclusive};
-use syn::{BinOp, Expr, Token, UnOp, punctuated::Punctuated};
+use syn::{BinOp, Expr, Token, UnOp, punctuated::Punctuated, spanned::Spanned};
 
 /// One term of a sum, with what it does.
 struct Term<'a> {
@@ -251,8 +251,11 @@ pub(crate) fn added_headers(sum: &Expr, private: &TokenStream, errors: &mut Erro
         }
         headers.extend(added_header(value, private, errors));
     }
-    // A block, since the calls in it are evaluated at compile time only in a `const`.
-    Some(quote!(const { &[#(#headers),*] }))
+    // An item, which is evaluated as soon as the handler is checked; a `const` block only when it is mounted.
+    Some(quote_spanned! {Span::mixed_site().located_at(sum.span())=> {
+        const HEADERS: &[#private::AddedHeader] = &[#(#headers),*];
+        HEADERS
+    }})
 }
 
 fn added_header(term: &Expr, private: &TokenStream, errors: &mut Errors) -> Option<TokenStream> {
@@ -284,7 +287,7 @@ fn added_header(term: &Expr, private: &TokenStream, errors: &mut Errors) -> Opti
         None => TokenStream::new(),
     };
     let (name, text) = (name?, text?);
-    Some(quote!(#private::AddedHeader::new(#name, #text) #on))
+    Some(quote_spanned!(term.span()=> #private::AddedHeader::new(#name, #text) #on))
 }
 
 /// The constant for a term in generated code.

@@ -65,7 +65,10 @@ fn options_and_their_methods() {
         quote!(replay = status + body, replay_status = 200),
         ".replay(Replay::STATUS.and(Replay::BODY)).replay_status(200)",
     );
-    chain(quote!(replay_header = "X-Replay"), ".replay_header(\"x-replay\")");
+    chain(
+        quote!(replay_header = "X-Replay"),
+        r#".replay_header({const_:::idem_axum::Policy=.replay_header("x-replay");"x-replay"})"#,
+    );
     chain(quote!(replay_header = none), ".no_replay_header()");
     chain(quote!(abandoned = rerun), ".abandoned(Abandoned::Rerun)");
     chain(quote!(abandoned = refuse), ".abandoned(Abandoned::Refuse)");
@@ -194,10 +197,13 @@ fn values_that_are_refused() {
 
 #[test]
 fn headers_added_to_replays() {
-    chain(quote!(replay_with = header("X-A", "1")), r#".replay_with(const{&[AddedHeader::new("x-a","1")]})"#);
+    chain(
+        quote!(replay_with = header("X-A", "1")),
+        r#".replay_with({constHEADERS:&[AddedHeader]=&[AddedHeader::new("x-a","1")];HEADERS})"#,
+    );
     chain(
         quote!(replay_with = header("X-A", "no way", server_error - 503) + header("X-B", "2")),
-        r#".replay_with(const{&[AddedHeader::new("x-a","noway").on(Statuses::SERVER_ERROR.minus(Statuses::of(503))),AddedHeader::new("x-b","2")]})"#,
+        r#".replay_with({constHEADERS:&[AddedHeader]=&[AddedHeader::new("x-a","noway").on(Statuses::SERVER_ERROR.minus(Statuses::of(503))),AddedHeader::new("x-b","2")];HEADERS})"#,
     );
     refused(quote!(replay_with = "X-A"), "expected a header");
     refused(quote!(replay_with = header("X-A")), "takes a name and a value");
