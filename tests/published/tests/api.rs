@@ -51,12 +51,12 @@ fn the_public_api_has_types_of_no_other_crates_than_these() {
         ("idem-admin", &["axum", "http", "idem_runtime"]),
         ("idem-axum", &["axum", "axum_core", "http", "tower_layer", "tower_service", "idem_runtime", "utoipa"]),
         ("idem-macros", &[]),
-        ("idem-redis", &["redis", "idem_runtime"]),
+        ("idem-redis", &["bytes", "redis", "idem_runtime"]),
         // `once` takes and returns values that serde reads and writes.
         ("idem-runtime", &["bytes", "serde_core"]),
         (
             "idem-sqlx",
-            &["axum_core", "http", "idem_runtime", "serde_core", "sqlx_core", "sqlx_postgres", "sqlx_sqlite"],
+            &["axum_core", "bytes", "http", "idem_runtime", "serde_core", "sqlx_core", "sqlx_postgres", "sqlx_sqlite"],
         ),
     ];
     for (name, allowed) in allowed {
