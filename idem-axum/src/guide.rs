@@ -5,28 +5,28 @@
 //! | [`states`] | What can become of a key? One picture. |
 //! | [`fingerprints`] | Which requests are the same operation? |
 //! | [`scopes`] | Whose key is it, and what if tokens rotate? |
-//! | [`layers`] | What do timeouts, sessions, transactions and limits around it do? |
+//! | [`layers`] | What do timeouts, sessions, transactions and limits around a handler do? |
 //! | [`axum`] | Which extractors, routers and crates for axum does it work with? |
 //! | [`recording`] | What does a retry get, and what is never kept? |
 //! | [`crashes`] | What if a process dies half-way? |
-//! | [`exactly_once`] | What if the effects are rows in a database? |
-//! | [`stores`] | Which store, behind a load balancer? |
+//! | [`exactly_once`] | What if the effects are rows in a database, and what does `Tx` cover? |
+//! | [`stores`] | Which store is right, behind a load balancer too, and what can it lose? |
 //! | [`deployments`] | What holds in my deployment, what must be set, and where do personal data lie? |
-//! | [`operating`] | Which limits are there, how does it stop, and what if a handler hangs? |
+//! | [`operating`] | Which limits are there, how does the service stop, and what if a handler hangs? |
 //! | [`testing`] | How are handlers tested, without waiting? |
 //! | [`observing`] | What can be seen and counted while it runs? |
-//! | [`jobs`] | How are webhooks, queues and nightly jobs protected? |
+//! | [`jobs`] | How are webhooks, queues and nightly jobs protected, and what is `run_in`? |
 //! | [`apis`] | What do the rules of known APIs look like? |
 //! | [`publishing`] | How do clients learn the rules, in JSON and in OpenAPI? |
 //! | [`clients`] | What should a client do, and when may it retry? |
-//! | [`migrating`] | What about the middleware that is there? |
+//! | [`migrating`] | How is a middleware of one's own replaced? |
 //!
 //! And for those who run the service, in the documentation of what they use:
 //!
 //! | place | the question |
 //! |---|---|
-//! | the crate [`idem-admin`](https://docs.rs/idem-admin) | How does support look a key up, and settle or forget it? |
-//! | [`Idempotency::inspect`](crate::Idempotency::inspect) | How does a program? |
+//! | the crate [`idem-admin`](https://docs.rs/idem-admin) | How does support look a key up, and settle, forget or revoke it? |
+//! | [`Idempotency::inspect`](crate::Idempotency::inspect) | How does a program look a key up? |
 //!
 //! Each page is short, its code is compiled and run with the tests, and it ends with what does *not* hold.
 //!

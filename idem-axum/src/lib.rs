@@ -45,7 +45,8 @@
 //!
 //! # Guarantees
 //!
-//! For one scope and key, while the record lives:
+//! The *scope* says whose key it is, by default the caller's. The *fingerprint* is what must be equal on a retry. The *record* is
+//! the response as it was kept, and a *replay* is a response made from it. For one scope and key, while the record lives:
 //!
 //! - **Once.** The handler starts at most once, unless its policy explicitly allows more.
 //! - **To the end.** A client that disconnects does not stop the handler.
@@ -53,6 +54,9 @@
 //! - **Never another caller's.** Another fingerprint, caller or endpoint is refused, also while the first request runs.
 //! - **Extractors first.** Every extractor runs on every request, replays included.
 //! - **Refuse rather than guess.** If this cannot be kept, the handler does not run, and the client gets a clear error.
+//!
+//! Exactly-once it is only with `Tx` or `run_in` of `idem-sqlx`, in the transaction of your database: see
+//! [exactly once](guide::exactly_once).
 //!
 //! # Where to read on
 //!
@@ -68,8 +72,9 @@
 //!
 //! The [`guide`] has a page for each question that comes up later: [fingerprints](guide::fingerprints),
 //! [scopes and rotating tokens](guide::scopes), [layers and sessions](guide::layers), [what is recorded](guide::recording),
-//! [crashes](guide::crashes), [stores behind a load balancer](guide::stores), [deployments](guide::deployments),
-//! [tests](guide::testing), [running it](guide::operating), [observing](guide::observing), [known APIs](guide::apis) and
+//! [crashes](guide::crashes), [exactly once](guide::exactly_once), [stores behind a load balancer](guide::stores),
+//! [deployments](guide::deployments), [webhooks and jobs](guide::jobs), [tests](guide::testing),
+//! [running it](guide::operating), [observing](guide::observing), [known APIs](guide::apis), and
 //! [what client authors must know](guide::clients).
 
 mod call;

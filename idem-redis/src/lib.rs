@@ -26,7 +26,7 @@
 //! | concurrent duplicates, in any number of processes | the handler starts once | the same |
 //! | the process that runs the handler dies | after the lease its outcome is unknown; the handler starts again only if the policy says `abandoned = rerun` | the same |
 //! | an acknowledgement is lost, a connection breaks, the server stalls | the step is repeated by the same owner, or the request is refused with 503; an unconfirmed claim is released | the same |
-//! | the server is full | a new key is refused; existing keys are served; a record without room becomes a tombstone | the same |
+//! | the server is full | a new key is refused; existing keys are served; a response without room is sent, and a retry refused (409) | the same |
 //! | the server restarts with `appendonly yes` and `appendfsync always` | nothing is lost | the same |
 //! | the server restarts with `appendonly yes` and `appendfsync everysec` | nothing is lost if only the process died; if the machine died, up to a second is lost | the same |
 //! | the server restarts without an append-only file | **everything since the last snapshot is lost, and handlers run again** | the same |
@@ -68,7 +68,8 @@
 //!
 //! # Encryption
 //!
-//! With the feature `tls`, URLs may begin with `rediss://`. If the process has not chosen a provider of cryptography for rustls, the
+//! With the feature `tls`, URLs may begin with `rediss://`. `RedisStoreBuilder::root_certificates` is for an authority of
+//! your own, and `client_certificate` for a certificate of the client. If the process has not chosen a provider of cryptography for rustls, the
 //! store installs that of `ring`. So a service that chooses its own does so before it connects.
 //!
 //! # What is stored

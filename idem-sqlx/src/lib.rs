@@ -22,8 +22,8 @@
 //! # }
 //! ```
 //!
-//! The features are `postgres`, `sqlite` and `axum`, and none is on by default: SQLite is compiled from C, and comes with the
-//! binary.
+//! The features are `postgres`, `sqlite` and `axum` (for `Tx`). None is on by default: SQLite is compiled from C, and comes with
+//! the binary. TLS to PostgreSQL needs one of the `tls-*` features of `sqlx`.
 //!
 //! # Guarantees
 //!
@@ -34,18 +34,18 @@
 //! |---|---|---|
 //! | many processes claim at once | one gets the claim; each decision is one statement | the same, on one machine |
 //! | the reply to a step is lost | it is sent again with the same owner token, and takes effect once; an unconfirmed claim is released | there is no network; the claim of a `begin` that was dropped is released |
-//! | a process that runs handlers is killed | its claims are abandoned when their leases expire: a retry is refused, or runs again if the policy says so | the same |
+//! | a process that runs handlers is killed | the outcome is unknown when the lease expires: a retry is refused, or runs again if the policy says so | the same |
 //! | the database's processes are killed (`kill -9`) | nothing acknowledged is lost (`synchronous_commit = on`, which the store sets whatever the default is) | there are none; of the process that writes, nothing acknowledged is lost |
 //! | the machine of the database loses its power | nothing acknowledged is lost, if `fsync` and `full_page_writes` are on and the disk keeps what it acknowledged | nothing acknowledged is lost (`synchronous = FULL`), if the disk keeps what it acknowledged |
 //! | failover to a replica | asynchronous replication: the last claims and records may be lost, and then **a handler may run again**. With `synchronous_standby_names` set, nothing acknowledged is lost if the new primary was a synchronous standby | there are no replicas; replicating tools such as Litestream are asynchronous |
 //! | the database is restored from a backup | what came after the backup is forgotten: **a retry may run again** | the same |
 //! | the database cannot be reached, is read-only, or does not reply | no handler starts (503); one that runs goes on, its client gets the response, and its completion is tried again | the same |
-//! | the disk is full | new keys are refused (503), existing ones are answered; a record without room becomes a tombstone if that has room | the same |
+//! | the disk is full | new keys are refused (503), existing ones are replayed; a response without room is sent, and a retry refused (409) | the same |
 //! | a row is damaged | an error (503), and never a free key | the same |
 //! | the clocks of the processes differ | does not matter: the database's clock decides | does not matter: they are on one machine |
 //! | the clock of the database is set | forward, leases and TTLs are shorter by as much; back, longer | the same |
 //!
-//! Without `Tx`, exactly-once execution is not among them: a process that dies between an effect and its record leaves an outcome
+//! Without `Tx` or `run_in` none of this is exactly-once: a process that dies between an effect and its record leaves an outcome
 //! that is unknown. Its retries are refused (409) until the TTL has passed. With an argument `Tx` (feature `axum`) and a store made
 //! with `from_pool` the record and what the handler writes are one commit, and the handler takes effect exactly once. Without HTTP,
 //! [`run_in`](OnceExt::run_in) does the same in a transaction of the caller.

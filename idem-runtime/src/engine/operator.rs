@@ -315,8 +315,8 @@ impl Idempotency {
     /// unknown: retries are told so, and [`settle`](Self::settle) decides what they get. Under
     /// [`Abandoned::Rerun`] a retry runs the handler again.
     ///
-    /// The handler is not stopped. Its [lease](crate::Lease) is lost, and whatever it returns later is not recorded. An
-    /// execution with a transaction keeps its claim; end its session instead.
+    /// The handler is not stopped, and what it returns later is not recorded. In a store outside the process its
+    /// [lease](crate::Lease) is lost. An execution with a transaction keeps its claim; end its database session instead.
     ///
     /// To repeat it is safe.
     ///
