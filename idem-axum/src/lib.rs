@@ -55,8 +55,8 @@
 //! - **Extractors first.** Every extractor runs on every request, replays included.
 //! - **Refuse rather than guess.** If this cannot be kept, the handler does not run, and the client gets a clear error.
 //!
-//! Exactly-once it is only with `Tx` or `run_in` of `idem-sqlx`, in the transaction of your database: see
-//! [exactly once](guide::exactly_once).
+//! A handler whose effects are rows in PostgreSQL or SQLite takes effect [exactly once](guide::exactly_once) with `Tx` of `idem-sqlx`,
+//! and a function without HTTP with `run_in`. Without them a process that dies may leave an effect without its record.
 //!
 //! # Where to read on
 //!

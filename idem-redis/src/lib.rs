@@ -68,9 +68,9 @@
 //!
 //! # Encryption
 //!
-//! With the feature `tls`, URLs may begin with `rediss://`. `RedisStoreBuilder::root_certificates` is for an authority of
-//! your own, and `client_certificate` for a certificate of the client. If the process has not chosen a provider of cryptography for rustls, the
-//! store installs that of `ring`. So a service that chooses its own does so before it connects.
+//! With the feature `tls`, URLs may begin with `rediss://`. `RedisStoreBuilder::root_certificates` is for an authority of your own,
+//! and `client_certificate` for a certificate of the client. If the process has not chosen a provider of cryptography for rustls,
+//! the store installs that of `ring`. So a service that chooses its own does so before it connects.
 //!
 //! # What is stored
 //!

@@ -75,8 +75,8 @@
 //! # Without HTTP
 //!
 //! Queue consumers, webhook receivers and cron jobs need no adapter. [`Idempotency::once`] runs a plain async function at most
-//! once for a scope and a key, and a retry gets the recorded value. The attribute [`idempotent`](macro@idempotent) makes such a function
-//! of one with arguments:
+//! once for a scope and a key, and a retry gets the recorded value. The attribute
+//! [`idempotent`](macro@idempotent) makes such a function of one with arguments:
 //!
 //! ```text
 //! let receipt: Receipt = idempotency.once("ship", &order.id).fingerprint(&order).run(async move || ship(order).await).await?;
@@ -85,7 +85,7 @@
 //! An `Err` and a panic release the claim, so that a retry runs the function again. [`RefusalReason::is_retryable`] says what a
 //! consumer does with a refusal: acknowledge, negative-acknowledge, or dead letter.
 //!
-//! It is exactly-once only if the effects are rows in PostgreSQL or SQLite, by `run_in` of the crate `idem-sqlx`.
+//! The function takes effect exactly once only with `run_in` of the crate `idem-sqlx`, if its effects are rows in PostgreSQL or SQLite.
 
 mod attempt;
 #[cfg(feature = "cached")]
