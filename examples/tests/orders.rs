@@ -115,7 +115,7 @@ fn a_store_that_cannot_be_used_is_a_message() {
     let said = |store: &str| refusal_to_start("0", store);
     let nobody = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let redis = said(&format!("redis://:secret@{nobody}"));
-    assert!(redis.starts_with("STORE cannot be used: could not reach Redis, so the store was not made; "), "{redis}");
+    assert!(redis.starts_with("STORE cannot be used: could not reach Redis, nothing was written; "), "{redis}");
     let postgres = said(&format!("postgres://user:secret@{nobody}/orders"));
     assert!(
         postgres.starts_with("STORE cannot be used: the store was not opened: no connection to the database ("),

@@ -11,8 +11,9 @@ use sqlx::{ConnectOptions, PgConnection, Row};
 use super::{OWNER, expect};
 use crate::subject::{LEASE, Steps, TTL, checksummed, fingerprint};
 
-const BEGIN: &str = "INSERT INTO bare (key, owner, fingerprint, lease_until, expires_at) \
-     VALUES ($1, $2, $3, clock_timestamp() + $4 * interval '1 microsecond', clock_timestamp() + $5 * interval '1 microsecond') \
+const BEGIN: &str = "INSERT INTO bare (key, owner, fingerprint, lease_until, expires_at, clean_after) \
+     VALUES ($1, $2, $3, clock_timestamp() + $4 * interval '1 microsecond', clock_timestamp() + $5 * interval '1 microsecond', \
+         clock_timestamp() + $5 * interval '1 microsecond') \
      ON CONFLICT (key) DO NOTHING RETURNING 1";
 const COMPLETE: &str = "UPDATE bare SET record = $3, expires_at = clock_timestamp() + $4 * interval '1 microsecond' \
      WHERE key = $1 AND owner = $2 RETURNING 1";
