@@ -109,7 +109,7 @@ pub fn bare(shop: &Shop) -> Router {
     Router::new().route(PATH, post(bare_handler)).with_state(shop.clone())
 }
 
-/// The handler with `#[idempotent]` over a [`MemoryStore`], as the README shows it.
+/// The handler with `#[idempotent]` in memory, as the README shows it.
 pub fn idem(shop: &Shop) -> Router {
     Router::new()
         .route(PATH, post(idempotent_handler))
