@@ -549,3 +549,25 @@ async fn a_server_that_was_restarted_is_the_same_database() {
     assert_eq!(shop.deliver(shop.once("a")).await.unwrap(), "run 1");
     assert_eq!(shop.deliver(shop.once("b")).await.unwrap(), "run 2");
 }
+
+#[tokio::test]
+async fn a_store_that_cannot_be_reached_leaves_the_transaction_as_it_was() {
+    let shop = Shop::postgres().await;
+    let nowhere = shop.pool.connect_options().as_ref().clone().socket("/nowhere");
+    let pool = PgPoolOptions::new().connect_lazy_with(nowhere);
+    let store = PostgresStore::builder().timeout(Duration::from_millis(200)).with_pool(pool).unwrap();
+    refuses(&shop, &Idempotency::new(store), "no connection to the database").await;
+    assert_eq!(shop.deliver(shop.once("a")).await.unwrap(), "run 1");
+}
+
+#[tokio::test]
+async fn settings_of_the_callers_session_do_not_make_it_another_database() {
+    let shop = Shop::postgres().await;
+    for setting in ["TIME ZONE 'Asia/Kolkata'", "datestyle = 'German'"] {
+        let mut tx = shop.begin().await;
+        Shop::<Postgres, Server>::run(&mut tx, &format!("SET LOCAL {setting}")).await;
+        shop.once(setting).run_in(&mut tx, async |tx| shop.ship(tx).await).await.unwrap();
+        tx.commit().await.unwrap();
+    }
+    assert_eq!(shop.effects("shipped").await, 2);
+}

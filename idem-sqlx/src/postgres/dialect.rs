@@ -132,9 +132,10 @@ impl sealed::Dialect for Postgres {
 
     const HAS_ONE_WRITER: bool = false;
 
-    /// The server, by the moment at which it started, and the database in it.
-    const DATABASE: &'static str =
-        "SELECT convert_to(pg_postmaster_start_time()::text || ' ' || current_database(), 'UTF8')";
+    /// The server, by the moment at which it started, and the database in it. As a number, which no setting of a session changes.
+    const DATABASE: &'static str = "SELECT convert_to( \
+             (extract(epoch FROM pg_postmaster_start_time()) * 1000000)::bigint::text || ' ' || current_database(), 'UTF8' \
+         )";
 
     const PARAMETER: char = '$';
 

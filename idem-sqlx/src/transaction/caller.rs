@@ -77,9 +77,9 @@ impl<'t, D: Dialect> InCallersTransaction<'t, D> {
             }
         };
         let Some((database, rows)) = rows.split_last() else { return Ok(None) };
-        if !store.is_of_database(&database_of::<D>(database)?).await? {
+        if let Err(error) = check_database(store, database).await {
             self.roll_back(claim).await?;
-            return Err(other_database::<D>());
+            return Err(error);
         }
         let read = |row: &D::Row| {
             let row = BeginRow::read::<D>(row, &claim.key);
@@ -114,8 +114,7 @@ impl<'t, D: Dialect> InCallersTransaction<'t, D> {
     async fn check_database(&mut self, store: &SqlStore<D>) -> Result<(), StoreError> {
         let rows = self.run(D::DATABASE.to_owned()).await.map_err(|error| self.failed(Step::Begin, error))?;
         let Some(row) = rows.first() else { return Ok(()) };
-        let is_same = store.is_of_database(&database_of::<D>(row)?).await?;
-        if is_same { Ok(()) } else { Err(other_database::<D>()) }
+        check_database(store, row).await
     }
 
     /// The function has ended the transaction: what it wrote before may be committed. The outcome is unknown to later calls.
@@ -252,11 +251,11 @@ impl<D: Dialect> CallerTransaction for InCallersTransaction<'_, D> {
     }
 }
 
-/// Reads what tells a database from others.
-fn database_of<D: Dialect>(row: &D::Row) -> Result<Vec<u8>, StoreError> {
+/// Returns an error unless the store is in the database that says this of itself.
+async fn check_database<D: Dialect>(store: &SqlStore<D>, row: &D::Row) -> Result<(), StoreError> {
     let bytes = D::bytes(row, 0).map_err(Problem::Refused);
     let bytes = bytes.map_err(|problem| DatabaseError { step: Step::Begin, problem })?;
-    Ok(bytes.unwrap_or_default())
+    if store.is_of_database(&bytes.unwrap_or_default()).await? { Ok(()) } else { Err(other_database::<D>()) }
 }
 
 fn other_database<D: Dialect>() -> StoreError {
