@@ -241,7 +241,10 @@ async fn slots(connection: &Connection, asked: &Address) -> Result<Vec<(u16, u16
         Err(_) => return Err(ConnectError::NoReply(connection.timeout())),
     };
     match reply {
-        Value::Array(ranges) => Ok(ranges.into_iter().filter_map(|range| parse_range(range, asked)).collect()),
+        // A node that has lost its cluster knows of no slots.
+        Value::Array(ranges) if !ranges.is_empty() => {
+            Ok(ranges.into_iter().filter_map(|range| parse_range(range, asked)).collect())
+        }
         Value::ServerError(error) if error.code() == "NOPERM" => {
             Err(ConnectError::MissingRight { right: "+cluster|slots".into() })
         }

@@ -38,7 +38,7 @@ pub enum ConnectError {
     Replica,
     /// The server is a node of a cluster, which has some of the keys only.
     ClusterNode,
-    /// The server is not a node of a cluster.
+    /// The server is not a node of a cluster, or of none that has slots.
     NoCluster,
     /// The user lacks a right.
     MissingRight {
@@ -78,7 +78,8 @@ impl fmt::Display for ConnectError {
                  `RedisStore::cluster_builder`, or give the URL of a server without `cluster-enabled`",
             ),
             Self::NoCluster => f.write_str(
-                "the Redis server is not a node of a cluster, so nothing was written; connect with `RedisStore::builder`",
+                "the Redis server is not a node of a cluster with slots, so nothing was written; connect with \
+                 `RedisStore::builder`, or let the node join its cluster",
             ),
             Self::MissingRight { right } => write!(
                 f,
@@ -143,6 +144,7 @@ impl Error {
     pub(crate) fn after_another_try(self) -> Self {
         match self {
             Self::Unreachable(error) => Self::Broken(error),
+            Self::NotConnected(timeout) => Self::NoReply(timeout),
             Self::Unfit { error, .. } => Self::Unfit { error, repeated: true },
             Self::Refused { error, .. } => Self::Refused { error, repeated: true },
             error => error,
@@ -206,5 +208,30 @@ impl From<Error> for StoreError {
             _ => false,
         };
         if is_unreadable { Self::unreadable(error) } else { Self::unavailable(error) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use super::*;
+
+    #[test]
+    fn after_another_try_each_failure_leaves_it_in_doubt() {
+        let unreachable = || RedisError::from(io::Error::other("refused"));
+        let second = Duration::from_secs(1);
+        for error in [
+            Error::Unreachable(unreachable()),
+            Error::Unfit { error: ConnectError::Replica, repeated: false },
+            Error::NotConnected(second),
+            Error::Broken(unreachable()),
+            Error::Unconfirmed,
+            Error::NoReply(second),
+            Error::UnknownReply,
+        ] {
+            let shown = error.to_string();
+            assert!(error.after_another_try().is_in_doubt(), "{shown}");
+        }
     }
 }

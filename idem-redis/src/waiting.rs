@@ -91,10 +91,12 @@ impl Shared {
             }
             Entry::Vacant(new) => {
                 let (ended, receiver) = watch::channel(());
-                let awaited = new.insert(Arc::new(Awaited { ended, look: Notify::new() }));
-                tokio::spawn(Poll { shared: Arc::downgrade(self), key: *key, awaited: Arc::clone(awaited) }.run());
+                let awaited = Arc::clone(new.insert(Arc::new(Awaited { ended, look: Notify::new() })));
                 state.changes.insert(*key);
                 self.changed.notify_one();
+                // A runtime that shuts down drops the poll at once, which takes the lock.
+                drop(state);
+                tokio::spawn(Poll { shared: Arc::downgrade(self), key: *key, awaited }.run());
                 receiver
             }
         }
@@ -122,7 +124,9 @@ impl Shared {
     }
 
     async fn subscribe(&self) -> RedisResult<()> {
-        let Some(subscriber) = self.client.subscriber() else { return Ok(()) };
+        let Some(subscriber) = self.client.subscriber() else {
+            return Err(std::io::Error::from(std::io::ErrorKind::NotConnected).into());
+        };
         let (mut sink, mut messages) = self.in_time(subscriber.get_async_pubsub()).await?.split();
         let mut subscribed: HashMap<String, StorageKey> = HashMap::new();
         {
@@ -241,5 +245,52 @@ impl Drop for Poll {
         if let Some(shared) = self.shared.upgrade() {
             self.forget(&mut shared.state());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+    use std::thread;
+
+    use futures_util::FutureExt;
+    use tokio::runtime::{Builder, Runtime};
+    use tokio::time::timeout;
+
+    use super::*;
+    use crate::config::Durability;
+    use crate::link::Place;
+
+    const KEY: StorageKey = StorageKey::from_bytes([1; 32]);
+
+    /// Runs `check` in a thread, with the waiters of a cluster whose nodes are not known. It may hang.
+    fn in_thread(check: impl FnOnce(Runtime, Waiting) + Send + 'static) {
+        let (done, is_done) = mpsc::channel();
+        thread::spawn(move || {
+            let client = redis::Client::open("redis://localhost").unwrap();
+            let place = Place::Cluster(Box::new(client), Vec::new());
+            let client = Client::new(place, "idem".into(), Durability::None, Duration::from_secs(1));
+            check(Builder::new_current_thread().enable_all().build().unwrap(), Waiting::new(Arc::new(client)));
+            done.send(()).unwrap();
+        });
+        is_done.recv_timeout(Duration::from_secs(20)).expect("it hangs");
+    }
+
+    #[test]
+    fn without_a_node_to_subscribe_to_the_thread_is_free_for_others() {
+        in_thread(|runtime, waiting| {
+            let ended = async { timeout(Duration::from_millis(50), waiting.ended(&KEY)).await };
+            runtime.block_on(ended).unwrap_err();
+        });
+    }
+
+    #[test]
+    fn who_waits_in_a_runtime_that_has_shut_down_is_woken() {
+        in_thread(|runtime, waiting| {
+            let handle = runtime.handle().clone();
+            drop(runtime);
+            let _entered = handle.enter();
+            waiting.ended(&KEY).now_or_never().unwrap();
+        });
     }
 }

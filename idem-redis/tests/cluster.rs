@@ -234,3 +234,14 @@ async fn a_single_server_is_no_cluster() {
     let refused = RedisStore::cluster_builder(Vec::<String>::new()).connect().await.unwrap_err();
     assert!(matches!(refused, ConnectError::Setting(_)), "{refused:?}");
 }
+
+#[tokio::test]
+async fn a_node_that_has_lost_its_cluster_is_not_believed() {
+    let cluster = Cluster::start().await;
+    let lost = node().await;
+    let seeds = [lost.url(), cluster.nodes[0].url()];
+    let store = RedisStore::cluster_builder(seeds).timeout(Duration::from_secs(5)).connect().await.unwrap();
+    claim(&store, 1).await.release().await.unwrap();
+    let refused = RedisStore::cluster_builder([lost.url()]).connect().await.unwrap_err();
+    assert!(matches!(refused, ConnectError::NoCluster), "{refused}");
+}
