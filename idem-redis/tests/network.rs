@@ -154,6 +154,8 @@ async fn a_drain_waits_until_a_claim_that_nobody_heard_of_is_given_back() {
         _ = begin(&store, 1) => panic!("its answer is held back"),
         () = proxy.seen(Direction::ToClient) => {}
     }
+    // The release of the claim whose future was dropped is held as well, until the server was asked.
+    proxy.set(Direction::ToServer, Fault::Hold);
     let standing = async || server.say(&format!("EXISTS {}", name(1))).await;
     let drained = async {
         idempotency.drain().await;

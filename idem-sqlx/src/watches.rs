@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::mem;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -52,31 +53,34 @@ impl Watcher<'_> {
         let ended = self.watch.ended.load(Ordering::SeqCst);
         (!ended).then_some(Turn { watcher: self, _asks: asks })
     }
-
-    /// Removes the key if no other request waits with this one, or at once if `ended`.
-    fn leave(&self, ended: bool) {
-        let mut keys = self.watches.keys();
-        if let Entry::Occupied(entry) = keys.entry(self.key)
-            && Arc::ptr_eq(entry.get(), &self.watch)
-            // The map's own, and this one's.
-            && (ended || Arc::strong_count(&self.watch) == 2)
-        {
-            entry.remove();
-        }
-    }
 }
 
 impl Drop for Watcher<'_> {
     fn drop(&mut self) {
-        self.leave(false);
+        let mut keys = self.watches.keys();
+        // It is dropped under the lock, so that of two that leave at once the later one sees that it is the last.
+        let watch = mem::take(&mut self.watch);
+        if let Entry::Occupied(entry) = keys.entry(self.key)
+            && Arc::ptr_eq(entry.get(), &watch)
+            // The map's own, and this one's.
+            && Arc::strong_count(&watch) == 2
+        {
+            entry.remove();
+        }
+        drop(watch);
     }
 }
 
 impl Turn<'_> {
     /// The claim may have ended: all who wait for it go on. Requests that come later ask by themselves.
     pub(crate) fn end(self) {
-        self.watcher.watch.ended.store(true, Ordering::SeqCst);
-        self.watcher.leave(true);
+        let Watcher { watches, key, watch } = self.watcher;
+        watch.ended.store(true, Ordering::SeqCst);
+        if let Entry::Occupied(entry) = watches.keys().entry(*key)
+            && Arc::ptr_eq(entry.get(), watch)
+        {
+            entry.remove();
+        }
     }
 }
 

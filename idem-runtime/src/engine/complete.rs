@@ -169,7 +169,7 @@ impl Core {
         let entry = within(STORE_TIMEOUT, Arc::clone(&self.store).inspect(key)).await;
         let Ok(Some(StoredEntry { state: KeyState::Completed(found), .. })) = entry else { return false };
         let ids = [record, &found].map(|record| record.execution_info().map(|info| info.id()));
-        // A store without room has left out the content.
-        found == *record || (ids[0].is_some() && ids[0] == ids[1])
+        // A store without room has left out the content. A record that an operator settled has the same id, and other content.
+        found == *record || (ids[0].is_some() && ids[0] == ids[1] && found == record.tombstone())
     }
 }

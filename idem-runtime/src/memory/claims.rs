@@ -84,10 +84,10 @@ impl LockedClaims<'_> {
     }
 
     /// Gives the claim a new owner, who has disappeared, with `permit` for its part of the quota. Returns whether its owner was alive.
-    pub(super) fn revoke(&mut self, key: &StorageKey, permit: QuotaPermit) -> bool {
+    pub(super) fn revoke(&mut self, key: &StorageKey, permit: impl FnOnce() -> QuotaPermit) -> bool {
         match self.0.get_mut(key) {
             Some(slot) if !slot.is_abandoned() => {
-                slot.owner = Arc::new(AsyncMutex::new(Some(permit)));
+                slot.owner = Arc::new(AsyncMutex::new(Some(permit())));
                 wake(slot.waiters.take());
                 true
             }

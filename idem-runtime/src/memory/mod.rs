@@ -347,11 +347,11 @@ impl Store for MemoryStore {
         Ok(KeyPage::new(keys, None))
     }
 
-    /// An abandoned claim takes room of its own, until the owner that lost it has ended.
+    /// Until the owner that lost the claim has ended, both take room, if necessary beyond the limits: a store may be full of claims
+    /// of executions that hang.
     async fn revoke(&self, key: &StorageKey) -> Result<bool, StoreError> {
         let shared = &self.inner.shared;
-        let permit = shared.quota.admit().ok_or(StoreError::Full)?;
-        Ok(shared.shard(key).claims.lock().revoke(key, permit))
+        Ok(shared.shard(key).claims.lock().revoke(key, || shared.quota.admit_beyond_limits()))
     }
 
     /// The store judges expiry itself, by the engine's clock, in the same step in which it grants a claim; and a claim

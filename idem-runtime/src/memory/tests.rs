@@ -438,6 +438,18 @@ async fn a_frozen_clock_loses_nothing_in_real_time() {
 }
 
 #[tokio::test]
+async fn a_claim_is_revoked_even_if_the_store_is_full_and_nothing_else_takes_room() {
+    let (store, _clock) = with_clock(MemoryStore::builder().max_entries(1).build());
+    let held = claim(&store, 1).await;
+    assert!(!store.revoke(&key(2)).await.unwrap(), "there is none");
+    assert_eq!(store.usage().entries, 1);
+    assert!(store.revoke(&key(1)).await.unwrap());
+    assert!(matches!(begin(&store, 1).await, Ok(Begin::Abandoned(_))));
+    assert!(matches!(held.complete(record(1), TTL).await, Err(StoreError::Lost)));
+    assert_eq!(store.usage().entries, 1);
+}
+
+#[tokio::test]
 async fn in_real_time_a_full_store_has_room_when_a_record_expires() {
     let store = MemoryStore::builder().max_entries(1).build();
     let ttl = Duration::from_millis(50);

@@ -4,6 +4,7 @@ use std::sync::atomic::Ordering::SeqCst;
 use std::sync::{Condvar, mpsc};
 
 use super::*;
+use crate::clock::Timestamp;
 use crate::execution_info::ExecutionInfo;
 use crate::store::{KeyState, StoredEntry};
 
@@ -244,4 +245,22 @@ async fn an_outcome_that_was_recorded_after_all_is_not_unknown() {
         assert!(matches!(ended, Some(Ok(()))), "{clones}: {ended:?}");
         assert_eq!(recorded(idempotency.run(attempt, Body::ready().run(answer("two"))).await), "one");
     }
+}
+
+#[tokio::test]
+async fn what_an_operator_settled_meanwhile_is_not_what_the_execution_recorded() {
+    let store = Leased::new(Inner { clones: true, ..Inner::default() });
+    let idempotency = Idempotency::new(store.clone());
+    let core = Arc::clone(&idempotency.handle.core);
+    let attempt = rerun();
+    let info = ExecutionInfo::start(&attempt, core.clock.now());
+    let Ok(Begin::Claimed(claim)) = core.begin(&attempt, info.clone()).await else { panic!("a free key") };
+    let execution = super::super::execute::Execution::new(&core, &attempt, &info, claim, core.permit().unwrap());
+    // The lease was lost, and an operator said what became of the execution, whose id the record has.
+    let mut settled = RecordBuilder::new();
+    settled.put(b"settled");
+    let settled = Record::with_content(attempt.fingerprint, settled, Timestamp::NEVER, Some(&info));
+    store.0.rows.lock().unwrap().values_mut().for_each(|row| (row.owner, row.record) = (0, Some(settled.clone())));
+    let ended = execution.end(answer("one")).await;
+    assert!(matches!(ended, Some(Err(StoreError::Lost))), "{ended:?}");
 }
