@@ -30,7 +30,7 @@ mod records;
 pub use self::claims::MemoryClaim;
 
 /// How many keys a shard is meant for. moka removes everything in a cache that is due in one call, so caches are small.
-const KEYS_PER_SHARD: usize = 16_384;
+const KEYS_PER_SHARD: usize = 4096;
 /// The most shards: each has a cache, whose tables take 100 KB once they are used, and what is spread over more memory is slower.
 const MAX_SHARDS: usize = 256;
 /// How many expired records a request removes from a shard if the store is full.
@@ -141,17 +141,8 @@ impl Shared {
     fn make_room(&self, now: Timestamp) -> bool {
         let (before, after) = self.shards.split_at(self.next_shard.fetch_add(1, Ordering::Relaxed) % self.shards.len());
         let due = after.iter().chain(before).filter(|shard| shard.records.earliest() <= now);
-        let real_time = self.clock().is_real_time();
-        let mut left = if real_time { MAX_LOOKED_AT } else { usize::MAX };
+        let mut left = if self.clock().is_real_time() { MAX_LOOKED_AT } else { usize::MAX };
         for shard in due {
-            // moka does not show what it is about to remove, and a sweep would walk past all of it. Removing it makes room.
-            if real_time {
-                let before = self.quota.entries();
-                shard.records.run_pending_tasks(now, real_time);
-                if self.quota.entries() < before {
-                    return true;
-                }
-            }
             let swept = shard.sweep(now, MAX_REMOVED, left);
             if swept.removed > 0 {
                 return true;
@@ -236,7 +227,7 @@ impl MemoryStoreBuilder {
     }
 
     /// The most bytes, by the store's own account: 640 for each key and the size of each record. Besides, a store for a million
-    /// keys takes up to 8 MB for its tables, which it makes as it is used. Default: 1 GiB.
+    /// keys takes up to 30 MB for its tables, which it makes as it is used. Default: 1 GiB.
     pub fn max_bytes(mut self, max_bytes: usize) -> Self {
         self.max_bytes = max_bytes;
         self

@@ -180,8 +180,6 @@ impl Records {
     /// Lets moka remove what has expired by its clock, and drop what was removed.
     pub(super) fn run_pending_tasks(&self, now: Timestamp, real_time: bool) {
         let Some(cache) = self.cache.get() else { return };
-        // The second run drops what the first one removed.
-        cache.run_pending_tasks();
         cache.run_pending_tasks();
         if real_time {
             let epoch = Timestamp::from_nanos(0);

@@ -541,11 +541,11 @@ fn warnings(run: impl FnOnce()) -> usize {
 #[tokio::test]
 async fn small_stores_have_one_shard_and_large_ones_as_many_as_they_need() {
     let shards = |entries| MemoryStore::builder().max_entries(entries).build().inner.shared.shards.len();
-    assert_eq!([0, 1, 16_384, 40_000, 1_000_000, usize::MAX].map(shards), [1, 1, 1, 2, 64, MAX_SHARDS]);
+    assert_eq!([0, 1, 4096, 10_000, 1_000_000, usize::MAX].map(shards), [1, 1, 1, 2, 256, MAX_SHARDS]);
     // Keys meet in no shard more often than chance has it.
     let store = MemoryStore::new();
-    let mut keys = vec![0_usize; 64];
-    for number in 0..64_000 {
+    let mut keys = vec![0_usize; 256];
+    for number in 0..256_000 {
         let shared = &store.inner.shared;
         let at = shared.shards.iter().position(|shard| std::ptr::eq(shard, shared.shard(&cheap_key(number))));
         keys[at.unwrap()] += 1;
