@@ -22,7 +22,7 @@ pub(super) struct Fields {
     pub(super) token: String,
     pub(super) step: Step,
     pub(super) key: String,
-    pub(super) scope: Whose,
+    pub(super) scope: ScopeKind,
     pub(super) values: String,
     pub(super) header: String,
     pub(super) header_values: String,
@@ -55,9 +55,9 @@ pub(super) enum Step {
 /// What the declared `scope` of the endpoint is made from.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub(super) enum Whose {
+pub(super) enum ScopeKind {
     #[default]
-    Nobody,
+    Unscoped,
     Values,
     Header,
 }
@@ -73,7 +73,7 @@ pub(super) enum Settle {
     DidNotHappen,
 }
 
-/// Whose key, and which.
+/// ScopeKind key, and which.
 pub(super) struct LookUp {
     pub(super) scope: Scope,
     pub(super) key: Key,
@@ -109,10 +109,10 @@ impl Fields {
         let key = Key::parse(self.key.as_bytes())
             .map_err(|reason| Mistake::new("key", format!("This cannot be a key: {reason}.")))?;
         let scope = match self.scope {
-            Whose::Nobody => Scope::GLOBAL,
-            Whose::Values => with_lines(Scope::arguments(), &self.values, |line| line)
+            ScopeKind::Unscoped => Scope::GLOBAL,
+            ScopeKind::Values => with_lines(Scope::arguments(), &self.values, |line| line)
                 .ok_or_else(|| Mistake::new("values", "Write each value of the scope on a line of its own."))?,
-            Whose::Header => {
+            ScopeKind::Header => {
                 let name = self.header.trim().to_ascii_lowercase();
                 if HeaderName::try_from(&name).is_err() {
                     return Err(Mistake::new("header", "Write the name of the header, such as X-Tenant."));
@@ -179,14 +179,14 @@ fn with_lines(scope: Scope, text: &str, value: impl Fn(&str) -> &str) -> Option<
 mod tests {
     use super::*;
 
-    fn scope(whose: Whose, fill: impl FnOnce(&mut Fields)) -> Result<Scope, &'static str> {
+    fn scope(whose: ScopeKind, fill: impl FnOnce(&mut Fields)) -> Result<Scope, &'static str> {
         let mut fields = Fields { key: "k".into(), scope: whose, ..Fields::default() };
         fill(&mut fields);
         fields.look_up().map(|found| found.scope).map_err(|mistake| mistake.field)
     }
 
     fn values(text: &str) -> Result<Scope, &'static str> {
-        scope(Whose::Values, |fields| fields.values = text.into())
+        scope(ScopeKind::Values, |fields| fields.values = text.into())
     }
 
     #[test]
@@ -204,7 +204,7 @@ mod tests {
     #[test]
     fn a_header_is_named_in_any_case_and_its_values_are_trimmed() {
         let header = |name: &str, text: &str| {
-            scope(Whose::Header, |fields| (fields.header, fields.header_values) = (name.into(), text.into()))
+            scope(ScopeKind::Header, |fields| (fields.header, fields.header_values) = (name.into(), text.into()))
         };
         assert_eq!(header(" X-Tenant", "acme \r\nb"), Ok(Scope::header("x-tenant").with(b"acme").with(b"b")));
         assert_eq!(header("X Tenant", "acme"), Err("header"));

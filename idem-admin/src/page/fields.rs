@@ -2,7 +2,7 @@
 
 use maud::{Markup, html};
 
-use super::super::form::{Fields, Mistake, Settle, Whose};
+use super::super::form::{Fields, Mistake, ScopeKind, Settle};
 use super::Frame;
 
 impl Frame<'_> {
@@ -25,7 +25,7 @@ impl Frame<'_> {
                     aria-describedby=[described(wrong(id))] autofocus[focus(id)] { "\n" (value) }
             }
         };
-        let scope = |scope: Whose, label: &str, hint: Markup| {
+        let scope = |scope: ScopeKind, label: &str, hint: Markup| {
             choice("scope", whose(scope), fields.scope == scope, false, label, &hint)
         };
         html! {
@@ -39,15 +39,15 @@ impl Frame<'_> {
                         (line("key", "key", &fields.key))
                     }
                     fieldset {
-                        legend { "Whose key is it?" }
-                        (scope(Whose::Nobody, "No particular caller’s", html! { "The endpoint has no scope, or " code { "scope = global" } ", or its scope is a header that the request did not have" }))
-                        (scope(Whose::Values, "A caller’s, by what the service knows of them",
+                        legend { "ScopeKind key is it?" }
+                        (scope(ScopeKind::Unscoped, "No particular caller’s", html! { "The endpoint has no scope, or " code { "scope = global" } ", or its scope is a header that the request did not have" }))
+                        (scope(ScopeKind::Values, "A caller’s, by what the service knows of them",
                             html! { "As with " code { "scope = tenant" } " or " code { "scope = (tenant, user)" } }))
                         .more {
                             label for="values" { "The values, one on each line, in the order of the declaration" }
                             (lines("values", "values", &fields.values))
                         }
-                        (scope(Whose::Header, "A caller’s, by a header of the request",
+                        (scope(ScopeKind::Header, "A caller’s, by a header of the request",
                             html! { "As with " code { "scope = header(\"X-Tenant\")" } }))
                         .more {
                             .field {
@@ -168,11 +168,11 @@ fn described(mistake: Option<&Mistake>) -> Option<String> {
     mistake.map(|mistake| format!("{}-wrong", mistake.field))
 }
 
-fn whose(scope: Whose) -> &'static str {
+fn whose(scope: ScopeKind) -> &'static str {
     match scope {
-        Whose::Nobody => "nobody",
-        Whose::Values => "values",
-        Whose::Header => "header",
+        ScopeKind::Unscoped => "none",
+        ScopeKind::Values => "values",
+        ScopeKind::Header => "header",
     }
 }
 

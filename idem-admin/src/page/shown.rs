@@ -4,7 +4,7 @@ use idem_runtime::{KeyStatus, Timestamp};
 use maud::{Markup, html};
 
 use super::super::finding::{Finding, Preview, date, distance, preview, shown};
-use super::super::form::{Fields, Whose};
+use super::super::form::{Fields, ScopeKind};
 use super::super::list::{UnknownPage, trace};
 use super::Notice;
 use idem_axum::private::RecordedResponse;
@@ -58,9 +58,9 @@ pub(super) fn facts(fields: &Fields, finding: &Finding) -> Markup {
         dl {
             dt { "Key" } dd { code { (fields.key) } }
             @match fields.scope {
-                Whose::Nobody => {}
-                Whose::Values => { dt { "Of" } dd { (values(&fields.values)) } }
-                Whose::Header => { dt { "Of" } dd { (fields.header) ": " (values(&fields.header_values)) } }
+                ScopeKind::Unscoped => {}
+                ScopeKind::Values => { dt { "Of" } dd { (values(&fields.values)) } }
+                ScopeKind::Header => { dt { "Of" } dd { (fields.header) ": " (values(&fields.header_values)) } }
             }
             @if let Some(endpoint) = &finding.endpoint { dt { "Endpoint" } dd { code { (endpoint) } } }
             @if let Some(at) = finding.started_at { dt { "Started" } dd { (time(at)) ", " (distance(at, finding.now)) " ago" } }
