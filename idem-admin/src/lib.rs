@@ -54,7 +54,7 @@
 //! {"state":"recorded","key":"c4a1f09e","endpoint":"POST /orders", ..}
 //! ```
 //!
-//! `scope` is `none` (also if it is left out), `values` with a line for each value in `values`, or `header`. The status is
+//! `scope` is `unscoped` (also if it is left out), `values` with a line for each value in `values`, or `header`. The status is
 //! 404 if the key is free.
 
 use std::fmt;

@@ -170,7 +170,7 @@ fn described(mistake: Option<&Mistake>) -> Option<String> {
 
 fn whose(scope: ScopeKind) -> &'static str {
     match scope {
-        ScopeKind::Unscoped => "none",
+        ScopeKind::Unscoped => "unscoped",
         ScopeKind::Values => "values",
         ScopeKind::Header => "header",
     }

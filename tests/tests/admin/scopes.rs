@@ -72,7 +72,7 @@ async fn assert_found(header: &str, ask: Ask, scope: &[(&str, &str)], elsewhere:
     }
 }
 
-const NOBODY: &[(&str, &str)] = &[("scope", "none")];
+const NOBODY: &[(&str, &str)] = &[("scope", "unscoped")];
 
 fn values(lines: &str) -> [(&str, &str); 2] {
     [("scope", "values"), ("values", lines)]
@@ -119,7 +119,7 @@ async fn in_the_scope_of_a_header() {
     // Where the header is missing, the caller is bound, and there is no scope.
     assert_found("x-key", send("/header"), NOBODY, &[&header("x-tenant", "\n")]).await;
     let page = page().to(&Desk::over(&Setup::of(Router::new()).idempotency).app).await;
-    let (_, hint) = page.text().split_once("id=\"scope-none-hint\"").unwrap();
+    let (_, hint) = page.text().split_once("id=\"scope-unscoped-hint\"").unwrap();
     let hint = hint.split_once("</p>").unwrap().0;
     assert!(hint.contains("a header that the request did not have"), "{hint}");
 }
