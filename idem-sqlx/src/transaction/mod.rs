@@ -4,7 +4,6 @@
 //! if the handler commits it, and then its outcome is unknown. What tells others of a key in flight is a lock, and within this
 //! process [`Running`].
 
-use std::fmt::Write;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -322,9 +321,11 @@ fn fill<D: Dialect>(sql: &str, values: &[Value<'_>]) -> String {
 
 /// Returns bytes in hexadecimal digits.
 pub(crate) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::with_capacity(2 * bytes.len()), |mut digits, byte| {
-        // Writing to a string cannot fail.
-        let _ = write!(digits, "{byte:02x}");
-        digits
-    })
+    const DIGITS: [char; 16] = ['0', '1', '2', '3', '4', '5', '6', '7', '8', '9', 'a', 'b', 'c', 'd', 'e', 'f'];
+    let mut digits = String::with_capacity(2 * bytes.len());
+    for byte in bytes {
+        digits.push(DIGITS[usize::from(byte >> 4)]);
+        digits.push(DIGITS[usize::from(byte & 15)]);
+    }
+    digits
 }
