@@ -14,6 +14,7 @@ mod setup;
 mod shelf;
 mod spans;
 mod streams;
+pub mod support;
 mod wait;
 
 pub use ask::{Ask, get, post, put};

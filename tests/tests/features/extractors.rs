@@ -1,8 +1,6 @@
 //! Extractors, routers and safe methods, as the guide's page for users of axum says.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::expect_used, reason = "a failed check panics")]
 
-mod support;
-
 use axum::body::Body;
 use axum::extract::rejection::JsonRejection;
 use axum::extract::{FromRef, FromRequestParts, Path, State};
@@ -15,7 +13,7 @@ use axum_extra::TypedHeader;
 use axum_extra::headers::UserAgent;
 use axum_extra::routing::TypedPath;
 use idem_axum::{Idempotency, Unrecorded, idempotent};
-use support::{app, post as send, text};
+use idem_tests::support::{app, post as send, text};
 use tower::ServiceExt;
 
 async fn ask(app: &Router, request: axum::http::request::Builder, body: &'static str) -> Response {

@@ -1,8 +1,6 @@
 //! What of a response is recorded, and when: trailers, statuses without a body, known lengths, streams that misbehave.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::expect_used, reason = "a failed check panics")]
 
-mod support;
-
 use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::pin::Pin;
@@ -18,7 +16,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{any, post};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use idem_axum::{Idempotency, idempotent};
-use support::{Served, app, comparable, post as send, read_until, text};
+use idem_tests::support::{self, Served, app, comparable, post as send, read_until, text};
 use tokio::io::AsyncWriteExt;
 use tokio::sync::Semaphore;
 

@@ -1,8 +1,6 @@
 //! A client always gets to read its response, and the handler the request body as it came.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::expect_used, reason = "a failed check panics")]
 
-mod support;
-
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -14,7 +12,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use axum::{Json, Router};
 use idem_axum::{Part, Policy, idempotent};
-use support::{Served, read_all, read_until};
+use idem_tests::support::{self, Served, read_all, read_until};
 use tokio::io::AsyncWriteExt;
 
 const WITHOUT_BODY: Policy = Policy::DEFAULT.fingerprint(&[Part::Method, Part::Path]);

@@ -1,8 +1,6 @@
 //! What layers around an endpoint do, row by row of the table in the guide's page `layers`.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::expect_used, reason = "a failed check panics")]
 
-mod support;
-
 use std::any::Any;
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -19,7 +17,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use axum_login::{AuthManagerLayerBuilder, AuthSession, AuthUser, AuthnBackend};
 use idem_axum::{Idempotency, IdempotencyLayer, idempotent};
-use support::{app, post as send, text};
+use idem_tests::support::{app, post as send, text};
 use tokio::sync::Notify;
 use tower::ServiceExt;
 use tower::limit::GlobalConcurrencyLimitLayer;

@@ -1,5 +1,4 @@
 //! A served application, and a client that sends and reads bytes.
-#![allow(dead_code, reason = "each test uses a part")]
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -14,20 +13,20 @@ use tokio::net::{TcpListener, TcpStream};
 use tower::ServiceExt;
 
 /// Longer than anything takes here: a test that hangs fails.
-pub(crate) const LONG: Duration = Duration::from_secs(60);
+pub const LONG: Duration = Duration::from_secs(60);
 
 /// An application on a free port.
-pub(crate) struct Served {
-    pub(crate) address: SocketAddr,
-    pub(crate) idempotency: Idempotency,
+pub struct Served {
+    pub address: SocketAddr,
+    pub idempotency: Idempotency,
 }
 
 impl Served {
-    pub(crate) async fn new(routes: Router) -> Self {
+    pub async fn new(routes: Router) -> Self {
         Self::over(Idempotency::in_memory(), routes).await
     }
 
-    pub(crate) async fn over(idempotency: Idempotency, routes: Router) -> Self {
+    pub async fn over(idempotency: Idempotency, routes: Router) -> Self {
         let app = routes.layer(IdempotencyLayer::new(idempotency.clone()));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -35,26 +34,26 @@ impl Served {
         Self { address, idempotency }
     }
 
-    pub(crate) async fn connect(&self) -> TcpStream {
+    pub async fn connect(&self) -> TcpStream {
         TcpStream::connect(self.address).await.unwrap()
     }
 
     /// Sends a request and reads until the server closes the connection.
-    pub(crate) async fn send(&self, request: &[u8]) -> String {
+    pub async fn send(&self, request: &[u8]) -> String {
         let mut connection = self.connect().await;
         connection.write_all(request).await.unwrap();
         read_all(&mut connection).await
     }
 }
 
-pub(crate) async fn read_all(connection: &mut TcpStream) -> String {
+pub async fn read_all(connection: &mut TcpStream) -> String {
     let mut bytes = Vec::new();
     tokio::time::timeout(LONG, connection.read_to_end(&mut bytes)).await.expect("the connection stays open").unwrap();
     String::from_utf8_lossy(&bytes).into_owned()
 }
 
 /// Reads until `end` has come.
-pub(crate) async fn read_until(connection: &mut TcpStream, end: &str) -> String {
+pub async fn read_until(connection: &mut TcpStream, end: &str) -> String {
     let mut bytes = Vec::new();
     while !bytes.ends_with(end.as_bytes()) {
         let mut byte = [0];
@@ -69,7 +68,7 @@ pub(crate) async fn read_until(connection: &mut TcpStream, end: &str) -> String 
 }
 
 /// A response without what differs between a first response and its replay.
-pub(crate) fn comparable(response: &str) -> Vec<String> {
+pub fn comparable(response: &str) -> Vec<String> {
     let (head, body) = response.split_once("\r\n\r\n").unwrap();
     let differ = ["date:", "idempotent-replayed:", "cache-control:"];
     let mut lines: Vec<_> = head
@@ -83,16 +82,16 @@ pub(crate) fn comparable(response: &str) -> Vec<String> {
 }
 
 /// An application that is called without a server.
-pub(crate) fn app(idempotency: &Idempotency, routes: Router) -> Router {
+pub fn app(idempotency: &Idempotency, routes: Router) -> Router {
     routes.layer(IdempotencyLayer::new(idempotency.clone()))
 }
 
-pub(crate) async fn post(app: &Router, path: &str, key: &str, body: impl Into<Body>) -> Response {
+pub async fn post(app: &Router, path: &str, key: &str, body: impl Into<Body>) -> Response {
     let request = Request::post(path).header("idempotency-key", key).body(body.into()).unwrap();
     app.clone().oneshot(request).await.unwrap()
 }
 
-pub(crate) async fn text(response: Response) -> String {
+pub async fn text(response: Response) -> String {
     let bytes = axum::body::to_bytes(response.into_body(), usize::MAX).await.unwrap();
     String::from_utf8_lossy(&bytes).into_owned()
 }

@@ -1,8 +1,6 @@
 //! The warning about recorded responses that vary with a header which the key is not bound to.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::expect_used, reason = "a failed check panics")]
 
-mod support;
-
 use std::sync::{Arc, Mutex};
 
 use axum::Router;
@@ -10,7 +8,7 @@ use axum::extract::Path;
 use axum::http::StatusCode;
 use axum::routing::post;
 use idem_axum::{Idempotency, Policy, Statuses, idempotent};
-use support::{app, post as send};
+use idem_tests::support::{app, post as send};
 use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Level, Metadata, Subscriber};

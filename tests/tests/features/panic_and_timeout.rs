@@ -1,8 +1,6 @@
 //! How a handler that panics or takes too long is reported, and what of refusals is recorded.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::expect_used, reason = "a failed check panics")]
 
-mod support;
-
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -14,7 +12,7 @@ use axum::http::{Request, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use idem_axum::{Idempotency, Policy, Refusal, Statuses, idempotent};
-use support::{app, post as send, text};
+use idem_tests::support::{app, post as send, text};
 use tower::ServiceExt;
 
 type Runs = Arc<AtomicUsize>;

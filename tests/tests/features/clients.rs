@@ -1,8 +1,6 @@
 //! Real clients read every replay and every refusal, whatever they were sending.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::expect_used, reason = "a failed check panics")]
 
-mod support;
-
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -19,7 +17,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use idem_axum::{Idempotency, IdempotencyKey, MemoryStore, Part, Policy, idempotent};
 use idem_runtime::{Begin, BeginOptions, Claim, Fingerprint, Record, StorageKey, Store, StoreError};
-use support::Served;
+use idem_tests::support::{self, Served};
 use tokio::net::TcpListener;
 use tokio::process::Command;
 use tokio::sync::Notify;
@@ -363,7 +361,7 @@ async fn clients_that_upload_50_mib_read_every_replay_and_every_refusal() {
 
 // ---- The code of the guide's page for client authors. ----
 
-const PAGE: &str = include_str!("../src/guide/clients.md");
+const PAGE: &str = include_str!("../../../idem-axum/src/guide/clients.md");
 
 /// Returns the code of the page in this language.
 fn code(language: &str) -> &'static str {
