@@ -14,6 +14,7 @@ pub mod floors;
 pub mod handwritten;
 pub mod http;
 pub mod in_process;
+pub mod load;
 pub mod machine;
 pub mod promises;
 pub mod report;

@@ -9,7 +9,7 @@ use std::io::{BufRead, BufReader, Lines};
 use std::path::PathBuf;
 use std::process::{Child, ChildStdout, Command, Stdio};
 
-use idem_servers::browser::{Browser, DOWN, ENTER, Screen, TAB};
+use idem_testkit::browser::{Browser, DOWN, ENTER, Screen, TAB};
 
 #[test]
 fn a_record_is_looked_up_and_forgotten_with_the_keyboard() {

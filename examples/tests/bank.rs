@@ -5,7 +5,7 @@
 use std::path::Path;
 use std::process::Command;
 
-use idem_servers::postgres::Postgres;
+use idem_testkit::postgres::Postgres;
 
 fn kill(database: Option<&str>) {
     // Cargo puts examples beside the folder of the tests.

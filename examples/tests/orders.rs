@@ -8,8 +8,8 @@ use std::net::TcpListener;
 use std::path::PathBuf;
 use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
 
-use idem_servers::postgres::Postgres;
-use idem_servers::redis::Redis;
+use idem_testkit::postgres::Postgres;
+use idem_testkit::redis::Redis;
 
 /// What `curl` shows for each line that the service prints, in order, without `date`.
 const ANSWERS: [&str; 8] = [

@@ -8,13 +8,13 @@ use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
-use idem_proofs::reference::steps::histories;
-use idem_proofs::reference::{Claims, Model, Profile, Step, drive, engine};
 use idem_runtime::{
     Begin, BeginOptions, Claim, Clock, Fingerprint, Record, StorageKey, Store, StoreCapabilities, StoreError,
     StoredEntry,
 };
-use idem_servers::redis::Redis;
+use idem_testkit::redis::Redis;
+use idem_testkit::reference::steps::histories;
+use idem_testkit::reference::{Claims, Model, Profile, Step, drive, engine};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 use redis::cmd;

@@ -9,7 +9,7 @@ use std::time::Duration;
 use common::*;
 use idem_redis::{ConnectError, Durability, RedisStore, RedisStoreBuilder};
 use idem_runtime::{Begin, BeginOptions, Claim, Store};
-use idem_servers::redis::Redis;
+use idem_testkit::redis::Redis;
 
 const SLOTS: u16 = 16384;
 
@@ -93,7 +93,7 @@ impl Cluster {
 async fn node() -> Redis {
     // The port of the cluster's own connections is free, as far as is known: by default it is 10000 higher than the other one,
     // where the system hands out ports to clients.
-    let bus = idem_servers::process::free_port().to_string();
+    let bus = idem_testkit::process::free_port().to_string();
     Redis::with(&["--save", "", "--cluster-enabled", "yes", "--cluster-port", &bus, "--cluster-node-timeout", "2000"])
         .await
 }

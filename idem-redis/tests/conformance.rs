@@ -11,7 +11,7 @@ use idem_redis::RedisStore;
 use idem_runtime::{
     Begin, BeginOptions, Clock, Fingerprint, StorageKey, Store, StoreCapabilities, StoreError, StoredEntry,
 };
-use idem_servers::redis::Redis;
+use idem_testkit::redis::Redis;
 
 /// A store, and the server that it needs.
 struct Served {

@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 use common::*;
 use idem_redis::{Durability, RedisStore};
 use idem_runtime::{BeginOptions, Claim, Store, StoreError};
-use idem_servers::proxy::{Direction, Fault, Proxy};
-use idem_servers::redis::Redis;
+use idem_testkit::proxy::{Direction, Fault, Proxy};
+use idem_testkit::redis::Redis;
 
 const WITHIN: Duration = Duration::from_millis(300);
 

@@ -15,8 +15,8 @@ use idem_runtime::{
     Abandoned, Attempt, Executed, Idempotency, Lease, Outcome, RecordBuilder, Recording, RefusalReason, Rules,
     RunResult, Store,
 };
-use idem_servers::proxy::{Direction, Fault};
-use idem_servers::redis::Redis;
+use idem_testkit::proxy::{Direction, Fault};
+use idem_testkit::redis::Redis;
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 

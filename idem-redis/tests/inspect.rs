@@ -11,7 +11,7 @@ use idem_redis::RedisStore;
 use idem_runtime::{
     Begin, BeginOptions, Claim, Clock, ExecutionInfo, KeyState, Store, StoreError, StoredEntry, SystemClock, Timestamp,
 };
-use idem_servers::redis::Redis;
+use idem_testkit::redis::Redis;
 
 fn info(endpoint: &str) -> ExecutionInfo {
     ExecutionInfo::from_bytes(&[&[1, 0][..], &[5; 8 + 8 + 4 + 8], endpoint.as_bytes()].concat()).unwrap()

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use common::*;
 use idem_runtime::{Begin, BeginOptions, Claim, KeyState, Store, StoreError};
-use idem_servers::redis::Redis;
+use idem_testkit::redis::Redis;
 
 /// How long Redis keeps the key, in milliseconds.
 async fn kept_for(server: &Redis) -> u64 {

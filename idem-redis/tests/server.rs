@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use common::*;
 use idem_redis::RedisStore;
 use idem_runtime::{Claim, Store, StoreError};
-use idem_servers::redis::Redis;
+use idem_testkit::redis::Redis;
 
 #[tokio::test]
 async fn with_an_append_only_file_nothing_is_lost_when_the_server_is_killed_before_any_step() {

@@ -10,8 +10,8 @@ use std::time::Duration;
 use common::*;
 use idem_redis::{ConnectError, Durability, RedisStore};
 use idem_runtime::{Begin, BeginOptions, Claim, Store};
-use idem_servers::proxy::{Direction, Fault, Proxy};
-use idem_servers::redis::Redis;
+use idem_testkit::proxy::{Direction, Fault, Proxy};
+use idem_testkit::redis::Redis;
 
 #[tokio::test]
 async fn a_server_that_throws_keys_away_is_refused_whichever_way_it_says_so() {

@@ -7,8 +7,8 @@ mod common;
 use common::*;
 use idem_redis::RedisStore;
 use idem_runtime::{Begin, BeginOptions, Claim, ExecutionInfo, Record, Store};
-use idem_servers::proxy::{Direction, Fault, Proxy};
-use idem_servers::redis::Redis;
+use idem_testkit::proxy::{Direction, Fault, Proxy};
+use idem_testkit::redis::Redis;
 use tokio::task::JoinSet;
 
 const RECORD: usize = 1024 * 1024;

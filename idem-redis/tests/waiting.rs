@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use common::*;
 use idem_redis::RedisStore;
 use idem_runtime::{Begin, BeginOptions, Claim, Store};
-use idem_servers::redis::Redis;
+use idem_testkit::redis::Redis;
 use tokio::task::JoinSet;
 
 /// Waits as the engine does.

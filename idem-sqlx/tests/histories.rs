@@ -9,10 +9,10 @@ mod stretched;
 
 use std::path::Path;
 
-use idem_proofs::reference::steps::histories;
-use idem_proofs::reference::{Claims, Model, Profile, Step, drive, engine};
-use idem_servers::postgres::Postgres;
 use idem_sqlx::{PostgresStore, SqliteStore};
+use idem_testkit::postgres::Postgres;
+use idem_testkit::reference::steps::histories;
+use idem_testkit::reference::{Claims, Model, Profile, Step, drive, engine};
 use proptest::test_runner::{Config, TestCaseError, TestRunner};
 use stretched::{Beside, Stretched};
 use tempfile::TempDir;

@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use idem_runtime::{Abandoned, Idempotency, Once, RefusalReason, Store, WhenInFlight};
-use idem_servers::postgres::Postgres as Server;
 use idem_sqlx::{Dialect, OnceExt, PostgresStore, SqliteStore};
+use idem_testkit::postgres::Postgres as Server;
 use sqlx::postgres::PgPoolOptions;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions};
 use sqlx::{Connection, PgConnection, PgPool, Pool, Postgres, Sqlite, SqlitePool, Transaction};

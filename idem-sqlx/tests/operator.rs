@@ -13,8 +13,8 @@ use idem_runtime::{
     Attempt, Claim, Endpoint, Idempotency, Key, KeyReport, KeyStatus, Outcome, RecordBuilder, Rules, RunResult, Scope,
     SettleError, Settled, StorageKey, Store, StoreError,
 };
-use idem_servers::postgres::Postgres;
 use idem_sqlx::{PostgresStore, SqliteStore};
+use idem_testkit::postgres::Postgres;
 use tokio::sync::Barrier;
 use tokio::time::sleep;
 

@@ -3,8 +3,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a failed check panics")]
 
 use idem_runtime::conformance;
-use idem_servers::postgres::Postgres;
 use idem_sqlx::PostgresStore;
+use idem_testkit::postgres::Postgres;
 
 /// One test and not one for each case: a server takes longer to start than most cases do. A case that fails says which one
 /// it is by its message.

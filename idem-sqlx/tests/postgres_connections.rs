@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use asked::*;
 use idem_runtime::Store;
-use idem_servers::postgres::Postgres;
 use idem_sqlx::{PostgresStore, PostgresStoreBuilder};
+use idem_testkit::postgres::Postgres;
 use sqlx::postgres::PgConnection;
 use sqlx::{Connection, Executor};
 use tokio::task::JoinSet;

@@ -6,9 +6,9 @@ mod asked;
 
 use asked::*;
 use idem_runtime::{Attempt, Claim, Endpoint, Idempotency, PolicyTag, RefusalReason, Rules, RunResult, StorageKey};
-use idem_servers::postgres::Postgres;
-use idem_servers::proxy::{Direction, Fault, Proxy};
 use idem_sqlx::PostgresStore;
+use idem_testkit::postgres::Postgres;
+use idem_testkit::proxy::{Direction, Fault, Proxy};
 
 /// A server, the network before it, and an engine behind that, whose connection knows every statement.
 struct Counted {

@@ -10,9 +10,9 @@ use std::time::{Duration, Instant};
 
 use asked::*;
 use idem_runtime::{Begin, Claim, Idempotency, RefusalReason, RunResult, Store, StoreError};
-use idem_servers::postgres::Postgres;
-use idem_servers::proxy::{Direction, Fault, Proxy};
 use idem_sqlx::{PostgresStore, Problem};
+use idem_testkit::postgres::Postgres;
+use idem_testkit::proxy::{Direction, Fault, Proxy};
 use tokio::task::JoinSet;
 
 /// A server, the network before it, a store behind that, and one that reaches the server directly.

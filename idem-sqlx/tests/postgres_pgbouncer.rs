@@ -8,9 +8,9 @@ use std::time::Duration;
 
 use asked::*;
 use idem_runtime::{Begin, Claim, Store, StoreError};
-use idem_servers::pgbouncer::PgBouncer;
-use idem_servers::postgres::Postgres;
 use idem_sqlx::{ConnectError, PostgresStore, Problem};
+use idem_testkit::pgbouncer::PgBouncer;
+use idem_testkit::postgres::Postgres;
 use tokio::task::JoinSet;
 
 const IGNORED: &str = "ignore_startup_parameters = options, extra_float_digits";

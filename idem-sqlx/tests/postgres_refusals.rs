@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use asked::*;
 use idem_runtime::{Begin, BeginOptions, Claim, Idempotency, RefusalReason, RunResult, Store, StoreError};
-use idem_servers::postgres::Postgres;
 use idem_sqlx::{PostgresStore, Problem};
+use idem_testkit::postgres::Postgres;
 use sqlx::postgres::PgConnection;
 use sqlx::{Connection, Executor};
 

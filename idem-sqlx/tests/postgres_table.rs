@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 
 use asked::*;
 use idem_runtime::{Begin, Claim, Endpoint, Idempotency, Store, StoreError};
-use idem_servers::postgres::Postgres;
 use idem_sqlx::{ConnectError, MigrateError, PostgresStore};
+use idem_testkit::postgres::Postgres;
 use sqlx::postgres::PgConnection;
 use sqlx::{Connection, Executor};
 use tokio::sync::Barrier;

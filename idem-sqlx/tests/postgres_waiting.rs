@@ -10,9 +10,9 @@ use std::time::{Duration, Instant};
 
 use asked::*;
 use idem_runtime::{Abandoned, Attempt, Claim, Idempotency, RefusalReason, Rules, RunResult, Store};
-use idem_servers::postgres::Postgres;
-use idem_servers::proxy::Proxy;
 use idem_sqlx::PostgresStore;
+use idem_testkit::postgres::Postgres;
+use idem_testkit::proxy::Proxy;
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio::time::sleep;

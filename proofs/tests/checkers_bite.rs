@@ -13,13 +13,13 @@ use http::{Request, StatusCode};
 use idem_axum::{IdempotencyLayer, idempotent};
 use idem_proofs::faulty::{Fault, ReleaseOnDrop, joined_fingerprint, replay_before_extractors};
 use idem_proofs::map_store::MapStore;
-use idem_proofs::reference::steps::histories;
-use idem_proofs::reference::{Claims, LEASE, Model, Profile, Step, drive, engine};
 use idem_runtime::conformance::{self, attached};
 use idem_runtime::{
     Attempt, Begin, BeginOptions, Claim, Executed, Fingerprint, Idempotency, MemoryStore, Outcome, Record, Recording,
     RefusalReason, Rules, RunResult, StorageKey, Store,
 };
+use idem_testkit::reference::steps::histories;
+use idem_testkit::reference::{Claims, LEASE, Model, Profile, Step, drive, engine};
 use proptest::test_runner::{Config, RngAlgorithm, TestCaseError, TestRng, TestRunner};
 use tower::ServiceExt;
 

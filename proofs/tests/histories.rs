@@ -6,9 +6,9 @@
 use std::sync::atomic::Ordering;
 
 use idem_proofs::map_store::MapStore;
-use idem_proofs::reference::steps::histories;
-use idem_proofs::reference::{Claims, KEY_BYTES, Model, Profile, RECORD_BYTES, Said, Step, drive, engine};
 use idem_runtime::MemoryStore;
+use idem_testkit::reference::steps::histories;
+use idem_testkit::reference::{Claims, KEY_BYTES, Model, Profile, RECORD_BYTES, Said, Step, drive, engine};
 use proptest::prelude::*;
 use proptest::strategy::ValueTree;
 use proptest::test_runner::{Config, TestRunner};

@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 use idem_benches::Failure;
 use idem_redis::RedisStore;
 use idem_runtime::MemoryStore;
-use idem_servers::postgres::Postgres;
-use idem_servers::redis::Redis;
 use idem_sqlx::{PostgresStore, SqliteStore};
+use idem_testkit::postgres::Postgres;
+use idem_testkit::redis::Redis;
 use tempfile::TempDir;
 
 use crate::bare::postgres::BarePostgres;

@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use idem_redis::{RedisClaim, RedisStore};
 use idem_runtime::{Begin, BeginOptions, Fingerprint, Record, StorageKey, Store, StoreError};
-use idem_servers::proxy::Proxy;
-use idem_servers::redis::Redis;
+use idem_testkit::proxy::Proxy;
+use idem_testkit::redis::Redis;
 
 /// A lease and a TTL that no test outlives.
 pub const LEASE: Duration = Duration::from_secs(30);

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use idem_redis::{RedisStore, RedisStoreBuilder};
 use idem_runtime::{Claim, Store};
-use idem_servers::process::free_port;
-use idem_servers::redis::Redis;
+use idem_testkit::process::free_port;
+use idem_testkit::redis::Redis;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
 use tempfile::TempDir;
 

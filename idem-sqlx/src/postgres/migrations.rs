@@ -89,7 +89,7 @@ mod tests {
     use std::sync::atomic::{AtomicBool, Ordering};
 
     use idem_runtime::{Begin, BeginOptions, Fingerprint, StorageKey, Store};
-    use idem_servers::postgres::Postgres;
+    use idem_testkit::postgres::Postgres;
     use sqlx::Executor;
 
     use super::*;

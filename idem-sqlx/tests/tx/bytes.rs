@@ -2,7 +2,7 @@
 //! handler has taken effect once.
 
 use axum::Router;
-use idem_servers::proxy::{Direction, Fault, Proxy};
+use idem_testkit::proxy::{Direction, Fault, Proxy};
 use sqlx::postgres::PgPoolOptions;
 
 use crate::shop::{Effects, Shop, postgres_service, send};

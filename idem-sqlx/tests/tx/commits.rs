@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use idem_servers::postgres::Postgres as Server;
-use idem_servers::proxy::{Direction, Fault, Proxy};
+use idem_testkit::postgres::Postgres as Server;
+use idem_testkit::proxy::{Direction, Fault, Proxy};
 use sqlx::postgres::PgPoolOptions;
 
 use crate::shop::{Effects, Shop, postgres_service, send, start};

@@ -11,8 +11,8 @@ use turmoil::Sim;
 use super::client::{Client, script};
 use super::server::Server;
 use super::shop::{Protection, Shop};
-use crate::dice::Dice;
 use crate::history::{Event, History, Line, SERVER};
+use idem_testkit::dice::Dice;
 
 const CLIENTS: [&str; 3] = ["anna", "ben", "carla"];
 /// From here on nothing goes wrong any more.

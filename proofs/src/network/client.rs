@@ -14,8 +14,8 @@ use turmoil::net::TcpStream;
 
 use super::server::PORT;
 use super::shop::{Shop, asked};
-use crate::dice::Dice;
 use crate::history::{Answer, Event, SERVER, latin1};
+use idem_testkit::dice::Dice;
 
 /// Something to be done once.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

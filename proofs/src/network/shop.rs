@@ -17,8 +17,8 @@ use idem_axum::{Idempotency, IdempotencyLayer, idempotent};
 use tokio::time::sleep;
 
 use super::inline::{Inline, run_inline};
-use crate::dice::Dice;
 use crate::history::{Answer, Asked, Event, History, latin1};
+use idem_testkit::dice::Dice;
 
 /// What stands between a retry and the body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -11,7 +11,7 @@ use idem_axum::{
     StoreCapabilities, StoreError, StoredEntry,
 };
 use idem_redis::RedisStore;
-use idem_servers::redis::Redis;
+use idem_testkit::redis::Redis;
 use idem_tests::{Setup, post as send};
 
 use super::desk::{Desk, pay};

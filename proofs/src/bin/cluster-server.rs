@@ -1,0 +1,101 @@
+//! One process of the service: `cluster-server <store> <lease in milliseconds> <file of effects>`. With `transactions+` before the
+//! URL of a database the effects are rows in it. It says on which port it
+//! listens, and ends when its standard input does, so that none is left behind when a test is killed.
+
+use std::io::Read;
+use std::path::Path;
+use std::process::exit;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::{HeaderMap, StatusCode};
+use axum::routing::post;
+use idem_axum::{Idempotency, IdempotencyBuilder, IdempotencyKey, IdempotencyLayer, idempotent};
+use idem_proofs::cluster::dice;
+use idem_proofs::cluster::effects::{Effects, Kind};
+use idem_proofs::cluster::transactions;
+use idem_redis::RedisStore;
+use idem_sqlx::{PostgresStore, SqliteStore};
+use tokio::net::TcpListener;
+use tokio::time::sleep;
+
+#[idempotent(required, abandoned = refuse)]
+async fn create_order(
+    State(effects): State<Arc<Effects>>,
+    key: IdempotencyKey,
+    headers: HeaderMap,
+) -> (StatusCode, String) {
+    (StatusCode::CREATED, ship(&effects, &key, &headers).await)
+}
+
+#[idempotent(required, abandoned = rerun)]
+async fn rerun_order(
+    State(effects): State<Arc<Effects>>,
+    key: IdempotencyKey,
+    headers: HeaderMap,
+) -> (StatusCode, String) {
+    (StatusCode::CREATED, ship(&effects, &key, &headers).await)
+}
+
+/// Takes a few milliseconds, half of them before the effect and half after it.
+async fn ship(effects: &Effects, key: &IdempotencyKey, headers: &HeaderMap) -> String {
+    let execution = format!("{:016x}", dice::number());
+    effects.add(Kind::Start, key.as_str(), &execution).expect("the file of effects takes a line");
+    // A test that has to find the body running says for how long it runs.
+    if let Some(gate) = headers.get("x-until-there-is").and_then(|path| path.to_str().ok()) {
+        while !Path::new(gate).exists() {
+            sleep(Duration::from_millis(5)).await;
+        }
+    }
+    sleep(dice::milliseconds(20)).await;
+    effects.add(Kind::Effect, key.as_str(), &execution).expect("the file of effects takes a line");
+    sleep(dice::milliseconds(20)).await;
+    execution
+}
+
+async fn over(store: &str) -> IdempotencyBuilder {
+    if let Some(path) = store.strip_prefix("sqlite://") {
+        let store = SqliteStore::open(path).await.expect("the file can be opened");
+        store.migrate().await.expect("the table can be made");
+        tokio::spawn(store.cleanup());
+        Idempotency::builder(store)
+    } else if store.starts_with("postgres://") {
+        let store = PostgresStore::connect(store).await.expect("the database lets us in");
+        store.migrate().await.expect("the table can be made");
+        tokio::spawn(store.cleanup());
+        Idempotency::builder(store)
+    } else {
+        Idempotency::builder(RedisStore::connect(store).await.expect("the server lets us in"))
+    }
+}
+
+#[tokio::main(worker_threads = 2)]
+async fn main() {
+    std::thread::spawn(|| {
+        let _ = std::io::stdin().read_to_end(&mut Vec::new());
+        exit(0);
+    });
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let [store, lease, effects] = &arguments[..] else {
+        eprintln!("cluster-server <store> <lease in milliseconds> <file of effects>");
+        exit(2);
+    };
+    let lease = Duration::from_millis(lease.parse().expect("a lease in milliseconds"));
+    let effects = Arc::new(Effects::open(Path::new(effects)).expect("the file of effects"));
+    let (transfers, builder) = match store.strip_prefix("transactions+") {
+        Some(url) => transactions::service(url).await,
+        None => (Router::new(), over(store).await),
+    };
+    let idempotency = builder.lease(lease).build();
+    let app = Router::new()
+        .route("/orders", post(create_order))
+        .route("/rerun", post(rerun_order))
+        .with_state(effects)
+        .merge(transfers)
+        .layer(IdempotencyLayer::new(idempotency));
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    println!("{}", listener.local_addr().expect("a bound port").port());
+    axum::serve(listener, app).await.expect("the server goes on");
+}

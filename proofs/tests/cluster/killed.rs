@@ -1,0 +1,73 @@
+//! Processes are killed while clients retry, and what clients were told agrees with what bodies did.
+
+use std::time::Duration;
+
+use idem_proofs::cluster::effects::Kind;
+use idem_proofs::cluster::findings::{Fault, Findings};
+use idem_proofs::cluster::processes::Service;
+use idem_proofs::cluster::run::{Kill, run};
+use idem_testkit::postgres::Postgres;
+use idem_testkit::redis::Redis;
+
+/// The short form; `OPERATIONS` sets the long one, in which a process is killed every second.
+const OPERATIONS: usize = 300;
+/// Short, so that the claims of the dead are soon known as such.
+const LEASE: Duration = Duration::from_secs(2);
+
+async fn killed(store: &str, path: &'static str) -> Findings {
+    let folder = tempfile::tempdir().unwrap();
+    let service = Service {
+        program: env!("CARGO_BIN_EXE_cluster-server").into(),
+        store: store.to_owned(),
+        lease: LEASE,
+        effects: folder.path().join("effects"),
+    };
+    let (operations, kill) = match std::env::var("OPERATIONS") {
+        Ok(operations) => (operations.parse().expect("a number of operations"), Kill::Every(Duration::from_secs(1))),
+        Err(_) => (OPERATIONS, Kill::After(OPERATIONS / 10)),
+    };
+    let findings = run(&service, path, operations, kill).await;
+    println!("{path} over {store}: {findings}");
+    assert_eq!(findings.operations.len(), operations);
+    assert!(findings.kills >= 3, "{findings}");
+    findings
+}
+
+/// Every operation has one effect and one answer, or its client was told that nobody knows.
+fn assert_once(findings: &Findings) {
+    assert_eq!(findings.faults(), [], "{findings}");
+    let (unknown, without_effect) = findings.unknown();
+    assert!(unknown > 0, "no kill hit a body, so nothing was shown: {findings}");
+    assert_eq!(findings.effects(), findings.operations.len() - without_effect, "{findings}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn over_redis_no_kill_makes_an_effect_twice_or_changes_an_answer() {
+    let redis = Redis::start().await;
+    assert_once(&killed(&redis.url(), "/orders").await);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn over_postgres_no_kill_makes_an_effect_twice_or_changes_an_answer() {
+    let postgres = Postgres::quick().await;
+    assert_once(&killed(&postgres.url(), "/orders").await);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn over_sqlite_no_kill_makes_an_effect_twice_or_changes_an_answer() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("idempotency.db");
+    assert_once(&killed(&format!("sqlite://{}", file.display()), "/orders").await);
+}
+
+/// The same run where the policy asks for a second start: the checker finds the effects that there are twice, and nothing else.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn with_rerun_the_same_kills_make_effects_twice_and_that_is_found() {
+    let redis = Redis::start().await;
+    let findings = killed(&redis.url(), "/rerun").await;
+    let faults = findings.faults();
+    assert!(faults.iter().any(|fault| matches!(fault, Fault::Twice(Kind::Effect, _))), "{findings}");
+    assert!(faults.iter().all(|fault| matches!(fault, Fault::Twice(..))), "{faults:?}");
+    // Nobody is refused for good here.
+    assert_eq!(findings.unknown(), (0, 0), "{findings}");
+}

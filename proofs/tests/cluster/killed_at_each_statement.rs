@@ -1,0 +1,117 @@
+//! A process is killed before and after each statement of the exchange of a `Tx`. No effect is doubled or lost, and a retry of
+//! another process resolves the request.
+
+use std::time::{Duration, Instant};
+
+use idem_proofs::cluster::client::{Client, Heard};
+use idem_proofs::cluster::processes::Service;
+use idem_proofs::cluster::transactions::effects;
+use idem_testkit::postgres::Postgres;
+use idem_testkit::statements::{Statements, Stop};
+use tempfile::TempDir;
+
+const PATH: &str = "/transfers";
+
+fn service(url: &str, folder: &TempDir) -> Service {
+    Service {
+        program: env!("CARGO_BIN_EXE_cluster-server").into(),
+        store: format!("transactions+{url}"),
+        lease: Duration::from_secs(30),
+        effects: folder.path().join("effects"),
+    }
+}
+
+/// Asks until there is an answer. The key may be in flight until the database notices that its process is gone.
+async fn resolve(client: &mut Client, key: &str, context: &str) -> (String, bool) {
+    for _ in 0..1000 {
+        match client.ask(PATH, key, "").await.unwrap() {
+            Heard::Answer { execution, replayed } => return (execution, replayed),
+            heard if heard.is_refusal("idempotency_key_locked") => tokio::time::sleep(Duration::from_millis(5)).await,
+            heard => panic!("{context}: {heard:?}"),
+        }
+    }
+    panic!("{context}: it does not resolve");
+}
+
+/// The executions with an effect for this key.
+async fn effects_of(url: &str, key: &str) -> Vec<String> {
+    effects(url).await.into_iter().filter(|line| line.key == key).map(|line| line.execution).collect()
+}
+
+/// What a first request heard before its process died, if anything, and what retries hear then.
+async fn retries_resolve(url: &str, other: &mut Client, key: &str, first: Option<Heard>, context: &str) -> bool {
+    let before = effects_of(url, key).await;
+    assert!(before.len() <= 1, "{context}: {before:?}");
+    if let Some(heard) = first {
+        // It was told of an execution that was committed.
+        let committed = before.first().cloned().unwrap_or_default();
+        assert_eq!(heard, Heard::Answer { execution: committed, replayed: false }, "{context}");
+    }
+    let (execution, replayed) = resolve(other, key, context).await;
+    // What was committed is replayed, and what was not runs now.
+    assert_eq!((before.first() == Some(&execution), replayed), (!before.is_empty(), !before.is_empty()), "{context}");
+    assert_eq!(resolve(other, key, context).await, (execution.clone(), true), "{context}");
+    assert_eq!(effects_of(url, key).await, [execution], "{context}");
+    replayed
+}
+
+/// What tells statements apart, without keys and tokens.
+fn kinds(statements: &[String]) -> Vec<&str> {
+    statements.iter().map(|text| text.get(..12).unwrap_or(text)).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn over_postgres_before_and_after_each_statement() {
+    let folder = tempfile::tempdir().unwrap();
+    let postgres = Postgres::quick().await;
+    let proxy = Statements::to(postgres.port()).await;
+    let killed = service(&postgres.url_through(proxy.port()), &folder);
+    let start = async || {
+        let service = killed.clone();
+        tokio::task::spawn_blocking(move || service.start()).await.unwrap()
+    };
+    let url = postgres.url();
+    let other = service(&url, &folder);
+    let other_process = tokio::task::spawn_blocking(move || other.start()).await.unwrap();
+    let mut other = Client::new(other_process.port());
+
+    // The last ones are sent when the response is on its way.
+    let process = start().await;
+    proxy.stop_at(usize::MAX, Stop::Before);
+    resolve(&mut Client::new(process.port()), "measured", "measured").await;
+    let until = Instant::now() + Duration::from_secs(30);
+    while !proxy.statements().iter().any(|text| text == "ROLLBACK") {
+        assert!(Instant::now() < until, "{:#?}", proxy.statements());
+        tokio::task::yield_now().await;
+    }
+    drop(process);
+    let mut statements = proxy.statements();
+    statements.truncate(1 + statements.iter().position(|text| text == "ROLLBACK").unwrap());
+    assert_eq!(statements.iter().filter(|text| text.contains("COMMIT")).count(), 1, "{statements:#?}");
+    assert!(statements.len() >= 5, "{statements:#?}");
+
+    let mut committed = Vec::new();
+    for number in 0..statements.len() {
+        for stop in [Stop::Before, Stop::After] {
+            let (key, context) = (format!("{stop:?}-{number}"), format!("{stop:?} {:?}", statements[number]));
+            let mut process = start().await;
+            proxy.stop_at(number, stop);
+            let mut client = Client::new(process.port());
+            let asked = key.clone();
+            let first = tokio::spawn(async move { client.ask(PATH, &asked, "").await });
+            proxy.stopped().await;
+            assert_eq!(kinds(&proxy.statements()), kinds(&statements[..=number]), "{context}: another exchange");
+            process.kill();
+            proxy.cut();
+            let first = first.await.unwrap().ok();
+            if retries_resolve(&url, &mut other, &key, first, &context).await {
+                committed.push((number, stop));
+            }
+        }
+    }
+    // The commit is where it is, and nothing before it is found.
+    let commit = statements.iter().position(|text| text.contains("COMMIT")).unwrap();
+    let later = (commit + 1..statements.len()).flat_map(|number| [(number, Stop::Before), (number, Stop::After)]);
+    let expected: Vec<_> = std::iter::once((commit, Stop::After)).chain(later).collect();
+    assert_eq!(committed, expected);
+}

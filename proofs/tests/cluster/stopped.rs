@@ -1,0 +1,136 @@
+//! The owner of a claim is stopped for longer than its lease, and goes on when others have given it up.
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use idem_proofs::cluster::client::{Client, Heard};
+use idem_proofs::cluster::effects::{self, Kind};
+use idem_proofs::cluster::processes::{Process, Service};
+use idem_testkit::postgres::Postgres;
+use idem_testkit::redis::Redis;
+use tempfile::TempDir;
+use tokio::task::JoinHandle;
+use tokio::time::sleep;
+
+const LEASE: Duration = Duration::from_secs(1);
+const PATIENCE: Duration = Duration::from_secs(20);
+const KEY: &str = "order-1";
+
+/// Two processes over one store. The first one runs a body that waits, and is stopped.
+struct Stopped {
+    folder: TempDir,
+    owner: Process,
+    other: Process,
+    first: JoinHandle<std::io::Result<Heard>>,
+}
+
+impl Stopped {
+    async fn over(store: &str, path: &'static str) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let service = Service {
+            program: env!("CARGO_BIN_EXE_cluster-server").into(),
+            store: store.to_owned(),
+            lease: LEASE,
+            effects: folder.path().join("effects"),
+        };
+        let (owner, other) = (service.start(), service.start());
+        let until = format!("x-until-there-is: {}\r\n", gate(folder.path()).display());
+        let port = owner.port();
+        let first = tokio::spawn(async move { Client::new(port).ask(path, KEY, &until).await });
+        let stopped = Self { folder, owner, other, first };
+        stopped.until(|stopped| stopped.executions(Kind::Start).len() == 1).await;
+        stopped.owner.stop();
+        stopped
+    }
+
+    /// Lets the owner go on, and its body come to its end.
+    fn resume(&self) {
+        self.owner.resume();
+        std::fs::write(gate(self.folder.path()), "").unwrap();
+    }
+
+    /// The executions that did this, in order.
+    fn executions(&self, kind: Kind) -> Vec<String> {
+        let lines = effects::read(&self.folder.path().join("effects"));
+        lines.into_iter().filter(|line| line.kind == kind).map(|line| line.execution).collect()
+    }
+
+    async fn until(&self, is_so: impl Fn(&Self) -> bool) {
+        let began = Instant::now();
+        while !is_so(self) {
+            assert!(began.elapsed() < PATIENCE, "it does not come to that");
+            sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    /// Asks the other process as long as it says that the key is in flight.
+    async fn retry(&self, path: &str) -> Heard {
+        let began = Instant::now();
+        loop {
+            assert!(began.elapsed() < PATIENCE, "the key stays in flight");
+            let heard = Client::new(self.other.port()).ask(path, KEY, "").await.unwrap();
+            if !heard.is_refusal("idempotency_key_locked") {
+                return heard;
+            }
+            sleep(Duration::from_millis(20)).await;
+        }
+    }
+}
+
+fn gate(folder: &Path) -> PathBuf {
+    folder.join("gate")
+}
+
+fn answer(execution: &str, replayed: bool) -> Heard {
+    Heard::Answer { execution: execution.to_owned(), replayed }
+}
+
+async fn refused_until_the_owner_goes_on(store: &str) {
+    let mut stopped = Stopped::over(store, "/orders").await;
+    let heard = stopped.retry("/orders").await;
+    assert!(heard.is_refusal("idempotency_outcome_unknown"), "{heard:?}");
+    stopped.resume();
+    let first = (&mut stopped.first).await.unwrap().unwrap();
+    let executions = stopped.executions(Kind::Effect);
+    assert_eq!(executions.len(), 1);
+    assert_eq!(first, answer(&executions[0], false), "nobody else has run the body, so the owner's answer holds");
+    assert_eq!(stopped.retry("/orders").await, answer(&executions[0], true));
+    assert_eq!(stopped.executions(Kind::Start), executions);
+}
+
+async fn overtaken_by_the_second_run(store: &str) {
+    let mut stopped = Stopped::over(store, "/rerun").await;
+    let second = stopped.retry("/rerun").await;
+    let starts = stopped.executions(Kind::Start);
+    assert_eq!(starts.len(), 2);
+    assert_eq!(second, answer(&starts[1], false));
+    stopped.resume();
+    let late = (&mut stopped.first).await.unwrap().unwrap();
+    assert!(
+        late.is_refusal("idempotency_outcome_unknown"),
+        "the late owner's client gets no answer of its own: {late:?}"
+    );
+    assert_eq!(stopped.retry("/rerun").await, answer(&starts[1], true));
+    // Which is what the policy has asked for.
+    assert_eq!(stopped.executions(Kind::Effect), [&*starts[1], &*starts[0]]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn over_redis_a_retry_is_refused_until_the_stopped_owner_completes() {
+    refused_until_the_owner_goes_on(&Redis::start().await.url()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn over_postgres_a_retry_is_refused_until_the_stopped_owner_completes() {
+    refused_until_the_owner_goes_on(&Postgres::quick().await.url()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn over_redis_the_second_run_wins_and_the_late_owner_says_so() {
+    overtaken_by_the_second_run(&Redis::start().await.url()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn over_postgres_the_second_run_wins_and_the_late_owner_says_so() {
+    overtaken_by_the_second_run(&Postgres::quick().await.url()).await;
+}

@@ -1,0 +1,12 @@
+//! What tests of several crates share: real servers, each on a port and in a folder of its own, a network between that fails on
+//! demand, the reference model of stores, and dice.
+
+pub mod browser;
+pub mod dice;
+pub mod pgbouncer;
+pub mod postgres;
+pub mod process;
+pub mod proxy;
+pub mod redis;
+pub mod reference;
+pub mod statements;
