@@ -3,6 +3,7 @@
 
 mod ask;
 mod faulty;
+pub mod got;
 mod h2;
 mod logs;
 mod probe;

@@ -1,4 +1,4 @@
-//! The table of what went wrong for others names tests that exist.
+//! The tables that lead to tests, `peers.md` and the one of promises in CONTRIBUTING, name what exists.
 
 use std::fs;
 use std::path::Path;
@@ -44,6 +44,80 @@ fn every_test_that_the_table_of_peers_names_exists() {
                 }
             };
             assert!(known, "there is no test {test}: {line}");
+        }
+    }
+}
+
+/// The paths in the table of promises in CONTRIBUTING, by the promise.
+fn promises() -> Vec<(&'static str, Vec<&'static str>)> {
+    let lines = include_str!("../../CONTRIBUTING.md").lines();
+    let table = lines.skip_while(|line| !line.starts_with("| promise |")).skip(2);
+    let rows = table.take_while(|line| line.starts_with("| "));
+    let row = |line: &'static str| {
+        let (promise, paths) = line.trim_start_matches("| ").split_once(" | ").unwrap_or_default();
+        (promise, paths.split('`').skip(1).step_by(2).collect())
+    };
+    rows.map(row).collect()
+}
+
+#[test]
+fn every_path_in_the_table_of_promises_exists() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let promises = promises();
+    assert_eq!(promises.len(), 8, "{promises:?}");
+    for (promise, paths) in promises {
+        assert!(paths.len() > 1, "without tests or proofs: {promise}");
+        for path in paths {
+            let found = root.join(path);
+            assert!(
+                if path.ends_with('/') { found.is_dir() } else { found.is_file() },
+                "{promise}: there is no {path}"
+            );
+        }
+    }
+}
+
+#[test]
+fn every_guarantee_of_the_readme_has_its_folder_of_tests_in_the_table() {
+    let guarantee = |line: &'static str| {
+        let (number, text) = line.split_once(". **")?;
+        let title = text.split_once(".**")?.0;
+        number.parse::<usize>().ok().map(|number| format!("{number}. {title}"))
+    };
+    let guarantees: Vec<_> = include_str!("../../README.md").lines().filter_map(guarantee).collect();
+    assert_eq!(guarantees.len(), 6, "{guarantees:?}");
+    let promises = promises();
+    let named: Vec<_> = promises.iter().map(|(promise, _)| *promise).take(6).collect();
+    assert_eq!(named, guarantees);
+    let folders = promises.iter().filter_map(|(_, paths)| paths[0].strip_prefix("tests/tests/promises/"));
+    let mut named: Vec<_> = folders.map(|folder| folder.trim_end_matches('/').to_owned()).collect();
+    let of_promises = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/promises");
+    let folders = fs::read_dir(of_promises).expect("a folder").map(|entry| entry.expect("an entry"));
+    let mut folders: Vec<_> = folders
+        .filter(|entry| entry.path().is_dir())
+        .map(|entry| entry.file_name().to_string_lossy().into_owned())
+        .collect();
+    named.sort();
+    folders.sort();
+    assert_eq!(named, folders);
+}
+
+/// A file that no `mod` names is not compiled, and its tests never run.
+#[test]
+fn every_file_of_promises_and_features_is_a_module() {
+    let tests = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests");
+    for (folder, main) in [
+        ("promises", include_str!("promises/main.rs")),
+        ("features", include_str!("features/main.rs")),
+        ("features/admin", include_str!("features/admin/mod.rs")),
+    ] {
+        let (mut files, mut text) = (Vec::new(), String::new());
+        read(&tests.join(folder), &mut files, &mut text);
+        for file in files {
+            let module = file.trim_end_matches(".rs");
+            let declared = main.contains(&format!("mod {module};")) || ["main", "mod"].contains(&module);
+            let of_admin = folder == "features" && tests.join("features/admin").join(&file).exists();
+            assert!(declared || of_admin, "{folder}/main.rs does not name {file}");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The options that are about answers, and policies as constants.
+//! Options beside each other: statuses of refusals, policies as constants that options override, Stripe's policy.
 
 use std::time::Duration;
 
@@ -14,12 +14,6 @@ fn ask() -> Ask {
 
 fn answer() -> (StatusCode, [(&'static str, &'static str); 2], Json<serde_json::Value>) {
     (StatusCode::CREATED, [("location", "/1"), ("content-encoding", "identity")], Json(json!({ "id": 1 })))
-}
-
-async fn twice(setup: &Setup) -> (Reply, Reply) {
-    let (first, replay) = (ask().to(&setup.app).await, ask().to(&setup.app).await);
-    assert_eq!(setup.probe.runs(), 1);
-    (first, replay)
 }
 
 /// A request while the body stands at the gate.
@@ -43,88 +37,6 @@ async fn in_flight_and_mismatch_may_have_other_statuses() {
     let setup = answering!([in_flight = reject(423), mismatch = 400], answer);
     during(&setup, ask().body("x")).await.assert_refused(400, "idempotency_key_mismatch");
     ask().body("x").to(&setup.app).await.assert_refused(400, "idempotency_key_mismatch");
-}
-
-#[tokio::test]
-async fn record_keeps_what_it_names_and_releases_the_rest() {
-    async fn recorded(setup: Setup) -> bool {
-        ask().to(&setup.app).await;
-        let replayed = ask().to(&setup.app).await.is_replay();
-        assert_eq!((setup.probe.runs(), setup.store.usage().entries), if replayed { (1, 1) } else { (2, 0) });
-        replayed
-    }
-    let status = |status: u16| move || StatusCode::from_u16(status).unwrap();
-    for (code, expected) in [(200, true), (299, true), (302, false), (404, false), (500, false)] {
-        assert_eq!(recorded(answering!([record = success], status(code))).await, expected, "{code}");
-    }
-    for (code, expected) in [(201, true), (303, true), (400, false), (404, true), (422, false), (500, true)] {
-        assert_eq!(recorded(answering!([record = all - 400 - 422], status(code))).await, expected, "{code}");
-    }
-    for (code, expected) in [(201, true), (302, true), (404, true), (500, false), (503, true)] {
-        let setup = answering!([record = success + redirect + client_error + 503], status(code));
-        assert_eq!(recorded(setup).await, expected, "{code}");
-    }
-    for (code, expected) in [(404, true), (500, false), (503, true)] {
-        let setup = answering!([record = all - server_error + 503], status(code));
-        assert_eq!(recorded(setup).await, expected, "{code}");
-    }
-}
-
-#[tokio::test]
-async fn an_interim_status_is_never_recorded() {
-    let setup = answering!([], || StatusCode::SWITCHING_PROTOCOLS);
-    ask().to(&setup.app).await;
-    assert!(!ask().to(&setup.app).await.is_replay());
-    setup.assert_nothing_stored();
-}
-
-#[tokio::test]
-async fn replay_gives_back_status_and_body() {
-    let setup = answering!([replay = status + body], answer);
-    let (first, replay) = twice(&setup).await;
-    assert_eq!((replay.status, &replay.body), (201, &first.body));
-    assert_eq!(replay.header("location"), None);
-    assert_eq!(replay.header("content-type"), Some("application/json"), "without it the body has no meaning");
-    assert!(replay.is_replay());
-}
-
-#[tokio::test]
-async fn replay_gives_back_each_piece_alone() {
-    let (_, replay) = twice(&answering!([replay = body], answer)).await;
-    assert_eq!((replay.status, replay.json(), replay.header("location")), (200, json!({ "id": 1 }), None));
-    let (_, replay) = twice(&answering!([replay = status], answer)).await;
-    assert_eq!((replay.status, replay.text(), replay.header("content-type")), (201, "", None));
-    let (_, replay) = twice(&answering!([replay = headers], answer)).await;
-    assert_eq!((replay.status, replay.text(), replay.header("location")), (200, "", Some("/1")));
-    let (_, replay) = twice(&answering!([replay = headers + status], answer)).await;
-    assert_eq!((replay.status, replay.text(), replay.header("location")), (201, "", Some("/1")));
-}
-
-#[tokio::test]
-async fn without_the_body_its_size_does_not_matter() {
-    let setup = answering!([replay = status, max_response = "1B"], || (StatusCode::CREATED, "larger"));
-    let (first, replay) = twice(&setup).await;
-    assert_eq!((first.text(), replay.status, replay.is_replay()), ("larger", 201, true));
-}
-
-#[tokio::test]
-async fn replay_status_is_what_a_replay_is_sent_with() {
-    let (first, replay) = twice(&answering!([replay_status = 409], answer)).await;
-    assert_eq!((first.status, replay.status, replay.json()), (201, 409, json!({ "id": 1 })));
-    assert!(replay.is_replay());
-    // What a status forbids, it forbids here as well.
-    let (_, replay) = twice(&answering!([replay_status = 204], answer)).await;
-    assert_eq!((replay.status, replay.text()), (204, ""));
-}
-
-#[tokio::test]
-async fn replay_header_has_the_name_one_wants_or_is_none() {
-    let (first, replay) = twice(&answering!([replay_header = "X-Replay"], answer)).await;
-    assert_eq!((first.header("x-replay"), replay.header("x-replay")), (None, Some("true")));
-    assert_eq!(replay.header("idempotent-replayed"), None);
-    let (first, replay) = twice(&answering!([replay_header = none], answer)).await;
-    assert_eq!(replay.headers.len(), first.headers.len() + 1, "only `cache-control` is added: {replay:?}");
-    assert_eq!((replay.status, replay.body), (first.status, first.body));
 }
 
 const BOOKINGS: Policy = Policy::DEFAULT

@@ -17,6 +17,7 @@ mod to_the_end {
 /// 3. The same bytes: a replay has the recorded status, headers, body and trailers.
 mod same_bytes {
     mod framing;
+    mod headers_left_out;
     mod not_replayable;
     mod recording;
     mod replay;
@@ -25,11 +26,15 @@ mod same_bytes {
 
 /// 4. Never another caller's: a record is only for the caller, the endpoint and the request that it was made for.
 mod isolation {
+    mod authority;
     mod callers;
     mod endpoints;
     mod fingerprint_json;
+    mod fingerprint_none;
     mod mismatch;
+    mod policy_versions;
     mod scope_path;
+    mod scope_path_policies;
     mod scopes;
     mod vary;
 }
@@ -46,5 +51,6 @@ mod refuse {
     mod failing_stores;
     mod keys;
     mod limits;
+    mod missing_layer;
     mod refusals;
 }

@@ -5,8 +5,8 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
-use idem_axum::{Idempotency, IdempotencyLayer, MemoryStore, Refusal, idempotent};
-use idem_tests::{Ask, Connection, Logs, Probe, Reply, Setup, answering, post as send};
+use idem_axum::{MemoryStore, Refusal, idempotent};
+use idem_tests::{Ask, Connection, Probe, Reply, Setup, answering, post as send};
 use serde_json::Value;
 
 #[idempotent(required, max_response = "1KiB")]
@@ -66,47 +66,6 @@ async fn each_refusal_over_a_socket() {
     assert_problem(&reply, 400, "idempotency_key_invalid", None);
     let reply = send("/").key("k3").over(&mut client).await;
     assert_problem(&reply, 503, "idempotency_store_full", Some("5"));
-}
-
-#[tokio::test]
-async fn without_the_layer_nothing_runs_and_the_developer_is_told() {
-    let (app, probe) = Setup::bare(routes());
-    let (logs, _guard) = Logs::capture();
-    for ask in [ask(), send("/"), send("/").key("a b")] {
-        assert_problem(&ask.to(&app).await, 500, "idempotency_layer_missing", None);
-    }
-    assert_eq!(probe.runs(), 0);
-    let logged = logs.text();
-    assert!(logged.contains("ERROR") && logged.contains("IdempotencyLayer::new"), "{logged}");
-}
-
-#[tokio::test]
-async fn the_layer_counts_wherever_it_is_mounted() {
-    let layer = || IdempotencyLayer::new(Idempotency::in_memory());
-    for routes in [
-        routes().layer(layer()),
-        routes().route_layer(layer()),
-        Router::new().route("/", post(order).layer(layer())),
-        Router::new().merge(routes().layer(layer())),
-        Router::new().nest("/v1", Router::new()).merge(routes()).layer(layer()),
-    ] {
-        let (app, probe) = Setup::bare(routes);
-        let first = ask().to(&app).await;
-        first.assert_ran(201);
-        ask().to(&app).await.assert_replay_of(&first);
-        assert_eq!(probe.runs(), 1);
-    }
-}
-
-#[tokio::test]
-async fn of_two_layers_the_innermost_counts() {
-    let (inner, outer) = (MemoryStore::new(), MemoryStore::new());
-    let routes = routes()
-        .layer(IdempotencyLayer::new(Idempotency::new(inner.clone())))
-        .layer(IdempotencyLayer::new(Idempotency::new(outer.clone())));
-    let (app, _) = Setup::bare(routes);
-    ask().to(&app).await.assert_ran(201);
-    assert_eq!((inner.usage().entries, outer.usage().entries), (1, 0));
 }
 
 fn own_errors(refusal: &Refusal) -> Response {

@@ -1,0 +1,41 @@
+//! `record = ..`: which responses are recorded.
+
+use axum::http::StatusCode;
+use idem_tests::{Ask, Setup, answering, post as send};
+
+fn ask() -> Ask {
+    send("/").key("k")
+}
+
+#[tokio::test]
+async fn record_keeps_what_it_names_and_releases_the_rest() {
+    async fn recorded(setup: Setup) -> bool {
+        ask().to(&setup.app).await;
+        let replayed = ask().to(&setup.app).await.is_replay();
+        assert_eq!((setup.probe.runs(), setup.store.usage().entries), if replayed { (1, 1) } else { (2, 0) });
+        replayed
+    }
+    let status = |status: u16| move || StatusCode::from_u16(status).unwrap();
+    for (code, expected) in [(200, true), (299, true), (302, false), (404, false), (500, false)] {
+        assert_eq!(recorded(answering!([record = success], status(code))).await, expected, "{code}");
+    }
+    for (code, expected) in [(201, true), (303, true), (400, false), (404, true), (422, false), (500, true)] {
+        assert_eq!(recorded(answering!([record = all - 400 - 422], status(code))).await, expected, "{code}");
+    }
+    for (code, expected) in [(201, true), (302, true), (404, true), (500, false), (503, true)] {
+        let setup = answering!([record = success + redirect + client_error + 503], status(code));
+        assert_eq!(recorded(setup).await, expected, "{code}");
+    }
+    for (code, expected) in [(404, true), (500, false), (503, true)] {
+        let setup = answering!([record = all - server_error + 503], status(code));
+        assert_eq!(recorded(setup).await, expected, "{code}");
+    }
+}
+
+#[tokio::test]
+async fn an_interim_status_is_never_recorded() {
+    let setup = answering!([], || StatusCode::SWITCHING_PROTOCOLS);
+    ask().to(&setup.app).await;
+    assert!(!ask().to(&setup.app).await.is_replay());
+    setup.assert_nothing_stored();
+}
