@@ -22,6 +22,8 @@ fn every_test_that_the_table_of_peers_names_exists() {
     for folder in [
         "tests",
         "../proofs",
+        "../benches/tests",
+        "../testkit",
         "../idem-runtime/src/engine",
         "../idem-runtime/src/memory",
         "../idem-runtime/src/conformance",
