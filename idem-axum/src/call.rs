@@ -276,15 +276,11 @@ impl OpenRequest {
         let keyed = self.key.request().filter(|_| policy.reads_body())?;
         let body = std::mem::take(&mut self.body);
         let read = if policy.shadow {
-            body::read_in_shadow(&mut self.parts, body).await
+            body::read_in_shadow(&mut self.parts, body, policy).await
         } else {
-            body::read(&mut self.parts, body).await
+            body::read(&mut self.parts, body, policy).await
         };
-        if read.is_whole() {
-            keyed.fingerprint.body(&read.bytes(), policy);
-        } else {
-            keyed.fingerprint.truncated_body(&read.bytes());
-        }
+        keyed.fingerprint.body(&read, policy);
         let (body, state) = read.into_body();
         self.body = body;
         match state {

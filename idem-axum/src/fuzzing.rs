@@ -7,6 +7,7 @@ use http::request::Parts;
 use idem_runtime::{DecodeError, Executed, Fingerprint, Outcome, Recording};
 
 use crate::policy::Policy;
+use crate::request::body::ReadBody;
 use crate::request::{FingerprintInput, KeyOwner};
 use crate::response;
 use crate::warnings::Warnings;
@@ -37,6 +38,6 @@ pub fn fingerprint(policy: &Policy, parts: &Parts, body: &[u8]) -> Fingerprint {
     if let (_, Some(caller)) = KeyOwner::new(parts, policy).scope(None) {
         fingerprint.bind_caller(&caller);
     }
-    fingerprint.body(body, policy);
+    fingerprint.body(&ReadBody::of(Bytes::copy_from_slice(body), policy), policy);
     fingerprint.finish()
 }

@@ -21,18 +21,25 @@ use http::StatusCode;
 use http::request::Parts;
 use http_body::{Body as HttpBody, Frame};
 use http_body_util::LengthLimitError;
+use sha2::{Digest, Sha256};
 use tokio::time::timeout;
 
+use crate::policy::{Part, Policy};
 use crate::response::BufferedFrames;
 
 /// In shadow mode: how many bytes of a body are read, and for how long.
 const SHADOW_BYTES: u64 = 2 << 20;
 const SHADOW_TIME: Duration = Duration::from_secs(1);
 
+/// A body as long as this is hashed with the other parts of the fingerprint. A longer one is hashed while it arrives, so that a large
+/// upload does not keep a thread busy at its end.
+const SHORT_BODY: u64 = 4 * 1024;
+
 /// A body that was read for the fingerprint, as far as it could be.
 pub(crate) struct ReadBody {
     frames: BufferedFrames,
     end: ReadEnd,
+    hash: BodyHash,
 }
 
 enum ReadEnd {
@@ -72,19 +79,28 @@ impl ReadBody {
     pub(crate) fn bytes(&self) -> Cow<'_, [u8]> {
         let bytes = self.frames.bytes();
         let ReadEnd::TooLarge { limit, .. } = self.end else { return bytes };
-        let within = usize::try_from(limit).map_or(bytes.len(), |limit| limit.min(bytes.len()));
         match bytes {
-            Cow::Borrowed(bytes) => Cow::Borrowed(&bytes[..within]),
-            Cow::Owned(mut bytes) => {
-                bytes.truncate(within);
-                Cow::Owned(bytes)
-            }
+            Cow::Borrowed(bytes) => Cow::Borrowed(within(bytes, limit)),
+            Cow::Owned(bytes) => Cow::Owned(within(&bytes, limit).to_vec()),
         }
+    }
+
+    /// Returns the SHA-256 of [`bytes`](Self::bytes), if the body is long and its policy wants it.
+    pub(crate) fn digest(&self) -> Option<[u8; 32]> {
+        self.hash.sha.clone().map(|sha| (*sha).finalize().into())
+    }
+
+    /// A body that has arrived.
+    #[cfg(feature = "__fuzzing")]
+    pub(crate) fn of(bytes: Bytes, policy: &Policy) -> Self {
+        let (mut frames, mut hash) = (BufferedFrames::default(), BodyHash::new(u64::MAX, policy));
+        hash.add(Frame::data(bytes), &mut frames);
+        Self { frames, end: ReadEnd::Whole, hash }
     }
 
     /// Returns the body for the extractor: the same frames, with the same end.
     pub(crate) fn into_body(self) -> (Body, BodyState) {
-        let Self { frames, end } = self;
+        let Self { frames, end, .. } = self;
         let unreadable = |too_large| {
             let noticed = Arc::<AtomicBool>::default();
             (Arc::clone(&noticed), BodyState::Unreadable(UnreadableBody { noticed, too_large }))
@@ -127,28 +143,69 @@ impl UnreadableBody {
     }
 }
 
+/// The hash of a body up to the limit for extractors. It depends on the bytes alone, and not on the frames in which they came.
+struct BodyHash {
+    /// `None` until the body is long, and if the fingerprint has no use for it.
+    sha: Option<Box<Sha256>>,
+    is_wanted: bool,
+    limit: u64,
+    /// How many bytes have arrived.
+    length: u64,
+}
+
+impl BodyHash {
+    fn new(limit: u64, policy: &Policy) -> Self {
+        Self { sha: None, is_wanted: policy.fingerprint.contains(&Part::Body), limit, length: 0 }
+    }
+
+    /// Adds a frame, also to `frames`, which has those before. Returns whether the body exceeds the limit.
+    fn add(&mut self, frame: Frame<Bytes>, frames: &mut BufferedFrames) -> bool {
+        let data = frame.data_ref().map_or(&[][..], |data| data);
+        let left = self.limit.saturating_sub(self.length);
+        self.length += data.len() as u64;
+        if let Some(sha) = &mut self.sha {
+            sha.update(within(data, left));
+        }
+        frames.push(frame);
+        if self.sha.is_none() && self.is_wanted && self.length.min(self.limit) > SHORT_BODY {
+            let (mut sha, mut left) = (Sha256::new(), self.limit);
+            for data in frames.data() {
+                sha.update(within(data, left));
+                left = left.saturating_sub(data.len() as u64);
+            }
+            self.sha = Some(Box::new(sha));
+        }
+        self.length > self.limit
+    }
+}
+
+/// Returns at most the first `limit` bytes.
+fn within(data: &[u8], limit: u64) -> &[u8] {
+    &data[..usize::try_from(limit).map_or(data.len(), |limit| limit.min(data.len()))]
+}
+
 /// Reads the body within the limit that holds for extractors.
-pub(crate) async fn read(parts: &mut Parts, mut body: Body) -> ReadBody {
+pub(crate) async fn read(parts: &mut Parts, mut body: Body, policy: &Policy) -> ReadBody {
     let limit = limit(parts);
-    let mut frames = BufferedFrames::default();
-    let read = read_frames(&mut body, &mut frames, limit).await;
+    let (mut frames, mut hash) = (BufferedFrames::default(), BodyHash::new(limit, policy));
+    let read = read_frames(&mut body, &mut frames, &mut hash).await;
     let end = match read {
         Read::Whole => ReadEnd::Whole,
         Read::TooLarge => ReadEnd::TooLarge { limit, rest: body },
         Read::Failed(error) => ReadEnd::Failed(error),
     };
-    ReadBody { frames, end }
+    ReadBody { frames, end, hash }
 }
 
 /// Reads the body as far as that delays a request in shadow mode little.
-pub(crate) async fn read_in_shadow(parts: &mut Parts, mut body: Body) -> ReadBody {
+pub(crate) async fn read_in_shadow(parts: &mut Parts, mut body: Body, policy: &Policy) -> ReadBody {
     let limit = limit(parts);
-    let mut frames = BufferedFrames::default();
+    let (mut frames, mut hash) = (BufferedFrames::default(), BodyHash::new(limit.min(SHADOW_BYTES), policy));
     if limit > SHADOW_BYTES && body.size_hint().lower() > SHADOW_BYTES {
-        return ReadBody { frames, end: ReadEnd::Skipped(body) };
+        return ReadBody { frames, end: ReadEnd::Skipped(body), hash };
     }
     let read = {
-        let mut read = pin!(read_frames(&mut body, &mut frames, limit.min(SHADOW_BYTES)));
+        let mut read = pin!(read_frames(&mut body, &mut frames, &mut hash));
         // A body that is there needs no timer.
         match read.as_mut().now_or_never() {
             Some(read) => Ok(read),
@@ -161,7 +218,7 @@ pub(crate) async fn read_in_shadow(parts: &mut Parts, mut body: Body) -> ReadBod
         Ok(Read::Failed(error)) => ReadEnd::Failed(error),
         Ok(Read::TooLarge) | Err(_) => ReadEnd::Skipped(body),
     };
-    ReadBody { frames, end }
+    ReadBody { frames, end, hash }
 }
 
 enum Read {
@@ -170,19 +227,16 @@ enum Read {
     Failed(axum::Error),
 }
 
-/// Buffers the frames of at most `max` bytes, and the one that exceeds them. If the future is dropped, no frame is lost.
-async fn read_frames(body: &mut Body, frames: &mut BufferedFrames, max: u64) -> Read {
+/// Buffers the frames within the limit of `hash`, and the one that exceeds it. If the future is dropped, no frame is lost.
+async fn read_frames(body: &mut Body, frames: &mut BufferedFrames, hash: &mut BodyHash) -> Read {
     if body.is_end_stream() {
         return Read::Whole;
     }
-    let mut length = 0;
     loop {
         match poll_fn(|cx| Pin::new(&mut *body).poll_frame(cx)).await {
             None => return Read::Whole,
             Some(Ok(frame)) => {
-                length += frame.data_ref().map_or(0, |data| data.len() as u64);
-                frames.push(frame);
-                if length > max {
+                if hash.add(frame, frames) {
                     return Read::TooLarge;
                 }
                 if body.is_end_stream() {

@@ -6,6 +6,7 @@ use http::{HeaderValue, Uri};
 use idem_runtime::{Fingerprint, FingerprintBuilder};
 use serde_json::Value;
 
+use super::body::ReadBody;
 use super::{Caller, header, json, sent_uri};
 use crate::policy::{Part, Policy};
 
@@ -24,6 +25,8 @@ mod tag {
     pub(super) const HEADER_VALUE: u8 = b'v';
     pub(super) const BODY: u8 = b'b';
     pub(super) const TRUNCATED_BODY: u8 = b'B';
+    pub(super) const LONG_BODY: u8 = b'l';
+    pub(super) const LONG_TRUNCATED_BODY: u8 = b'L';
     pub(super) const JSON: u8 = b'j';
     pub(super) const POINTER: u8 = b'o';
     pub(super) const VALUE: u8 = b'x';
@@ -78,16 +81,14 @@ impl FingerprintInput {
         }
     }
 
-    /// Adds the start of a body that could not be read to its end.
-    pub(crate) fn truncated_body(&mut self, start: &[u8]) {
-        self.builder.part(tag::TRUNCATED_BODY, start);
-    }
-
-    /// Adds the body.
-    pub(crate) fn body(&mut self, body: &[u8], policy: &Policy) {
+    /// Adds the body, or the start of one that could not be read to its end.
+    pub(crate) fn body(&mut self, body: &ReadBody, policy: &Policy) {
+        if !body.is_whole() {
+            return self.bytes(tag::TRUNCATED_BODY, tag::LONG_TRUNCATED_BODY, body);
+        }
         let declares = |wanted: Part| policy.fingerprint.contains(&wanted);
         if declares(Part::Body) {
-            self.builder.part(tag::BODY, body);
+            self.bytes(tag::BODY, tag::LONG_BODY, body);
         }
         let whole = declares(Part::Json);
         if !whole && !policy.fingerprint.iter().any(|part| !part.pointers().is_empty()) {
@@ -96,6 +97,7 @@ impl FingerprintInput {
         let mut pointers: Vec<&str> = policy.fingerprint.iter().flat_map(Part::pointers).copied().collect();
         pointers.sort_unstable();
         pointers.dedup();
+        let body = &body.bytes();
         let Some(value) = json::parse(body) else {
             self.builder.part(tag::BODY, body);
             return;
@@ -109,6 +111,14 @@ impl FingerprintInput {
                 Some(value) => self.json(tag::VALUE, value, body),
                 None => self.builder.part(tag::NO_VALUE, &[]),
             }
+        }
+    }
+
+    /// Adds the bytes of a body, or the hash of a long one.
+    fn bytes(&mut self, short: u8, long: u8, body: &ReadBody) {
+        match body.digest() {
+            Some(digest) => self.builder.part(long, &digest),
+            None => self.builder.part(short, &body.bytes()),
         }
     }
 

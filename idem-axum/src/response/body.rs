@@ -75,16 +75,19 @@ impl Frames {
         self.iter().all(Frame::is_data)
     }
 
+    /// Returns the data, piece by piece.
+    fn data(&self) -> impl Iterator<Item = &[u8]> {
+        let frames = self.iter().filter_map(Frame::data_ref).map(|data| &data[..]);
+        frames.chain([&self.tail[..]]).filter(|data| !data.is_empty())
+    }
+
     /// Returns the bytes of data.
     fn bytes(&self) -> Cow<'_, [u8]> {
-        let mut data = self.iter().filter_map(Frame::data_ref);
+        let mut data = self.data();
         match (data.next(), data.next()) {
-            (None, _) => Cow::Borrowed(&self.tail),
-            (Some(only), None) if self.tail.is_empty() => Cow::Borrowed(only),
-            _ => {
-                let all = self.iter().filter_map(Frame::data_ref).map(|data| &data[..]);
-                Cow::Owned(all.chain([&self.tail[..]]).collect::<Vec<_>>().concat())
-            }
+            (None, _) => Cow::Borrowed(&[]),
+            (Some(only), None) => Cow::Borrowed(only),
+            _ => Cow::Owned(self.data().collect::<Vec<_>>().concat()),
         }
     }
 
@@ -110,6 +113,11 @@ impl BufferedFrames {
     /// Returns the bytes of data.
     pub(crate) fn bytes(&self) -> Cow<'_, [u8]> {
         self.frames.bytes()
+    }
+
+    /// Returns the data, piece by piece.
+    pub(crate) fn data(&self) -> impl Iterator<Item = &[u8]> {
+        self.frames.data()
     }
 
     /// Sets `notify` when these frames have been read.
