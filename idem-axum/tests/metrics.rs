@@ -13,9 +13,10 @@ use axum::http::Request;
 use axum::routing::{any, post};
 use idem_axum::metrics::{ALL, Kind};
 use idem_axum::{
-    Begin, BeginOptions, Claim, Clock, Fingerprint, Idempotency, IdempotencyLayer, MemoryClaim, MemoryStore, Policy,
-    Record, StorageKey, Store, StoreCapabilities, StoreError, StoredEntry, idempotent,
+    Begin, BeginOptions, Clock, Fingerprint, Idempotency, IdempotencyLayer, MemoryClaim, MemoryStore, Policy, Record,
+    StorageKey, Store, StoreCapabilities, StoreError, idempotent,
 };
+use idem_testkit::intercept::{Hooks, Intercept};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use tokio::sync::Semaphore;
 use tower::ServiceExt;
@@ -183,111 +184,59 @@ fn what_has_no_room_is_counted() {
     });
 }
 
-/// A store that is down, or forgets how to complete.
-#[derive(Clone, Default)]
+/// The store is down, or forgets how to complete.
+#[derive(Default)]
 struct Failing {
-    store: MemoryStore,
-    down: Arc<AtomicBool>,
-    abandons: Arc<AtomicBool>,
+    down: AtomicBool,
+    abandons: AtomicBool,
 }
 
-struct FailingClaim(MemoryClaim);
-
-#[deny(clippy::missing_trait_methods)]
-impl Store for Failing {
-    type Claim = FailingClaim;
-
+impl Hooks<MemoryStore> for Failing {
     async fn begin(
         &self,
+        store: &MemoryStore,
         key: &StorageKey,
-        of: &Fingerprint,
+        fingerprint: &Fingerprint,
         options: &BeginOptions,
-    ) -> Result<Begin<FailingClaim>, StoreError> {
+    ) -> Result<Begin<MemoryClaim>, StoreError> {
         if self.down.load(Ordering::SeqCst) {
             return Err(StoreError::unavailable("down"));
         }
         if self.abandons.load(Ordering::SeqCst) {
-            drop(self.store.begin(key, of, options).await?);
+            drop(store.begin(key, fingerprint, options).await?);
         }
-        Ok(match self.store.begin(key, of, options).await? {
-            Begin::Claimed(claim) => Begin::Claimed(FailingClaim(claim)),
-            Begin::Abandoned(claim) => Begin::Abandoned(FailingClaim(claim)),
-            Begin::InFlight(fingerprint) => Begin::InFlight(fingerprint),
-            Begin::Completed(record) => Begin::Completed(record),
-        })
-    }
-
-    async fn ended(&self, key: &StorageKey) {
-        self.store.ended(key).await;
-    }
-
-    async fn forget(&self, key: &StorageKey) -> Result<bool, StoreError> {
-        self.store.forget(key).await
-    }
-
-    async fn inspect(&self, key: &StorageKey) -> Result<Option<StoredEntry>, StoreError> {
-        self.store.inspect(key).await
-    }
-
-    async fn inspect_unknown(
-        &self,
-        from: Option<&bytes::Bytes>,
-    ) -> Result<idem_axum::KeyPage<StoredEntry>, StoreError> {
-        self.store.inspect_unknown(from).await
-    }
-
-    async fn revoke(&self, key: &StorageKey) -> Result<bool, StoreError> {
-        self.store.revoke(key).await
-    }
-
-    async fn drained(&self) {
-        self.store.drained().await;
+        store.begin(key, fingerprint, options).await
     }
 
     /// As a store outside the process: its leases are renewed.
-    fn attach(&self, clock: &Arc<dyn Clock>) -> StoreCapabilities {
-        let _ = self.store.attach(clock);
+    fn attach(&self, store: &MemoryStore, clock: &Arc<dyn Clock>) -> StoreCapabilities {
+        let _ = store.attach(clock);
         StoreCapabilities::default()
     }
-}
 
-#[deny(clippy::missing_trait_methods)]
-impl Claim for FailingClaim {
-    async fn renew(&mut self, lease: Duration) -> Result<(), StoreError> {
-        self.0.renew(lease).await
-    }
-
-    async fn complete(self, _: Record, _: Duration) -> Result<(), StoreError> {
+    async fn complete(&self, _: MemoryClaim, _: Record, _: Duration) -> Result<(), StoreError> {
         Err(StoreError::unavailable("down"))
-    }
-
-    async fn release(self) -> Result<(), StoreError> {
-        self.0.release().await
-    }
-
-    fn try_clone(&self) -> Option<Self> {
-        Some(Self(self.0.try_clone()?))
     }
 }
 
 #[test]
 fn a_store_that_fails_is_counted_by_step() {
     Counted::during(|counted| async move {
-        let store = Failing::default();
+        let store = Intercept::new(MemoryStore::new(), Failing::default());
         let idempotency = Idempotency::new(store.clone());
         let app = setup(&idempotency);
         assert_eq!(ask(&app, "POST", "/greet", Some("a")).await, 200);
         idempotency.drain().await;
-        store.abandons.store(true, Ordering::SeqCst);
+        store.hooks.abandons.store(true, Ordering::SeqCst);
         assert_eq!(ask(&app, "POST", "/greet", Some("b")).await, 409);
         assert_eq!(ask(&app, "POST", "/refund", Some("d")).await, 200);
         idempotency.drain().await;
-        store.down.store(true, Ordering::SeqCst);
+        store.hooks.down.store(true, Ordering::SeqCst);
         assert_eq!(ask(&app, "POST", "/greet", Some("c")).await, 503);
         assert_eq!(ask(&app, "POST", "/beacon", Some("c")).await, 200);
         counted.assert(&[
-            (r#"store_errors_total{store="Failing",operation="complete"}"#, 1.0),
-            (r#"store_errors_total{store="Failing",operation="begin"}"#, 2.0),
+            (r#"store_errors_total{store="Intercept",operation="complete"}"#, 1.0),
+            (r#"store_errors_total{store="Intercept",operation="begin"}"#, 2.0),
             ("failed_completions_total", 1.0),
             ("abandoned_claims_total", 2.0),
             (r#"refusals_total{endpoint="POST /greet",code="idempotency_outcome_unknown"}"#, 1.0),
@@ -315,9 +264,11 @@ fn in_shadow_mode_only_what_would_have_happened_is_counted() {
 #[test]
 fn a_lease_that_is_renewed_is_counted() {
     Counted::during(|counted| async move {
-        let idempotency = Idempotency::builder(Failing::default()).lease(Duration::from_millis(300)).build();
+        let idempotency = Idempotency::builder(Intercept::new(MemoryStore::new(), Failing::default()))
+            .lease(Duration::from_millis(300))
+            .build();
         assert_eq!(ask(&setup(&idempotency), "POST", "/orders/1", Some("a")).await, 200);
-        counted.assert(&[(r#"store_seconds_count{store="Failing",operation="renew"}"#, 2.0)]);
+        counted.assert(&[(r#"store_seconds_count{store="Intercept",operation="renew"}"#, 2.0)]);
     });
 }
 

@@ -12,6 +12,7 @@ use idem_runtime::{
     Begin, BeginOptions, Claim, Clock, Fingerprint, Record, StorageKey, Store, StoreCapabilities, StoreError,
     StoredEntry,
 };
+use idem_testkit::intercept::{Hooks, Intercept};
 use idem_testkit::redis::Redis;
 use idem_testkit::reference::steps::histories;
 use idem_testkit::reference::{Claims, Model, Profile, Step, drive, engine};
@@ -50,21 +51,15 @@ fn stretched(duration: Duration) -> Duration {
     Duration::from_millis(u64::try_from(scaled(duration.as_nanos())).unwrap())
 }
 
-#[derive(Clone)]
 struct Timed {
     store: RedisStore,
     prefix: String,
     /// The clock, and what it showed at first.
-    clock: Arc<OnceLock<(Arc<dyn Clock>, u64)>>,
+    clock: OnceLock<(Arc<dyn Clock>, u64)>,
     /// How much time has passed on the server, in milliseconds.
-    passed: Arc<Mutex<i128>>,
+    passed: Mutex<i128>,
     /// Where the connection lives: other threads than those of the history.
     runtime: Handle,
-}
-
-struct TimedClaim {
-    claim: RedisClaim,
-    store: Timed,
 }
 
 impl Timed {
@@ -88,86 +83,55 @@ impl Timed {
     }
 }
 
-#[deny(clippy::missing_trait_methods)]
-impl Store for Timed {
-    type Claim = TimedClaim;
-
+impl Hooks<RedisStore> for Timed {
     async fn begin(
         &self,
+        store: &RedisStore,
         key: &StorageKey,
         fingerprint: &Fingerprint,
         options: &BeginOptions,
-    ) -> Result<Begin<TimedClaim>, StoreError> {
+    ) -> Result<Begin<RedisClaim>, StoreError> {
         self.set_clock()?;
-        let timed = |claim| TimedClaim { claim, store: self.clone() };
-        Ok(match self.store.begin(key, fingerprint, &BeginOptions::new(stretched(options.lease), TTL)).await? {
-            Begin::Claimed(claim) => Begin::Claimed(timed(claim)),
-            Begin::Abandoned(claim) => Begin::Abandoned(timed(claim)),
-            Begin::InFlight(fingerprint) => Begin::InFlight(fingerprint),
-            Begin::Completed(record) => Begin::Completed(record),
-        })
+        store.begin(key, fingerprint, &BeginOptions::new(stretched(options.lease), TTL)).await
     }
 
-    async fn ended(&self, key: &StorageKey) {
-        self.store.ended(key).await;
-    }
-
-    async fn forget(&self, key: &StorageKey) -> Result<bool, StoreError> {
+    async fn forget(&self, store: &RedisStore, key: &StorageKey) -> Result<bool, StoreError> {
         self.set_clock()?;
-        self.store.forget(key).await
+        store.forget(key).await
     }
 
-    async fn inspect(&self, key: &StorageKey) -> Result<Option<StoredEntry>, StoreError> {
+    async fn inspect(&self, store: &RedisStore, key: &StorageKey) -> Result<Option<StoredEntry>, StoreError> {
         self.set_clock()?;
-        self.store.inspect(key).await
+        store.inspect(key).await
     }
 
-    async fn inspect_unknown(
-        &self,
-        from: Option<&bytes::Bytes>,
-    ) -> Result<idem_runtime::KeyPage<StoredEntry>, StoreError> {
-        self.store.inspect_unknown(from).await
-    }
-
-    async fn revoke(&self, key: &StorageKey) -> Result<bool, StoreError> {
-        self.store.revoke(key).await
-    }
-
-    async fn drained(&self) {
-        self.store.drained().await;
-    }
-
-    fn attach(&self, clock: &Arc<dyn Clock>) -> StoreCapabilities {
+    fn attach(&self, store: &RedisStore, clock: &Arc<dyn Clock>) -> StoreCapabilities {
         let _ = self.clock.set((Arc::clone(clock), clock.now().as_nanos()));
-        self.store.attach(clock)
-    }
-}
-
-#[deny(clippy::missing_trait_methods)]
-impl Claim for TimedClaim {
-    async fn renew(&mut self, lease: Duration) -> Result<(), StoreError> {
-        self.store.set_clock()?;
-        self.claim.renew(stretched(lease)).await
+        store.attach(clock)
     }
 
-    async fn complete(self, record: Record, ttl: Duration) -> Result<(), StoreError> {
-        self.store.set_clock()?;
-        self.store.elsewhere(self.claim.complete(record, stretched(ttl)))
+    async fn renew(&self, claim: &mut RedisClaim, lease: Duration) -> Result<(), StoreError> {
+        self.set_clock()?;
+        claim.renew(stretched(lease)).await
     }
 
-    async fn release(self) -> Result<(), StoreError> {
-        self.store.set_clock()?;
-        self.store.elsewhere(self.claim.release())
+    async fn complete(&self, claim: RedisClaim, record: Record, ttl: Duration) -> Result<(), StoreError> {
+        self.set_clock()?;
+        self.elsewhere(claim.complete(record, stretched(ttl)))
     }
 
-    fn try_clone(&self) -> Option<Self> {
-        Some(Self { claim: self.claim.try_clone()?, store: self.store.clone() })
+    async fn release(&self, claim: RedisClaim) -> Result<(), StoreError> {
+        self.set_clock()?;
+        self.elsewhere(claim.release())
     }
 }
 
 const REMOTE: Profile = Profile { claims: Claims::LiveForLease, capacity: usize::MAX, bytes: None };
 
-fn check<F: Future<Output = Result<(), String>>>(cases: u32, play: impl Fn(Timed, Model, Vec<Step>) -> F) {
+fn check<F: Future<Output = Result<(), String>>>(
+    cases: u32,
+    play: impl Fn(Intercept<RedisStore, Timed>, Model, Vec<Step>) -> F,
+) {
     let cases = if std::env::var_os("PROPTEST_CASES").is_some() { Config::default().cases } else { cases };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let elsewhere = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
@@ -179,8 +143,9 @@ fn check<F: Future<Output = Result<(), String>>>(cases: u32, play: impl Fn(Timed
         seen.iter().for_each(|seen| seen.store(steps.len(), Ordering::SeqCst));
         let prefix = format!("history-{}", played.fetch_add(1, Ordering::SeqCst));
         let store = elsewhere.block_on(RedisStore::builder(server.url()).prefix(&prefix).connect()).unwrap();
-        let (clock, passed) = (Arc::default(), Arc::default());
-        let store = Timed { store, prefix, clock, passed, runtime: elsewhere.handle().clone() };
+        let (clock, passed) = (OnceLock::new(), Mutex::default());
+        let timed = Timed { store: store.clone(), prefix, clock, passed, runtime: elsewhere.handle().clone() };
+        let store = Intercept::new(store, timed);
         runtime.block_on(play(store, model, steps)).map_err(TestCaseError::fail)
     });
     if let Err(error) = checked {

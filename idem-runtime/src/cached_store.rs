@@ -285,6 +285,7 @@ impl<C> fmt::Debug for CachedClaim<C> {
 
 #[cfg(test)]
 mod tests {
+    use crate::intercept::{Hooks, Intercept};
     use std::future::{Future, poll_fn};
     use std::pin::Pin;
     use std::task::Poll;
@@ -375,58 +376,19 @@ mod tests {
         assert!(matches!(begin(&store, &FINGERPRINT).await, Begin::Claimed(_)));
     }
 
-    /// A store in memory that forgets a key, and never says so.
-    struct Silent(MemoryStore);
+    /// The store forgets a key, and never says so.
+    struct Silent;
 
-    #[deny(clippy::missing_trait_methods)]
-    impl Store for Silent {
-        type Claim = MemoryClaim;
-
-        async fn begin(
-            &self,
-            key: &StorageKey,
-            of: &Fingerprint,
-            options: &BeginOptions,
-        ) -> Result<Begin<MemoryClaim>, StoreError> {
-            self.0.begin(key, of, options).await
-        }
-
-        async fn ended(&self, key: &StorageKey) {
-            self.0.ended(key).await;
-        }
-
-        async fn forget(&self, key: &StorageKey) -> Result<bool, StoreError> {
-            self.0.forget(key).await?;
+    impl Hooks<MemoryStore> for Silent {
+        async fn forget(&self, store: &MemoryStore, key: &StorageKey) -> Result<bool, StoreError> {
+            store.forget(key).await?;
             std::future::pending().await
-        }
-
-        async fn inspect(&self, key: &StorageKey) -> Result<Option<StoredEntry>, StoreError> {
-            self.0.inspect(key).await
-        }
-
-        async fn inspect_unknown(
-            &self,
-            from: Option<&bytes::Bytes>,
-        ) -> Result<crate::store::KeyPage<StoredEntry>, StoreError> {
-            self.0.inspect_unknown(from).await
-        }
-
-        async fn revoke(&self, key: &StorageKey) -> Result<bool, StoreError> {
-            self.0.revoke(key).await
-        }
-
-        async fn drained(&self) {
-            self.0.drained().await;
-        }
-
-        fn attach(&self, clock: &Arc<dyn Clock>) -> StoreCapabilities {
-            self.0.attach(clock)
         }
     }
 
     #[tokio::test]
     async fn what_is_perhaps_forgotten_is_gone_here_too() {
-        let store = CachedStore::new(Silent(MemoryStore::new()));
+        let store = CachedStore::new(Intercept::new(MemoryStore::new(), Silent));
         let Begin::Claimed(claim) = begin(&store, &FINGERPRINT).await else { panic!("a free key") };
         claim.complete(record(), TTL).await.unwrap();
         let mut forget = Box::pin(store.forget(&KEY));

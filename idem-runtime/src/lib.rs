@@ -87,6 +87,10 @@
 //!
 //! The function takes effect exactly once only with `run_in` of the crate `idem-sqlx`, if its effects are rows in PostgreSQL or SQLite.
 
+// For `intercept`, which names the crate as others do.
+#[cfg(test)]
+extern crate self as idem_runtime;
+
 mod attempt;
 #[cfg(feature = "cached")]
 mod cached_store;
@@ -104,6 +108,9 @@ mod fingerprint;
 #[doc(hidden)]
 pub mod fuzzing;
 mod hash;
+#[cfg(test)]
+#[allow(dead_code, unreachable_pub, reason = "`testkit` has the same file")]
+mod intercept;
 mod key;
 mod lease;
 mod memory;

@@ -14,7 +14,7 @@ use idem_testkit::postgres::Postgres;
 use idem_testkit::reference::steps::histories;
 use idem_testkit::reference::{Claims, Model, Profile, Step, drive, engine};
 use proptest::test_runner::{Config, TestCaseError, TestRunner};
-use stretched::{Beside, Stretched};
+use stretched::{Beside, Stretched, stretch};
 use tempfile::TempDir;
 
 const REMOTE: Profile = Profile { claims: Claims::LiveForLease, capacity: usize::MAX, bytes: None };
@@ -43,7 +43,7 @@ async fn in_postgres(server: &Postgres) -> Stretched<PostgresStore> {
     store.migrate().await.unwrap();
     let beside = Beside::postgres(&server.url()).await;
     beside.empty().await;
-    Stretched::new(store, beside)
+    stretch(store, beside)
 }
 
 /// In memory where that can be had: nothing here is about disks.
@@ -58,7 +58,7 @@ async fn in_sqlite(folder: &TempDir) -> Stretched<SqliteStore> {
     store.migrate().await.unwrap();
     let beside = Beside::sqlite(&file).await;
     beside.empty().await;
-    Stretched::new(store, beside)
+    stretch(store, beside)
 }
 
 #[test]

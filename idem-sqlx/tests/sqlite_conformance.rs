@@ -2,17 +2,15 @@
 #![cfg(feature = "sqlite")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a failed check panics")]
 
-mod kept;
-
 use idem_sqlx::SqliteStore;
-use kept::Kept;
+use idem_testkit::intercept::{Intercept, Keeps};
 use tempfile::TempDir;
 
-async fn in_a_file() -> Kept<SqliteStore, TempDir> {
+async fn in_a_file() -> Intercept<SqliteStore, Keeps<TempDir>> {
     let folder = tempfile::tempdir().unwrap();
     let store = SqliteStore::open(folder.path().join("idempotency.db")).await.unwrap();
     store.migrate().await.unwrap();
-    Kept { store, _with: folder }
+    Intercept::new(store, Keeps(folder))
 }
 
 idem_runtime::conformance_tests!(in_a_file);

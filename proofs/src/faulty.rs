@@ -3,7 +3,6 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Duration;
 
 use axum::Router;
 use axum::extract::Request;
@@ -13,10 +12,8 @@ use bytes::Bytes;
 use futures_util::FutureExt;
 use http::StatusCode;
 use http_body_util::BodyExt;
-use idem_runtime::{
-    Begin, BeginOptions, Claim, Clock, Fingerprint, Record, StorageKey, Store, StoreCapabilities, StoreError,
-    StoredEntry,
-};
+use idem_runtime::{Claim, Fingerprint, Store};
+use idem_testkit::intercept::Hooks;
 use sha2::{Digest, Sha256};
 use tokio::sync::Mutex;
 
@@ -41,91 +38,20 @@ pub enum Fault {
     UnreadableIsAMiss,
 }
 
-/// A store whose claims give the key back when they are dropped: what a middleware does that cleans up after a client
-/// that hung up, or after a panic.
-#[derive(Clone, Debug)]
-pub struct ReleaseOnDrop<S>(pub S);
-
-/// A claim of [`ReleaseOnDrop`].
+/// Claims release the key when they are dropped: what a middleware does that cleans up after a client that hung up, or after a
+/// panic.
 #[derive(Debug)]
-pub struct ReleasingClaim<C: Claim>(Option<C>);
+pub struct ReleaseOnDrop;
 
-#[deny(clippy::missing_trait_methods)]
-impl<S: Store> Store for ReleaseOnDrop<S> {
-    type Claim = ReleasingClaim<S::Claim>;
-
-    async fn begin(
-        &self,
-        key: &StorageKey,
-        fingerprint: &Fingerprint,
-        options: &BeginOptions,
-    ) -> Result<Begin<Self::Claim>, StoreError> {
-        Ok(match self.0.begin(key, fingerprint, options).await? {
-            Begin::Claimed(claim) => Begin::Claimed(ReleasingClaim(Some(claim))),
-            Begin::Abandoned(claim) => Begin::Abandoned(ReleasingClaim(Some(claim))),
-            Begin::InFlight(fingerprint) => Begin::InFlight(fingerprint),
-            Begin::Completed(record) => Begin::Completed(record),
-        })
-    }
-
-    async fn ended(&self, key: &StorageKey) {
-        self.0.ended(key).await;
-    }
-
-    async fn forget(&self, key: &StorageKey) -> Result<bool, StoreError> {
-        self.0.forget(key).await
-    }
-
-    async fn inspect(&self, key: &StorageKey) -> Result<Option<StoredEntry>, StoreError> {
-        self.0.inspect(key).await
-    }
-
-    async fn inspect_unknown(
-        &self,
-        from: Option<&bytes::Bytes>,
-    ) -> Result<idem_runtime::KeyPage<StoredEntry>, StoreError> {
-        self.0.inspect_unknown(from).await
-    }
-
-    async fn revoke(&self, key: &StorageKey) -> Result<bool, StoreError> {
-        self.0.revoke(key).await
-    }
-
-    async fn drained(&self) {
-        self.0.drained().await;
-    }
-
-    fn attach(&self, clock: &Arc<dyn Clock>) -> StoreCapabilities {
-        self.0.attach(clock)
-    }
-}
-
-#[deny(clippy::missing_trait_methods)]
-impl<C: Claim> Claim for ReleasingClaim<C> {
-    async fn renew(&mut self, lease: Duration) -> Result<(), StoreError> {
-        self.0.as_mut().ok_or(StoreError::Lost)?.renew(lease).await
-    }
-
-    async fn complete(mut self, record: Record, ttl: Duration) -> Result<(), StoreError> {
-        self.0.take().ok_or(StoreError::Lost)?.complete(record, ttl).await
-    }
-
-    async fn release(mut self) -> Result<(), StoreError> {
-        self.0.take().ok_or(StoreError::Lost)?.release().await
-    }
-
-    fn try_clone(&self) -> Option<Self> {
+impl<S: Store> Hooks<S> for ReleaseOnDrop {
+    fn try_clone(&self, _: &S::Claim) -> Option<S::Claim> {
         // A copy would release the claim when it is dropped.
         None
     }
-}
 
-impl<C: Claim> Drop for ReleasingClaim<C> {
-    fn drop(&mut self) {
-        if let Some(claim) = self.0.take() {
-            // Stores in memory release at once.
-            let _ = claim.release().now_or_never();
-        }
+    fn dropped(&self, claim: S::Claim) {
+        // Stores in memory release at once.
+        let _ = claim.release().now_or_never();
     }
 }
 

@@ -10,24 +10,17 @@ use std::time::Duration;
 use futures_util::poll;
 use idem_proofs::faulty::ReleaseOnDrop;
 use idem_runtime::{
-    Attempt, Begin, BeginOptions, Claim, Clock, Executed, Fingerprint, Idempotency, MemoryStore, Outcome, Record,
-    Recording, RefusalReason, Rules, RunResult, StorageKey, Store, StoreCapabilities, StoreError, StoredEntry,
+    Attempt, Begin, BeginOptions, Claim, Executed, Fingerprint, Idempotency, MemoryStore, Outcome, Record, Recording,
+    RefusalReason, Rules, RunResult, StorageKey, Store, StoreError, StoredEntry,
 };
+use idem_testkit::intercept::{Hooks, Intercept};
 use tokio::task::yield_now;
 use tokio::time::timeout;
 
 const OPTIONS: BeginOptions = BeginOptions::new(Duration::from_secs(30), Duration::from_secs(60));
 
-/// A store whose every step is pending for so many polls before it happens, and for as many after.
-#[derive(Clone, Debug)]
-struct Slow<S> {
-    store: S,
-    polls: usize,
-}
-
-#[derive(Debug)]
-struct SlowClaim<C> {
-    claim: C,
+/// Every step of the store is pending for so many polls before it happens, and for as many after.
+struct Slow {
     polls: usize,
 }
 
@@ -42,73 +35,43 @@ async fn slowly<T>(polls: usize, step: impl Future<Output = T>) -> T {
     done
 }
 
-#[deny(clippy::missing_trait_methods)]
-impl<S: Store> Store for Slow<S> {
-    type Claim = SlowClaim<S::Claim>;
-
+impl<S: Store> Hooks<S> for Slow {
     async fn begin(
         &self,
+        store: &S,
         key: &StorageKey,
         fingerprint: &Fingerprint,
         options: &BeginOptions,
-    ) -> Result<Begin<Self::Claim>, StoreError> {
-        let polls = self.polls;
-        Ok(match slowly(polls, self.store.begin(key, fingerprint, options)).await? {
-            Begin::Claimed(claim) => Begin::Claimed(SlowClaim { claim, polls }),
-            Begin::Abandoned(claim) => Begin::Abandoned(SlowClaim { claim, polls }),
-            Begin::InFlight(fingerprint) => Begin::InFlight(fingerprint),
-            Begin::Completed(record) => Begin::Completed(record),
-        })
+    ) -> Result<Begin<S::Claim>, StoreError> {
+        slowly(self.polls, store.begin(key, fingerprint, options)).await
     }
 
-    async fn ended(&self, key: &StorageKey) {
-        slowly(self.polls, self.store.ended(key)).await;
+    async fn ended(&self, store: &S, key: &StorageKey) {
+        slowly(self.polls, store.ended(key)).await;
     }
 
-    async fn forget(&self, key: &StorageKey) -> Result<bool, StoreError> {
-        slowly(self.polls, self.store.forget(key)).await
+    async fn forget(&self, store: &S, key: &StorageKey) -> Result<bool, StoreError> {
+        slowly(self.polls, store.forget(key)).await
     }
 
-    async fn inspect(&self, key: &StorageKey) -> Result<Option<StoredEntry>, StoreError> {
-        slowly(self.polls, self.store.inspect(key)).await
+    async fn inspect(&self, store: &S, key: &StorageKey) -> Result<Option<StoredEntry>, StoreError> {
+        slowly(self.polls, store.inspect(key)).await
     }
 
-    async fn inspect_unknown(
-        &self,
-        from: Option<&bytes::Bytes>,
-    ) -> Result<idem_runtime::KeyPage<StoredEntry>, StoreError> {
-        self.store.inspect_unknown(from).await
+    async fn drained(&self, store: &S) {
+        slowly(self.polls, store.drained()).await;
     }
 
-    async fn revoke(&self, key: &StorageKey) -> Result<bool, StoreError> {
-        self.store.revoke(key).await
+    async fn renew(&self, claim: &mut S::Claim, lease: Duration) -> Result<(), StoreError> {
+        slowly(self.polls, claim.renew(lease)).await
     }
 
-    async fn drained(&self) {
-        slowly(self.polls, self.store.drained()).await;
+    async fn complete(&self, claim: S::Claim, record: Record, ttl: Duration) -> Result<(), StoreError> {
+        slowly(self.polls, claim.complete(record, ttl)).await
     }
 
-    fn attach(&self, clock: &Arc<dyn Clock>) -> StoreCapabilities {
-        self.store.attach(clock)
-    }
-}
-
-#[deny(clippy::missing_trait_methods)]
-impl<C: Claim> Claim for SlowClaim<C> {
-    async fn renew(&mut self, lease: Duration) -> Result<(), StoreError> {
-        slowly(self.polls, self.claim.renew(lease)).await
-    }
-
-    async fn complete(self, record: Record, ttl: Duration) -> Result<(), StoreError> {
-        slowly(self.polls, self.claim.complete(record, ttl)).await
-    }
-
-    async fn release(self) -> Result<(), StoreError> {
-        slowly(self.polls, self.claim.release()).await
-    }
-
-    fn try_clone(&self) -> Option<Self> {
-        Some(Self { claim: self.claim.try_clone()?, polls: self.polls })
+    async fn release(&self, claim: S::Claim) -> Result<(), StoreError> {
+        slowly(self.polls, claim.release()).await
     }
 }
 
@@ -161,7 +124,7 @@ async fn at_every_poll<S: Store + Clone>(
     let seen = Mutex::new(Vec::new());
     for dropped_after in 0.. {
         let (store, inner) = make();
-        let idempotency = Idempotency::new(Slow { store: store.clone(), polls });
+        let idempotency = Idempotency::new(Intercept::new(store.clone(), Slow { polls }));
         let bodies = Bodies::default();
         let mut answered = false;
         {
@@ -233,7 +196,7 @@ async fn a_run_inside_the_future_that_is_dropped_leaves_the_key_without_an_owner
     let mut left = Vec::new();
     for dropped_after in 0..20 {
         let store = MemoryStore::new();
-        let slow = Slow { store: store.clone(), polls: 2 };
+        let slow = Intercept::new(store.clone(), Slow { polls: 2 });
         let Attempt { key, fingerprint, .. } = attempt();
         let mut run = Box::pin(async {
             let begun = slow.begin(&key, &fingerprint, &OPTIONS).await;
@@ -257,7 +220,7 @@ async fn a_run_inside_the_future_that_is_dropped_leaves_the_key_without_an_owner
 async fn the_engine_drops_no_claim_whatever_is_dropped() {
     let make = || {
         let store = MemoryStore::new();
-        (ReleaseOnDrop(store.clone()), store)
+        (Intercept::new(store.clone(), ReleaseOnDrop), store)
     };
     for polls in [1, 3] {
         assert_eq!(at_every_poll(polls, make).await.unwrap().last(), Some(&"recorded"));

@@ -18,6 +18,7 @@ use idem_runtime::{
     Attempt, Begin, BeginOptions, Claim, Executed, Fingerprint, Idempotency, MemoryStore, Outcome, Record, Recording,
     RefusalReason, Rules, RunResult, StorageKey, Store,
 };
+use idem_testkit::intercept::Intercept;
 use idem_testkit::reference::steps::histories;
 use idem_testkit::reference::{Claims, LEASE, Model, Profile, Step, drive, engine};
 use proptest::test_runner::{Config, RngAlgorithm, TestCaseError, TestRng, TestRunner};
@@ -103,8 +104,11 @@ async fn the_suite_finds_a_claim_that_vanishes_with_its_lease() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_suite_finds_a_claim_released_on_drop() {
     assert!(conforms!(a_dropped_claim_is_abandoned_and_not_free, MemoryStore::new()));
-    assert!(!conforms!(a_dropped_claim_is_abandoned_and_not_free, ReleaseOnDrop(MemoryStore::new())));
-    assert!(!conforms!(a_begin_that_is_dropped_leaves_no_claim_without_an_end, ReleaseOnDrop(MemoryStore::new())));
+    assert!(!conforms!(a_dropped_claim_is_abandoned_and_not_free, Intercept::new(MemoryStore::new(), ReleaseOnDrop)));
+    assert!(!conforms!(
+        a_begin_that_is_dropped_leaves_no_claim_without_an_end,
+        Intercept::new(MemoryStore::new(), ReleaseOnDrop)
+    ));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -118,8 +122,8 @@ async fn the_suite_finds_eviction() {
 
 #[test]
 fn histories_find_a_claim_released_on_drop() {
-    store_follows(IN_PROCESS, || ReleaseOnDrop(memory())).unwrap_err();
-    engine_follows(IN_PROCESS, || ReleaseOnDrop(memory())).unwrap_err();
+    store_follows(IN_PROCESS, || Intercept::new(memory(), ReleaseOnDrop)).unwrap_err();
+    engine_follows(IN_PROCESS, || Intercept::new(memory(), ReleaseOnDrop)).unwrap_err();
 }
 
 /// Faults that need no concurrency: the same histories find them in the store and through the engine.

@@ -3,6 +3,8 @@
 
 pub mod browser;
 pub mod dice;
+#[path = "../../idem-runtime/src/intercept.rs"]
+pub mod intercept;
 pub mod pgbouncer;
 pub mod postgres;
 pub mod process;

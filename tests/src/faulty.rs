@@ -1,11 +1,11 @@
 //! A store that is slow, fails, or damages what it keeps.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
 use idem_axum::{Begin, BeginOptions, Claim, Fingerprint, Record, StorageKey, Store, StoreError};
+use idem_testkit::intercept::{Hooks, Intercept};
 
 use crate::{Shelf, ShelfClaim};
 
@@ -36,22 +36,12 @@ impl Default for Faults {
 }
 
 /// A [`Shelf`] with faults.
-#[derive(Clone, Default)]
-pub struct Faulty {
-    pub shelf: Shelf,
-    pub faults: Arc<Faults>,
-}
+pub type Faulty = Intercept<Shelf, Faults>;
 
-impl Faulty {
-    pub fn new(faults: Faults) -> Self {
-        Self { shelf: Shelf::default(), faults: Arc::new(faults) }
+impl Faults {
+    pub fn over_a_shelf(self) -> Faulty {
+        Intercept::new(Shelf::default(), self)
     }
-}
-
-/// A claim of [`Faulty`].
-pub struct FaultyClaim {
-    claim: ShelfClaim,
-    faults: Arc<Faults>,
 }
 
 async fn pending(times: usize) {
@@ -60,61 +50,43 @@ async fn pending(times: usize) {
     }
 }
 
-impl Store for Faulty {
-    type Claim = FaultyClaim;
-
+impl Hooks<Shelf> for Faults {
     async fn begin(
         &self,
+        store: &Shelf,
         key: &StorageKey,
         fingerprint: &Fingerprint,
         options: &BeginOptions,
-    ) -> Result<Begin<FaultyClaim>, StoreError> {
-        pending(self.faults.pending).await;
-        if self.faults.down.load(Ordering::SeqCst) {
+    ) -> Result<Begin<ShelfClaim>, StoreError> {
+        pending(self.pending).await;
+        if self.down.load(Ordering::SeqCst) {
             return Err(StoreError::unavailable("the connection was refused"));
         }
-        let begun = self.shelf.begin(key, fingerprint, options).await?;
-        // Once it has taken effect, the answer may be long under way.
-        pending(self.faults.pending).await;
+        let begun = store.begin(key, fingerprint, options).await?;
+        // Once it has taken effect, the reply may be long under way.
+        pending(self.pending).await;
         Ok(match begun {
-            Begin::Claimed(claim) => Begin::Claimed(FaultyClaim { claim, faults: self.faults.clone() }),
-            Begin::Abandoned(claim) => Begin::Abandoned(FaultyClaim { claim, faults: self.faults.clone() }),
-            Begin::InFlight(fingerprint) => Begin::InFlight(fingerprint),
             Begin::Completed(record) => {
-                Begin::Completed(Record::new(*record.fingerprint(), (self.faults.damage)(record.bytes().clone())))
+                Begin::Completed(Record::new(*record.fingerprint(), (self.damage)(record.bytes().clone())))
             }
+            begun => begun,
         })
     }
 
-    async fn ended(&self, key: &StorageKey) {
-        self.shelf.ended(key).await;
-    }
-
-    async fn forget(&self, key: &StorageKey) -> Result<bool, StoreError> {
-        self.shelf.forget(key).await
-    }
-}
-
-impl Claim for FaultyClaim {
-    async fn renew(&mut self, lease: Duration) -> Result<(), StoreError> {
-        self.claim.renew(lease).await
-    }
-
-    async fn complete(self, record: Record, ttl: Duration) -> Result<(), StoreError> {
-        pending(self.faults.pending).await;
-        let failing = &self.faults.failing;
-        if failing.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)).is_ok() {
+    async fn complete(&self, claim: ShelfClaim, record: Record, ttl: Duration) -> Result<(), StoreError> {
+        pending(self.pending).await;
+        if self.failing.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)).is_ok() {
             return Err(StoreError::unavailable("the connection was lost"));
         }
-        self.claim.complete(record, ttl).await
+        claim.complete(record, ttl).await
     }
 
-    async fn release(self) -> Result<(), StoreError> {
-        pending(self.faults.pending).await;
-        self.claim.release().await
+    async fn release(&self, claim: ShelfClaim) -> Result<(), StoreError> {
+        pending(self.pending).await;
+        claim.release().await
     }
 
-    fn try_clone(&self) -> Option<Self> {
-        self.faults.twins.then(|| Self { claim: self.claim.clone(), faults: self.faults.clone() })
+    fn try_clone(&self, claim: &ShelfClaim) -> Option<ShelfClaim> {
+        self.twins.then(|| claim.clone())
     }
 }

@@ -7,12 +7,13 @@ use tokio::task::JoinSet;
 
 use super::*;
 use crate::KeyStatus;
-use crate::clock::{Clock, ManualClock};
+use crate::clock::ManualClock;
+use crate::intercept::{Hooks, Intercept};
 use crate::key::Key;
 use crate::memory::{MemoryClaim, MemoryStore};
 use crate::record::Record;
 use crate::scope::Scope;
-use crate::store::{Begin, BeginOptions, Claim, Store, StoreCapabilities, StoredEntry};
+use crate::store::{Begin, BeginOptions, Claim, Store};
 
 /// An error of the user: the refusal, or the function's own.
 #[derive(Debug)]
@@ -378,16 +379,15 @@ async fn an_operator_sees_the_scope_and_forgets_the_value() {
     assert!(name(&[b'x'; 10_000]).as_str().ends_with('…'));
 }
 
-/// A store each step of which is pending several times, so that a task awaits it. While it is down, every step fails.
-#[derive(Clone)]
+/// Each step is pending several times, so that a task awaits it. While the store is down, every step fails.
+#[derive(Default)]
 struct Faulty {
-    store: MemoryStore,
-    down: Arc<AtomicBool>,
+    down: AtomicBool,
 }
 
 impl Faulty {
-    fn new() -> Self {
-        Self { store: MemoryStore::new(), down: Arc::default() }
+    fn over_memory() -> Intercept<MemoryStore, Self> {
+        Intercept::new(MemoryStore::new(), Self::default())
     }
 
     fn set_down(&self, down: bool) {
@@ -405,82 +405,31 @@ impl Faulty {
     }
 }
 
-#[deny(clippy::missing_trait_methods)]
-impl Store for Faulty {
-    type Claim = FaultyClaim;
-
+impl Hooks<MemoryStore> for Faulty {
     async fn begin(
         &self,
+        store: &MemoryStore,
         key: &StorageKey,
         fingerprint: &Fingerprint,
         options: &BeginOptions,
-    ) -> Result<Begin<FaultyClaim>, StoreError> {
+    ) -> Result<Begin<MemoryClaim>, StoreError> {
         self.step().await?;
-        let claim = |claim| FaultyClaim { claim, store: self.clone() };
-        Ok(match self.store.begin(key, fingerprint, options).await? {
-            Begin::Claimed(granted) => Begin::Claimed(claim(granted)),
-            Begin::Abandoned(found) => Begin::Abandoned(claim(found)),
-            Begin::InFlight(fingerprint) => Begin::InFlight(fingerprint),
-            Begin::Completed(record) => Begin::Completed(record),
-        })
+        store.begin(key, fingerprint, options).await
     }
 
-    async fn ended(&self, key: &StorageKey) {
-        self.store.ended(key).await;
+    async fn renew(&self, claim: &mut MemoryClaim, lease: Duration) -> Result<(), StoreError> {
+        self.step().await?;
+        claim.renew(lease).await
     }
 
-    async fn forget(&self, key: &StorageKey) -> Result<bool, StoreError> {
-        self.store.forget(key).await
+    async fn complete(&self, claim: MemoryClaim, record: Record, ttl: Duration) -> Result<(), StoreError> {
+        self.step().await?;
+        claim.complete(record, ttl).await
     }
 
-    fn attach(&self, clock: &Arc<dyn Clock>) -> StoreCapabilities {
-        self.store.attach(clock)
-    }
-
-    async fn inspect(&self, key: &StorageKey) -> Result<Option<StoredEntry>, StoreError> {
-        self.store.inspect(key).await
-    }
-
-    async fn inspect_unknown(
-        &self,
-        from: Option<&bytes::Bytes>,
-    ) -> Result<crate::store::KeyPage<StoredEntry>, StoreError> {
-        self.store.inspect_unknown(from).await
-    }
-
-    async fn revoke(&self, key: &StorageKey) -> Result<bool, StoreError> {
-        self.store.revoke(key).await
-    }
-
-    async fn drained(&self) {
-        self.store.drained().await;
-    }
-}
-
-struct FaultyClaim {
-    claim: MemoryClaim,
-    store: Faulty,
-}
-
-#[deny(clippy::missing_trait_methods)]
-impl Claim for FaultyClaim {
-    async fn renew(&mut self, lease: Duration) -> Result<(), StoreError> {
-        self.store.step().await?;
-        self.claim.renew(lease).await
-    }
-
-    async fn complete(self, record: Record, ttl: Duration) -> Result<(), StoreError> {
-        self.store.step().await?;
-        self.claim.complete(record, ttl).await
-    }
-
-    async fn release(self) -> Result<(), StoreError> {
-        self.store.step().await?;
-        self.claim.release().await
-    }
-
-    fn try_clone(&self) -> Option<Self> {
-        Some(Self { claim: self.claim.try_clone()?, store: self.store.clone() })
+    async fn release(&self, claim: MemoryClaim) -> Result<(), StoreError> {
+        self.step().await?;
+        claim.release().await
     }
 }
 
@@ -500,7 +449,7 @@ async fn a_call_that_is_dropped_at_any_await_runs_once_and_is_recorded() {
     for succeeds in [true, false] {
         let mut polls = 0;
         loop {
-            let idempotency = Idempotency::new(Faulty::new());
+            let idempotency = Idempotency::new(Faulty::over_memory());
             let runs = Runs::default();
             let run = |succeeds| {
                 let runs = Arc::clone(&runs);
@@ -529,22 +478,22 @@ async fn a_call_that_is_dropped_at_any_await_runs_once_and_is_recorded() {
 
 #[tokio::test]
 async fn a_value_that_the_store_does_not_take_is_returned_and_its_function_never_runs_again() {
-    let faulty = Faulty::new();
+    let faulty = Faulty::over_memory();
     let idempotency = Idempotency::new(faulty.clone());
     let running = Running::start(idempotency.once("ship", "a"), || Ok(7)).await;
-    faulty.set_down(true);
+    faulty.hooks.set_down(true);
     assert_eq!(running.finish().await.unwrap(), 7);
-    faulty.set_down(false);
+    faulty.hooks.set_down(false);
     let second = idempotency.once("ship", "a").run(async || Err::<usize, _>(Failure::Own("ran again"))).await;
     assert!(matches!(refused(second), RefusalReason::OutcomeUnknown));
 }
 
 #[tokio::test]
 async fn a_panic_is_resumed_if_the_store_fails_too() {
-    let faulty = Faulty::new();
+    let faulty = Faulty::over_memory();
     let idempotency = Idempotency::new(faulty.clone());
     let running = Running::start(idempotency.once("ship", "a"), || std::panic::panic_any("on purpose")).await;
-    faulty.set_down(true);
+    faulty.hooks.set_down(true);
     running.go_on.add_permits(1);
     let panic = running.caller.await.unwrap_err().into_panic();
     assert_eq!(panic.downcast_ref(), Some(&"on purpose"));
@@ -552,8 +501,8 @@ async fn a_panic_is_resumed_if_the_store_fails_too() {
 
 #[tokio::test]
 async fn a_store_that_is_down_is_retryable_and_nothing_runs() {
-    let faulty = Faulty::new();
-    faulty.set_down(true);
+    let faulty = Faulty::over_memory();
+    faulty.hooks.set_down(true);
     let idempotency = Idempotency::new(faulty.clone());
     let runs = Runs::default();
     let run = || {
@@ -563,7 +512,7 @@ async fn a_store_that_is_down_is_retryable_and_nothing_runs() {
     let reason = refused(run().await);
     assert!(matches!(reason, RefusalReason::StoreUnavailable(_)) && reason.is_retryable(), "{reason:?}");
     assert_eq!(runs.load(Ordering::SeqCst), 0);
-    faulty.set_down(false);
+    faulty.hooks.set_down(false);
     assert_eq!(run().await.unwrap(), 1);
 }
 

@@ -8,6 +8,7 @@ use idem_runtime::{
     Begin, BeginOptions, Claim, Clock, Fingerprint, Record, StorageKey, Store, StoreCapabilities, StoreError,
     StoredEntry, Timestamp,
 };
+use idem_testkit::intercept::{Hooks, Intercept};
 use idem_testkit::reference::LEASE;
 use sqlx::postgres::PgConnection;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
@@ -79,7 +80,8 @@ impl Beside {
     }
 }
 
-struct Time {
+/// Moves the deadlines in the table as the clock of the history goes on.
+pub(crate) struct Time {
     beside: Beside,
     clock: OnceLock<Arc<dyn Clock>>,
     /// Up to when the table has followed the clock.
@@ -98,104 +100,58 @@ impl Time {
     }
 }
 
-#[derive(Clone)]
-pub(crate) struct Stretched<S> {
-    store: S,
-    time: Arc<Time>,
-}
+pub(crate) type Stretched<S> = Intercept<S, Time>;
 
-impl<S> Stretched<S> {
-    pub(crate) fn new(store: S, beside: Beside) -> Self {
-        Self { store, time: Arc::new(Time { beside, clock: OnceLock::new(), shown: Mutex::new(None) }) }
-    }
+pub(crate) fn stretch<S: Store>(store: S, beside: Beside) -> Stretched<S> {
+    Intercept::new(store, Time { beside, clock: OnceLock::new(), shown: Mutex::new(None) })
 }
 
 /// In the reference an abandoned claim stays, so the TTL of every claim is as long as can be.
-#[deny(clippy::missing_trait_methods)]
-impl<S: Store> Store for Stretched<S> {
-    type Claim = StretchedClaim<S::Claim>;
-
+impl<S: Store> Hooks<S> for Time {
     async fn begin(
         &self,
+        store: &S,
         key: &StorageKey,
         fingerprint: &Fingerprint,
         options: &BeginOptions,
-    ) -> Result<Begin<Self::Claim>, StoreError> {
-        self.time.follow().await;
-        let options = BeginOptions::new(deadline(options.lease), Duration::MAX);
-        let claim = |claim| StretchedClaim { claim, time: Arc::clone(&self.time) };
-        Ok(match self.store.begin(key, fingerprint, &options).await? {
-            Begin::Claimed(claimed) => Begin::Claimed(claim(claimed)),
-            Begin::Abandoned(abandoned) => Begin::Abandoned(claim(abandoned)),
-            Begin::InFlight(fingerprint) => Begin::InFlight(fingerprint),
-            Begin::Completed(record) => Begin::Completed(record),
-        })
+    ) -> Result<Begin<S::Claim>, StoreError> {
+        self.follow().await;
+        store.begin(key, fingerprint, &BeginOptions::new(deadline(options.lease), Duration::MAX)).await
     }
 
-    async fn ended(&self, key: &StorageKey) {
-        self.store.ended(key).await;
+    async fn forget(&self, store: &S, key: &StorageKey) -> Result<bool, StoreError> {
+        self.follow().await;
+        store.forget(key).await
     }
 
-    async fn forget(&self, key: &StorageKey) -> Result<bool, StoreError> {
-        self.time.follow().await;
-        self.store.forget(key).await
+    async fn inspect(&self, store: &S, key: &StorageKey) -> Result<Option<StoredEntry>, StoreError> {
+        self.follow().await;
+        store.inspect(key).await
     }
 
-    async fn inspect(&self, key: &StorageKey) -> Result<Option<StoredEntry>, StoreError> {
-        self.time.follow().await;
-        self.store.inspect(key).await
-    }
-
-    async fn inspect_unknown(
-        &self,
-        from: Option<&bytes::Bytes>,
-    ) -> Result<idem_runtime::KeyPage<StoredEntry>, StoreError> {
-        self.store.inspect_unknown(from).await
-    }
-
-    async fn revoke(&self, key: &StorageKey) -> Result<bool, StoreError> {
-        self.store.revoke(key).await
-    }
-
-    async fn drained(&self) {
-        self.store.drained().await;
-    }
-
-    fn attach(&self, clock: &Arc<dyn Clock>) -> StoreCapabilities {
-        let _ = self.time.clock.set(Arc::clone(clock));
+    fn attach(&self, store: &S, clock: &Arc<dyn Clock>) -> StoreCapabilities {
+        let _ = self.clock.set(Arc::clone(clock));
         // From the first moment on.
-        *self.time.shown.try_lock().expect("no history has begun") = Some(clock.now());
-        self.store.attach(clock)
-    }
-}
-
-pub(crate) struct StretchedClaim<C> {
-    claim: C,
-    time: Arc<Time>,
-}
-
-#[deny(clippy::missing_trait_methods)]
-impl<C: Claim> Claim for StretchedClaim<C> {
-    async fn renew(&mut self, lease: Duration) -> Result<(), StoreError> {
-        self.time.follow().await;
-        self.claim.renew(deadline(lease)).await
+        *self.shown.try_lock().expect("no history has begun") = Some(clock.now());
+        store.attach(clock)
     }
 
-    async fn complete(self, record: Record, ttl: Duration) -> Result<(), StoreError> {
-        self.time.follow().await;
-        let completed = self.claim.complete(record, deadline(ttl)).await;
+    async fn renew(&self, claim: &mut S::Claim, lease: Duration) -> Result<(), StoreError> {
+        self.follow().await;
+        claim.renew(deadline(lease)).await
+    }
+
+    async fn complete(&self, claim: S::Claim, record: Record, ttl: Duration) -> Result<(), StoreError> {
+        self.follow().await;
+        let completed = claim.complete(record, deadline(ttl)).await;
         if deadline(ttl).is_zero() {
-            self.time.beside.shift(A_MOMENT).await;
+            self.beside.shift(A_MOMENT).await;
         }
         completed
     }
 
-    async fn release(self) -> Result<(), StoreError> {
-        self.time.follow().await;
-        self.claim.release().await
-    }
-
-    fn try_clone(&self) -> Option<Self> {
-        Some(Self { claim: self.claim.try_clone()?, time: Arc::clone(&self.time) })
+    async fn release(&self, claim: S::Claim) -> Result<(), StoreError> {
+        self.follow().await;
+        claim.release().await
     }
 }

@@ -1,14 +1,14 @@
 //! A client that leaves while its request is in the store, in the body, on its way back (89). What comes before is in requests.txt.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
 use axum::routing::any;
 use idem_axum::{
-    Begin, BeginOptions, Claim, Clock, Fingerprint, Idempotency, MemoryClaim, MemoryStore, Record, StorageKey, Store,
-    StoreCapabilities, StoreError, StoredEntry,
+    Begin, BeginOptions, Claim, Fingerprint, Idempotency, MemoryClaim, MemoryStore, Record, StorageKey, Store,
+    StoreError,
 };
+use idem_testkit::intercept::{Hooks, Intercept};
 use idem_tests::{Ask, Connection, Probe, Server, Setup, answering, feed, once, post as send, within};
 
 use crate::app::{assert_alive, routes};
@@ -22,96 +22,39 @@ pub const INPUTS: &[Coded] = coded![
     107 => a_store_that_answers_late,
 ];
 
-/// A [`MemoryStore`] whose steps wait at gates.
-#[derive(Clone)]
-struct Slow {
-    store: MemoryStore,
+/// The steps of the store wait at gates.
+struct Gates {
     begin: Probe,
     complete: Probe,
 }
 
-struct SlowClaim(MemoryClaim, Probe);
-
-#[deny(clippy::missing_trait_methods)]
-impl Store for Slow {
-    type Claim = SlowClaim;
-
+impl Hooks<MemoryStore> for Gates {
     async fn begin(
         &self,
+        store: &MemoryStore,
         key: &StorageKey,
         fingerprint: &Fingerprint,
         options: &BeginOptions,
-    ) -> Result<Begin<SlowClaim>, StoreError> {
+    ) -> Result<Begin<MemoryClaim>, StoreError> {
         self.begin.run().await;
-        Ok(match self.store.begin(key, fingerprint, options).await? {
-            Begin::Claimed(claim) => Begin::Claimed(SlowClaim(claim, self.complete.clone())),
-            Begin::Abandoned(claim) => Begin::Abandoned(SlowClaim(claim, self.complete.clone())),
-            Begin::InFlight(fingerprint) => Begin::InFlight(fingerprint),
-            Begin::Completed(record) => Begin::Completed(record),
-        })
+        store.begin(key, fingerprint, options).await
     }
 
-    async fn ended(&self, key: &StorageKey) {
-        self.store.ended(key).await;
-    }
-
-    async fn forget(&self, key: &StorageKey) -> Result<bool, StoreError> {
-        self.store.forget(key).await
-    }
-
-    fn attach(&self, clock: &Arc<dyn Clock>) -> StoreCapabilities {
-        self.store.attach(clock)
-    }
-
-    async fn inspect(&self, key: &StorageKey) -> Result<Option<StoredEntry>, StoreError> {
-        self.store.inspect(key).await
-    }
-
-    async fn inspect_unknown(
-        &self,
-        from: Option<&axum::body::Bytes>,
-    ) -> Result<idem_axum::KeyPage<StoredEntry>, StoreError> {
-        self.store.inspect_unknown(from).await
-    }
-
-    async fn revoke(&self, key: &StorageKey) -> Result<bool, StoreError> {
-        self.store.revoke(key).await
-    }
-
-    async fn drained(&self) {
-        self.store.drained().await;
-    }
-}
-
-#[deny(clippy::missing_trait_methods)]
-impl Claim for SlowClaim {
-    async fn renew(&mut self, lease: Duration) -> Result<(), StoreError> {
-        self.0.renew(lease).await
-    }
-
-    async fn complete(self, record: Record, ttl: Duration) -> Result<(), StoreError> {
-        self.1.run().await;
-        self.0.complete(record, ttl).await
-    }
-
-    async fn release(self) -> Result<(), StoreError> {
-        self.0.release().await
-    }
-
-    fn try_clone(&self) -> Option<Self> {
-        Some(Self(self.0.try_clone()?, self.1.clone()))
+    async fn complete(&self, claim: MemoryClaim, record: Record, ttl: Duration) -> Result<(), StoreError> {
+        self.complete.run().await;
+        claim.complete(record, ttl).await
     }
 }
 
 struct World {
-    store: Slow,
+    store: Intercept<MemoryStore, Gates>,
     idempotency: Idempotency,
     probe: Probe,
     server: Server,
 }
 
 async fn world() -> World {
-    let store = Slow { store: MemoryStore::new(), begin: Probe::new(), complete: Probe::new() };
+    let store = Intercept::new(MemoryStore::new(), Gates { begin: Probe::new(), complete: Probe::new() });
     let idempotency = Idempotency::new(store.clone());
     let (app, probe) = Setup::mount(&idempotency, routes());
     World { store, idempotency, probe, server: Server::start(app).await }
@@ -142,7 +85,7 @@ async fn leaves_at(gate: impl Fn(&World) -> Probe) {
 }
 
 async fn while_the_store_is_asked() {
-    leaves_at(|world| world.store.begin.clone()).await;
+    leaves_at(|world| world.store.hooks.begin.clone()).await;
 }
 
 async fn while_the_body_runs() {
@@ -150,7 +93,7 @@ async fn while_the_body_runs() {
 }
 
 async fn while_the_record_is_written() {
-    leaves_at(|world| world.store.complete.clone()).await;
+    leaves_at(|world| world.store.hooks.complete.clone()).await;
 }
 
 async fn while_the_answer_is_sent() {
@@ -176,16 +119,16 @@ async fn while_the_answer_is_sent() {
 /// However long the store takes, every one of those who asked meanwhile gets an answer, and the body runs once.
 async fn a_store_that_answers_late() {
     let world = world().await;
-    world.store.begin.close();
+    world.store.hooks.begin.close();
     let mut connections = Vec::new();
     for _ in 0..4 {
         let mut connection = Connection::open(&world.server).await;
         connection.send(ask().bytes()).await;
         connections.push(connection);
     }
-    world.store.begin.started(4).await;
+    world.store.hooks.begin.started(4).await;
     assert_eq!((world.probe.runs(), world.store.store.usage().entries), (0, 0));
-    world.store.begin.open();
+    world.store.hooks.begin.open();
     for connection in &mut connections {
         let reply = connection.reply().await;
         match reply.status {

@@ -1,12 +1,12 @@
 //! Stores whose answers are lost, late or refusals: 103 to 105 and 108 (107 is in phases.rs).
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use idem_axum::{
     Begin, BeginOptions, Claim, Fingerprint, Idempotency, MemoryStore, Record, StorageKey, Store, StoreError,
 };
+use idem_testkit::intercept::{Hooks, Intercept};
 use idem_tests::{Ask, Probe, Server, Setup, Shelf, ShelfClaim, post as send, within};
 
 use crate::app::{assert_alive, assert_small, routes};
@@ -33,11 +33,9 @@ enum Fault {
     ReadOnly,
 }
 
-#[derive(Clone)]
 struct Unsure {
-    shelf: Shelf,
     fault: Fault,
-    once: Arc<AtomicBool>,
+    once: AtomicBool,
 }
 
 impl Unsure {
@@ -46,72 +44,41 @@ impl Unsure {
     }
 }
 
-#[derive(Clone)]
-struct UnsureClaim(ShelfClaim, Unsure);
-
 fn lost() -> StoreError {
     StoreError::unavailable("the connection was lost")
 }
 
-impl Store for Unsure {
-    type Claim = UnsureClaim;
-
+impl Hooks<Shelf> for Unsure {
     async fn begin(
         &self,
+        store: &Shelf,
         key: &StorageKey,
         fingerprint: &Fingerprint,
         options: &BeginOptions,
-    ) -> Result<Begin<UnsureClaim>, StoreError> {
+    ) -> Result<Begin<ShelfClaim>, StoreError> {
         if self.fault == Fault::ReadOnly {
             return Err(StoreError::unavailable("READONLY"));
         }
-        let begun = self.shelf.begin(key, fingerprint, options).await?;
-        if self.fails_now(Fault::BeginLost) {
-            return Err(lost());
-        }
-        Ok(match begun {
-            Begin::Claimed(claim) => Begin::Claimed(UnsureClaim(claim, self.clone())),
-            Begin::Abandoned(claim) => Begin::Abandoned(UnsureClaim(claim, self.clone())),
-            Begin::InFlight(fingerprint) => Begin::InFlight(fingerprint),
-            Begin::Completed(record) => Begin::Completed(record),
-        })
+        let begun = store.begin(key, fingerprint, options).await?;
+        if self.fails_now(Fault::BeginLost) { Err(lost()) } else { Ok(begun) }
     }
 
-    async fn ended(&self, key: &StorageKey) {
-        self.shelf.ended(key).await;
-    }
-
-    async fn forget(&self, key: &StorageKey) -> Result<bool, StoreError> {
-        self.shelf.forget(key).await
-    }
-}
-
-impl Claim for UnsureClaim {
-    async fn renew(&mut self, lease: Duration) -> Result<(), StoreError> {
-        self.0.renew(lease).await
-    }
-
-    async fn complete(self, record: Record, ttl: Duration) -> Result<(), StoreError> {
-        let UnsureClaim(claim, store) = self;
-        if store.fails_now(Fault::TakenOver) {
+    async fn complete(&self, claim: ShelfClaim, record: Record, ttl: Duration) -> Result<(), StoreError> {
+        if self.fails_now(Fault::TakenOver) {
             claim.complete(record.tombstone(), ttl).await?;
             return Err(StoreError::Lost);
         }
         claim.complete(record, ttl).await?;
-        if store.fails_now(Fault::CompleteLost) { Err(lost()) } else { Ok(()) }
+        if self.fails_now(Fault::CompleteLost) { Err(lost()) } else { Ok(()) }
     }
 
-    async fn release(self) -> Result<(), StoreError> {
-        self.0.release().await
-    }
-
-    fn try_clone(&self) -> Option<Self> {
-        Some(self.clone())
+    fn try_clone(&self, claim: &ShelfClaim) -> Option<ShelfClaim> {
+        Some(claim.clone())
     }
 }
 
 async fn world(fault: Fault) -> (Idempotency, Probe, Server) {
-    let store = Unsure { shelf: Shelf::default(), fault, once: Arc::default() };
+    let store = Intercept::new(Shelf::default(), Unsure { fault, once: AtomicBool::new(false) });
     let idempotency = Idempotency::new(store);
     let (app, probe) = Setup::mount(&idempotency, routes());
     (idempotency, probe, Server::start(app).await)

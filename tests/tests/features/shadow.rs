@@ -12,10 +12,11 @@ use axum::routing::post;
 use bytes::Bytes;
 use futures_util::stream;
 use idem_axum::{
-    Begin, BeginOptions, Fingerprint, Idempotency, IdempotencyKey, MemoryClaim, MemoryStore, Policy, StorageKey, Store,
+    Begin, BeginOptions, Fingerprint, Idempotency, IdempotencyKey, MemoryClaim, MemoryStore, Policy, StorageKey,
     StoreError, idempotent,
 };
-use idem_tests::{Ask, Faults, Faulty, Probe, Reply, Setup, Spans, answering, feed, once, post as send, within};
+use idem_testkit::intercept::{Hooks, Intercept};
+use idem_tests::{Ask, Faults, Probe, Reply, Setup, Spans, answering, feed, once, post as send, within};
 
 #[idempotent(required, min_key = 3, shadow)]
 async fn order(State(probe): State<Probe>, body: String) -> (StatusCode, String) {
@@ -205,16 +206,17 @@ async fn a_handler_that_asks_for_the_key_gets_a_good_one_or_none() {
     assert_eq!(send("/echo").key("a, b").to(&setup.app).await.text(), "none");
 }
 
-/// A store that never answers.
+/// The store never replies.
 struct Silent;
 
-impl Store for Silent {
-    type Claim = MemoryClaim;
-    async fn begin(&self, _: &StorageKey, _: &Fingerprint, _: &BeginOptions) -> Result<Begin<MemoryClaim>, StoreError> {
-        pending().await
-    }
-    async fn ended(&self, _: &StorageKey) {}
-    async fn forget(&self, _: &StorageKey) -> Result<bool, StoreError> {
+impl Hooks<MemoryStore> for Silent {
+    async fn begin(
+        &self,
+        _: &MemoryStore,
+        _: &StorageKey,
+        _: &Fingerprint,
+        _: &BeginOptions,
+    ) -> Result<Begin<MemoryClaim>, StoreError> {
         pending().await
     }
 }
@@ -222,10 +224,10 @@ impl Store for Silent {
 #[tokio::test(start_paused = true)]
 async fn a_store_that_is_down_full_or_silent_costs_a_request_nothing() {
     let (spans, _guard) = Spans::capture();
-    let down = Idempotency::new(Faulty::new(Faults { down: true.into(), ..Faults::default() }));
+    let down = Idempotency::new(Faults { down: true.into(), ..Faults::default() }.over_a_shelf());
     let full = Idempotency::new(MemoryStore::builder().max_entries(0).build());
     let busy = Idempotency::builder(MemoryStore::new()).max_executions(0).build();
-    let silent = Idempotency::builder(Silent).lease(Duration::from_secs(1)).build();
+    let silent = Idempotency::builder(Intercept::new(MemoryStore::new(), Silent)).lease(Duration::from_secs(1)).build();
     for idempotency in [&down, &full, &busy, &silent] {
         let (app, _probe) = Setup::mount(idempotency, routes());
         let before = tokio::time::Instant::now();
@@ -270,7 +272,7 @@ async fn a_body_in_shadow_mode_takes_no_place_of_an_enforced_one() {
 #[tokio::test]
 async fn over_a_store_that_takes_its_time_the_first_is_recorded_too() {
     let (spans, _guard) = Spans::capture();
-    let idempotency = Idempotency::new(Faulty::new(Faults { pending: 3, ..Faults::default() }));
+    let idempotency = Idempotency::new(Faults { pending: 3, ..Faults::default() }.over_a_shelf());
     let (app, _probe) = Setup::mount(&idempotency, routes());
     assert_own_answer(&ask().to(&app).await, "run 1: a book");
     within("the record", idempotency.drain()).await;

@@ -1,6 +1,5 @@
 //! What an operator sees: one span for each protected request, and events at the level that fits.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::State;
@@ -8,10 +7,11 @@ use axum::http::StatusCode;
 use axum::routing::{any, post};
 use axum::{Json, Router};
 use idem_axum::{
-    Begin, BeginOptions, Claim, Clock, Fingerprint, Idempotency, IdempotencyBuilder, MemoryClaim, MemoryStore, Policy,
-    Record, StorageKey, Store, StoreCapabilities, StoreError, StoredEntry, idempotent,
+    Begin, BeginOptions, Claim, Fingerprint, Idempotency, IdempotencyBuilder, MemoryClaim, MemoryStore, Policy, Record,
+    StorageKey, Store, StoreError, idempotent,
 };
-use idem_tests::{Ask, Faults, Faulty, Probe, SeenSpan, Setup, Spans, post as send};
+use idem_testkit::intercept::{Hooks, Intercept};
+use idem_tests::{Ask, Faults, Probe, SeenSpan, Setup, Spans, post as send};
 use tracing::Level;
 
 #[idempotent]
@@ -50,81 +50,27 @@ fn outcomes(spans: &Spans) -> Vec<(String, Option<String>)> {
     spans.iter().map(|span| (text(span, "outcome").unwrap_or_default(), text(span, "code"))).collect()
 }
 
-/// A store that takes its time.
-struct Slow(MemoryStore);
-struct SlowClaim(MemoryClaim);
-
 const BEGIN: Duration = Duration::from_millis(30);
 const COMPLETE: Duration = Duration::from_millis(12);
 
-#[deny(clippy::missing_trait_methods)]
-impl Store for Slow {
-    type Claim = SlowClaim;
+/// The store takes its time.
+struct Slow;
 
+impl Hooks<MemoryStore> for Slow {
     async fn begin(
         &self,
+        store: &MemoryStore,
         key: &StorageKey,
-        of: &Fingerprint,
+        fingerprint: &Fingerprint,
         options: &BeginOptions,
-    ) -> Result<Begin<SlowClaim>, StoreError> {
+    ) -> Result<Begin<MemoryClaim>, StoreError> {
         tokio::time::sleep(BEGIN).await;
-        Ok(match self.0.begin(key, of, options).await? {
-            Begin::Claimed(claim) => Begin::Claimed(SlowClaim(claim)),
-            Begin::Abandoned(claim) => Begin::Abandoned(SlowClaim(claim)),
-            Begin::InFlight(fingerprint) => Begin::InFlight(fingerprint),
-            Begin::Completed(record) => Begin::Completed(record),
-        })
+        store.begin(key, fingerprint, options).await
     }
 
-    async fn ended(&self, key: &StorageKey) {
-        self.0.ended(key).await;
-    }
-
-    async fn forget(&self, key: &StorageKey) -> Result<bool, StoreError> {
-        self.0.forget(key).await
-    }
-
-    async fn inspect(&self, key: &StorageKey) -> Result<Option<StoredEntry>, StoreError> {
-        self.0.inspect(key).await
-    }
-
-    async fn inspect_unknown(
-        &self,
-        from: Option<&axum::body::Bytes>,
-    ) -> Result<idem_axum::KeyPage<StoredEntry>, StoreError> {
-        self.0.inspect_unknown(from).await
-    }
-
-    async fn revoke(&self, key: &StorageKey) -> Result<bool, StoreError> {
-        self.0.revoke(key).await
-    }
-
-    async fn drained(&self) {
-        self.0.drained().await;
-    }
-
-    fn attach(&self, clock: &Arc<dyn Clock>) -> StoreCapabilities {
-        self.0.attach(clock)
-    }
-}
-
-#[deny(clippy::missing_trait_methods)]
-impl Claim for SlowClaim {
-    async fn renew(&mut self, lease: Duration) -> Result<(), StoreError> {
-        self.0.renew(lease).await
-    }
-
-    async fn complete(self, record: Record, ttl: Duration) -> Result<(), StoreError> {
+    async fn complete(&self, claim: MemoryClaim, record: Record, ttl: Duration) -> Result<(), StoreError> {
         tokio::time::sleep(COMPLETE).await;
-        self.0.complete(record, ttl).await
-    }
-
-    async fn release(self) -> Result<(), StoreError> {
-        self.0.release().await
-    }
-
-    fn try_clone(&self) -> Option<Self> {
-        Some(Self(self.0.try_clone()?))
+        claim.complete(record, ttl).await
     }
 }
 
@@ -135,7 +81,7 @@ fn micros(time: Duration) -> u64 {
 #[tokio::test(start_paused = true)]
 async fn the_span_says_what_happened_to_which_key_and_what_it_took() {
     let (spans, _guard) = Spans::capture();
-    let (app, _probe) = Setup::mount(&Idempotency::new(Slow(MemoryStore::new())), routes());
+    let (app, _probe) = Setup::mount(&Idempotency::new(Intercept::new(MemoryStore::new(), Slow)), routes());
     ask().to(&app).await.assert_ran(201);
     assert!(ask().to(&app).await.is_replay());
     ask().body("another").to(&app).await.assert_refused(422, "idempotency_key_mismatch");
@@ -294,7 +240,7 @@ async fn each_refusal_has_the_level_that_an_operator_expects() {
     first.await.unwrap().assert_ran(201);
     seen.push(refused(&full(|builder| builder, 0).app, ask()).await);
     seen.push(refused(&full(|builder| builder.max_executions(0), 9).app, ask()).await);
-    let down = Faulty::new(Faults { down: true.into(), ..Faults::default() });
+    let down = Faults { down: true.into(), ..Faults::default() }.over_a_shelf();
     seen.push(refused(&Setup::mount(&Idempotency::new(down), routes()).0, ask()).await);
     seen.push(refused(&Setup::bare(routes()).0, ask()).await);
     let wanted = [
@@ -312,25 +258,21 @@ async fn each_refusal_has_the_level_that_an_operator_expects() {
 
 #[tokio::test]
 async fn an_unknown_outcome_is_an_error() {
-    // A claim whose owner is gone.
-    struct Abandoned(MemoryStore);
-    impl Store for Abandoned {
-        type Claim = MemoryClaim;
+    // The owner of the claim is gone.
+    struct Abandoned;
+    impl Hooks<MemoryStore> for Abandoned {
         async fn begin(
             &self,
+            store: &MemoryStore,
             key: &StorageKey,
-            of: &Fingerprint,
+            fingerprint: &Fingerprint,
             options: &BeginOptions,
         ) -> Result<Begin<MemoryClaim>, StoreError> {
-            drop(self.0.begin(key, of, options).await?);
-            self.0.begin(key, of, options).await
-        }
-        async fn ended(&self, _: &StorageKey) {}
-        async fn forget(&self, key: &StorageKey) -> Result<bool, StoreError> {
-            self.0.forget(key).await
+            drop(store.begin(key, fingerprint, options).await?);
+            store.begin(key, fingerprint, options).await
         }
     }
-    let (app, _probe) = Setup::mount(&Idempotency::new(Abandoned(MemoryStore::new())), routes());
+    let (app, _probe) = Setup::mount(&Idempotency::new(Intercept::new(MemoryStore::new(), Abandoned)), routes());
     assert_eq!(refused(&app, ask()).await, (Level::ERROR, "idempotency_outcome_unknown".into()));
 }
 
@@ -342,7 +284,7 @@ async fn beacon() {}
 #[tokio::test]
 async fn a_body_that_ran_without_a_store_was_unprotected() {
     let (spans, _guard) = Spans::capture();
-    let down = Faulty::new(Faults { down: true.into(), ..Faults::default() });
+    let down = Faults { down: true.into(), ..Faults::default() }.over_a_shelf();
     let (app, _probe) = Setup::mount(&Idempotency::new(down), Router::new().route("/", post(beacon)));
     send("/").key("k").to(&app).await.assert_ran(200);
     assert_eq!(outcomes(&spans), [("unprotected".into(), None)]);

@@ -31,8 +31,8 @@ async fn a_clock_that_panics_withholds_no_response_and_lets_nothing_run_twice() 
     assert_eq!(recorded(idempotency.run(attempt("a", "x"), body.run(answer("two"))).await), "one");
 }
 
-/// A store in memory whose futures panic when they are dropped.
-struct PanicsOnDrop(MemoryStore);
+/// The futures of the store panic when they are dropped.
+struct PanicsOnDrop;
 
 struct Bomb;
 
@@ -44,42 +44,30 @@ impl Drop for Bomb {
     }
 }
 
-impl Store for PanicsOnDrop {
-    type Claim = MemoryClaim;
-
-    fn begin(
+impl Hooks<MemoryStore> for PanicsOnDrop {
+    async fn begin(
         &self,
+        store: &MemoryStore,
         key: &StorageKey,
         fingerprint: &Fingerprint,
         options: &BeginOptions,
-    ) -> impl Future<Output = Result<Begin<MemoryClaim>, StoreError>> + Send {
+    ) -> Result<Begin<MemoryClaim>, StoreError> {
         let bomb = Bomb;
-        let begin = self.0.begin(key, fingerprint, options);
-        async move {
-            let begun = begin.await;
-            // It is dropped with the future, and not when this returns.
-            std::mem::forget(bomb);
-            begun
-        }
+        let begun = store.begin(key, fingerprint, options).await;
+        // It is dropped with the future, and not when this returns.
+        std::mem::forget(bomb);
+        begun
     }
 
-    async fn ended(&self, _: &StorageKey) {
+    async fn ended(&self, _: &MemoryStore, _: &StorageKey) {
         let _bomb = Bomb;
         std::future::pending().await
-    }
-
-    async fn forget(&self, key: &StorageKey) -> Result<bool, StoreError> {
-        self.0.forget(key).await
-    }
-
-    fn attach(&self, clock: &Arc<dyn Clock>) -> StoreCapabilities {
-        self.0.attach(clock)
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_future_of_a_store_that_panics_when_it_is_dropped_harms_no_request() {
-    let idempotency = Idempotency::new(PanicsOnDrop(MemoryStore::new()));
+    let idempotency = Idempotency::new(Intercept::new(MemoryStore::new(), PanicsOnDrop));
     let mut attempt = attempt("a", "x");
     attempt.rules.wait = Some(Duration::from_secs(1));
     let body = Body::new();

@@ -389,34 +389,20 @@ async fn a_waiter_does_not_wait_longer_because_the_store_is_slow() {
     assert!(store.0.map.lock().unwrap().is_empty());
 }
 
-/// A store far away that does not judge expiry: what it was told to forget, it forgets later.
-#[derive(Clone)]
+/// As a store far away that does not judge expiry: what it was told to forget, it forgets later.
 struct LateForgets {
-    store: Faulty,
     asked: Arc<Notify>,
     may_forget: Arc<Gate>,
 }
 
-impl Store for LateForgets {
-    type Claim = FaultyClaim;
-
-    async fn begin(
-        &self,
-        key: &StorageKey,
-        fingerprint: &Fingerprint,
-        options: &BeginOptions,
-    ) -> Result<Begin<FaultyClaim>, StoreError> {
-        self.store.begin(key, fingerprint, options).await
-    }
-
-    async fn ended(&self, _: &StorageKey) {}
-
-    async fn forget(&self, key: &StorageKey) -> Result<bool, StoreError> {
-        let (late, key) = (self.clone(), *key);
+impl Hooks<Faulty> for LateForgets {
+    async fn forget(&self, store: &Faulty, key: &StorageKey) -> Result<bool, StoreError> {
+        let (store, key) = (store.clone(), *key);
+        let (asked, may_forget) = (Arc::clone(&self.asked), Arc::clone(&self.may_forget));
         let forgotten = tokio::spawn(async move {
-            late.asked.notify_one();
-            late.may_forget.acquire().await.unwrap().forget();
-            late.store.forget(&key).await
+            asked.notify_one();
+            may_forget.acquire().await.unwrap().forget();
+            store.forget(&key).await
         });
         forgotten.await.unwrap()
     }
@@ -424,7 +410,8 @@ impl Store for LateForgets {
 
 #[tokio::test(start_paused = true)]
 async fn a_late_forget_removes_no_live_record() {
-    let store = LateForgets { store: Faulty::default(), asked: Arc::default(), may_forget: Arc::new(Gate::new(0)) };
+    let store =
+        Intercept::new(Faulty::default(), LateForgets { asked: Arc::default(), may_forget: Arc::new(Gate::new(0)) });
     let clock = ManualClock::new();
     let idempotency = Idempotency::builder(store.clone()).lease(Duration::from_secs(3)).clock(clock.clone()).build();
     let body = Body::ready();
@@ -437,10 +424,10 @@ async fn a_late_forget_removes_no_live_record() {
         assert!(matches!(refused, Err(RefusalReason::StoreUnavailable(_))), "{refused:?}");
         tokio::time::sleep(Duration::from_secs(10)).await;
     }
-    store.may_forget.add_permits(1);
+    store.hooks.may_forget.add_permits(1);
     idempotency.drain().await;
     assert_eq!(ran(idempotency.run(attempt, body.run(answer("two"))).await), 2);
-    store.may_forget.add_permits(10);
+    store.hooks.may_forget.add_permits(10);
     tokio::time::sleep(Duration::from_secs(10)).await;
     assert_eq!(recorded(idempotency.run(attempt, body.run(answer("three"))).await), "two");
 }

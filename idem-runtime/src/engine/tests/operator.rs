@@ -6,7 +6,6 @@ use super::*;
 use crate::clock::SystemClock;
 use crate::engine::complete::ClaimEnd;
 use crate::execution_info::ExecutionInfo;
-use crate::memory::MemoryClaim;
 use crate::store::{KeyState, StoredEntry};
 
 /// An engine over a store in memory, and their clock.
@@ -214,107 +213,28 @@ async fn of_two_operators_one_settles() {
     assert_eq!(operated.inspect().await.unwrap().content().unwrap(), "one");
 }
 
-/// A store in memory that shows every key as it was a moment ago, before another came: abandoned.
-struct Behind(MemoryStore);
+/// The store shows every key as it was a moment ago, before another came: abandoned.
+struct Behind;
 
-#[deny(clippy::missing_trait_methods)]
-impl Store for Behind {
-    type Claim = MemoryClaim;
-
-    async fn begin(
-        &self,
-        key: &StorageKey,
-        of: &Fingerprint,
-        options: &BeginOptions,
-    ) -> Result<Begin<MemoryClaim>, StoreError> {
-        self.0.begin(key, of, options).await
-    }
-
-    async fn ended(&self, key: &StorageKey) {
-        self.0.ended(key).await;
-    }
-
-    async fn forget(&self, key: &StorageKey) -> Result<bool, StoreError> {
-        self.0.forget(key).await
-    }
-
-    async fn inspect(&self, _: &StorageKey) -> Result<Option<StoredEntry>, StoreError> {
+impl Hooks<MemoryStore> for Behind {
+    async fn inspect(&self, _: &MemoryStore, _: &StorageKey) -> Result<Option<StoredEntry>, StoreError> {
         Ok(Some(StoredEntry::new(KeyState::Abandoned(from_orders().fingerprint))))
-    }
-
-    async fn inspect_unknown(
-        &self,
-        from: Option<&bytes::Bytes>,
-    ) -> Result<crate::store::KeyPage<StoredEntry>, StoreError> {
-        self.0.inspect_unknown(from).await
-    }
-
-    async fn revoke(&self, key: &StorageKey) -> Result<bool, StoreError> {
-        self.0.revoke(key).await
-    }
-
-    async fn drained(&self) {
-        self.0.drained().await;
-    }
-
-    fn attach(&self, clock: &Arc<dyn Clock>) -> StoreCapabilities {
-        self.0.attach(clock)
     }
 }
 
-/// A store in memory in which, after the first look, another operator releases the key, and another execution leaves its outcome
-/// unknown.
-struct Overtaken(MemoryStore, Mutex<Option<ExecutionInfo>>);
+/// After the first look another operator releases the key, and another execution leaves its outcome unknown.
+struct Overtaken(Mutex<Option<ExecutionInfo>>);
 
-#[deny(clippy::missing_trait_methods)]
-impl Store for Overtaken {
-    type Claim = MemoryClaim;
-
-    async fn begin(
-        &self,
-        key: &StorageKey,
-        of: &Fingerprint,
-        options: &BeginOptions,
-    ) -> Result<Begin<MemoryClaim>, StoreError> {
-        self.0.begin(key, of, options).await
-    }
-
-    async fn ended(&self, key: &StorageKey) {
-        self.0.ended(key).await;
-    }
-
-    async fn forget(&self, key: &StorageKey) -> Result<bool, StoreError> {
-        self.0.forget(key).await
-    }
-
-    async fn inspect(&self, key: &StorageKey) -> Result<Option<StoredEntry>, StoreError> {
-        let seen = self.0.inspect(key).await;
-        let later = self.1.lock().unwrap().take();
+impl Hooks<MemoryStore> for Overtaken {
+    async fn inspect(&self, store: &MemoryStore, key: &StorageKey) -> Result<Option<StoredEntry>, StoreError> {
+        let seen = store.inspect(key).await;
+        let later = self.0.lock().unwrap().take();
         if let Some(info) = later {
-            assert!(self.0.forget(key).await?);
+            assert!(store.forget(key).await?);
             let options = BeginOptions::new(TTL, TTL).with_info(info);
-            drop(self.0.begin(key, &from_orders().fingerprint, &options).await?);
+            drop(store.begin(key, &from_orders().fingerprint, &options).await?);
         }
         seen
-    }
-
-    async fn inspect_unknown(
-        &self,
-        from: Option<&bytes::Bytes>,
-    ) -> Result<crate::store::KeyPage<StoredEntry>, StoreError> {
-        self.0.inspect_unknown(from).await
-    }
-
-    async fn revoke(&self, key: &StorageKey) -> Result<bool, StoreError> {
-        self.0.revoke(key).await
-    }
-
-    async fn drained(&self) {
-        self.0.drained().await;
-    }
-
-    fn attach(&self, clock: &Arc<dyn Clock>) -> StoreCapabilities {
-        self.0.attach(clock)
     }
 }
 
@@ -322,7 +242,7 @@ impl Store for Overtaken {
 async fn a_later_execution_is_not_settled_for_an_earlier_one() {
     let store = MemoryStore::new();
     let later = ExecutionInfo::start(&from_orders(), SystemClock::new().now());
-    let idempotency = Idempotency::new(Overtaken(store.clone(), Mutex::new(Some(later.clone()))));
+    let idempotency = Idempotency::new(Intercept::new(store.clone(), Overtaken(Mutex::new(Some(later.clone())))));
     // In the store itself, so that the look that makes way for another is that of the operator.
     let earlier = ExecutionInfo::start(&from_orders(), SystemClock::new().now());
     let key = from_orders().key;
@@ -338,7 +258,7 @@ async fn a_later_execution_is_not_settled_for_an_earlier_one() {
 #[tokio::test]
 async fn what_has_changed_since_it_was_looked_at_is_left_as_it_is() {
     let store = MemoryStore::new();
-    let idempotency = Idempotency::new(Behind(store.clone()));
+    let idempotency = Idempotency::new(Intercept::new(store.clone(), Behind));
     let settled = idempotency.settle(&Scope::GLOBAL, &a(), answer("settled")).await;
     assert!(matches!(settled, Err(SettleError::Free)), "{settled:?}");
     assert_eq!(store.usage().entries, 0, "a free key takes no room");

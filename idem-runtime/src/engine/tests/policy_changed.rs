@@ -20,58 +20,27 @@ enum Inspection {
     Unsupported,
 }
 
-struct Inspected(MemoryStore, Inspection);
-
-#[deny(clippy::missing_trait_methods)]
-impl Store for Inspected {
-    type Claim = MemoryClaim;
-
+impl Hooks<MemoryStore> for Inspection {
     async fn begin(
         &self,
+        store: &MemoryStore,
         key: &StorageKey,
         fingerprint: &Fingerprint,
         options: &BeginOptions,
     ) -> Result<Begin<MemoryClaim>, StoreError> {
-        if self.1 == Inspection::Later {
+        if *self == Self::Later {
             tokio::task::yield_now().await;
         }
-        self.0.begin(key, fingerprint, options).await
+        store.begin(key, fingerprint, options).await
     }
 
-    async fn ended(&self, key: &StorageKey) {
-        self.0.ended(key).await;
-    }
-
-    async fn forget(&self, key: &StorageKey) -> Result<bool, StoreError> {
-        self.0.forget(key).await
-    }
-
-    async fn inspect(&self, key: &StorageKey) -> Result<Option<StoredEntry>, StoreError> {
-        match self.1 {
-            Inspection::AtOnce => {}
-            Inspection::Later => tokio::task::yield_now().await,
-            Inspection::Unsupported => return Err(StoreError::CannotInspect),
+    async fn inspect(&self, store: &MemoryStore, key: &StorageKey) -> Result<Option<StoredEntry>, StoreError> {
+        match self {
+            Self::AtOnce => {}
+            Self::Later => tokio::task::yield_now().await,
+            Self::Unsupported => return Err(StoreError::CannotInspect),
         }
-        self.0.inspect(key).await
-    }
-
-    async fn inspect_unknown(
-        &self,
-        from: Option<&bytes::Bytes>,
-    ) -> Result<crate::store::KeyPage<StoredEntry>, StoreError> {
-        self.0.inspect_unknown(from).await
-    }
-
-    async fn revoke(&self, key: &StorageKey) -> Result<bool, StoreError> {
-        self.0.revoke(key).await
-    }
-
-    fn attach(&self, clock: &Arc<dyn Clock>) -> StoreCapabilities {
-        Store::attach(&self.0, clock)
-    }
-
-    async fn drained(&self) {
-        self.0.drained().await;
+        store.inspect(key).await
     }
 }
 
@@ -93,7 +62,7 @@ async fn refused(idempotency: &Idempotency, attempt: Attempt) -> RefusalReason {
 #[tokio::test]
 async fn another_fingerprint_is_a_changed_policy_only_under_another_tag() {
     for inspection in [Inspection::AtOnce, Inspection::Later, Inspection::Unsupported] {
-        let idempotency = Idempotency::new(Inspected(MemoryStore::new(), inspection));
+        let idempotency = Idempotency::new(Intercept::new(MemoryStore::new(), inspection));
         let body = Body::new();
         let mut first = Box::pin(idempotency.run(under("x", OLD), body.run(answer("one"))));
         tokio::select! {

@@ -2,66 +2,35 @@ use tokio::task::JoinSet;
 
 use super::*;
 
-/// A store whose `ended` resolves only when it is told so, as a waiter that is not polled for a while sees it.
-#[derive(Clone)]
+/// `ended` resolves only when it is told so, as a waiter that is not polled for a while sees it.
 struct Deaf {
-    store: MemoryStore,
-    begins: Arc<AtomicUsize>,
+    begins: AtomicUsize,
     /// Whether `ended` is ready at once.
     spurious: bool,
 }
 
 impl Deaf {
-    fn new(spurious: bool) -> Self {
-        Self { store: MemoryStore::new(), begins: Arc::default(), spurious }
+    fn over_memory(spurious: bool) -> Intercept<MemoryStore, Self> {
+        Intercept::new(MemoryStore::new(), Self { begins: AtomicUsize::new(0), spurious })
     }
 }
 
-#[deny(clippy::missing_trait_methods)]
-impl Store for Deaf {
-    type Claim = <MemoryStore as Store>::Claim;
-
-    fn attach(&self, clock: &Arc<dyn Clock>) -> StoreCapabilities {
-        self.store.attach(clock)
-    }
-
+impl Hooks<MemoryStore> for Deaf {
     async fn begin(
         &self,
+        store: &MemoryStore,
         key: &StorageKey,
         fingerprint: &Fingerprint,
         options: &BeginOptions,
-    ) -> Result<Begin<Self::Claim>, StoreError> {
+    ) -> Result<Begin<MemoryClaim>, StoreError> {
         self.begins.fetch_add(1, Ordering::SeqCst);
-        self.store.begin(key, fingerprint, options).await
+        store.begin(key, fingerprint, options).await
     }
 
-    async fn ended(&self, _: &StorageKey) {
+    async fn ended(&self, _: &MemoryStore, _: &StorageKey) {
         if !self.spurious {
             std::future::pending::<()>().await;
         }
-    }
-
-    async fn forget(&self, key: &StorageKey) -> Result<bool, StoreError> {
-        self.store.forget(key).await
-    }
-
-    async fn inspect(&self, key: &StorageKey) -> Result<Option<crate::store::StoredEntry>, StoreError> {
-        self.store.inspect(key).await
-    }
-
-    async fn inspect_unknown(
-        &self,
-        from: Option<&bytes::Bytes>,
-    ) -> Result<crate::store::KeyPage<crate::store::StoredEntry>, StoreError> {
-        self.store.inspect_unknown(from).await
-    }
-
-    async fn revoke(&self, key: &StorageKey) -> Result<bool, StoreError> {
-        self.store.revoke(key).await
-    }
-
-    async fn drained(&self) {
-        self.store.drained().await;
     }
 }
 
@@ -73,7 +42,7 @@ fn patient(max: Duration) -> Attempt {
 
 #[tokio::test(start_paused = true)]
 async fn a_waiter_looks_once_more_before_it_gives_up() {
-    let idempotency = Idempotency::new(Deaf::new(false));
+    let idempotency = Idempotency::new(Deaf::over_memory(false));
     let attempt = patient(Duration::from_secs(5));
     let body = Body::new();
     let first = tokio::spawn({
@@ -92,7 +61,7 @@ async fn a_waiter_looks_once_more_before_it_gives_up() {
 
 #[tokio::test(start_paused = true)]
 async fn a_store_that_is_always_ready_is_asked_at_a_bounded_rate() {
-    let store = Deaf::new(true);
+    let store = Deaf::over_memory(true);
     let idempotency = Idempotency::new(store.clone());
     let attempt = patient(Duration::from_secs(10));
     let body = Body::new();
@@ -103,7 +72,7 @@ async fn a_store_that_is_always_ready_is_asked_at_a_bounded_rate() {
     body.started.notified().await;
     let refused = idempotency.run(attempt, body.run(answer("two"))).await;
     assert!(matches!(refused, Err(RefusalReason::InFlight)), "{refused:?}");
-    let begins = store.begins.load(Ordering::SeqCst);
+    let begins = store.hooks.begins.load(Ordering::SeqCst);
     assert!((50..150).contains(&begins), "{begins} in 10 s");
     body.go_on.add_permits(1);
     assert_eq!(ran(first.await.unwrap()), 1);

@@ -5,10 +5,8 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::routing::post;
-use idem_axum::{
-    Begin, BeginOptions, Clock, Fingerprint, Idempotency, MemoryClaim, MemoryStore, StorageKey, Store,
-    StoreCapabilities, StoreError, StoredEntry,
-};
+use idem_axum::{Idempotency, MemoryStore, StorageKey, Store, StoreError};
+use idem_testkit::intercept::{Hooks, Intercept};
 use idem_tests::{Reply, Setup, post as send, within};
 use tokio::sync::Notify;
 
@@ -252,7 +250,7 @@ async fn a_later_run_within_the_same_instant_is_another_record() {
 
 #[tokio::test]
 async fn a_change_goes_on_and_is_audited_when_the_browser_leaves() {
-    let store = Slow { store: MemoryStore::new(), asked: Arc::default(), go_on: Arc::default() };
+    let store = Intercept::new(MemoryStore::new(), ForgetsLater::default());
     let idempotency = Idempotency::new(store.clone());
     let (app, _) = Setup::mount(&idempotency, Router::new().route("/pay", post(pay)));
     let ask = send("/pay").key("k");
@@ -266,65 +264,25 @@ async fn a_change_goes_on_and_is_audited_when_the_browser_leaves() {
     let hasty = Desk::with(&idempotency, |admin| admin.audit(move |_| hooked.notify_one()));
     let form = hasty.at_home(&[("key", "k"), ("step", "forget-now"), ("seen", &seen), ("token", TOKEN)]);
     let browser = tokio::spawn(async move { form.to(&hasty.app).await });
-    within("the store to be asked", store.asked.notified()).await;
+    within("the store to be asked", store.hooks.asked.notified()).await;
     browser.abort();
     assert!(browser.await.unwrap_err().is_cancelled());
-    store.go_on.notify_one();
+    store.hooks.go_on.notify_one();
     within("the audit", audited.notified()).await;
     ask.to(&app).await.assert_ran(200);
 }
 
-/// A store that takes its time to forget.
-#[derive(Clone)]
-struct Slow {
-    store: MemoryStore,
-    asked: Arc<Notify>,
-    go_on: Arc<Notify>,
+/// The store takes its time to forget.
+#[derive(Default)]
+struct ForgetsLater {
+    asked: Notify,
+    go_on: Notify,
 }
 
-#[deny(clippy::missing_trait_methods)]
-impl Store for Slow {
-    type Claim = MemoryClaim;
-
-    async fn begin(
-        &self,
-        key: &StorageKey,
-        fingerprint: &Fingerprint,
-        options: &BeginOptions,
-    ) -> Result<Begin<MemoryClaim>, StoreError> {
-        self.store.begin(key, fingerprint, options).await
-    }
-
-    async fn ended(&self, key: &StorageKey) {
-        self.store.ended(key).await;
-    }
-
-    async fn forget(&self, key: &StorageKey) -> Result<bool, StoreError> {
+impl Hooks<MemoryStore> for ForgetsLater {
+    async fn forget(&self, store: &MemoryStore, key: &StorageKey) -> Result<bool, StoreError> {
         self.asked.notify_one();
         self.go_on.notified().await;
-        self.store.forget(key).await
-    }
-
-    async fn inspect(&self, key: &StorageKey) -> Result<Option<StoredEntry>, StoreError> {
-        self.store.inspect(key).await
-    }
-
-    async fn inspect_unknown(
-        &self,
-        from: Option<&axum::body::Bytes>,
-    ) -> Result<idem_axum::KeyPage<StoredEntry>, StoreError> {
-        self.store.inspect_unknown(from).await
-    }
-
-    async fn revoke(&self, key: &StorageKey) -> Result<bool, StoreError> {
-        self.store.revoke(key).await
-    }
-
-    fn attach(&self, clock: &Arc<dyn Clock>) -> StoreCapabilities {
-        MemoryStore::attach(&self.store, clock)
-    }
-
-    async fn drained(&self) {
-        self.store.drained().await;
+        store.forget(key).await
     }
 }

@@ -5,7 +5,7 @@ use axum::http::{HeaderValue, StatusCode};
 use axum::response::IntoResponse;
 use idem_admin::Admin;
 use idem_axum::Idempotency;
-use idem_tests::{Faults, Faulty, Reply, Setup, answering, post as send};
+use idem_tests::{Faults, Reply, Setup, answering, post as send};
 
 use super::desk::{Desk, page, setup};
 
@@ -121,7 +121,7 @@ async fn ages_are_by_the_clock_of_the_engine() {
 
 #[tokio::test]
 async fn a_store_that_cannot_tell_is_no_miss() {
-    let desk = Desk::over(&Idempotency::new(Faulty::new(Faults::default())));
+    let desk = Desk::over(&Idempotency::new(Faults::default().over_a_shelf()));
     let page = desk.send(&[("key", "k")]).await;
     assert_eq!((page.status, desk.audits()), (503, vec!["look_up - failed".to_owned()]));
     assert!(page.text().contains("The store of this service cannot tell the state of a key."), "{}", page.text());

@@ -1,16 +1,13 @@
 //! What a person confirmed is made, whatever the store is.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use axum::Router;
 use axum::routing::post;
-use idem_axum::{
-    Begin, BeginOptions, Clock, Fingerprint, Idempotency, MemoryClaim, MemoryStore, StorageKey, Store,
-    StoreCapabilities, StoreError, StoredEntry,
-};
+use idem_axum::{Idempotency, MemoryStore, StorageKey, Store, StoreError, StoredEntry};
 use idem_redis::RedisStore;
+use idem_testkit::intercept::{Hooks, Intercept};
 use idem_testkit::redis::Redis;
 use idem_tests::{Setup, post as send};
 
@@ -34,7 +31,7 @@ async fn assert_forgotten(idempotency: &Idempotency) {
 
 #[tokio::test]
 async fn an_end_that_the_store_tells_a_little_different_each_time_is_no_other_record() {
-    assert_forgotten(&Idempotency::new(Jittery { store: MemoryStore::new(), looks: Arc::default() })).await;
+    assert_forgotten(&Idempotency::new(Intercept::new(MemoryStore::new(), Jittery::default()))).await;
 }
 
 #[tokio::test]
@@ -43,59 +40,19 @@ async fn a_record_in_redis_is_forgotten_at_the_first_attempt() {
     assert_forgotten(&Idempotency::new(RedisStore::connect(server.url()).await.unwrap())).await;
 }
 
-/// A store that finds out the end of a record from its clock and the time left, so that each look tells another one.
-#[derive(Clone)]
+/// The store finds out the end of a record from its clock and the time left, so that each look tells another one.
+#[derive(Default)]
 struct Jittery {
-    store: MemoryStore,
-    looks: Arc<AtomicU64>,
+    looks: AtomicU64,
 }
 
-#[deny(clippy::missing_trait_methods)]
-impl Store for Jittery {
-    type Claim = MemoryClaim;
-
-    async fn begin(
-        &self,
-        key: &StorageKey,
-        fingerprint: &Fingerprint,
-        options: &BeginOptions,
-    ) -> Result<Begin<MemoryClaim>, StoreError> {
-        self.store.begin(key, fingerprint, options).await
-    }
-
-    async fn ended(&self, key: &StorageKey) {
-        self.store.ended(key).await;
-    }
-
-    async fn forget(&self, key: &StorageKey) -> Result<bool, StoreError> {
-        self.store.forget(key).await
-    }
-
-    async fn inspect(&self, key: &StorageKey) -> Result<Option<StoredEntry>, StoreError> {
-        let mut found = self.store.inspect(key).await?;
+impl Hooks<MemoryStore> for Jittery {
+    async fn inspect(&self, store: &MemoryStore, key: &StorageKey) -> Result<Option<StoredEntry>, StoreError> {
+        let mut found = store.inspect(key).await?;
         if let Some(found) = &mut found {
             let jitter = Duration::from_millis(self.looks.fetch_add(1, Relaxed));
             found.expires_at = found.expires_at.map(|at| at.after(jitter));
         }
         Ok(found)
-    }
-
-    async fn inspect_unknown(
-        &self,
-        from: Option<&axum::body::Bytes>,
-    ) -> Result<idem_axum::KeyPage<StoredEntry>, StoreError> {
-        self.store.inspect_unknown(from).await
-    }
-
-    async fn revoke(&self, key: &StorageKey) -> Result<bool, StoreError> {
-        self.store.revoke(key).await
-    }
-
-    fn attach(&self, clock: &Arc<dyn Clock>) -> StoreCapabilities {
-        MemoryStore::attach(&self.store, clock)
-    }
-
-    async fn drained(&self) {
-        self.store.drained().await;
     }
 }

@@ -5,7 +5,7 @@ use axum::extract::State;
 use axum::routing::post;
 use futures_util::poll;
 use idem_axum::{Idempotency, MemoryStore, idempotent};
-use idem_tests::{Ask, Faults, Faulty, Probe, Setup, post as send, within};
+use idem_tests::{Ask, Faults, Probe, Setup, post as send, within};
 use tokio::task::yield_now;
 
 #[idempotent(in_flight = wait("5s"))]
@@ -70,7 +70,7 @@ async fn in_memory() {
 #[tokio::test(start_paused = true)]
 async fn in_a_store_whose_answers_are_long_under_way() {
     for pending in [0, 1, 2, 5] {
-        at_every_await(|| (Idempotency::new(Faulty::new(Faults { pending, ..Faults::default() })), None)).await;
+        at_every_await(|| (Idempotency::new(Faults { pending, ..Faults::default() }.over_a_shelf()), None)).await;
     }
 }
 

@@ -8,7 +8,7 @@ use axum::http::StatusCode;
 use axum::routing::post;
 use bytes::Bytes;
 use idem_axum::{Idempotency, Policy, idempotent};
-use idem_tests::{Ask, Connection, Faults, Faulty, Logs, Probe, Server, Setup, post as send, within};
+use idem_tests::{Ask, Connection, Faults, Logs, Probe, Server, Setup, post as send, within};
 
 #[idempotent]
 async fn order(State(probe): State<Probe>) -> (StatusCode, [(&'static str, &'static str); 2], String) {
@@ -17,7 +17,7 @@ async fn order(State(probe): State<Probe>) -> (StatusCode, [(&'static str, &'sta
 }
 
 fn setup(faults: Faults) -> (Idempotency, Router, Probe) {
-    let idempotency = Idempotency::new(Faulty::new(faults));
+    let idempotency = Idempotency::new(faults.over_a_shelf());
     let (app, probe) = Setup::mount(&idempotency, Router::new().route("/", post(order)));
     (idempotency, app, probe)
 }
@@ -126,7 +126,7 @@ async fn beacon(State(probe): State<Probe>) -> String {
 async fn a_policy_that_says_danger_runs_without_a_store_and_only_then() {
     for pending in [0, 2] {
         let (logs, _guard) = Logs::capture();
-        let store = Faulty::new(Faults { pending, ..Faults::default() });
+        let store = Faults { pending, ..Faults::default() }.over_a_shelf();
         let routes = Router::new().route("/", post(order)).route("/beacon", post(beacon));
         let idempotency = Idempotency::new(store.clone());
         let (app, probe) = Setup::mount(&idempotency, routes);
@@ -137,7 +137,7 @@ async fn a_policy_that_says_danger_runs_without_a_store_and_only_then() {
         beacon().to(&app).await.assert_replay_of(&first);
         beacon().body("other").to(&app).await.assert_refused(422, "idempotency_key_mismatch");
 
-        store.faults.down.store(true, Ordering::SeqCst);
+        store.hooks.down.store(true, Ordering::SeqCst);
         ask().to(&app).await.assert_refused(503, "idempotency_store_unavailable");
         assert_eq!(probe.runs(), 1, "an endpoint that does not say so refuses");
         for run in [2, 3] {
@@ -147,7 +147,7 @@ async fn a_policy_that_says_danger_runs_without_a_store_and_only_then() {
         let text = logs.text();
         assert!(text.contains("without protection") && !text.contains("KEY-canary"), "{text}");
 
-        store.faults.down.store(false, Ordering::SeqCst);
+        store.hooks.down.store(false, Ordering::SeqCst);
         beacon().to(&app).await.assert_replay_of(&first);
         within("the end of every execution", idempotency.drain()).await;
         assert_eq!((probe.runs(), idempotency.executions()), (3, 0));
