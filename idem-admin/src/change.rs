@@ -3,19 +3,19 @@
 use idem_runtime::{Idempotency, Outcome, SettleError, StoreError};
 
 use super::audit::{Action, AuditResult};
-use super::finding::Finding;
-use super::form::{Fields, LookUp, Mistake, Settle, Step};
+use super::form::{Fields, FormStep, LookUp, Mistake, Settle};
+use super::key_details::KeyDetails;
 use idem_axum::private;
 
 /// What a person decided.
 pub(super) struct Change {
     pub(super) action: Action,
-    kind: Kind,
+    kind: ChangeKind,
     /// The state of the key when they decided.
     seen: String,
 }
 
-enum Kind {
+enum ChangeKind {
     Forget,
     Revoke,
     /// The claim ends like this.
@@ -31,14 +31,14 @@ pub(super) struct Changed {
 impl Change {
     pub(super) fn of(fields: &Fields) -> Result<Self, Mistake> {
         let (action, kind) = match (fields.step, fields.settle) {
-            (Step::ForgetNow, _) => (Action::Forget, Kind::Forget),
-            (Step::RevokeNow, _) => (Action::Revoke, Kind::Revoke),
-            (_, Settle::Happened) => (Action::SettleHappened, Kind::Settle(Outcome::NotReplayable)),
+            (FormStep::ForgetNow, _) => (Action::Forget, ChangeKind::Forget),
+            (FormStep::RevokeNow, _) => (Action::Revoke, ChangeKind::Revoke),
+            (_, Settle::Happened) => (Action::SettleHappened, ChangeKind::Settle(Outcome::NotReplayable)),
             (_, Settle::Answer) => {
                 let builder = private::encode(fields.answer()?);
-                (Action::SettleAnswer, Kind::Settle(builder.map_or(Outcome::NotReplayable, Outcome::Record)))
+                (Action::SettleAnswer, ChangeKind::Settle(builder.map_or(Outcome::NotReplayable, Outcome::Record)))
             }
-            (_, Settle::DidNotHappen) => (Action::SettleDidNotHappen, Kind::Settle(Outcome::Release)),
+            (_, Settle::DidNotHappen) => (Action::SettleDidNotHappen, ChangeKind::Settle(Outcome::Release)),
             (_, Settle::Unsaid) => return Err(Mistake::unsaid()),
         };
         Ok(Self { action, kind, seen: fields.seen.clone() })
@@ -48,25 +48,25 @@ impl Change {
     ///
     /// It looks right before, and a store forgets whatever is there: nothing but that one step lies between.
     pub(super) async fn make(self, idempotency: &Idempotency, looked: &LookUp) -> Changed {
-        let finding = match Finding::of(idempotency, looked).await {
-            Ok(Some(finding)) => finding,
+        let details = match KeyDetails::of(idempotency, looked).await {
+            Ok(Some(details)) => details,
             Ok(None) => return Changed { result: AuditResult::Absent, endpoint: None },
             Err(error) => return Changed { result: failed(idempotency, looked, &error), endpoint: None },
         };
-        let same = finding.seen() == self.seen;
+        let same = details.seen() == self.seen;
         let gone = |done: Result<bool, StoreError>| match done {
             Ok(true) => AuditResult::Done,
             Ok(false) => AuditResult::Absent,
             Err(error) => failed(idempotency, looked, &error),
         };
         let result = match self.kind {
-            Kind::Forget if same && finding.can_be_forgotten() => {
+            ChangeKind::Forget if same && details.can_be_forgotten() => {
                 gone(idempotency.forget(&looked.scope, &looked.key).await)
             }
-            Kind::Revoke if same && finding.can_be_revoked() => {
+            ChangeKind::Revoke if same && details.can_be_revoked() => {
                 gone(idempotency.revoke(&looked.scope, &looked.key).await)
             }
-            Kind::Settle(outcome) if same && finding.can_be_settled() => {
+            ChangeKind::Settle(outcome) if same && details.can_be_settled() => {
                 match idempotency.settle(&looked.scope, &looked.key, outcome).await {
                     Ok(_) => AuditResult::Done,
                     Err(SettleError::Free) => AuditResult::Absent,
@@ -76,7 +76,7 @@ impl Change {
             }
             _ => AuditResult::Refused,
         };
-        Changed { result, endpoint: finding.endpoint }
+        Changed { result, endpoint: details.endpoint }
     }
 }
 

@@ -20,7 +20,7 @@ pub(super) const LONGEST_FORM: usize = 6 * LONGEST_ANSWER + 1024 * 1024;
 #[serde(default)]
 pub(super) struct Fields {
     pub(super) token: String,
-    pub(super) step: Step,
+    pub(super) step: FormStep,
     pub(super) key: String,
     pub(super) scope: ScopeKind,
     pub(super) values: String,
@@ -39,7 +39,7 @@ pub(super) struct Fields {
 /// What a button asks for. A change is asked for, shown, and then confirmed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub(super) enum Step {
+pub(super) enum FormStep {
     #[default]
     LookUp,
     Forget,
@@ -130,13 +130,13 @@ impl Fields {
     /// The change that was confirmed; `None` of what changes nothing.
     pub(super) fn confirmed(&self) -> Option<Action> {
         match (self.step, self.settle) {
-            (Step::LookUp | Step::Unknown | Step::Forget | Step::Revoke | Step::Settle, _)
-            | (Step::SettleNow, Settle::Unsaid) => None,
-            (Step::ForgetNow, _) => Some(Action::Forget),
-            (Step::RevokeNow, _) => Some(Action::Revoke),
-            (Step::SettleNow, Settle::Happened) => Some(Action::SettleHappened),
-            (Step::SettleNow, Settle::Answer) => Some(Action::SettleAnswer),
-            (Step::SettleNow, Settle::DidNotHappen) => Some(Action::SettleDidNotHappen),
+            (FormStep::LookUp | FormStep::Unknown | FormStep::Forget | FormStep::Revoke | FormStep::Settle, _)
+            | (FormStep::SettleNow, Settle::Unsaid) => None,
+            (FormStep::ForgetNow, _) => Some(Action::Forget),
+            (FormStep::RevokeNow, _) => Some(Action::Revoke),
+            (FormStep::SettleNow, Settle::Happened) => Some(Action::SettleHappened),
+            (FormStep::SettleNow, Settle::Answer) => Some(Action::SettleAnswer),
+            (FormStep::SettleNow, Settle::DidNotHappen) => Some(Action::SettleDidNotHappen),
         }
     }
 

@@ -7,55 +7,57 @@ use axum::extract::{FromRequest, Request, State};
 use axum::response::Response;
 use http::StatusCode;
 
-use super::desk::Desk;
-use super::form::{Fields, Step};
+use super::form::{Fields, FormStep};
 use super::guard::{Site, Token};
-use super::visit::Visit;
+use super::request::AdminRequest;
+use super::state::AdminState;
 
 /// The page as one comes to it.
-pub(super) async fn show(State(desk): State<Arc<Desk>>, request: Request) -> Response {
+pub(super) async fn show(State(admin): State<Arc<AdminState>>, request: Request) -> Response {
     let (parts, _) = request.into_parts();
-    match Visit::admit(desk, &parts) {
-        Ok(visit) => visit.html(StatusCode::OK, visit.frame().start()),
+    match AdminRequest::admit(admin, &parts) {
+        Ok(asked) => asked.html(StatusCode::OK, asked.frame().start()),
         Err(refusal) => refusal,
     }
 }
 
 /// A form of the page, or a script that looks a key up.
-pub(super) async fn submit(State(desk): State<Arc<Desk>>, request: Request) -> Response {
+pub(super) async fn submit(State(admin): State<Arc<AdminState>>, request: Request) -> Response {
     let (parts, body) = request.into_parts();
-    let visit = match Visit::admit(desk, &parts) {
-        Ok(visit) => visit,
+    let asked = match AdminRequest::admit(admin, &parts) {
+        Ok(asked) => asked,
         Err(refusal) => return refusal,
     };
     let (site, cookie) = (Site::of(&parts), Token::of(&parts.headers));
     let fields = match Form::<Fields>::from_request(Request::from_parts(parts, body), &()).await {
         Ok(Form(fields)) => fields,
-        Err(rejection) => return visit.unread(rejection),
+        Err(rejection) => return asked.unread(rejection),
     };
     if site == Site::Other {
-        return visit
+        return asked
             .refuse(&fields, "This form was sent from another site, so nothing was looked up and nothing changed.")
             .await;
     }
-    if fields.step == Step::Unknown {
-        return visit.list(&fields).await;
+    if fields.step == FormStep::Unknown {
+        return asked.list(&fields).await;
     }
     let looked = match fields.look_up() {
         Ok(looked) => looked,
-        Err(mistake) => return visit.mistaken(&fields, &mistake).await,
+        Err(mistake) => return asked.mistaken(&fields, &mistake).await,
     };
     match fields.step {
-        Step::LookUp | Step::Unknown | Step::Forget | Step::Revoke | Step::Settle => visit.look(&fields, looked).await,
-        Step::ForgetNow | Step::RevokeNow | Step::SettleNow => {
-            if visit.is_read_only() {
-                return visit.refuse(&fields, "This page is for look-ups only, so nothing was changed.").await;
+        FormStep::LookUp | FormStep::Unknown | FormStep::Forget | FormStep::Revoke | FormStep::Settle => {
+            asked.look(&fields, looked).await
+        }
+        FormStep::ForgetNow | FormStep::RevokeNow | FormStep::SettleNow => {
+            if asked.is_read_only() {
+                return asked.refuse(&fields, "This page is for look-ups only, so nothing was changed.").await;
             }
             let brought = cookie.is_some_and(|cookie| cookie.as_str() == fields.token);
             if site == Site::Own && brought {
-                visit.change(&fields, looked).await
+                asked.change(&fields, looked).await
             } else {
-                visit
+                asked
                     .refuse(
                     &fields,
                     "It could not be checked that this was sent from this page, so nothing was changed. Look the key up again. \

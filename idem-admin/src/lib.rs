@@ -68,23 +68,23 @@ use idem_runtime::Idempotency;
 
 mod audit;
 mod change;
-mod desk;
-mod finding;
 mod form;
 mod guard;
 mod handlers;
+mod key_details;
 mod list;
 mod page;
-mod visit;
+mod request;
+mod state;
 
 pub use audit::{Action, Audit, AuditResult};
 
-use desk::Desk;
+use state::AdminState;
 
 /// Sets up the page. See [the crate](self) for an example, and for what it needs: **your authentication in front of it**.
 #[must_use = "the page is not there until its router is mounted"]
 pub struct Admin {
-    desk: Desk,
+    state: AdminState,
 }
 
 impl Admin {
@@ -94,18 +94,18 @@ impl Admin {
     /// The name is shown on the page and written into each [`Audit`].
     pub fn new(idempotency: Idempotency, actor: impl Fn(&Parts) -> Option<String> + Send + Sync + 'static) -> Self {
         let title = "Idempotency keys".to_owned();
-        Self { desk: Desk { idempotency, actor: Box::new(actor), title, read_only: false, audit: None } }
+        Self { state: AdminState { idempotency, actor: Box::new(actor), title, read_only: false, audit: None } }
     }
 
     /// The title at the top of the page, and in the tab of the browser. Default: `Idempotency keys`.
     pub fn title(mut self, title: impl Into<String>) -> Self {
-        self.desk.title = title.into();
+        self.state.title = title.into();
         self
     }
 
     /// Look-ups only: the page offers no change, and refuses one (403).
     pub fn read_only(mut self) -> Self {
-        self.desk.read_only = true;
+        self.state.read_only = true;
         self
     }
 
@@ -123,7 +123,7 @@ impl Admin {
     ///     .audit(move |audit: &Audit| _ = audits.send(audit.clone()));
     /// ```
     pub fn audit(mut self, hook: impl Fn(&Audit) + Send + Sync + 'static) -> Self {
-        self.desk.audit = Some(Box::new(hook));
+        self.state.audit = Some(Box::new(hook));
         self
     }
 
@@ -135,15 +135,15 @@ impl Admin {
         Router::new()
             .route("/", get(handlers::show).post(handlers::submit))
             .layer(DefaultBodyLimit::max(form::LONGEST_FORM))
-            .with_state(Arc::new(self.desk))
+            .with_state(Arc::new(self.state))
     }
 }
 
 impl fmt::Debug for Admin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Admin")
-            .field("title", &self.desk.title)
-            .field("read_only", &self.desk.read_only)
+            .field("title", &self.state.title)
+            .field("read_only", &self.state.read_only)
             .finish_non_exhaustive()
     }
 }

@@ -4,7 +4,7 @@ use axum::body::Bytes;
 use idem_runtime::{ExecutionInfo, Idempotency, KeyReport, StorageKey, StoreError};
 use serde_json::{Value, json};
 
-use super::finding::date;
+use super::key_details::date;
 
 /// A list has about so many keys.
 const MAX_KEYS: usize = 100;

@@ -39,7 +39,7 @@ impl Frame<'_> {
                         (line("key", "key", &fields.key))
                     }
                     fieldset {
-                        legend { "ScopeKind key is it?" }
+                        legend { "Whose key is it?" }
                         (scope(ScopeKind::Unscoped, "No particular caller’s", html! { "The endpoint has no scope, or " code { "scope = global" } ", or its scope is a header that the request did not have" }))
                         (scope(ScopeKind::Values, "A caller’s, by what the service knows of them",
                             html! { "As with " code { "scope = tenant" } " or " code { "scope = (tenant, user)" } }))

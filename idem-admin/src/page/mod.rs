@@ -3,9 +3,9 @@
 use idem_runtime::KeyStatus;
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
-use super::finding::{Finding, code};
 use super::form::{Fields, Mistake, Settle};
 use super::guard::Token;
+use super::key_details::{KeyDetails, code};
 use super::list::UnknownPage;
 use idem_axum::private::RecordedResponse;
 
@@ -13,11 +13,11 @@ mod fields;
 mod shown;
 
 use fields::{findings, found_out};
-use shown::{Words, answer, facts, notice, unknown_outcomes};
+use shown::{StateText, answer, facts, notice, unknown_outcomes};
 
 const STYLE: &str = include_str!("style.css");
 
-/// What is the same on every page of one visit.
+/// What is the same on every page of one request.
 pub(super) struct Frame<'a> {
     pub(super) title: &'a str,
     pub(super) actor: &'a str,
@@ -60,25 +60,25 @@ impl Frame<'_> {
     pub(super) fn found(
         &self,
         fields: &Fields,
-        finding: &Finding,
+        details: &KeyDetails,
         said: Option<Notice>,
         mistake: Option<&Mistake>,
     ) -> Markup {
-        let Words { name, what, retry } = Words::of(finding.state);
+        let StateText { name, what, retry } = StateText::of(details.state);
         self.result(
             name,
             fields,
             mistake.is_none(),
             &html! {
                 (notice(said))
-                .note.(code(finding.state)) { p { (what) } p { (retry) } }
-                (facts(fields, finding))
-                @match &finding.answer {
+                .note.(code(details.state)) { p { (what) } p { (retry) } }
+                (facts(fields, details))
+                @match &details.answer {
                     None => {}
                     Some(Ok(recorded)) => { h3 { "What a retry gets" } (answer(recorded)) }
                     Some(Err(unreadable)) => .note.alert { p { "The response cannot be shown: " (unreadable) "." } }
                 }
-                @if !self.read_only { (self.changes(fields, finding, mistake)) }
+                @if !self.read_only { (self.changes(fields, details, mistake)) }
             },
         )
     }
@@ -126,8 +126,8 @@ impl Frame<'_> {
     }
 
     /// Asks before a record is forgotten.
-    pub(super) fn confirm_forget(&self, fields: &Fields, finding: &Finding) -> Markup {
-        self.confirm(fields, finding, &Question {
+    pub(super) fn confirm_forget(&self, fields: &Fields, details: &KeyDetails) -> Markup {
+        self.confirm(fields, details, &Question {
             heading: "Forget this key?",
             before: html! { .note.alert {
                 p { strong { "The next request with this key runs again, from the start." } }
@@ -142,8 +142,8 @@ impl Frame<'_> {
     }
 
     /// Asks before a claim is taken away.
-    pub(super) fn confirm_revoke(&self, fields: &Fields, finding: &Finding) -> Markup {
-        self.confirm(fields, finding, &Question {
+    pub(super) fn confirm_revoke(&self, fields: &Fields, details: &KeyDetails) -> Markup {
+        self.confirm(fields, details, &Question {
             heading: "Does this request hang?",
             before: html! { .note.alert {
                 p { strong { "The request is not stopped, and may still have its effect." } }
@@ -161,7 +161,7 @@ impl Frame<'_> {
     pub(super) fn confirm_settle(
         &self,
         fields: &Fields,
-        finding: &Finding,
+        details: &KeyDetails,
         written: Option<&RecordedResponse>,
     ) -> Markup {
         let (heading, before, button) = match fields.settle {
@@ -189,10 +189,10 @@ impl Frame<'_> {
             ),
         };
         let runs_again = fields.settle == Settle::DidNotHappen;
-        self.confirm(fields, finding, &Question { heading, before, written, step: "settle-now", button, runs_again })
+        self.confirm(fields, details, &Question { heading, before, written, step: "settle-now", button, runs_again })
     }
 
-    fn confirm(&self, fields: &Fields, finding: &Finding, question: &Question) -> Markup {
+    fn confirm(&self, fields: &Fields, details: &KeyDetails, question: &Question) -> Markup {
         let Question { heading, before, written, step, button, runs_again } = question;
         self.page(
             heading,
@@ -200,11 +200,11 @@ impl Frame<'_> {
                 section {
                     h2 tabindex="-1" autofocus { (heading) }
                     (before)
-                    (facts(fields, finding))
+                    (facts(fields, details))
                     @if let Some(written) = written { h3 { "What a retry will get" } (answer(written)) }
                     form method="post" autocomplete="off" {
                         (self.carried(fields))
-                        input type="hidden" name="seen" value=(finding.seen());
+                        input type="hidden" name="seen" value=(details.seen());
                         (found_out(fields))
                         .buttons {
                             button.risk[*runs_again] name="step" value=(step) { (button) }
@@ -217,11 +217,11 @@ impl Frame<'_> {
     }
 
     /// What can be changed, in this state of the key.
-    fn changes(&self, fields: &Fields, finding: &Finding, mistake: Option<&Mistake>) -> Markup {
+    fn changes(&self, fields: &Fields, details: &KeyDetails, mistake: Option<&Mistake>) -> Markup {
         html! {
             form method="post" autocomplete="off" {
                 (self.carried(fields))
-                @match finding.state {
+                @match details.state {
                     KeyStatus::OutcomeUnknown => {
                         h3 { "Settle it" }
                         p { "Find out first, where its effect would be: is there a charge, an order, a message?" }

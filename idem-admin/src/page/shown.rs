@@ -3,20 +3,20 @@
 use idem_runtime::{KeyStatus, Timestamp};
 use maud::{Markup, html};
 
-use super::super::finding::{Finding, Preview, date, distance, preview, shown};
 use super::super::form::{Fields, ScopeKind};
+use super::super::key_details::{KeyDetails, Preview, date, distance, preview, shown};
 use super::super::list::{UnknownPage, trace};
 use super::Notice;
 use idem_axum::private::RecordedResponse;
 
 /// The state of a key: its name, what happened, and what a retry gets.
-pub(super) struct Words {
+pub(super) struct StateText {
     pub(super) name: &'static str,
     pub(super) what: &'static str,
     pub(super) retry: &'static str,
 }
 
-impl Words {
+impl StateText {
     pub(super) fn of(state: KeyStatus) -> Self {
         let words = |name, what, retry| Self { name, what, retry };
         match state {
@@ -48,7 +48,7 @@ impl Words {
     }
 }
 
-pub(super) fn facts(fields: &Fields, finding: &Finding) -> Markup {
+pub(super) fn facts(fields: &Fields, details: &KeyDetails) -> Markup {
     let values = |text: &str| {
         html! {
             @for (at, line) in text.lines().enumerate() { @if at > 0 { ", " } code { (line) } }
@@ -62,15 +62,15 @@ pub(super) fn facts(fields: &Fields, finding: &Finding) -> Markup {
                 ScopeKind::Values => { dt { "Of" } dd { (values(&fields.values)) } }
                 ScopeKind::Header => { dt { "Of" } dd { (fields.header) ": " (values(&fields.header_values)) } }
             }
-            @if let Some(endpoint) = &finding.endpoint { dt { "Endpoint" } dd { code { (endpoint) } } }
-            @if let Some(at) = finding.started_at { dt { "Started" } dd { (time(at)) ", " (distance(at, finding.now)) " ago" } }
-            @if let Some(replays) = finding.replays {
+            @if let Some(endpoint) = &details.endpoint { dt { "Endpoint" } dd { code { (endpoint) } } }
+            @if let Some(at) = details.started_at { dt { "Started" } dd { (time(at)) ", " (distance(at, details.now)) " ago" } }
+            @if let Some(replays) = details.replays {
                 dt { "Replayed" }
                 dd { @match replays { 0 => "never", 1 => "once", _ => { (replays) " times" } } }
             }
-            @if let Some(at) = finding.expires_at { dt { "Expires" } dd { (time(at)) ", in " (distance(at, finding.now)) } }
-            @if let Some(trace) = &finding.trace { dt { "Trace" } dd { code { (trace) } } }
-            dt { "In the logs" } dd { "key " code { (finding.key) } }
+            @if let Some(at) = details.expires_at { dt { "Expires" } dd { (time(at)) ", in " (distance(at, details.now)) } }
+            @if let Some(trace) = &details.trace { dt { "Trace" } dd { code { (trace) } } }
+            dt { "In the logs" } dd { "key " code { (details.key) } }
         }
     }
 }

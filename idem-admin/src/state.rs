@@ -11,7 +11,7 @@ pub(super) type Actor = Box<dyn Fn(&Parts) -> Option<String> + Send + Sync>;
 pub(super) type Hook = Box<dyn Fn(&Audit) + Send + Sync>;
 
 /// Everything that the page was set up with.
-pub(super) struct Desk {
+pub(super) struct AdminState {
     pub(super) idempotency: Idempotency,
     pub(super) actor: Actor,
     pub(super) title: String,
@@ -19,7 +19,7 @@ pub(super) struct Desk {
     pub(super) audit: Option<Hook>,
 }
 
-impl Desk {
+impl AdminState {
     pub(super) fn audit(&self, audit: &Audit) {
         audit.log();
         if let Some(hook) = &self.audit {

@@ -15,12 +15,12 @@ use tracing::instrument::WithSubscriber;
 
 use super::audit::{Action, Audit, AuditResult};
 use super::change::{Change, Changed};
-use super::desk::Desk;
-use super::finding::Finding;
-use super::form::{Fields, LookUp, Mistake, Settle, Step};
+use super::form::{Fields, FormStep, LookUp, Mistake, Settle};
 use super::guard::{self, Token};
+use super::key_details::KeyDetails;
 use super::list::UnknownPage;
 use super::page::{Frame, Notice};
+use super::state::AdminState;
 
 const OTHERWISE: &str = "Nothing was changed: the key's state has changed since you opened this page.";
 const MAYBE: &str = "The store did not reply, so it is not known whether the change was made. Look the key up again.";
@@ -31,8 +31,8 @@ const UNWRITTEN: &str =
     "Something broke, or the look-up could not be audited, so nothing is shown. Nothing was changed.";
 const REFUSED_UNWRITTEN: &str = "Nothing was changed, and that this was refused could not be audited.";
 
-pub(super) struct Visit {
-    desk: Arc<Desk>,
+pub(super) struct AdminRequest {
+    admin: Arc<AdminState>,
     actor: String,
     token: Token,
     /// Whether the browser has the token already.
@@ -42,10 +42,10 @@ pub(super) struct Visit {
     json: bool,
 }
 
-impl Visit {
+impl AdminRequest {
     #[allow(clippy::result_large_err, reason = "a response is what the handler returns")]
-    pub(super) fn admit(desk: Arc<Desk>, parts: &Parts) -> Result<Self, Response> {
-        let Some(actor) = (desk.actor)(parts).filter(|actor| !actor.trim().is_empty()) else {
+    pub(super) fn admit(admin: Arc<AdminState>, parts: &Parts) -> Result<Self, Response> {
+        let Some(actor) = (admin.actor)(parts).filter(|actor| !actor.trim().is_empty()) else {
             // No error, since any request can cause it.
             tracing::warn!(
                 "the admin page was asked for by a request without an operator, as its `actor` says, so the request was refused; mount its \
@@ -63,30 +63,30 @@ impl Visit {
         })?;
         let accepts = parts.headers.get_all(header::ACCEPT).iter().filter_map(|line| line.to_str().ok());
         let json = accepts.flat_map(|line| line.split(',')).any(|range| range.trim().starts_with("application/json"));
-        Ok(Self { desk, actor, token, known: is_known, nonce, json })
+        Ok(Self { admin, actor, token, known: is_known, nonce, json })
     }
 
     pub(super) fn frame(&self) -> Frame<'_> {
-        let Desk { title, read_only, .. } = &*self.desk;
+        let AdminState { title, read_only, .. } = &*self.admin;
         Frame { title, actor: &self.actor, nonce: &self.nonce, token: &self.token, read_only: *read_only }
     }
 
     pub(super) fn is_read_only(&self) -> bool {
-        self.desk.read_only
+        self.admin.read_only
     }
 
     /// Shows the state of a key, or asks whether it is to be changed.
     pub(super) async fn look(&self, fields: &Fields, looked: LookUp) -> Response {
-        let key = looked.storage_key(&self.desk.idempotency);
-        let (desk, actor) = (Arc::clone(&self.desk), self.actor.clone());
+        let key = looked.storage_key(&self.admin.idempotency);
+        let (admin, actor) = (Arc::clone(&self.admin), self.actor.clone());
         let task = async move {
-            let found = Finding::of(&desk.idempotency, &looked).await;
+            let found = KeyDetails::of(&admin.idempotency, &looked).await;
             let (result, endpoint) = match &found {
-                Ok(Some(finding)) => (AuditResult::Done, finding.endpoint.clone()),
+                Ok(Some(details)) => (AuditResult::Done, details.endpoint.clone()),
                 Ok(None) => (AuditResult::Absent, None),
                 Err(_) => (AuditResult::Failed, None),
             };
-            desk.audit(&Audit { actor, action: Action::LookUp, key: Some(key), endpoint, result });
+            admin.audit(&Audit { actor, action: Action::LookUp, key: Some(key), endpoint, result });
             found
         };
         let Some(found) = apart(task).await else {
@@ -94,8 +94,8 @@ impl Visit {
             return self.broken(fields, UNWRITTEN);
         };
         match found {
-            Ok(Some(finding)) if self.json => self.structured(StatusCode::OK, "application/json", &finding.json()),
-            Ok(Some(finding)) => self.html(StatusCode::OK, self.asked(fields, &finding)),
+            Ok(Some(details)) if self.json => self.structured(StatusCode::OK, "application/json", &details.json()),
+            Ok(Some(details)) => self.html(StatusCode::OK, self.asked(fields, &details)),
             Ok(None) if self.json => self.problem(StatusCode::NOT_FOUND, "This key is free in this scope."),
             Ok(None) => self.html(StatusCode::NOT_FOUND, self.frame().absent(fields, None)),
             Err(error) => self.unknown(fields, key, &error),
@@ -104,11 +104,11 @@ impl Visit {
 
     /// Lists keys whose outcome is unknown.
     pub(super) async fn list(&self, fields: &Fields) -> Response {
-        let (desk, actor, from) = (Arc::clone(&self.desk), self.actor.clone(), fields.from());
+        let (admin, actor, from) = (Arc::clone(&self.admin), self.actor.clone(), fields.from());
         let task = async move {
-            let listed = UnknownPage::of(&desk.idempotency, from).await;
+            let listed = UnknownPage::of(&admin.idempotency, from).await;
             let result = if listed.is_ok() { AuditResult::Done } else { AuditResult::Failed };
-            desk.audit(&Audit { actor, action: Action::ListUnknown, key: None, endpoint: None, result });
+            admin.audit(&Audit { actor, action: Action::ListUnknown, key: None, endpoint: None, result });
             listed
         };
         match apart(task).await {
@@ -134,19 +134,19 @@ impl Visit {
         }
     }
 
-    fn asked(&self, fields: &Fields, finding: &Finding) -> Markup {
+    fn asked(&self, fields: &Fields, details: &KeyDetails) -> Markup {
         let frame = self.frame();
         match (fields.step, fields.settle) {
-            _ if self.is_read_only() => frame.found(fields, finding, None, None),
-            (Step::Forget, _) if finding.can_be_forgotten() => frame.confirm_forget(fields, finding),
-            (Step::Revoke, _) if finding.can_be_revoked() => frame.confirm_revoke(fields, finding),
-            (Step::Settle, Settle::Unsaid) => frame.found(fields, finding, None, Some(&Mistake::unsaid())),
-            (Step::Settle, Settle::Answer) if finding.can_be_settled() => match fields.answer() {
-                Ok(answer) => frame.confirm_settle(fields, finding, Some(&answer)),
-                Err(mistake) => frame.found(fields, finding, None, Some(&mistake)),
+            _ if self.is_read_only() => frame.found(fields, details, None, None),
+            (FormStep::Forget, _) if details.can_be_forgotten() => frame.confirm_forget(fields, details),
+            (FormStep::Revoke, _) if details.can_be_revoked() => frame.confirm_revoke(fields, details),
+            (FormStep::Settle, Settle::Unsaid) => frame.found(fields, details, None, Some(&Mistake::unsaid())),
+            (FormStep::Settle, Settle::Answer) if details.can_be_settled() => match fields.answer() {
+                Ok(answer) => frame.confirm_settle(fields, details, Some(&answer)),
+                Err(mistake) => frame.found(fields, details, None, Some(&mistake)),
             },
-            (Step::Settle, _) if finding.can_be_settled() => frame.confirm_settle(fields, finding, None),
-            _ => frame.found(fields, finding, None, None),
+            (FormStep::Settle, _) if details.can_be_settled() => frame.confirm_settle(fields, details, None),
+            _ => frame.found(fields, details, None, None),
         }
     }
 
@@ -158,12 +158,12 @@ impl Visit {
             // The page sends nothing of the kind.
             Err(mistake) => return self.refuse(fields, &mistake.text).await,
         };
-        let (action, key) = (change.action, looked.storage_key(&self.desk.idempotency));
-        let (desk, actor) = (Arc::clone(&self.desk), self.actor.clone());
+        let (action, key) = (change.action, looked.storage_key(&self.admin.idempotency));
+        let (admin, actor) = (Arc::clone(&self.admin), self.actor.clone());
         let task = async move {
-            let Changed { result, endpoint } = change.make(&desk.idempotency, &looked).await;
-            desk.audit(&Audit { actor, action, key: Some(key), endpoint, result });
-            (result, Finding::of(&desk.idempotency, &looked).await)
+            let Changed { result, endpoint } = change.make(&admin.idempotency, &looked).await;
+            admin.audit(&Audit { actor, action, key: Some(key), endpoint, result });
+            (result, KeyDetails::of(&admin.idempotency, &looked).await)
         };
         let Some((result, now)) = apart(task).await else {
             tracing::error!(%key, %action, "a change on the admin page, or the hook that audits it, panicked");
@@ -175,7 +175,7 @@ impl Visit {
             AuditResult::Refused | AuditResult::Absent => (StatusCode::CONFLICT, Notice::Refused(OTHERWISE)),
         };
         let page = match now {
-            Ok(Some(finding)) => self.frame().found(fields, &finding, Some(notice), None),
+            Ok(Some(details)) => self.frame().found(fields, &details, Some(notice), None),
             Ok(None) => self.frame().absent(fields, Some(notice)),
             // What came of the change is known, even so.
             Err(error) => self.frame().unknown(fields, why(&error), Some(notice)),
@@ -212,10 +212,10 @@ impl Visit {
     /// Writes down that a change was not let through, and says whether that worked.
     async fn audit_refused(&self, fields: &Fields) -> bool {
         let Some(action) = fields.confirmed() else { return true };
-        let key = fields.look_up().ok().map(|looked| looked.storage_key(&self.desk.idempotency));
-        let (desk, actor) = (Arc::clone(&self.desk), self.actor.clone());
+        let key = fields.look_up().ok().map(|looked| looked.storage_key(&self.admin.idempotency));
+        let (admin, actor) = (Arc::clone(&self.admin), self.actor.clone());
         let audit = Audit { actor, action, key, endpoint: None, result: AuditResult::Refused };
-        let written = apart(async move { desk.audit(&audit) }).await.is_some();
+        let written = apart(async move { admin.audit(&audit) }).await.is_some();
         if !written {
             tracing::error!(%action, "the hook that audits the admin page panicked");
         }

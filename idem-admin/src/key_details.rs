@@ -19,7 +19,7 @@ const SHOWN: usize = 4096;
 const SHOWN_BINARY: usize = 64;
 
 /// The state of a key.
-pub(super) struct Finding {
+pub(super) struct KeyDetails {
     pub(super) key: StorageKey,
     pub(super) state: KeyStatus,
     pub(super) endpoint: Option<String>,
@@ -65,7 +65,7 @@ pub(super) fn shown(value: &HeaderValue) -> String {
     value.to_str().map_or_else(|_| value.as_bytes().escape_ascii().to_string(), ToOwned::to_owned)
 }
 
-impl Finding {
+impl KeyDetails {
     pub(super) async fn of(idempotency: &Idempotency, looked: &LookUp) -> Result<Option<Self>, StoreError> {
         let found = idempotency.inspect(&looked.scope, &looked.key).await?;
         Ok(found.map(|found| {
