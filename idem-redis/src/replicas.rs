@@ -29,12 +29,12 @@ struct Shared {
     confirm: Script,
     want: u32,
     within: Duration,
-    steps: Mutex<Vec<Step>>,
+    steps: Mutex<Vec<ReplicationStep>>,
     added: Notify,
 }
 
 /// A step that waits for replicas.
-struct Step {
+struct ReplicationStep {
     name: String,
     /// What its value begins with.
     start: Bytes,
@@ -52,7 +52,7 @@ impl Replicas {
     pub(crate) async fn have(&self, name: &Name, start: Bytes) -> Result<(), Error> {
         let (result, confirmed) = oneshot::channel();
         let Shared { connection, within, .. } = &*self.shared;
-        let step = Step { name: name.0.clone(), start, result };
+        let step = ReplicationStep { name: name.0.clone(), start, result };
         self.shared.steps.lock().unwrap_or_else(PoisonError::into_inner).push(step);
         self.shared.added.notify_one();
         self.task.ensure_running(|| Arc::clone(&self.shared).run());
@@ -79,7 +79,7 @@ impl Shared {
         }
     }
 
-    async fn wait_for(&self, steps: Vec<Step>) {
+    async fn wait_for(&self, steps: Vec<ReplicationStep>) {
         let mut sent = self.send(&steps, Script::by_hash).await;
         if sent.as_ref().is_ok_and(|values| values.iter().any(Script::is_unknown)) {
             sent = self.send(&steps, Script::in_full).await;
@@ -106,7 +106,7 @@ impl Shared {
 
     async fn send(
         &self,
-        steps: &[Step],
+        steps: &[ReplicationStep],
         call: fn(&Script, Option<&str>, &[&[u8]]) -> redis::Cmd,
     ) -> Result<Vec<Value>, Error> {
         let mut commands = Pipeline::with_capacity(steps.len() + 1);

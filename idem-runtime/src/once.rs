@@ -201,7 +201,7 @@ impl Once {
     {
         let key = self.key;
         let (sender, mut receiver) = oneshot::channel();
-        let handler: Handler = Box::new(move |_| {
+        let handler: BoxedHandler = Box::new(move |_| {
             Box::pin(async move {
                 let result = unwind_caught(function).await;
                 let outcome = outcome_of(key, &result);
@@ -221,7 +221,7 @@ impl Once {
     }
 
     /// Runs the engine. Nothing from here on is compiled once more for each function.
-    async fn run_boxed(self, handler: Handler) -> Result<RunResult<()>, RefusalReason> {
+    async fn run_boxed(self, handler: BoxedHandler) -> Result<RunResult<()>, RefusalReason> {
         let Self { idempotency, key, name, rules, fingerprint } = self;
         let span = RequestSpan::new(|| name);
         let work = async {
@@ -353,7 +353,7 @@ impl fmt::Debug for Once {
 }
 
 /// A boxed function. It sends its result through a channel.
-type Handler = Box<dyn FnOnce(Lease) -> Pin<Box<dyn Future<Output = Executed<()>> + Send>> + Send>;
+type BoxedHandler = Box<dyn FnOnce(Lease) -> Pin<Box<dyn Future<Output = Executed<()>> + Send>> + Send>;
 
 /// Returns the name of a function in spans, metrics and execution infos.
 fn name(scope: &[u8]) -> Endpoint {

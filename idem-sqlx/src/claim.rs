@@ -16,9 +16,9 @@ use crate::transaction::TransactionClaim;
 
 /// A claim in an [`SqlStore`](crate::SqlStore). If it is dropped before it ends, it is abandoned when its lease expires; a claim
 /// that is a transaction is released.
-pub struct SqlClaim<D: Dialect>(pub(crate) Kind<D>);
+pub struct SqlClaim<D: Dialect>(pub(crate) ClaimKind<D>);
 
-pub(crate) enum Kind<D: Dialect> {
+pub(crate) enum ClaimKind<D: Dialect> {
     Leased(LeasedClaim<D>),
     Transaction(Box<TransactionClaim<D>>),
 }
@@ -26,29 +26,29 @@ pub(crate) enum Kind<D: Dialect> {
 impl<D: Dialect> Claim for SqlClaim<D> {
     async fn renew(&mut self, lease: Duration) -> Result<(), StoreError> {
         match &mut self.0 {
-            Kind::Leased(claim) => claim.renew(lease).await,
-            Kind::Transaction(claim) => claim.take_over().await,
+            ClaimKind::Leased(claim) => claim.renew(lease).await,
+            ClaimKind::Transaction(claim) => claim.take_over().await,
         }
     }
 
     async fn complete(self, record: Record, ttl: Duration) -> Result<(), StoreError> {
         match self.0 {
-            Kind::Leased(claim) => claim.complete(record, ttl).await,
-            Kind::Transaction(claim) => claim.complete(&record, ttl).await,
+            ClaimKind::Leased(claim) => claim.complete(record, ttl).await,
+            ClaimKind::Transaction(claim) => claim.complete(&record, ttl).await,
         }
     }
 
     async fn release(self) -> Result<(), StoreError> {
         match self.0 {
-            Kind::Leased(claim) => claim.release().await,
-            Kind::Transaction(claim) => claim.release().await,
+            ClaimKind::Leased(claim) => claim.release().await,
+            ClaimKind::Transaction(claim) => claim.release().await,
         }
     }
 
     fn try_clone(&self) -> Option<Self> {
         match &self.0 {
-            Kind::Leased(claim) => claim.try_clone().map(|claim| Self(Kind::Leased(claim))),
-            Kind::Transaction(_) => None,
+            ClaimKind::Leased(claim) => claim.try_clone().map(|claim| Self(ClaimKind::Leased(claim))),
+            ClaimKind::Transaction(_) => None,
         }
     }
 }
@@ -56,8 +56,8 @@ impl<D: Dialect> Claim for SqlClaim<D> {
 impl<D: Dialect> fmt::Debug for SqlClaim<D> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let key = match &self.0 {
-            Kind::Leased(claim) => &claim.key,
-            Kind::Transaction(claim) => claim.key(),
+            ClaimKind::Leased(claim) => &claim.key,
+            ClaimKind::Transaction(claim) => claim.key(),
         };
         f.debug_struct("SqlClaim").field("key", key).finish_non_exhaustive()
     }
@@ -109,29 +109,29 @@ pub(crate) fn announce<D: Dialect>(
     true
 }
 
-struct Change {
+struct RowChange {
     done: bool,
     repeated: bool,
 }
 
 impl<D: Dialect> LeasedClaim<D> {
-    async fn store(&self, record: &Record, ttl: Duration) -> Result<Change, DatabaseError> {
+    async fn store(&self, record: &Record, ttl: Duration) -> Result<RowChange, DatabaseError> {
         let bytes = record.to_checksummed_bytes(&self.key);
         let ttl = Value::Number(D::ticks(ttl.min(MAX_TIME)));
         let values = [key_value(&self.key), Value::Bytes(self.owner.as_bytes()), Value::Bytes(&bytes), ttl];
         self.end(Step::Complete, &self.executor.statements.complete, &values).await
     }
 
-    async fn change(&self, step: Step, sql: &Arc<str>, values: &[Value<'_>]) -> Result<Change, DatabaseError> {
+    async fn change(&self, step: Step, sql: &Arc<str>, values: &[Value<'_>]) -> Result<RowChange, DatabaseError> {
         let result = self.executor.execute(step, sql, values).await?;
-        Ok(Change { done: !result.rows.is_empty(), repeated: result.repeated })
+        Ok(RowChange { done: !result.rows.is_empty(), repeated: result.repeated })
     }
 
     /// The same, for a step that ends the claim.
-    async fn end(&self, step: Step, sql: &Arc<str>, values: &[Value<'_>]) -> Result<Change, DatabaseError> {
+    async fn end(&self, step: Step, sql: &Arc<str>, values: &[Value<'_>]) -> Result<RowChange, DatabaseError> {
         let result = self.executor.execute(step, sql, values).await?;
         let done = announce(&self.executor, &self.waiters, &self.key, &result.rows);
-        Ok(Change { done, repeated: result.repeated })
+        Ok(RowChange { done, repeated: result.repeated })
     }
 }
 
@@ -196,12 +196,12 @@ impl<D: Dialect> Claim for LeasedClaim<D> {
 }
 
 /// Releases unconfirmed claims.
-pub(crate) struct Releaser<D: Dialect> {
+pub(crate) struct ClaimReleaser<D: Dialect> {
     pub(crate) executor: Arc<Executor<D>>,
     pub(crate) waiters: Arc<Waiters>,
 }
 
-impl<D: Dialect> ReleaseUnconfirmed for Releaser<D> {
+impl<D: Dialect> ReleaseUnconfirmed for ClaimReleaser<D> {
     type Claim = (StorageKey, OwnerToken);
 
     // Requests need not wait for connections until many claims have been tried.

@@ -24,11 +24,11 @@ pub(crate) struct ReplayCounter<D: Dialect> {
 
 struct Shared<D: Dialect> {
     executor: Arc<Executor<D>>,
-    pending: Mutex<Pending>,
+    pending: Mutex<PendingCounts>,
 }
 
 #[derive(Default)]
-struct Pending {
+struct PendingCounts {
     replays: Replays,
     /// A task is counting; at most one, so that requests get at the connections.
     is_counting: bool,
@@ -61,7 +61,7 @@ impl<D: Dialect> ReplayCounter<D> {
 }
 
 impl<D: Dialect> Shared<D> {
-    fn pending(&self) -> MutexGuard<'_, Pending> {
+    fn pending(&self) -> MutexGuard<'_, PendingCounts> {
         self.pending.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -14,7 +14,7 @@ use idem_runtime::{
 };
 use tokio::time::{sleep, timeout};
 
-use crate::claim::{Kind, LeasedClaim, Releaser, SqlClaim, announce, retention};
+use crate::claim::{ClaimKind, ClaimReleaser, LeasedClaim, SqlClaim, announce, retention};
 use crate::cleanup;
 use crate::dialect::{Dialect, MAX_TIME, Value};
 use crate::errors::{DatabaseError, MigrateError, Problem, Step};
@@ -55,16 +55,16 @@ const MAX_WAIT_PAUSE: Duration = Duration::from_millis(500);
 /// process exits before, the key is in flight until the lease expires, and then its outcome is unknown for the TTL, although no
 /// handler started.
 pub struct SqlStore<D: Dialect> {
-    inner: Arc<Inner<D>>,
+    inner: Arc<StoreInner<D>>,
 }
 
-struct Inner<D: Dialect> {
+struct StoreInner<D: Dialect> {
     location: Arc<D::Location>,
     executor: Arc<Executor<D>>,
     waiters: Arc<Waiters>,
     watches: Watches,
     listener: Listener,
-    unconfirmed: UnconfirmedClaims<Releaser<D>>,
+    unconfirmed: UnconfirmedClaims<ClaimReleaser<D>>,
     /// `None` if replays are not counted.
     replay_counter: Option<ReplayCounter<D>>,
     cleanup_batch: u32,
@@ -98,8 +98,8 @@ impl<D: Dialect> SqlStore<D> {
         pool: Option<sqlx::Pool<D>>,
     ) -> Self {
         let (executor, waiters) = (Arc::new(executor), Arc::<Waiters>::default());
-        let releaser = Releaser { executor: Arc::clone(&executor), waiters: Arc::clone(&waiters) };
-        let inner = Inner {
+        let releaser = ClaimReleaser { executor: Arc::clone(&executor), waiters: Arc::clone(&waiters) };
+        let inner = StoreInner {
             location: Arc::new(location),
             listener: Listener::default(),
             unconfirmed: UnconfirmedClaims::new(releaser),
@@ -207,7 +207,7 @@ impl<D: Dialect> SqlStore<D> {
 
     /// Returns what a row means to a request.
     fn judge(&self, row: BeginRow, claim: LeasedClaim<D>, options: &BeginOptions) -> Begin<SqlClaim<D>> {
-        let leased = |claim| SqlClaim(Kind::Leased(claim));
+        let leased = |claim| SqlClaim(ClaimKind::Leased(claim));
         match row {
             BeginRow::Claimed => Begin::Claimed(leased(claim)),
             BeginRow::Record { owner, record } => {
@@ -259,7 +259,7 @@ impl<D: Dialect> Store for SqlStore<D> {
         }
         let failed = |problem| DatabaseError { step: Step::Begin, problem };
         let &BeginOptions { lease, ttl, ref info, .. } = options;
-        let Inner { executor, waiters, .. } = &*self.inner;
+        let StoreInner { executor, waiters, .. } = &*self.inner;
         let owned_by = |owner| LeasedClaim {
             executor: Arc::clone(executor),
             waiters: Arc::clone(waiters),
@@ -312,7 +312,7 @@ impl<D: Dialect> Store for SqlStore<D> {
     /// Resolves when the claim under `key` has ended, or its lease. One of the requests that wait for it polls the database, and
     /// earlier if it is woken.
     async fn ended(&self, key: &StorageKey) {
-        let Inner { location, executor, waiters, watches, listener, .. } = &*self.inner;
+        let StoreInner { location, executor, waiters, watches, listener, .. } = &*self.inner;
         let watcher = watches.join(key);
         let Some(turn) = watcher.turn().await else { return };
         let mut waiter = waiters.register(key);
@@ -340,7 +340,7 @@ impl<D: Dialect> Store for SqlStore<D> {
     }
 
     async fn forget(&self, key: &StorageKey) -> Result<bool, StoreError> {
-        let Inner { executor, waiters, .. } = &*self.inner;
+        let StoreInner { executor, waiters, .. } = &*self.inner;
         let result = executor.execute(Step::Forget, &executor.statements.forget, &[key_value(key)]).await?;
         if announce(executor, waiters, key, &result.rows) {
             return Ok(true);
@@ -387,7 +387,7 @@ impl<D: Dialect> Store for SqlStore<D> {
         if self.inner.running.fingerprint(key).is_some() {
             return Ok(false);
         }
-        let Inner { executor, waiters, .. } = &*self.inner;
+        let StoreInner { executor, waiters, .. } = &*self.inner;
         let owner = OwnerToken::random()?;
         let values = [key_value(key), Value::Bytes(owner.as_bytes())];
         let result = executor.execute(Step::Revoke, &executor.statements.revoke, &values).await?;

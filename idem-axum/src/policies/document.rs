@@ -110,7 +110,7 @@ enum Equal {
 #[derive(Clone, Debug, PartialEq, Serialize)]
 struct DescribedScope {
     #[serde(flatten)]
-    kind: ScopeKind,
+    kind: DocumentedScope,
     /// Whether the same key on another path is another key.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     path: bool,
@@ -118,7 +118,7 @@ struct DescribedScope {
 
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(tag = "kind", rename_all = "lowercase")]
-enum ScopeKind {
+enum DocumentedScope {
     Caller { name: &'static str },
     Global,
     Header { name: String },
@@ -208,12 +208,12 @@ impl DescribedRules {
     }
 }
 
-fn scope_kind(scope: policy::Scope) -> ScopeKind {
+fn scope_kind(scope: policy::Scope) -> DocumentedScope {
     match scope.binding() {
-        Binding::Caller => ScopeKind::Caller { name: "authorization" },
-        Binding::Nothing => ScopeKind::Global,
-        Binding::Header(name) => ScopeKind::Header { name: name.to_ascii_lowercase() },
-        Binding::Arguments => ScopeKind::Arguments,
+        Binding::Caller => DocumentedScope::Caller { name: "authorization" },
+        Binding::Nothing => DocumentedScope::Global,
+        Binding::Header(name) => DocumentedScope::Header { name: name.to_ascii_lowercase() },
+        Binding::Arguments => DocumentedScope::Arguments,
     }
 }
 

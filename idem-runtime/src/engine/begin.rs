@@ -10,7 +10,7 @@ use tokio::time::{Instant, timeout};
 use super::complete::ClaimCompletion;
 use super::decide::{Decision, decide, mismatch};
 use super::dyn_store::{BoxClaim, BoxFuture, StoreFuture};
-use super::execute::Execution;
+use super::execute::ClaimedExecution;
 use super::operator::KeyReport;
 use super::{Core, poll_now, poll_once};
 use crate::attempt::Attempt;
@@ -67,7 +67,7 @@ pub(super) enum Next {
 
 /// A handler that may start.
 pub(super) enum Start {
-    Protected(Execution),
+    Protected(ClaimedExecution),
     /// Without a claim, since the store is unavailable.
     Unprotected(Permit),
 }
@@ -174,7 +174,9 @@ impl Core {
         match decision {
             Decision::Run(claim) => match self.permit() {
                 // Only new keys are refused because too many executions run, so this comes after the store was asked.
-                Some(permit) => Next::Start(Start::Protected(Execution::new(self, attempt, info, claim, permit))),
+                Some(permit) => {
+                    Next::Start(Start::Protected(ClaimedExecution::new(self, attempt, info, claim, permit)))
+                }
                 None => {
                     self.release(attempt.key, claim);
                     Next::Blocked(Blocked::Refuse(RefusalReason::TooManyExecutions))
@@ -232,7 +234,7 @@ impl Core {
                         };
                         match within(STORE_TIMEOUT, claim.renew(self.lease)).await {
                             Ok(()) => {
-                                let execution = Execution::new(&self, &attempt, &info, claim, permit);
+                                let execution = ClaimedExecution::new(&self, &attempt, &info, claim, permit);
                                 return Ok(Start::Protected(execution.asked_at(asked_at)));
                             }
                             // Another request was first, so the store is asked again.

@@ -23,10 +23,10 @@ use crate::telemetry::span::StoreTimer;
 pub(crate) type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
 /// A step of a store.
-pub(crate) struct StoreFuture<'a, T>(Option<Step<'a, T>>);
+pub(crate) struct StoreFuture<'a, T>(Option<StepFuture<'a, T>>);
 
 /// It is taken only to be dropped.
-type Step<'a, T> = Pin<Box<dyn Future<Output = Result<T, StoreError>> + Send + 'a>>;
+type StepFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T, StoreError>> + Send + 'a>>;
 
 impl<'a, T> StoreFuture<'a, T> {
     pub(crate) fn new(step: impl Future<Output = Result<T, StoreError>> + Send + 'a) -> Self {

@@ -26,7 +26,7 @@ use crate::transaction::TransactionSlot;
 const MAX_RESPONSE_DELAY: Duration = Duration::from_secs(1);
 
 /// A claim, and what the handler needs to run under it.
-pub(super) struct Execution {
+pub(super) struct ClaimedExecution {
     pub(super) core: Arc<Core>,
     pub(super) key: StorageKey,
     fingerprint: Fingerprint,
@@ -39,7 +39,7 @@ pub(super) struct Execution {
     permit: Option<Permit>,
 }
 
-impl Execution {
+impl ClaimedExecution {
     pub(super) fn new(
         core: &Arc<Core>,
         attempt: &Attempt,

@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::begin::{Blocked, Next, Pending, Start};
 use super::dyn_store::BoxFuture;
 use super::execute::unprotected;
-use super::wait::Waiter;
+use super::wait::InFlightWait;
 use super::{Core, Idempotency, poll_once};
 use crate::attempt::Attempt;
 use crate::error::StoreError;
@@ -53,9 +53,9 @@ impl Idempotency {
     {
         let core = Arc::clone(&self.handle.core);
         async move {
-            let mut waiter: Option<Waiter> = None;
+            let mut waiter: Option<InFlightWait> = None;
             loop {
-                let patience = waiter.as_ref().map(Waiter::patience);
+                let patience = waiter.as_ref().map(InFlightWait::patience);
                 let blocked = match core.look(&attempt, handler, patience).await {
                     Looked::Ran(Some(response)) => return Ok(RunResult::Executed(response)),
                     Looked::Ran(None) => return Err(RefusalReason::OutcomeUnknown),
@@ -73,7 +73,8 @@ impl Idempotency {
                     // Boxed, since it is large, and most requests do not need it.
                     Blocked::Mismatch => return Err(Box::pin(core.mismatch(attempt)).await),
                     Blocked::Wait => {
-                        let waiter = waiter.get_or_insert_with(|| Waiter::new(attempt.rules.wait.unwrap_or_default()));
+                        let waiter =
+                            waiter.get_or_insert_with(|| InFlightWait::new(attempt.rules.wait.unwrap_or_default()));
                         if !waiter.wait(Arc::clone(&core.store).ended(attempt.key)).await {
                             return Err(RefusalReason::InFlight);
                         }

@@ -14,7 +14,7 @@ use tokio::time::timeout;
 
 use super::begin::{BeginFuture, STORE_TIMEOUT};
 use super::decide::Decision;
-use super::execute::Execution;
+use super::execute::ClaimedExecution;
 use super::{Core, Idempotency, poll_once};
 use crate::attempt::Attempt;
 use crate::execution_info::ExecutionInfo;
@@ -55,7 +55,7 @@ enum ShadowState {
     /// There is no claim to end.
     Unclaimed,
     /// The claim is here.
-    Claimed(Box<Execution>),
+    Claimed(Box<ClaimedExecution>),
     /// A task has the claim, or is asking for it.
     InTask(oneshot::Sender<Outcome>),
 }
@@ -123,7 +123,7 @@ impl Idempotency {
                         return Shadow(ShadowState::Unclaimed);
                     };
                     report(ShadowOutcome::Execute);
-                    let execution = Execution::new(core, &attempt, &info, claim, permit);
+                    let execution = ClaimedExecution::new(core, &attempt, &info, claim, permit);
                     return Shadow(ShadowState::Claimed(Box::new(execution)));
                 }
                 // To take over or to renew a claim, a task has to wait for the store.
@@ -190,7 +190,7 @@ impl Core {
         if take_over && !matches!(timeout(STORE_TIMEOUT, claim.renew(self.lease)).await, Ok(Ok(()))) {
             return;
         }
-        let mut execution = Execution::new(&self, &attempt, &info, claim, permit);
+        let mut execution = ClaimedExecution::new(&self, &attempt, &info, claim, permit);
         let outcome = execution.keep_claim(Box::pin(async { ended.await.unwrap_or(Outcome::Release) })).await;
         // Failures are logged.
         let _ = execution.end(outcome).await;

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use super::begin::{Blocked, Next, Pending, STORE_TIMEOUT, within};
 use super::complete::{ClaimCompletion, ClaimEnd};
 use super::decide::Decision;
-use super::execute::Execution;
-use super::wait::Waiter;
+use super::execute::ClaimedExecution;
+use super::wait::InFlightWait;
 use super::{Core, Idempotency};
 use crate::attempt::{Attempt, Rules};
 use crate::caller_transaction::CallerTransaction;
@@ -70,7 +70,8 @@ impl Idempotency {
                 }
                 Blocked::Mismatch => return Err(Arc::clone(core).mismatch(attempt).await),
                 Blocked::Wait => {
-                    let waiter = waiter.get_or_insert_with(|| Waiter::new(attempt.rules.wait.unwrap_or_default()));
+                    let waiter =
+                        waiter.get_or_insert_with(|| InFlightWait::new(attempt.rules.wait.unwrap_or_default()));
                     if !waiter.wait(Arc::clone(&core.store).ended(attempt.key)).await {
                         return Err(RefusalReason::InFlight);
                     }
@@ -100,7 +101,8 @@ impl Idempotency {
                 Decision::TakeOver(()) => true,
                 Decision::Replay(replay) => return Ok(RunResult::Replayed(replay)),
                 Decision::Wait => {
-                    let waiter = waiter.get_or_insert_with(|| Waiter::new(attempt.rules.wait.unwrap_or_default()));
+                    let waiter =
+                        waiter.get_or_insert_with(|| InFlightWait::new(attempt.rules.wait.unwrap_or_default()));
                     if waiter.wait(Arc::clone(&core.store).ended(attempt.key)).await {
                         continue;
                     }
@@ -158,7 +160,7 @@ impl Core {
         self: &Arc<Self>,
         attempt: &Attempt,
         slot: &TransactionSlot,
-    ) -> Result<Execution, Blocked> {
+    ) -> Result<ClaimedExecution, Blocked> {
         let unavailable = |error| Blocked::Refuse(RefusalReason::StoreUnavailable(error));
         loop {
             let info = ExecutionInfo::start(attempt, self.clock.now());
@@ -171,7 +173,7 @@ impl Core {
                     let _ = ClaimCompletion::release(attempt.key, claim).finish(Arc::clone(self)).await;
                     return Err(Blocked::Refuse(RefusalReason::TooManyExecutions));
                 };
-                return self.opened(Execution::new(self, attempt, &info, claim, permit), slot).await;
+                return self.opened(ClaimedExecution::new(self, attempt, &info, claim, permit), slot).await;
             }
             let execution = match self.next(attempt, &info, decision) {
                 Next::Start(_) | Next::Pending(Pending::Asked(_)) => {
@@ -184,7 +186,7 @@ impl Core {
                         return Err(Blocked::Refuse(RefusalReason::TooManyExecutions));
                     };
                     match within(STORE_TIMEOUT, claim.renew(self.lease)).await {
-                        Ok(()) => Execution::new(self, attempt, &info, claim, permit),
+                        Ok(()) => ClaimedExecution::new(self, attempt, &info, claim, permit),
                         // Another request was first, so the store is asked again.
                         Err(StoreError::Lost) => continue,
                         Err(error) => return Err(unavailable(error)),
@@ -196,7 +198,7 @@ impl Core {
     }
 
     /// Returns an execution whose transaction is in the slot. Otherwise the handler does not run.
-    async fn opened(&self, execution: Execution, slot: &TransactionSlot) -> Result<Execution, Blocked> {
+    async fn opened(&self, execution: ClaimedExecution, slot: &TransactionSlot) -> Result<ClaimedExecution, Blocked> {
         if slot.was_opened() {
             return Ok(execution);
         }

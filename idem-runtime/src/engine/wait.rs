@@ -10,14 +10,14 @@ use super::poll_once;
 use crate::telemetry::counters::GaugeGuard;
 
 /// A request that waits for another request's execution.
-pub(super) struct Waiter {
+pub(super) struct InFlightWait {
     until: Instant,
     /// How often the store has woken this request at once, in a row.
     spurious: u32,
     last_look: bool,
 }
 
-impl Waiter {
+impl InFlightWait {
     /// This many wake-ups at once are believed: another execution may have ended between the two looks at the store.
     const BELIEVED: u32 = 3;
     const MAX_PAUSE: Duration = Duration::from_millis(100);

@@ -24,7 +24,7 @@ use crate::outcome::Replay;
 
 tokio::task_local! {
     /// The span of the request that the current task works for.
-    static CURRENT: Arc<Inner>;
+    static CURRENT: Arc<SpanInner>;
 }
 
 /// The span of one request, from its arrival to its response and to the end of its execution.
@@ -72,9 +72,9 @@ tokio::task_local! {
 /// # }
 /// ```
 #[derive(Clone, Default)]
-pub struct RequestSpan(Option<Arc<Inner>>);
+pub struct RequestSpan(Option<Arc<SpanInner>>);
 
-struct Inner {
+struct SpanInner {
     span: Span,
     endpoint: Arc<str>,
     outcome: OnceLock<&'static str>,
@@ -99,7 +99,7 @@ impl TimeSum {
     }
 }
 
-impl Drop for Inner {
+impl Drop for SpanInner {
     fn drop(&mut self) {
         self.span.record("outcome", self.outcome.get().copied().unwrap_or("left"));
         for (field, sum) in [("store_us", &self.store), ("handler_us", &self.handler)] {
@@ -136,7 +136,7 @@ impl RequestSpan {
             store_us = Empty,
             handler_us = Empty,
         );
-        let inner = Inner {
+        let inner = SpanInner {
             span,
             endpoint,
             outcome: OnceLock::new(),
@@ -269,7 +269,7 @@ impl fmt::Debug for RequestSpan {
 pub(crate) struct StoreTimer {
     store: &'static str,
     operation: Operation,
-    span: Option<Arc<Inner>>,
+    span: Option<Arc<SpanInner>>,
     /// `None` if nothing is measured.
     started: Option<Instant>,
 }
@@ -305,7 +305,7 @@ impl Drop for StoreTimer {
 
 /// Measures a handler, until it is dropped.
 pub(crate) struct HandlerTimer {
-    span: Option<Arc<Inner>>,
+    span: Option<Arc<SpanInner>>,
     /// `None` if nothing is measured.
     started: Option<Instant>,
 }

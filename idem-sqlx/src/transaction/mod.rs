@@ -13,7 +13,7 @@ use idem_runtime::{Begin, BeginOptions, ExecutionInfo, Fingerprint, StorageKey, 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::claim::{Kind, SqlClaim, retention};
+use crate::claim::{ClaimKind, SqlClaim, retention};
 use crate::dialect::{Dialect, MAX_TIME, Statements, Value};
 use crate::errors::{DatabaseError, Problem, Step};
 use crate::execute::key_value;
@@ -172,10 +172,10 @@ impl<D: Dialect> Beginner<'_, D> {
             let mut claim = TransactionClaim::new(self, session, open, guards);
             if let Some(previous_owner) = previous_owner {
                 claim.wait_for_take_over(previous_owner);
-                return Ok(Begin::Abandoned(SqlClaim(Kind::Transaction(Box::new(claim)))));
+                return Ok(Begin::Abandoned(SqlClaim(ClaimKind::Transaction(Box::new(claim)))));
             }
             claim.open().await.map_err(|error| D::problem(error, &executor.table))?;
-            return Ok(Begin::Claimed(SqlClaim(Kind::Transaction(Box::new(claim)))));
+            return Ok(Begin::Claimed(SqlClaim(ClaimKind::Transaction(Box::new(claim)))));
         }
         Err(Problem::Contended)
     }

@@ -240,7 +240,7 @@ async fn an_outcome_that_was_recorded_after_all_is_not_unknown() {
         let info = ExecutionInfo::start(&attempt, core.clock.now());
         let Ok(Begin::Claimed(claim)) = core.begin(&attempt, info.clone()).await else { panic!("a free key") };
         let permit = core.permit().unwrap();
-        let execution = super::super::execute::Execution::new(&core, &attempt, &info, claim, permit);
+        let execution = super::super::execute::ClaimedExecution::new(&core, &attempt, &info, claim, permit);
         let ended = execution.end(answer("one")).await;
         assert!(matches!(ended, Some(Ok(()))), "{clones}: {ended:?}");
         assert_eq!(recorded(idempotency.run(attempt, Body::ready().run(answer("two"))).await), "one");
@@ -255,7 +255,7 @@ async fn what_an_operator_settled_meanwhile_is_not_what_the_execution_recorded()
     let attempt = rerun();
     let info = ExecutionInfo::start(&attempt, core.clock.now());
     let Ok(Begin::Claimed(claim)) = core.begin(&attempt, info.clone()).await else { panic!("a free key") };
-    let execution = super::super::execute::Execution::new(&core, &attempt, &info, claim, core.permit().unwrap());
+    let execution = super::super::execute::ClaimedExecution::new(&core, &attempt, &info, claim, core.permit().unwrap());
     // The lease was lost, and an operator said what became of the execution, whose id the record has.
     let mut settled = RecordBuilder::new();
     settled.put(b"settled");
