@@ -59,8 +59,6 @@ impl Results {
         }
         if !self.http.cpu.is_empty() {
             tables.push(("http-cpu", by_size(&self.http.cpu, time)));
-            tables.push(("http-rate", by_size(&self.http.rate, |rate| format!("{rate:.0}/s"))));
-            tables.push(("http-p99", by_size(&self.http.p99, |micros| time(micros * 1e3))));
         }
         if !self.promises.is_empty() {
             tables.push(("promises", promises(&self.promises)));
