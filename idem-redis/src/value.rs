@@ -191,7 +191,7 @@ pub(crate) struct StoredRecord {
 impl StoredRecord {
     /// Decodes the whole record.
     pub(crate) fn decode(&self, key: &StorageKey, name: &Name) -> Result<Record, Error> {
-        Record::from_checksummed_bytes(key, &self.content)
+        Record::from_checksummed_bytes(key, *self.summary.fingerprint(), &self.content)
             .map_err(|cause| Error::Unreadable { name: name.short(), cause: Some(cause) })
     }
 }

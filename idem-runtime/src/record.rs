@@ -66,35 +66,35 @@ impl Record {
         Self::not_replayable(fingerprint, Timestamp::NEVER, info)
     }
 
-    /// Returns this record as one string with a checksum over everything, for stores outside this process. The checksum also
-    /// covers `key`, so that the record of one key is never read for another.
-    ///
-    /// The layout: version, checksum, fingerprint, and then [`bytes`](Self::bytes).
+    /// Returns [`bytes`](Self::bytes) after a version and a checksum, for stores outside this process. The checksum also covers `key`
+    /// and the [`fingerprint`](Self::fingerprint), which the store keeps beside them, so that the record of one key or request is
+    /// never read for another.
     pub fn to_checksummed_bytes(&self, key: &StorageKey) -> Bytes {
         let mut bytes = BytesMut::with_capacity(CHECKED_HEAD + self.bytes.len());
         bytes.put_u8(VERSION);
         bytes.put_slice(&checksum(key, &self.fingerprint, &self.bytes));
-        bytes.put_slice(self.fingerprint.as_bytes());
         bytes.put_slice(&self.bytes);
         bytes.freeze()
     }
 
-    /// Reads what [`to_checksummed_bytes`](Self::to_checksummed_bytes) wrote for `key`.
+    /// Reads what [`to_checksummed_bytes`](Self::to_checksummed_bytes) wrote for `key` and `fingerprint`.
     ///
     /// # Errors
-    /// The bytes are truncated, changed, or of another key. The handler has run, or may have, so a store reports
+    /// The bytes are truncated, changed, or of another key or fingerprint. The handler has run, or may have, so a store reports
     /// [`StoreError::Unreadable`](crate::StoreError::Unreadable), and never a free key.
-    pub fn from_checksummed_bytes(key: &StorageKey, bytes: &Bytes) -> Result<Self, DecodeError> {
+    pub fn from_checksummed_bytes(
+        key: &StorageKey,
+        fingerprint: Fingerprint,
+        bytes: &Bytes,
+    ) -> Result<Self, DecodeError> {
         const SHORT: DecodeError = DecodeError("shorter than its checksum");
         let (head, _) = bytes.split_first_chunk::<CHECKED_HEAD>().ok_or(SHORT)?;
         if head[0] != VERSION {
             return Err(DecodeError("of an unknown version"));
         }
-        let (expected, fingerprint) = head[1..].split_at(CHECKSUM);
-        let fingerprint = Fingerprint::from_bytes(fingerprint.first_chunk().copied().ok_or(SHORT)?);
         let bytes = bytes.slice(CHECKED_HEAD..);
-        if expected != checksum(key, &fingerprint, &bytes) {
-            return Err(DecodeError("damaged, or of another key"));
+        if head[1..] != checksum(key, &fingerprint, &bytes) {
+            return Err(DecodeError("damaged, or of another key or fingerprint"));
         }
         Ok(Self::new(fingerprint, bytes))
     }
@@ -151,7 +151,7 @@ impl fmt::Debug for Record {
 }
 
 const CHECKSUM: usize = 8;
-const CHECKED_HEAD: usize = 1 + CHECKSUM + 32;
+const CHECKED_HEAD: usize = 1 + CHECKSUM;
 
 /// Detects damage and mix-ups. It does not stop an attacker who can write to the store.
 fn checksum(key: &StorageKey, fingerprint: &Fingerprint, bytes: &[u8]) -> [u8; CHECKSUM] {
@@ -351,7 +351,9 @@ mod tests {
 
     #[test]
     fn a_record_comes_back_from_its_checksummed_bytes() {
-        let read = |record: &Record| Record::from_checksummed_bytes(&KEY, &record.to_checksummed_bytes(&KEY));
+        let read = |record: &Record| {
+            Record::from_checksummed_bytes(&KEY, *record.fingerprint(), &record.to_checksummed_bytes(&KEY))
+        };
         for record in [record(b"content", None), Record::new(Fingerprint::from_bytes([0; 32]), Bytes::new())] {
             assert_eq!(read(&record), Ok(record));
         }
@@ -361,18 +363,21 @@ mod tests {
     fn a_cut_at_any_byte_and_a_flip_of_any_bit_are_detected() {
         let good = record(b"content", None).to_checksummed_bytes(&KEY);
         for length in 0..good.len() {
-            assert!(Record::from_checksummed_bytes(&KEY, &good.slice(..length)).is_err(), "cut at {length}");
+            let cut = good.slice(..length);
+            assert!(Record::from_checksummed_bytes(&KEY, FINGERPRINT, &cut).is_err(), "cut at {length}");
         }
         for bit in 0..good.len() * 8 {
             let mut bytes = good.to_vec();
             bytes[bit / 8] ^= 1 << (bit % 8);
-            assert!(Record::from_checksummed_bytes(&KEY, &bytes.into()).is_err(), "bit {bit}");
+            assert!(Record::from_checksummed_bytes(&KEY, FINGERPRINT, &bytes.into()).is_err(), "bit {bit}");
         }
     }
 
     #[test]
-    fn a_record_of_another_key_is_refused() {
+    fn a_record_of_another_key_or_fingerprint_is_refused() {
         let bytes = record(b"content", None).to_checksummed_bytes(&KEY);
-        assert!(Record::from_checksummed_bytes(&StorageKey::from_bytes([4; 32]), &bytes).is_err());
+        let (other_key, other) = (StorageKey::from_bytes([4; 32]), Fingerprint::from_bytes([4; 32]));
+        assert!(Record::from_checksummed_bytes(&other_key, FINGERPRINT, &bytes).is_err());
+        assert!(Record::from_checksummed_bytes(&KEY, other, &bytes).is_err());
     }
 }

@@ -33,7 +33,7 @@ impl BeginRow {
                 let info = info.and_then(|info| ExecutionInfo::from_bytes(&info).ok());
                 Ok(Self::Record { owner, record: Record::without_content(fingerprint, info.as_ref()) })
             }
-            Some(bytes) => Ok(Self::Record { owner, record: record(key, bytes, &fingerprint)? }),
+            Some(bytes) => Ok(Self::Record { owner, record: record(key, bytes, fingerprint)? }),
             None => Ok(Self::Claim { owner, fingerprint, lease_has_expired: lease_has_expired == Some(true) }),
         }
     }
@@ -45,7 +45,7 @@ pub(crate) fn stored_entry<D: Dialect>(row: &D::Row, key: &StorageKey) -> Result
     let record_bytes = D::bytes(row, 1).map_err(Problem::Refused)?;
     let is_record = record_bytes.is_some();
     let mut entry = StoredEntry::new(match record_bytes {
-        Some(bytes) => KeyState::Completed(record(key, bytes, &fingerprint)?),
+        Some(bytes) => KeyState::Completed(record(key, bytes, fingerprint)?),
         None if required(D::boolean(row, 2))? => KeyState::Abandoned(fingerprint),
         None => KeyState::InFlight(fingerprint),
     });
@@ -91,14 +91,9 @@ fn fingerprint(bytes: Vec<u8>) -> Result<Fingerprint, Problem> {
     fingerprint.map_err(|_| Problem::Damaged("damaged: its fingerprint is too short or too long"))
 }
 
-fn record(key: &StorageKey, bytes: Vec<u8>, fingerprint: &Fingerprint) -> Result<Record, Problem> {
-    let Ok(record) = Record::from_checksummed_bytes(key, &Bytes::from(bytes)) else {
-        return Err(Problem::Damaged("damaged: its record does not match its checksum"));
-    };
-    if record.fingerprint() != fingerprint {
-        return Err(Problem::Damaged("damaged: its record is of another fingerprint"));
-    }
-    Ok(record)
+fn record(key: &StorageKey, bytes: Vec<u8>, fingerprint: Fingerprint) -> Result<Record, Problem> {
+    let record = Record::from_checksummed_bytes(key, fingerprint, &Bytes::from(bytes));
+    record.map_err(|_| Problem::Damaged("damaged: its record does not match its checksum"))
 }
 
 /// A time that the database gave in ticks since 1970.

@@ -312,8 +312,8 @@ fn logged(server: &Postgres) -> u64 {
     server.sql("SELECT pg_wal_lsn_diff(pg_current_wal_insert_lsn(), '0/0')").trim().parse().unwrap()
 }
 
-/// Measured on PostgreSQL 15: 617 bytes for a claim and a record of a few bytes, 907 for an execution of the engine with a response
-/// of 180 bytes, and 133 for a renewal.
+/// Measured on PostgreSQL 15: 585 bytes for a claim and a record of a few bytes, 875 for an execution of the engine with a response
+/// of 180 bytes, and 132 for a renewal.
 #[tokio::test]
 async fn a_key_costs_the_log_of_the_server_a_few_hundred_bytes() {
     const KEYS: u64 = 300;
@@ -340,7 +340,7 @@ async fn a_key_costs_the_log_of_the_server_a_few_hundred_bytes() {
     }
     let costs = (key_costs, execution_costs, (logged(&server) - before) / KEYS);
     println!("{costs:?}");
-    assert!(costs.0 < 700 && costs.1 < 1050 && costs.2 < 200, "{costs:?}");
+    assert!(costs.0 < 600 && costs.1 < 900 && costs.2 < 150, "{costs:?}");
 }
 
 #[tokio::test]

@@ -42,7 +42,7 @@ pub use builder::PostgresStoreBuilder;
 /// Waiters poll at least twice a second, and earlier if a `NOTIFY` wakes them. The one connection that listens is opened when
 /// a request waits, and closed when none has waited for a while.
 ///
-/// A key costs two round trips and about 620 bytes of WAL, beside its response; a renewal costs about 130, and changes no index. A
+/// A key costs two round trips and about 590 bytes of WAL, beside its response; a renewal costs about 130, and changes no index. A
 /// statement that times out, or whose caller leaves, is cancelled before its connection is replaced.
 ///
 /// # Requirements
