@@ -52,9 +52,11 @@ impl Checks {
         }
         let [server, replication, memory] = infos.map(info);
         check_version(server.as_ref())?;
-        match get(server.as_ref(), "redis_mode").is_some_and(|mode| mode == "cluster") {
-            true if !self.in_cluster => return Err(ConnectError::ClusterNode),
-            false if self.in_cluster => return Err(ConnectError::NoCluster),
+        // Valkey has another name for it.
+        let mode = get(server.as_ref(), "redis_mode").or_else(|| get(server.as_ref(), "server_mode"));
+        match mode.as_deref() {
+            Some("cluster") if !self.in_cluster => return Err(ConnectError::ClusterNode),
+            Some("standalone" | "sentinel") if self.in_cluster => return Err(ConnectError::NoCluster),
             _ => {}
         }
         if get(replication.as_ref(), "role").is_some_and(|role| role != "master") {

@@ -153,7 +153,18 @@ impl RedisStoreBuilder {
     }
 
     fn client(&self, url: &str) -> Result<redis::Client, ConnectError> {
-        let client = if url.starts_with("rediss:") { self.secure_client(url)? } else { redis::Client::open(url) };
+        let client = match redis::parse_redis_url(url).as_ref().map(|url| url.scheme()) {
+            Some("rediss" | "valkeys") => self.secure_client(url)?,
+            Some(_) => redis::Client::open(url),
+            None if url.contains("sentinel") => {
+                let what = "the store does not ask Sentinel for the primary; give the URL of a proxy that leads to it";
+                return Err(ConnectError::Setting(what));
+            }
+            None => {
+                let what = "the URL is not one of Redis; it begins with `redis://`, or with `rediss://` for TLS";
+                return Err(ConnectError::Setting(what));
+            }
+        };
         client.map_err(ConnectError::Unreachable)
     }
 
@@ -171,7 +182,7 @@ impl RedisStoreBuilder {
 
     #[cfg(not(feature = "tls"))]
     fn secure_client(&self, _: &str) -> Result<redis::RedisResult<redis::Client>, ConnectError> {
-        Err(ConnectError::Setting("`rediss://` needs the feature `tls` of the crate `idem-redis`; enable it"))
+        Err(ConnectError::Setting("a URL with TLS needs the feature `tls` of the crate `idem-redis`; enable it"))
     }
 
     /// Refuses settings that cannot work.

@@ -40,7 +40,7 @@ async fn a_user_who_lacks_a_documented_right_is_refused_and_told_which() {
     for lacking in &rights {
         let others: Vec<_> = rights.iter().filter(|right| *right != lacking).copied().collect();
         set_user(&server, &others).await;
-        let refused = connect().await.unwrap_err();
+        let Err(refused) = connect().await else { panic!("without {lacking}") };
         assert!(matches!(&refused, ConnectError::MissingRight { right } if right == lacking), "{lacking}: {refused:?}");
         assert!(refused.to_string().contains(lacking), "{refused}");
     }
@@ -134,7 +134,14 @@ async fn settings_that_make_no_sense_are_refused_before_anything_is_sent() {
         let refused = refused.connect().await.unwrap_err();
         assert!(matches!(refused, ConnectError::Setting(text) if text.contains(word)), "{refused:?}");
     }
-    assert!(matches!(RedisStore::connect("no url").await, Err(ConnectError::Unreachable(_))));
+    for (url, word) in [
+        ("127.0.0.1:6379", "begins with `redis://`"),
+        ("http://127.0.0.1", "begins with `redis://`"),
+        ("redis+sentinel://127.0.0.1:26379/main", "a proxy that leads to it"),
+    ] {
+        let refused = RedisStore::connect(url).await.unwrap_err();
+        assert!(matches!(refused, ConnectError::Setting(text) if text.contains(word)), "{refused:?}");
+    }
 }
 
 #[tokio::test]

@@ -27,7 +27,8 @@ fn fail_twice(server: &Postgres, state: &str, event: &str) {
              IF nextval('tries') % 3 <> 0 THEN RAISE EXCEPTION 'as planned' USING ERRCODE = '{state}'; END IF; \
              RETURN NEW; END $$; \
          DROP SEQUENCE IF EXISTS tries; CREATE SEQUENCE tries; \
-         CREATE OR REPLACE TRIGGER fail BEFORE {event} ON idempotency FOR EACH ROW EXECUTE FUNCTION fail()"
+         DROP TRIGGER IF EXISTS fail ON idempotency; \
+         CREATE TRIGGER fail BEFORE {event} ON idempotency FOR EACH ROW EXECUTE FUNCTION fail()"
     ));
 }
 

@@ -297,6 +297,9 @@ async fn a_replay_neither_writes_nor_locks() {
     let (recorded, claimed) = (key(), key());
     leave_record(&store, &recorded, "answer").await;
     let _claim = claim(&store, &claimed).await;
+    // The first look marks the rows as committed, and the server logs that if it has checksums.
+    assert_eq!(stands(&store, &recorded).await, "completed: answer");
+    assert_eq!(stands(&store, &claimed).await, "in flight");
     let position = "SELECT pg_current_wal_insert_lsn(), (SELECT string_agg(xmax::text, ',') FROM idempotency)";
     server.sql("CHECKPOINT");
     let before = server.sql(position);
@@ -357,6 +360,10 @@ async fn no_step_of_a_claim_changes_an_index() {
             claims.remove(0).complete(record(&"response ".repeat(30)), TTL).await.unwrap();
         }
     }
+    // A session reports what it did when it ends.
+    server.sql(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'idem' AND pid <> pg_backend_pid()",
+    );
     let updates = "SELECT n_tup_upd, n_tup_hot_upd FROM pg_stat_user_tables WHERE relname = 'idempotency'";
     let expected = KEYS + KEYS - 5;
     let asked = Instant::now();

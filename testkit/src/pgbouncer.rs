@@ -88,9 +88,14 @@ impl Drop for PgBouncer {
     }
 }
 
+/// The program `PGBOUNCER`, if that is set, else the installed one.
+///
 /// # Panics
 /// If it is missing.
 fn program() -> PathBuf {
+    if let Some(program) = std::env::var_os("PGBOUNCER") {
+        return program.into();
+    }
     let path = std::env::var_os("PATH").unwrap_or_default();
     // Where Debian and Ubuntu have it, which is not on every user's path.
     let folders = std::env::split_paths(&path).chain([PathBuf::from("/usr/sbin")]);

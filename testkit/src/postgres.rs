@@ -200,11 +200,15 @@ pub(crate) fn as_user(user: Option<User>, program: &Path) -> Command {
     command
 }
 
-/// A program of PostgreSQL: on the path, or where Debian and Ubuntu have it, in its latest version.
+/// A program of PostgreSQL: in the folder `POSTGRES_BIN`, if that is set, else on the path, or where Debian and Ubuntu have it, in
+/// its latest version. A folder with a server may lack `psql`, and any version of it will do.
 ///
 /// # Panics
 /// If it is missing.
 fn binary(name: &str) -> PathBuf {
+    if let Some(folder) = std::env::var_os("POSTGRES_BIN").filter(|_| name != "psql") {
+        return Path::new(&folder).join(name);
+    }
     let path = std::env::var_os("PATH").unwrap_or_default();
     let mut folders: Vec<PathBuf> = std::env::split_paths(&path).collect();
     let mut versions: Vec<(u32, PathBuf)> = fs::read_dir("/usr/lib/postgresql")

@@ -149,8 +149,10 @@ impl Drop for Redis {
     }
 }
 
+/// Starts the program `REDIS_SERVER`, if that is set, else `redis-server`.
 fn spawn(port: u16, folder: &Path, options: &[String]) -> Child {
-    let spawned = Command::new("redis-server")
+    let program = std::env::var_os("REDIS_SERVER").unwrap_or_else(|| "redis-server".into());
+    let spawned = Command::new(program)
         .args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--dir"])
         .arg(folder)
         .args(["--daemonize", "no", "--loglevel", "warning", "--repl-diskless-sync-delay", "0"])

@@ -5,9 +5,10 @@ local missing = {}
 local function try(right, ...)
     local reply = redis.pcall(...)
     local why = type(reply) == 'table' and reply.err or ''
-    if string.find(why, "can't run this command") or string.find(why, 'NOPERM.*to run the') then
+    -- As Redis 7.0 says it, and as later versions and Valkey do.
+    if string.find(why, "can't run this command") or string.find(why, 'no permissions to run the') then
         missing[#missing + 1] = right
-    elseif string.find(why, "can't access") or string.find(why, 'NOPERM.*key') then
+    elseif string.find(why, "can't access") or string.find(why, 'No permissions to access a key') then
         missing[1] = rights_to_keys
     end
 end

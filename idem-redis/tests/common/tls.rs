@@ -56,7 +56,9 @@ impl Authority {
         let options = ["--save", "", "--tls-port", &port, "--tls-auth-clients", clients];
         let files = ["--tls-ca-cert-file", &ca, "--tls-cert-file", &certificate, "--tls-key-file", &key];
         let server = Redis::with(&[&options[..], &files].concat()).await;
-        (server, RedisStore::builder(format!("rediss://localhost:{port}")).timeout(Duration::from_secs(5)))
+        // Both schemes say the same.
+        let scheme = if clients == "yes" { "valkeys" } else { "rediss" };
+        (server, RedisStore::builder(format!("{scheme}://localhost:{port}")).timeout(Duration::from_secs(5)))
     }
 }
 
