@@ -10,113 +10,27 @@ use common::*;
 use idem_redis::{ConnectError, Durability, RedisStore, RedisStoreBuilder};
 use idem_runtime::{Begin, BeginOptions, Claim, Store};
 use idem_testkit::redis::Redis;
+use idem_testkit::redis_cluster::{RedisCluster, id, node, ok};
 
-const SLOTS: u16 = 16384;
-
-struct Cluster {
-    nodes: Vec<Redis>,
+fn builder(cluster: &RedisCluster) -> RedisStoreBuilder {
+    RedisStore::cluster_builder([cluster.nodes[0].url()]).timeout(Duration::from_secs(5))
 }
 
-impl Cluster {
-    async fn start() -> Self {
-        let mut nodes = Vec::new();
-        for _ in 0..3 {
-            nodes.push(node().await);
-        }
-        for (number, node) in (0..3).zip(&nodes) {
-            let (first, last) =
-                (SLOTS / 3 * number, if number == 2 { SLOTS - 1 } else { SLOTS / 3 * (number + 1) - 1 });
-            ok(node, &format!("CLUSTER ADDSLOTSRANGE {first} {last}")).await;
-            // Nodes with equal epochs would settle that later, and move slots about.
-            ok(node, &format!("CLUSTER SET-CONFIG-EPOCH {}", number + 1)).await;
-            if number > 0 {
-                ok(&nodes[0], &format!("CLUSTER MEET {}", address(node).await)).await;
-            }
-        }
-        let cluster = Self { nodes };
-        cluster.settled(3).await;
-        cluster
-    }
-
-    /// Waits until all nodes know so many, and serve all slots.
-    async fn settled(&self, count: usize) {
-        for node in &self.nodes {
-            until("the cluster is up", async || {
-                let info = node.say("CLUSTER INFO").await;
-                info.contains("cluster_state:ok")
-                    && info.contains(&format!("cluster_known_nodes:{count}\r\n"))
-                    && info.contains("cluster_slots_ok:16384")
-            })
-            .await;
+/// The node that has the key, and the key's slot.
+async fn owner(cluster: &RedisCluster, number: u8) -> (&Redis, u16) {
+    for node in &cluster.nodes {
+        if node.say(&format!("EXISTS {}", name(number))).await.starts_with(':') {
+            let slot = node.say(&format!("CLUSTER KEYSLOT {}", name(number))).await;
+            return (node, slot.lines().next().unwrap()[1..].parse().unwrap());
         }
     }
-
-    /// Adds a replica of a node, and returns it once it follows.
-    async fn replica(&self, of: &Redis) -> Redis {
-        let replica = node().await;
-        ok(&replica, &format!("CLUSTER MEET {}", address(of).await)).await;
-        let id = id(of).await;
-        until("the replica follows", async || replica.say(&format!("CLUSTER REPLICATE {id}")).await.starts_with("+OK"))
-            .await;
-        until("the replica knows all nodes", async || {
-            let (nodes, info) = (replica.say("CLUSTER NODES").await, replica.say("CLUSTER INFO").await);
-            nodes.matches(" connected").count() == self.nodes.len() + 1
-                && !nodes.contains("handshake")
-                && info.contains("cluster_state:ok")
-                && info.contains("cluster_size:3")
-        })
-        .await;
-        until("the replica is up to date", async || {
-            replica.say("INFO replication").await.contains("master_link_status:up")
-                && of.say("INFO replication").await.contains("state=online")
-        })
-        .await;
-        replica
-    }
-
-    fn builder(&self) -> RedisStoreBuilder {
-        RedisStore::cluster_builder([self.nodes[0].url()]).timeout(Duration::from_secs(5))
-    }
-
-    /// The node that has the key, and the key's slot.
-    async fn owner(&self, number: u8) -> (&Redis, u16) {
-        for node in &self.nodes {
-            if node.say(&format!("EXISTS {}", name(number))).await.starts_with(':') {
-                let slot = node.say(&format!("CLUSTER KEYSLOT {}", name(number))).await;
-                return (node, slot.lines().next().unwrap()[1..].parse().unwrap());
-            }
-        }
-        panic!("no node has the slot of {}", name(number));
-    }
-}
-
-async fn node() -> Redis {
-    // The port of the cluster's own connections is free, as far as is known: by default it is 10000 higher than the other one,
-    // where the system hands out ports to clients.
-    let bus = idem_testkit::process::free_port().to_string();
-    Redis::with(&["--save", "", "--cluster-enabled", "yes", "--cluster-port", &bus, "--cluster-node-timeout", "2000"])
-        .await
-}
-
-async fn ok(node: &Redis, command: &str) {
-    let said = node.say(command).await;
-    assert!(said.starts_with("+OK"), "{command}: {said}");
-}
-
-/// Where other nodes find this one.
-async fn address(node: &Redis) -> String {
-    let bus = node.say("CONFIG GET cluster-port").await;
-    format!("127.0.0.1 {} {}", node.port(), bus.lines().nth(4).unwrap())
-}
-
-async fn id(node: &Redis) -> String {
-    node.say("CLUSTER MYID").await.lines().nth(1).unwrap().to_owned()
+    panic!("no node has the slot of {}", name(number));
 }
 
 #[tokio::test]
 async fn claims_and_records_are_on_all_nodes_and_waiters_get_messages_from_any() {
-    let cluster = Cluster::start().await;
-    let (owner, waiter) = (cluster.builder().connect().await.unwrap(), cluster.builder().connect().await.unwrap());
+    let cluster = RedisCluster::start().await;
+    let (owner, waiter) = (builder(&cluster).connect().await.unwrap(), builder(&cluster).connect().await.unwrap());
     for number in 0..20 {
         let claimed = claim(&owner, number).await;
         assert_in_flight(&begin(&waiter, number).await);
@@ -139,10 +53,10 @@ async fn claims_and_records_are_on_all_nodes_and_waiters_get_messages_from_any()
 
 #[tokio::test]
 async fn a_slot_that_moves_takes_its_claims_along_and_no_step_is_lost() {
-    let cluster = Cluster::start().await;
-    let store = cluster.builder().connect().await.unwrap();
+    let cluster = RedisCluster::start().await;
+    let store = builder(&cluster).connect().await.unwrap();
     let mut running = claim(&store, 1).await;
-    let (from, slot) = cluster.owner(1).await;
+    let (from, slot) = owner(&cluster, 1).await;
     let to = cluster.nodes.iter().find(|node| node.port() != from.port()).unwrap();
     let (from_id, to_id) = (id(from).await, id(to).await);
     ok(to, &format!("CLUSTER SETSLOT {slot} IMPORTING {from_id}")).await;
@@ -166,10 +80,10 @@ async fn a_slot_that_moves_takes_its_claims_along_and_no_step_is_lost() {
 
 #[tokio::test]
 async fn a_failover_keeps_what_the_replica_has() {
-    let mut cluster = Cluster::start().await;
+    let mut cluster = RedisCluster::start().await;
     let durability = Durability::Replicas { count: 1, within: Duration::from_secs(2) };
-    let store = cluster.builder().durability(durability).connect().await.unwrap();
-    let (primary, _) = cluster.owner(1).await;
+    let store = builder(&cluster).durability(durability).connect().await.unwrap();
+    let (primary, _) = owner(&cluster, 1).await;
     let replica = cluster.replica(primary).await;
     let port = primary.port();
     cluster.settled(4).await;
@@ -195,8 +109,8 @@ async fn a_failover_keeps_what_the_replica_has() {
 
 #[tokio::test]
 async fn a_dropped_claim_is_abandoned_and_taken_over_in_a_cluster_too() {
-    let cluster = Cluster::start().await;
-    let store = cluster.builder().connect().await.unwrap();
+    let cluster = RedisCluster::start().await;
+    let store = builder(&cluster).connect().await.unwrap();
     let short = Duration::from_millis(50);
     drop(store.begin(&key(1), &fingerprint(1), &BeginOptions::new(short, TTL)).await.unwrap());
     let mut new_owner = abandoned(&store).await;
@@ -207,7 +121,7 @@ async fn a_dropped_claim_is_abandoned_and_taken_over_in_a_cluster_too() {
 
 #[tokio::test]
 async fn the_documented_rights_are_enough_and_each_node_is_checked() {
-    let cluster = Cluster::start().await;
+    let cluster = RedisCluster::start().await;
     let mut rights = documented_rights();
     rights.push("+cluster|slots");
     for node in &cluster.nodes {
@@ -237,7 +151,7 @@ async fn a_single_server_is_no_cluster() {
 
 #[tokio::test]
 async fn a_node_that_has_lost_its_cluster_is_not_believed() {
-    let cluster = Cluster::start().await;
+    let cluster = RedisCluster::start().await;
     let lost = node().await;
     let seeds = [lost.url(), cluster.nodes[0].url()];
     let store = RedisStore::cluster_builder(seeds).timeout(Duration::from_secs(5)).connect().await.unwrap();

@@ -70,6 +70,16 @@ impl PgBouncer {
         format!("postgres://idem@127.0.0.1:{}/postgres?sslmode=disable", self.port)
     }
 
+    /// Returns the settings for each kind of pooling with which a store works: by session, and by transaction if this version can.
+    pub fn poolings() -> Vec<Vec<&'static str>> {
+        const ALL: [&str; 2] = ["ignore_startup_parameters = options, extra_float_digits", "default_pool_size = 50"];
+        let mut poolings = vec![[&ALL[..], &["pool_mode = session"]].concat()];
+        if Self::keeps_prepared_statements() {
+            poolings.push([&ALL[..], &["pool_mode = transaction", "max_prepared_statements = 100"]].concat());
+        }
+        poolings
+    }
+
     /// Returns whether this version can keep prepared statements with transaction pooling: since 1.21.
     pub fn keeps_prepared_statements() -> bool {
         let said = Command::new(program()).arg("--version").output().expect("`pgbouncer` says its version").stdout;

@@ -1,11 +1,12 @@
 //! One process of the service: `cluster-server <store> <lease in milliseconds> <file of effects>`. With `transactions+` before the
-//! URL of a database the effects are rows in it. It says on which port it
-//! listens, and ends when its standard input does, so that none is left behind when a test is killed.
+//! URL of a database the effects are rows in it, and with `cluster+` a URL is that of a node of a Redis Cluster. It says on which
+//! port it listens, and ends when its standard input does, so that none is left behind when a test is killed.
 
 use std::io::Read;
 use std::path::Path;
 use std::process::exit;
 use std::sync::Arc;
+use std::thread;
 use std::time::Duration;
 
 use axum::Router;
@@ -39,15 +40,23 @@ async fn rerun_order(
     (StatusCode::CREATED, ship(&effects, &key, &headers).await)
 }
 
+/// One in so many executions blocks the thread of the runtime that it runs on.
+const BLOCKS: u64 = 10;
+/// One in so many of those blocks it for longer than the lease of a run with kills.
+const BLOCKS_LONG: u64 = 10;
+const LONG: Duration = Duration::from_millis(2500);
+
 /// Takes a few milliseconds, half of them before the effect and half after it.
 async fn ship(effects: &Effects, key: &IdempotencyKey, headers: &HeaderMap) -> String {
     let execution = format!("{:016x}", dice::number());
     effects.add(Kind::Start, key.as_str(), &execution).expect("the file of effects takes a line");
-    // A test that has to find the body running says for how long it runs.
+    // A test that has to find the handler running says for how long it runs.
     if let Some(gate) = headers.get("x-until-there-is").and_then(|path| path.to_str().ok()) {
         while !Path::new(gate).exists() {
             sleep(Duration::from_millis(5)).await;
         }
+    } else if dice::roll(BLOCKS) == 0 {
+        thread::sleep(if dice::roll(BLOCKS_LONG) == 0 { LONG } else { dice::milliseconds(20) });
     }
     sleep(dice::milliseconds(20)).await;
     effects.add(Kind::Effect, key.as_str(), &execution).expect("the file of effects takes a line");
@@ -66,6 +75,9 @@ async fn over(store: &str) -> IdempotencyBuilder {
         store.migrate().await.expect("the table can be made");
         tokio::spawn(store.cleanup());
         Idempotency::builder(store)
+    } else if let Some(node) = store.strip_prefix("cluster+") {
+        let store = RedisStore::cluster_builder([node]).connect().await;
+        Idempotency::builder(store.expect("the cluster lets us in"))
     } else {
         Idempotency::builder(RedisStore::connect(store).await.expect("the server lets us in"))
     }
@@ -73,7 +85,7 @@ async fn over(store: &str) -> IdempotencyBuilder {
 
 #[tokio::main(worker_threads = 2)]
 async fn main() {
-    std::thread::spawn(|| {
+    thread::spawn(|| {
         let _ = std::io::stdin().read_to_end(&mut Vec::new());
         exit(0);
     });

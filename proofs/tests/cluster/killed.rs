@@ -6,8 +6,10 @@ use idem_proofs::cluster::effects::Kind;
 use idem_proofs::cluster::findings::{Fault, Findings};
 use idem_proofs::cluster::processes::Service;
 use idem_proofs::cluster::run::{Kill, run};
+use idem_testkit::pgbouncer::PgBouncer;
 use idem_testkit::postgres::Postgres;
 use idem_testkit::redis::Redis;
+use idem_testkit::redis_cluster::RedisCluster;
 
 /// The short form; `OPERATIONS` sets the long one, in which a process is killed every second.
 const OPERATIONS: usize = 300;
@@ -51,6 +53,22 @@ async fn over_redis_no_kill_makes_an_effect_twice_or_changes_an_answer() {
 async fn over_postgres_no_kill_makes_an_effect_twice_or_changes_an_answer() {
     let postgres = Postgres::quick().await;
     assert_once(&killed(&postgres.url(), "/orders").await);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn over_a_redis_cluster_no_kill_makes_an_effect_twice_or_changes_an_answer() {
+    let cluster = RedisCluster::start().await;
+    assert_once(&killed(&format!("cluster+{}", cluster.nodes[0].url()), "/orders").await);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn over_pgbouncer_no_kill_makes_an_effect_twice_or_changes_an_answer() {
+    for pooling in PgBouncer::poolings() {
+        let postgres = Postgres::quick().await;
+        let pgbouncer = PgBouncer::before(&postgres, &pooling).await;
+        println!("{pooling:?}");
+        assert_once(&killed(&pgbouncer.url(), "/orders").await);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

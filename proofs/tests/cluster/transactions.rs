@@ -7,6 +7,7 @@ use idem_proofs::cluster::findings::Findings;
 use idem_proofs::cluster::processes::Service;
 use idem_proofs::cluster::run::{Kill, run};
 use idem_proofs::cluster::transactions::{TABLE, effects};
+use idem_testkit::pgbouncer::PgBouncer;
 use idem_testkit::postgres::Postgres;
 
 /// The short form; `OPERATIONS` sets the long one, in which a process is killed every 300 ms.
@@ -50,6 +51,16 @@ fn assert_exactly_once(findings: &Findings) {
 async fn over_postgres_each_operation_has_one_effect_whatever_is_killed() {
     let postgres = Postgres::quick().await;
     assert_exactly_once(&killed(&postgres.url()).await);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn over_pgbouncer_each_operation_has_one_effect_whatever_is_killed() {
+    for pooling in PgBouncer::poolings() {
+        let postgres = Postgres::quick().await;
+        let pgbouncer = PgBouncer::before(&postgres, &pooling).await;
+        println!("{pooling:?}");
+        assert_exactly_once(&killed(&pgbouncer.url()).await);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
