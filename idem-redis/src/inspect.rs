@@ -39,16 +39,6 @@ impl Snapshot {
 }
 
 impl Client {
-    /// Returns the value of the key. Writes nothing, and waits for no replica.
-    async fn snapshot(&self, name: &Name, deadline: Instant) -> Result<Option<Snapshot>, Error> {
-        let Reply { value, .. } = self.run(&self.scripts.inspect, name, &[], deadline).await?;
-        let reply: (Option<Bytes>, i64, (u64, u64)) =
-            redis::from_redis_value(value).map_err(|_| Error::UnknownReply)?;
-        let (Some(value), left, (seconds, microseconds)) = reply else { return Ok(None) };
-        let now = seconds.saturating_mul(1_000_000).saturating_add(microseconds);
-        Ok(Some(Snapshot { decoded: decode(name, &value, left)?, left, now }))
-    }
-
     /// Returns the claim or the head of the record under the key, and how many milliseconds are left to it.
     pub(crate) async fn peek(&self, name: &Name, deadline: Instant) -> Result<Option<(Bytes, i64)>, Error> {
         let Reply { value, .. } = self.run(&self.scripts.peek, name, &[], deadline).await?;
@@ -59,8 +49,18 @@ impl Client {
 
     /// Returns the entry under the key, as an operator may see it.
     pub(crate) async fn inspect(&self, key: &StorageKey) -> Result<Option<StoredEntry>, Error> {
+        let Reply { value, .. } = self.run(&self.scripts.inspect, &self.name(key), &[], self.deadline()).await?;
+        self.entry(key, value)
+    }
+
+    /// Returns the entry of which the script told the value.
+    fn entry(&self, key: &StorageKey, reply: Value) -> Result<Option<StoredEntry>, Error> {
         let name = self.name(key);
-        let Some(snapshot) = self.snapshot(&name, self.deadline()).await? else { return Ok(None) };
+        let reply: (Option<Bytes>, i64, (u64, u64)) =
+            redis::from_redis_value(reply).map_err(|_| Error::UnknownReply)?;
+        let (Some(value), left, (seconds, microseconds)) = reply else { return Ok(None) };
+        let now = seconds.saturating_mul(1_000_000).saturating_add(microseconds);
+        let snapshot = Snapshot { decoded: decode(&name, &value, left)?, left, now };
         let mut entry = match &snapshot.decoded {
             Decoded::Record(stored) => StoredEntry::new(KeyState::Completed(stored.decode(key, &name)?)),
             Decoded::Claim(stored) => {
@@ -105,12 +105,26 @@ impl Client {
             starts.cmd("GETRANGE").arg(self.name(key).0).arg(0).arg(CLAIM.len() - 1);
         }
         let starts = if found.is_empty() { Vec::new() } else { server.connection.send(&starts, deadline).await?.value };
+        let claims = found.into_iter().zip(starts).filter(|(_, start)| *start == Value::BulkString(CLAIM.to_vec()));
+        let claims: Vec<_> = claims.map(|(key, _)| key).collect();
+        let mut looks = Pipeline::new();
+        for (number, key) in claims.iter().enumerate() {
+            let (script, name) = (&self.scripts.inspect, self.name(key));
+            // From the first one on the server knows the script.
+            let look =
+                if number == 0 { script.in_full(Some(&name.0), &[]) } else { script.by_hash(Some(&name.0), &[]) };
+            looks.add_command(look);
+        }
+        let replies =
+            if claims.is_empty() { Vec::new() } else { server.connection.send(&looks, deadline).await?.value };
         let mut keys = Vec::new();
-        for (key, start) in found.into_iter().zip(starts) {
-            if start != Value::BulkString(CLAIM.to_vec()) {
-                continue;
-            }
-            match self.inspect(&key).await {
+        for (key, reply) in claims.into_iter().zip(replies) {
+            let entry = match reply {
+                // Another node of the cluster may have the key by now.
+                Value::ServerError(_) => self.inspect(&key).await,
+                reply => self.entry(&key, reply),
+            };
+            match entry {
                 Ok(Some(entry)) if matches!(entry.state, KeyState::Abandoned(_)) => keys.push((key, entry)),
                 Ok(_) => {}
                 // One damaged claim does not hide the others.

@@ -44,6 +44,26 @@ async fn a_mismatch_reads_the_fingerprint_of_a_large_record_and_not_its_content(
     assert_eq!(recorded(&store, 1).await, large());
 }
 
+#[tokio::test]
+async fn a_page_of_unknown_outcomes_takes_three_round_trips() {
+    let server = Redis::start().await;
+    let (store, proxy) = through_proxy(&server).await;
+    for number in 0..50 {
+        drop(claim(&store, number).await);
+        // As if the owner had been gone for a second.
+        let left = TTL.as_millis() - 1000;
+        server.say(&format!("PEXPIRE {} {left}", name(number))).await;
+    }
+    claim(&store, 50).await.complete(large(), TTL).await.unwrap();
+    server.say("SCRIPT FLUSH").await;
+    count_from_now(&proxy);
+    let before = proxy.round_trips();
+    let page = store.inspect_unknown(None).await.unwrap();
+    assert_eq!((page.keys.len(), page.next), (50, None));
+    assert_eq!(proxy.round_trips() - before, 3);
+    assert!(proxy.bytes(Direction::ToClient) < 50 * FEW, "{} bytes", proxy.bytes(Direction::ToClient));
+}
+
 /// An engine tells a changed policy from another request by the execution info.
 #[tokio::test]
 async fn a_mismatch_has_the_execution_info_of_the_record() {
