@@ -69,6 +69,9 @@ pub enum Event {
 /// The host whose crash ends every window of a store in memory.
 pub const SERVER: &str = "server";
 
+/// The client that looks at each key when nothing goes wrong and no handler runs any more.
+pub const LAST_LOOK: &str = "last-look";
+
 /// A history that is being written. Clones write to the same one.
 #[derive(Clone, Debug, Default)]
 pub struct History(Arc<Mutex<Written>>);

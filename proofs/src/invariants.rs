@@ -45,6 +45,9 @@ type Findings = Vec<(u64, String)>;
 /// A check, with the number of its invariant.
 type Check = (&'static str, fn(&Story<'_>) -> Findings);
 
+/// One lease after the last fault each key is recorded, free, or reported unknown.
+pub const SETTLED: &str = "I27 settled";
+
 const CHECKS: &[Check] = &[
     ("I0 well-formed", executions::well_formed),
     ("I1 at most one at a time", executions::one_at_a_time),
@@ -62,6 +65,7 @@ const CHECKS: &[Check] = &[
     ("I22 fail closed", executions::fail_closed),
     ("I24 liveness", answers::liveness),
     ("I26 shutdown", executions::shutdown),
+    (SETTLED, answers::settled),
 ];
 
 /// Everything in the history that must not be, in the order of the invariants.
@@ -87,6 +91,7 @@ struct Moment {
 /// A request and what the client learned of it.
 struct Request<'a> {
     sent: Moment,
+    client: &'a str,
     asked: &'a Asked,
     /// `None` while nothing is known.
     outcome: Option<(Moment, Outcome<'a>)>,
@@ -137,8 +142,8 @@ impl<'a> Story<'a> {
             let now = Moment { seq: *seq, at: *at, window: story.last.window };
             story.last = now;
             match event {
-                Event::Req { id, asked, .. } => {
-                    story.requests.entry(*id).or_insert(Request { sent: now, asked, outcome: None });
+                Event::Req { id, client, asked } => {
+                    story.requests.entry(*id).or_insert(Request { sent: now, client, asked, outcome: None });
                 }
                 Event::Start { exec, req, asked, canary } => {
                     let execution = Execution { started: now, req: *req, asked, canary, ended: None };

@@ -8,3 +8,4 @@ pub mod invariants;
 pub mod map_store;
 pub mod model;
 pub mod network;
+pub mod trace;

@@ -9,7 +9,9 @@ use std::thread;
 
 use idem_proofs::history::{Event, SERVER, from_json, keep, to_json};
 use idem_proofs::invariants::{Violation, check};
+use idem_proofs::model::Protocol;
 use idem_proofs::network::{BOUNDS, Outcome, Protection, run};
+use idem_proofs::trace::{Event as Reported, by_process, validate};
 
 /// Simulates seeds on all cores.
 fn simulate(seeds: impl IntoIterator<Item = u64>, protection: Protection) -> Vec<Outcome> {
@@ -27,6 +29,9 @@ fn simulate(seeds: impl IntoIterator<Item = u64>, protection: Protection) -> Vec
     });
     outcomes.into_inner().unwrap()
 }
+
+/// What may go wrong with a claim that dies with its process.
+const IN_PROCESS: Protocol = Protocol { release: true, ..Protocol::CALM };
 
 fn number(variable: &str) -> Option<u64> {
     std::env::var(variable).ok().map(|value| value.parse().expect("a number"))
@@ -46,11 +51,14 @@ fn the_invariants_hold_whatever_goes_wrong() {
     for outcome in simulate(seeds, Protection::Idempotent) {
         tally(&outcome, &mut seen);
         let violations = violations(&outcome);
-        if !violations.is_empty() {
+        let lives = by_process(&outcome.trace);
+        let unexplained: Vec<_> = lives.iter().flat_map(|life| validate(&IN_PROCESS, life)).collect();
+        if !violations.is_empty() || !unexplained.is_empty() {
             let seed = outcome.plan.seed;
             let path = keep(&format!("seed-{seed}"), &outcome.lines).expect("the history is kept");
             failed += &format!("SEED={seed}, its history in {}\n{:#?}\n", path.display(), outcome.plan);
             violations.iter().for_each(|violation| failed += &format!("  {violation}\n"));
+            unexplained.iter().for_each(|unexplained| failed += &format!("  {unexplained}"));
         }
     }
     assert!(failed.is_empty(), "{failed}");
@@ -69,6 +77,7 @@ fn the_invariants_hold_whatever_goes_wrong() {
         "idempotency_store_full",
         "first answer",
         "body cut by a crash",
+        "step of the model",
     ];
     for kind in kinds {
         assert!(!swarm || seen.get(kind).is_some_and(|&times| times >= 5), "hardly any: {kind}: {seen:#?}");
@@ -81,6 +90,8 @@ fn tally(outcome: &Outcome, seen: &mut BTreeMap<String, usize>) {
     if outcome.plan.is_quiet() {
         count("quiet seeds");
     }
+    let is_step = |line: &&idem_proofs::trace::Line| line.event != Reported::Asked;
+    outcome.trace.iter().filter(is_step).for_each(|_| count("step of the model"));
     let mut running = BTreeMap::new();
     for line in &outcome.lines {
         match &line.event {

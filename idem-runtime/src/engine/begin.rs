@@ -21,6 +21,7 @@ use crate::fingerprint::Fingerprint;
 use crate::key::StorageKey;
 use crate::outcome::{RefusalReason, Replay};
 use crate::store::{Begin, BeginOptions};
+use crate::telemetry::claim::ClaimStep;
 use crate::telemetry::counters::{self, GaugeGuard};
 
 /// How long a store may take for one step. A step that takes longer counts as failed.
@@ -143,10 +144,12 @@ impl Core {
         None
     }
 
-    /// Decides what follows from what the store reported, and counts it.
+    /// Decides what follows from what the store reported, and reports it to operators.
     pub(super) fn decide<C>(&self, attempt: &Attempt, begun: Result<Begin<C>, StoreError>) -> Decision<C> {
-        if matches!(begun, Ok(Begin::Abandoned(_))) {
-            counters::abandoned();
+        match begun {
+            Ok(Begin::Claimed(_)) => ClaimStep::Granted.report(&attempt.key),
+            Ok(Begin::Abandoned(_)) => counters::abandoned(),
+            _ => {}
         }
         decide(attempt, begun)
     }
@@ -234,6 +237,7 @@ impl Core {
                         };
                         match within(STORE_TIMEOUT, claim.renew(self.lease)).await {
                             Ok(()) => {
+                                ClaimStep::TakenOver.report(&attempt.key);
                                 let execution = ClaimedExecution::new(&self, &attempt, &info, claim, permit);
                                 return Ok(Start::Protected(execution.asked_at(asked_at)));
                             }

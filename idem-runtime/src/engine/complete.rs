@@ -20,6 +20,7 @@ use crate::outcome::Outcome;
 use crate::record::Record;
 use crate::remote::jitter;
 use crate::store::{KeyState, StoredEntry};
+use crate::telemetry::claim::ClaimStep;
 use crate::telemetry::counters;
 
 /// The pause before the second try; it doubles up to [`MAX_PAUSE`].
@@ -62,6 +63,13 @@ impl ClaimEnd {
         }
     }
 
+    pub(super) fn step(&self) -> ClaimStep {
+        match self {
+            Self::Complete(..) => ClaimStep::Completed,
+            Self::Release => ClaimStep::Released,
+        }
+    }
+
     /// Asks the store, and returns what is needed to ask again.
     pub(super) fn ask(self, claim: BoxClaim) -> (StoreFuture<'static, ()>, Option<(BoxClaim, Self)>) {
         let again = claim.try_clone().map(|clone| (clone, self.clone()));
@@ -76,6 +84,7 @@ impl ClaimEnd {
 /// A claim that is being completed or released.
 pub(super) struct ClaimCompletion {
     key: StorageKey,
+    step: ClaimStep,
     asked: StoreFuture<'static, ()>,
     /// `None` if the store cannot be asked again.
     again: Option<(BoxClaim, ClaimEnd)>,
@@ -100,8 +109,9 @@ impl ClaimCompletion {
             ClaimEnd::Complete(record, _) if lease.is_some() => Some(record.clone()),
             _ => None,
         };
+        let step = end.step();
         let (asked, again) = end.ask(claim);
-        Self { key, asked, again, record, lease, limit: lease.unwrap_or_default().saturating_add(ttl) }
+        Self { key, step, asked, again, record, lease, limit: lease.unwrap_or_default().saturating_add(ttl) }
     }
 
     /// Releases a claim under which nothing has happened.
@@ -118,7 +128,10 @@ impl ClaimCompletion {
     pub(super) fn is_done_at_once(&mut self) -> bool {
         match poll_now(&mut self.asked) {
             None => false,
-            Some(Ok(())) => true,
+            Some(Ok(())) => {
+                self.step.report(&self.key);
+                true
+            }
             Some(Err(error)) => {
                 self.asked = StoreFuture::new(ready(Err(error)));
                 false
@@ -129,21 +142,26 @@ impl ClaimCompletion {
     /// Waits for the claim to end, asks the store again if it fails, and renews the claim between two tries. A claim that is
     /// to be completed is never released here: its handler ran.
     pub(super) async fn finish(self, core: Arc<Core>) -> Result<(), StoreError> {
-        let Self { key, mut asked, mut again, record, lease, limit } = self;
+        let Self { key, step, mut asked, mut again, record, lease, limit } = self;
         let started = Instant::now();
         let mut pause = FIRST_PAUSE;
         let mut attempts = 1_u32;
         loop {
-            let Err(error) = within(STORE_TIMEOUT, asked).await else { return Ok(()) };
+            let Err(error) = within(STORE_TIMEOUT, asked).await else {
+                step.report(&key);
+                return Ok(());
+            };
             let cause = error.cause();
             let may_repeat = started.elapsed() < limit && !matches!(error, StoreError::Lost);
             let Some((mut claim, end)) = again.filter(|_| may_repeat) else {
                 if let Some(record) = record
                     && core.is_recorded(key, &record).await
                 {
+                    step.report(&key);
                     return Ok(());
                 }
-                tracing::error!(%key, %error, cause, attempts, "could not complete the claim; retries are refused with `outcome unknown` until it expires");
+                let claim = if matches!(error, StoreError::Lost) { "lost" } else { "unconfirmed" };
+                tracing::error!(%key, claim, %error, cause, attempts, "could not complete the claim; retries are refused with `outcome unknown` until it expires");
                 counters::completion_failed();
                 return Err(error);
             };

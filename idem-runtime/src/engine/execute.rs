@@ -139,7 +139,11 @@ impl ClaimedExecution {
         };
         let end = self.claim_end(outcome);
         // The claim limits its own time, and finds out itself whether a commit took effect that was not confirmed.
+        let step = end.step();
         let ended = end.ask(self.claim).0.await;
+        if ended.is_ok() {
+            step.report(&self.key);
+        }
         match (ended, slot.fault()) {
             (Ok(()), None) => Ok(response),
             (Ok(()) | Err(StoreError::Lost), _) => Err(RefusalReason::OutcomeUnknown),

@@ -16,6 +16,7 @@ use crate::error::StoreError;
 use crate::execution_info::ExecutionInfo;
 use crate::outcome::{Executed, Outcome, Recording, RefusalReason, RunResult};
 use crate::store::BeginOptions;
+use crate::telemetry::claim::ClaimStep;
 use crate::telemetry::span::HandlerTimer;
 use crate::transaction::TransactionSlot;
 
@@ -186,7 +187,10 @@ impl Core {
                         return Err(Blocked::Refuse(RefusalReason::TooManyExecutions));
                     };
                     match within(STORE_TIMEOUT, claim.renew(self.lease)).await {
-                        Ok(()) => ClaimedExecution::new(self, attempt, &info, claim, permit),
+                        Ok(()) => {
+                            ClaimStep::TakenOver.report(&attempt.key);
+                            ClaimedExecution::new(self, attempt, &info, claim, permit)
+                        }
                         // Another request was first, so the store is asked again.
                         Err(StoreError::Lost) => continue,
                         Err(error) => return Err(unavailable(error)),

@@ -1,5 +1,6 @@
 //! What an operator sees: the span of a request, and the metrics.
 
+pub(crate) mod claim;
 pub(crate) mod counters;
 #[cfg(feature = "metrics")]
 pub mod metrics;

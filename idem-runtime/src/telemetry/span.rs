@@ -48,6 +48,9 @@ tokio::task_local! {
 /// The last five are written when the request and its execution have ended. If no subscriber wants the span and the feature
 /// `metrics` is off, nothing is measured.
 ///
+/// Within it, each step of a claim that the store confirmed is an event at level `DEBUG` with the field `claim`: `granted`,
+/// `taken_over`, `completed` or `released`.
+///
 /// # Outcomes
 /// `executed`: the handler ran for this request. `replayed`: it got a replay. `refused`: it got a refusal. `rejected`: an
 /// extractor sent the response. `unprotected`: the handler ran without a claim, since the store was unavailable and the policy

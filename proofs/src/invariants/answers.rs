@@ -2,8 +2,10 @@
 
 use std::collections::BTreeMap;
 
+use idem_runtime::codes;
+
 use super::{Execution, Findings, Given, Outcome, Story, place};
-use crate::history::Answer;
+use crate::history::{Answer, LAST_LOOK};
 
 /// Headers that no record keeps, in the words of the promise, not of the implementation.
 const NEVER_REPLAYED: &[&str] = &[
@@ -210,4 +212,20 @@ pub(super) fn liveness(story: &Story<'_>) -> Findings {
         }
     }
     wrong
+}
+
+/// A request of the last look learns what became of its key: a response, that the outcome is unknown, or why the key is not for
+/// this request. A key that is still in flight then belongs to an owner that is gone.
+pub(super) fn settled(story: &Story<'_>) -> Findings {
+    const SETTLED: [&str; 3] = [codes::OUTCOME_UNKNOWN, codes::KEY_MISMATCH, codes::STORE_FULL];
+    let looks = story.requests.iter().filter(|(_, request)| request.client == LAST_LOOK);
+    let wrong = looks.filter_map(|(id, request)| {
+        let (what, got) = match &request.outcome {
+            Some((got, Outcome::Answered { code, .. })) => (code.filter(|code| !SETTLED.contains(code))?, *got),
+            Some((got, Outcome::Lost)) => ("no response", *got),
+            None => ("no response", story.last),
+        };
+        Some((got.seq, format!("the last look {id} at a key got: {what}")))
+    });
+    wrong.collect()
 }

@@ -219,3 +219,15 @@ fn i26_a_body_that_outlives_the_shutdown() {
     running().end(10).event(drained(1)).violates(&["I26"]);
     running().event(drained(1)).effect(10).violates(&["I26"]);
 }
+
+#[test]
+fn i27_a_key_that_is_in_flight_for_good() {
+    let dead = || Tale::new().req(1, "a", "x").start(10, 1, "a", "x").lost(1).crash();
+    dead().look(2, "a", "x").refuse(2, "idempotency_key_locked", 409).violates(&["I27"]);
+    dead().look(2, "a", "x").lost(2).violates(&["I27"]);
+    dead().look(2, "a", "x").violates(&["I27"]);
+    dead().look(2, "a", "x").refuse(2, "idempotency_outcome_unknown", 409).passes();
+    dead().look(2, "a", "x").run(11, 2, "a", "x").first(2, 11).passes();
+    dead().req(2, "a", "x").refuse(2, "idempotency_key_locked", 409).passes();
+    told().look(2, "a", "x").replay(2, 10).passes();
+}

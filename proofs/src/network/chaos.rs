@@ -8,10 +8,11 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use turmoil::Sim;
 
-use super::client::{Client, script};
-use super::server::Server;
+use super::client::{Client, Order, script};
+use super::server::{Keeps, Server, SimulatedClock};
 use super::shop::{Protection, Shop};
-use crate::history::{Event, History, Line, SERVER};
+use crate::history::{Event, History, LAST_LOOK, Line, SERVER};
+use crate::trace::{self, Observer, Trace};
 use idem_testkit::dice::Dice;
 
 const CLIENTS: [&str; 3] = ["anna", "ben", "carla"];
@@ -20,6 +21,8 @@ const CALM: Duration = Duration::from_secs(8);
 /// After the longest body, the longest wait and the longest patience that began before.
 const AUDIT: Duration = Duration::from_secs(12);
 const LONGEST_BODY: Duration = Duration::from_secs(4);
+/// The last look comes as long after the last execution.
+const LEASE: Duration = LONGEST_BODY;
 const END: Duration = Duration::from_secs(120);
 const TICK: Duration = Duration::from_millis(5);
 
@@ -123,10 +126,24 @@ fn heal(sim: &Sim<'_>, client: &str) {
 pub struct Outcome {
     pub plan: Plan,
     pub lines: Vec<Line>,
+    /// What the engine reported.
+    pub trace: Vec<trace::Line>,
 }
 
 /// Simulates a seed, from the first request to the time when nothing is under way any more.
 pub fn run(seed: u64, protection: Protection) -> Outcome {
+    run_over(seed, protection, Keeps::InProcess)
+}
+
+/// As [`run`], with keys that are kept elsewhere.
+pub fn run_over(seed: u64, protection: Protection, keeps: Keeps) -> Outcome {
+    let trace = Trace::in_memory();
+    let (plan, lines) =
+        tracing::subscriber::with_default(Observer::of(trace.clone()), || simulate(seed, protection, keeps, &trace));
+    Outcome { plan, lines, trace: trace.lines() }
+}
+
+fn simulate(seed: u64, protection: Protection, keeps: Keeps, trace: &Trace) -> (Plan, Vec<Line>) {
     let plan = Plan::new(seed);
     let history = History::default();
     let shop = Shop { history: history.clone(), seed, now: || turmoil::sim_elapsed().unwrap_or_default() };
@@ -140,7 +157,11 @@ pub fn run(seed: u64, protection: Protection) -> Outcome {
         .repair_rate(0.2)
         .enable_random_order()
         .build();
-    let server = Server::new(shop.clone(), protection).with_room(plan.room);
+    let clock = SimulatedClock::default();
+    let mut server = Server::new(shop.clone(), protection).with_room(plan.room).traced(trace.clone());
+    if let Keeps::Remote(fault) = keeps {
+        server = server.with_remote_store(fault, clock.clone(), LEASE);
+    }
     sim.host(SERVER, {
         let server = server.clone();
         move || server.clone().serve()
@@ -156,7 +177,7 @@ pub fn run(seed: u64, protection: Protection) -> Outcome {
             }
         });
     }
-    sim.client("audit", audit(shop));
+    sim.client("audit", audit(shop.clone()));
 
     let mut steps = plan.steps.iter().peekable();
     let mut calm = false;
@@ -172,33 +193,56 @@ pub fn run(seed: u64, protection: Protection) -> Outcome {
             CLIENTS.iter().for_each(|client| heal(&sim, client));
             history.write(sim.elapsed(), Event::Calm);
         }
-        if sim.step().expect("the simulation goes on") {
+        if step(&mut sim, &clock) {
             break;
         }
     }
     // The other clients finish, too, and after them whatever those who hung up left behind.
     let mut settled = sim.elapsed() + LONGEST_BODY;
     while sim.elapsed() < settled {
-        sim.step().expect("the simulation goes on");
+        step(&mut sim, &clock);
         if CLIENTS.iter().any(|client| sim.is_host_running(*client)) {
             settled = sim.elapsed() + LONGEST_BODY;
         }
     }
-    if protection == Protection::Idempotent {
+    sim.client(LAST_LOOK, last_look(shop));
+    while !step(&mut sim, &clock) {}
+    if protection == Protection::Idempotent && keeps == Keeps::InProcess {
         let (idempotency, store) = server.engine();
         let usage = Event::Usage { entries: store.usage().entries, executions: idempotency.executions() };
         history.write(sim.elapsed(), usage);
     }
-    Outcome { plan, lines: history.lines() }
+    (plan, history.lines())
+}
+
+/// Simulates one more tick, and returns whether all clients that come to an end have done so.
+fn step(sim: &mut Sim<'_>, clock: &SimulatedClock) -> bool {
+    clock.set(sim.elapsed());
+    sim.step().expect("the simulation goes on")
+}
+
+/// Everything that any client wants.
+fn orders(seed: u64) -> BTreeSet<Order> {
+    CLIENTS.iter().flat_map(|client| script(seed, client)).collect()
 }
 
 /// Asks again for everything that any client wanted, twice, when all the others have finished.
 async fn audit(shop: Shop) -> turmoil::Result {
     tokio::time::sleep(AUDIT).await;
-    let orders: BTreeSet<_> = CLIENTS.iter().flat_map(|client| script(shop.seed, client)).collect();
+    let orders = orders(shop.seed);
     let client = Client { name: "audit".to_owned(), shop };
     for _ in 0..2 {
         join_all(orders.iter().map(|order| client.ask(order, super::BOUNDS.answer * 2))).await;
+    }
+    Ok(())
+}
+
+/// Asks for each key once more, one after the other, when no handler runs and a lease has passed since the last fault.
+async fn last_look(shop: Shop) -> turmoil::Result {
+    let orders = orders(shop.seed);
+    let client = Client { name: LAST_LOOK.to_owned(), shop };
+    for order in &orders {
+        client.ask(order, super::BOUNDS.answer * 2).await;
     }
     Ok(())
 }

@@ -6,9 +6,9 @@ mod inline;
 mod server;
 mod shop;
 
-pub use chaos::{Outcome, Plan, run};
+pub use chaos::{Outcome, Plan, run, run_over};
 pub use client::{Client, Learned, Order, script};
-pub use server::{Server, listen};
+pub use server::{Keeps, RemoteFault, Server, listen};
 pub use shop::{Protection, Shop, asked};
 
 /// How long an answer may take once nothing goes wrong any more: the longest body, the longest wait, and the network.

@@ -1,7 +1,7 @@
 //! Histories by hand.
 
 use super::*;
-use crate::history::History;
+use crate::history::{History, LAST_LOOK};
 
 pub(super) const BOUNDS: Bounds = Bounds { answer: Duration::from_secs(9), replay: Duration::from_millis(400) };
 
@@ -56,6 +56,11 @@ impl Tale {
 
     pub(super) fn req(self, id: u64, tenant: &str, fp: &str) -> Self {
         self.event(Event::Req { id, client: "c".into(), asked: asked(tenant, fp) })
+    }
+
+    /// The last look at the key.
+    pub(super) fn look(self, id: u64, tenant: &str, fp: &str) -> Self {
+        self.event(Event::Req { id, client: LAST_LOOK.into(), asked: asked(tenant, fp) })
     }
 
     pub(super) fn start(self, exec: u64, req: u64, tenant: &str, fp: &str) -> Self {
