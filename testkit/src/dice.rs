@@ -1,9 +1,11 @@
 //! Chance that a seed repeats: SplitMix64.
 
+use std::collections::hash_map::RandomState;
+use std::hash::{BuildHasher, Hasher};
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-/// Numbers that depend on the seed alone.
+/// Numbers that depend on the seed alone, if there is one.
 #[derive(Clone, Debug)]
 pub struct Dice(u64);
 
@@ -15,6 +17,11 @@ impl Dice {
             dice.0 = dice.roll() ^ u64::from(byte);
         }
         dice
+    }
+
+    /// Dice that roll otherwise each time, where a run must not be the same as another.
+    pub fn unseeded() -> Self {
+        Self(RandomState::new().build_hasher().finish())
     }
 
     pub fn roll(&mut self) -> u64 {

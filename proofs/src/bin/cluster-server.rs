@@ -14,11 +14,11 @@ use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use axum::routing::post;
 use idem_axum::{Idempotency, IdempotencyBuilder, IdempotencyKey, IdempotencyLayer, idempotent};
-use idem_proofs::cluster::dice;
 use idem_proofs::cluster::effects::{Effects, Kind};
 use idem_proofs::cluster::transactions;
 use idem_redis::RedisStore;
 use idem_sqlx::{PostgresStore, SqliteStore};
+use idem_testkit::dice::Dice;
 use tokio::net::TcpListener;
 use tokio::time::sleep;
 
@@ -48,7 +48,7 @@ const LONG: Duration = Duration::from_millis(2500);
 
 /// Takes a few milliseconds, half of them before the effect and half after it.
 async fn ship(effects: &Effects, key: &IdempotencyKey, headers: &HeaderMap) -> String {
-    let execution = format!("{:016x}", dice::number());
+    let execution = format!("{:016x}", Dice::unseeded().roll());
     effects.add(Kind::Start, key.as_str(), &execution).expect("the file of effects takes a line");
     // A test that has to find the handler running says for how long it runs.
     if let Some(gate) = headers.get("x-until-there-is").and_then(|path| path.to_str().ok()) {
@@ -58,9 +58,9 @@ async fn ship(effects: &Effects, key: &IdempotencyKey, headers: &HeaderMap) -> S
     } else if dice::roll(BLOCKS) == 0 {
         thread::sleep(if dice::roll(BLOCKS_LONG) == 0 { LONG } else { dice::milliseconds(20) });
     }
-    sleep(dice::milliseconds(20)).await;
+    sleep(Dice::unseeded().millis(0..=20)).await;
     effects.add(Kind::Effect, key.as_str(), &execution).expect("the file of effects takes a line");
-    sleep(dice::milliseconds(20)).await;
+    sleep(Dice::unseeded().millis(0..=20)).await;
     execution
 }
 

@@ -8,7 +8,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use crate::cluster::dice;
+use idem_testkit::dice::Dice;
 
 /// How long a client waits for an answer before it takes the connection for dead.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -60,7 +60,7 @@ impl Client {
         let mut connection = self.send(path, key, headers).await?;
         let heard = timeout(PATIENCE, hear(&mut connection)).await.map_err(|_| io::ErrorKind::TimedOut)??;
         // A new connection now and then, so that a client meets every process.
-        self.connection = (dice::roll(3) > 0).then_some(connection);
+        self.connection = (Dice::unseeded().within(0..=2) > 0).then_some(connection);
         Ok(heard)
     }
 
@@ -70,8 +70,8 @@ impl Client {
     /// The connection broke even earlier.
     pub async fn hang_up(&mut self, path: &str, key: &str) -> io::Result<()> {
         let connection = self.send(path, key, "").await?;
-        tokio::time::sleep(dice::milliseconds(30)).await;
-        if dice::roll(2) == 0 {
+        tokio::time::sleep(Dice::unseeded().millis(0..=30)).await;
+        if Dice::unseeded().within(0..=1) == 0 {
             connection.set_zero_linger()?;
         }
         Ok(())

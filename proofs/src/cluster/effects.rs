@@ -4,7 +4,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::path::Path;
 
-/// What a body did.
+/// What a handler did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// It was started.
@@ -13,7 +13,7 @@ pub enum Kind {
     Effect,
 }
 
-/// One line: what a body did, for which key, in which execution.
+/// One line: what a handler did, for which key, in which execution.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Line {
     /// What was done.

@@ -1,4 +1,4 @@
-//! What clients were told, what bodies did, and whether the two agree.
+//! What clients were told, what handlers did, and whether the two agree.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -43,7 +43,7 @@ impl Operation {
 pub struct Findings {
     /// What clients were told.
     pub operations: Vec<Operation>,
-    /// What bodies did.
+    /// What handlers did.
     pub lines: Vec<Line>,
     /// How many processes were killed, and others started in their place.
     pub kills: usize,
@@ -56,7 +56,7 @@ pub struct Findings {
 pub enum Fault {
     /// A body was started, or had its effect, more than once.
     Twice(Kind, String),
-    /// Something was done for a key that nobody asked for.
+    /// Something was done for a key that no client asked for.
     Unasked(String),
     /// The client neither got an answer nor was told that the outcome is unknown.
     Unanswered(String),

@@ -2,7 +2,6 @@
 //! processes are killed and stopped. What came of it is compared with what clients were told.
 
 pub mod client;
-pub mod dice;
 pub mod effects;
 pub mod findings;
 pub mod processes;

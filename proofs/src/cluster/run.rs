@@ -9,12 +9,12 @@ use tokio::sync::watch;
 use tokio::time::sleep;
 
 use crate::cluster::client::{Client, Heard};
-use crate::cluster::dice;
 use crate::cluster::effects;
 use crate::cluster::findings::{Findings, Operation};
 use crate::cluster::processes::{Process, Service};
 use crate::cluster::round_robin::RoundRobin;
 use crate::cluster::transactions::DATABASE_FAILED;
+use idem_testkit::dice::Dice;
 
 /// How many processes the service has.
 pub const PROCESSES: usize = 3;
@@ -28,11 +28,11 @@ const PATIENCE: Duration = Duration::from_secs(60);
 pub enum Kill {
     /// When so much time has passed since the last one was started again.
     Every(Duration),
-    /// When clients are through with so many more operations.
+    /// When clients are through with this many more operations.
     After(usize),
 }
 
-/// Starts the service, lets clients do so many operations at `path`, kills processes meanwhile, and says what came of it.
+/// Starts the service, lets clients do this many operations at `path`, kills processes meanwhile, and says what came of it.
 ///
 /// # Panics
 /// If a process does not start.
@@ -74,7 +74,7 @@ async fn due(kill: Kill, mut through: watch::Receiver<usize>) {
 
 /// Kills a process, and starts another one in its place. Clients go on meanwhile, in tasks of their own.
 async fn replace_one(service: &Service, processes: &mut [Process], proxy: &RoundRobin) {
-    let place = usize::try_from(dice::roll(PROCESSES as u64)).unwrap_or_default();
+    let place = usize::try_from(Dice::unseeded().within(0..=PROCESSES as u64 - 1)).unwrap_or_default();
     processes[place].kill();
     let service = service.clone();
     let started = tokio::task::spawn_blocking(move || service.start()).await.expect("a process is started again");
@@ -106,9 +106,9 @@ async fn operation(client: &mut Client, path: &str, key: String) -> Operation {
     let began = Instant::now();
     let mut operation = Operation::new(key);
     // An operation that was answered is asked for again now and then, as by a client that lost the answer.
-    let mut curious = dice::roll(3);
+    let mut curious = Dice::unseeded().within(0..=2);
     while began.elapsed() < PATIENCE {
-        if dice::roll(8) == 0 {
+        if Dice::unseeded().within(0..=7) == 0 {
             operation.hang_ups += 1;
             let _ = client.hang_up(path, &operation.key).await;
             continue;
@@ -138,7 +138,7 @@ async fn operation(client: &mut Client, path: &str, key: String) -> Operation {
             Err(_) => operation.broken += 1,
         }
         // Clients do not retry at the same moment, and not at once.
-        sleep(Duration::from_millis(5) + dice::milliseconds(50)).await;
+        sleep(Duration::from_millis(5) + Dice::unseeded().millis(0..=50)).await;
     }
     operation
 }

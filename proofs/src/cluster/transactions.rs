@@ -9,8 +9,8 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode};
 use sqlx::{PgPool, Postgres, Sqlite, SqlitePool};
 use tokio::time::sleep;
 
-use crate::cluster::dice;
 use crate::cluster::effects::{Kind, Line};
+use idem_testkit::dice::Dice;
 
 /// The code of a response to a request whose handler could not reach the database.
 pub const DATABASE_FAILED: &str = "database_failed";
@@ -26,11 +26,11 @@ macro_rules! endpoint {
         #[idempotent(required)]
         async fn $name(mut tx: Tx<$database>, key: IdempotencyKey) -> Result<(StatusCode, String), DatabaseFailed> {
             let failed = |_| (StatusCode::SERVICE_UNAVAILABLE, format!("{{\"code\":\"{DATABASE_FAILED}\"}}"));
-            let execution = format!("{:016x}", dice::number());
-            sleep(dice::milliseconds(10)).await;
+            let execution = format!("{:016x}", Dice::unseeded().roll());
+            sleep(Dice::unseeded().millis(0..=10)).await;
             let insert = sqlx::query("INSERT INTO effects VALUES ($1, $2)").bind(key.as_str()).bind(&execution);
             insert.execute(&mut *tx).await.map_err(failed)?;
-            sleep(dice::milliseconds(10)).await;
+            sleep(Dice::unseeded().millis(0..=10)).await;
             Ok((StatusCode::CREATED, execution))
         }
     };

@@ -231,17 +231,18 @@ async fn a_store_that_panics_in_ended_wakes_the_request() {
     let engine = Idempotency::new(far.clone());
     let mut a = attempt(1, 1);
     a.rules.wait = Some(Duration::from_secs(1));
-    let go = Arc::new(tokio::sync::Notify::new());
-    let g2 = go.clone();
+    let (started, go) = (Arc::new(tokio::sync::Notify::new()), Arc::new(tokio::sync::Notify::new()));
+    let (s2, g2) = (started.clone(), go.clone());
     let e2 = engine.clone();
     let first = tokio::spawn(async move {
         e2.run(a, move |_| async move {
+            s2.notify_one();
             g2.notified().await;
             answer("one").await
         })
         .await
     });
-    tokio::time::sleep(Duration::from_millis(50)).await;
+    started.notified().await;
     let e3 = engine.clone();
     let second = tokio::spawn(async move { e3.run(a, |_| answer("two")).await }).await;
     go.notify_one();

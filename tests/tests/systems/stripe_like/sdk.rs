@@ -8,6 +8,7 @@ use std::time::Duration;
 use axum::extract::Request;
 use axum::middleware::map_request;
 use idem_axum::Idempotency;
+use idem_testkit::dice::Dice;
 use idem_tests::{End, Fault, Proxy, Server, within};
 use serde_json::{Value, json};
 
@@ -43,16 +44,16 @@ impl Faults {
     fn for_half_of(calls: u64) -> Self {
         let seed = std::env::var("SEED").map_or(0x5eed, |seed| seed.parse().expect("SEED is a number"));
         println!("SEED={seed} repeats these faults");
-        let mut lot = Lot(seed);
+        let mut dice = Dice::new(seed, "faults");
         let mut amounts: Vec<u64> = (1..=calls).collect();
         for last in (1..amounts.len()).rev() {
-            amounts.swap(last, lot.below(last + 1));
+            amounts.swap(last, usize::try_from(dice.within(0..=last as u64)).expect("an index"));
         }
         amounts.truncate(amounts.len() / 2);
         let mut draw = |amount| {
-            let first = EVERY_FAULT[lot.below(EVERY_FAULT.len())];
+            let first = dice.pick(&EVERY_FAULT);
             // An answer that comes in time ends the call.
-            let second = (first != IN_TIME && lot.below(2) == 0).then(|| EVERY_FAULT[lot.below(EVERY_FAULT.len())]);
+            let second = (first != IN_TIME && dice.percent(50)).then(|| dice.pick(&EVERY_FAULT));
             (amount, std::iter::once(first).chain(second).collect())
         };
         Self(amounts.into_iter().map(&mut draw).collect())
@@ -78,19 +79,6 @@ impl Faults {
             Some(next)
         };
         (Proxy::start(server, plan).await, left)
-    }
-}
-
-/// SplitMix64: the same lots for the same seed, everywhere.
-struct Lot(u64);
-
-impl Lot {
-    fn below(&mut self, end: usize) -> usize {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        usize::try_from((mixed ^ (mixed >> 31)) % end as u64).expect("it is below a usize")
     }
 }
 
@@ -154,7 +142,7 @@ async fn without_keys_there_are_more_charges_than_calls() {
     assert!(charges.len() >= seen.len() + lost);
 }
 
-/// The SDK does not retry where an answer breaks off in its body. Its caller can, with a key of its own.
+/// The SDK does not retry where an answer breaks off in its body. Its caller can, with a key that it chose.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_caller_with_its_own_key_survives_a_torn_body() {
     let system = serve(&Bank::default()).await;
