@@ -42,7 +42,7 @@ fn routes(idempotency: &Idempotency, orders: Orders) -> Router {
     shop.nest("/support/keys", admin.router().layer(from_fn(stand_in_for_your_authentication)))
 }
 
-/// Who is there, as the page is to know it. Nobody sees the page whom the middleware did not let through.
+/// The person, as the page is to know them. Only those whom the middleware let through see the page.
 fn employee(parts: &Parts) -> Option<String> {
     Some(parts.extensions.get::<Employee>()?.name.to_owned())
 }

@@ -99,7 +99,7 @@ curl -i {orders}
 curl -i {orders} -H 'Idempotency-Key: create-order-user-42-001' {json} {other}
 curl -i -X POST {orders}/TRK00001/confirm -H 'Idempotency-Key: create-order-user-42-001'
 
-# A key of its own for each operation. To confirm twice is an error, to repeat the request is none.
+# A new key for each operation. To confirm twice is an error, to repeat the request is none.
 curl -i -X POST {orders}/TRK00001/confirm -H 'Idempotency-Key: confirm-order-TRK00001-001'
 curl -i -X POST {orders}/TRK00001/confirm -H 'Idempotency-Key: confirm-order-TRK00001-001'
 curl -i {webhooks} -H 'Idempotency-Key: webhook-production-create-001' {json} {webhook}

@@ -82,7 +82,7 @@ pub struct Order {
     padding: String,
 }
 
-/// The body of both handlers. It does next to nothing, so that what stands around it shows.
+/// What both handlers do: next to nothing, so that the cost of the layers around them shows.
 async fn create(shop: Shop, new: NewOrder) -> (StatusCode, Json<Order>) {
     let id = shop.counts.started.fetch_add(1, Ordering::SeqCst);
     match shop.pace {

@@ -9,7 +9,7 @@ const WIDTH: f64 = 860.0;
 const LABELS: f64 = 260.0;
 const BAR: f64 = 18.0;
 const STEP: f64 = 24.0;
-/// What stands to the right of the longest bar.
+/// The text to the right of the longest bar.
 const VALUES: f64 = 150.0;
 
 /// A chart of the smallest bodies: in process, and the server's processor time over HTTP.
@@ -73,7 +73,7 @@ fn panel(svg: &mut String, y: &mut f64, title: &str, measured: &[Measured]) {
     *y += 34.0;
 }
 
-/// Text as it stands in SVG.
+/// Text, escaped for SVG.
 pub fn escaped(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
 }

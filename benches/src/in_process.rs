@@ -1,4 +1,4 @@
-//! Requests through `Router::call`, without a socket: the handler, what stands around it, and nothing else.
+//! Requests through `Router::call`, without a socket: the handler, the layers around it, and nothing else.
 
 use std::time::Duration;
 

@@ -25,7 +25,7 @@ const LARGE: usize = 8 * 1024 * 1024;
 pub struct Promises {
     /// The name of the subject.
     pub subject: &'static str,
-    /// How often the body ran for 8 equal requests at once. Kept: 1.
+    /// How often the handler ran for 8 equal requests at once. Kept: 1.
     pub concurrent: u64,
     /// What the same key with another body got. Kept: a refusal.
     pub other_body: String,
@@ -33,7 +33,7 @@ pub struct Promises {
     pub hang_up: bool,
     /// What the caller of a large answer got, and what its retry got. Kept: the answer, and no second run.
     pub large: String,
-    /// Whether the large answer was sent and the body did not run again.
+    /// Whether the large answer was sent and the handler did not run again.
     pub large_kept: bool,
     /// Whether another caller's request with the same key got this caller's answer. Kept: no.
     pub leaks: bool,

@@ -16,7 +16,7 @@ const NEW: u64 = 256;
 /// The header that carries the key.
 pub const KEY_HEADER: HeaderName = HeaderName::from_static("idempotency-key");
 
-/// A header as long as `Idempotency-Key` that nobody reads: a request without a key carries it in its place, so that every
+/// A header as long as `Idempotency-Key` that nothing reads: a request without a key carries it in its place, so that every
 /// row is charged for the same number of headers.
 pub const OTHER_HEADER: HeaderName = HeaderName::from_static("x-request-label");
 
@@ -27,7 +27,7 @@ pub enum Kind {
     Bare,
     /// The protection is mounted, but the request has no key.
     Unprotected,
-    /// A new key: the body runs, and its answer is recorded.
+    /// A new key: the handler runs, and its answer is recorded.
     First,
     /// A key whose record is there.
     Replay,

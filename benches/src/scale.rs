@@ -244,7 +244,7 @@ pub fn storage_key(number: u64) -> Result<StorageKey, Failure> {
     Ok(StorageKey::new("", &Scope::GLOBAL, &Key::parse(row::key(number).as_bytes())?))
 }
 
-/// What a response of 100 bytes with its content type is as a record, in an allocation of its own.
+/// What a response of 100 bytes with its content type is as a record, in its own allocation.
 pub fn record_bytes() -> Bytes {
     Bytes::copy_from_slice(&[b'r'; RECORD])
 }

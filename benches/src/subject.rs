@@ -20,7 +20,7 @@ pub struct Subject {
     pub also: Option<fn(u64) -> (HeaderName, HeaderValue)>,
     /// The header of a replay, where there is one.
     pub marker: Option<&'static str>,
-    /// What a request gets whose key is in flight; `None` where it runs the body again.
+    /// What a request gets whose key is in flight; `None` where it runs the handler again.
     pub in_flight: Option<StatusCode>,
     /// What a request gets whose key was used with another body; `None` where it is not refused.
     pub mismatch: Option<StatusCode>,
@@ -31,7 +31,7 @@ pub struct Subject {
 pub enum KeyedBy {
     /// The header `Idempotency-Key`.
     Header,
-    /// A hash of the request, so each needs a body of its own.
+    /// A hash of the request, so each needs its own body.
     Body,
 }
 

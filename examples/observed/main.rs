@@ -51,7 +51,7 @@ async fn main() -> Result<(), BoxError> {
         .layer(IdempotencyLayer::new(idempotency.clone()))
         .route("/metrics", get(async move || page.render()));
 
-    // What the recorder has gathered is sorted in even when nobody scrapes.
+    // What the recorder has gathered is sorted in even when nothing scrapes it.
     tokio::spawn(async move {
         loop {
             time::sleep(Duration::from_secs(5)).await;

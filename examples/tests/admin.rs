@@ -212,7 +212,7 @@ fn picture(browser: &Browser, name: &str) {
     browser.screenshot(&target.join("screenshots").join(format!("{name}.png")));
 }
 
-/// The example, in a process of its own.
+/// The example, in a separate process.
 struct Service {
     process: Child,
     output: Lines<BufReader<ChildStdout>>,

@@ -1,4 +1,4 @@
-//! `observed` as an operator meets it: a process of its own, what it tells Prometheus, what it logs, and the dashboard.
+//! `observed` as an operator meets it: the process, what it tells Prometheus, what it logs, and the dashboard.
 #![cfg(unix)]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test says what it expected by failing")]
 

@@ -1,4 +1,4 @@
-//! `orders` as a user meets it: a process of its own, and the `curl` lines that it prints.
+//! `orders` as a user meets it: the process, and the `curl` lines that it prints.
 #![cfg(unix)]
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test says what it expected by failing")]
 
@@ -113,10 +113,10 @@ fn does_the_same_and_remembers(store: &str) {
 #[test]
 fn a_store_that_cannot_be_used_is_a_message() {
     let said = |store: &str| refusal_to_start("0", store);
-    let nobody = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let redis = said(&format!("redis://:secret@{nobody}"));
+    let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let redis = said(&format!("redis://:secret@{closed}"));
     assert!(redis.starts_with("STORE cannot be used: could not reach Redis, nothing was written; "), "{redis}");
-    let postgres = said(&format!("postgres://user:secret@{nobody}/orders"));
+    let postgres = said(&format!("postgres://user:secret@{closed}/orders"));
     assert!(
         postgres.starts_with("STORE cannot be used: the store was not opened: no connection to the database ("),
         "{postgres}"

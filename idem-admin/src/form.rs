@@ -111,7 +111,7 @@ impl Fields {
         let scope = match self.scope {
             ScopeKind::Unscoped => Scope::GLOBAL,
             ScopeKind::Values => with_lines(Scope::arguments(), &self.values, |line| line)
-                .ok_or_else(|| Mistake::new("values", "Write each value of the scope on a line of its own."))?,
+                .ok_or_else(|| Mistake::new("values", "Write each value of the scope on its own line."))?,
             ScopeKind::Header => {
                 let name = self.header.trim().to_ascii_lowercase();
                 if HeaderName::try_from(&name).is_err() {

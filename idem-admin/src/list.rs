@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::key_details::date;
 
-/// A list has about so many keys.
+/// A list has about this many keys.
 const MAX_KEYS: usize = 100;
 /// How many pages of the store are read for it.
 const MAX_PAGES: usize = 20;

@@ -25,7 +25,7 @@ use tower::ServiceExt;
 struct Counted(PrometheusHandle);
 
 impl Counted {
-    /// Runs `test` on one thread with a recorder of its own.
+    /// Runs `test` on one thread with its own recorder.
     fn during<F: Future<Output = ()>>(test: impl FnOnce(Arc<Self>) -> F) {
         let recorder = PrometheusBuilder::new().build_recorder();
         let counted = Arc::new(Self(recorder.handle()));

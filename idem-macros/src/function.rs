@@ -187,10 +187,10 @@ pub(crate) fn mistakes(function: &Handler) -> Vec<syn::Error> {
         match argument {
             FnArg::Receiver(receiver) if is_reference(receiver) => at(
                 receiver,
-                "the function runs in a task of its own, which cannot borrow: take `self`, or `self: Arc<Self>`",
+                "the function runs in its own task, which cannot borrow: take `self`, or `self: Arc<Self>`",
             ),
             FnArg::Typed(PatType { ty, .. }) if is_borrowed(ty) => {
-                at(ty, "the function runs in a task of its own, which cannot borrow: take it by value, or in an `Arc`")
+                at(ty, "the function runs in its own task, which cannot borrow: take it by value, or in an `Arc`")
             }
             FnArg::Receiver(_) | FnArg::Typed(_) => {}
         }

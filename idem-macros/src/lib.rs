@@ -2,7 +2,7 @@
 //!
 //! No logic is in here. The options are read (`options`), their values checked (`value`, `terms`, `scope`, `expression`) and resolved to a
 //! constant policy (`resolve`); the function is checked and taken apart (`handler`); and both become one function (`expand`)
-//! that calls the adapter crate. A plain function, without a request, has options of its own (`function`).
+//! that calls the adapter crate. A plain function, without a request, has its own options (`function`).
 
 mod errors;
 mod expand;
@@ -183,7 +183,7 @@ pub fn idempotent(options: TokenStream, item: TokenStream) -> TokenStream {
 ///
 /// The function keeps its arguments and its return type, and calls [`Idempotency::once`]: its `Ok` is recorded and returned by
 /// later calls with the key, and its `Err` and its panic release the key. So the value is `Serialize` and `DeserializeOwned`, and the
-/// error has `From<RefusalReason>`. The block runs in a task of its own, to its end even if the caller is dropped: the arguments
+/// error has `From<RefusalReason>`. The block runs in its own task, to its end even if the caller is dropped: the arguments
 /// are `Send`, and none is a reference.
 ///
 /// | option | value | default |

@@ -199,7 +199,7 @@ impl RedisStoreBuilder {
         }
         let Durability::Replicas { count, within } = self.durability else { return Ok(()) };
         if matches!(self.server, Server::Manager(_)) {
-            let what = "`Replicas` needs a connection of its own, since WAIT would stop yours; give a URL";
+            let what = "`Replicas` needs its own connection, since WAIT would stop yours; give a URL";
             return Err(ConnectError::Setting(what));
         }
         if count == 0 {

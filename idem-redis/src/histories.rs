@@ -32,7 +32,7 @@ end";
 
 /// The ends of leases and records lie on these marks, and a tick beside them.
 const MARK: i128 = 10_000_000_000;
-/// So many milliseconds of the server are as much as the time between two marks, and as much as a tick of one nanosecond.
+/// This many milliseconds of the server are as much as the time between two marks, and as much as a tick of one nanosecond.
 /// What a history really takes is less than a tick, and ticks do not add up to a mark.
 const MARK_MILLISECONDS: i128 = 10_000_000;
 const TICK_MILLISECONDS: i128 = 10_000;

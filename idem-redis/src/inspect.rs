@@ -190,7 +190,7 @@ impl Client {
     }
 }
 
-/// Decodes the value of a key to which so many milliseconds are left.
+/// Decodes the value of a key to which this many milliseconds are left.
 pub(crate) fn decode(name: &Name, value: &Bytes, left: i64) -> Result<Decoded, Error> {
     match value::decode(name, value) {
         // Without an expiry a claim has no age. A record needs none.

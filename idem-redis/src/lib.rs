@@ -86,7 +86,7 @@
 //! bytes, even of a large record. If there is no reply within half of the [`timeout`](RedisStoreBuilder::timeout), the step is also
 //! sent on a new connection; each script changes nothing more when it runs twice.
 //!
-//! With `Replicas`, a claim and a completion take a second round trip, on a connection of its own. One `WAIT` serves all steps
+//! With `Replicas`, a claim and a completion take a second round trip, on its own connection. One `WAIT` serves all steps
 //! that came since the one before, so a step waits for its replicas at most twice `within`, and no other step waits for them.
 
 mod begin;

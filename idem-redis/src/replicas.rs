@@ -1,6 +1,6 @@
-//! Waiting for replicas, on a connection of its own: `WAIT` stops the connection that it is sent on.
+//! Waiting for replicas, on its own connection: `WAIT` stops the connection that it is sent on.
 //!
-//! `WAIT` counts the replicas that have the last write of its own connection, and all writes before it. So each step that
+//! `WAIT` counts the replicas that have the last write of the connection that it is sent on, and all writes before it. So each step that
 //! waits is first confirmed on this connection: a script looks that the server has its value, and writes something that changes
 //! nothing. A server that took over from the one that did the step, and does not have the value, confirms nothing. One `WAIT`
 //! serves all steps that have come since the last one.

@@ -207,7 +207,7 @@ pub(crate) struct StoredClaim {
 }
 
 impl StoredClaim {
-    /// Whether the lease has expired if so many milliseconds are left to the key. Redis rounds them down, so never too early.
+    /// Whether the lease has expired if this many milliseconds are left to the key. Redis rounds them down, so never too early.
     pub(crate) fn has_expired(&self, left: i64) -> bool {
         left < self.ttl
     }

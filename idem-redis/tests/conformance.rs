@@ -1,4 +1,4 @@
-//! The conformance suite of stores, each case against a server of its own: as a user with all rights, with the documented ones, and
+//! The conformance suite of stores, each case against its own server: as a user with all rights, with the documented ones, and
 //! over the connection of the service.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a failed check panics")]
 

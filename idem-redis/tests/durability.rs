@@ -54,12 +54,12 @@ async fn what_a_replica_has_survives_the_failover_to_it() {
     let said = unavailable(begin(&store, 3).await);
     assert!(said.contains("0 of 1 replicas"), "{said}");
     // The owner of the claim gets its record in as soon as there is a second copy.
-    let twin = running.try_clone().unwrap();
+    let copy = running.try_clone().unwrap();
     unavailable(running.complete(record("late answer"), TTL).await);
     let second = replica.replica().await;
     // As the engine does. A replica may take its time on a busy machine.
     until("the record is in both", async || {
-        twin.try_clone().unwrap().complete(record("late answer"), TTL).await.is_ok()
+        copy.try_clone().unwrap().complete(record("late answer"), TTL).await.is_ok()
     })
     .await;
     assert!(exists(&second, 1).await);
@@ -76,14 +76,14 @@ async fn without_a_replica_in_time_no_body_may_run_and_the_key_stays_free() {
     assert!(!exists(&primary, 1).await, "the claim was released");
     let replica = primary.replica().await;
     let claimed = claim_in_time(&store, 1).await;
-    let twin = claimed.try_clone().unwrap();
+    let copy = claimed.try_clone().unwrap();
     replica.stall();
     unavailable(claimed.complete(record("answer"), TTL).await);
     // Repeated on another connection, which has not written anything that the server could wait for.
     proxy.cut();
-    unavailable(twin.try_clone().unwrap().complete(record("answer"), TTL).await);
+    unavailable(copy.try_clone().unwrap().complete(record("answer"), TTL).await);
     replica.resume();
-    until("the record is in both", async || twin.try_clone().unwrap().complete(record("answer"), TTL).await.is_ok())
+    until("the record is in both", async || copy.try_clone().unwrap().complete(record("answer"), TTL).await.is_ok())
         .await;
     assert!(replica.say(&format!("GETRANGE {} 0 1", name(1))).await.contains("\u{1}R"));
 }
@@ -114,15 +114,15 @@ async fn a_takeover_that_no_replica_has_is_refused_too() {
     let store = replicated(&proxy).await;
     let short = Duration::from_millis(50);
     drop(store.begin(&key(1), &fingerprint(1), &BeginOptions::new(short, TTL)).await.unwrap());
-    let mut heir = abandoned(&store).await;
+    let mut new_owner = abandoned(&store).await;
     replica.stall();
-    let said = unavailable(heir.renew(LEASE).await);
+    let said = unavailable(new_owner.renew(LEASE).await);
     assert!(said.contains("replicas"), "{said}");
     replica.resume();
-    until("the claim is in both", async || heir.renew(LEASE).await.is_ok()).await;
-    // From then on a renewal waits for nobody.
+    until("the claim is in both", async || new_owner.renew(LEASE).await.is_ok()).await;
+    // From then on a renewal waits for no replica.
     replica.stall();
-    heir.renew(LEASE).await.unwrap();
+    new_owner.renew(LEASE).await.unwrap();
     replica.resume();
 }
 

@@ -21,14 +21,14 @@ async fn begin_with(store: &RedisStore, info: &ExecutionInfo) -> Begun {
     store.begin(&key(1), &fingerprint(1), &BeginOptions::new(LEASE, TTL).with_info(info.clone())).await
 }
 
-/// What stands there, and that looking changed neither the value nor its end.
+/// The state of the key, and that looking changed neither the value nor its end.
 async fn inspected(server: &Redis, store: &RedisStore) -> StoredEntry {
     let end = async || server.say(&format!("PEXPIRETIME {}", name(1))).await;
     let dump = async || server.say(&format!("DUMP {}", name(1))).await;
     let before = (end().await, dump().await);
     // A write would be refused now.
     server.say("CONFIG SET min-replicas-to-write 1").await;
-    let found = store.inspect(&key(1)).await.unwrap().expect("something stands there");
+    let found = store.inspect(&key(1)).await.unwrap().expect("the key is not free");
     server.say("CONFIG SET min-replicas-to-write 0").await;
     assert_eq!(before, (end().await, dump().await));
     found
@@ -69,14 +69,14 @@ async fn a_claim_is_in_flight_and_then_abandoned_and_a_record_is_completed() {
         assert_in(found.expires_at, 3570);
     }
     // The new owner has come from another endpoint.
-    let Ok(Begin::Abandoned(mut heir)) = begin_with(&store, &info("PUT /orders")).await else {
+    let Ok(Begin::Abandoned(mut new_owner)) = begin_with(&store, &info("PUT /orders")).await else {
         panic!("the lease has expired");
     };
     assert_eq!(inspected(&server, &store).await.info, Some(info("POST /orders")));
-    heir.renew(LEASE).await.unwrap();
+    new_owner.renew(LEASE).await.unwrap();
     assert_eq!(inspected(&server, &store).await.info, Some(info("PUT /orders")));
 
-    heir.complete(record("answer"), TTL).await.unwrap();
+    new_owner.complete(record("answer"), TTL).await.unwrap();
     let found = inspected(&server, &store).await;
     assert!(matches!(&found.state, KeyState::Completed(found) if *found == record("answer")), "{found:?}");
     assert_eq!((found.lease_until, found.replays), (None, None));

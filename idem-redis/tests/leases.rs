@@ -38,7 +38,7 @@ async fn a_claim_outlives_its_lease_for_its_ttl_and_every_value_has_an_end() {
         store.begin(&key(1), &fingerprint(2), &BeginOptions::new(LEASE, TTL)).await,
         Ok(Begin::InFlight(found)) if found == fingerprint(1)
     ));
-    // Its owner was only late, and nobody came in between.
+    // Its owner was only late, and no other owner came in between.
     server.say(&format!("PEXPIRE {} 5000", name(1))).await;
     claimed.renew(short).await.unwrap();
     near(kept_for(&server).await, short + TTL);
@@ -61,18 +61,18 @@ async fn an_abandoned_claim_is_taken_over_with_its_key_and_its_late_owner_has_lo
         panic!("the key is free");
     };
     let mut early = abandoned(&store).await;
-    // An owner that comes back in time keeps its claim, though an heir has seen it abandoned.
+    // An owner that comes back in time keeps its claim, though a new owner has seen it abandoned.
     late.renew(short).await.unwrap();
     assert!(matches!(early.renew(LEASE).await, Err(StoreError::Lost)));
-    let mut heir = abandoned(&store).await;
-    // Before it takes over, the heir has no right to end the claim.
-    assert!(matches!(heir.try_clone().unwrap().complete(record("heir"), TTL).await, Err(StoreError::Lost)));
-    heir.renew(LEASE).await.unwrap();
-    heir.renew(LEASE).await.unwrap();
+    let mut new_owner = abandoned(&store).await;
+    // Before it takes over, the new owner has no right to end the claim.
+    assert!(matches!(new_owner.try_clone().unwrap().complete(record("new owner"), TTL).await, Err(StoreError::Lost)));
+    new_owner.renew(LEASE).await.unwrap();
+    new_owner.renew(LEASE).await.unwrap();
     assert!(matches!(late.try_clone().unwrap().release().await, Err(StoreError::Lost)));
     assert!(matches!(late.complete(record("late"), TTL).await, Err(StoreError::Lost)));
-    heir.complete(record("heir"), TTL).await.unwrap();
-    assert_eq!(recorded(&store, 1).await, record("heir"));
+    new_owner.complete(record("new owner"), TTL).await.unwrap();
+    assert_eq!(recorded(&store, 1).await, record("new owner"));
 }
 
 /// Lets a claim with this lease be as old as this, as far as the server knows: so much is gone of its life.
@@ -91,18 +91,18 @@ async fn a_claim_of_a_long_ttl_is_abandoned_when_its_short_lease_is_over_by_the_
     assert_in_flight(&begin(&store, 1).await);
     assert!(!store.forget(&key(1)).await.unwrap());
     age(&server, LEASE, LEASE + second).await;
-    let Ok(Begin::Abandoned(mut heir)) = begin(&store, 1).await else { panic!("the lease has expired") };
+    let Ok(Begin::Abandoned(mut new_owner)) = begin(&store, 1).await else { panic!("the lease has expired") };
     // A renewal gives it the whole lease again, also where it changes nothing else.
     for lease in [LEASE, 2 * LEASE, 2 * LEASE] {
         claimed.renew(lease).await.unwrap();
-        assert!(matches!(heir.renew(LEASE).await, Err(StoreError::Lost)));
+        assert!(matches!(new_owner.renew(LEASE).await, Err(StoreError::Lost)));
         age(&server, lease, lease - second).await;
         assert_in_flight(&begin(&store, 1).await);
-        assert!(matches!(heir.renew(LEASE).await, Err(StoreError::Lost)));
+        assert!(matches!(new_owner.renew(LEASE).await, Err(StoreError::Lost)));
         age(&server, lease, lease + second).await;
         assert!(matches!(begin(&store, 1).await, Ok(Begin::Abandoned(_))));
     }
-    // The owner was late, and nobody took over.
+    // The owner was late, and no other owner took over.
     claimed.renew(LEASE).await.unwrap();
     assert!(!store.forget(&key(1)).await.unwrap());
     age(&server, LEASE, LEASE + second).await;
@@ -117,11 +117,11 @@ async fn an_owner_whose_renewal_was_not_heard_of_still_completes_and_releases() 
     for end in ["complete", "release"] {
         let mut claimed = claim(&store, 1).await;
         // As if this one had been renewed with another lease, and the answer had been lost.
-        let twin = claimed.try_clone().unwrap();
+        let copy = claimed.try_clone().unwrap();
         claimed.renew(2 * LEASE).await.unwrap();
         match end {
-            "complete" => twin.complete(record("answer"), TTL).await.unwrap(),
-            _ => twin.release().await.unwrap(),
+            "complete" => copy.complete(record("answer"), TTL).await.unwrap(),
+            _ => copy.release().await.unwrap(),
         }
         match begin(&store, 1).await.unwrap() {
             Begin::Completed(found) if end == "complete" => assert_eq!(found, record("answer")),
@@ -149,14 +149,14 @@ async fn a_record_without_an_end_is_a_record() {
     let server = Redis::start().await;
     let store = store(&server).await;
     let claimed = claim(&store, 1).await;
-    let twin = claimed.try_clone().unwrap();
+    let copy = claimed.try_clone().unwrap();
     claimed.complete(record("answer"), TTL).await.unwrap();
     assert!(server.say(&format!("PERSIST {}", name(1))).await.starts_with(":1"));
-    twin.complete(record("answer"), TTL).await.unwrap();
+    copy.complete(record("answer"), TTL).await.unwrap();
     let left = server.say(&format!("PTTL {}", name(1))).await;
     assert!(left.starts_with(":-1\r\n"), "a repetition changes nothing: {left}");
     assert_eq!(recorded(&store, 1).await, record("answer"));
-    let found = store.inspect(&key(1)).await.unwrap().expect("it stands there");
+    let found = store.inspect(&key(1)).await.unwrap().expect("the key is not free");
     assert!(matches!(&found.state, KeyState::Completed(found) if *found == record("answer")), "{found:?}");
     assert_eq!(found.expires_at, None);
     assert!(store.forget(&key(1)).await.unwrap());

@@ -68,30 +68,30 @@ async fn a_forget_whose_answer_is_lost_does_not_know_what_the_first_try_found_an
 }
 
 #[tokio::test]
-async fn a_completion_that_times_out_is_repeated_by_the_twin_and_leaves_one_record() {
+async fn a_completion_that_times_out_is_repeated_by_the_copy_and_leaves_one_record() {
     let server = Redis::start().await;
     let (store, proxy) = through_proxy(&server).await;
     let claimed = claim(&store, 1).await;
-    let twin = claimed.try_clone().unwrap();
+    let copy = claimed.try_clone().unwrap();
     proxy.set(Direction::ToClient, Fault::Drop);
     let said = unavailable(claimed.complete(record("first"), TTL).await);
     assert!(said.contains("it is unknown whether the step took effect"), "{said}");
     proxy.heal();
-    twin.complete(record("again"), TTL).await.unwrap();
+    copy.complete(record("again"), TTL).await.unwrap();
     // The first one remains: a client may have seen it.
     assert_eq!(recorded(&store, 1).await, record("first"));
 }
 
 #[tokio::test]
-async fn a_release_that_times_out_is_repeated_by_the_twin() {
+async fn a_release_that_times_out_is_repeated_by_the_copy() {
     let server = Redis::start().await;
     let (store, proxy) = through_proxy(&server).await;
     let claimed = claim(&store, 1).await;
-    let twin = claimed.try_clone().unwrap();
+    let copy = claimed.try_clone().unwrap();
     proxy.set(Direction::ToClient, Fault::Drop);
     unavailable(claimed.release().await);
     proxy.heal();
-    twin.release().await.unwrap();
+    copy.release().await.unwrap();
     assert!(matches!(claim(&store, 1).await.release().await, Ok(())));
 }
 
@@ -101,12 +101,12 @@ async fn a_release_that_took_effect_is_repeated_without_a_complaint_where_somebo
     let (store, proxy) = through_proxy(&server).await;
     let near = common::store(&server).await;
     let claimed = claim(&store, 1).await;
-    let twin = claimed.try_clone().unwrap();
+    let copy = claimed.try_clone().unwrap();
     proxy.set(Direction::ToClient, Fault::Drop);
     unavailable(claimed.release().await);
     let others = claim(&near, 1).await;
     proxy.heal();
-    twin.release().await.unwrap();
+    copy.release().await.unwrap();
     others.complete(record("answer"), TTL).await.unwrap();
     assert_eq!(recorded(&near, 1).await, record("answer"));
 }
@@ -299,7 +299,7 @@ async fn a_repeated_begin_that_was_refused_is_given_back_where_its_first_try_arr
     let store = RedisStore::connect(format!("redis://127.0.0.1:{port}")).await.unwrap();
     assert_in_flight(&begin(&store, 1).await);
     let given_back = tokio::time::timeout(TIMEOUT, store.drained()).await;
-    assert!(given_back.is_err(), "the first try may arrive as long as the other's claim stands");
+    assert!(given_back.is_err(), "the first try may arrive as long as the other claim lives");
     others.release().await.unwrap();
     let mut late = TcpStream::connect(("127.0.0.1", server.port())).await.unwrap();
     late.write_all(&first.await.unwrap()).await.unwrap();
@@ -330,7 +330,7 @@ async fn a_claim_whose_begin_was_repeated_leaves_nothing_if_the_first_try_arrive
 }
 
 #[tokio::test]
-async fn an_heir_whose_begin_was_repeated_keeps_what_it_takes_over() {
+async fn a_new_owner_whose_begin_was_repeated_keeps_what_it_takes_over() {
     let server = Redis::start().await;
     let (store, proxy) = through_proxy(&server).await;
     let near = common::store(&server).await;
@@ -339,13 +339,13 @@ async fn an_heir_whose_begin_was_repeated_keeps_what_it_takes_over() {
     abandoned(&near).await;
     claim(&store, 0).await;
     proxy.set(Direction::ToClient, ANSWER_LOST);
-    let Ok(Begin::Abandoned(mut heir)) = begin(&store, 1).await else { panic!("its lease has expired") };
-    heir.renew(LEASE).await.unwrap();
+    let Ok(Begin::Abandoned(mut new_owner)) = begin(&store, 1).await else { panic!("its lease has expired") };
+    new_owner.renew(LEASE).await.unwrap();
     // Whatever is released meanwhile, it is not this.
     let given_back = tokio::time::timeout(Duration::from_secs(1), store.drained()).await;
-    assert!(given_back.is_err(), "the first try may arrive as long as the claim stands");
+    assert!(given_back.is_err(), "the first try may arrive as long as the claim lives");
     assert_in_flight(&begin(&near, 1).await);
-    heir.complete(record("answer"), TTL).await.unwrap();
+    new_owner.complete(record("answer"), TTL).await.unwrap();
     store.drained().await;
     assert_eq!(recorded(&near, 1).await, record("answer"));
 }

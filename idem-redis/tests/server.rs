@@ -39,7 +39,7 @@ async fn while_the_server_is_down_every_step_is_an_error_and_then_goes_on() {
     let mut server = Redis::durable().await;
     let store = store(&server).await;
     let (mut first, second) = (claim(&store, 1).await, claim(&store, 2).await);
-    let (first_twin, second_twin) = (first.try_clone().unwrap(), second.try_clone().unwrap());
+    let (first_copy, second_copy) = (first.try_clone().unwrap(), second.try_clone().unwrap());
     server.kill();
     unavailable(begin(&store, 3).await);
     unavailable(first.renew(LEASE).await);
@@ -47,8 +47,8 @@ async fn while_the_server_is_down_every_step_is_an_error_and_then_goes_on() {
     unavailable(second.release().await);
     unavailable(store.forget(&key(1)).await);
     server.restart().await;
-    first_twin.complete(record("answer"), TTL).await.unwrap();
-    second_twin.release().await.unwrap();
+    first_copy.complete(record("answer"), TTL).await.unwrap();
+    second_copy.release().await.unwrap();
     assert_eq!(recorded(&store, 1).await, record("answer"));
     claim(&store, 2).await;
     claim(&store, 3).await;
@@ -90,13 +90,13 @@ async fn a_server_that_takes_no_writes_refuses_and_keeps_everything() {
     let server = Redis::start().await;
     let store = store(&server).await;
     let claimed = claim(&store, 1).await;
-    let twin = claimed.try_clone().unwrap();
+    let copy = claimed.try_clone().unwrap();
     claim(&store, 3).await.complete(record("earlier"), TTL).await.unwrap();
     let refuses = async |word: &str| {
         let said = unavailable(begin(&store, 2).await);
         assert!(said.contains(word), "{said}");
-        unavailable(twin.try_clone().unwrap().complete(record("answer"), TTL).await);
-        unavailable(twin.try_clone().unwrap().release().await);
+        unavailable(copy.try_clone().unwrap().complete(record("answer"), TTL).await);
+        unavailable(copy.try_clone().unwrap().release().await);
     };
     server.say("CONFIG SET min-replicas-to-write 1").await;
     refuses("NOREPLICAS").await;
@@ -117,7 +117,7 @@ async fn a_stalled_server_is_an_error_in_time_and_goes_on_where_it_was() {
     let server = Redis::start().await;
     let store = store(&server).await;
     let claimed = claim(&store, 1).await;
-    let twin = claimed.try_clone().unwrap();
+    let copy = claimed.try_clone().unwrap();
     server.stall();
     let start = Instant::now();
     let said = unavailable(begin(&store, 2).await);
@@ -125,7 +125,7 @@ async fn a_stalled_server_is_an_error_in_time_and_goes_on_where_it_was() {
     assert!(start.elapsed() < 2 * TIMEOUT + Duration::from_secs(2), "{:?}", start.elapsed());
     assert!(said.contains("within"), "{said}");
     server.resume();
-    twin.complete(record("answer"), TTL).await.unwrap();
+    copy.complete(record("answer"), TTL).await.unwrap();
     assert_eq!(recorded(&store, 1).await, record("answer"));
     // The server has read the `begin` by now. Its claim is unconfirmed, so it does not lock the key for a lease.
     claim_in_time(&store, 2).await;
@@ -166,7 +166,7 @@ async fn damage(server: &Redis, at: usize) {
     assert!(said.starts_with("$-1"), "{said}");
 }
 
-async fn stands(server: &Redis) -> String {
+async fn state_of(server: &Redis) -> String {
     server.say(&format!("DUMP {}", name(1))).await
 }
 
@@ -185,7 +185,7 @@ async fn a_damaged_claim_or_record_is_an_error_for_everybody_and_is_left_as_it_i
         let head = 2 + 16 + 32;
         for at in 0..length {
             damage(&server, at).await;
-            let before = stands(&server).await;
+            let before = state_of(&server).await;
             let said = unreadable(begin(&store, 1).await);
             assert!(said.contains("`idem:01010101*`") && said.contains("cannot be read"), "byte {at}: {said}");
             if !completed || at < head {
@@ -195,7 +195,7 @@ async fn a_damaged_claim_or_record_is_an_error_for_everybody_and_is_left_as_it_i
                 unreadable(store.forget(&key(1)).await);
             }
             // The remaining life may be written again, the value may not.
-            assert_eq!(before, stands(&server).await, "byte {at}");
+            assert_eq!(before, state_of(&server).await, "byte {at}");
             damage(&server, at).await;
         }
     }
@@ -222,9 +222,9 @@ async fn what_this_store_did_not_write_is_an_error_and_is_left_as_it_is() {
     for write in foreign {
         let said = server.say(&write).await;
         assert!(!said.starts_with("-"), "{write}: {said}");
-        let before = stands(&server).await;
+        let before = state_of(&server).await;
         unreadable(begin(&store, 1).await);
-        assert_eq!(before, stands(&server).await, "{write}");
+        assert_eq!(before, state_of(&server).await, "{write}");
     }
 }
 

@@ -98,9 +98,9 @@ async fn a_server_that_is_not_there_or_silent_or_closed_is_refused_without_the_p
     server.say("CONFIG SET requirepass right").await;
     let silent = Proxy::to(server.port()).await;
     silent.black_hole();
-    let nobody = Proxy::to(server.port()).await;
-    nobody.refuse();
-    for (port, password) in [(server.port(), "hidden-word"), (silent.port(), "right"), (nobody.port(), "right")] {
+    let closed = Proxy::to(server.port()).await;
+    closed.refuse();
+    for (port, password) in [(server.port(), "hidden-word"), (silent.port(), "right"), (closed.port(), "right")] {
         let url = format!("redis://:{password}@127.0.0.1:{port}");
         let refused = RedisStore::builder(url).timeout(TIMEOUT).connect().await.unwrap_err();
         let mut said = format!("{refused} {refused:?}");

@@ -235,9 +235,9 @@ mod tests {
     #[test]
     fn clones_of_a_manual_clock_share_the_time() {
         let clock = ManualClock::new();
-        let twin = clock.clone();
-        let before = twin.now();
+        let copy = clock.clone();
+        let before = copy.now();
         clock.advance(Duration::from_nanos(1));
-        assert_eq!(twin.now(), before.after(Duration::from_nanos(1)));
+        assert_eq!(copy.now(), before.after(Duration::from_nanos(1)));
     }
 }

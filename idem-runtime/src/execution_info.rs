@@ -22,7 +22,7 @@ pub struct ExecutionId([u8; 8]);
 
 impl ExecutionId {
     fn random() -> Self {
-        // Each state has keys of its own, random for each thread. An id is a name and no secret.
+        // Each state has its own keys, random for each thread. An id is a name and no secret.
         Self(RandomState::new().hash_one(0_u8).to_le_bytes())
     }
 

@@ -90,7 +90,7 @@ pub(crate) mod sealed {
         /// How long a step of a transaction may take.
         const STEP_TIMEOUT: Duration;
 
-        /// Returns how many transactions with a claim may be open at once in a pool of so many connections.
+        /// Returns how many transactions with a claim may be open at once in a pool of this many connections.
         fn max_transactions(connections: usize) -> usize;
 
         /// Returns bytes as they are written in SQL.
@@ -181,7 +181,7 @@ pub(crate) struct Statements {
     pub(crate) notify: Option<Arc<str>>,
     /// `key`: the row, for operators.
     pub(crate) inspect: Arc<str>,
-    /// `key, limit`: of so many rows that follow the key, those whose outcome is unknown, as `inspect`, and the last one; with their key
+    /// `key, limit`: of this many rows that follow the key, those whose outcome is unknown, as `inspect`, and the last one; with their key
     /// and whether the outcome is unknown.
     pub(crate) unknown: Arc<str>,
     /// `key, owner`: a row if the claim has this owner now, and its lease has expired.

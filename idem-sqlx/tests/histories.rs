@@ -34,7 +34,7 @@ fn check<F: Future<Output = Result<(), String>>>(play: impl Fn(Model, Vec<Step>)
 }
 
 fn server() -> Postgres {
-    // The server outlives this runtime, and each history has a store and connections of its own.
+    // The server outlives this runtime, and each history has its own store and connections.
     tokio::runtime::Runtime::new().unwrap().block_on(Postgres::quick())
 }
 

@@ -524,7 +524,7 @@ async fn a_store_in_another_database_is_an_error_that_says_what_to_mount() {
     refuses(&postgres, &sqlite.idempotency, "a `PostgresStore` over the same database").await;
     refuses(&sqlite, &postgres.idempotency, "a `SqliteStore` over the same database").await;
 
-    // With a table of its own, and in the transaction's database without one.
+    // With a separate table, and in the transaction's database without one.
     let another = Shop::postgres().await;
     refuses(&postgres, &another.idempotency, "a `PostgresStore` over the same database").await;
     postgres.keeper.sql("CREATE DATABASE other");

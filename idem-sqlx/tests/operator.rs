@@ -102,7 +102,7 @@ async fn tells<S: Store + Clone>(store: S) {
     assert!(inspect(&engine, "a").await.is_none());
 }
 
-/// The key, once so many replays of its record are counted.
+/// The key, once this many replays of its record are counted.
 async fn counted(engine: &Idempotency, key: &str, replays: u64) -> KeyReport {
     for _ in 0..2000 {
         let found = inspect(engine, key).await.unwrap();
@@ -136,7 +136,7 @@ async fn settles<S: Store + Clone>(store: S) {
     assert!(matches!(other, Err(SettleError::NotUnknown(KeyStatus::Recorded))), "{other:?}");
 }
 
-/// Two operators, each with an engine of its own, and an owner that is only late: one of the three ends the claim.
+/// Two operators, each with its own engine, and an owner that is only late: one of the three ends the claim.
 async fn races<S: Store + Clone>(store: S) {
     for round in 0..20 {
         let key = format!("race-{round}");
@@ -169,7 +169,7 @@ async fn races<S: Store + Clone>(store: S) {
             Err(error) => panic!("{error}"),
         }
         assert_eq!(winners.len(), 1, "{winners:?}");
-        assert_eq!(found.content().unwrap(), winners[0], "what was acknowledged stands");
+        assert_eq!(found.content().unwrap(), winners[0], "what was acknowledged is kept");
     }
 }
 

@@ -45,7 +45,7 @@ async fn most_processes(server: &Postgres, mut steps: JoinSet<()>) -> usize {
     most
 }
 
-/// So many requests at once, all of which are refused.
+/// This many requests at once, all of which are refused.
 fn refused_begins(store: &PostgresStore, begins: usize) -> JoinSet<()> {
     let mut steps = JoinSet::new();
     for _ in 0..begins {
@@ -71,12 +71,12 @@ async fn a_standby_that_is_away_costs_the_server_no_more_processes_than_the_stor
     assert!(most <= POOL + 1, "{most} processes, one of which cancels");
     // A retry still gets its replay: those who wait for the standby do not keep the connections.
     let asked = Instant::now();
-    while stands(&store, &recorded).await != "completed: answer" {
+    while state_of(&store, &recorded).await != "completed: answer" {
         assert!(asked.elapsed() < Duration::from_secs(20), "no replay while a standby is away");
     }
     reload(&server, "ALTER SYSTEM RESET synchronous_standby_names");
     let asked = Instant::now();
-    while stands(&store, &key()).await != "claimed" {
+    while state_of(&store, &key()).await != "claimed" {
         assert!(asked.elapsed() < Duration::from_secs(20), "no claim although the standby is not needed any more");
     }
 }
@@ -90,7 +90,7 @@ async fn a_table_that_is_locked_costs_the_server_no_more_processes_than_the_stor
     let most = most_processes(&server, refused_begins(&store, 40)).await;
     assert!(most <= 1 + POOL + 1, "{most} processes, one of which holds the lock and one cancels");
     transaction.rollback().await.unwrap();
-    assert_eq!(stands(&store, &key()).await, "claimed");
+    assert_eq!(state_of(&store, &key()).await, "claimed");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -116,7 +116,7 @@ async fn callers_that_leave_cost_the_server_no_more_processes_than_the_store_has
         assert!(left.elapsed() < Duration::from_secs(3), "a statement for which no caller waits is cancelled");
     }
     transaction.rollback().await.unwrap();
-    assert_eq!(stands(&store, &key()).await, "claimed");
+    assert_eq!(state_of(&store, &key()).await, "claimed");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -1,4 +1,4 @@
-//! PostgreSQL behind a network that loses answers, and a server that is killed or stands still.
+//! PostgreSQL behind a network that loses answers, and a server that is killed or stopped.
 #![cfg(feature = "postgres")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a failed check panics")]
 
@@ -65,9 +65,9 @@ async fn a_begin_whose_answer_is_lost_claims_all_the_same_and_once() {
     let key = key();
     let claim = apart.answer_lost(claim(&apart.store, &key)).await;
     assert_eq!(apart.rows(), "2", "the first record and this claim");
-    assert_eq!(stands(&apart.near, &key).await, "in flight");
+    assert_eq!(state_of(&apart.near, &key).await, "in flight");
     claim.complete(record("answer"), TTL).await.unwrap();
-    assert_eq!(stands(&apart.near, &key).await, "completed: answer");
+    assert_eq!(state_of(&apart.near, &key).await, "completed: answer");
 }
 
 #[tokio::test]
@@ -77,11 +77,11 @@ async fn a_claim_whose_grant_was_never_heard_of_is_given_back_long_before_its_le
     apart.proxy.set(Direction::ToClient, Fault::Drop);
     let unheard = apart.store.begin(&key, &MINE, &OPTIONS).await.unwrap_err();
     assert!(matches!(problem(&unheard), Problem::TimedOut { .. } | Problem::Unreachable { .. }), "{unheard:?}");
-    assert_eq!(stands(&apart.near, &key).await, "in flight", "the server granted the claim");
+    assert_eq!(state_of(&apart.near, &key).await, "in flight", "the server granted the claim");
     apart.proxy.cut();
     apart.proxy.heal();
     claim_in_time(&apart.near, &key).await.complete(record("answer"), TTL).await.unwrap();
-    assert_eq!(stands(&apart.near, &key).await, "completed: answer");
+    assert_eq!(state_of(&apart.near, &key).await, "completed: answer");
 }
 
 #[tokio::test]
@@ -97,7 +97,7 @@ async fn a_claim_whose_connection_broke_and_for_which_there_was_no_other_is_give
     let (unheard, ()) = tokio::join!(apart.store.begin(&key, &MINE, &OPTIONS), trouble);
     let unheard = unheard.unwrap_err();
     assert!(matches!(problem(&unheard), Problem::Unreachable { .. } | Problem::Broken(_)), "{unheard:?}");
-    assert_eq!(stands(&apart.near, &key).await, "in flight", "the server granted the claim");
+    assert_eq!(state_of(&apart.near, &key).await, "in flight", "the server granted the claim");
     apart.proxy.heal();
     claim_in_time(&apart.near, &key).await;
 }
@@ -112,10 +112,10 @@ async fn a_claim_of_a_begin_that_was_dropped_is_given_back_and_one_that_was_hear
         _ = apart.store.begin(&dropped, &MINE, &OPTIONS) => panic!("its answer is held back"),
         () = apart.proxy.seen(Direction::ToClient) => {}
     }
-    assert_eq!(stands(&apart.near, &dropped).await, "in flight", "the server granted the claim");
+    assert_eq!(state_of(&apart.near, &dropped).await, "in flight", "the server granted the claim");
     apart.proxy.heal();
     claim_in_time(&apart.near, &dropped).await;
-    assert_eq!(stands(&apart.near, &heard).await, "in flight");
+    assert_eq!(state_of(&apart.near, &heard).await, "in flight");
     held.complete(record("answer"), TTL).await.unwrap();
 }
 
@@ -133,10 +133,10 @@ async fn a_drain_waits_until_a_claim_that_nobody_heard_of_is_given_back() {
     assert!(idempotency.drain_until(async {}).await.is_ok(), "no body runs, so none is cut off");
     let drained = async {
         idempotency.drain().await;
-        stands(&apart.near, &key).await
+        state_of(&apart.near, &key).await
     };
     let healed = async {
-        assert_eq!(stands(&apart.near, &key).await, "in flight");
+        assert_eq!(state_of(&apart.near, &key).await, "in flight");
         apart.proxy.heal();
     };
     let (found, ()) = tokio::join!(drained, healed);
@@ -144,17 +144,17 @@ async fn a_drain_waits_until_a_claim_that_nobody_heard_of_is_given_back() {
 }
 
 #[tokio::test]
-async fn an_heir_whose_begin_was_repeated_keeps_what_it_takes_over() {
+async fn a_new_owner_whose_begin_was_repeated_keeps_what_it_takes_over() {
     let apart = apart().await;
     let key = key();
     drop(claim_for(&apart.near, &key, SHORT, TTL).await);
     tokio::time::sleep(2 * SHORT).await;
     let begun = apart.answer_lost(apart.store.begin(&key, &MINE, &OPTIONS)).await;
-    let Ok(Begin::Abandoned(mut heir)) = begun else { panic!("{}", shown(&begun)) };
-    heir.renew(LEASE).await.unwrap();
+    let Ok(Begin::Abandoned(mut new_owner)) = begun else { panic!("{}", shown(&begun)) };
+    new_owner.renew(LEASE).await.unwrap();
     tokio::time::sleep(Duration::from_millis(500)).await;
-    heir.complete(record("heir"), TTL).await.unwrap();
-    assert_eq!(stands(&apart.near, &key).await, "completed: heir");
+    new_owner.complete(record("new owner"), TTL).await.unwrap();
+    assert_eq!(state_of(&apart.near, &key).await, "completed: new owner");
 }
 
 #[tokio::test]
@@ -162,12 +162,12 @@ async fn a_release_repeated_where_somebody_else_has_claimed_since_is_no_loss() {
     let apart = apart().await;
     let key = key();
     let first = claim(&apart.near, &key).await;
-    let twin = first.try_clone().unwrap();
+    let copy = first.try_clone().unwrap();
     first.release().await.unwrap();
     let others = claim(&apart.near, &key).await;
-    twin.release().await.unwrap();
+    copy.release().await.unwrap();
     others.complete(record("answer"), TTL).await.unwrap();
-    assert_eq!(stands(&apart.near, &key).await, "completed: answer");
+    assert_eq!(state_of(&apart.near, &key).await, "completed: answer");
 }
 
 #[tokio::test]
@@ -184,7 +184,7 @@ async fn a_store_leaves_a_primary_that_was_demoted_for_the_one_that_its_address_
     let key = key();
     let begins = tokio::spawn({
         let store = apart.store.clone();
-        async move { stands(&store, &key).await }
+        async move { state_of(&store, &key).await }
     });
     tokio::time::sleep(Duration::from_millis(100)).await;
     apart.proxy.redirect(successor.port());
@@ -202,7 +202,7 @@ async fn a_complete_whose_answer_is_lost_has_completed_and_its_ttl_counts_from_t
     let claim = claim(&apart.store, &key).await;
     let before = apart.server.sql("SELECT clock_timestamp()");
     apart.answer_lost(claim.complete(record("answer"), TTL)).await.unwrap();
-    assert_eq!(stands(&apart.near, &key).await, "completed: answer");
+    assert_eq!(state_of(&apart.near, &key).await, "completed: answer");
     let within = format!(
         "SELECT expires_at - interval '1 hour' BETWEEN '{}' AND clock_timestamp() FROM idempotency WHERE key = '\\x{}'",
         before.trim(),
@@ -216,11 +216,11 @@ async fn a_completion_repeated_by_its_owner_changes_nothing() {
     let apart = apart().await;
     let key = key();
     let claim = claim(&apart.near, &key).await;
-    let twin = claim.try_clone().unwrap();
+    let copy = claim.try_clone().unwrap();
     claim.complete(record("answer"), TTL).await.unwrap();
     let row = format!("SELECT md5(record), expires_at FROM idempotency WHERE key = '\\x{}'", hex(&key));
     let before = apart.server.sql(&row);
-    twin.complete(record("another answer"), 2 * TTL).await.unwrap();
+    copy.complete(record("another answer"), 2 * TTL).await.unwrap();
     assert_eq!(apart.server.sql(&row), before);
 }
 
@@ -229,10 +229,10 @@ async fn a_release_whose_answer_is_lost_has_released() {
     let apart = apart().await;
     let key = key();
     let claim = claim(&apart.store, &key).await;
-    let twin = claim.try_clone().unwrap();
+    let copy = claim.try_clone().unwrap();
     apart.answer_lost(claim.release()).await.unwrap();
-    twin.release().await.unwrap();
-    assert_eq!(stands(&apart.near, &key).await, "claimed");
+    copy.release().await.unwrap();
+    assert_eq!(state_of(&apart.near, &key).await, "claimed");
 }
 
 #[tokio::test]
@@ -252,32 +252,32 @@ async fn a_takeover_whose_answer_is_lost_has_taken_over() {
     let apart = apart().await;
     let key = key();
     let mut former = claim_for(&apart.near, &key, SHORT, TTL).await;
-    let mut heir = abandoned(&apart.store, &key).await;
-    apart.answer_lost(heir.renew(LEASE)).await.unwrap();
+    let mut new_owner = abandoned(&apart.store, &key).await;
+    apart.answer_lost(new_owner.renew(LEASE)).await.unwrap();
     assert!(matches!(former.renew(LEASE).await, Err(StoreError::Lost)));
-    heir.complete(record("heir"), TTL).await.unwrap();
-    assert_eq!(stands(&apart.near, &key).await, "completed: heir");
+    new_owner.complete(record("new owner"), TTL).await.unwrap();
+    assert_eq!(state_of(&apart.near, &key).await, "completed: new owner");
 }
 
 #[tokio::test]
-async fn a_network_that_is_gone_is_an_error_in_time_and_the_twin_completes_when_it_is_back() {
+async fn a_network_that_is_gone_is_an_error_in_time_and_the_copy_completes_when_it_is_back() {
     let apart = apart().await;
     let key = key();
     let claim = claim(&apart.store, &key).await;
-    let twin = claim.try_clone().unwrap();
+    let copy = claim.try_clone().unwrap();
     apart.proxy.black_hole();
     let asked = Instant::now();
     let gone = claim.complete(record("answer"), TTL).await.unwrap_err();
     assert!(asked.elapsed() < Duration::from_secs(4), "{:?}", asked.elapsed());
     assert!(matches!(problem(&gone), Problem::TimedOut { .. } | Problem::Unreachable { .. }), "{gone:?}");
-    assert_eq!(stands(&apart.near, &key).await, "in flight");
+    assert_eq!(state_of(&apart.near, &key).await, "in flight");
     apart.proxy.heal();
-    twin.complete(record("answer"), TTL).await.unwrap();
-    assert_eq!(stands(&apart.near, &key).await, "completed: answer");
+    copy.complete(record("answer"), TTL).await.unwrap();
+    assert_eq!(state_of(&apart.near, &key).await, "completed: answer");
 }
 
 #[tokio::test]
-async fn an_engine_whose_every_answer_is_lost_once_runs_the_body_once_and_replays_its_answer() {
+async fn an_engine_whose_every_answer_is_lost_once_runs_the_handler_once_and_replays_its_answer() {
     let apart = apart().await;
     let engine = Idempotency::new(apart.store.clone());
     let (key, runs) = (key(), Arc::new(AtomicUsize::new(0)));
@@ -317,29 +317,29 @@ async fn what_was_acknowledged_is_there_after_kill_9_at_each_step() {
     let claim_1 = claim(&store, &claimed).await;
     server.kill();
     server.restart().await;
-    assert_eq!(stands(&store, &claimed).await, "in flight", "a claim was acknowledged");
+    assert_eq!(state_of(&store, &claimed).await, "in flight", "a claim was acknowledged");
 
     let mut claim_2 = claim_for(&store, &renewed, SHORT, TTL).await;
     claim_2.renew(LEASE).await.unwrap();
     server.kill();
     server.restart().await;
-    assert_eq!(stands(&store, &renewed).await, "in flight", "a claim was acknowledged, and so was its renewal");
+    assert_eq!(state_of(&store, &renewed).await, "in flight", "a claim was acknowledged, and so was its renewal");
 
     leave_record(&store, &completed, "answer").await;
     server.kill();
     server.restart().await;
-    assert_eq!(stands(&store, &completed).await, "completed: answer", "a record was acknowledged");
+    assert_eq!(state_of(&store, &completed).await, "completed: answer", "a record was acknowledged");
 
     claim(&store, &released).await.release().await.unwrap();
     server.kill();
     server.restart().await;
-    assert_eq!(stands(&store, &released).await, "claimed", "a release was acknowledged");
+    assert_eq!(state_of(&store, &released).await, "claimed", "a release was acknowledged");
 
     // The owners are still there and go on.
     claim_1.complete(record("one"), TTL).await.unwrap();
     claim_2.complete(record("two"), TTL).await.unwrap();
-    assert_eq!(stands(&store, &claimed).await, "completed: one");
-    assert_eq!(stands(&store, &renewed).await, "completed: two");
+    assert_eq!(state_of(&store, &claimed).await, "completed: one");
+    assert_eq!(state_of(&store, &renewed).await, "completed: two");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -374,18 +374,18 @@ async fn a_server_killed_under_load_has_all_that_was_acknowledged_and_no_second_
         tokio::task::yield_now().await;
     }
     server.kill();
-    // Before it comes back: nobody gets through by trying again.
+    // Before it comes back: no retry gets through.
     let clients = clients.join_all().await;
     server.restart().await;
     for (claims, records) in clients {
         for key in records {
-            assert_eq!(stands(&store, &key).await, "completed: answer");
+            assert_eq!(state_of(&store, &key).await, "completed: answer");
         }
         for key in claims {
-            let stands = stands(&store, &key).await;
+            let state = state_of(&store, &key).await;
             assert!(
-                ["in flight", "completed: answer"].contains(&&*stands),
-                "a claim was acknowledged, but it is {stands}"
+                ["in flight", "completed: answer"].contains(&&*state),
+                "a claim was acknowledged, but it is {state}"
             );
         }
     }
@@ -421,7 +421,7 @@ async fn a_store_finds_the_server_again_after_a_restart_with_all_its_connections
         let mut begins = JoinSet::new();
         for _ in 0..10 {
             let store = store.clone();
-            begins.spawn(async move { stands(&store, &key()).await });
+            begins.spawn(async move { state_of(&store, &key()).await });
         }
         begins.join_all().await
     };

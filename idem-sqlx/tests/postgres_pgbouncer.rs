@@ -26,13 +26,13 @@ async fn each_step(here: &PostgresStore, there: &PostgresStore) {
     let (recorded, released, taken_over) = (key(), key(), key());
     let mut claimed = claim(here, &recorded).await;
     claimed.renew(LEASE).await.unwrap();
-    assert_eq!(stands(there, &recorded).await, "in flight");
+    assert_eq!(state_of(there, &recorded).await, "in flight");
     let (_, completed) = tokio::join!(there.ended(&recorded), async {
         tokio::time::sleep(Duration::from_millis(50)).await;
         claimed.complete(record("answer"), TTL).await
     });
     completed.unwrap();
-    assert_eq!(stands(there, &recorded).await, "completed: answer");
+    assert_eq!(state_of(there, &recorded).await, "completed: answer");
     assert!(there.inspect(&recorded).await.unwrap().is_some());
     claim(here, &released).await.release().await.unwrap();
     drop(claim_for(here, &taken_over, SHORT, TTL).await);
@@ -45,7 +45,7 @@ async fn each_step(here: &PostgresStore, there: &PostgresStore) {
         steps.spawn(async move {
             let key = key();
             leave_record(&here, &key, "answer").await;
-            assert_eq!(stands(&there, &key).await, "completed: answer");
+            assert_eq!(state_of(&there, &key).await, "completed: answer");
         });
     }
     while let Some(step) = steps.join_next().await {
@@ -129,5 +129,5 @@ async fn a_connection_on_which_an_acknowledged_claim_could_be_lost_is_refused() 
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid() AND usename = 'idem'",
         );
     }
-    assert_eq!(stands(&store, &key()).await, "claimed");
+    assert_eq!(state_of(&store, &key()).await, "claimed");
 }

@@ -49,7 +49,7 @@ async fn what_others_cause_passes_when_it_is_tried_again_and_happens_once() {
         assert_eq!(tries(&server), "3", "{state}: renew");
         claimed.complete(record("answer"), TTL).await.unwrap();
         assert_eq!(tries(&server), "6", "{state}: complete");
-        assert_eq!(stands(&store, &key).await, "completed: answer", "{state}");
+        assert_eq!(state_of(&store, &key).await, "completed: answer", "{state}");
     }
 }
 
@@ -77,7 +77,7 @@ async fn a_terminated_connection_is_replaced_in_the_middle_of_a_step() {
     transaction.execute("SELECT * FROM idempotency FOR UPDATE").await.unwrap();
     let begins = tokio::spawn({
         let store = store.clone();
-        async move { stands(&store, &held).await }
+        async move { state_of(&store, &held).await }
     });
     let waits = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE wait_event_type = 'Lock'";
     while server.sql(waits).trim() != "t" {}
@@ -103,7 +103,7 @@ async fn a_pool_that_is_exhausted_is_an_error_in_time_and_says_so() {
     assert!(text.contains("`begin` failed, and the handler does not run"), "{text}");
     assert!(text.contains("max_connections"), "{text}");
     transaction.rollback().await.unwrap();
-    assert_eq!(stands(&store, &key()).await, "claimed");
+    assert_eq!(state_of(&store, &key()).await, "claimed");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -123,7 +123,7 @@ async fn a_step_that_was_dropped_half_way_gives_its_connection_back() {
     begin.abort();
     assert!(begin.await.unwrap_err().is_cancelled());
     transaction.rollback().await.unwrap();
-    assert_eq!(stands(&store, &key()).await, "claimed");
+    assert_eq!(state_of(&store, &key()).await, "claimed");
     // Its own key is free, or a claim that is abandoned when its lease has expired.
     match store.begin(&dropped, &MINE, &OPTIONS).await {
         Ok(Begin::Claimed(_) | Begin::Abandoned(_)) => {}
@@ -133,7 +133,7 @@ async fn a_step_that_was_dropped_half_way_gives_its_connection_back() {
 }
 
 #[tokio::test]
-async fn a_full_disk_refuses_new_keys_answers_old_ones_and_keeps_that_a_body_ran() {
+async fn a_full_disk_refuses_new_keys_answers_old_ones_and_keeps_that_a_handler_ran() {
     let (server, store) = with_a_store().await;
     let engine = Idempotency::new(store.clone());
     let (old, running) = (key(), key());
@@ -157,7 +157,7 @@ async fn a_full_disk_refuses_new_keys_answers_old_ones_and_keeps_that_a_body_ran
     assert!(matches!(store.begin(&key(), &MINE, &OPTIONS).await, Err(StoreError::Full)));
     let new = engine.run(attempt(key()), |_| async { answered("new") }).await;
     assert!(matches!(new, Err(RefusalReason::StoreFull)), "{new:?}");
-    assert_eq!(stands(&store, &old).await, "completed: answer");
+    assert_eq!(state_of(&store, &old).await, "completed: answer");
 }
 
 #[tokio::test]
@@ -166,7 +166,7 @@ async fn a_read_only_database_is_an_error_that_says_what_to_do() {
     let store = PostgresStore::builder().timeout(Duration::from_secs(1)).connect(&server.url()).await.unwrap();
     store.migrate().await.unwrap();
     let claimed = claim(&store, &key()).await;
-    let twin = claimed.try_clone().unwrap();
+    let copy = claimed.try_clone().unwrap();
     server.sql("ALTER DATABASE postgres SET default_transaction_read_only = on");
     server.sql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = '' AND pid <> pg_backend_pid()");
     for error in [
@@ -178,7 +178,7 @@ async fn a_read_only_database_is_an_error_that_says_what_to_do() {
     }
     server.sql("BEGIN READ WRITE; ALTER DATABASE postgres RESET default_transaction_read_only; COMMIT");
     server.sql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = '' AND pid <> pg_backend_pid()");
-    twin.complete(record("answer"), TTL).await.unwrap();
+    copy.complete(record("answer"), TTL).await.unwrap();
 }
 
 #[tokio::test]
@@ -194,7 +194,7 @@ async fn a_missing_table_is_an_error_that_says_what_to_call() {
         store.ended(&key()).await;
         assert!(asked.elapsed() > Duration::from_millis(100));
         store.migrate().await.unwrap();
-        assert_eq!(stands(&store, &key()).await, "claimed");
+        assert_eq!(state_of(&store, &key()).await, "claimed");
     }
 }
 
@@ -205,8 +205,8 @@ async fn a_damaged_row_is_an_error_and_never_a_free_key() {
         let damaged = key();
         leave_record(&store, &damaged, "answer").await;
         server.sql(&format!("UPDATE idempotency SET {change} WHERE key = '\\x{}'", hex(&damaged)));
-        let stands = stands(&store, &damaged).await;
-        assert!(stands.contains("unreadable") && stands.contains("damaged"), "{change}: {stands}");
+        let state = state_of(&store, &damaged).await;
+        assert!(state.contains("unreadable") && state.contains("damaged"), "{change}: {state}");
         let row = format!("SELECT count(*) FROM idempotency WHERE key = '\\x{}'", hex(&damaged));
         assert_eq!(server.sql(&row).trim(), "1", "{change}");
     };
@@ -231,5 +231,5 @@ async fn a_damaged_row_is_an_error_and_never_a_free_key() {
     let lost = key();
     leave_record(&store, &lost, "answer").await;
     server.sql(&format!("UPDATE idempotency SET record = NULL WHERE key = '\\x{}'", hex(&lost)));
-    assert_eq!(stands(&store, &lost).await, "in flight");
+    assert_eq!(state_of(&store, &lost).await, "in flight");
 }

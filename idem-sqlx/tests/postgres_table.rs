@@ -28,17 +28,17 @@ async fn a_claim_whose_owner_is_gone_is_abandoned_and_looking_does_not_change_th
     let (_server, store) = with_a_store().await;
     let key = key();
     drop(claim_for(&store, &key, SHORT, TTL).await);
-    assert_eq!(stands(&store, &key).await, "in flight");
+    assert_eq!(state_of(&store, &key).await, "in flight");
     drop(abandoned(&store, &key).await);
-    assert_eq!(stands(&store, &key).await, "abandoned");
+    assert_eq!(state_of(&store, &key).await, "abandoned");
     assert!(matches!(store.begin(&key, &OTHER, &OPTIONS).await, Ok(Begin::InFlight(found)) if found == MINE));
-    let mut heir = abandoned(&store, &key).await;
-    heir.renew(LEASE).await.unwrap();
-    assert_eq!(stands(&store, &key).await, "in flight");
+    let mut new_owner = abandoned(&store, &key).await;
+    new_owner.renew(LEASE).await.unwrap();
+    assert_eq!(state_of(&store, &key).await, "in flight");
 }
 
 #[tokio::test]
-async fn a_late_owner_goes_on_if_nobody_has_replaced_it_and_is_lost_otherwise() {
+async fn a_late_owner_goes_on_if_no_owner_has_replaced_it_and_is_lost_otherwise() {
     let (_server, store) = with_a_store().await;
     let (renews, completes, replaced) = (key(), key(), key());
     let mut one = claim_for(&store, &renews, SHORT, TTL).await;
@@ -48,29 +48,29 @@ async fn a_late_owner_goes_on_if_nobody_has_replaced_it_and_is_lost_otherwise() 
         drop(abandoned(&store, key).await);
     }
     one.renew(LEASE).await.unwrap();
-    assert_eq!(stands(&store, &renews).await, "in flight");
+    assert_eq!(state_of(&store, &renews).await, "in flight");
     two.complete(record("late"), TTL).await.unwrap();
-    assert_eq!(stands(&store, &completes).await, "completed: late");
+    assert_eq!(state_of(&store, &completes).await, "completed: late");
     abandoned(&store, &replaced).await.renew(LEASE).await.unwrap();
-    let (twin, another) = (three.try_clone().unwrap(), three.try_clone().unwrap());
+    let (copy, another) = (three.try_clone().unwrap(), three.try_clone().unwrap());
     assert!(matches!(three.renew(LEASE).await, Err(StoreError::Lost)));
-    assert!(matches!(twin.complete(record("late"), TTL).await, Err(StoreError::Lost)));
+    assert!(matches!(copy.complete(record("late"), TTL).await, Err(StoreError::Lost)));
     assert!(matches!(another.release().await, Err(StoreError::Lost)));
-    assert_eq!(stands(&store, &replaced).await, "in flight");
+    assert_eq!(state_of(&store, &replaced).await, "in flight");
 }
 
 #[tokio::test]
-async fn an_heir_that_was_late_itself_does_not_take_over_from_an_owner_that_renewed() {
+async fn a_new_owner_that_was_late_itself_does_not_take_over_from_an_owner_that_renewed() {
     let (_server, store) = with_a_store().await;
     let key = key();
     let mut owner = claim_for(&store, &key, SHORT, TTL).await;
-    let mut heir = abandoned(&store, &key).await;
+    let mut new_owner = abandoned(&store, &key).await;
     owner.renew(LEASE).await.unwrap();
-    assert!(matches!(heir.renew(LEASE).await, Err(StoreError::Lost)));
+    assert!(matches!(new_owner.renew(LEASE).await, Err(StoreError::Lost)));
 }
 
 #[tokio::test]
-async fn an_heir_does_not_take_over_from_another_heir_that_is_gone_as_well() {
+async fn a_new_owner_does_not_take_over_from_another_new_owner_that_is_gone_as_well() {
     let (_server, store) = with_a_store().await;
     let key = key();
     drop(claim_for(&store, &key, SHORT, TTL).await);
@@ -81,22 +81,22 @@ async fn an_heir_does_not_take_over_from_another_heir_that_is_gone_as_well() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn of_sixteen_heirs_at_once_one_takes_over() {
+async fn of_sixteen_new_owners_at_once_one_takes_over() {
     let (server, store) = with_a_store().await;
     for _ in 0..10 {
         let key = key();
         drop(claim_for(&store, &key, SHORT, TTL).await);
-        let mut heirs = Vec::new();
+        let mut new_owners = Vec::new();
         for _ in 0..16 {
-            heirs.push(abandoned(&store, &key).await);
+            new_owners.push(abandoned(&store, &key).await);
         }
-        let together = Arc::new(Barrier::new(heirs.len()));
+        let together = Arc::new(Barrier::new(new_owners.len()));
         let mut takeovers = JoinSet::new();
-        for mut heir in heirs {
+        for mut new_owner in new_owners {
             let together = Arc::clone(&together);
             takeovers.spawn(async move {
                 together.wait().await;
-                heir.renew(LEASE).await.is_ok()
+                new_owner.renew(LEASE).await.is_ok()
             });
         }
         assert_eq!(takeovers.join_all().await.into_iter().filter(|&owns| owns).count(), 1);
@@ -114,9 +114,9 @@ async fn an_abandoned_claim_stays_for_its_ttl_from_the_end_of_its_lease_and_then
     drop(abandoned(&store, &key).await);
     let row = format!("SELECT expires_at - lease_until FROM idempotency WHERE key = '\\x{}'", hex(&key));
     assert!(server.sql(&row).trim().starts_with("00:00:01.5"), "{}", server.sql(&row));
-    while stands(&store, &key).await == "abandoned" {}
+    while state_of(&store, &key).await == "abandoned" {}
     assert!(renewed.elapsed() > 10 * SHORT, "{:?}", renewed.elapsed());
-    assert_eq!(stands(&store, &key).await, "in flight", "of the new owner");
+    assert_eq!(state_of(&store, &key).await, "in flight", "of the new owner");
     assert!(matches!(claim.renew(LEASE).await, Err(StoreError::Lost)));
 }
 
@@ -126,10 +126,10 @@ async fn a_ttl_shorter_than_the_lease_does_not_free_a_claim_that_lives() {
     let key = key();
     let mut claim = claim_for(&store, &key, LEASE, Duration::from_millis(1)).await;
     tokio::time::sleep(Duration::from_millis(5)).await;
-    assert_eq!(stands(&store, &key).await, "in flight");
+    assert_eq!(state_of(&store, &key).await, "in flight");
     claim.renew(LEASE).await.unwrap();
     tokio::time::sleep(Duration::from_millis(5)).await;
-    assert_eq!(stands(&store, &key).await, "in flight");
+    assert_eq!(state_of(&store, &key).await, "in flight");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -150,7 +150,7 @@ async fn eight_may_migrate_at_once_and_again() {
     for migrated in migrations.join_all().await {
         let store = migrated.unwrap();
         store.migrate().await.unwrap();
-        assert_eq!(stands(&store, &key()).await, "claimed");
+        assert_eq!(state_of(&store, &key()).await, "claimed");
     }
     assert_eq!(server.sql("SELECT count(*) FROM shop.one_migrations").trim(), "1", "once");
 }
@@ -183,7 +183,7 @@ async fn a_role_needs_few_rights_once_the_table_is_there() {
     store.migrate().await.unwrap();
     let (recorded, taken_over, waited) = (key(), key(), key());
     leave_record(&store, &recorded, "answer").await;
-    assert_eq!(stands(&store, &recorded).await, "completed: answer");
+    assert_eq!(state_of(&store, &recorded).await, "completed: answer");
     assert!(store.inspect(&recorded).await.unwrap().is_some());
     assert!(store.forget(&recorded).await.unwrap());
     drop(claim_for(&store, &taken_over, SHORT, TTL).await);
@@ -200,7 +200,7 @@ async fn a_role_needs_few_rights_once_the_table_is_there() {
 
 #[tokio::test]
 async fn names_and_settings_that_cannot_be_are_refused_before_anything_is_opened() {
-    let nowhere = "postgres://nobody:secret@127.0.0.1:1/nothing";
+    let nowhere = "postgres://anyone:secret@127.0.0.1:1/nothing";
     for name in ["", "a b", "Robert'); DROP TABLE students; --", "a\"b", "1a", "pg.x"] {
         for builder in [PostgresStore::builder().schema(name), PostgresStore::builder().table(name)] {
             let refused = builder.connect(nowhere).await.unwrap_err();
@@ -214,7 +214,7 @@ async fn names_and_settings_that_cannot_be_are_refused_before_anything_is_opened
         let ConnectError::Setting(what) = refused else { panic!("{refused:?}") };
         assert!(what.contains("`timeout` is") && what.contains("set a few seconds"), "{what}");
     }
-    let refused = PostgresStore::connect("mysql://nobody@127.0.0.1/nothing").await.unwrap_err();
+    let refused = PostgresStore::connect("mysql://anyone@127.0.0.1/nothing").await.unwrap_err();
     assert!(matches!(refused, ConnectError::Url(_)), "{refused:?}");
     for hosts in ["a.example,b.example", "a.example:5432,b.example:5433", "a.example:1,b.example"] {
         let refused = PostgresStore::connect(&format!("postgres://idem@{hosts}/nothing")).await.unwrap_err();
@@ -233,9 +233,9 @@ async fn a_lease_that_never_ends_is_as_good_as_another() {
     let key = key();
     let mut claimed = claim_for(&store, &key, Duration::MAX, Duration::MAX).await;
     claimed.renew(Duration::MAX).await.unwrap();
-    assert_eq!(stands(&store, &key).await, "in flight");
+    assert_eq!(state_of(&store, &key).await, "in flight");
     claimed.complete(record("answer"), Duration::MAX).await.unwrap();
-    assert_eq!(stands(&store, &key).await, "completed: answer");
+    assert_eq!(state_of(&store, &key).await, "completed: answer");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -276,7 +276,7 @@ async fn a_cleanup_deletes_what_is_over_batch_by_batch_and_nothing_else_while_be
     transaction.rollback().await.unwrap();
     assert_eq!(store.clean_once().await.unwrap(), 1, "the row that was locked");
     assert_eq!(store.clean_once().await.unwrap(), 0);
-    assert_eq!(stands(&store, &kept).await, "completed: answer");
+    assert_eq!(state_of(&store, &kept).await, "completed: answer");
     claimed.complete(record("answer"), TTL).await.unwrap();
 }
 
@@ -304,8 +304,8 @@ async fn a_replay_neither_writes_nor_locks() {
     server.sql("CHECKPOINT");
     let before = server.sql(position);
     for _ in 0..20 {
-        assert_eq!(stands(&store, &recorded).await, "completed: answer");
-        assert_eq!(stands(&store, &claimed).await, "in flight");
+        assert_eq!(state_of(&store, &recorded).await, "completed: answer");
+        assert_eq!(state_of(&store, &claimed).await, "in flight");
     }
     assert_eq!(server.sql(position), before);
 }

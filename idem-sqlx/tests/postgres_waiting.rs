@@ -38,7 +38,7 @@ async fn latencies(here: &PostgresStore, there: &PostgresStore, keys: usize) -> 
         waits.spawn(async move {
             there.ended(&key).await;
             let woken = Instant::now();
-            assert_eq!(stands(&there, &key).await, "completed: answer");
+            assert_eq!(state_of(&there, &key).await, "completed: answer");
             woken
         });
     }
@@ -86,7 +86,7 @@ async fn waiters_are_told_again_after_the_listening_connection_was_lost() {
         async move { there.ended(&key).await }
     });
     while server.sql(listens).trim() != "1" {
-        assert!(lost.elapsed() < Duration::from_secs(10), "nobody listens any more");
+        assert!(lost.elapsed() < Duration::from_secs(10), "no connection listens any more");
     }
     let latencies = latencies(&here, &there, 8).await;
     waits.abort();
@@ -99,7 +99,7 @@ async fn a_wait_ends_with_the_lease_with_a_release_and_at_once_where_there_is_no
     let (lapses, released) = (key(), key());
     let _claim = claim_for(&here, &lapses, SHORT, TTL).await;
     there.ended(&lapses).await;
-    assert_eq!(stands(&there, &lapses).await, "abandoned");
+    assert_eq!(state_of(&there, &lapses).await, "abandoned");
     let claim = claim(&here, &released).await;
     let (_, released) = tokio::join!(there.ended(&released), async {
         tokio::task::yield_now().await;
@@ -197,7 +197,7 @@ async fn of_all_that_wait_for_a_key_one_asks_the_database() {
     let there = PostgresStore::connect(&server.url_through(proxy.port())).await.unwrap();
     let key = key();
     let claim = claim(&here, &key).await;
-    assert_eq!(stands(&there, &key).await, "in flight");
+    assert_eq!(state_of(&there, &key).await, "in flight");
     let before = proxy.round_trips();
     let mut waits = JoinSet::new();
     for _ in 0..WAITERS {
@@ -224,7 +224,7 @@ async fn of_all_that_wait_for_a_key_one_asks_the_database() {
     assert!(completed.elapsed() < Duration::from_secs(2), "{:?}", completed.elapsed());
     let asked = proxy.round_trips() - before;
     assert!(asked < 60, "{asked} round trips for {WAITERS} waiters");
-    assert_eq!(stands(&there, &key).await, "completed: answer");
+    assert_eq!(state_of(&there, &key).await, "completed: answer");
 }
 
 /// The queue of notifications is full, or the role may not notify.
@@ -244,13 +244,13 @@ async fn a_notification_that_fails_costs_neither_a_record_nor_a_release() {
         let there = there.clone();
         waits.spawn(async move {
             there.ended(&key).await;
-            stands(&there, &key).await
+            state_of(&there, &key).await
         });
     }
     while server.sql("SELECT count(*) FROM idempotency WHERE awaited").trim() != "2" {}
     claims.0.complete(record("answer"), TTL).await.unwrap();
     claims.1.release().await.unwrap();
-    assert_eq!(stands(&here, &recorded).await, "completed: answer");
+    assert_eq!(state_of(&here, &recorded).await, "completed: answer");
     let mut found = waits.join_all().await;
     found.sort();
     assert_eq!(found, ["claimed", "completed: answer"], "those who wait ask");

@@ -43,11 +43,11 @@ impl File {
 
 /// While the file is locked `begin` gives up, and tries once more; meanwhile the claim of another process lapses.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_heir_keeps_its_claim_while_that_of_its_first_try_is_given_back() {
+async fn a_new_owner_keeps_its_claim_while_that_of_its_first_try_is_given_back() {
     const LOCKED: Duration = Duration::from_millis(700);
     let file = File::new().await;
     let store = SqliteStore::builder().timeout(Duration::from_secs(1)).open(&file.path).await.unwrap();
-    let mut heirs = 0;
+    let mut new_owners = 0;
     for _ in 0..4 {
         let key = key();
         let mut other = file.connection().await;
@@ -65,20 +65,20 @@ async fn an_heir_keeps_its_claim_while_that_of_its_first_try_is_given_back() {
             hex(&StorageKey::from_bytes(*MINE.as_bytes()))
         );
         other.execute(AssertSqlSafe(lapsed)).await.unwrap();
-        let Ok(Begin::Abandoned(mut heir)) = asked.await.unwrap() else { continue };
-        if heir.renew(OPTIONS.lease).await.is_err() {
+        let Ok(Begin::Abandoned(mut new_owner)) = asked.await.unwrap() else { continue };
+        if new_owner.renew(OPTIONS.lease).await.is_err() {
             continue;
         }
-        heirs += 1;
+        new_owners += 1;
         // Long enough for giving back, whose first pause is 50 ms.
         let until = Instant::now() + Duration::from_millis(300);
         while Instant::now() < until {
-            assert_eq!(stands(&store, &key).await, "in flight");
+            assert_eq!(state_of(&store, &key).await, "in flight");
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
-        heir.renew(OPTIONS.lease).await.unwrap();
+        new_owner.renew(OPTIONS.lease).await.unwrap();
     }
-    assert!(heirs > 0, "nothing was tried");
+    assert!(new_owners > 0, "nothing was tried");
 }
 
 #[tokio::test]
@@ -98,14 +98,14 @@ async fn a_damaged_row_is_an_error_and_never_a_free_key() {
         leave_record(store, &damaged, "answer").await;
         file.sql(format!("UPDATE idempotency SET {change} WHERE key = x'{}'", hex(&damaged))).await;
         for _ in 0..2 {
-            let stands = stands(store, &damaged).await;
-            assert!(stands.contains("unreadable") && stands.contains("damaged"), "{change}: {stands}");
+            let state = state_of(store, &damaged).await;
+            assert!(state.contains("unreadable") && state.contains("damaged"), "{change}: {state}");
         }
     }
 }
 
 #[tokio::test]
-async fn a_full_file_refuses_new_keys_answers_old_ones_and_keeps_that_a_body_ran() {
+async fn a_full_file_refuses_new_keys_answers_old_ones_and_keeps_that_a_handler_ran() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("idempotency.db");
     let store = SqliteStore::builder().max_bytes(512 * 1024).open(&path).await.unwrap();
@@ -156,9 +156,9 @@ async fn a_file_that_others_keep_locked_is_an_error_in_time_and_reading_goes_on(
     let refused = store.begin(&key(), &MINE, &OPTIONS).await.unwrap_err();
     assert!(matches!(problem(&refused), Problem::Busy(_) | Problem::TimedOut { .. }), "{refused:?}");
     assert!(asked.elapsed() < Duration::from_secs(2), "{:?}", asked.elapsed());
-    assert_eq!(stands(&store, &recorded).await, "completed: answer");
+    assert_eq!(state_of(&store, &recorded).await, "completed: answer");
     transaction.rollback().await.unwrap();
-    assert_eq!(stands(&store, &key()).await, "claimed");
+    assert_eq!(state_of(&store, &key()).await, "claimed");
 }
 
 #[tokio::test]
@@ -169,7 +169,7 @@ async fn a_missing_table_is_an_error_that_says_what_to_call() {
     assert!(matches!(problem(&refused), Problem::TableMissing { .. }), "{refused:?}");
     store.migrate().await.unwrap();
     store.migrate().await.unwrap();
-    assert_eq!(stands(&store, &key()).await, "claimed");
+    assert_eq!(state_of(&store, &key()).await, "claimed");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -183,7 +183,7 @@ async fn eight_may_make_the_file_and_migrate_at_once() {
             together.wait().await;
             let store = SqliteStore::open(path).await.unwrap();
             store.migrate().await.unwrap();
-            stands(&store, &key()).await
+            state_of(&store, &key()).await
         });
     }
     assert_eq!(migrations.join_all().await, vec!["claimed"; 8]);
@@ -195,9 +195,9 @@ async fn a_lease_that_never_ends_is_as_good_as_another() {
     let key = key();
     let mut claimed = claim_for(&file.store, &key, Duration::MAX, Duration::MAX).await;
     claimed.renew(Duration::MAX).await.unwrap();
-    assert_eq!(stands(&file.store, &key).await, "in flight");
+    assert_eq!(state_of(&file.store, &key).await, "in flight");
     claimed.complete(record("answer"), Duration::MAX).await.unwrap();
-    assert_eq!(stands(&file.store, &key).await, "completed: answer");
+    assert_eq!(state_of(&file.store, &key).await, "completed: answer");
 }
 
 #[tokio::test]
@@ -206,13 +206,13 @@ async fn a_claim_of_a_begin_that_was_dropped_is_given_back() {
     let mut other = file.connection().await;
     other.execute("BEGIN IMMEDIATE").await.unwrap();
     let key = key();
-    // It waits for the lock in a thread of its own, where it is done although nobody asks for it any more.
+    // It waits for the lock in its own thread, where it is done although its future was dropped.
     let begin = file.store.begin(&key, &MINE, &OPTIONS);
     assert!(tokio::time::timeout(Duration::from_millis(200), begin).await.is_err());
     other.execute("COMMIT").await.unwrap();
     tokio::time::sleep(Duration::from_millis(500)).await;
     claim_in_time(&file.store, &key).await.complete(record("answer"), TTL).await.unwrap();
-    assert_eq!(stands(&file.store, &key).await, "completed: answer");
+    assert_eq!(state_of(&file.store, &key).await, "completed: answer");
 }
 
 #[tokio::test]
@@ -272,7 +272,7 @@ async fn a_cleanup_deletes_what_is_over_batch_by_batch_and_nothing_else() {
     .await;
     assert_eq!(store.clean_once().await.unwrap(), 350);
     assert_eq!(store.clean_once().await.unwrap(), 0);
-    assert_eq!(stands(&store, &kept).await, "completed: answer");
+    assert_eq!(state_of(&store, &kept).await, "completed: answer");
     claimed.complete(record("answer"), TTL).await.unwrap();
 }
 
@@ -285,10 +285,10 @@ async fn a_late_owner_goes_on_if_nobody_has_replaced_it_and_is_lost_otherwise() 
     let two = claim_for(here, &replaced, SHORT, TTL).await;
     drop(abandoned(&there, &completes).await);
     one.complete(record("late"), TTL).await.unwrap();
-    assert_eq!(stands(&there, &completes).await, "completed: late");
+    assert_eq!(state_of(&there, &completes).await, "completed: late");
     abandoned(&there, &replaced).await.renew(LEASE).await.unwrap();
     assert!(matches!(two.complete(record("late"), TTL).await, Err(StoreError::Lost)));
-    assert_eq!(stands(here, &replaced).await, "in flight");
+    assert_eq!(state_of(here, &replaced).await, "in flight");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -323,11 +323,11 @@ async fn a_url_of_sqlx_names_the_file() {
     for url in [format!("sqlite:{}?mode=rwc", path.display()), format!("sqlite://{}", path.display())] {
         let store = SqliteStore::connect(&url).await.unwrap();
         store.migrate().await.unwrap();
-        if stands(&store, &key).await == "claimed" {
+        if state_of(&store, &key).await == "claimed" {
             assert!(url.ends_with("rwc"));
         }
     }
-    assert_eq!(stands(&SqliteStore::open(&path).await.unwrap(), &key).await, "in flight");
+    assert_eq!(state_of(&SqliteStore::open(&path).await.unwrap(), &key).await, "in flight");
 }
 
 #[cfg(unix)]

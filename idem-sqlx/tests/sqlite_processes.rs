@@ -91,7 +91,7 @@ async fn four_processes_that_want_every_key_get_each_once_and_no_error() {
     assert!(winners.values().all(|&winners| winners == 1), "{winners:?}");
     let store = SqliteStore::open(&file).await.unwrap();
     for number in 0..KEYS {
-        assert_eq!(stands(&store, &numbered(number)).await, "completed: answer");
+        assert_eq!(state_of(&store, &numbered(number)).await, "completed: answer");
     }
 }
 
@@ -129,12 +129,12 @@ async fn after_kill_9_of_the_writer_all_that_was_acknowledged_is_there() {
         let completed: Vec<_> = acknowledged.iter().filter_map(|what| what.strip_prefix("completed ")).collect();
         for what in &acknowledged {
             let (what, number) = what.split_once(' ').unwrap();
-            let stands = stands(&store, &numbered(number.parse().unwrap())).await;
+            let state = state_of(&store, &numbered(number.parse().unwrap())).await;
             match what {
-                "completed" => assert_eq!(stands, "completed: answer", "record {number} was acknowledged"),
+                "completed" => assert_eq!(state, "completed: answer", "record {number} was acknowledged"),
                 // The child may have been killed after its completion and before it said so.
                 _ if completed.contains(&number) => {}
-                _ => assert!(["in flight", "completed: answer"].contains(&&*stands), "claim {number}: {stands}"),
+                _ => assert!(["in flight", "completed: answer"].contains(&&*state), "claim {number}: {state}"),
             }
         }
         let mut connection = SqliteConnectOptions::new().filename(&file).connect().await.unwrap();
@@ -154,10 +154,10 @@ async fn a_claim_of_a_process_that_was_killed_is_abandoned_when_its_lease_is_ove
     child.start_kill().unwrap();
     child.wait().await.unwrap();
     let store = SqliteStore::open(&file).await.unwrap();
-    let mut heir = abandoned(&store, &numbered(1)).await;
-    heir.renew(LEASE).await.unwrap();
-    heir.complete(record("heir"), TTL).await.unwrap();
-    assert_eq!(stands(&store, &numbered(1)).await, "completed: heir");
+    let mut new_owner = abandoned(&store, &numbered(1)).await;
+    new_owner.renew(LEASE).await.unwrap();
+    new_owner.complete(record("new owner"), TTL).await.unwrap();
+    assert_eq!(state_of(&store, &numbered(1)).await, "completed: new owner");
 }
 
 #[tokio::test]

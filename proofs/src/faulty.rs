@@ -1,4 +1,4 @@
-//! Seeded faults: each is a mistake that a store, or what stands around it, can make. A checker that does not find them
+//! Seeded faults: each is a mistake that a store, or what is around it, can make. A checker that does not find them
 //! proves nothing.
 
 use std::collections::HashMap;

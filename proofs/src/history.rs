@@ -42,25 +42,25 @@ pub struct Answer {
 pub enum Event {
     /// A client sends a request.
     Req { id: u64, client: String, asked: Asked },
-    /// A body starts, on behalf of the request `req`. Everything it answers holds its canary.
+    /// A handler starts, on behalf of the request `req`. Everything it answers holds its canary.
     Start { exec: u64, req: u64, asked: Asked, canary: String },
     /// A body has its `n`th effect.
     Effect { exec: u64, n: u32 },
-    /// A body ends.
+    /// A handler ends.
     End { exec: u64, answer: Answer },
     /// A client gets an answer.
     Resp { id: u64, replayed: bool, code: Option<String>, answer: Answer },
     /// A client gives up. Whether the request had an effect is indeterminate.
     Lost { id: u64, why: String },
-    /// A host stops where it stands, and forgets what it has in memory.
+    /// A host stops at once, and forgets what it has in memory.
     Crash { node: String },
     /// Something goes wrong on purpose.
     Fault { what: String },
     /// From here on nothing goes wrong any more.
     Calm,
-    /// A server starts, with a store that has room for so many places.
+    /// A server starts, with a store that has room for this many places.
     Room { entries: usize },
-    /// The server has shut down, and left so many executions behind.
+    /// The server has shut down, and left this many executions behind.
     Drained { abandoned: usize },
     /// What the engine and its store hold when nothing is under way.
     Usage { entries: usize, executions: usize },

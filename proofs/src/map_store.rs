@@ -70,7 +70,7 @@ impl MapStore {
         self.0.fault == Some(fault)
     }
 
-    /// Whether nothing stands in this entry any more.
+    /// Whether this entry is empty.
     fn is_over(&self, entry: &Entry, now: Timestamp) -> bool {
         match &entry.record {
             None => self.has(Fault::ClaimVanishesWithLease) && entry.until <= now,

@@ -1,9 +1,9 @@
 //! The protocol of claims and records as an executable specification: every interleaving of a few attempts under one key.
 //!
-//! One key, one TTL window. An attempt is one request with a claim token of its own. Time is not counted: a lease may
-//! end whenever nobody renews it, that is while its owner is crashed, paused, gone, or does not know that it has the claim.
+//! One key, one TTL window. An attempt is one request with its own claim token. Time is not counted: a lease may
+//! end whenever it is not renewed, that is while its owner is crashed, paused, gone, or does not know that it has the claim.
 //! What the engine does: it leaves an abandoned claim as it is (`refuse`) or takes it over before it runs (`rerun`), it
-//! never releases after the body started unless the policy says so, and an owner that lost its claim cannot complete it.
+//! never releases after the handler started unless the policy says so, and an owner that lost its claim cannot complete it.
 //! Under `rerun` such an owner does not answer its client either: the answer that counts is that of the run which took the
 //! claim over, so all clients hear of one execution ([`Protocol::RERUN`]). Two answers are out before anybody can know of
 //! the loss, and make one of two sources, as if the owner did not care: that of a body which streams, and that of a store
@@ -19,7 +19,7 @@ pub use check::property;
 pub enum Abandoned {
     /// The outcome is unknown; the key stays as it is.
     Refuse,
-    /// Take the claim over and run the body again.
+    /// Take the claim over and run the handler again.
     Rerun,
 }
 
@@ -28,7 +28,7 @@ pub enum Abandoned {
 pub enum HangUp {
     /// Clients stay.
     Never,
-    /// The body has a task of its own and goes on. What the engine does.
+    /// The body has its own task and goes on. What the engine does.
     GoesOn,
     /// The body is cut off and its claim left as it is.
     CutsOff,
@@ -53,7 +53,7 @@ pub struct Protocol {
     pub hang_up: HangUp,
     /// Claims are released before the handler started: no place for another execution.
     pub release: bool,
-    /// The policy gives claims back after the body ran (`Unrecorded`).
+    /// The policy gives claims back after the handler ran (`Unrecorded`).
     pub unrecorded: bool,
     /// Changes are a compare-and-set on the owner token.
     pub token: bool,
@@ -93,7 +93,7 @@ impl Protocol {
     pub const RERUN: Self = Self { abandoned: Abandoned::Rerun, lost_owner_answers: false, ..Self::CALM };
 }
 
-/// What stands under the key.
+/// The state of the key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Slot {
     /// Nothing.
@@ -109,14 +109,14 @@ pub enum Slot {
     Record(usize),
 }
 
-/// Where an attempt stands.
+/// How far an attempt is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Step {
     /// It does not have an answer of the store (any more).
     Asking,
     /// It owns the claim, or believes so, and the body has not started.
     Claimed,
-    /// The body has run.
+    /// The handler has run.
     Ran,
     /// The client has its answer.
     Answered(Answer),
@@ -133,14 +133,14 @@ pub enum Answer {
     From(usize),
     /// The outcome is unknown.
     Unknown,
-    /// The body did not run for this request: no place, or the store did not answer.
+    /// The handler did not run for this request: no place, or the store did not answer.
     Refused,
 }
 
 /// One attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Attempt {
-    /// Where it stands.
+    /// How far it is.
     pub step: Step,
     paused: Option<bool>,
     lost_begin: bool,
@@ -162,7 +162,7 @@ impl Attempt {
 /// Everything there is.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct State {
-    /// What stands under the key.
+    /// The state of the key.
     pub slot: Slot,
     /// The attempts.
     pub attempts: Vec<Attempt>,

@@ -19,7 +19,7 @@ use tokio::time::timeout;
 
 const OPTIONS: BeginOptions = BeginOptions::new(Duration::from_secs(30), Duration::from_secs(60));
 
-/// Every step of the store is pending for so many polls before it happens, and for as many after.
+/// Every step of the store is pending for this many polls before it happens, and for as many after.
 struct Slow {
     polls: usize,
 }
@@ -113,7 +113,7 @@ async fn standing(store: &impl Store) -> &'static str {
     }
 }
 
-/// Drops a run after each number of polls until it gets its answer; what was seen of the key at those times.
+/// Drops a run after each number of polls until it gets its response; what was seen of the key at those times.
 ///
 /// # Errors
 /// What was wrong, and after how many polls.
@@ -156,7 +156,7 @@ async fn at_every_poll<S: Store + Clone>(
                 "{running} executions, {in_flight} claims, {records} records, {began} bodies, {ended} ended"
             ));
         }
-        // A retry is answered, by a body of its own where none has run.
+        // A retry is answered, by a new execution if there was none.
         let body = bodies.clone();
         let retry = idempotency.run(attempt(), |_| body.run()).await;
         let fits = if began == 0 {

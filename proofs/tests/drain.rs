@@ -1,4 +1,4 @@
-//! Shutting down under load: clients hang up, the server stops taking requests, and `drain` waits for the bodies that run
+//! Shutting down under load: clients hang up, the server stops taking requests, and `drain` waits for the handlers that run
 //! on without a client.
 
 use std::collections::BTreeSet;
@@ -59,7 +59,7 @@ async fn end(ending: Ending, idempotency: &Idempotency) -> usize {
 
 struct Outcome {
     lines: Vec<Line>,
-    /// How many bodies ran when the server had stopped.
+    /// How many handlers ran when the server had stopped.
     left_by_the_server: usize,
 }
 
@@ -107,7 +107,7 @@ fn shut_down(seed: u64, ending: Ending) -> Outcome {
             Ok(())
         });
     }
-    // A process that abandons bodies exits; nobody can ask it afterwards.
+    // A process that abandons executions exits, and cannot be asked afterwards.
     let survives = matches!(ending, Ending::Drain | Ending::TimeoutThenDrain);
     if survives {
         sim.client(AUDIT, audit(shop));

@@ -14,7 +14,7 @@ use proptest::strategy::ValueTree;
 use proptest::test_runner::{Config, TestRunner};
 
 const IN_PROCESS: Profile = Profile { claims: Claims::LiveWithOwner, capacity: 3, bytes: None };
-/// As many keys as fit, and one answer when they are there.
+/// As many keys as fit, and one response when they are there.
 const ONE_ANSWER: Profile = Profile { bytes: Some(IN_PROCESS.capacity * KEY_BYTES + RECORD_BYTES), ..IN_PROCESS };
 const REMOTE: Profile = Profile { claims: Claims::LiveForLease, capacity: 3, bytes: None };
 

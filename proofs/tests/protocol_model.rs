@@ -10,7 +10,7 @@ use stateright::{Checker, Model};
 const CALM: Protocol = Protocol::CALM;
 const REFUSE: Protocol = Protocol { crash: true, pause: true, ..CALM };
 const RERUN: Protocol = Protocol::RERUN;
-/// As a stream does, whose answer is out before its owner can know of the loss.
+/// As a stream does, whose response is out before its owner can know of the loss.
 const RERUN_AND_ANSWER: Protocol = Protocol { lost_owner_answers: true, ..RERUN };
 
 /// Goes through every interleaving: of the promises exactly `violated` are broken. Gives a shortest counterexample of
@@ -133,7 +133,7 @@ fn releasing_when_the_client_hangs_up_runs_twice() {
 }
 
 #[test]
-fn releasing_after_the_body_ran_runs_twice_as_the_policy_asks() {
+fn releasing_after_the_handler_ran_runs_twice_as_the_policy_asks() {
     check(Protocol { attempts: 3, unrecorded: true, ..CALM }, [ONE_EFFECT, ONE_SOURCE, RECORDED]);
 }
 

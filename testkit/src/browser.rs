@@ -35,7 +35,7 @@ pub enum Screen {
     Phone,
 }
 
-/// A browser with one window and a profile of its own. It ends when this is dropped.
+/// A browser with one window and its own profile. It ends when this is dropped.
 #[derive(Debug)]
 pub struct Browser {
     driver: Child,
@@ -115,7 +115,7 @@ impl Browser {
             // Between the end of a page and its start, nothing on it has the focus.
             if self.run("return document.activeElement !== document.body") == json!(true) {
                 let outline = self.run("return getComputedStyle(document.activeElement).outlineStyle");
-                assert!(outline != json!("none"), "nobody sees that `{}` has the focus", self.focused());
+                assert!(outline != json!("none"), "it does not show that `{}` has the focus", self.focused());
                 assert!(!self.focused().is_empty(), "something without a label has the focus, after {stops:?}");
             }
         }
@@ -140,7 +140,7 @@ impl Browser {
         self.run(script).as_str().unwrap_or_default().to_owned()
     }
 
-    /// What stands in the tab of the browser.
+    /// The title in the tab of the browser.
     pub fn title(&self) -> String {
         self.run("return document.title").as_str().unwrap_or_default().to_owned()
     }
@@ -150,7 +150,7 @@ impl Browser {
         self.say("POST", "/execute/sync", &json!({ "script": script, "args": [] }))
     }
 
-    /// Whether something stands out to the right, so that one would have to scroll there.
+    /// Whether the page is wider than the window, so that one would have to scroll there.
     pub fn scrolls_sideways(&self) -> bool {
         self.run("return document.documentElement.scrollWidth > document.documentElement.clientWidth") == json!(true)
     }
@@ -197,7 +197,7 @@ impl Drop for Browser {
     }
 }
 
-/// The driver chooses a port of its own, and says which.
+/// The driver chooses its own port, and says which.
 fn start_driver() -> (Child, u16) {
     for _ in 0..10 {
         let mut driver = spawn();
@@ -232,7 +232,7 @@ fn spawn() -> Child {
     }
 }
 
-/// One command, over a connection of its own.
+/// One command, over its own connection.
 fn ask(port: u16, method: &str, path: &str, parameters: &Value) -> std::io::Result<Value> {
     let body = if method == "POST" { parameters.to_string() } else { String::new() };
     let mut connection = TcpStream::connect((Ipv4Addr::LOCALHOST, port))?;

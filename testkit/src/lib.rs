@@ -1,4 +1,4 @@
-//! What tests of several crates share: real servers, each on a port and in a folder of its own, a network between that fails on
+//! What tests of several crates share: real servers, each on its own port and in its own folder, a network between that fails on
 //! demand, the reference model of stores, and dice.
 
 pub mod browser;

@@ -16,7 +16,7 @@ use crate::process::free_port;
 /// How long it may take to start.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// A PgBouncer on a port of its own, which is killed when this is dropped.
+/// A PgBouncer on its own port, which is killed when this is dropped.
 #[derive(Debug)]
 pub struct PgBouncer {
     child: Child,

@@ -14,7 +14,7 @@ use crate::process::{free_port, signal};
 /// How long a server may take to start. After a crash it has to read its log again.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// A PostgreSQL server on a port of its own, with its data in a temporary folder. All its processes are killed when this is
+/// A PostgreSQL server on its own port, with its data in a temporary folder. All its processes are killed when this is
 /// dropped.
 #[derive(Debug)]
 pub struct Postgres {

@@ -45,7 +45,7 @@ pub enum Fault {
     Drop,
     /// They wait until another fault, or none, is set.
     Hold,
-    /// After so many more bytes the connection is reset, and then there is no fault any more.
+    /// After this many more bytes the connection is reset, and then there is no fault any more.
     ResetAfter(usize),
 }
 

@@ -16,7 +16,7 @@ use crate::process::{free_port, signal};
 /// How long a server may take to start.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// A Redis server on a port of its own, with its data in a temporary folder. It is killed when this is dropped.
+/// A Redis server on its own port, with its data in a temporary folder. It is killed when this is dropped.
 #[derive(Debug)]
 pub struct Redis {
     child: Option<Child>,
@@ -170,7 +170,7 @@ fn spawn(port: u16, folder: &Path, options: &[String]) -> Child {
     }
 }
 
-/// Says one command over a connection of its own, and QUIT, so that the answer ends where the connection ends.
+/// Says one command over its own connection, and QUIT, so that the answer ends where the connection ends.
 async fn ask(port: u16, command: &str) -> std::io::Result<String> {
     let mut connection = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await?;
     connection.write_all(format!("{command}\r\nQUIT\r\n").as_bytes()).await?;

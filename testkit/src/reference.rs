@@ -34,7 +34,7 @@ pub struct Profile {
     pub capacity: usize,
     /// For how many bytes there is room: [`KEY_BYTES`] for each key, [`RECORD_BYTES`] for each answer. `None` where there
     /// is always room. Exact in histories in which no record expires: one that has expired still counts until it is
-    /// taken away, and when that is, is nobody's business.
+    /// taken away, and when, no caller can tell.
     pub bytes: Option<usize>,
 }
 
@@ -42,7 +42,7 @@ pub struct Profile {
 #[derive(Clone, Debug)]
 #[allow(missing_docs, reason = "the words of the store")]
 pub enum Step {
-    Begin { key: u8, fingerprint: u8, heir: bool },
+    Begin { key: u8, fingerprint: u8, new_owner: bool },
     Complete { claim: usize, ttl: Duration },
     Release { claim: usize },
     Drop { claim: usize },
@@ -56,7 +56,7 @@ pub enum Step {
 #[allow(missing_docs, reason = "the words of the store")]
 pub enum Said {
     Claimed,
-    /// The claim had no owner, and the heir has it now.
+    /// The claim had no owner, and the new owner has it now.
     TookOver,
     /// The claim had no owner, and was left as it was.
     Abandoned,
@@ -76,7 +76,7 @@ pub enum Said {
     Done,
     Lost,
     Forgot(bool),
-    /// Only the reference says this: the record has expired, and whether its remains are still there is nobody's business.
+    /// Only the reference says this: the record has expired, and whether its remains are still there no caller can tell.
     ForgotOrNot,
 }
 
@@ -125,7 +125,7 @@ impl Model {
     /// What a store must say.
     pub fn apply(&mut self, step: &Step) -> Said {
         match *step {
-            Step::Begin { key, fingerprint, heir } => self.begin(key, fingerprint, heir),
+            Step::Begin { key, fingerprint, new_owner } => self.begin(key, fingerprint, new_owner),
             Step::Complete { claim, ttl } => match self.granted[claim].take() {
                 Some(key) if self.owns(key, claim) => {
                     let Some(Entry::Claim { fingerprint, .. }) = self.entries.get(&key).copied() else {
@@ -176,7 +176,7 @@ impl Model {
     }
 
     /// What a store must say of `key` to a caller that only looks; `None` if it is free.
-    pub fn stands(&self, key: u8) -> Option<Said> {
+    pub fn state_of(&self, key: u8) -> Option<Said> {
         Some(match *self.entries.get(&key)? {
             Entry::Claim { .. } if self.abandoned(key) => Said::Abandoned,
             Entry::Claim { fingerprint, .. } => Said::InFlight { fingerprint },
@@ -186,12 +186,12 @@ impl Model {
         })
     }
 
-    fn begin(&mut self, key: u8, fingerprint: u8, heir: bool) -> Said {
+    fn begin(&mut self, key: u8, fingerprint: u8, new_owner: bool) -> Said {
         match self.entries.get(&key).copied() {
             Some(Entry::Claim { fingerprint: other, .. }) if other != fingerprint || !self.abandoned(key) => {
                 return Said::InFlight { fingerprint: other };
             }
-            Some(Entry::Claim { .. }) if !heir => return Said::Abandoned,
+            Some(Entry::Claim { .. }) if !new_owner => return Said::Abandoned,
             Some(Entry::Claim { .. }) => {
                 self.granted.push(Some(key));
                 self.hold(key, self.granted.len() - 1);

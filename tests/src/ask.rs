@@ -64,7 +64,7 @@ impl Ask {
         request.body(body).expect("a request that can be made")
     }
 
-    /// Sends it into the router, and gives the answer back as it comes.
+    /// Sends it into the router, and gives the response back as it comes.
     pub async fn response(&self, app: &Router) -> Response {
         let request = self.request(&self.target, Body::from(self.body.clone()));
         within("the router's answer", app.clone().oneshot(request)).await.unwrap_or_else(|never| match never {})
@@ -75,7 +75,7 @@ impl Ask {
         whole(self.response(app).await).await
     }
 
-    /// Sends it over a connection of its own.
+    /// Sends it over its own connection.
     pub async fn at(&self, server: &Server) -> Reply {
         self.over(&mut Connection::open(server).await).await
     }
@@ -107,7 +107,7 @@ impl Ask {
     }
 }
 
-/// Collects an answer that came without a socket.
+/// Collects a response that came without a socket.
 pub(crate) async fn whole(response: Response) -> Reply {
     let (parts, body) = response.into_parts();
     let headers = parts.headers.iter().map(|(name, value)| (name.to_string(), value.as_bytes().to_vec())).collect();

@@ -18,7 +18,7 @@ pub struct Faults {
     /// How many more completions fail.
     pub failing: AtomicUsize,
     /// Whether a failed step can be repeated.
-    pub twins: bool,
+    pub copies: bool,
     /// What becomes of a record.
     pub damage: fn(Bytes) -> Bytes,
 }
@@ -29,7 +29,7 @@ impl Default for Faults {
             pending: 0,
             down: AtomicBool::new(false),
             failing: AtomicUsize::new(0),
-            twins: true,
+            copies: true,
             damage: |bytes| bytes,
         }
     }
@@ -87,6 +87,6 @@ impl Hooks<Shelf> for Faults {
     }
 
     fn try_clone(&self, claim: &ShelfClaim) -> Option<ShelfClaim> {
-        self.twins.then(|| claim.clone())
+        self.copies.then(|| claim.clone())
     }
 }

@@ -1,4 +1,4 @@
-//! What a body did, and when: counters to be waited for, and a gate for the bodies to wait at.
+//! What a handler did, and when: counters to be waited for, and a gate for the bodies to wait at.
 
 use std::sync::Arc;
 

@@ -17,13 +17,13 @@ pub enum Fault {
     Unreached(End),
     /// It arrives, and in the same moment its connection is reset, on both sides.
     HungUp,
-    /// Its answer is made, and does not come back.
+    /// Its response is made, and does not come back.
     Lost(End),
-    /// The connection ends within the status line of its answer.
+    /// The connection ends within the status line of its response.
     TornHead(End),
-    /// The connection ends within the body of its answer.
+    /// The connection ends within the body of its response.
     TornBody(End),
-    /// Its answer is made, and comes back later.
+    /// Its response is made, and comes back later.
     Late(Duration),
 }
 
@@ -116,7 +116,7 @@ fn finish(connection: TcpStream, end: End) {
     }
 }
 
-/// A request or an answer.
+/// A request or a response.
 struct Message {
     bytes: Vec<u8>,
     /// How many of the bytes are its head.

@@ -1,4 +1,4 @@
-//! A client of HTTP/1.1 that sends any bytes, and reads exactly one answer at a time.
+//! A client of HTTP/1.1 that sends any bytes, and reads exactly one response at a time.
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -40,7 +40,7 @@ impl Connection {
         self.stream.shutdown().await.expect("it is closed");
     }
 
-    /// Reads one answer. What follows it stays for the next one.
+    /// Reads one response. What follows it stays for the next one.
     pub async fn reply(&mut self) -> Reply {
         let mut reply = self.head().await;
         let chunked = reply.header("transfer-encoding").map(|coding| assert_eq!(coding, "chunked")).is_some();
@@ -61,7 +61,7 @@ impl Connection {
         reply
     }
 
-    /// Reads the head of an answer.
+    /// Reads the head of a response.
     pub async fn head(&mut self) -> Reply {
         let status_line = self.line().await;
         let mut parts = status_line.splitn(3, |&byte| byte == b' ');

@@ -1,4 +1,4 @@
-//! An answer, whatever way it came.
+//! A response, whatever way it came.
 
 use serde_json::Value;
 
@@ -14,7 +14,7 @@ pub struct Reply {
 const OF_THE_WAY: &[&str] = &["content-length", "transfer-encoding", "connection", "date", "idempotent-replayed"];
 
 impl Reply {
-    /// The value of a header that stands there once.
+    /// The value of a header that occurs once.
     #[track_caller]
     pub fn header(&self, name: &str) -> Option<&str> {
         let values = self.all(name);
@@ -52,7 +52,7 @@ impl Reply {
         assert!(!self.is_replay(), "{self:?}");
     }
 
-    /// An answer of a body that ran for this request.
+    /// A response of a body that ran for this request.
     #[track_caller]
     pub fn assert_ran(&self, status: u16) {
         assert_eq!(self.status, status, "{self:?}");

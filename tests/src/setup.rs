@@ -9,7 +9,7 @@ use idem_axum::{Idempotency, IdempotencyBuilder, IdempotencyLayer, ManualClock, 
 
 use crate::{Probe, Server};
 
-/// Routes over a memory store and a clock that stands still.
+/// Routes over a memory store and a stopped clock.
 pub struct Setup {
     pub app: Router,
     pub probe: Probe,
@@ -67,7 +67,7 @@ impl Setup {
     }
 }
 
-/// Makes the answer of the handler that `answering!` declares.
+/// Makes the response of the handler that `answering!` declares.
 #[derive(Clone)]
 pub struct Maker(pub Arc<dyn Fn() -> Response + Send + Sync>);
 

@@ -8,11 +8,11 @@ use axum::response::{IntoResponse, Response};
 use futures_util::stream;
 use tokio::sync::mpsc;
 
-/// The hand that feeds. The body ends when it is dropped.
+/// The hand that feeds. The handler ends when it is dropped.
 pub struct Feed(mpsc::UnboundedSender<io::Result<Vec<u8>>>);
 
 impl Feed {
-    /// A frame. It is fine if nobody wants it any more.
+    /// A frame. It is fine if the body was dropped.
     pub fn send(&self, frame: impl AsRef<[u8]>) {
         let _ = self.0.send(Ok(frame.as_ref().to_vec()));
     }
@@ -30,7 +30,7 @@ pub fn feed() -> (Feed, Body) {
     (Feed(sender), Body::from_stream(stream))
 }
 
-/// What makes this answer once, and panics where it is made twice.
+/// What makes this response once, and panics where it is made twice.
 pub fn once(answer: impl IntoResponse + Send + 'static) -> impl Fn() -> Response + Send + Sync + 'static {
     let answer = Mutex::new(Some(answer.into_response()));
     move || answer.lock().expect("not poisoned").take().expect("the body ran twice")

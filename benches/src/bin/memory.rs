@@ -1,4 +1,4 @@
-//! Bytes per key, by an allocator that counts: a program of its own, since counting takes time. Writes one line of JSON.
+//! Bytes per key, by an allocator that counts: a separate program, since counting takes time. Writes one line of JSON.
 
 use std::alloc::System;
 use std::thread;

@@ -67,7 +67,7 @@ pub fn measure(subjects: &[Subject], rounds: usize, shrink: u64) -> Result<OverH
     Ok(all)
 }
 
-/// Starts a server of its own for each row, and brings it into the state that the row needs.
+/// Starts its own server for each row, and brings it into the state that the row needs.
 fn start(subjects: &[Subject], bytes: usize, connections: usize, load: &mut Load) -> Result<Vec<Row>, Failure> {
     let used = Bodies::new(bytes).used_keys;
     let mut rows = Vec::new();

@@ -45,7 +45,7 @@ impl Server {
         Ok(count.parse()?)
     }
 
-    /// Waits until a body runs.
+    /// Waits until a handler runs.
     pub(super) fn wait_for_execution(&self) -> Result<u64, Failure> {
         for _ in 0..1000 {
             let executions = self.executions()?;
@@ -82,7 +82,7 @@ struct Process {
 }
 
 impl Process {
-    /// Starts this program with `arguments`, on a processor of its own where there are two and `taskset` is there.
+    /// Starts this program with `arguments`, on its own processor where there are two and `taskset` is there.
     fn start(processor: usize, arguments: &[&str]) -> Result<Self, Failure> {
         let program = std::env::current_exe()?;
         let mut command = if can_pin() {
@@ -107,7 +107,7 @@ impl Process {
     fn read_line(&mut self) -> Result<String, Failure> {
         let mut line = String::new();
         if self.output.read_line(&mut line)? == 0 {
-            return Err(format!("the process {} ended, with what stands above", self.child.id()).into());
+            return Err(format!("the process {} ended: see above", self.child.id()).into());
         }
         Ok(line)
     }

@@ -38,7 +38,7 @@ impl Client {
     /// One request, and what came of it in a few words.
     pub(crate) async fn turn(&mut self) -> String {
         self.turns += 1;
-        // A key of its own, a former one, or one that others use at the same time.
+        // A key that only it uses, an earlier one, or one that others use at the same time.
         let key = match self.roll(10) {
             0..=3 => format!("own-{}-{}", self.number, self.turns),
             4 => format!("own-{}-{}", self.number, self.turns.saturating_sub(1)),

@@ -2,7 +2,7 @@
 //! to run it and what the numbers mean.
 //!
 //! As in the other benchmarks every answer that is timed is also checked, and one wrong answer ends the run. How many round
-//! trips a step takes is not believed but counted, by a proxy that stands between in a run of its own.
+//! trips a step takes is not believed but counted, by a proxy between them, in its own run.
 
 pub mod bare;
 pub mod chart;

@@ -1,4 +1,4 @@
-//! Where a store keeps its records, in this run: a server of its own, or a file.
+//! Where a store keeps its records, in this run: a new server, or a file.
 
 use std::path::{Path, PathBuf};
 
@@ -113,7 +113,7 @@ impl Place {
         })
     }
 
-    /// The store for so many tasks at once.
+    /// The store for this many tasks at once.
     ///
     /// # Errors
     /// The server cannot be reached.

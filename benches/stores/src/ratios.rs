@@ -52,7 +52,7 @@ impl Default for Numbers {
 }
 
 impl Numbers {
-    /// The next so many.
+    /// The next keys, this many of them.
     pub fn take(&mut self, count: u64) -> Range<u64> {
         let from = self.0;
         self.0 += count;

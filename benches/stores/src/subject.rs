@@ -70,7 +70,7 @@ impl<S: Steps> Subject for S {
 
 /// A store that many tasks use at once.
 pub trait Load: Send + Sync {
-    /// Lets so many tasks execute new keys for so long: first executions per second. The keys are numbered by `next`.
+    /// Lets this many tasks execute new keys for so long: first executions per second. The keys are numbered by `next`.
     fn load(&self, tasks: usize, time: Duration, next: Arc<AtomicU64>) -> Boxed<'_, f64>;
 }
 

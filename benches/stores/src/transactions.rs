@@ -120,7 +120,7 @@ async fn rows(url: &str) -> Result<Vec<Row>, Failure> {
 }
 
 impl Row {
-    /// Sends so many requests with new keys, one after the other, and returns the time that they took.
+    /// Sends this many requests with new keys, one after the other, and returns the time that they took.
     async fn send(&mut self, requests: u64, run: &str) -> Result<Duration, Failure> {
         let started = Instant::now();
         for _ in 0..requests {

@@ -7,7 +7,7 @@ use syn::{File, Item};
 /// 100 years.
 const LONGEST: u64 = 100 * 31_557_600;
 
-/// The input is what stands within `#[idempotent(..)]`. It expands to the function, a policy whose values are all within
+/// The input is the text within `#[idempotent(..)]`. It expands to the function, a policy whose values are all within
 /// their bounds, and a `compile_error!` for each mistake; the order of the options is nothing.
 pub fn attribute_arguments(input: &[u8]) {
     let Ok(text) = std::str::from_utf8(input) else { return };

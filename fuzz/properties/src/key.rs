@@ -68,7 +68,7 @@ fn bare(value: &[u8]) -> Option<String> {
     (plain && (1..=255).contains(&text.len())).then(|| text.to_owned())
 }
 
-/// What stands between the first quote and its end.
+/// The text between the first quote and its end.
 fn unescaped(value: &[u8]) -> Option<String> {
     let mut text = String::new();
     let mut characters = value.get(1..)?.iter().map(|&byte| char::from(byte));

@@ -32,7 +32,7 @@ impl<S> Policies<S> {
     /// - the header of the key as a parameter, unless the endpoint has `key = ..`;
     /// - the refusals as responses, each with an example of its body and, where it is problem details, the schema
     ///   `IdempotencyProblem`;
-    /// - the header that marks a replay, on the responses of its own that are recorded;
+    /// - the header that marks a replay, on its own responses that are recorded;
     /// - `x-idempotency`, with the endpoint's rules as they stand in the policy document.
     ///
     /// An endpoint in shadow mode refuses and replays nothing, so its operation gets only the parameter, which is optional, and
@@ -214,7 +214,7 @@ fn header_of_the_key(parameters: &mut Vec<RefOr<Parameter>>, rules: &DescribedRu
     parameters.push(RefOr::T(parameter.build()));
 }
 
-/// What an operation says of this status by its range or by default: an entry of its own would hide that.
+/// What an operation says of this status by its range or by default: its own entry would hide that.
 fn covering(responses: &BTreeMap<String, RefOr<Response>>, status: u16) -> RefOr<Response> {
     let range = format!("{}XX", status / 100);
     let of_range = responses.iter().find(|(code, _)| code.eq_ignore_ascii_case(&range)).map(|(_, response)| response);

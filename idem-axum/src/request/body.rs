@@ -44,7 +44,7 @@ pub(crate) struct ReadBody {
 
 enum ReadEnd {
     Whole,
-    /// It is larger than an extractor may read, which is so many bytes. The rest follows.
+    /// It is larger than an extractor may read, which is this many bytes. The rest follows.
     TooLarge {
         limit: u64,
         rest: Body,

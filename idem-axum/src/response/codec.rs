@@ -26,7 +26,7 @@ const UNKNOWN: u64 = u64::MAX;
 /// The two lengths at the end.
 const FOOT: usize = 4 + 8;
 
-/// A header map holds 24,576 names and panics beyond; a replay adds a few of its own.
+/// A header map holds 24,576 names and panics beyond; a replay adds a few.
 const MAX_HEADERS: usize = 24_000;
 pub(super) const TOO_MANY: DecodeError = DecodeError("with too many headers");
 

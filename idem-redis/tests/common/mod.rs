@@ -110,7 +110,7 @@ pub fn unavailable<T: std::fmt::Debug>(result: Result<T, StoreError>) -> String 
 pub fn unreadable<T: std::fmt::Debug>(result: Result<T, StoreError>) -> String {
     match result {
         Err(StoreError::Unreadable(source)) => source.to_string(),
-        other => panic!("what stands there cannot be read, but the store gave {other:?}"),
+        other => panic!("the value cannot be read, but the store gave {other:?}"),
     }
 }
 

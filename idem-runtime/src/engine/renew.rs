@@ -50,7 +50,7 @@ impl Renewal {
 }
 
 impl Core {
-    /// Awaits `work`, and renews the lease of `claim` meanwhile. `work` has a task of its own, so that it may block its thread.
+    /// Awaits `work`, and renews the lease of `claim` meanwhile. `work` has its own task, so that it may block its thread.
     pub(super) async fn renewing<R: Send + 'static>(
         &self,
         key: StorageKey,

@@ -105,7 +105,7 @@ impl Delivery for Held {
 }
 
 #[tokio::test]
-async fn the_body_runs_once_and_then_its_record_answers() {
+async fn the_handler_runs_once_and_then_its_record_answers() {
     let idempotency = Idempotency::in_memory();
     let body = Body::ready();
     let attempt = attempt("a", "x");

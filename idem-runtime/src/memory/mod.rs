@@ -39,7 +39,7 @@ const MAX_REMOVED: usize = 64;
 const MAX_LOOKED_AT: usize = 8192;
 /// How often a request makes room for the bytes of a record.
 const MAX_SWEEPS_FOR_BYTES: usize = 16;
-/// A page of keys is full with so many.
+/// How many keys fill a page.
 const MAX_PAGE: usize = 100;
 
 /// Claims and records in this process's memory: the fastest store, for services that run as one process. A restart

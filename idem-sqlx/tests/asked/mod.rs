@@ -94,7 +94,7 @@ pub(crate) async fn leave_record<S: Store>(store: &S, key: &StorageKey, text: &s
 }
 
 /// What `begin` says, in words.
-pub(crate) async fn stands<S: Store>(store: &S, key: &StorageKey) -> String {
+pub(crate) async fn state_of<S: Store>(store: &S, key: &StorageKey) -> String {
     shown(&store.begin(key, &MINE, &OPTIONS).await)
 }
 

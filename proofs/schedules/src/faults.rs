@@ -1,4 +1,4 @@
-// Mistakes in the store in memory. The build script reads this file, too, so it begins with no documentation of its own.
+// Mistakes in the store in memory. The build script reads this file, too, so it begins with no documentation.
 
 /// A file of the store, what it says, and what its author might have written instead.
 pub type Change = (&'static str, &'static str, &'static str);

@@ -1,4 +1,4 @@
-//! Checks of what bodies did.
+//! Checks of what handlers did.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -38,7 +38,7 @@ pub(super) fn well_formed(story: &Story<'_>) -> Findings {
     wrong
 }
 
-/// No two bodies run for one place at any instant, whatever the policy allows one after the other.
+/// No two handlers run for one place at any instant, whatever the policy allows one after the other.
 pub(super) fn one_at_a_time(story: &Story<'_>) -> Findings {
     let mut running = BTreeMap::<Place<'_>, BTreeSet<u64>>::new();
     let mut wrong = Vec::new();
@@ -59,7 +59,7 @@ pub(super) fn one_at_a_time(story: &Story<'_>) -> Findings {
     wrong
 }
 
-/// In one window a body starts at most once for one place.
+/// In one window a handler starts at most once for one place.
 pub(super) fn at_most_once(story: &Story<'_>) -> Findings {
     let started_again = |(_, here): (_, Vec<(u64, &Execution<'_>)>)| {
         let &(first, _) = here.first()?;
@@ -91,14 +91,14 @@ pub(super) fn to_the_end(story: &Story<'_>) -> Findings {
     cut.map(|(id, execution)| (execution.started.seq, format!("execution {id} never ended"))).collect()
 }
 
-/// A body starts only for a request that was sent, once for each, and a request that was refused or answered with a
+/// A handler starts only for a request that was sent, once for each, and a request that was refused or answered with a
 /// replay started none.
 pub(super) fn fail_closed(story: &Story<'_>) -> Findings {
     let (mut seen, mut wrong) = (BTreeSet::new(), Vec::new());
     for (id, execution) in &story.executions {
         let mut say = |text: &str| wrong.push((execution.started.seq, format!("execution {id}: {text}")));
         let Some(request) = story.requests.get(&execution.req) else {
-            say("nobody asked for it");
+            say("no client asked for it");
             continue;
         };
         if !seen.insert(execution.req) {
@@ -171,7 +171,7 @@ pub(super) fn bounded(story: &Story<'_>) -> Findings {
     wrong
 }
 
-/// When a server has shut down, as many bodies run as it says it left behind, and none starts or goes on after that.
+/// When a server has shut down, as many handlers run as it says it left behind, and none starts or goes on after that.
 pub(super) fn shutdown(story: &Story<'_>) -> Findings {
     let (mut running, mut drained, mut wrong) = (BTreeSet::new(), false, Vec::new());
     for line in story.lines {

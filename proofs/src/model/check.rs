@@ -15,10 +15,10 @@ pub mod property {
     /// Only the owner of a claim changes it.
     pub const OWNER_ONLY: &str = "only the owner changes a claim";
     /// In the end everybody who is still there has an answer.
-    pub const NOT_STUCK: &str = "nobody is stuck";
+    pub const NOT_STUCK: &str = "no attempt is stuck";
     /// An unknown outcome is told only after something went wrong.
     pub const EXPLAINED: &str = "an unknown outcome has a cause";
-    /// An attempt is never told that the outcome is unknown because of a claim of its own.
+    /// An attempt is never told that the outcome is unknown because the claim is its own.
     pub const NOT_LOCKED_OUT: &str = "no attempt is locked out by its own claim";
     /// Where no process crashed and no record was lost, a body that ran has left a record in the end.
     pub const RECORDED: &str = "an effect leaves a record";

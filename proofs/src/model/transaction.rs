@@ -1,7 +1,7 @@
 //! The protocol of `Tx` as an executable specification: every interleaving of a few requests under one key, whose claim, effect and
 //! record are one transaction of the database.
 //!
-//! A request has a process and a session of its own. A process that dies, and a connection that breaks, leave the session as it is
+//! A request has its own process and session. A process that dies, and a connection that breaks, leave the session as it is
 //! until the database notices: meanwhile the session holds the lock of the key, and a COMMIT that was sent may still arrive.
 
 use stateright::{Model, Property};

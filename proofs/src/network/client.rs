@@ -109,7 +109,7 @@ fn code(headers: &HeaderMap, body: &str) -> Option<String> {
     Some(problem.get("code")?.as_str()?.to_owned())
 }
 
-/// One request over a connection of its own. Dropped, it hangs up.
+/// One request over its own connection. Dropped, it hangs up.
 async fn exchange(order: &Order, id: u64) -> Result<(HeaderMap, Answer), Box<dyn std::error::Error>> {
     let stream = TcpStream::connect((SERVER, PORT)).await?;
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;

@@ -1,4 +1,4 @@
-//! The control: a middleware as it is often written. It knows keys, fingerprints and replays, but runs the body inside the
+//! The control: a middleware as it is often written. It knows keys, fingerprints and replays, but runs the handler inside the
 //! future of the request, which the server drops when the client hangs up.
 
 use std::collections::HashMap;
@@ -57,7 +57,7 @@ pub(super) async fn run_inline(State(inline): State<Arc<Inline>>, request: Reque
     Response::from_parts(parts, Body::from(body))
 }
 
-/// The answer of whatever stands under the key; `None` where it was free, and is not any more.
+/// The response that the state of the key makes; `None` where it was free, and is not any more.
 fn begin(inline: &Inline, place: &Place, fp: &str) -> Option<Response> {
     let mut slots = inline.0.lock().unwrap();
     let Some(slot) = slots.get(place) else {

@@ -11,7 +11,7 @@ pub use client::{Client, Learned, Order, script};
 pub use server::{Keeps, RemoteFault, Server, listen};
 pub use shop::{Protection, Shop, asked};
 
-/// How long an answer may take once nothing goes wrong any more: the longest body, the longest wait, and the network.
+/// How long a response may take once nothing goes wrong any more: the longest body, the longest wait, and the network.
 pub const BOUNDS: crate::invariants::Bounds = crate::invariants::Bounds {
     answer: std::time::Duration::from_secs(9),
     replay: std::time::Duration::from_millis(500),

@@ -108,7 +108,7 @@ impl Server {
         Self { shop, protection, room: usize::MAX, remote: None, trace: None, running: Arc::default() }
     }
 
-    /// The same with a store for so many keys.
+    /// The same with a store for this many keys.
     #[must_use]
     pub fn with_room(self, room: usize) -> Self {
         Self { room, ..self }

@@ -20,20 +20,20 @@ use super::inline::{Inline, run_inline};
 use crate::history::{Answer, Asked, Event, History, latin1};
 use idem_testkit::dice::Dice;
 
-/// What stands between a retry and the body.
+/// What is between a retry and the handler.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Protection {
     /// The attribute.
     Idempotent,
     /// Nothing.
     Bare,
-    /// A middleware that does everything right but one: the body runs inside the future of the request.
+    /// A middleware that does everything right but one: the handler runs inside the future of the request.
     Inline,
 }
 
 /// What a request is by the policies below. The client and the body come to it separately.
 pub fn asked(path: &str, tenant: &str, key: &str, body: &str) -> Asked {
-    // Without a declared scope the key is nobody's, and the caller takes part in the fingerprint.
+    // Without a declared scope the key has no owner, and the caller takes part in the fingerprint.
     let (scope, fp) = match path {
         "/transfers" => ("", format!("{path} {body} {tenant}")),
         _ => (tenant, format!("{path} {body}")),
@@ -130,7 +130,7 @@ impl Shop {
         response
     }
 
-    /// As [`work`](Self::work), with an answer that flows while the body still works.
+    /// As [`work`](Self::work), with a response that flows while the body still works.
     async fn stream(self, presented: Presented, body: Bytes) -> Response {
         let mut run = self.start(&presented, &body);
         self.effects(&mut run).await;

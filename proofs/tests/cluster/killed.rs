@@ -1,4 +1,4 @@
-//! Processes are killed while clients retry, and what clients were told agrees with what bodies did.
+//! Processes are killed while clients retry, and what clients were told agrees with what handlers did.
 
 use std::time::Duration;
 
@@ -35,7 +35,7 @@ async fn killed(store: &str, path: &'static str) -> Findings {
     findings
 }
 
-/// Every operation has one effect and one answer, or its client was told that nobody knows.
+/// Every operation has one effect and one response, or its client was told that the outcome is unknown.
 fn assert_once(findings: &Findings) {
     assert_eq!(findings.faults(), [], "{findings}");
     let (unknown, without_effect) = findings.unknown();
@@ -86,6 +86,6 @@ async fn with_rerun_the_same_kills_make_effects_twice_and_that_is_found() {
     let faults = findings.faults();
     assert!(faults.iter().any(|fault| matches!(fault, Fault::Twice(Kind::Effect, _))), "{findings}");
     assert!(faults.iter().all(|fault| matches!(fault, Fault::Twice(..))), "{faults:?}");
-    // Nobody is refused for good here.
+    // No client is refused for good here.
     assert_eq!(findings.unknown(), (0, 0), "{findings}");
 }

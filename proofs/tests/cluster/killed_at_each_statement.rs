@@ -21,7 +21,7 @@ fn service(url: &str, folder: &TempDir) -> Service {
     }
 }
 
-/// Asks until there is an answer. The key may be in flight until the database notices that its process is gone.
+/// Asks until there is a response. The key may be in flight until the database notices that its process is gone.
 async fn resolve(client: &mut Client, key: &str, context: &str) -> (String, bool) {
     for _ in 0..1000 {
         match client.ask(PATH, key, "").await.unwrap() {

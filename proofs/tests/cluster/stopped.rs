@@ -93,7 +93,7 @@ async fn refused_until_the_owner_goes_on(store: &str) {
     let first = (&mut stopped.first).await.unwrap().unwrap();
     let executions = stopped.executions(Kind::Effect);
     assert_eq!(executions.len(), 1);
-    assert_eq!(first, answer(&executions[0], false), "nobody else has run the body, so the owner's answer holds");
+    assert_eq!(first, answer(&executions[0], false), "no other owner has run the handler, so the owner's answer holds");
     assert_eq!(stopped.retry("/orders").await, answer(&executions[0], true));
     assert_eq!(stopped.executions(Kind::Start), executions);
 }
@@ -108,7 +108,7 @@ async fn overtaken_by_the_second_run(store: &str) {
     let late = (&mut stopped.first).await.unwrap().unwrap();
     assert!(
         late.is_refusal("idempotency_outcome_unknown"),
-        "the late owner's client gets no answer of its own: {late:?}"
+        "the late owner's client gets no response of the handler: {late:?}"
     );
     assert_eq!(stopped.retry("/rerun").await, answer(&starts[1], true));
     // Which is what the policy has asked for.

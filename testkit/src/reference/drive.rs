@@ -34,7 +34,7 @@ pub async fn play<S: Store>(store: S, mut model: Model, steps: &[Step]) -> Resul
         }
         // Looking changes nothing, so it may be done between any two steps; one key after the other, to save time.
         let key = u8::try_from(index % usize::from(KEYS)).unwrap_or(0);
-        let (shown, expected) = (driven.look(key).await, model.stands(key));
+        let (shown, expected) = (driven.look(key).await, model.state_of(key));
         match shown.map_err(|error| format!("after step {index}, {step:?}: {error}"))? {
             Some(shown) if shown != expected => {
                 return Err(format!(
@@ -76,7 +76,7 @@ impl<S: Store> Driven<S> {
 
     async fn apply(&mut self, step: &Step) -> Result<Said, StoreError> {
         let ended = match *step {
-            Step::Begin { key, fingerprint, heir } => return self.begin(key, fingerprint, heir).await,
+            Step::Begin { key, fingerprint, new_owner } => return self.begin(key, fingerprint, new_owner).await,
             Step::Forget { key } => return self.store.forget(&storage_key(key)).await.map(Said::Forgot),
             Step::Advance(by) => {
                 self.clock.advance(by);
@@ -109,7 +109,7 @@ impl<S: Store> Driven<S> {
         }
     }
 
-    /// What stands under `key`, or nothing; the outer `None` where the store cannot be inspected.
+    /// The state of `key`, or nothing; the outer `None` where the store cannot be inspected.
     async fn look(&self, key: u8) -> Result<Option<Option<Said>>, StoreError> {
         let found = match self.store.inspect(&storage_key(key)).await {
             Err(StoreError::CannotInspect) => return Ok(None),
@@ -134,13 +134,13 @@ impl<S: Store> Driven<S> {
         })))
     }
 
-    async fn begin(&mut self, key: u8, fingerprint: u8, heir: bool) -> Result<Said, StoreError> {
+    async fn begin(&mut self, key: u8, fingerprint: u8, new_owner: bool) -> Result<Said, StoreError> {
         let number = key;
         let key = storage_key(key);
         loop {
             let (claim, said) = match self.store.begin(&key, &self::fingerprint(fingerprint), &OPTIONS).await {
                 Ok(Begin::Claimed(claim)) => (claim, Said::Claimed),
-                Ok(Begin::Abandoned(_)) if !heir => return Ok(Said::Abandoned),
+                Ok(Begin::Abandoned(_)) if !new_owner => return Ok(Said::Abandoned),
                 Ok(Begin::Abandoned(mut claim)) => {
                     claim.renew(LEASE).await?;
                     (claim, Said::TookOver)

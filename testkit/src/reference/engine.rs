@@ -1,5 +1,5 @@
 //! Plays a history to the engine. Every claim becomes a body that runs until the history ends it, so that requests meet
-//! bodies that run, have ended, have panicked, and have lost their client.
+//! handlers that run, have ended, have panicked, and have lost their client.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -34,7 +34,7 @@ struct Execution {
     claim: usize,
     key: u8,
     /// Whether it takes abandoned claims over, and so may lose its own to another run.
-    heir: bool,
+    new_owner: bool,
     /// `None` if the client has hung up.
     client: Option<Client>,
     end: oneshot::Sender<Outcome>,
@@ -50,7 +50,7 @@ struct Played<S> {
 }
 
 /// Plays `steps` to an engine over a new store, whose clones share their contents. The error says where a client first
-/// heard something else than the reference allows, or a body ran too often.
+/// heard something else than the reference allows, or a handler ran too often.
 ///
 /// A claim is named by its place among those that run. Renewing is left to the engine, and the TTL to the key.
 ///
@@ -87,7 +87,7 @@ fn ttl(key: u8) -> Duration {
 impl<S: Store> Played<S> {
     async fn apply(&mut self, step: &Step) -> Result<(), String> {
         match *step {
-            Step::Begin { key, fingerprint, heir } => return self.request(key, fingerprint, heir).await,
+            Step::Begin { key, fingerprint, new_owner } => return self.request(key, fingerprint, new_owner).await,
             Step::Complete { claim, .. } | Step::Release { claim } | Step::Drop { claim } => {
                 return if self.running.is_empty() { Ok(()) } else { self.end(step, claim % self.running.len()).await };
             }
@@ -107,9 +107,9 @@ impl<S: Store> Played<S> {
         Ok(())
     }
 
-    async fn request(&mut self, key: u8, fingerprint: u8, heir: bool) -> Result<(), String> {
+    async fn request(&mut self, key: u8, fingerprint: u8, new_owner: bool) -> Result<(), String> {
         let claim = self.model.granted();
-        let expected = match self.model.apply(&Step::Begin { key, fingerprint, heir }) {
+        let expected = match self.model.apply(&Step::Begin { key, fingerprint, new_owner }) {
             Said::Claimed | Said::TookOver => Heard::Ran(claim),
             Said::Abandoned => Heard::Unknown,
             Said::Full => Heard::Full,
@@ -123,7 +123,7 @@ impl<S: Store> Played<S> {
             }
             _ => Heard::Mismatch,
         };
-        let abandoned = if heir { Abandoned::Rerun } else { Abandoned::Refuse };
+        let abandoned = if new_owner { Abandoned::Rerun } else { Abandoned::Refuse };
         let rules = Rules { ttl: ttl(key), abandoned, ..Rules::DEFAULT };
         let attempt = Attempt::new(storage_key(key), self::fingerprint(fingerprint), rules);
         let (starts, started) = oneshot::channel();
@@ -147,16 +147,16 @@ impl<S: Store> Played<S> {
         } else {
             Some(client)
         };
-        self.running.push(Execution { claim, key, heir, client, end });
+        self.running.push(Execution { claim, key, new_owner, client, end });
         compare(&Heard::Ran(claim), &expected)
     }
 
     async fn end(&mut self, step: &Step, index: usize) -> Result<(), String> {
-        let Execution { claim, key, heir, client, end } = self.running.swap_remove(index);
+        let Execution { claim, key, new_owner, client, end } = self.running.swap_remove(index);
         let mut expected = Heard::Ran(claim);
         match step {
             Step::Release { .. } => {
-                if self.model.apply(&Step::Release { claim }) == Said::Lost && heir {
+                if self.model.apply(&Step::Release { claim }) == Said::Lost && new_owner {
                     expected = Heard::Unknown;
                 }
                 let _ = end.send(Outcome::Release);
@@ -168,7 +168,7 @@ impl<S: Store> Played<S> {
             }
             _ => {
                 // A lost claim cannot be completed. Where another run may have it, its answer is the one that counts.
-                if self.model.apply(&Step::Complete { claim, ttl: ttl(key) }) == Said::Lost && heir {
+                if self.model.apply(&Step::Complete { claim, ttl: ttl(key) }) == Said::Lost && new_owner {
                     expected = Heard::Unknown;
                 }
                 let mut builder = RecordBuilder::new();

@@ -42,13 +42,13 @@ fn spans() -> impl Strategy<Value = Duration> {
 }
 
 fn step(model: &Model) -> BoxedStrategy<Step> {
-    let begin = (0..KEYS, 0..FINGERPRINTS, any::<bool>()).prop_map(|(key, fingerprint, heir)| Step::Begin {
+    let begin = (0..KEYS, 0..FINGERPRINTS, any::<bool>()).prop_map(|(key, fingerprint, new_owner)| Step::Begin {
         key,
         fingerprint,
-        heir,
+        new_owner,
     });
     let forget = (0..KEYS).prop_map(|key| Step::Forget { key });
-    // Where bytes are counted no record expires, and time stands still.
+    // Where bytes are counted no record expires, and time does not pass.
     let timeless = model.profile.bytes.is_some();
     let advance = spans().prop_map(move |by| Step::Advance(if timeless { Duration::ZERO } else { by }));
     let held = model.held();

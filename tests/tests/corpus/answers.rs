@@ -115,7 +115,7 @@ fn many(count: usize) -> Response {
     response
 }
 
-/// The body panics on it, which is a 500 like any other.
+/// The handler panics on it, which is a 500 like any other.
 async fn with_more_headers_than_a_map_holds() {
     let mut setup = answering!([], || many(24_577));
     let server = served(&mut setup).await;

@@ -46,7 +46,7 @@ const NOT_RUN: &[(u16, &str)] = &[
     (114, "BUSY, FULL and READONLY are SQLite"),
 ];
 
-/// Runs one input against an application of its own.
+/// Runs one input against its own application.
 async fn run(input: &Input) {
     let _named = Named(format!("{} {}", input.id, input.name));
     let setup = Setup::of(routes());

@@ -16,7 +16,7 @@ use crate::{Coded, coded};
 
 pub const INPUTS: &[Coded] = coded![
     89 => while_the_store_is_asked,
-    89 => while_the_body_runs,
+    89 => while_the_handler_runs,
     89 => while_the_record_is_written,
     89 => while_the_answer_is_sent,
     107 => a_store_that_answers_late,
@@ -76,7 +76,7 @@ async fn leaves_at(gate: impl Fn(&World) -> Probe) {
     world.probe.left(1).await;
     gate.open();
     within("the end of every execution", world.idempotency.drain()).await;
-    // Nobody waited for it, but it was done, once.
+    // No client waited for it, but it was done, once.
     let retry = ask().at(&world.server).await;
     assert_eq!((retry.status, retry.text(), world.probe.runs()), (201, "run 1", 1), "{retry:?}");
     assert!(ask().at(&world.server).await.is_replay());
@@ -88,7 +88,7 @@ async fn while_the_store_is_asked() {
     leaves_at(|world| world.store.hooks.begin.clone()).await;
 }
 
-async fn while_the_body_runs() {
+async fn while_the_handler_runs() {
     leaves_at(|world| world.probe.clone()).await;
 }
 
@@ -116,7 +116,7 @@ async fn while_the_answer_is_sent() {
     assert_alive(&server).await;
 }
 
-/// However long the store takes, every one of those who asked meanwhile gets an answer, and the body runs once.
+/// However long the store takes, every one of those who asked meanwhile gets an answer, and the handler runs once.
 async fn a_store_that_answers_late() {
     let world = world().await;
     world.store.hooks.begin.close();

@@ -1,4 +1,4 @@
-//! Records that a store gives back damaged, forged or swapped: 90 to 102. The body never runs, nothing panics, and what is
+//! Records that a store gives back damaged, forged or swapped: 90 to 102. The handler never runs, nothing panics, and what is
 //! replayed is one whole answer.
 
 use std::sync::{Arc, Mutex};
@@ -171,7 +171,7 @@ async fn nothing() {
     all_refused([Vec::new()]).await;
 }
 
-/// The body of a record has no length of its own: the bytes are the store's to keep whole.
+/// The body of a record has no length: the bytes are the store's to keep whole.
 async fn cut_short_at_each_byte() {
     let mut world = World::new().await;
     let good = world.good.bytes().clone();

@@ -20,7 +20,7 @@ async fn pay(Path(order): Path<u32>) -> String {
 #[idempotent]
 async fn anywhere() {}
 
-/// What stands under the key of a request to `path` with these `traceparent` lines.
+/// The state of the key of a request to `path` with these `traceparent` lines.
 async fn inspected(path: &str, traces: &[&str]) -> KeyReport {
     let idempotency = Idempotency::in_memory();
     let routes = Router::new().nest("/shop", Router::new().route("/orders/{id}", post(pay))).fallback(anywhere);

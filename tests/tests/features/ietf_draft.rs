@@ -108,7 +108,7 @@ impl Exchange {
         self.client.ask(&ask).await
     }
 
-    /// A new operation: it runs, and the answer is its own.
+    /// A new operation: it runs, and the response is its own.
     async fn assert_runs(&mut self, ask: Ask) -> Reply {
         let runs = self.setup.probe.runs();
         let reply = self.ask(ask).await;

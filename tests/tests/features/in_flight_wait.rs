@@ -150,7 +150,7 @@ async fn a_waiter_with_another_fingerprint_is_refused_at_once() {
 }
 
 #[tokio::test]
-async fn when_the_owner_releases_one_waiter_runs_the_body() {
+async fn when_the_owner_releases_one_waiter_runs_the_handler() {
     for (path, status, then) in [("/fails-once", 502, 201), ("/unrecorded-once", 200, 200)] {
         let (setup, ask) = (setup(), send(path).key("k"));
         let owner = owner(&setup, &ask).await;

@@ -176,7 +176,7 @@ async fn a_trace_layer_reports_replays_and_no_execution_whose_client_left() {
     assert_eq!(seen.load(Ordering::SeqCst), 1);
 }
 
-/// Each response has the headers of its own origin, and a preflight request reaches no handler.
+/// Each response has the headers of the origin that asked, and a preflight request reaches no handler.
 #[tokio::test]
 async fn cors_belongs_to_the_exchange_and_not_to_the_record() {
     let gate = Gate::default();

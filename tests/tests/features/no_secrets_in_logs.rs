@@ -114,7 +114,7 @@ async fn what_can_be_printed_of_the_engine_is_redacted() {
 }
 
 #[tokio::test]
-async fn dropping_the_engine_while_a_body_runs_is_a_warning() {
+async fn dropping_the_engine_while_a_handler_runs_is_a_warning() {
     let (logs, _guard) = Logs::capture();
     let setup = Setup::of(Router::new().route("/", post(order)));
     setup.probe.close();

@@ -16,7 +16,7 @@ fn answer() -> (StatusCode, [(&'static str, &'static str); 2], Json<serde_json::
     (StatusCode::CREATED, [("location", "/1"), ("content-encoding", "identity")], Json(json!({ "id": 1 })))
 }
 
-/// A request while the body stands at the gate.
+/// A request while the handler waits at the gate.
 async fn during(setup: &Setup, other: Ask) -> Reply {
     setup.probe.close();
     let app = setup.app.clone();

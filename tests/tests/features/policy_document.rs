@@ -286,7 +286,7 @@ async fn every_refusal_says_where_the_policy_is() {
     first.assert_ran(200);
     assert_described(&keyed(send("/required")).body("other").to(&app).await, 422, "idempotency_key_mismatch");
 
-    // No refusals: an answer, a replay, and an extractor's rejection.
+    // No refusals: a response, a replay, and an extractor's rejection.
     let replay = keyed(send("/required")).to(&app).await;
     replay.assert_replay_of(&first);
     let rejection = send("/required").key("r").body(vec![0xff]).to(&app).await;

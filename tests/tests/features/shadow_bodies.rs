@@ -193,7 +193,7 @@ async fn a_stream_that_panics_has_sent_what_came_before() {
 
 #[tokio::test]
 async fn a_body_of_declared_length_is_recorded_when_that_has_come() {
-    // As a proxy does: the length of the answer behind it, and its stream, which nobody asks for an end.
+    // As a proxy does: the length of the response behind it, and its stream, which is not read to its end.
     let frames = || stream::iter(["12345", "67890"]).map(Ok::<_, io::Error>).chain(stream::pending());
     let proxied = move || ([("content-length", "10")], Body::from_stream(frames()));
     let setup = answering!([shadow], proxied);

@@ -94,7 +94,7 @@ async fn an_expired_key_may_be_used_for_another_request() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn at_the_end_of_the_ttl_a_crowd_runs_the_body_once() {
+async fn at_the_end_of_the_ttl_a_crowd_runs_the_handler_once() {
     let setup = setup();
     for round in 1..=20 {
         let crowd = (0..16).map(|_| {

@@ -1,4 +1,4 @@
-//! `Unrecorded`: the answer is sent, the claim released, and a retry runs again.
+//! `Unrecorded`: the response is sent, the claim released, and a retry runs again.
 
 use axum::Router;
 use axum::body::Body;

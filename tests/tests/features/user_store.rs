@@ -71,7 +71,7 @@ async fn the_store_in_memory_tells_the_same_story() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn at_the_end_of_the_ttl_a_crowd_runs_the_body_once_in_a_store_of_ones_own() {
+async fn at_the_end_of_the_ttl_a_crowd_runs_the_handler_once_in_a_store_of_ones_own() {
     let clock = ManualClock::new();
     let idempotency = Idempotency::builder(Shelf::default()).clock(clock.clone()).build();
     let (app, probe) = Setup::mount(&idempotency, Router::new().route("/", post(order)));

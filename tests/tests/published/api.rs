@@ -5,7 +5,7 @@ use std::fs;
 
 use super::{CRATES, described, snapshot};
 
-/// Documentation alone, which is there for rustdoc and for nobody else, and a suite that says of itself that it is not stable.
+/// Documentation alone, which is there for rustdoc alone, and a suite that says of itself that it is not stable.
 const NOT_PROMISED: [&str; 2] = ["idem_axum::guide", "idem_runtime::conformance::"];
 
 /// A line that goes or changes breaks a user's build, once the crates are published: it takes a new version. A line that

@@ -1,5 +1,5 @@
 //! Public APIs and their idempotency, line by line, black box over real sockets. The programs are the ones in `examples/`;
-//! each line of an API's documentation stands above the test that checks it.
+//! each line of an API's documentation is above the test that checks it.
 
 mod acp_checkout;
 mod clients;
@@ -29,7 +29,7 @@ impl System {
         Self { server, clock, idempotency }
     }
 
-    /// Until exactly this many bodies run.
+    /// Until exactly this many handlers run.
     async fn running(&self, bodies: usize) {
         within("bodies to run", async {
             while self.idempotency.executions() != bodies {

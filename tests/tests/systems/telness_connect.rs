@@ -192,8 +192,8 @@ async fn keys_of_two_callers_never_meet() {
     for (caller, order) in [("one", "ORD-1"), ("two", "ORD-2"), ("one", "ORD-1")] {
         assert_eq!(of(caller).at(&system.server).await.json()["orderId"], order);
     }
-    let nobody = post(ORDERS).header("X-Idempotency-Key", KEY).json(BODY).at(&system.server).await;
-    assert_eq!(nobody.status, 401);
+    let anonymous = post(ORDERS).header("X-Idempotency-Key", KEY).json(BODY).at(&system.server).await;
+    assert_eq!(anonymous.status, 401);
     assert_eq!(made(&system.server).await["count"], 2);
 }
 

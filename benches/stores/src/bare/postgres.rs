@@ -19,7 +19,7 @@ const COMPLETE: &str = "UPDATE bare SET record = $3, expires_at = clock_timestam
      WHERE key = $1 AND owner = $2 RETURNING 1";
 const READ: &str = "SELECT owner, fingerprint, record FROM bare WHERE key = $1";
 
-/// A connection with the settings of those that `PostgresStore` has, and a table of its own with the same columns and index.
+/// A connection with the settings of those that `PostgresStore` has, and its own table with the same columns and index.
 #[derive(Debug)]
 pub struct BarePostgres {
     connection: PgConnection,

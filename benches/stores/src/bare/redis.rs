@@ -60,7 +60,7 @@ impl BareRedis {
         Ok(bare)
     }
 
-    /// Each kind has keys of its own, as long as those of the store.
+    /// Each kind has its own keys, as long as those of the store.
     fn name(&self, key: &StorageKey) -> String {
         let prefix = if matches!(self.sent, Sent::Commands) { "cmds" } else { "luas" };
         format!("{prefix}:{}", key.as_bytes().iter().map(|byte| format!("{byte:02x}")).collect::<String>())

@@ -17,7 +17,7 @@ const BEGIN: &str = "INSERT INTO bare (key, owner, fingerprint, lease_until, exp
 const COMPLETE: &str = "UPDATE bare SET record = ?3, expires_at = ?4 WHERE key = ?1 AND owner = ?2 RETURNING 1";
 const READ: &str = "SELECT owner, fingerprint, record FROM bare WHERE key = ?1";
 
-/// A connection with the settings of those that `SqliteStore` has, and a table of its own with the same columns and index.
+/// A connection with the settings of those that `SqliteStore` has, and its own table with the same columns and index.
 #[derive(Debug)]
 pub struct BareSqlite {
     connection: SqliteConnection,

@@ -111,7 +111,7 @@ impl Claim for FaultyClaim {
 }
 
 #[tokio::test]
-async fn a_store_that_fails_refuses_and_the_body_does_not_start() {
+async fn a_store_that_fails_refuses_and_the_handler_does_not_start() {
     let store = Faulty(Arc::new(Faults { fail_begin: true, ..Faults::default() }));
     let idempotency = Idempotency::new(store);
     let body = Body::ready();
@@ -121,7 +121,7 @@ async fn a_store_that_fails_refuses_and_the_body_does_not_start() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_read_lets_no_body_run_without_protection_and_a_store_that_is_down_does() {
+async fn what_cannot_be_read_lets_no_handler_run_without_protection_and_a_store_that_is_down_does() {
     for damaged in [true, false] {
         let store = Faulty(Arc::new(Faults { damaged, fail_begin: !damaged, ..Faults::default() }));
         let body = Body::ready();
@@ -204,7 +204,7 @@ async fn the_engine_expires_records_of_stores_that_do_not() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_lease_is_renewed_three_times_in_its_span_while_the_body_runs() {
+async fn the_lease_is_renewed_three_times_in_its_span_while_the_handler_runs() {
     for lost in [false, true] {
         let store = Faulty(Arc::new(Faults { lost, ..Faults::default() }));
         let idempotency = Idempotency::builder(store.clone()).lease(Duration::from_secs(30)).build();
@@ -302,7 +302,7 @@ async fn a_store_that_hangs_or_panics_withholds_no_answer() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_store_that_panics_while_the_body_runs_does_not_end_the_body() {
+async fn a_store_that_panics_while_the_handler_runs_does_not_end_the_body() {
     let store = Faulty(Arc::new(Faults { step: Step::Panics, ..Faults::default() }));
     let idempotency = Idempotency::builder(store).lease(Duration::from_secs(3)).build();
     let slow = |_| async {

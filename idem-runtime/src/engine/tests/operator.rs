@@ -301,7 +301,7 @@ async fn a_second_run_takes_the_claim_over_with_an_origin_of_its_own() {
         _ = &mut rerun => panic!("the body waits"),
     }
     let running = operated.inspect().await.unwrap();
-    assert_eq!((running.status(), running.age()), (KeyStatus::InFlight, Some(Duration::ZERO)), "a run of its own");
+    assert_eq!((running.status(), running.age()), (KeyStatus::InFlight, Some(Duration::ZERO)), "its own run");
     body.go_on.add_permits(1);
     assert_eq!(ran(rerun.await), 1);
     assert_eq!(operated.inspect().await.unwrap().execution_info(), running.execution_info());

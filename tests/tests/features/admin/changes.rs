@@ -241,7 +241,7 @@ async fn a_later_run_within_the_same_instant_is_another_record() {
     let desk = Desk::over(&setup.idempotency);
     let seen = desk.seen(KEY, "forget").await;
     assert_eq!(desk.change(KEY, "forget").await.status, 200);
-    // The clock stands still.
+    // The clock is stopped.
     ask.to(&setup.app).await.assert_ran(200);
     let refused = desk.send(&[("key", "k"), ("step", "forget-now"), ("seen", &seen)]).await;
     assert_eq!(refused.status, 409, "{}", refused.text());

@@ -89,7 +89,7 @@ impl Desk {
         self.send(&[fields, &[("step", &now), ("seen", &seen)]].concat()).await
     }
 
-    /// What the page that asks for confirmation carries of how the key stands.
+    /// What the page that asks for confirmation carries of the key's state.
     pub async fn seen(&self, fields: &[(&str, &str)], step: &str) -> String {
         let asked = self.send(&[fields, &[("step", step)]].concat()).await;
         let html = asked.text();

@@ -30,12 +30,12 @@ fn cookie(value: &str) -> String {
 #[tokio::test]
 async fn nobody_sees_nothing() {
     let (setup, ask, desk, fields) = ready().await;
-    let nobody =
+    let anonymous =
         |ask: Ask| Ask { headers: ask.headers.into_iter().filter(|(name, _)| name != "x-employee").collect(), ..ask };
     let change = filled(&fields, TOKEN).header("cookie", cookie(TOKEN)).header("sec-fetch-site", "same-origin");
     let json = form(&[("key", "k")]).header("accept", "application/json");
     for ask in [page(), form(&[("key", "k")]), json, change] {
-        let refused = nobody(ask).to(&desk.app).await;
+        let refused = anonymous(ask).to(&desk.app).await;
         assert_eq!((refused.status, refused.header("cache-control")), (403, Some("no-store")));
         assert_eq!(refused.text(), "You are not signed in, as far as this page knows, so it shows nothing.\n");
     }
@@ -54,7 +54,7 @@ async fn a_blank_name_is_nobodys() {
         assert_eq!(refused.status, 403, "{name:?}");
     }
     assert!(desk.audits().is_empty());
-    // Anybody can cause it, so it wakes up nobody.
+    // Anyone can cause it, so it is no error.
     assert!(logs.text().contains(" WARN ") && !logs.text().contains("ERROR"), "{}", logs.text());
 }
 

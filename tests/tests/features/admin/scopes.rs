@@ -19,7 +19,7 @@ async fn by_caller(State(probe): State<Probe>) -> String {
 }
 
 #[idempotent(scope = global)]
-async fn by_nobody(State(probe): State<Probe>) -> String {
+async fn by_global(State(probe): State<Probe>) -> String {
     canary(&probe).await
 }
 
@@ -46,7 +46,7 @@ async fn assert_found(header: &str, ask: Ask, scope: &[(&str, &str)], elsewhere:
     for sent in [ABC, QUOTED] {
         let routes = Router::new()
             .route("/caller", post(by_caller))
-            .route("/nobody", post(by_nobody))
+            .route("/unscoped", post(by_global))
             .route("/value/{user}", post(by_value))
             .route("/values/{tenant}/{user}", post(by_values))
             .route("/header", post(by_header));
@@ -72,7 +72,7 @@ async fn assert_found(header: &str, ask: Ask, scope: &[(&str, &str)], elsewhere:
     }
 }
 
-const NOBODY: &[(&str, &str)] = &[("scope", "unscoped")];
+const UNSCOPED: &[(&str, &str)] = &[("scope", "unscoped")];
 
 fn values(lines: &str) -> [(&str, &str); 2] {
     [("scope", "values"), ("values", lines)]
@@ -85,25 +85,25 @@ fn header<'a>(name: &'a str, lines: &'a str) -> [(&'a str, &'a str); 3] {
 #[tokio::test]
 async fn without_a_scope_whoever_the_caller_is() {
     let ask = send("/caller").header("authorization", "Bearer t");
-    assert_found("idempotency-key", ask, NOBODY, &[&values("Bearer t"), &header("Authorization", "Bearer t")]).await;
+    assert_found("idempotency-key", ask, UNSCOPED, &[&values("Bearer t"), &header("Authorization", "Bearer t")]).await;
     assert_found("idempotency-key", send("/caller"), &[], &[&values("\n")]).await;
 }
 
 #[tokio::test]
 async fn in_the_global_scope() {
-    assert_found("idempotency-key", send("/nobody"), NOBODY, &[&values("global"), &values("\n")]).await;
+    assert_found("idempotency-key", send("/unscoped"), UNSCOPED, &[&values("global"), &values("\n")]).await;
 }
 
 #[tokio::test]
 async fn in_the_scope_of_one_value() {
-    let elsewhere: [&[_]; 4] = [NOBODY, &values("acm"), &values("acme\n7"), &header("user", "acme")];
+    let elsewhere: [&[_]; 4] = [UNSCOPED, &values("acm"), &values("acme\n7"), &header("user", "acme")];
     assert_found("idempotency-key", send("/value/acme"), &values("acme"), &elsewhere).await;
     assert_found("idempotency-key", send("/value/acme"), &values("acme\r\n"), &elsewhere).await;
 }
 
 #[tokio::test]
 async fn in_the_scope_of_several_values() {
-    let elsewhere: [&[_]; 4] = [NOBODY, &values("7\nacme"), &values("acme7"), &values("acme, 7")];
+    let elsewhere: [&[_]; 4] = [UNSCOPED, &values("7\nacme"), &values("acme7"), &values("acme, 7")];
     assert_found("idempotency-key", send("/values/acme/7"), &values("acme\r\n7"), &elsewhere).await;
     assert_found("idempotency-key", send("/values/gr%C3%BCn/7"), &values("grün\n7\n"), &elsewhere).await;
 }
@@ -111,13 +111,13 @@ async fn in_the_scope_of_several_values() {
 #[tokio::test]
 async fn in_the_scope_of_a_header() {
     let ask = send("/header").header("x-tenant", "acme");
-    let elsewhere: [&[_]; 3] = [NOBODY, &values("acme"), &header("X-Tenants", "acme")];
+    let elsewhere: [&[_]; 3] = [UNSCOPED, &values("acme"), &header("X-Tenants", "acme")];
     assert_found("x-key", ask.clone(), &header("X-Tenant", "acme"), &elsewhere).await;
     assert_found("x-key", ask.clone(), &header(" x-TENANT ", " acme \r\n"), &elsewhere).await;
     let twice = ask.header("x-tenant", "globex");
     assert_found("x-key", twice, &header("x-tenant", "acme\r\nglobex"), &[&header("x-tenant", "acme")]).await;
     // Where the header is missing, the caller is bound, and there is no scope.
-    assert_found("x-key", send("/header"), NOBODY, &[&header("x-tenant", "\n")]).await;
+    assert_found("x-key", send("/header"), UNSCOPED, &[&header("x-tenant", "\n")]).await;
     let page = page().to(&Desk::over(&Setup::of(Router::new()).idempotency).app).await;
     let (_, hint) = page.text().split_once("id=\"scope-unscoped-hint\"").unwrap();
     let hint = hint.split_once("</p>").unwrap().0;

@@ -38,7 +38,7 @@ async fn placed(Path(number): Path<u32>, Query(page): Query<Page>, State(probe):
     (StatusCode::CREATED, format!("{number} on {}", page.page))
 }
 
-/// The rejection becomes an answer of the body, and so is recorded.
+/// The rejection becomes a response of the body, and so is recorded.
 #[idempotent]
 async fn lenient(State(probe): State<Probe>, new: Result<Json<NewOrder>, JsonRejection>) -> Response {
     probe.run().await;

@@ -67,7 +67,7 @@ fn others() -> Vec<(&'static str, Ask)> {
 }
 
 #[tokio::test]
-async fn any_difference_is_422_while_the_body_runs() {
+async fn any_difference_is_422_while_the_handler_runs() {
     let setup = setup();
     let server = setup.serve().await;
     setup.probe.close();

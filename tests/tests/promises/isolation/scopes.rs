@@ -26,7 +26,7 @@ impl<S: Sync> FromRequestParts<S> for User {
     }
 }
 
-/// A canary that tells whose execution an answer stems from.
+/// A canary that tells whose execution a response stems from.
 async fn canary(probe: &Probe, headers: &HeaderMap) -> String {
     let run = probe.run().await;
     format!("canary-{run}-{:?}-{:?}", headers.get("x-tenant"), headers.get("x-user"))
@@ -49,7 +49,7 @@ async fn by_header(headers: HeaderMap, State(probe): State<Probe>) -> String {
 }
 
 #[idempotent(scope = global)]
-async fn by_nobody(headers: HeaderMap, State(probe): State<Probe>) -> String {
+async fn by_global(headers: HeaderMap, State(probe): State<Probe>) -> String {
     canary(&probe, &headers).await
 }
 
@@ -71,7 +71,7 @@ fn setup() -> Setup {
         .route("/user", post(by_user))
         .route("/both", post(by_both))
         .route("/header", post(by_header))
-        .route("/nobody", post(by_nobody))
+        .route("/global", post(by_global))
         .route("/path/{tenant}", post(by_path));
     Setup::of(routes)
 }
@@ -80,7 +80,7 @@ fn ask(path: &str, tenant: &str, user: &str) -> Ask {
     send(path).key("k").header("x-tenant", tenant).header("x-user", user)
 }
 
-/// Each gets an execution of its own, and then its own replay.
+/// Each gets its own execution, and then its own replay.
 async fn assert_apart(setup: &Setup, asks: &[Ask]) {
     let mut answers: Vec<Reply> = Vec::new();
     for ask in asks {
@@ -143,14 +143,14 @@ async fn with_a_scope_a_new_token_of_the_same_user_gets_the_replay() {
 #[tokio::test]
 async fn one_global_scope_is_shared_by_all() {
     let setup = setup();
-    let first = ask("/nobody", "a", "1").to(&setup.app).await;
-    ask("/nobody", "b", "2").header("authorization", "c").to(&setup.app).await.assert_replay_of(&first);
+    let first = ask("/global", "a", "1").to(&setup.app).await;
+    ask("/global", "b", "2").header("authorization", "c").to(&setup.app).await.assert_replay_of(&first);
 }
 
 #[tokio::test]
 async fn an_extractor_refuses_before_there_is_a_scope() {
     let setup = setup();
-    assert_eq!(ask("/user", "a", "nobody").to(&setup.app).await.status, 401);
+    assert_eq!(ask("/user", "a", "none").to(&setup.app).await.status, 401);
     setup.assert_nothing_stored();
 }
 
@@ -158,7 +158,7 @@ async fn an_extractor_refuses_before_there_is_a_scope() {
 async fn within_a_scope_the_endpoint_still_counts() {
     let setup = setup();
     ask("/user", "", "1").to(&setup.app).await.assert_ran(200);
-    ask("/nobody", "", "1").to(&setup.app).await.assert_ran(200);
+    ask("/global", "", "1").to(&setup.app).await.assert_ran(200);
     // Two endpoints with the same kind of scope and the same value meet, and the second is refused.
     let by_user_again = Router::new().route("/again", post(by_user));
     let (app, probe) = Setup::mount(&setup.idempotency, by_user_again);
@@ -167,7 +167,7 @@ async fn within_a_scope_the_endpoint_still_counts() {
 }
 
 #[tokio::test]
-async fn running_bodies_of_two_tenants_do_not_meet() {
+async fn running_handlers_of_two_tenants_do_not_meet() {
     let setup = setup();
     setup.probe.close();
     let spawn = |tenant: &'static str| {

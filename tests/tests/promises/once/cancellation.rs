@@ -37,7 +37,7 @@ async fn dropped_after(app: &Router, polls: usize) -> bool {
     false
 }
 
-/// From a request that is never polled to one that gets its answer.
+/// From a request that is never polled to one that gets its response.
 async fn at_every_await(engine: impl Fn() -> (Idempotency, Option<MemoryStore>)) {
     for polls in 0.. {
         let (idempotency, store) = engine();

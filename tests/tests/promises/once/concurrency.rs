@@ -46,7 +46,7 @@ fn assert_locked(reply: &Reply) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_hundred_requests_at_once_run_the_body_once() {
+async fn a_hundred_requests_at_once_run_the_handler_once() {
     let setup = setup();
     let asked = (0..100).map(|_| {
         let app = setup.app.clone();
@@ -58,7 +58,7 @@ async fn a_hundred_requests_at_once_run_the_body_once() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_hundred_connections_at_once_run_the_body_once() {
+async fn a_hundred_connections_at_once_run_the_handler_once() {
     let setup = setup();
     let server = setup.serve().await;
     let mut connections = Vec::new();
@@ -72,7 +72,7 @@ async fn a_hundred_connections_at_once_run_the_body_once() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_hundred_http2_streams_at_once_run_the_body_once() {
+async fn a_hundred_http2_streams_at_once_run_the_handler_once() {
     let setup = setup();
     let server = setup.serve().await;
     let (client, ask) = (H2::open(&server).await, ask());
@@ -95,7 +95,7 @@ async fn of_two_requests_with_one_key_one_runs_and_the_other_is_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn two_engines_over_one_store_run_the_body_once() {
+async fn two_engines_over_one_store_run_the_handler_once() {
     let setup = setup();
     let routes = || Router::new().route("/orders", post(order));
     let (other, probe) = Setup::mount(&Idempotency::new(setup.store.clone()), routes());
@@ -109,7 +109,7 @@ async fn two_engines_over_one_store_run_the_body_once() {
 }
 
 #[tokio::test]
-async fn while_the_body_runs_ninety_nine_are_told_to_come_back() {
+async fn while_the_handler_runs_ninety_nine_are_told_to_come_back() {
     let setup = setup();
     let server = setup.serve().await;
     setup.probe.close();

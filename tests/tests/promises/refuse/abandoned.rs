@@ -56,7 +56,7 @@ fn by_default_a_retry_is_refused_and_nothing_runs() {
             ask.clone().body("other").to(&setup.app).await.assert_refused(422, "idempotency_key_mismatch");
         }
         assert_eq!((setup.probe.runs(), setup.store.usage().in_flight), (1, 1));
-        // Not even when a record would be long gone: nobody knows.
+        // Not even when a record would be long gone: the outcome is unknown.
         setup.clock.advance(std::time::Duration::from_secs(1_000_000));
         ask.to(&setup.app).await.assert_refused(409, "idempotency_outcome_unknown");
     });

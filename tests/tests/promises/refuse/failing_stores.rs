@@ -1,4 +1,4 @@
-//! Stores that fail: the client gets the real answer, the claim stays, and nothing runs twice.
+//! Stores that fail: the client gets the real response, the claim stays, and nothing runs twice.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -26,8 +26,8 @@ fn ask() -> Ask {
     send("/").key("KEY-canary")
 }
 
-fn failing(times: usize, twins: bool) -> Faults {
-    Faults { failing: AtomicUsize::new(times), twins, ..Faults::default() }
+fn failing(times: usize, copies: bool) -> Faults {
+    Faults { failing: AtomicUsize::new(times), copies, ..Faults::default() }
 }
 
 #[tokio::test(start_paused = true)]

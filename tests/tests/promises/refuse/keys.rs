@@ -25,7 +25,7 @@ fn setup() -> Setup {
 
 /// What becomes of a request with these header lines.
 enum Then {
-    /// The body runs.
+    /// The handler runs.
     Runs,
     /// Refused by the runtime with this code.
     Refused(&'static str),

@@ -1,4 +1,4 @@
-//! At a limit new keys are refused before the body starts, existing ones are still answered, and nothing live is dropped.
+//! At a limit new keys are refused before the handler starts, existing ones are still answered, and nothing live is dropped.
 
 use std::time::Duration;
 
@@ -75,7 +75,7 @@ async fn expiry_makes_room_for_as_many_as_expired() {
 }
 
 #[tokio::test]
-async fn running_bodies_count_and_are_not_dropped() {
+async fn running_handlers_count_and_are_not_dropped() {
     let setup = setup(MemoryStore::builder().max_entries(1).build());
     setup.probe.close();
     let app = setup.app.clone();
@@ -117,7 +117,7 @@ async fn at_max_bytes_new_keys_are_refused_and_existing_ones_answered() {
     assert!(setup.store.usage().bytes <= 100_000);
     for (key, answer) in answers.iter().enumerate() {
         let retry = large(key).to(&setup.app).await;
-        // An answer for whose bytes there was no room has left a tombstone: never a second run.
+        // A response for whose bytes there was no room has left a tombstone: never a second run.
         if retry.status == 201 {
             retry.assert_replay_of(answer)
         } else {
@@ -163,7 +163,7 @@ async fn over_max_executions_new_keys_are_refused_and_usable_afterwards() {
 }
 
 #[tokio::test]
-async fn bodies_whose_client_left_count_as_executions() {
+async fn handlers_whose_client_left_count_as_executions() {
     let setup = Setup::with(MemoryStore::new(), |builder| builder.max_executions(1), routes());
     setup.probe.close();
     let app = setup.app.clone();

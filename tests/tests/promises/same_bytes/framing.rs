@@ -35,7 +35,7 @@ async fn twice(setup: &Setup) -> (Reply, Reply) {
     (first, replay)
 }
 
-/// What a wrong header does to the first answer is between the handler and hyper (which panics on it in debug builds, and
+/// What a wrong header does to the first response is between the handler and hyper (which panics on it in debug builds, and
 /// sends it in release builds), so that one does not go over a socket here.
 #[tokio::test]
 async fn a_wrong_content_length_does_not_reach_the_replay() {

@@ -7,7 +7,7 @@ use axum::{Json, http};
 use idem_tests::{Connection, H2, Reply, Setup, answering, post as send};
 use serde_json::json;
 
-/// Asks twice over sockets, HTTP/1.1 and HTTP/2, and gives back the first answer and the replay.
+/// Asks twice over sockets, HTTP/1.1 and HTTP/2, and gives back the first response and the replay.
 async fn first_and_replay(setup: &Setup) -> (Reply, Reply) {
     let ask = send("/").key("k");
     let server = setup.serve().await;

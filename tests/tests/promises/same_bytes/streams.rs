@@ -1,4 +1,4 @@
-//! Answers of unknown length reach the first caller live, and are recorded as they flow.
+//! Responses of unknown length reach the first caller live, and are recorded as they flow.
 
 use axum::http::{HeaderMap, HeaderValue};
 use bytes::Bytes;

@@ -1,4 +1,4 @@
-//! The client leaves while the body runs.
+//! The client leaves while the handler runs.
 
 use std::time::Duration;
 
@@ -26,7 +26,7 @@ fn ask() -> Ask {
     send("/orders").key("k").body("a book")
 }
 
-/// A client that leaves while the body stands at the gate.
+/// A client that leaves while the handler waits at the gate.
 async fn leave(way: &str, server: &Server, probe: &Probe) {
     if way.starts_with("h2") {
         let client = H2::open(server).await;
@@ -54,7 +54,7 @@ async fn leave(way: &str, server: &Server, probe: &Probe) {
     probe.left(1).await;
 }
 
-/// What the attribute is for: the body goes on, and the retry gets its answer.
+/// What the attribute is for: the handler goes on, and the retry gets its response.
 async fn a_client_that_leaves(way: &str) {
     let setup = Setup::of(Router::new().route("/orders", post(order)));
     let server = setup.serve().await;

@@ -1,4 +1,4 @@
-//! A graceful shutdown does not wait for bodies whose client is gone; `drain` does.
+//! A graceful shutdown does not wait for handlers whose client is gone; `drain` does.
 
 use axum::Router;
 use axum::extract::State;
