@@ -298,8 +298,8 @@ async fn a_replay_neither_writes_nor_locks() {
     leave_record(&store, &recorded, "answer").await;
     let _claim = claim(&store, &claimed).await;
     // The first look marks the rows as committed, and the server logs that if it has checksums.
-    assert_eq!(stands(&store, &recorded).await, "completed: answer");
-    assert_eq!(stands(&store, &claimed).await, "in flight");
+    assert_eq!(state_of(&store, &recorded).await, "completed: answer");
+    assert_eq!(state_of(&store, &claimed).await, "in flight");
     let position = "SELECT pg_current_wal_insert_lsn(), (SELECT string_agg(xmax::text, ',') FROM idempotency)";
     server.sql("CHECKPOINT");
     let before = server.sql(position);

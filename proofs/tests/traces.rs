@@ -91,7 +91,7 @@ async fn ask(engine: &Idempotency, ready: impl Future<Output = ()> + Send + 'sta
     span.instrument(work).await;
 }
 
-/// The trace of `work` with an engine over a store with this fault, and a clock of its own.
+/// The trace of `work` with an engine over a store with this fault, and its own clock.
 fn traced<F: Future<Output = ()>>(fault: Option<Fault>, work: impl FnOnce(Idempotency, ManualClock) -> F) -> Vec<Line> {
     let trace = Trace::in_memory();
     let clock = ManualClock::new();
@@ -194,7 +194,7 @@ fn a_replay_of_what_is_not_recorded_is_no_run_of_the_model() {
     let first = [(1, Asked), (1, Granted), (1, started("a"))];
     is_no_run(&CALM, &[&first[..], &[(2, Asked), (2, replayed("a"))]].concat());
     is_no_run(&CALM, &[&first[..], &[(1, Completed), (2, Asked), (2, replayed("b"))]].concat());
-    // The record was there before its owner heard of it.
+    // The record was there before its owner knew.
     is_run(&CALM, &[&first[..], &[(2, Asked), (2, replayed("a")), (1, Completed)]].concat());
     // Its owner died before it could.
     is_run(&SLOW, &[&first[..], &[(2, Asked), (2, replayed("a"))]].concat());
@@ -218,7 +218,7 @@ fn a_refusal_that_is_not_true_is_no_run_of_the_model() {
     is_run(&CALM, &but(&free, codes::STORE_FULL));
     let running = [&first[..], &[(2, Asked)]].concat();
     is_run(&CALM, &but(&running, codes::KEY_LOCKED));
-    // Its owner may be dead, but not if it is heard of later.
+    // Its owner may be dead, but not if it reports something later.
     is_run(&CALM, &but(&running, codes::OUTCOME_UNKNOWN));
     is_no_run(&CALM, &[&but(&running, codes::OUTCOME_UNKNOWN)[..], &[(1, Completed)]].concat());
     is_run(&SLOW, &[&but(&running, codes::OUTCOME_UNKNOWN)[..], &[(1, Completed)]].concat());

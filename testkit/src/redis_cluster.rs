@@ -44,7 +44,7 @@ impl RedisCluster {
         cluster
     }
 
-    /// Waits until all nodes know so many, and serve all slots.
+    /// Waits until all nodes know this many, and serve all slots.
     ///
     /// # Panics
     /// If they do not.

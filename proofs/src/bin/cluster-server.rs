@@ -40,9 +40,9 @@ async fn rerun_order(
     (StatusCode::CREATED, ship(&effects, &key, &headers).await)
 }
 
-/// One in so many executions blocks the thread of the runtime that it runs on.
+/// One execution in this many blocks the thread of the runtime that it runs on.
 const BLOCKS: u64 = 10;
-/// One in so many of those blocks it for longer than the lease of a run with kills.
+/// One of those in this many blocks it for longer than the lease of a run with kills.
 const BLOCKS_LONG: u64 = 10;
 const LONG: Duration = Duration::from_millis(2500);
 

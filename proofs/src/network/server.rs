@@ -91,7 +91,7 @@ struct Remote {
     lease: Duration,
 }
 
-/// A server that forgets everything when its host crashes, unless its store is a remote one: each start has an engine of its own.
+/// A server that forgets everything when its host crashes, unless its store is a remote one: each start has its own engine.
 #[derive(Clone)]
 pub struct Server {
     pub shop: Shop,

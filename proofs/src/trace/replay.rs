@@ -163,7 +163,7 @@ impl<'a> Search<'a> {
             can(Action::Resume(me));
             can(Action::Renew(me));
             let rest = request.lines.get(explained).map(|(_, line)| &line.event);
-            // The store may have done more than the request heard of, before its process died or it gave up.
+            // The store may have done more than the request learned, before its process died or it gave up.
             if rest.is_none_or(|event| *event == Event::Unconfirmed || event.gives_up()) {
                 can(Action::BeginLosesAck(me));
                 can(Action::CompleteLosesAck(me));
