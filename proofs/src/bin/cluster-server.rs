@@ -40,9 +40,9 @@ async fn rerun_order(
     (StatusCode::CREATED, ship(&effects, &key, &headers).await)
 }
 
-/// One execution in this many blocks the thread of the runtime that it runs on.
+/// How many executions in a hundred block the thread of the runtime that they run on.
 const BLOCKS: u64 = 10;
-/// One of those in this many blocks it for longer than the lease of a run with kills.
+/// How many of a hundred of those block it for longer than the lease of a run with kills.
 const BLOCKS_LONG: u64 = 10;
 const LONG: Duration = Duration::from_millis(2500);
 
@@ -55,8 +55,9 @@ async fn ship(effects: &Effects, key: &IdempotencyKey, headers: &HeaderMap) -> S
         while !Path::new(gate).exists() {
             sleep(Duration::from_millis(5)).await;
         }
-    } else if dice::roll(BLOCKS) == 0 {
-        thread::sleep(if dice::roll(BLOCKS_LONG) == 0 { LONG } else { dice::milliseconds(20) });
+    } else if Dice::unseeded().percent(BLOCKS) {
+        let mut dice = Dice::unseeded();
+        thread::sleep(if dice.percent(BLOCKS_LONG) { LONG } else { dice.millis(0..=20) });
     }
     sleep(Dice::unseeded().millis(0..=20)).await;
     effects.add(Kind::Effect, key.as_str(), &execution).expect("the file of effects takes a line");
