@@ -194,7 +194,7 @@ fn a_replay_of_what_is_not_recorded_is_no_run_of_the_model() {
     let first = [(1, Asked), (1, Granted), (1, started("a"))];
     is_no_run(&CALM, &[&first[..], &[(2, Asked), (2, replayed("a"))]].concat());
     is_no_run(&CALM, &[&first[..], &[(1, Completed), (2, Asked), (2, replayed("b"))]].concat());
-    // The record was there before its owner knew.
+    // The record was there before its owner got the reply.
     is_run(&CALM, &[&first[..], &[(2, Asked), (2, replayed("a")), (1, Completed)]].concat());
     // Its owner died before it could.
     is_run(&SLOW, &[&first[..], &[(2, Asked), (2, replayed("a"))]].concat());

@@ -56,6 +56,19 @@ struct Request<'a> {
     gave_up: bool,
 }
 
+impl Request<'_> {
+    /// Its line before the next one lies before the first line that is not explained, so that it may take a step here.
+    fn reached(&self, explained: usize, next: usize) -> bool {
+        self.lines[explained - 1].0 < next
+    }
+
+    /// The store may have done more than it told the request, before its process died or it gave up.
+    fn is_silent(&self, explained: usize) -> bool {
+        let next = self.lines.get(explained).map(|(_, line)| &line.event);
+        next.is_none_or(|event| *event == Event::Unconfirmed || event.gives_up())
+    }
+}
+
 impl Event {
     /// The request does not learn what the store did.
     fn gives_up(&self) -> bool {
@@ -139,7 +152,7 @@ impl<'a> Search<'a> {
         let mut nodes = Vec::new();
         for (me, (request, &explained)) in self.requests.iter().zip(&node.explained).enumerate() {
             let Some((place, line)) = request.lines.get(explained) else { continue };
-            if request.lines[explained - 1].0 < next
+            if request.reached(explained, next)
                 && let Some(state) = self.explain(&node.state, me, &line.event)
             {
                 let mut node = Node { explained: node.explained.clone(), state };
@@ -151,28 +164,34 @@ impl<'a> Search<'a> {
         nodes.into_iter().map(|(_, node)| node).collect()
     }
 
-    /// The nodes after a step of which the engine cannot know.
+    /// The nodes after steps of which the engine cannot know. Each changes what is in the store: others explain no line.
     fn unseen(&self, node: &Node, next: usize) -> Vec<Node> {
-        let mut states: Vec<State> = self.step(&node.state, Action::LeaseEnds).into_iter().collect();
-        for (me, (request, &explained)) in self.requests.iter().zip(&node.explained).enumerate() {
-            if next < request.lines[explained - 1].0 {
-                continue;
+        let state = &node.state;
+        let mut states = Vec::new();
+        if let Slot::Claim { owner, live } = state.slot {
+            states.extend(self.step(state, Action::LeaseEnds));
+            let (request, explained) = (&self.requests[owner], node.explained[owner]);
+            if request.reached(explained, next) {
+                // Its owner was slow, or died.
+                states.extend(self.steps(state, &[Action::Pause(owner), Action::LeaseEnds, Action::Resume(owner)]));
+                states.extend(self.step(state, Action::Renew(owner)));
+                if explained == request.lines.len() && request.process_ends < next {
+                    states.extend(self.steps(state, &[Action::Crash(owner), Action::LeaseEnds]));
+                }
+                if request.is_silent(explained) {
+                    states.extend(self.step(state, Action::CompleteLosesAck(owner)));
+                }
+                if request.gave_up && live {
+                    states.extend(self.release_late(state, owner));
+                }
             }
-            let mut can = |action| states.extend(self.step(&node.state, action));
-            can(Action::Pause(me));
-            can(Action::Resume(me));
-            can(Action::Renew(me));
-            let rest = request.lines.get(explained).map(|(_, line)| &line.event);
-            // The store may have done more than the request learned, before its process died or it gave up.
-            if rest.is_none_or(|event| *event == Event::Unconfirmed || event.gives_up()) {
-                can(Action::BeginLosesAck(me));
-                can(Action::CompleteLosesAck(me));
-            }
-            if rest.is_none() && request.process_ends < next {
-                can(Action::Crash(me));
-            }
-            if request.gave_up && node.state.slot == (Slot::Claim { owner: me, live: true }) {
-                states.extend(self.release_late(&node.state, me));
+        }
+        if !matches!(state.slot, Slot::Record(_) | Slot::Claim { live: true, .. }) {
+            for (me, (request, &explained)) in self.requests.iter().zip(&node.explained).enumerate() {
+                if request.reached(explained, next) && request.is_silent(explained) {
+                    let claimed = self.step(state, Action::BeginLosesAck(me));
+                    states.extend(claimed.filter(|claimed| claimed.slot != state.slot));
+                }
             }
         }
         states.into_iter().map(|state| Node { explained: node.explained.clone(), state }).collect()
@@ -180,7 +199,7 @@ impl<'a> Search<'a> {
 
     /// A claim is released that its request did not hear of.
     fn release_late(&self, state: &State, me: usize) -> Option<State> {
-        self.step(&self.step(state, Action::Begin(me))?, Action::Release(me))
+        self.steps(state, &[Action::Begin(me), Action::Release(me)])
     }
 
     /// Takes a step that the model allows here.
@@ -188,6 +207,10 @@ impl<'a> Search<'a> {
         let mut actions = Vec::new();
         self.protocol.actions(state, &mut actions);
         actions.contains(&action).then(|| self.protocol.next_state(state, action)).flatten()
+    }
+
+    fn steps(&self, state: &State, actions: &[Action]) -> Option<State> {
+        actions.iter().try_fold(state.clone(), |state, action| self.step(&state, *action))
     }
 
     /// The state after what was reported of a request, if the model can take that step.
