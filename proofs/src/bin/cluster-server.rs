@@ -1,6 +1,7 @@
 //! One process of the service: `cluster-server <store> <lease in milliseconds> <file of effects>`. With `transactions+` before the
-//! URL of a database the effects are rows in it, and with `cluster+` a URL is that of a node of a Redis Cluster. It says on which
-//! port it listens, and ends when its standard input does, so that none is left behind when a test is killed.
+//! URL of a database the effects are rows in it, and with `cluster+` a URL is that of a node of a Redis Cluster. What the engine
+//! reports goes to a file beside that of the effects. It says on which port it listens, and ends when its standard input does, so that
+//! none is left behind when a test is killed.
 
 use std::io::Read;
 use std::path::Path;
@@ -15,7 +16,9 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::routing::post;
 use idem_axum::{Idempotency, IdempotencyBuilder, IdempotencyKey, IdempotencyLayer, idempotent};
 use idem_proofs::cluster::effects::{Effects, Kind};
+use idem_proofs::cluster::processes::trace_beside;
 use idem_proofs::cluster::transactions;
+use idem_proofs::trace::{Observer, Trace};
 use idem_redis::RedisStore;
 use idem_sqlx::{PostgresStore, SqliteStore};
 use idem_testkit::dice::Dice;
@@ -96,6 +99,8 @@ async fn main() {
         exit(2);
     };
     let lease = Duration::from_millis(lease.parse().expect("a lease in milliseconds"));
+    let trace = Trace::append(&trace_beside(Path::new(effects))).expect("the file of the trace");
+    tracing::subscriber::set_global_default(Observer::of(trace)).expect("there is no other subscriber");
     let effects = Arc::new(Effects::open(Path::new(effects)).expect("the file of effects"));
     let (transfers, builder) = match store.strip_prefix("transactions+") {
         Some(url) => transactions::service(url).await,

@@ -5,6 +5,7 @@ use std::fmt;
 use std::time::Duration;
 
 use crate::cluster::effects::{Kind, Line};
+use crate::trace;
 
 /// One operation: a key, and what its client was told.
 #[derive(Clone, Debug, Default)]
@@ -45,6 +46,10 @@ pub struct Findings {
     pub operations: Vec<Operation>,
     /// What handlers did.
     pub lines: Vec<Line>,
+    /// What the engines reported.
+    pub trace: Vec<trace::Line>,
+    /// The keys that were still in flight one lease after the last fault, and what the client got instead of a response.
+    pub unsettled: Vec<(String, String)>,
     /// How many processes were killed, and others started in their place.
     pub kills: usize,
     /// How long the run took.
@@ -66,6 +71,8 @@ pub enum Fault {
     NoEffect(String),
     /// An answer that no client should get.
     Surprise(String, String),
+    /// The key was not recorded, free or reported unknown one lease after the last fault.
+    Unsettled(String, String),
 }
 
 impl Findings {
@@ -83,6 +90,7 @@ impl Findings {
                 }
             }
         }
+        faults.extend(self.unsettled.iter().cloned().map(|(key, got)| Fault::Unsettled(key, got)));
         let effects = self.executions(Kind::Effect);
         for Operation { key, answers, unknown, surprises, .. } in &self.operations {
             faults.extend(surprises.iter().map(|surprise| Fault::Surprise(key.clone(), surprise.clone())));
@@ -166,6 +174,8 @@ mod tests {
         Findings {
             operations: vec![known, unknown],
             lines: lines.map(|(kind, key, execution)| line(kind, key, execution)).to_vec(),
+            trace: Vec::new(),
+            unsettled: Vec::new(),
             kills: 1,
             took: Duration::from_secs(1),
         }
@@ -194,6 +204,10 @@ mod tests {
             [Fault::TwoAnswers(one()), Fault::NoEffect(one())]
         );
         assert_eq!(faults(|run| drop(run.lines.remove(1))), [Fault::NoEffect(one())]);
+        assert_eq!(
+            faults(|run| run.unsettled.push(("one".to_owned(), "locked".to_owned()))),
+            [Fault::Unsettled(one(), "locked".to_owned())]
+        );
         assert_eq!(
             faults(|run| run.operations[0].surprises.push("500".to_owned())),
             [Fault::Surprise(one(), "500".to_owned())]

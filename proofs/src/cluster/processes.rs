@@ -47,6 +47,16 @@ impl Service {
     pub fn effects(&self) -> &Path {
         &self.effects
     }
+
+    /// Where processes leave what their engines report.
+    pub fn trace(&self) -> PathBuf {
+        trace_beside(&self.effects)
+    }
+}
+
+/// The file of the trace, beside the file of effects.
+pub fn trace_beside(effects: &Path) -> PathBuf {
+    effects.with_extension("trace")
 }
 
 /// One process. It is killed when this is dropped.

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use crate::trace;
 use futures_util::future::join_all;
 use tokio::sync::watch;
 use tokio::time::sleep;
@@ -56,8 +57,39 @@ pub async fn run(service: &Service, path: &'static str, operations: usize, kill:
         replace_one(service, &mut processes, &proxy).await;
         kills += 1;
     };
-    let operations = done.into_iter().flat_map(|client| client.expect("no client panics")).collect();
-    Findings { operations, lines: effects::read(service.effects()), kills, took: began.elapsed() }
+    let operations: Vec<_> = done.into_iter().flat_map(|client| client.expect("no client panics")).collect();
+    // The last look may run a handler for a key that is free.
+    let (lines, took) = (effects::read(service.effects()), began.elapsed());
+    let keys = operations.iter().map(|operation| operation.key.clone()).collect();
+    let unsettled = last_look(proxy.port(), path, keys, service.lease).await;
+    drop(processes);
+    let trace = trace::read(&service.trace()).expect("processes have left a trace");
+    Findings { operations, lines, trace, unsettled, kills, took }
+}
+
+/// Asks for each key when nothing goes wrong any more. One lease later each is recorded, free or reported unknown; returns those
+/// that are not.
+async fn last_look(port: u16, path: &'static str, keys: Vec<String>, lease: Duration) -> Vec<(String, String)> {
+    let end = Instant::now() + lease;
+    let mut unsettled = Vec::new();
+    let mut client = Client::new(port);
+    for key in keys {
+        loop {
+            let is_last = Instant::now() > end;
+            let got = match client.ask(path, &key, "").await {
+                Ok(Heard::Answer { .. }) => break,
+                Ok(heard) if heard.is_refusal("idempotency_outcome_unknown") => break,
+                Ok(other) => format!("{other:?}"),
+                Err(error) => error.to_string(),
+            };
+            if is_last {
+                unsettled.push((key, got));
+                break;
+            }
+            sleep(Duration::from_millis(20)).await;
+        }
+    }
+    unsettled
 }
 
 /// Resolves when a process is to be killed.

@@ -6,6 +6,8 @@ use idem_proofs::cluster::effects::Kind;
 use idem_proofs::cluster::findings::{Fault, Findings};
 use idem_proofs::cluster::processes::Service;
 use idem_proofs::cluster::run::{Kill, run};
+use idem_proofs::model::{Abandoned, Protocol};
+use idem_proofs::trace::{Event, validate};
 use idem_testkit::pgbouncer::PgBouncer;
 use idem_testkit::postgres::Postgres;
 use idem_testkit::redis::Redis;
@@ -35,12 +37,24 @@ async fn killed(store: &str, path: &'static str) -> Findings {
     findings
 }
 
+/// What may go wrong here: a busy machine also makes owners slow.
+const KILLED: Protocol = Protocol { crash: true, pause: true, lost_acks: true, release: true, ..Protocol::CALM };
+
+/// What the engines reported is a run of the model.
+fn assert_run_of(protocol: &Protocol, findings: &Findings) {
+    assert!(findings.trace.len() > findings.operations.len());
+    let unexplained = validate(protocol, &findings.trace);
+    unexplained.iter().for_each(|unexplained| println!("{unexplained}"));
+    assert!(unexplained.is_empty(), "{} keys have no run of the model", unexplained.len());
+}
+
 /// Every operation has one effect and one response, or its client was told that the outcome is unknown.
 fn assert_once(findings: &Findings) {
     assert_eq!(findings.faults(), [], "{findings}");
     let (unknown, without_effect) = findings.unknown();
     assert!(unknown > 0, "no kill hit a body, so nothing was shown: {findings}");
     assert_eq!(findings.effects(), findings.operations.len() - without_effect, "{findings}");
+    assert_run_of(&KILLED, findings);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -88,4 +102,8 @@ async fn with_rerun_the_same_kills_make_effects_twice_and_that_is_found() {
     assert!(faults.iter().all(|fault| matches!(fault, Fault::Twice(..))), "{faults:?}");
     // No client is refused for good here.
     assert_eq!(findings.unknown(), (0, 0), "{findings}");
+    // The model that refuses has no such step.
+    assert_run_of(&Protocol { abandoned: Abandoned::Rerun, lost_owner_answers: false, ..KILLED }, &findings);
+    let unexplained = validate(&KILLED, &findings.trace);
+    assert!(unexplained.iter().any(|unexplained| unexplained.line.1.event == Event::TakenOver), "{unexplained:?}");
 }

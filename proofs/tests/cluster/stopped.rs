@@ -5,7 +5,9 @@ use std::time::{Duration, Instant};
 
 use idem_proofs::cluster::client::{Client, Heard};
 use idem_proofs::cluster::effects::{self, Kind};
-use idem_proofs::cluster::processes::{Process, Service};
+use idem_proofs::cluster::processes::{Process, Service, trace_beside};
+use idem_proofs::model::Protocol;
+use idem_proofs::trace;
 use idem_testkit::postgres::Postgres;
 use idem_testkit::redis::Redis;
 use tempfile::TempDir;
@@ -55,6 +57,15 @@ impl Stopped {
         lines.into_iter().filter(|line| line.kind == kind).map(|line| line.execution).collect()
     }
 
+    /// What the engines reported is a run of the model, in which an owner is slow.
+    fn assert_run_of(&self, protocol: &Protocol) {
+        let lines = trace::read(&trace_beside(&self.folder.path().join("effects"))).unwrap();
+        let protocol = Protocol { pause: true, ..protocol.clone() };
+        let unexplained: Vec<_> = trace::validate(&protocol, &lines).iter().map(ToString::to_string).collect();
+        assert!(unexplained.is_empty(), "{}", unexplained.concat());
+        assert!(!trace::validate(&Protocol { pause: false, ..protocol }, &lines).is_empty(), "no owner was slow");
+    }
+
     async fn until(&self, is_so: impl Fn(&Self) -> bool) {
         let began = Instant::now();
         while !is_so(self) {
@@ -96,6 +107,7 @@ async fn refused_until_the_owner_goes_on(store: &str) {
     assert_eq!(first, answer(&executions[0], false), "no other owner has run the handler, so the owner's answer holds");
     assert_eq!(stopped.retry("/orders").await, answer(&executions[0], true));
     assert_eq!(stopped.executions(Kind::Start), executions);
+    stopped.assert_run_of(&Protocol::CALM);
 }
 
 async fn overtaken_by_the_second_run(store: &str) {
@@ -113,6 +125,7 @@ async fn overtaken_by_the_second_run(store: &str) {
     assert_eq!(stopped.retry("/rerun").await, answer(&starts[1], true));
     // Which is what the policy has asked for.
     assert_eq!(stopped.executions(Kind::Effect), [&*starts[1], &*starts[0]]);
+    stopped.assert_run_of(&Protocol::RERUN);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
