@@ -95,15 +95,24 @@ async fn over_sqlite_no_kill_makes_an_effect_twice_or_changes_an_answer() {
 /// The same run where the policy asks for a second start: the checker finds the effects that there are twice, and nothing else.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn with_rerun_the_same_kills_make_effects_twice_and_that_is_found() {
-    let redis = Redis::start().await;
-    let findings = killed(&redis.url(), "/rerun").await;
-    let faults = findings.faults();
-    assert!(faults.iter().any(|fault| matches!(fault, Fault::Twice(Kind::Effect, _))), "{findings}");
-    assert!(faults.iter().all(|fault| matches!(fault, Fault::Twice(..))), "{faults:?}");
-    // No client is refused for good here.
-    assert_eq!(findings.unknown(), (0, 0), "{findings}");
-    // The model that refuses has no such step.
-    assert_run_of(&Protocol { abandoned: Abandoned::Rerun, lost_owner_answers: false, ..KILLED }, &findings);
-    let unexplained = validate(&KILLED, &findings.trace);
-    assert!(unexplained.iter().any(|unexplained| unexplained.line.1.event == Event::TakenOver), "{unexplained:?}");
+    // A few kills need not hit a handler, so there are more runs if they did not.
+    for _ in 0..5 {
+        let redis = Redis::start().await;
+        let findings = killed(&redis.url(), "/rerun").await;
+        let faults = findings.faults();
+        assert!(faults.iter().all(|fault| matches!(fault, Fault::Twice(..))), "{faults:?}");
+        // No client is refused for good here.
+        assert_eq!(findings.unknown(), (0, 0), "{findings}");
+        // The model that refuses has no such step.
+        assert_run_of(&Protocol { abandoned: Abandoned::Rerun, lost_owner_answers: false, ..KILLED }, &findings);
+        if faults.iter().any(|fault| matches!(fault, Fault::Twice(Kind::Effect, _))) {
+            let unexplained = validate(&KILLED, &findings.trace);
+            assert!(
+                unexplained.iter().any(|unexplained| unexplained.line.1.event == Event::TakenOver),
+                "{unexplained:?}"
+            );
+            return;
+        }
+    }
+    panic!("no kill hit a handler, so nothing was shown");
 }
