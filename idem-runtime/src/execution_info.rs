@@ -162,6 +162,15 @@ impl ExecutionInfo {
         self.0.ttl
     }
 
+    /// Returns an info that says of an execution only that it started at the same endpoint under another policy: for a store that
+    /// knows no more of it.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn under_another_policy(&self) -> Self {
+        let Data { id, started_at, ttl, policy, trace, endpoint } = *self.0;
+        Self(Arc::new(Data { id, started_at, ttl, policy: PolicyTag(!policy.0), trace, endpoint }))
+    }
+
     /// Returns the tag of the policy under which the execution started.
     pub fn policy(&self) -> PolicyTag {
         self.0.policy

@@ -153,16 +153,20 @@ pub(crate) struct Statements {
     pub(crate) look: Arc<str>,
     /// Whether looking before claiming is cheaper.
     pub(crate) looks_first: bool,
-    /// `key, fingerprint`: the session whose transaction holds the key, and whether it does so with this fingerprint. For databases
-    /// in which a transaction that holds a key does not stop others.
+    /// `key, fingerprint, endpoint, policy`: the session whose transaction holds the key, whether it does so with this fingerprint,
+    /// and whether at this endpoint under another policy. For databases in which a transaction that holds a key does not stop
+    /// others.
     pub(crate) holder: Option<Arc<str>>,
     /// `session`: for how many milliseconds the transaction of a session has waited for its next statement. No row if it runs one, or
     /// is in no transaction. For databases in which a session can be asked for.
     pub(crate) idle: Option<Arc<str>>,
+    /// `session, whether to cancel (1)`: a row if a session runs a statement, which is cancelled. For databases in which a session can
+    /// be asked for.
+    pub(crate) end: Option<Arc<str>>,
     /// `key, owner, fingerprint, lease, retention, info`: a claim, or the row that prevents it, or nothing if it has changed
     /// meanwhile.
     pub(crate) begin: Arc<str>,
-    /// As `begin`, and quicker, for a transaction: only a claim of a key that has no row.
+    /// As `begin`, and quicker, for a transaction: only a claim of a key that has no row. Its last parameters are `endpoint, policy`.
     pub(crate) claim: Option<Arc<str>>,
     /// `key, owner, lease, retention`: a row if done.
     pub(crate) renew: Arc<str>,

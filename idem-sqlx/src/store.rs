@@ -21,7 +21,7 @@ use crate::errors::{DatabaseError, MigrateError, Problem, Step};
 use crate::execute::{Executor, key_value};
 use crate::replay_count::ReplayCounter;
 use crate::rows::{self, BeginRow};
-use crate::transaction::{OpenTransaction, Running, Transactions};
+use crate::transaction::{OpenTransaction, Running, Transactions, policy_lock};
 use crate::watches::Watches;
 
 /// How often `begin` looks again if, each time, another request changed the key.
@@ -79,13 +79,24 @@ struct StoreInner<D: Dialect> {
 pub(crate) struct Holder {
     pub(crate) session: i64,
     is_same: bool,
+    has_other_policy: bool,
 }
 
 impl Holder {
-    /// Returns the fingerprint with which it holds the key, given that of a request: the same, or another one.
-    pub(crate) fn fingerprint(&self, of_request: &Fingerprint) -> Fingerprint {
+    /// Returns what it means to a request with this fingerprint.
+    pub(crate) fn begun<C>(&self, fingerprint: &Fingerprint, info: Option<&ExecutionInfo>) -> Begin<C> {
+        if self.is_same {
+            return Begin::InFlight(*fingerprint);
+        }
         // Of another one nothing is known.
-        if self.is_same { *of_request } else { Fingerprint::from_bytes(of_request.as_bytes().map(|byte| !byte)) }
+        let other = Fingerprint::from_bytes(fingerprint.as_bytes().map(|byte| !byte));
+        match info {
+            // A claim that cannot be inspected, so its info comes as that of a record does.
+            Some(info) if self.has_other_policy => {
+                Begin::Completed(Record::without_content(other, Some(&info.under_another_policy())))
+            }
+            _ => Begin::InFlight(other),
+        }
     }
 }
 
@@ -128,19 +139,31 @@ impl<D: Dialect> SqlStore<D> {
         &self.inner.running
     }
 
+    /// Resolves when the pool of the handlers was closed.
+    pub(crate) async fn pool_closed(&self) {
+        match &self.inner.transactions {
+            Some(transactions) => transactions.pool.close_event().await,
+            None => std::future::pending().await,
+        }
+    }
+
     /// Returns the session whose transaction holds the key.
     pub(crate) async fn holder(
         &self,
         key: &StorageKey,
         fingerprint: &Fingerprint,
+        info: Option<&ExecutionInfo>,
     ) -> Result<Option<Holder>, DatabaseError> {
         let executor = &self.inner.executor;
         let Some(holder) = &executor.statements.holder else { return Ok(None) };
-        let values = [key_value(key), Value::Bytes(fingerprint.as_bytes())];
+        // No lock has these numbers.
+        let [endpoint, policy] = policy_lock(key, info).unwrap_or([-1; 2]);
+        let values =
+            [key_value(key), Value::Bytes(fingerprint.as_bytes()), Value::Number(endpoint), Value::Number(policy)];
         let result = executor.read(Step::Begin, holder, &values).await?;
         let Some(row) = result.rows.first() else { return Ok(None) };
         let read = rows::holder::<D>(row).map_err(|problem| DatabaseError { step: Step::Begin, problem })?;
-        Ok(Some(Holder { session: read.0, is_same: read.1 }))
+        Ok(Some(Holder { session: read.0, is_same: read.1, has_other_policy: read.2 }))
     }
 
     /// Returns whether this store is in a database that says this of itself.
@@ -230,7 +253,7 @@ impl<D: Dialect> SqlStore<D> {
         let result = self.inner.executor.read(Step::Wait, sql, &[key_value(key)]).await?;
         let Some(row) = result.rows.first() else {
             // Whether it has this fingerprint or another one does not matter.
-            let holder = self.holder(key, &Fingerprint::from_bytes([0; 32])).await?;
+            let holder = self.holder(key, &Fingerprint::from_bytes([0; 32]), None).await?;
             return Ok(holder.map(|_| MAX_WAIT_PAUSE));
         };
         let left = rows::number::<D>(row).map_err(|problem| DatabaseError { step: Step::Wait, problem })?;
@@ -301,8 +324,8 @@ impl<D: Dialect> Store for SqlStore<D> {
                 let row = BeginRow::read::<D>(row, key).map_err(failed)?;
                 return Ok(self.judge(row, owned_by(owner), options));
             }
-            if let Some(holder) = self.holder(key, fingerprint).await? {
-                return Ok(Begin::InFlight(holder.fingerprint(fingerprint)));
+            if let Some(holder) = self.holder(key, fingerprint, options.info.as_ref()).await? {
+                return Ok(holder.begun(fingerprint, options.info.as_ref()));
             }
             // Another statement won, and this one could not see its row. The next one will.
         }

@@ -560,14 +560,44 @@ async fn a_store_that_cannot_be_reached_leaves_the_transaction_as_it_was() {
     assert_eq!(shop.deliver(shop.once("a")).await.unwrap(), "run 1");
 }
 
+/// What `run_in` did before it refused would keep others from the key until the caller ends its transaction.
+#[tokio::test]
+async fn a_call_that_is_refused_as_unknown_keeps_nothing() {
+    let shop = Shop::postgres().await;
+    let mut dropped = shop.begin().await;
+    let (written, is_written) = oneshot::channel();
+    let call = shop.once("a").run_in(&mut dropped, async |tx| {
+        shop.ship(tx).await?;
+        written.send(()).unwrap();
+        std::future::pending::<Result<String, Failure>>().await
+    });
+    tokio::select! {
+        _ = call => panic!("it does not end"),
+        written = is_written => written.unwrap(),
+    }
+    dropped.commit().await.unwrap();
+
+    let mut tx = shop.begin().await;
+    let refused = shop.once("a").run_in(&mut tx, async |tx| shop.ship(tx).await).await.unwrap_err();
+    assert!(matches!(refused.reason(), RefusalReason::OutcomeUnknown), "{refused:?}");
+    let other = other_process(&shop).await.once("ship", "a");
+    assert!(other.forget().await.unwrap());
+    assert_eq!(shop.deliver(other).await.unwrap(), "run 2");
+    Shop::<Postgres, Server>::run(&mut tx, "INSERT INTO effects VALUES ('after')").await;
+    tx.commit().await.unwrap();
+    assert_eq!((shop.effects("shipped").await, shop.effects("after").await), (2, 1));
+}
+
 #[tokio::test]
 async fn settings_of_the_callers_session_do_not_make_it_another_database() {
     let shop = Shop::postgres().await;
-    for setting in ["TIME ZONE 'Asia/Kolkata'", "datestyle = 'German'"] {
+    for setting in ["TIME ZONE 'Asia/Kolkata'", "datestyle = 'German'", "bytea_output = 'escape'"] {
         let mut tx = shop.begin().await;
         Shop::<Postgres, Server>::run(&mut tx, &format!("SET LOCAL {setting}")).await;
-        shop.once(setting).run_in(&mut tx, async |tx| shop.ship(tx).await).await.unwrap();
+        for _ in 0..2 {
+            shop.once(setting).run_in(&mut tx, async |tx| shop.ship(tx).await).await.unwrap();
+        }
         tx.commit().await.unwrap();
     }
-    assert_eq!(shop.effects("shipped").await, 2);
+    assert_eq!(shop.effects("shipped").await, 3);
 }

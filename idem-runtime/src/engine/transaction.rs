@@ -111,6 +111,8 @@ impl Idempotency {
                 }
                 Decision::Mismatch => return Err(Arc::clone(core).mismatch(attempt).await),
                 Decision::Refuse(reason) => {
+                    // Of a claim whose outcome is unknown, which is not taken over.
+                    let _ = transaction.undo().await;
                     reason.count();
                     return Err(reason);
                 }

@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use idem_runtime::remote::{Listener, Waiters};
-use sqlx::postgres::{PgConnectOptions, PgConnection, PgRow};
-use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Postgres, Row};
+use sqlx::postgres::{PgConnectOptions, PgConnection, PgRow, PgValueFormat};
+use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Postgres, Row, ValueRef};
 
 use super::listen::listen;
 use super::{Location, migrations};
@@ -28,6 +28,26 @@ const GREET: &str = "SELECT pid, (extract(epoch FROM backend_start) * 1000000)::
 const CANCEL: &str = "SELECT pg_cancel_backend(pid) FROM pg_stat_activity \
      WHERE pid = $1 AND (extract(epoch FROM backend_start) * 1000000)::bigint = $2 \
          AND state = 'active' AND starts_with($3, query)";
+
+/// Reads bytes as a session with `bytea_output = 'escape'` writes them: a backslash twice, a byte that is not printed by three octal
+/// digits after a backslash, and every other byte as it is.
+fn unescaped(text: &str) -> Option<Vec<u8>> {
+    let (mut bytes, mut rest) = (Vec::with_capacity(text.len()), text.as_bytes());
+    while let Some((&byte, after)) = rest.split_first() {
+        rest = after;
+        if byte != b'\\' {
+            bytes.push(byte);
+        } else if let Some(after) = rest.strip_prefix(b"\\") {
+            bytes.push(b'\\');
+            rest = after;
+        } else {
+            let (digits, after) = rest.split_at_checked(3)?;
+            bytes.push(u8::from_str_radix(std::str::from_utf8(digits).ok()?, 8).ok()?);
+            rest = after;
+        }
+    }
+    Some(bytes)
+}
 
 impl sealed::Dialect for Postgres {
     const STORE: &'static str = "PostgresStore";
@@ -88,7 +108,14 @@ impl sealed::Dialect for Postgres {
     }
 
     fn bytes(row: &PgRow, column: usize) -> Result<Option<Vec<u8>>, sqlx::Error> {
-        row.try_get(column)
+        let value = row.try_get_raw(column)?;
+        // In hexadecimal digits, they start with `\x`. In the other format no `x` follows a backslash.
+        match value.as_str() {
+            Ok(text) if value.format() == PgValueFormat::Text && !value.is_null() && !text.starts_with("\\x") => {
+                unescaped(text).map(Some).ok_or_else(|| sqlx::Error::Decode("bytes in an unknown format".into()))
+            }
+            _ => row.try_get(column),
+        }
     }
 
     fn number(row: &PgRow, column: usize) -> Result<Option<i64>, sqlx::Error> {
@@ -225,6 +252,15 @@ mod tests {
     fn follows(error: sqlx::Error) -> (ConnectionHealth, bool, bool) {
         let problem = Postgres::problem(error, "t");
         (problem.connection_health(), problem.is_transient(), problem.leaves_doubt())
+    }
+
+    #[test]
+    fn bytes_are_read_in_the_escape_format() {
+        assert_eq!(unescaped(""), Some(vec![]));
+        assert_eq!(unescaped("a\\\\x\\000\\377\\\\\\\\"), Some(b"a\\x\x00\xff\\\\".to_vec()));
+        for bad in ["\\", "\\12", "\\400", "\\x61", "\\0é"] {
+            assert_eq!(unescaped(bad), None, "{bad}");
+        }
     }
 
     #[test]

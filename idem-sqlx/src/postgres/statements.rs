@@ -22,7 +22,7 @@ fn hash(bytes: impl Iterator<Item = u8>) -> u64 {
 pub(super) fn statements(table: &str, channel: &str) -> Statements {
     // A key is claimed under an advisory lock, so that a transaction which holds it stops no one: a request that does not get the
     // lock is told so at once. Its other lock tells the fingerprint. It is shared, so it is never waited for, and it is taken
-    // first, so the owner of the lock of a key has that of its fingerprint. If two tables share a lock, a request is told that its
+    // first, so the owner of the lock of a key has that of its fingerprint. So has a transaction that of its endpoint and policy. If two tables share a lock, a request is told that its
     // key is in flight.
     let salt = hash(channel.bytes()).cast_signed();
     let lock = |bytes: &str| format!("hashtextextended(encode({bytes}, 'hex'), {salt})");
@@ -40,15 +40,21 @@ pub(super) fn statements(table: &str, channel: &str) -> Statements {
         holder: Some(sql("WITH wanted AS MATERIALIZED ( \
                  SELECT {key lock} AS of_key, {lock of $2} AS of_fingerprint \
              ), locks AS MATERIALIZED ( \
-                 SELECT pid, mode, (classid::bigint << 32) | objid::bigint AS id FROM pg_locks \
-                 WHERE locktype = 'advisory' AND objsubid = 1 AND granted \
+                 SELECT pid, mode, classid::bigint AS class, objid::bigint AS object, objsubid AS kind, \
+                     CASE objsubid WHEN 1 THEN (classid::bigint << 32) | objid::bigint END AS id FROM pg_locks \
+                 WHERE locktype = 'advisory' AND granted \
                      AND database = (SELECT oid FROM pg_database WHERE datname = current_database()) \
              ) \
              SELECT holder.pid::bigint, EXISTS ( \
                  SELECT FROM locks WHERE locks.pid = holder.pid AND locks.id = wanted.of_fingerprint \
+             ), EXISTS ( \
+                 SELECT FROM locks WHERE locks.pid = holder.pid AND locks.kind = 2 AND locks.class = $3::bigint \
+                     AND locks.object <> $4::bigint \
              ) FROM locks AS holder, wanted WHERE holder.id = wanted.of_key AND holder.mode = 'ExclusiveLock'")),
         idle: Some(sql("SELECT (extract(epoch FROM {now} - state_change) * 1000)::bigint FROM pg_stat_activity \
              WHERE pid = $1::bigint AND state LIKE 'idle in transaction%'")),
+        end: Some(sql("SELECT CASE $2::bigint WHEN 1 THEN pg_cancel_backend(pid) END FROM pg_stat_activity \
+             WHERE pid = $1::bigint AND state = 'active'")),
         // `held` reads an existing row without a lock and without a write, and leaves out a record of another fingerprint, which may be
         // long. If there is none, `begun` is the one step that
         // decides. Neither gives a row if another statement has just won, whose row this one does not see, or if a transaction
@@ -78,7 +84,8 @@ pub(super) fn statements(table: &str, channel: &str) -> Statements {
         claim: Some(sql("INSERT INTO {t} (key, owner, fingerprint, clean_after, lease_until, expires_at, info) \
              SELECT $1::bytea, $2::bytea, $3::bytea, {now} + $5::bigint * interval '1 microsecond', \
                  {now} + $4::bigint * interval '1 microsecond', {now} + $5::bigint * interval '1 microsecond', $6::bytea \
-             WHERE CASE WHEN pg_advisory_xact_lock_shared({lock of $3})::text IS NULL THEN false \
+             WHERE CASE WHEN pg_advisory_xact_lock_shared({lock of $3})::text \
+                     || coalesce(pg_advisory_xact_lock_shared($7::int, $8::int)::text, '') IS NULL THEN false \
                  ELSE pg_try_advisory_xact_lock({key lock}) END \
              ON CONFLICT (key) DO NOTHING RETURNING NULL::bytea, NULL::bytea, NULL::bytea, NULL::boolean")),
         renew: sql("UPDATE {t} SET lease_until = {now} + $3 * interval '1 microsecond', \

@@ -22,6 +22,7 @@ pub(super) fn statements(table: &str) -> Statements {
         looks_first: true,
         holder: None,
         idle: None,
+        end: None,
         // One statement takes the lock to write at once. Reading first and writing then, in one transaction, would be
         // refused (SQLITE_BUSY) if another process has written in between, and no timeout helps against that.
         begin: sql("INSERT INTO {t} (key, owner, fingerprint, lease_until, expires_at, info) \

@@ -174,8 +174,9 @@ impl<D: Dialect> CallerTransaction for InCallersTransaction<'_, D> {
             if let Some(begun) = begun {
                 return Ok(begun);
             }
-            if let Some(holder) = store.holder(key, fingerprint).await? {
-                return Ok(Begin::InFlight(holder.fingerprint(fingerprint)));
+            let info = options.info.as_ref();
+            if let Some(holder) = store.holder(key, fingerprint, info).await? {
+                return Ok(holder.begun(fingerprint, info));
             }
             // It has ended meanwhile.
         }
@@ -202,6 +203,7 @@ impl<D: Dialect> CallerTransaction for InCallersTransaction<'_, D> {
             Ok(_) => StoreError::Lost,
             Err(error) => self.failed(Step::Renew, error),
         };
+        self.claim = None;
         self.roll_back(&claim).await?;
         Err(error)
     }

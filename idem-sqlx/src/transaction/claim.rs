@@ -169,7 +169,7 @@ impl<D: Dialect> TransactionClaim<D> {
             if self.slot.keeps_writes() { String::new() } else { format!("ROLLBACK TO SAVEPOINT {savepoint}; ") };
         let end = if self.slot.is_unkeyed() { String::new() } else { format!("{end}; ") };
         let sql = format!("{undo}RELEASE SAVEPOINT {savepoint}; {end}{}", D::COMMIT);
-        let error = match open.run(sql).await {
+        let error = match open.run_last(sql).await {
             Ok(rows) => {
                 open.put_back();
                 // The row was in the transaction, so only the handler can have removed it.
@@ -255,7 +255,7 @@ impl<D: Dialect> TransactionClaim<D> {
 
     /// Returns whether the record is there. `None` if the session may still commit.
     async fn look(&mut self) -> Result<Option<bool>, DatabaseError> {
-        let holder = self.store.holder(&self.key, &self.fingerprint).await?;
+        let holder = self.store.holder(&self.key, &self.fingerprint, None).await?;
         if holder.is_some_and(|holder| holder.session == self.session) {
             return Ok(None);
         }

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use idem_runtime::remote::{OwnerToken, jitter};
 use idem_runtime::transaction::TransactionSlot;
-use idem_runtime::{Begin, BeginOptions, ExecutionInfo, Fingerprint, StorageKey, StoreError};
+use idem_runtime::{Begin, BeginOptions, ExecutionInfo, Fingerprint, PolicyTag, StorageKey, StoreError};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, sleep, timeout};
 
@@ -63,13 +63,13 @@ impl<D: Dialect> Transactions<D> {
     }
 
     /// Returns a connection of the pool.
-    async fn connect(&self, table: &str) -> Result<OpenTransaction<D>, Problem> {
+    async fn connect(&self, store: &SqlStore<D>) -> Result<OpenTransaction<D>, Problem> {
         match self.pool.acquire().await {
-            Ok(connection) => Ok(OpenTransaction::new(connection)),
+            Ok(connection) => Ok(OpenTransaction::new(store, connection)),
             Err(sqlx::Error::PoolTimedOut) => {
                 Err(Problem::NoConnection { max_connections: self.connections(), waited: self.queue_timeout })
             }
-            Err(error) => Err(D::problem(error, table)),
+            Err(error) => Err(D::problem(error, &store.executor().table)),
         }
     }
 }
@@ -125,7 +125,7 @@ impl<D: Dialect> Beginner<'_, D> {
         let mut guards = Some((entered, self.transactions.permit().await?));
         let until = Instant::now() + executor.timeout;
         for _ in 0..MAX_ATTEMPTS {
-            let mut open = self.transactions.connect(&executor.table).await?;
+            let mut open = self.transactions.connect(self.store).await?;
             let rows = match open.run(self.begin_sql()).await {
                 Ok(rows) => rows,
                 Err(error) => match self.failed(open, error).await? {
@@ -135,6 +135,7 @@ impl<D: Dialect> Beginner<'_, D> {
                 },
             };
             let session = rows.first().map_or(Ok(0), rows::number::<D>)?;
+            open.session = Some(session);
             let row = match rows.get(1) {
                 _ if self.slot.is_unkeyed() => Some(BeginRow::Claimed),
                 Some(row) => Some(BeginRow::read::<D>(row, &self.key)?),
@@ -161,8 +162,10 @@ impl<D: Dialect> Beginner<'_, D> {
                 }
                 None => {
                     open.undo().await;
-                    match self.store.holder(&self.key, &self.fingerprint).await.map_err(|error| error.problem)? {
-                        Some(holder) => return Ok(Begin::InFlight(holder.fingerprint(&self.fingerprint))),
+                    let info = self.options.info.as_ref();
+                    let holder = self.store.holder(&self.key, &self.fingerprint, info).await;
+                    match holder.map_err(|error| error.problem)? {
+                        Some(holder) => return Ok(holder.begun(&self.fingerprint, info)),
                         // It has ended meanwhile.
                         None => continue,
                     }
@@ -288,6 +291,7 @@ fn fill_claim<D: Dialect>(
     info: Option<&ExecutionInfo>,
     ttl: Duration,
 ) -> String {
+    let [endpoint, policy] = policy_lock(key, info).map_or([Value::Nullable(None); 2], |lock| lock.map(Value::Number));
     let info = info.map(ExecutionInfo::to_bytes);
     let values = [
         key_value(key),
@@ -296,8 +300,21 @@ fn fill_claim<D: Dialect>(
         NO_LEASE,
         Value::Number(D::ticks(retention(Duration::ZERO, ttl.min(MAX_TIME)))),
         Value::Nullable(info.as_deref()),
+        endpoint,
+        policy,
     ];
     fill::<D>(sql, &values)
+}
+
+/// Returns what the lock is made of that tells others under which policy a transaction holds a key: its endpoint, and the policy.
+/// `None` without a policy, of which no change is known. The sign is left out, since columns of the server have none.
+pub(crate) fn policy_lock(key: &StorageKey, info: Option<&ExecutionInfo>) -> Option<[i64; 2]> {
+    let info = info.filter(|info| info.policy() != PolicyTag::NONE)?;
+    let endpoint = PolicyTag::NONE.with(key.as_bytes()).with(info.endpoint().as_bytes());
+    Some([endpoint, info.policy()].map(|tag| {
+        let [a, b, c, d, ..] = tag.to_bytes();
+        i64::from(u32::from_le_bytes([a, b, c, d]) >> 1)
+    }))
 }
 
 /// Returns a statement with its values in it, so that it can be sent together with others.

@@ -1,20 +1,44 @@
 //! A connection within a transaction.
 
+use std::time::Duration;
+
 use sqlx::pool::PoolConnection;
-use sqlx::{AssertSqlSafe, SqlSafeStr};
+use sqlx::{AssertSqlSafe, Connection, SqlSafeStr};
 use sqlx_core::transaction::TransactionManager;
-use tokio::time::timeout;
+use tokio::runtime::Handle;
+use tokio::time::{sleep, timeout};
 
-use crate::dialect::Dialect;
+use crate::dialect::{Dialect, Value};
+use crate::errors::Step;
+use crate::store::SqlStore;
 
-/// A connection within a transaction. If it is dropped, the connection is closed, and the database rolls back.
+/// The pause before the server is asked what became of a step; it doubles up to [`MAX_PAUSE`].
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const MAX_PAUSE: Duration = Duration::from_secs(1);
+
+/// A connection within a transaction. If it is dropped, the connection is closed, and the database rolls back. If a step has not
+/// ended, it first keeps its place in the pool until it has: each try would leave another process of the server behind.
 pub(crate) struct OpenTransaction<D: Dialect> {
+    store: SqlStore<D>,
     connection: Option<PoolConnection<D>>,
+    /// See [`BEGIN`](crate::dialect::sealed::Dialect::BEGIN). `None` until it is known.
+    pub(super) session: Option<i64>,
+    sent: Option<Sent>,
+}
+
+/// A step that was sent, until its reply has come.
+#[derive(Clone, Copy, PartialEq)]
+enum Sent {
+    /// It leaves the transaction open, and may be cancelled.
+    Within,
+    /// It ends the transaction. A commit that is cancelled may have taken effect, and behind a proxy the session may be another
+    /// client's by then.
+    Last,
 }
 
 impl<D: Dialect> OpenTransaction<D> {
-    pub(super) fn new(connection: PoolConnection<D>) -> Self {
-        Self { connection: Some(connection) }
+    pub(super) fn new(store: &SqlStore<D>, connection: PoolConnection<D>) -> Self {
+        Self { store: store.clone(), connection: Some(connection), session: None, sent: None }
     }
 
     #[allow(clippy::expect_used, reason = "only `put_back` and `drop` take it")]
@@ -29,20 +53,35 @@ impl<D: Dialect> OpenTransaction<D> {
 
     /// Runs statements.
     pub(super) async fn run(&mut self, sql: String) -> Result<Vec<D::Row>, sqlx::Error> {
-        timeout(D::STEP_TIMEOUT, D::run(self.connection_mut(), sql)).await.unwrap_or_else(|_| Err(timed_out()))
+        self.step(sql, Sent::Within).await
+    }
+
+    /// Runs statements of which the last one ends the transaction.
+    pub(super) async fn run_last(&mut self, sql: String) -> Result<Vec<D::Row>, sqlx::Error> {
+        self.step(sql, Sent::Last).await
+    }
+
+    async fn step(&mut self, sql: String, sent: Sent) -> Result<Vec<D::Row>, sqlx::Error> {
+        self.sent = Some(sent);
+        let rows = timeout(D::STEP_TIMEOUT, D::run(self.connection_mut(), sql)).await.map_err(|_| timed_out())?;
+        self.sent = None;
+        rows
     }
 
     /// Begins what the handler may roll back. By sqlx, which then counts one transaction: a `begin` of the handler is a savepoint.
     pub(super) async fn savepoint(&mut self, name: &str) -> Result<(), sqlx::Error> {
         // The name is made here.
         let savepoint = AssertSqlSafe(format!("SAVEPOINT {name}")).into_sql_str();
+        self.sent = Some(Sent::Within);
         let begun = D::TransactionManager::begin(self.connection_mut(), Some(savepoint));
-        timeout(D::STEP_TIMEOUT, begun).await.unwrap_or_else(|_| Err(timed_out()))
+        let begun = timeout(D::STEP_TIMEOUT, begun).await.map_err(|_| timed_out())?;
+        self.sent = None;
+        begun
     }
 
     /// Rolls back, and returns the connection to its pool. It has no savepoint yet. If that fails, the connection is closed.
     pub(super) async fn undo(mut self) {
-        if self.run("ROLLBACK".to_owned()).await.is_ok() {
+        if self.run_last("ROLLBACK".to_owned()).await.is_ok() {
             drop(self.connection.take());
         }
     }
@@ -61,10 +100,39 @@ impl<D: Dialect> OpenTransaction<D> {
 
 impl<D: Dialect> Drop for OpenTransaction<D> {
     fn drop(&mut self) {
-        if let Some(connection) = self.connection.take() {
-            drop(connection.detach());
+        let Some(connection) = self.connection.take() else { return };
+        match (self.sent, self.session, Handle::try_current()) {
+            (Some(sent), Some(session), Ok(runtime)) => {
+                drop(runtime.spawn(end(self.store.clone(), connection, session, sent)));
+            }
+            _ => drop(connection.detach()),
         }
     }
+}
+
+/// Keeps the place of a connection in its pool until the server has ended the step that was sent.
+async fn end<D: Dialect>(store: SqlStore<D>, mut connection: PoolConnection<D>, session: i64, sent: Sent) {
+    let ended = async {
+        let executor = store.executor();
+        let Some(end) = &executor.statements.end else { return std::future::pending().await };
+        let values = [Value::Number(session), Value::Number(i64::from(sent == Sent::Within))];
+        let mut pause = FIRST_PAUSE;
+        loop {
+            sleep(pause).await;
+            pause = (pause * 2).min(MAX_PAUSE);
+            // If it runs nothing, its reply was lost.
+            if executor.read(Step::Wait, end, &values).await.is_ok_and(|running| running.rows.is_empty()) {
+                return;
+            }
+        }
+    };
+    // The ping is replied to after the step; if the connection is broken, it fails.
+    tokio::select! {
+        _ = connection.ping() => {}
+        () = ended => {}
+        () = store.pool_closed() => {}
+    }
+    drop(connection.detach());
 }
 
 fn timed_out() -> sqlx::Error {

@@ -149,6 +149,56 @@ async fn the_timeout_of_the_policy_ends_a_statement_on_the_server() {
     assert_eq!(shop.effects().await, 0);
 }
 
+#[tokio::test]
+async fn a_statement_that_the_handler_stopped_waiting_for_does_not_go_on_at_the_server() {
+    let shop = Shop::postgres(4).await;
+    assert_eq!(shop.send("/act/hasty-500", "a").await.status, 500);
+    let running =
+        "SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%pg_sleep(600)%' AND pid <> pg_backend_pid()";
+    let ended = async {
+        while shop.keeper.sql(running).trim() != "0" {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), ended).await.expect("the server ends the statement");
+    assert_eq!(shop.send("/act/201", "b").await.brief(), (201, "run 2"));
+}
+
+/// Otherwise each try would leave another server process behind, up to the limit of the server.
+#[tokio::test]
+async fn a_commit_that_waits_keeps_its_place_in_the_pool() {
+    let shop = Shop::postgres(4).await;
+    shop.keeper.sql(
+        "CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_advisory_lock(1); RETURN NULL; END $$; \
+         CREATE CONSTRAINT TRIGGER slow AFTER INSERT ON effects DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION slow()",
+    );
+    let mut gate = sqlx::Acquire::acquire(&shop.app.pool).await.unwrap();
+    sqlx::raw_sql("SELECT pg_advisory_lock(1)").execute(&mut *gate).await.unwrap();
+    let reply = shop.send("/act/201", "a").await;
+    assert!(reply.status == 503 && reply.retry_after, "{reply:?}");
+    assert_eq!(shop.app.pool.size(), 2, "the gate, and the commit");
+    sqlx::raw_sql("SELECT pg_advisory_unlock(1)").execute(&mut *gate).await.unwrap();
+    while shop.app.pool.size() > 1 {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let retry = shop.send("/act/201", "a").await;
+    assert_eq!((retry.brief(), retry.replayed), ((201, "run 1"), true));
+    assert_eq!(shop.effects().await, 1);
+}
+
+#[tokio::test]
+async fn bytes_are_read_whatever_the_server_writes_them_as() {
+    let shop = Shop::postgres(4).await;
+    shop.keeper.sql("ALTER DATABASE postgres SET bytea_output = 'escape'");
+    let pool = PgPoolOptions::new().max_connections(4).connect(&shop.keeper.url()).await.unwrap();
+    let (app, _, router) = postgres_service(pool);
+    for _ in 0..2 {
+        assert_eq!(send(&router, "/act/201", "a", "").await.brief(), (201, "run 1"));
+    }
+    assert_eq!(send(&router, "/act/402", "a", "").await.status, 422);
+    assert_eq!((shop.effects().await, app.runs()), (1, 1));
+}
+
 /// A service over a server that writes a log, with these settings.
 async fn with_log(settings: &[&str]) -> Shop<sqlx::Postgres, Server> {
     let log = ["fsync=off", "logging_collector=on", "log_directory=log", "log_filename=all.log"];

@@ -138,6 +138,17 @@ async fn rules_that_changed_are_told_from_another_request() {
     let shop = Shop::sqlite(4).await;
     let next = over_sqlite::next_router(&shop.app, shop.idempotency.clone());
     refuses_what_has_other_rules(shop, next).await;
+
+    // In another process, which does not see the row of the first one.
+    let shop = Shop::postgres(4).await;
+    let (app, idempotency, same) = postgres_service(PgPoolOptions::new().connect(&shop.keeper.url()).await.unwrap());
+    let first = shop.start("/act/wait-201", "b");
+    shop.app.written().await;
+    let other_endpoint = send(&same, "/all/wait-201", "b", "").await;
+    assert!(other_endpoint.status == 422 && other_endpoint.is("idempotency_key_mismatch"), "{other_endpoint:?}");
+    shop.app.go_on.add_permits(1);
+    assert_eq!(first.await.unwrap().status, 201);
+    refuses_what_has_other_rules(shop, over_postgres::next_router(&app, idempotency)).await;
 }
 
 async fn refuses_what_has_other_rules<D: Database, K>(shop: Shop<D, K>, next: axum::Router) {

@@ -94,6 +94,10 @@ macro_rules! endpoints {
                         "failing" => drop(sqlx::raw_sql("SELECT * FROM nothing").execute(&mut **tx).await.unwrap_err()),
                         "slow" => drop(sqlx::raw_sql("SELECT pg_sleep(30)").execute(&mut **tx).await),
                         "busy" => drop(sqlx::raw_sql("SELECT pg_sleep(2)").execute(&mut **tx).await.unwrap()),
+                        "hasty" => {
+                            let query = sqlx::raw_sql("SELECT pg_sleep(600)").execute(&mut **tx);
+                            assert!(tokio::time::timeout(Duration::from_millis(50), query).await.is_err());
+                        }
                         "pool" => drop(sqlx::raw_sql("SELECT 1").execute(&app.pool).await.unwrap()),
                         "large" => return (StatusCode::CREATED, "x".repeat(2 << 20)).into_response(),
                         "unrecorded" => return (Unrecorded, text).into_response(),
