@@ -8,4 +8,4 @@ pub use crate::policy::{AddedHeader, InFlight, Part, Policy, Replay, Scope, Stat
 pub use crate::request::{KeyExpression, KeyOfOption, KeyOfText, KeyText, ScopePart, ScopeValue, scope};
 pub use crate::response::{RecordedResponse, encode};
 pub use idem_runtime::Abandoned;
-pub use idem_runtime::private::never;
+pub use idem_runtime::private::{never, text};

@@ -11,6 +11,7 @@ use crate::{
     handler::{self, Handler},
     options::{self, OptionName, WrittenOption},
     resolve::{self, ResolvedOptions},
+    spans::{located_at, mixed_site_at},
 };
 use patterns::{Bindings, BorrowedPart, BorrowedParts};
 use proc_macro2::{Ident, Span, TokenStream, TokenTree};
@@ -347,20 +348,6 @@ fn mentions(tokens: &TokenStream, name: &str) -> bool {
         TokenTree::Literal(literal) => literal.to_string().contains(name),
         TokenTree::Punct(_) => false,
     })
-}
-
-/// For tokens about which a diagnostic should point at `place`. The names among them are still the macro's own.
-fn mixed_site_at(place: Span) -> Span {
-    Span::mixed_site().located_at(place)
-}
-
-/// The same for tokens that are there already.
-fn located_at(place: Span, tokens: TokenStream) -> TokenStream {
-    let moved = tokens.into_iter().map(|mut token| {
-        token.set_span(token.span().located_at(place));
-        token
-    });
-    moved.collect()
 }
 
 /// `debug_handler` refuses generic functions, so it gets a copy of what the user wrote. The copy is out of the handler's

@@ -3,7 +3,7 @@
 use crate::{
     errors::Errors,
     expression::{self, Variables},
-    handler::Handler,
+    handler::{Handler, asynchronous},
     options::{OptionName, WrittenOption},
     resolve::{self, quoted_duration},
     value,
@@ -165,7 +165,8 @@ pub(crate) fn mistakes(function: &Handler) -> Vec<syn::Error> {
     let mut mistakes = Vec::new();
     let mut at = |tokens: &dyn ToTokens, message: &str| mistakes.push(syn::Error::new_spanned(tokens, message));
     if asyncness.is_none() {
-        at(fn_token, "the function waits for a store, so it is an `async fn`: write `async` before this");
+        let message = asynchronous("the function waits for a store, so it is an `async fn`", &function.signature);
+        at(fn_token, &message);
     }
     if let Safety::Unsafe(unsafety) = safety {
         at(
@@ -177,6 +178,8 @@ pub(crate) fn mistakes(function: &Handler) -> Vec<syn::Error> {
         ReturnType::Default => {
             at(ident, "a refusal is returned as an error: return a `Result` whose error has `From<RefusalReason>`");
         }
+        // Of a function that is not `async`, this is the future.
+        ReturnType::Type(..) if asyncness.is_none() => {}
         ReturnType::Type(_, ty) => {
             for hidden in crate::handler::impl_traits(ty) {
                 at(&hidden, "the value is recorded, and decoded by later calls: name its type");

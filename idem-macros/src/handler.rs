@@ -4,8 +4,8 @@ use crate::{errors::Errors, expression::Variables};
 use proc_macro2::{Delimiter, Group, TokenStream, TokenTree};
 use quote::ToTokens;
 use syn::{
-    Abi, Attribute, FnArg, Lifetime, Meta, MetaList, ParenthesizedGenericArguments, PatType, Safety, Signature, Token,
-    Type, TypeFnPtr, TypeReference, Visibility,
+    Abi, AssocType, Attribute, FnArg, Lifetime, Meta, MetaList, ParenthesizedGenericArguments, PatType, Safety,
+    Signature, Token, Type, TypeFnPtr, TypeReference, Visibility,
     parse::{ParseStream, Parser},
     visit_mut::{self, VisitMut},
 };
@@ -154,7 +154,7 @@ pub(crate) fn mistakes(handler: &Handler) -> Vec<syn::Error> {
         at(constness, "a handler runs when a request comes: drop `const`");
     }
     if asyncness.is_none() {
-        at(fn_token, "a handler is an `async fn`: write `async` before this");
+        at(fn_token, &asynchronous("a handler is an `async fn`", &handler.signature));
     }
     if let Safety::Unsafe(unsafety) = safety {
         at(unsafety, "axum cannot call an unsafe function: drop this, and put `unsafe` around the lines that need it");
@@ -193,6 +193,33 @@ pub(crate) fn mistakes(handler: &Handler) -> Vec<syn::Error> {
         );
     }
     mistakes
+}
+
+/// What to write in place of a function that is not `async`; `rule` is what it breaks.
+pub(crate) fn asynchronous(rule: &str, signature: &Signature) -> String {
+    match output_of_future(signature) {
+        Some(output) => {
+            format!("{rule}: write `async` before this, and what the future gives, `{output}`, as the return type")
+        }
+        None => format!("{rule}: write `async` before this"),
+    }
+}
+
+/// The output of the `impl Future` or `dyn Future` that a function returns, also in a box, as it is usually spelled.
+fn output_of_future(signature: &Signature) -> Option<String> {
+    struct Output(Option<String>);
+    impl VisitMut for Output {
+        fn visit_assoc_type_mut(&mut self, assigned: &mut AssocType) {
+            if assigned.ident == "Output" {
+                let spaced = assigned.ty.to_token_stream().to_string();
+                let spaces = [(" <", "<"), ("< ", "<"), (" >", ">"), (" :: ", "::"), (" ,", ","), ("& ", "&")];
+                self.0 = Some(spaces.iter().fold(spaced, |text, (from, to)| text.replace(from, to)));
+            }
+        }
+    }
+    let mut output = Output(None);
+    output.visit_return_type_mut(&mut signature.output.clone());
+    output.0
 }
 
 fn is_ours(attribute: &Attribute) -> bool {

@@ -12,6 +12,7 @@ mod handler;
 mod options;
 mod resolve;
 mod scope;
+mod spans;
 mod terms;
 mod value;
 

@@ -6,6 +6,7 @@ use crate::{
     expression::{self, Variables},
     options::{OptionName, WrittenOption},
     scope::{self, DeclaredScope, Owner},
+    spans::located_at,
     terms, value,
 };
 use proc_macro2::{Literal, Span, TokenStream};
@@ -170,10 +171,13 @@ impl Resolver<'_> {
             }
             OptionName::ReplayHeader => match errors.keep(replay_header(value, example))? {
                 // An item is evaluated as soon as the handler is checked, a block only when it is mounted.
-                Some(header) => quote_spanned! {Span::mixed_site().located_at(value.span())=> {
-                    const _: #krate::Policy = #krate::Policy::DEFAULT.replay_header(#header);
-                    #header
-                }},
+                Some(header) => {
+                    let checked = quote_spanned! {Span::mixed_site()=> {
+                        const _: #krate::Policy = #krate::Policy::DEFAULT.replay_header(#header);
+                        #header
+                    }};
+                    located_at(value.span(), checked)
+                }
                 None => return Some(quote!(.no_replay_header())),
             },
             OptionName::ReplayWith => terms::added_headers(value, private, errors)?,

@@ -1,6 +1,6 @@
 //! Reads the options whose value is a sum of terms: `fingerprint`, `record`, `replay` and `replay_with`.
 
-use crate::{errors::Errors, value};
+use crate::{errors::Errors, spans::located_at, value};
 use proc_macro2::{Ident, Literal, Span, TokenStream};
 use quote::{quote, quote_spanned};
 use std::{collections::BTreeSet, ops::RangeInclusive};
@@ -276,6 +276,7 @@ fn added_header(term: &Expr, private: &TokenStream, errors: &mut Errors) -> Opti
         errors.at(term, format!("{message} `{EXAMPLE}`"));
         return None;
     };
+    let place = name.span();
     let name = errors.keep(value::header_name(name, EXAMPLE));
     let text = errors.keep(value::header_value(text, EXAMPLE));
     let on = match statuses {
@@ -287,7 +288,9 @@ fn added_header(term: &Expr, private: &TokenStream, errors: &mut Errors) -> Opti
         None => TokenStream::new(),
     };
     let (name, text) = (name?, text?);
-    Some(quote_spanned!(term.span()=> #private::AddedHeader::new(#name, #text) #on))
+    // A name that replays cannot have is reported at it.
+    let header = located_at(place, quote!(#private::AddedHeader::new(#name, #text)));
+    Some(quote!(#header #on))
 }
 
 /// The constant for a term in generated code.

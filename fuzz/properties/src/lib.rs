@@ -19,11 +19,12 @@ mod macros {
     pub(crate) mod options;
     pub(crate) mod resolve;
     pub(crate) mod scope;
+    pub(crate) mod spans;
     pub(crate) mod terms;
     pub(crate) mod value;
 }
 // Where they look for each other.
-use macros::{errors, expand, expression, function, handler, options, resolve, scope, terms, value};
+use macros::{errors, expand, expression, function, handler, options, resolve, scope, spans, terms, value};
 
 pub use attribute::attribute_arguments;
 pub use headers::header_filter;

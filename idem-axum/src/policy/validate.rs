@@ -105,7 +105,9 @@ pub(crate) const STATUS_WITHOUT_BODY: &str = "`replay_status` is the status that
 pub(crate) const fn header_name(name: &str) -> Check {
     let bytes = name.as_bytes();
     if bytes.is_empty() {
-        return Err("a header name is not empty: write for example `\"Idempotency-Key\"`");
+        return Err(
+            "a header name is not empty: write for example `\"Idempotency-Key\"` for the key, or `\"X-Tenant\"` for a scope",
+        );
     }
     let mut index = 0;
     while index < bytes.len() {

@@ -4,7 +4,7 @@
 //! knows what to convert into, a wrong type is reported in the handler, and what only the return type determines is
 //! inferred from it.
 
-use super::mixed_site_at;
+use crate::spans::mixed_site_at;
 use proc_macro2::{Span, TokenStream};
 use quote::{ToTokens, format_ident, quote_spanned};
 use syn::{

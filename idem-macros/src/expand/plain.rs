@@ -1,10 +1,10 @@
 //! A plain function, whose block runs at most once for its key.
 
 use super::{
-    Argument, mixed_site_at, output,
+    Argument, output,
     patterns::{BorrowedPart, BorrowedParts},
 };
-use crate::{function::FunctionOptions, handler::Handler, value};
+use crate::{function::FunctionOptions, handler::Handler, spans::mixed_site_at, value};
 use proc_macro2::{Span, TokenStream};
 use quote::{format_ident, quote, quote_spanned};
 use syn::{Expr, FnArg, Lit, spanned::Spanned};
@@ -21,7 +21,7 @@ use syn::{Expr, FnArg, Lit, spanned::Spanned};
 /// async fn ship(app: App, order: OrderPaid) -> Result<Receipt, ShipError> {
 ///     let __once = {
 ///         let __engine: &Idempotency = &(app.idempotency);
-///         __engine.once("ship", ToString::to_string(&(order.id))).ttl(..)
+///         __engine.once("ship", text(&(order.id))).ttl(..)
 ///     };
 ///     __once.run(move || async move { .. }).await
 /// }
@@ -34,9 +34,9 @@ pub(super) fn wrap(function: &Handler, options: &FunctionOptions) -> TokenStream
     let private = quote!(#krate::private);
     let scope = match value::bare(scope) {
         Expr::Lit(literal) if matches!(literal.lit, Lit::Str(_) | Lit::ByteStr(_)) => quote!(#literal),
-        scope => text(scope),
+        scope => text(scope, &private),
     };
-    let key = text(key);
+    let key = text(key, &private);
     let fingerprint = fingerprint.as_ref().map(|value| quote_spanned!(Span::mixed_site()=> .fingerprint(&(#value))));
     let receiver = signature.receiver().map(|receiver| {
         let this = &receiver.self_token;
@@ -86,7 +86,7 @@ pub(super) fn wrap(function: &Handler, options: &FunctionOptions) -> TokenStream
     }
 }
 
-fn text(value: &Expr) -> TokenStream {
+fn text(value: &Expr, private: &TokenStream) -> TokenStream {
     // A value that is no text is reported at it.
-    quote_spanned!(mixed_site_at(value.span())=> ::std::string::ToString::to_string(&(#value)))
+    quote_spanned!(mixed_site_at(value.span())=> #private::text(&(#value)))
 }

@@ -32,4 +32,9 @@ impl App {
     }
 }
 
+#[idempotent(engine = engine, key = order, scope = "ship")]
+fn returns_a_future(engine: Idempotency, order: String) -> impl Future<Output = Result<String, RefusalReason>> {
+    std::future::ready(Ok(order))
+}
+
 fn main() {}

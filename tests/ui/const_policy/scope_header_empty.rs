@@ -1,0 +1,10 @@
+//! The header of a scope has a name.
+
+use idem_axum::{Policy, Scope, idempotent};
+
+const POLICY: Policy = Policy::DEFAULT.scope(Scope::Header(""));
+
+#[idempotent(policy = POLICY)]
+async fn handler() {}
+
+fn main() {}
