@@ -5,7 +5,7 @@ use axum::http::StatusCode;
 use axum::routing::post;
 use idem_axum::{Idempotency, IdempotencyBuilder, IdempotencyKey, idempotent};
 use idem_sqlx::{PostgresStore, SqliteStore, Tx};
-use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode};
+use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions};
 use sqlx::{PgPool, Postgres, Sqlite, SqlitePool};
 use tokio::time::sleep;
 
@@ -44,16 +44,41 @@ async fn open_sqlite(path: &str) -> SqlitePool {
     SqlitePool::connect_with(options.journal_mode(SqliteJournalMode::Wal)).await.expect("the file can be opened")
 }
 
+/// What follows the path of a file of SQLite, before a number: with so many steps of the transactions of its handlers the process
+/// ends, as by `kill -9`.
+pub const STEPS: &str = "?steps=";
+
+/// A pool of one connection. A step is an instruction of SQLite, and its last one ends the process: within a statement or after it, and
+/// so before the next one.
+fn with_steps(path: &str, steps: u64) -> SqlitePool {
+    let options = SqlitePoolOptions::new().max_connections(1).after_connect(move |connection, _| {
+        Box::pin(async move {
+            let mut taken = 0;
+            connection.lock_handle().await?.set_progress_handler(1, move || {
+                taken += 1;
+                if taken == steps {
+                    std::process::abort();
+                }
+                true
+            });
+            Ok(())
+        })
+    });
+    options.connect_lazy_with(SqliteConnectOptions::new().filename(path).journal_mode(SqliteJournalMode::Wal))
+}
+
 /// The service over the database at `url`.
 ///
 /// # Panics
 /// If it cannot be opened.
 pub async fn service(url: &str) -> (Router, IdempotencyBuilder) {
     if let Some(path) = url.strip_prefix("sqlite://") {
+        let (path, steps) = path.split_once(STEPS).unwrap_or((path, ""));
         let pool = open_sqlite(path).await;
-        let store = SqliteStore::from_pool(pool.clone());
-        store.migrate().await.expect("the table can be made");
+        SqliteStore::from_pool(pool.clone()).migrate().await.expect("the table can be made");
         sqlx::raw_sql(TABLE).execute(&pool).await.expect("the table can be made");
+        // What makes the tables is no step.
+        let store = SqliteStore::from_pool(steps.parse().map_or(pool, |steps| with_steps(path, steps)));
         return (Router::new().route("/transfers", post(over_sqlite)), Idempotency::builder(store));
     }
     let pool = PgPool::connect(url).await.expect("the database lets us in");

@@ -1,11 +1,11 @@
-//! A process is killed before and after each statement of the exchange of a `Tx`. No effect is doubled or lost, and a retry of
-//! another process resolves the request.
+//! A process is killed before and after each statement of the exchange of a `Tx`, and over SQLite within it, too. No effect is doubled
+//! or lost, and a retry of another process resolves the request.
 
 use std::time::{Duration, Instant};
 
 use idem_proofs::cluster::client::{Client, Heard};
 use idem_proofs::cluster::processes::Service;
-use idem_proofs::cluster::transactions::effects;
+use idem_proofs::cluster::transactions::{STEPS, effects};
 use idem_testkit::postgres::Postgres;
 use idem_testkit::statements::{Statements, Stop};
 use tempfile::TempDir;
@@ -114,4 +114,34 @@ async fn over_postgres_before_and_after_each_statement() {
     let later = (commit + 1..statements.len()).flat_map(|number| [(number, Stop::Before), (number, Stop::After)]);
     let expected: Vec<_> = std::iter::once((commit, Stop::After)).chain(later).collect();
     assert_eq!(committed, expected);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn over_sqlite_at_each_step_of_each_statement() {
+    let folder = tempfile::tempdir().unwrap();
+    let url = format!("sqlite://{}", folder.path().join("shop.db").display());
+    let start = async |url: &str| {
+        let service = service(url, &folder);
+        tokio::task::spawn_blocking(move || service.start()).await.unwrap()
+    };
+    let other_process = start(&url).await;
+    let mut other = Client::new(other_process.port());
+    // Pages that are split take more steps.
+    resolve(&mut other, "first", "first").await;
+
+    let mut committed = Vec::new();
+    for step in 1.. {
+        let (key, context) = (format!("step-{step}"), format!("at step {step}"));
+        let process = start(&format!("{url}{STEPS}{step}")).await;
+        let mut client = Client::new(process.port());
+        let first = client.ask(PATH, &key, "").await.ok();
+        if first.is_some() && client.ask(PATH, &key, "").await.is_ok() {
+            // It has taken fewer steps.
+            break;
+        }
+        committed.push(retries_resolve(&url, &mut other, &key, first, &context).await);
+    }
+    // The commit is where it is, and nothing before it is found.
+    let commit = committed.iter().position(|committed| *committed).unwrap();
+    assert!(commit > 20 && committed[commit..].iter().all(|committed| *committed), "{committed:?}");
 }
