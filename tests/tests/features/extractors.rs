@@ -1,6 +1,8 @@
 //! Extractors, routers and safe methods, as the guide's page for users of axum says.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::expect_used, reason = "a failed check panics")]
 
+use aide::axum::ApiRouter;
+use aide::openapi::OpenApi;
 use axum::body::Body;
 use axum::extract::rejection::JsonRejection;
 use axum::extract::{FromRef, FromRequestParts, Path, State};
@@ -43,6 +45,31 @@ async fn typed_paths_and_typed_headers_are_extractors_as_any() {
     let (first, retry) = (ask(&app, good(), "").await, ask(&app, good(), "").await);
     assert!(!is_replay(&first) && is_replay(&retry));
     assert_eq!((text(first).await.as_str(), text(retry).await.as_str()), ("alice paid 7", "alice paid 7"));
+}
+
+#[tokio::test]
+async fn a_router_of_aide_serves_the_endpoint_and_does_not_describe_it() {
+    async fn described() -> Json<&'static str> {
+        Json("described")
+    }
+    #[idempotent]
+    async fn pay(Path(id): Path<u32>, Json(amount): Json<u32>) -> String {
+        format!("{amount} for {id}")
+    }
+    let mut document = OpenApi::default();
+    let router = ApiRouter::new()
+        .api_route("/described", aide::axum::routing::get(described))
+        .route("/orders/{id}", post(pay))
+        .finish_api(&mut document);
+    let described: Vec<_> = document.paths.unwrap().paths.into_keys().collect();
+    assert_eq!(described, ["/described"]);
+
+    let app = app(&Idempotency::in_memory(), router);
+    let order = || Request::post("/orders/7").header("content-type", "application/json");
+    let (first, retry) = (ask(&app, order(), "5").await, ask(&app, order(), "5").await);
+    assert!(!is_replay(&first) && is_replay(&retry));
+    assert_eq!((text(first).await.as_str(), text(retry).await.as_str()), ("5 for 7", "5 for 7"));
+    assert_eq!(ask(&app, order(), "6").await.status(), 422);
 }
 
 #[tokio::test]
