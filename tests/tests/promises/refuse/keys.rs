@@ -1,4 +1,4 @@
-//! The corpus of keys: what is malformed is 400 before any look-up.
+//! The corpus of keys: what is malformed is 400 before any look-up. `required` and `min_key` too.
 
 use axum::Router;
 use axum::extract::State;

@@ -1,4 +1,4 @@
-//! Responses that are too large, or whose stream fails: the first caller gets them, and the handler never runs again.
+//! Responses that are larger than `max_response`, or whose stream fails: the first caller gets them, and the handler never runs again.
 
 use std::convert::Infallible;
 
