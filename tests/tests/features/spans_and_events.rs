@@ -302,3 +302,19 @@ async fn replays_and_executions_are_not_worth_a_line_of_a_log() {
     let loud: Vec<_> = spans.events("idem_").into_iter().filter(|event| event.level <= Level::INFO).collect();
     assert!(loud.is_empty(), "{loud:?}");
 }
+
+#[tokio::test]
+async fn each_step_of_a_claim_is_an_event_within_the_span() {
+    let (spans, _guard) = Spans::capture();
+    let setup = Setup::of(routes());
+    ask().to(&setup.app).await.assert_ran(201);
+    assert!(ask().to(&setup.app).await.is_replay());
+    let events = spans.events("idem_runtime");
+    let steps: Vec<_> = events.iter().filter_map(|event| Some((event.level, event.get("claim")?))).collect();
+    assert_eq!(steps, [(Level::DEBUG, "granted"), (Level::DEBUG, "completed")]);
+    let span = &spans.named("idempotency")[0];
+    assert!(
+        events.iter().all(|event| event.within == ["idempotency"] && event.get("key") == span.get("key")),
+        "{events:?}"
+    );
+}
