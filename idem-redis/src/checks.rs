@@ -130,7 +130,21 @@ fn parse_version(version: &str) -> Option<(u32, u32)> {
 
 #[cfg(test)]
 mod tests {
+    use idem_servers::redis::Redis;
+
     use super::*;
+    use crate::link::LinkSource;
+
+    /// It would take keys of all slots.
+    #[tokio::test]
+    async fn a_single_server_in_the_place_of_a_node_is_refused() {
+        let server = Redis::start().await;
+        let client = redis::Client::open(server.url()).unwrap();
+        let mut link = LinkSource::of(client.get_connection_info().clone()).connect().await.unwrap();
+        Checks::new("shop", Vec::new(), false, false).pass(&mut link).await.unwrap();
+        let refused = Checks::new("shop", Vec::new(), false, true).pass(&mut link).await.unwrap_err();
+        assert!(matches!(refused, ConnectError::NoCluster), "{refused:?}");
+    }
 
     #[test]
     fn versions_are_compared_as_numbers() {
@@ -138,5 +152,15 @@ mod tests {
         let parsed = |version| parse_version(version).unwrap();
         assert!(parsed("6.2.14") < MIN_VERSION && parsed("10.0.0") > MIN_VERSION && parsed("7.2.4") > MIN_VERSION);
         assert_eq!(parse_version("unknown"), None);
+    }
+
+    #[test]
+    fn an_old_server_is_refused_and_one_of_an_unknown_version_is_not() {
+        let check = |text: &str| check_version(Some(&InfoDict::new(text)));
+        let refused = check("redis_version:6.2.14\r\n").unwrap_err();
+        assert!(matches!(&refused, ConnectError::TooOld { version } if version == "6.2.14"), "{refused:?}");
+        for text in ["redis_version:7.0.0\r\n", "redis_version:unknown\r\n", ""] {
+            check(text).unwrap();
+        }
     }
 }

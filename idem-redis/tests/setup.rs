@@ -221,7 +221,7 @@ async fn a_replica_is_refused_at_connect_and_on_each_new_connection() {
     assert!(refused.to_string().contains("primary"), "{refused}");
     let (store, _first, _proxy) = moved_to(&replica).await;
     let said = unavailable(begin(&store, 2).await);
-    assert!(said.contains("replica"), "{said}");
+    assert!(said.contains("give the URL of the primary"), "{said}");
     replica.say("REPLICAOF NO ONE").await;
     claim(&store, 2).await;
 }

@@ -205,6 +205,7 @@ mod tests {
     use std::borrow::Cow;
     use std::fmt;
 
+    use idem_servers::postgres::Postgres as Server;
     use sqlx::error::{DatabaseError, ErrorKind};
 
     use super::*;
@@ -246,6 +247,31 @@ mod tests {
         fn kind(&self) -> ErrorKind {
             ErrorKind::Other
         }
+    }
+
+    /// Behind a proxy the process of a statement that timed out may work for another client by now.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_statement_is_cancelled_only_if_its_process_still_runs_it() {
+        let server = Server::quick().await;
+        let options: PgConnectOptions = server.url().parse().unwrap();
+        let mut connection = options.connect().await.unwrap();
+        let session = Postgres::greet(&mut connection).await.unwrap().unwrap();
+        let (ours, other): (Arc<str>, Arc<str>) = ("SELECT pg_sleep(60)".into(), "SELECT 1".into());
+        let earlier = Session { started: session.started - 1, ..session };
+        let runs = tokio::spawn({
+            let ours = Arc::clone(&ours);
+            async move { Postgres::fetch(&mut connection, &ours, &[]).await.map(drop) }
+        });
+        let running = "SELECT count(*) FROM pg_stat_activity WHERE state = 'active' AND query LIKE '%pg_sleep(60)'";
+        while server.sql(running).trim() == "0" {
+            assert!(!runs.is_finished(), "the statement takes a minute");
+        }
+        for (session, sql, cancelled) in [(&session, &other, false), (&earlier, &ours, false), (&session, &ours, true)]
+        {
+            assert_eq!(Postgres::cancel(&options, session, sql).await.unwrap(), cancelled, "{session:?} {sql}");
+        }
+        let ended = runs.await.unwrap().unwrap_err();
+        assert_eq!(ended.as_database_error().unwrap().code().as_deref(), Some("57014"));
     }
 
     /// What becomes of the connections, whether the step is tried again, and whether it may have taken effect.

@@ -123,7 +123,9 @@ mod tests {
         let waits =
             "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE 'ALTER TABLE%'";
         for number in 0..3 {
-            while server.sql(waits).trim() == "0" {}
+            while server.sql(waits).trim() == "0" {
+                assert!(!migrates.is_finished(), "the migration does not wait for the transaction");
+            }
             assert!(begins(&running, number).await, "an insert beside a migration that waits");
         }
         assert!(!done.load(Ordering::SeqCst), "the transaction is still open");

@@ -251,7 +251,7 @@ async fn a_store_that_panics_in_ended_wakes_the_request() {
 }
 
 /// Counts warnings.
-struct Warnings(Arc<AtomicUsize>);
+pub(super) struct Warnings(pub(super) Arc<AtomicUsize>);
 
 impl tracing::Subscriber for Warnings {
     fn enabled(&self, metadata: &tracing::Metadata<'_>) -> bool {

@@ -3,6 +3,7 @@
 use std::sync::atomic::Ordering::SeqCst;
 use std::sync::{Condvar, mpsc};
 
+use super::far::Warnings;
 use super::*;
 use crate::clock::Timestamp;
 use crate::execution_info::ExecutionInfo;
@@ -213,9 +214,12 @@ async fn a_lease_is_renewed_by_the_time_since_the_last_renewal_was_sent() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_renewal_may_take_longer_than_a_third_of_the_lease() {
+async fn a_renewal_may_take_longer_than_a_third_of_the_lease_and_is_warned_of_once() {
+    let warnings = Arc::<AtomicUsize>::default();
+    let _counts = tracing::subscriber::set_default(Warnings(Arc::clone(&warnings)));
     let store = Leased::new(Inner { renewal_time: Duration::from_secs(1), ..Inner::default() });
-    let idempotency = Idempotency::builder(store.clone()).lease(Duration::from_millis(2400)).build();
+    let builder = Idempotency::builder(store.clone()).namespace("shop");
+    let idempotency = builder.lease(Duration::from_millis(2400)).build();
     let slow = |_| async {
         tokio::time::sleep(Duration::from_secs(10)).await;
         Executed { response: 1, recording: Recording::Done(answer("slow")) }
@@ -224,6 +228,7 @@ async fn a_renewal_may_take_longer_than_a_third_of_the_lease() {
     let sent = store.sent();
     // None is cut off, and the next one follows at once.
     assert!(sent.windows(2).all(|pair| (pair[1] - pair[0]).as_millis().abs_diff(1000) < 10), "{sent:?}");
+    assert_eq!(warnings.load(SeqCst), 1);
 }
 
 #[tokio::test(start_paused = true)]
