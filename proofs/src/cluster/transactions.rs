@@ -44,7 +44,7 @@ async fn open_sqlite(path: &str) -> SqlitePool {
     SqlitePool::connect_with(options.journal_mode(SqliteJournalMode::Wal)).await.expect("the file can be opened")
 }
 
-/// What follows the path of a file of SQLite, before a number: with so many steps of the transactions of its handlers the process
+/// What follows the path of a file of SQLite, before a number: with this many steps of the transactions of its handlers the process
 /// ends, as by `kill -9`.
 pub const STEPS: &str = "?steps=";
 
