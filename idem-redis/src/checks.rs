@@ -130,7 +130,7 @@ fn parse_version(version: &str) -> Option<(u32, u32)> {
 
 #[cfg(test)]
 mod tests {
-    use idem_servers::redis::Redis;
+    use idem_testkit::redis::Redis;
 
     use super::*;
     use crate::link::LinkSource;

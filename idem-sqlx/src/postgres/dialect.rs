@@ -205,7 +205,7 @@ mod tests {
     use std::borrow::Cow;
     use std::fmt;
 
-    use idem_servers::postgres::Postgres as Server;
+    use idem_testkit::postgres::Postgres as Server;
     use sqlx::error::{DatabaseError, ErrorKind};
 
     use super::*;
