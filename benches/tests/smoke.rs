@@ -52,7 +52,7 @@ fn a_quick_run_has_every_table_and_every_row() {
         assert!(said.contains(&format!("\n## {table}\n")), "no table {table} in:\n{said}");
     }
     for kind in Kind::ALL.iter().skip(1) {
-        assert_eq!(said.matches(&format!("| idem | {kind} |")).count(), 4, "row {kind} in:\n{said}");
+        assert_eq!(said.matches(&format!("| idem | {kind} |")).count(), 2, "row {kind} in:\n{said}");
     }
 }
 
