@@ -21,9 +21,9 @@ fn hash(bytes: impl Iterator<Item = u8>) -> u64 {
 /// `table` is quoted and `channel` needs no quotes.
 pub(super) fn statements(table: &str, channel: &str) -> Statements {
     // A key is claimed under an advisory lock, so that a transaction which holds it stops no one: a request that does not get the
-    // lock is told so at once. Its other lock tells the fingerprint. It is shared, so it is never waited for, and it is taken
-    // first, so the owner of the lock of a key has that of its fingerprint. So has a transaction that of its endpoint and policy. If two tables share a lock, a request is told that its
-    // key is in flight.
+    // lock is told so at once. A second lock tells the fingerprint, and a third one, of a transaction, its endpoint and policy. Both
+    // are shared, so they are never waited for, and they are taken first, so the owner of the lock of a key has them. If two tables
+    // share a lock, a request is told that its key is in flight.
     let salt = hash(channel.bytes()).cast_signed();
     let lock = |bytes: &str| format!("hashtextextended(encode({bytes}, 'hex'), {salt})");
     let sql = |text: &str| -> Arc<str> {
