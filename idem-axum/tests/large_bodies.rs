@@ -5,12 +5,16 @@ use std::convert::Infallible;
 
 use axum::Router;
 use axum::body::{Body, Bytes};
+use axum::extract::rejection::BytesRejection;
 use axum::extract::{DefaultBodyLimit, Request};
 use axum::http::{Response, StatusCode};
 use axum::routing::post;
 use futures_util::{StreamExt, stream};
 use idem_axum::{Idempotency, IdempotencyLayer, MemoryStore, idempotent};
 use tower::ServiceExt;
+
+/// What an extractor may read of a body on `/limited`.
+const LIMIT: usize = 5000;
 
 /// Reads the body without keeping it.
 #[idempotent]
@@ -23,9 +27,18 @@ async fn upload(request: Request) -> String {
     length.to_string()
 }
 
+/// Responds to a body above the limit as well, so that the response is recorded.
+#[idempotent]
+async fn lenient(body: Result<Bytes, BytesRejection>) -> String {
+    body.map_or_else(|rejection| rejection.body_text(), |body| body.len().to_string())
+}
+
 fn app() -> Router {
     let layer = IdempotencyLayer::new(Idempotency::new(MemoryStore::new()));
-    Router::new().route("/upload", post(upload)).layer(layer).layer(DefaultBodyLimit::disable())
+    let routes = Router::new()
+        .route("/upload", post(upload).layer(DefaultBodyLimit::disable()))
+        .route("/limited", post(lenient).layer(DefaultBodyLimit::max(LIMIT)));
+    routes.layer(layer)
 }
 
 fn in_frames(frames: Vec<Bytes>) -> Body {
@@ -33,7 +46,11 @@ fn in_frames(frames: Vec<Bytes>) -> Body {
 }
 
 async fn send(app: &Router, key: &str, body: Body) -> Response<Body> {
-    let request = Request::post("/upload").header("idempotency-key", key).body(body).unwrap();
+    send_to(app, "/upload", key, body).await
+}
+
+async fn send_to(app: &Router, path: &str, key: &str, body: Body) -> Response<Body> {
+    let request = Request::post(path).header("idempotency-key", key).body(body).unwrap();
     app.clone().oneshot(request).await.unwrap()
 }
 
@@ -58,6 +75,29 @@ async fn the_same_bytes_are_the_same_body_in_whatever_frames_they_come() {
                 let refused = send(&app, &key, in_frames(frames)).await;
                 assert_eq!(refused.status(), StatusCode::UNPROCESSABLE_ENTITY, "{} bytes, not {length}", other.len());
             }
+        }
+    }
+}
+
+#[tokio::test]
+async fn of_a_body_above_the_limit_the_bytes_within_it_count_in_whatever_frames_they_come() {
+    let app = app();
+    let chunks = |bytes: &[u8], size| in_frames(bytes.chunks(size).map(Bytes::copy_from_slice).collect());
+    let bytes = vec![7; LIMIT + 1];
+    let send = async |bytes: &[u8], size| send_to(&app, "/limited", "k", chunks(bytes, size)).await;
+    assert_eq!(send(&bytes, bytes.len()).await.status(), StatusCode::OK);
+    // What is beyond the limit may differ, and is in the frame that exceeds it or follows.
+    let longer = [&bytes[..LIMIT], &[8; 3000]].concat();
+    let mut other = bytes.clone();
+    other[LIMIT - 1] = 8;
+    for size in [1, 100, 4096, 4999, LIMIT, LIMIT + 1, 20_000] {
+        for same in [&bytes, &longer] {
+            let replay = send(same, size).await;
+            assert_eq!(replay.headers()["idempotent-replayed"], "true", "{} bytes in frames of {size}", same.len());
+        }
+        for other in [&other[..], &bytes[..LIMIT]] {
+            let refused = send(other, size).await;
+            assert_eq!(refused.status(), StatusCode::UNPROCESSABLE_ENTITY, "{} bytes, frames of {size}", other.len());
         }
     }
 }

@@ -81,7 +81,10 @@ impl ReadBody {
         let ReadEnd::TooLarge { limit, .. } = self.end else { return bytes };
         match bytes {
             Cow::Borrowed(bytes) => Cow::Borrowed(within(bytes, limit)),
-            Cow::Owned(bytes) => Cow::Owned(within(&bytes, limit).to_vec()),
+            Cow::Owned(mut bytes) => {
+                bytes.truncate(within(&bytes, limit).len());
+                Cow::Owned(bytes)
+            }
         }
     }
 
@@ -90,7 +93,7 @@ impl ReadBody {
         self.hash.sha.clone().map(|sha| (*sha).finalize().into())
     }
 
-    /// A body that has arrived.
+    /// Returns a body that has arrived.
     #[cfg(feature = "__fuzzing")]
     pub(crate) fn of(bytes: Bytes, policy: &Policy) -> Self {
         let (mut frames, mut hash) = (BufferedFrames::default(), BodyHash::new(u64::MAX, policy));

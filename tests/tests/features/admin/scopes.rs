@@ -119,6 +119,7 @@ async fn in_the_scope_of_a_header() {
     // Where the header is missing, the caller is bound, and there is no scope.
     assert_found("x-key", send("/header"), UNSCOPED, &[&header("x-tenant", "\n")]).await;
     let page = page().to(&Desk::over(&Setup::of(Router::new()).idempotency).app).await;
+    assert!(page.text().contains("<legend>Whose key is it?</legend>"), "the question above the choices");
     let (_, hint) = page.text().split_once("id=\"scope-unscoped-hint\"").unwrap();
     let hint = hint.split_once("</p>").unwrap().0;
     assert!(hint.contains("a header that the request did not have"), "{hint}");
