@@ -1,4 +1,4 @@
-//! What the attribute says about mistakes, and that what it should take compiles.
+//! What the attribute says about mistakes.
 //!
 //! After a change of messages: `TRYBUILD=overwrite cargo test -p idem-tests --test ui`, then read the diff.
 
@@ -7,7 +7,7 @@
 #[test]
 fn ui() {
     let cases = trybuild::TestCases::new();
-    cases.pass("ui/pass/*.rs");
     cases.compile_fail("ui/*.rs");
-    cases.compile_fail("ui/[!p]*/*.rs");
+    // A case that passes would make trybuild compile one case after the other: those are in `accepted`.
+    cases.compile_fail("ui/*/*.rs");
 }

@@ -123,7 +123,8 @@ endpoint! {
     }
 }
 
-fn main() {
+#[test]
+fn compiles() {
     let _: Router = Router::new()
         .route("/alias", post(alias))
         .route("/elided", post(elided))

@@ -62,7 +62,10 @@ async fn fields(Json(Order { ref id, mut lines }): Json<Order>) -> String {
 }
 
 #[idempotent(key = id)]
-async fn tuples((Path(ref id), uri): (Path<String>, Uri), Json((ref mut first, second)): Json<(String, String)>) -> String {
+async fn tuples(
+    (Path(ref id), uri): (Path<String>, Uri),
+    Json((ref mut first, second)): Json<(String, String)>,
+) -> String {
     first.push_str(&second);
     format!("{id} {uri} {first}")
 }
@@ -109,8 +112,8 @@ async fn ship(
     Ok(format!("{id} {} {note}", lines.concat()))
 }
 
-#[tokio::main(flavor = "current_thread")]
-async fn main() {
+#[tokio::test]
+async fn runs() {
     let (idempotency, pair) = (Idempotency::in_memory(), &*Box::leak(Box::new(("x".to_owned(), 7_u64))));
     let app = Router::new()
         .route("/mutable_alone", post(mutable_alone))

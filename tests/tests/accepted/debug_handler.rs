@@ -31,7 +31,8 @@ impl Orders {
     }
 }
 
-fn main() {
+#[test]
+fn compiles() {
     let _: Router = Router::new()
         .route("/", post(create))
         .route("/debug", post(in_debug_builds))

@@ -19,12 +19,13 @@ async fn create(body: String) -> String {
 }
 
 mod inner {
-    #[super::idempotent(crate = crate::framework::retries, record = all - 400)]
+    #[super::idempotent(crate = crate::crate_path::framework::retries, record = all - 400)]
     pub async fn create(body: String) -> String {
         body
     }
 }
 
-fn main() {
+#[test]
+fn compiles() {
     let _: Router = Router::new().route("/", post(create)).route("/inner", post(inner::create));
 }

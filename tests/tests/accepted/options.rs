@@ -57,7 +57,7 @@ handlers! {
     fingerprint_none: #[idempotent(fingerprint = none)];
     timeout: #[idempotent(timeout = "30s")];
     errors: #[idempotent(errors = render)];
-    errors_path: #[idempotent(errors = crate::render)];
+    errors_path: #[idempotent(errors = crate::options::render)];
     adapter: #[idempotent(crate = ::idem_axum)];
     all_of_them: #[idempotent(
         crate = idem_axum,
@@ -76,7 +76,7 @@ handlers! {
         min_key = 16,
         required,
         header = "Idempotency-Key",
-        policy = crate::BASE,
+        policy = crate::options::BASE,
     )];
 }
 
@@ -91,5 +91,3 @@ macro_rules! with_values {
 }
 
 with_values!("24h", body + path, all - 400, 409, render);
-
-fn main() {}

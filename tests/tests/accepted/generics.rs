@@ -72,7 +72,8 @@ impl<R: Repo> Orders<R> {
     }
 }
 
-fn main() {
+#[test]
+fn compiles() {
     let _: Router = Router::new()
         .route("/create", post(create::<Memory, _, _>))
         .route("/limited", post(limited::<8, Memory, _, _>))

@@ -21,7 +21,8 @@ async fn create(Path(shop): Path<u64>, Json(order): Json<Order>) -> Json<Order> 
 #[openapi(paths(create))]
 struct Api;
 
-fn main() {
+#[test]
+fn compiles() {
     let _: Router = Router::new().route("/orders/{shop}", post(create));
     let api = Api::openapi();
     let operation = api.paths.paths["/orders/{shop}"].post.as_ref().unwrap();

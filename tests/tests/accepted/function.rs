@@ -60,7 +60,11 @@ pub async fn ship(app: App, mut order: Order) -> Result<Receipt, ShipError> {
     abandoned = rerun,
     fingerprint = none
 )]
-async fn pack<T: Send + 'static>(engine: &'static Idempotency, (tenant, id): (String, u64), _: T) -> Result<u64, RefusalReason> {
+async fn pack<T: Send + 'static>(
+    engine: &'static Idempotency,
+    (tenant, id): (String, u64),
+    _: T,
+) -> Result<u64, RefusalReason> {
     tokio::time::sleep(Duration::ZERO).await;
     Ok(id)
 }
@@ -82,6 +86,7 @@ impl Service {
     }
 }
 
-fn main() {
+#[test]
+fn compiles() {
     let _ = (ship, pack::<u8>, Service::sweep);
 }

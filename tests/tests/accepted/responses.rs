@@ -65,7 +65,8 @@ async fn diverging() -> Json<u8> {
     std::process::exit(1)
 }
 
-fn main() {
+#[test]
+fn compiles() {
     let _: Router = Router::new()
         .route("/unit", post(unit))
         .route("/tuple", post(tuple))

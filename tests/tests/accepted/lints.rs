@@ -4,11 +4,8 @@
     warnings,
     unused,
     nonstandard_style,
-    future_incompatible,
     let_underscore,
     rust_2018_idioms,
-    rust_2021_compatibility,
-    rust_2024_compatibility,
     deprecated_safe,
     elided_lifetimes_in_paths,
     explicit_outlives_requirements,
@@ -52,7 +49,8 @@ pub async fn unfinished(_body: ::std::string::String) -> &'static str {
     ::std::todo!()
 }
 
-fn main() {
+#[test]
+fn compiles() {
     let app: ::axum::Router = ::axum::Router::new()
         .route("/create/{tenant}", ::axum::routing::post(create))
         .route("/hello", ::axum::routing::post(hello))

@@ -61,7 +61,8 @@ async fn global(Extension(global): Extension<User>) -> String {
 #[idempotent(scope = tenant.id)]
 async fn generic<S: Clone + Send + Sync + 'static>(State(_): State<S>, Extension(tenant): Extension<User>, _: Method) {}
 
-fn main() {
+#[test]
+fn compiles() {
     let _: Router = Router::new()
         .route("/field", post(field))
         .route("/tuple", post(tuple))

@@ -28,7 +28,11 @@ async fn below_with_scope(body: String) -> Result<String, String> {
     Err(body)
 }
 
-fn main() {
-    let _: Router =
-        Router::new().route("/above", post(above)).route("/below", post(below)).route("/fields", post(below_with_fields)).route("/scope", post(below_with_scope));
+#[test]
+fn compiles() {
+    let _: Router = Router::new()
+        .route("/above", post(above))
+        .route("/below", post(below))
+        .route("/fields", post(below_with_fields))
+        .route("/scope", post(below_with_scope));
 }

@@ -50,7 +50,8 @@ async fn generic<T: Display + Clone + Send + Sync + 'static>(Extension(id): Exte
     id.to_string()
 }
 
-fn main() {
+#[test]
+fn compiles() {
     let _: Router = Router::new()
         .route("/field", post(field))
         .route("/option", post(option))

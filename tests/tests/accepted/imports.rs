@@ -18,8 +18,6 @@ async fn nested() -> Result<impl IntoResponse, impl IntoResponse + Send> {
     Ok("nested")
 }
 
-fn main() {}
-
 trait Of<T> {}
 impl<T, X> Of<T> for X {}
 

@@ -20,9 +20,8 @@ async fn scoped(Extension(name): Extension<&'static str>, State(_app): State<&'s
     let _ = name;
 }
 
-fn main() {
-    let _: Router<&'static App> = Router::new()
-        .route("/state", post(state))
-        .route("/extension", post(extension))
-        .route("/scoped", post(scoped));
+#[test]
+fn compiles() {
+    let _: Router<&'static App> =
+        Router::new().route("/state", post(state)).route("/extension", post(extension)).route("/scoped", post(scoped));
 }

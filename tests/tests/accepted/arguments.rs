@@ -110,7 +110,8 @@ async fn sixteen(
     format!("{uri} {body}")
 }
 
-fn main() {
+#[test]
+fn compiles() {
     let _: Router = Router::new()
         .route("/none", post(none))
         .route("/parts", post(parts))

@@ -83,8 +83,8 @@ async fn wrapped_with_scope(
     log(BODY);
 }
 
-#[tokio::main(flavor = "current_thread")]
-async fn main() {
+#[tokio::test]
+async fn runs() {
     let app = Router::new()
         .route("/plain", post(plain))
         .route("/wrapped", post(wrapped))

@@ -12,6 +12,7 @@ use axum::{
 use idem_axum::{Policy, idempotent};
 
 /// Methods of every type, by the names of those that generated code calls.
+#[allow(dead_code)]
 trait Everything: Sized {
     fn open(self) {}
     fn part(self) {}
@@ -89,11 +90,19 @@ where
 
 #[idempotent(scope = (__call, __scope, __key))]
 #[allow(clippy::used_underscore_binding)]
-async fn variables(__call: Method, __a1: Method, __a0: Method, __scope: Method, __key: Method, __value: String) -> String {
+async fn variables(
+    __call: Method,
+    __a1: Method,
+    __a0: Method,
+    __scope: Method,
+    __key: Method,
+    __value: String,
+) -> String {
     format!("{__call}{}{}{__scope}{__key}{__value}", __a1, __a0)
 }
 
-fn main() {
+#[test]
+fn compiles() {
     let _: Router<Call> = Router::new().route("/", post(types_of_the_module));
     let _: Router<RouterState> = Router::new().route("/", post(as_a_state));
     let _: Router<BodyVia> = Router::new().route("/", post(as_another_state));
