@@ -103,7 +103,7 @@ impl<D: Dialect> SqlStore<D> {
         } else {
             match self.running().enter(key, fingerprint, options.info.as_ref()) {
                 Ok(entered) => Some(entered),
-                Err(running) => return Ok(Begin::InFlight(running)),
+                Err(running) => return Ok(beginner.replay().await.unwrap_or(Begin::InFlight(running))),
             }
         };
         let begun = beginner.begin(entered).await;
@@ -181,6 +181,13 @@ impl<D: Dialect> Beginner<'_, D> {
             return Ok(Begin::Claimed(SqlClaim(ClaimKind::Transaction(Box::new(claim)))));
         }
         Err(Problem::Contended)
+    }
+
+    /// Returns the record of the key, if there is one: the other request of this process may be a retry as well.
+    async fn replay(&self) -> Option<Begin<SqlClaim<D>>> {
+        // If the database cannot be asked, the key is still in flight here.
+        let row = self.look().await.ok().flatten()?;
+        matches!(row, BeginRow::Record { .. }).then(|| self.judge(row))
     }
 
     /// Returns the row of the key, if it is not free.

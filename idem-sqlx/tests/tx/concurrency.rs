@@ -13,7 +13,11 @@ use crate::shop::{
     Effects, Shop, over_both, over_postgres, over_sqlite, postgres_service, send, sqlite_service, start,
 };
 
-over_both!(a_duplicate_in_this_process_is_refused_or_waits, a_handler_whose_client_hung_up_goes_on);
+over_both!(
+    a_duplicate_in_this_process_is_refused_or_waits,
+    a_handler_whose_client_hung_up_goes_on,
+    retries_that_meet_all_get_the_replay
+);
 
 async fn a_duplicate_in_this_process_is_refused_or_waits<D: Database, K>(shop: Shop<D, K>)
 where
@@ -37,6 +41,18 @@ where
         assert_eq!(waiter.await.unwrap().brief(), (201, "run 2"));
     }
     assert_eq!((shop.effects().await, shop.app.runs()), (2, 2));
+}
+
+async fn retries_that_meet_all_get_the_replay<D: Database, K>(shop: Shop<D, K>)
+where
+    Shop<D, K>: Effects,
+{
+    assert_eq!(shop.send("/act/201", "a").await.brief(), (201, "run 1"));
+    let retries: Vec<_> = (0..16).map(|_| shop.start("/act/201", "a")).collect();
+    for retry in retries {
+        let retry = retry.await.unwrap();
+        assert_eq!((retry.brief(), retry.replayed), ((201, "run 1"), true));
+    }
 }
 
 async fn a_handler_whose_client_hung_up_goes_on<D: Database, K>(shop: Shop<D, K>)
