@@ -1,11 +1,13 @@
-//! Trace validation: the events of the engine, replayed as steps of the [model](crate::model).
+//! Trace validation: the events of the engine, replayed as steps of a [model](crate::model).
 //!
 //! The engine reports each step of a claim, each handler that starts, each replay and each refusal, for operators.
 //! [`Observer`] writes them down as [`Line`]s, and [`validate`] looks for an order in which the model takes the same steps. A run
 //! that takes a step which the model lacks has none.
 
+mod claims;
 mod observe;
 mod replay;
+mod transactions;
 
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};

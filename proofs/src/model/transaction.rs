@@ -51,7 +51,8 @@ pub struct TransactionProtocol {
     pub fingerprints: Vec<u8>,
     /// Processes die, at any step.
     pub crash: bool,
-    /// A connection breaks after its COMMIT was sent: the COMMIT may not arrive, or its acknowledgement is lost.
+    /// Connections break, each at any step from the claim on. After the COMMIT was sent it may not arrive, or its acknowledgement is
+    /// lost, and the database may be away when it is looked for.
     pub lost_acks: bool,
     /// A mistake.
     pub fault: Option<Fault>,
@@ -59,7 +60,7 @@ pub struct TransactionProtocol {
 
 /// What a session does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-enum Session {
+pub(crate) enum Session {
     /// It is in no transaction.
     Idle,
     /// Its transaction has the lock of the key.
@@ -72,17 +73,20 @@ enum Session {
 
 /// What a client was told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-enum Reply {
+pub(crate) enum Reply {
     /// A response that this execution made, live or replayed.
     From(usize),
     /// The key has another fingerprint.
     Mismatch,
     /// Nothing happened for this request, which may be sent again.
     NothingHappened,
+    /// The database did not say what happened. A retry finds out.
+    Unavailable,
 }
 
+/// How far a request is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-enum Step {
+pub(crate) enum Step {
     /// It has no reply of the database.
     Asking,
     /// The lock of the key was not free; an owner with this fingerprint had it.
@@ -105,10 +109,10 @@ enum Step {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct State {
     /// The execution that left the committed record.
-    record: Option<usize>,
+    pub(crate) record: Option<usize>,
     /// The executions whose effects are committed.
     effects: Vec<usize>,
-    requests: Vec<(Step, Session)>,
+    pub(crate) requests: Vec<(Step, Session)>,
     false_mismatch: bool,
 }
 
@@ -123,14 +127,16 @@ pub enum Action {
     CommitArrives(usize),
     AckArrives(usize),
     ConnectionBreaks(usize),
+    RollBack(usize),
     Look(usize),
+    LookFails(usize),
     Crash(usize),
     SessionEnds(usize),
 }
 
 impl State {
     /// The request whose session has the lock of the key.
-    fn holder(&self) -> Option<usize> {
+    pub(crate) fn holder(&self) -> Option<usize> {
         self.requests.iter().position(|(_, session)| matches!(session, Session::Open | Session::Committing))
     }
 
@@ -202,13 +208,14 @@ impl TransactionProtocol {
             }
             Action::AckArrives(me) => state.requests[me] = (Step::Replied(Reply::From(me)), Session::Idle),
             Action::ConnectionBreaks(me) => {
-                if state.requests[me].0 == Step::CommitSent {
-                    state.requests[me].0 = Step::InDoubt;
-                }
+                // Without a COMMIT there is nothing to be in doubt of.
+                let sent = state.requests[me].0 == Step::CommitSent;
+                state.requests[me].0 = if sent { Step::InDoubt } else { Step::Replied(Reply::NothingHappened) };
                 if state.requests[me].1 == Session::Committed {
                     state.requests[me].1 = Session::Idle;
                 }
             }
+            Action::RollBack(me) => state.requests[me] = (Step::Replied(Reply::NothingHappened), Session::Idle),
             Action::Look(me) => {
                 let waits = state.holder() == Some(me) && !self.has(Fault::ImpatientLook);
                 if waits {
@@ -217,6 +224,7 @@ impl TransactionProtocol {
                 let reply = if state.record == Some(me) { Reply::From(me) } else { Reply::NothingHappened };
                 state.requests[me].0 = Step::Replied(reply);
             }
+            Action::LookFails(me) => state.requests[me].0 = Step::Replied(Reply::Unavailable),
             Action::Crash(me) => state.requests[me].0 = Step::Crashed,
             Action::SessionEnds(me) => state.requests[me].1 = Session::Idle,
         }
@@ -243,17 +251,21 @@ impl Model for TransactionProtocol {
             let mut can = |possible: bool, action| actions.extend(possible.then_some(action));
             let lives = !matches!(step, Step::Crashed | Step::Replied(_));
             let holds = matches!(session, Session::Open | Session::Committing);
-            // Its client cannot tell the session to end.
-            let is_cut_off = matches!(step, Step::Crashed | Step::InDoubt)
-                || (self.has(Fault::AnswerBeforeCommit) && self.lost_acks && matches!(step, Step::Replied(_)));
+            // If connections break, the database may notice first.
+            let is_cut_off = self.lost_acks || step == Step::Crashed;
             can(step == Step::Asking, Action::Begin(me));
             can(matches!(step, Step::Refused(_)), Action::TryFingerprint(me));
             can(step == Step::Claimed, Action::Run(me));
-            can(step == Step::Ran, Action::SendCommit(me));
+            can(step == Step::Ran && session == Session::Open, Action::SendCommit(me));
             can(session == Session::Committing, Action::CommitArrives(me));
             can(step == Step::CommitSent && session == Session::Committed, Action::AckArrives(me));
-            can(self.lost_acks && step == Step::CommitSent, Action::ConnectionBreaks(me));
+            can(matches!(step, Step::Claimed | Step::Ran), Action::RollBack(me));
+            can(
+                self.lost_acks && matches!(step, Step::Claimed | Step::Ran | Step::CommitSent),
+                Action::ConnectionBreaks(me),
+            );
             can(step == Step::InDoubt, Action::Look(me));
+            can(step == Step::InDoubt, Action::LookFails(me));
             can(self.crash && lives, Action::Crash(me));
             can(is_cut_off && holds, Action::SessionEnds(me));
         }

@@ -7,6 +7,8 @@ use idem_proofs::cluster::findings::Findings;
 use idem_proofs::cluster::processes::Service;
 use idem_proofs::cluster::run::{Kill, run};
 use idem_proofs::cluster::transactions::{TABLE, effects};
+use idem_proofs::model::transaction::TransactionProtocol;
+use idem_proofs::trace::validate;
 use idem_testkit::pgbouncer::PgBouncer;
 use idem_testkit::postgres::Postgres;
 
@@ -45,6 +47,10 @@ fn assert_exactly_once(findings: &Findings) {
     assert_eq!(findings.faults(), [], "{findings}");
     assert_eq!((findings.operations.len(), findings.effects()), (operations(), operations()), "{findings}");
     assert!(findings.operations.iter().all(|operation| !operation.unknown), "{findings}");
+    let protocol = TransactionProtocol { fingerprints: Vec::new(), crash: true, lost_acks: true, fault: None };
+    let unexplained = validate(&protocol, &findings.trace);
+    unexplained.iter().for_each(|unexplained| println!("{unexplained}"));
+    assert!(unexplained.is_empty(), "{} keys took steps that the model lacks", unexplained.len());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -1,0 +1,98 @@
+//! The steps of `Tx`, whose claim is the transaction of the handler.
+
+use idem_runtime::codes;
+
+use super::Event;
+use super::replay::{At, Story, Traced};
+use crate::model::transaction::{Action, Reply, Session, State, Step, TransactionProtocol};
+
+impl Traced for TransactionProtocol {
+    fn with_requests(&self, requests: usize) -> Self {
+        Self { fingerprints: vec![0; requests], ..self.clone() }
+    }
+
+    fn explain(&self, story: &Story<'_>, state: &State, me: usize, event: &Event) -> Option<State> {
+        let (now, session) = state.requests[me];
+        let becomes = |action, step| self.step(state, action).filter(|next| next.requests[me].0 == step);
+        match event {
+            Event::Granted => becomes(Action::Begin(me), Step::Claimed),
+            Event::Started(_) => self.step(state, Action::Run(me)),
+            Event::Completed => match (now, session) {
+                (Step::CommitSent, Session::Committed) => self.step(state, Action::AckArrives(me)),
+                // Its acknowledgement was lost, and the record was found.
+                (Step::CommitSent, Session::Committing) => {
+                    self.steps(state, [Action::CommitArrives(me), Action::ConnectionBreaks(me), Action::Look(me)])
+                }
+                (Step::Ran, _) => {
+                    self.steps(state, [Action::SendCommit(me), Action::CommitArrives(me), Action::AckArrives(me)])
+                }
+                _ => None,
+            },
+            Event::Released => self.step(state, Action::RollBack(me)),
+            Event::Replayed(execution) => {
+                becomes(Action::Begin(me), Step::Replied(Reply::From(story.request_of(execution)?)))
+            }
+            Event::Refused(code) => self.refused(story, state, me, code),
+            // A transaction has no lease, and the client waits for its end.
+            Event::Asked | Event::TakenOver | Event::Lost | Event::Unconfirmed => None,
+        }
+    }
+
+    fn unseen(&self, _: &Story<'_>, at: &At<'_>, state: &State) -> Vec<State> {
+        let mut states = Vec::new();
+        for (me, &(step, session)) in state.requests.iter().enumerate() {
+            if !at.reached(me) {
+                continue;
+            }
+            if step == Step::Asking && at.is_silent(me) && state.holder().is_none() && state.record.is_none() {
+                states.extend(self.step(state, Action::Begin(me)));
+            }
+            if session != Session::Idle {
+                states.extend(self.step(state, Action::SendCommit(me)));
+                states.extend(self.step(state, Action::CommitArrives(me)));
+                states.extend(self.step(state, Action::SessionEnds(me)));
+                if at.may_be_dead(me) {
+                    states.extend(self.step(state, Action::Crash(me)));
+                }
+            }
+        }
+        states
+    }
+
+    fn describe(story: &Story<'_>, state: &State) -> String {
+        let requests = state.requests.iter().enumerate();
+        let requests = requests.map(|(me, (step, session))| format!("{} {step:?} {session:?}", story.name(me)));
+        let key = match (state.holder(), state.record) {
+            (_, Some(execution)) => format!("recorded by {}", story.name(execution)),
+            (Some(holder), None) => format!("locked by {}", story.name(holder)),
+            (None, None) => "free".to_owned(),
+        };
+        format!("{key}; {}", requests.collect::<Vec<_>>().join(", "))
+    }
+}
+
+impl TransactionProtocol {
+    /// Refusals that change nothing must be true of the state.
+    fn refused(&self, story: &Story<'_>, state: &State, me: usize, code: &str) -> Option<State> {
+        let is_free = state.holder().is_none() && state.record.is_none();
+        let is_so = match (state.requests[me].0, code) {
+            // One that asks in the same process goes first, and is not yet known to the database.
+            (Step::Asking, codes::KEY_LOCKED) => {
+                state.holder().is_some() || (state.record.is_none() && story.is_second(me))
+            }
+            // Here all requests have one fingerprint. Whatever the other one is, a free key is granted.
+            (Step::Asking, codes::KEY_MISMATCH | codes::POLICY_CHANGED) => !is_free,
+            (Step::Asking, codes::STORE_UNAVAILABLE) => true,
+            (Step::Claimed | Step::Ran, codes::STORE_UNAVAILABLE) => {
+                return self.step(state, Action::ConnectionBreaks(me));
+            }
+            (Step::CommitSent, codes::STORE_UNAVAILABLE) => {
+                return self.steps(state, [Action::ConnectionBreaks(me), Action::LookFails(me)]);
+            }
+            // Its transaction was rolled back before this.
+            (Step::Replied(Reply::NothingHappened), codes::TOO_MANY_EXECUTIONS) => true,
+            _ => false,
+        };
+        is_so.then(|| state.clone())
+    }
+}
