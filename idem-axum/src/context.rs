@@ -12,7 +12,7 @@ use idem_runtime::{Idempotency, InvalidKey, RequestSpan};
 use crate::key::IdempotencyKey;
 use crate::policy::{Policy, Refusal};
 use crate::warnings::Warnings;
-use crate::{link, telemetry};
+use crate::{link_header, telemetry};
 
 /// What the layer leaves in a request: one extension, which also has what the endpoint finds.
 #[derive(Clone)]
@@ -60,7 +60,7 @@ impl LayerConfig {
 pub(crate) fn describe(link: Option<&HeaderValue>, mut response: Response) -> Response {
     if let Some(link) = link
         && response.extensions().get::<Refusal>().is_some()
-        && !response.headers().get_all(LINK).iter().any(link::is_describedby)
+        && !response.headers().get_all(LINK).iter().any(link_header::is_describedby)
     {
         response.headers_mut().append(LINK, link.clone());
     }

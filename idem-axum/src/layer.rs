@@ -9,7 +9,7 @@ use tower_layer::Layer;
 use tower_service::Service;
 
 use crate::context::{LayerConfig, PolicyCheck, RequestContext};
-use crate::link;
+use crate::link_header;
 use crate::warnings::Warnings;
 
 /// Hands an [`Idempotency`] to the `#[idempotent]` endpoints beneath it, and changes nothing else. If several are mounted, the
@@ -65,7 +65,7 @@ impl IdempotencyLayer {
     /// # Panics
     /// If `uri` is empty or has a character that no URI has.
     pub fn described_at(self, uri: &str) -> Self {
-        self.with_link(link::describedby(uri))
+        self.with_link(link_header::describedby(uri))
     }
 
     pub(crate) fn with_link(self, link: HeaderValue) -> Self {

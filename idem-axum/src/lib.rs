@@ -88,7 +88,7 @@ pub mod fuzzing;
 pub mod guide;
 mod key;
 mod layer;
-mod link;
+mod link_header;
 mod panics;
 mod policies;
 mod policy;

@@ -104,6 +104,7 @@ mod engine;
 mod error;
 mod execution_info;
 mod fingerprint;
+mod functions;
 #[cfg(feature = "__fuzzing")]
 #[doc(hidden)]
 pub mod fuzzing;
@@ -114,7 +115,6 @@ mod intercept;
 mod key;
 mod lease;
 mod memory;
-mod once;
 mod outcome;
 #[doc(hidden)]
 pub mod private;
@@ -139,6 +139,7 @@ pub use engine::{
 pub use error::{DecodeError, StoreError};
 pub use execution_info::{ExecutionId, ExecutionInfo};
 pub use fingerprint::{Fingerprint, FingerprintBuilder};
+pub use functions::{Once, WhenInFlight};
 /// ```
 /// use idem_runtime::{Idempotency, RefusalReason, idempotent};
 ///
@@ -161,7 +162,6 @@ pub use idem_macros::idempotent_function as idempotent;
 pub use key::{InvalidKey, Key, MAX_KEY, StorageKey};
 pub use lease::Lease;
 pub use memory::{MemoryClaim, MemoryStore, MemoryStoreBuilder, Usage};
-pub use once::{Once, WhenInFlight};
 #[doc(hidden)]
 pub use outcome::codes;
 pub use outcome::{Delivery, Executed, Outcome, RecordedStream, Recording, RefusalReason, Replay, RunResult};

@@ -80,8 +80,6 @@ mod migrations;
 #[cfg(feature = "_database")]
 mod names;
 #[cfg(feature = "_database")]
-mod once;
-#[cfg(feature = "_database")]
 mod pool;
 #[cfg(feature = "postgres")]
 mod postgres;
@@ -89,6 +87,8 @@ mod postgres;
 mod replay_count;
 #[cfg(feature = "_database")]
 mod rows;
+#[cfg(feature = "_database")]
+mod run_in;
 #[cfg(feature = "sqlite")]
 mod sqlite;
 #[cfg(feature = "_database")]
@@ -108,10 +108,10 @@ pub use dialect::Dialect;
 pub use errors::{ConnectError, DatabaseError, MigrateError, Problem, Step};
 #[cfg(feature = "_database")]
 pub use names::InvalidName;
-#[cfg(feature = "_database")]
-pub use once::OnceExt;
 #[cfg(feature = "postgres")]
 pub use postgres::{PostgresClaim, PostgresStore, PostgresStoreBuilder};
+#[cfg(feature = "_database")]
+pub use run_in::OnceExt;
 #[cfg(feature = "sqlite")]
 pub use sqlite::{SqliteClaim, SqliteStore, SqliteStoreBuilder};
 #[cfg(feature = "_database")]

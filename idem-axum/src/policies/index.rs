@@ -18,7 +18,7 @@ use super::check::ListedEndpoints;
 use super::document::{DescribedRules, Document};
 use crate::call::Call;
 use crate::layer::IdempotencyLayer;
-use crate::link;
+use crate::link_header;
 use crate::policy::Policy;
 
 /// The `#[idempotent]` endpoints of a service with their policies, and the document that publishes them, as
@@ -129,7 +129,7 @@ impl<S> Policies<S> {
             "the policy document needs a path without parameters, such as `/.well-known/idempotency`"
         );
         // Panics now, and not when the path is first used.
-        link::describedby(path);
+        link_header::describedby(path);
         Self { path: path.to_owned(), endpoints: Vec::new(), routes: Router::new(), undocumented: Arc::default() }
     }
 
@@ -251,7 +251,7 @@ impl IdempotencyLayer {
     /// complete: the layer does not know what is listed later. The comparison looks up the route template on each request.
     pub fn described_by<S>(self, policies: &Policies<S>) -> Self {
         let listed = ListedEndpoints::new(&policies.endpoints, Arc::clone(&policies.undocumented));
-        let layer = if self.has_link() { self } else { self.with_link(link::describedby(&policies.path)) };
+        let layer = if self.has_link() { self } else { self.with_link(link_header::describedby(&policies.path)) };
         layer.with_check(Arc::new(move |parts, policy| listed.compare(parts, policy)))
     }
 }

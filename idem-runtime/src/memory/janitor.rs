@@ -47,7 +47,7 @@ impl Janitor {
             let started = thread::Builder::new().name("idem-janitor".into()).spawn(move || {
                 while !stop.wait() && round(&shared) {}
                 #[cfg(feature = "metrics")]
-                super::levels::publish();
+                super::metrics::publish();
             });
             if let Err(error) = started {
                 tracing::warn!(%error, "no janitor thread: the memory of expired records is reclaimed only by requests");
@@ -65,7 +65,7 @@ impl Janitor {
 pub(super) fn round(shared: &Weak<Shared>) -> bool {
     let Some(shared) = shared.upgrade() else { return false };
     #[cfg(feature = "metrics")]
-    super::levels::publish();
+    super::metrics::publish();
     let (now, real_time) = (shared.clock().now(), shared.clock().is_real_time());
     for shard in &shared.shards {
         // In real time moka removes what has expired, a few seconds later, unless a new key needs the room now.

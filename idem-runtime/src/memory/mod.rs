@@ -23,7 +23,7 @@ use crate::sync::AtomicUsize;
 mod claims;
 mod janitor;
 #[cfg(feature = "metrics")]
-mod levels;
+mod metrics;
 mod quota;
 mod records;
 
@@ -246,7 +246,7 @@ impl MemoryStoreBuilder {
             janitor: Janitor::new(),
         });
         #[cfg(feature = "metrics")]
-        levels::enter(&shared);
+        metrics::enter(&shared);
         MemoryStore { inner: Arc::new(Inner { shared }) }
     }
 }

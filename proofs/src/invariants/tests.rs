@@ -2,9 +2,9 @@
 
 use super::*;
 
-mod tale;
+mod by_hand;
 
-use tale::{BOUNDS, Tale, answer, canary, refusal, replay};
+use by_hand::{BOUNDS, Tale, answer, canary, refusal, replay};
 
 /// Request 1 of tenant a ran as execution 10.
 fn told() -> Tale {

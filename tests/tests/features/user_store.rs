@@ -1,4 +1,4 @@
-//! The backend swaps by one line: a store that a user wrote, no more than a map and a mutex (`src/shelf.rs`).
+//! The backend swaps by one line: a store that a user wrote, no more than a map and a mutex (`src/user_store.rs`).
 
 use std::time::Duration;
 

@@ -41,7 +41,7 @@ mod isolation {
 
 /// 5. Extractors first: every extractor runs on every request, and a request that it rejects does not use up the key.
 mod arguments_first {
-    mod credentials;
+    mod on_replays;
     mod rejections;
 }
 
