@@ -22,6 +22,7 @@ use crate::store::SqlStore;
 
 mod caller;
 mod claim;
+mod commit;
 mod open;
 mod running;
 

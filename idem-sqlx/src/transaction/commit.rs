@@ -1,0 +1,151 @@
+//! The end of a transaction: its commit, its rollback, and what became of a commit that was not confirmed.
+
+use std::time::Duration;
+
+use idem_runtime::remote::jitter;
+use idem_runtime::{Record, StoreError};
+use tokio::time::{Instant, sleep};
+
+use super::{OpenTransaction, TransactionClaim, fill};
+use crate::dialect::{Dialect, MAX_TIME, TransactionState, Value};
+use crate::errors::{DatabaseError, Problem, Step};
+use crate::execute::key_value;
+use crate::rows::BeginRow;
+
+/// How long is looked whether a commit took effect that was not confirmed.
+const DOUBT_TIMEOUT: Duration = Duration::from_secs(5);
+/// The pause before the next look.
+const DOUBT_PAUSE: Duration = Duration::from_millis(20);
+
+impl<D: Dialect> TransactionClaim<D> {
+    /// Writes the record, and commits.
+    pub(crate) async fn complete(self, record: &Record, ttl: Duration) -> Result<(), StoreError> {
+        let bytes = record.to_checksummed_bytes(&self.key);
+        let values = [
+            key_value(&self.key),
+            Value::Bytes(self.owner.as_bytes()),
+            Value::Bytes(&bytes),
+            Value::Number(D::ticks(ttl.min(MAX_TIME))),
+        ];
+        let end = fill::<D>(&self.store.executor().statements.complete_in_transaction, &values);
+        self.commit(end).await
+    }
+
+    /// Leaves no record. What the handler wrote is kept if it returned a success that its policy does not record; otherwise it is
+    /// undone. The key is free.
+    pub(crate) async fn release(self) -> Result<(), StoreError> {
+        if !self.slot.keeps_writes() {
+            return self.roll_back().await;
+        }
+        let values = [key_value(&self.key), Value::Bytes(self.owner.as_bytes())];
+        let end = fill::<D>(&self.store.executor().statements.release, &values);
+        self.commit(end).await
+    }
+
+    /// Commits, after the statement that ends the claim.
+    async fn commit(mut self, end: String) -> Result<(), StoreError> {
+        let mut open = self.taken()?;
+        let savepoint = &self.savepoint;
+        let undo =
+            if self.slot.keeps_writes() { String::new() } else { format!("ROLLBACK TO SAVEPOINT {savepoint}; ") };
+        let end = if self.slot.is_unkeyed() { String::new() } else { format!("{end}; ") };
+        let sql = format!("{undo}RELEASE SAVEPOINT {savepoint}; {end}{}", D::COMMIT);
+        let error = match open.run_last(sql).await {
+            Ok(rows) => {
+                open.put_back();
+                // The row was in the transaction, so only the handler can have removed it.
+                let has_ended = self.slot.is_unkeyed() || !rows.is_empty();
+                return if has_ended { Ok(()) } else { Err(self.gone().await) };
+            }
+            Err(error) => error,
+        };
+        // Before anything is looked up: it closes the connection.
+        drop(open);
+        match D::transaction_state(&error) {
+            TransactionState::Gone => return Err(self.gone().await),
+            TransactionState::Aborted => {
+                self.slot.set_fault(
+                    "it returned a success although a statement had failed in its transaction, which was rolled back; return an \
+                     error, or run the statement in a nested transaction",
+                );
+                return Err(StoreError::unavailable(error));
+            }
+            TransactionState::Open => {}
+        }
+        let problem = D::problem(error, &self.store.executor().table);
+        if problem.leaves_doubt() {
+            return self.resolve(problem).await;
+        }
+        if matches!(problem, Problem::Refused(_)) {
+            self.slot.set_fault("the database refused to commit what it wrote, and rolled it back");
+            tracing::error!(key = %self.key, error = %problem, "the transaction of a handler was not committed");
+        }
+        Err(DatabaseError { step: Step::Commit, problem }.into())
+    }
+
+    async fn roll_back(mut self) -> Result<(), StoreError> {
+        let mut open = self.taken()?;
+        let sql = format!("ROLLBACK TO SAVEPOINT {}; {}", self.savepoint, D::ROLLBACK);
+        match open.run(sql).await {
+            Ok(_) => open.put_back(),
+            Err(error) => {
+                // The database rolls back when the connection is closed.
+                drop(open);
+                if D::transaction_state(&error) == TransactionState::Gone {
+                    return Err(self.gone().await);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn taken(&self) -> Result<OpenTransaction<D>, StoreError> {
+        self.slot.take().ok_or_else(|| {
+            self.slot.set_fault("its `Tx` was still in use after it returned, and was rolled back; drop it before");
+            StoreError::unavailable("the transaction is still in use")
+        })
+    }
+
+    /// The handler has ended the transaction itself: what it wrote before may be committed, and what it wrote after is. The outcome
+    /// is unknown to retries.
+    async fn gone(&mut self) -> StoreError {
+        self.slot.set_fault("it ended the transaction of its `Tx`; leave COMMIT and ROLLBACK to the attribute");
+        if !self.slot.is_unkeyed() {
+            self.store.leave_unknown(&self.key, &self.owner, &self.fingerprint, self.ttl).await;
+        }
+        StoreError::Lost
+    }
+
+    /// Looks whether a commit took effect that was not confirmed.
+    async fn resolve(&mut self, problem: Problem) -> Result<(), StoreError> {
+        if self.slot.is_unkeyed() {
+            self.slot.set_fault("its commit was not confirmed, and without a key it is unknown whether it took effect");
+            return Err(StoreError::Lost);
+        }
+        let until = Instant::now() + DOUBT_TIMEOUT;
+        while Instant::now() < until {
+            match self.look().await {
+                Ok(Some(true)) => return Ok(()),
+                Ok(Some(false)) => break,
+                Ok(None) | Err(_) => sleep(jitter(DOUBT_PAUSE)).await,
+            }
+        }
+        // A retry finds out what happened.
+        Err(DatabaseError { step: Step::Commit, problem }.into())
+    }
+
+    /// Returns whether the record is there. `None` if the session may still commit.
+    async fn look(&mut self) -> Result<Option<bool>, DatabaseError> {
+        let holder = self.store.holder(&self.key, &self.fingerprint, None).await?;
+        if holder.is_some_and(|holder| holder.session == self.session) {
+            return Ok(None);
+        }
+        // The session has ended, and this sees what it committed.
+        let executor = self.store.executor();
+        let values = [key_value(&self.key), Value::Bytes(self.owner.as_bytes())];
+        let result = executor.read(Step::Commit, &executor.statements.look, &values).await?;
+        let row = result.rows.first().map(|row| BeginRow::read::<D>(row, &self.key)).transpose();
+        let row = row.map_err(|problem| DatabaseError { step: Step::Commit, problem })?;
+        Ok(Some(matches!(row, Some(BeginRow::Record { owner, .. }) if owner == self.owner)))
+    }
+}
