@@ -23,30 +23,30 @@
 //! ```
 //!
 //! # It has no authentication
-//! Anyone who reaches the page sees recorded responses, whatever your handlers return, and can make a charge run
-//! again. **Mount it behind your authentication.** The page asks the closure `actor` for the name of the operator. If it returns
-//! `None` or a blank name, the page shows nothing and does nothing (403). A closure that makes a name up takes that protection away.
+//! Anyone who reaches the page sees recorded responses, whatever your handlers return, and can make a charge run again. **Mount it behind
+//! your authentication.** The page asks the closure `actor` for the name of the operator. If it returns `None` or a blank name, the page
+//! shows nothing and does nothing (403). If the closure invents a name, the page has no protection.
 //!
-//! Who may look and not change gets a second router, with [`Admin::read_only`], at another path.
+//! For people who may look up keys but not change them, mount a second router with [`Admin::read_only`] at another path.
 //!
 //! # What it does by itself
-//! - A change needs a form of this page, sent from this page: the browser must say so (`Sec-Fetch-Site`, or `Origin` equal
-//!   to `Host`), and the form must bring back what a cookie of the page says. That does not lean on `SameSite`. Behind a proxy
-//!   that rewrites `Host` the page needs HTTPS, over which browsers send `Sec-Fetch-Site`.
+//! - A change needs a form of this page, sent from this page: the browser must say so (`Sec-Fetch-Site`, or `Origin` equal to `Host`), and
+//!   the form must contain the value of the page's cookie. The check does not depend on `SameSite`. Behind a proxy that rewrites `Host` the
+//!   page needs HTTPS, over which browsers send `Sec-Fetch-Site`.
 //! - There is no script on the page, and `Content-Security-Policy` lets none run, whatever was recorded. The page cannot be put
 //!   into a frame. Nothing is cached.
 //! - A key is sent in the body of a `POST` and never in an address, so that it is in no access log and no history.
-//! - Each look-up and each change is an [`Audit`]: a `tracing` event at info, target `idem_admin::audit`, and a call of
-//!   [`Admin::audit`]. Neither has the key. Both go on to their end, and are audited, even if the browser leaves. A change that
-//!   the page does not let through is audited as refused.
-//! - A change is made only if the key is in the state that the person saw: the page looks once more, and then makes the change. The
-//!   two are separate steps. If the record that was seen ends between them (it expires, or another operator forgets it) and
-//!   a retry runs to its end there as well, its record is what is forgotten. A claim whose owner is alive is never forgotten.
+//! - Each look-up and each change is an [`Audit`]: a `tracing` event at info, target `idem_admin::audit`, and a call of [`Admin::audit`].
+//!   Neither the event nor the call has the key. A look-up or a change runs to its end and is audited, even if the browser disconnects. A
+//!   change that the page refuses is audited as refused.
+//! - A change is made only if the key is in the state that the person saw: the page looks once more, and then makes the change. The two are
+//!   separate steps. Between them the record may expire, or another operator may forget it, and a retry may record a new response. Then the
+//!   page forgets that new record. A claim whose owner is alive is never forgotten.
 //!
 //! # Scripts
-//! With `Accept: application/json` the look-up responds in JSON, and so does the list of unknown outcomes, `step=unknown`, in parts: `next`
-//! of the one is `from` of the next. It has no form for changes: those are methods of
-//! [`Idempotency`].
+//! With `Accept: application/json` the look-up responds in JSON, and so does the list of unknown outcomes, `step=unknown`, in parts: send
+//! the `next` of one part as the `from` of the following request. Scripts cannot make changes here: call the methods of [`Idempotency`]
+//! instead.
 //!
 //! ```console
 //! $ curl -H 'Accept: application/json' --data-urlencode key@key.txt \

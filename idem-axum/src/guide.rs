@@ -2,7 +2,7 @@
 //!
 //! | page | the question |
 //! |---|---|
-//! | [`states`] | What can become of a key? One picture. |
+//! | [`states`] | Which states can a key have? One picture. |
 //! | [`fingerprints`] | Which requests are the same operation? |
 //! | [`scopes`] | Whose key is it, and what if tokens rotate? |
 //! | [`layers`] | What do timeouts, sessions, transactions and limits around a handler do? |
@@ -11,15 +11,15 @@
 //! | [`crashes`] | What if a process dies half-way? |
 //! | [`exactly_once`] | What if the effects are rows in a database, and what does `Tx` cover? |
 //! | [`stores`] | Which store is right, behind a load balancer too, and what can it lose? |
-//! | [`deployments`] | What holds in my deployment, what must be set, and where do personal data lie? |
+//! | [`deployments`] | What holds in my deployment, what must I set, and where is personal data stored? |
 //! | [`operating`] | Which limits are there, how does the service stop, and what if a handler hangs? |
 //! | [`testing`] | How are handlers tested, without waiting? |
 //! | [`observing`] | What can be seen and counted while it runs? |
-//! | [`jobs`] | How are webhooks, queues and nightly jobs protected, and what is `run_in`? |
+//! | [`jobs`] | How do I protect webhooks, queues and nightly jobs, and what is `run_in`? |
 //! | [`apis`] | What do the rules of known APIs look like? |
 //! | [`publishing`] | How do clients learn the rules, in JSON and in OpenAPI? |
 //! | [`clients`] | What should a client do, and when may it retry? |
-//! | [`migrating`] | How is a middleware of one's own replaced? |
+//! | [`migrating`] | How do I replace my own middleware? |
 //!
 //! And for those who run the service, in the documentation of what they use:
 //!
@@ -30,7 +30,7 @@
 //!
 //! Each page is short, its code is compiled and run with the tests, and it ends with what does *not* hold.
 //!
-//! The modules are documentation alone, and exist only for rustdoc.
+//! The modules contain only documentation, and exist only in rustdoc.
 
 #[doc = include_str!("guide/states.md")]
 pub mod states {}

@@ -1,4 +1,4 @@
-//! `#[idempotent]` makes an axum handler safe to retry: it runs once for a key, and every retry gets the same response.
+//! `#[idempotent]` makes an axum handler safe to retry: it runs once for each idempotency key, and every retry gets the same response.
 //!
 //! ```
 //! use axum::{Json, Router, body::Body, extract::State, http::{Request, StatusCode}, routing::post};
@@ -38,37 +38,40 @@
 //! assert_eq!((first.status(), retry.status()), (StatusCode::CREATED, StatusCode::CREATED));
 //! assert_eq!(retry.headers()["idempotent-replayed"], "true");
 //!
-//! // When the server has stopped: handlers whose client has left may still run.
+//! // After the server has stopped, wait for handlers whose client has disconnected.
 //! idempotency.drain().await;
 //! # }
 //! ```
 //!
 //! # Guarantees
 //!
-//! The *scope* says whose key it is, by default the caller's. The *fingerprint* is what must be equal on a retry. The *record* is
-//! the response as it was kept, and a *replay* is a response made from it. For one scope and key, while the record lives:
+//! The *key* is what the client sends in the header. The *scope* says whose key it is, by default the caller's. The *fingerprint* covers
+//! the parts of the request that a retry must repeat. The *record* is the stored response, and a *replay* is a response made from the
+//! record. These guarantees hold for one scope and key, until the record expires:
 //!
 //! - **Once.** The handler starts at most once, unless its policy explicitly allows more.
 //! - **To the end.** A client that disconnects does not stop the handler.
 //! - **The same bytes.** A replay has the recorded status, headers, body and trailers.
-//! - **Never another caller's.** Another fingerprint, caller or endpoint is refused, also while the first request runs.
+//! - **Never another caller's.** A request with another fingerprint, from another caller or to another endpoint is refused, even while the
+//!   first request runs.
 //! - **Extractors first.** Every extractor runs on every request, replays included.
-//! - **Refuse rather than guess.** If this cannot be kept, the handler does not run, and the client gets a clear error.
+//! - **Refuse rather than guess.** If these promises cannot be kept, the handler does not run, and the client gets a clear error.
 //!
-//! A handler whose effects are rows in PostgreSQL or SQLite takes effect [exactly once](guide::exactly_once) with `Tx` of `idem-sqlx`,
-//! and a function without HTTP with `run_in`. Without them a process that dies may leave an effect without its record.
+//! A handler whose effects are rows in PostgreSQL or SQLite takes effect [exactly once](guide::exactly_once) if it takes the argument `Tx`
+//! of `idem-sqlx`. A function without HTTP uses `run_in` instead. Without them, a process may die after an effect and before its record is
+//! written.
 //!
-//! # Where to read on
+//! # What to read next
 //!
 //! | | |
 //! |---|---|
 //! | [`#[idempotent]`](macro@idempotent) | every option, and which handlers it takes |
-//! | [`Policy`] | the same as a `const`, and the presets |
-//! | [`Refusal`] | every response that the runtime makes itself |
-//! | [`IdempotencyLayer`], [`Idempotency`] | what is mounted, and what it does: `drain`, `inspect`, `settle`, `once` |
-//! | [`IdempotencyKey`], [`Unrecorded`] | what a handler takes and returns |
-//! | [`Policies`] | what clients are told |
-//! | [`Store`] | the contract of stores |
+//! | [`Policy`] | the same options as a `const`, and the presets |
+//! | [`Refusal`] | every error response that `idem` itself sends |
+//! | [`IdempotencyLayer`], [`Idempotency`] | the layer to mount, and the engine that it hands to handlers: `drain`, `inspect`, `settle`, `once` |
+//! | [`IdempotencyKey`], [`Unrecorded`] | the key as an argument, and the mark for a response that is not recorded |
+//! | [`Policies`] | publishing the rules for clients |
+//! | [`Store`] | the trait to implement for your own store |
 //!
 //! The [`guide`] has a page for each question that comes up later: [fingerprints](guide::fingerprints),
 //! [scopes and rotating tokens](guide::scopes), [layers and sessions](guide::layers), [what is recorded](guide::recording),

@@ -1,8 +1,8 @@
 //! The attribute of `idem`. Use it through `idem-axum`, which re-exports it.
 //!
-//! No logic is in here. The options are read (`options`), their values checked (`value`, `terms`, `scope`, `expression`) and resolved to a
-//! constant policy (`resolve`); the function is checked and taken apart (`handler`); and both become one function (`expand`)
-//! that calls the adapter crate. A plain function, without a request, has its own options (`function`).
+//! This crate has no logic. The options are read (`options`), their values checked (`value`, `terms`, `scope`, `expression`) and resolved
+//! to a constant policy (`resolve`); the function is checked and taken apart (`handler`); and both become one function (`expand`) that
+//! calls the adapter crate. A plain function, without a request, has its own options (`function`).
 
 mod errors;
 mod expand;
@@ -37,38 +37,38 @@ use proc_macro::TokenStream;
 ///
 /// # Options
 ///
-/// Each at most once, in any order. The last column is the method of `Policy` that does the same in a `const`.
+/// Write each option at most once, in any order. The last column is the method of `Policy` that does the same in a `const`.
 ///
 /// | option | value | default | method |
 /// |---|---|---|---|
 /// | `policy` | path of a `const Policy` to start from; the other options override it; presets are `Policy::STRIPE`, `Policy::WEBHOOK` and `Policy::ACP` | `Policy::DEFAULT` | first in the chain |
 /// | `header` | name of the header that carries the key | `"Idempotency-Key"` | `.header("idempotency-key")` |
-/// | `key` | instead of `header`: an expression over the handler's arguments, `Display` or an `Option` of it | none | none |
+/// | `key` | instead of `header`: an expression over the handler's arguments, whose type is `Display` or an `Option` of such a type | none | none |
 /// | `required` | flag: refuse a request without a key (400). Without the flag such a request runs unprotected | off | `.required()`, `.optional()` |
 /// | `min_key` | shortest key accepted, in characters, 1 to 255 | `1` | `.min_key(8)` |
 /// | `ttl` | how long a record is replayed, from completion: `"90s"`, `"24h"`, `"1h 30m"`, `"7d"`; no months and no years | `"24h"` | `.ttl(Duration::from_secs(86_400))` |
-/// | `fingerprint` | the parts of the request that must be equal on a retry: sum of `method`, `path`, `query`, `body`, `json`, `json("/a", "/b/0")`, `header("Name")`; or `none` | `method + path + query + body` | `.fingerprint(&[Part::Path, Part::Body])`, `.no_fingerprint()` |
+/// | `fingerprint` | the parts of the request that a retry must repeat, joined by `+`: `method`, `path`, `query`, `body`, `json`, `json("/a", "/b/0")`, `header("Name")`; or `none` | `method + path + query + body` | `.fingerprint(&[Part::Path, Part::Body])`, `.no_fingerprint()` |
 /// | `scope` | whose key it is: `global`, `path`, `header("Name")`, or an expression over the handler's arguments that is `Display`; a tuple for several | the caller, through the fingerprint | `.scope(Scope::Global)`; none for an expression |
-/// | `in_flight` | what a retry gets while the first request still runs: `reject`, `reject(423)`, `reject(202)` to acknowledge an event, `wait("5s")` (then reject) | `reject` (409) | `.in_flight(InFlight::reject(409))` |
+/// | `in_flight` | what a retry gets while the first request still runs: `reject`, `reject(423)`, `reject(202)` to acknowledge an event, `wait("5s")`, which rejects after five seconds | `reject` (409) | `.in_flight(InFlight::reject(409))` |
 /// | `mismatch` | status for a key that is sent with a different request, 400 to 599 | `422` | `.mismatch(422)` |
-/// | `record` | which responses are recorded: sum and difference of `all`, `success`, `redirect`, `client_error`, `server_error` and single statuses | what `policy` says: `all` | `.record(Statuses::ALL.minus(Statuses::of(400)))` |
-/// | `replay` | what a replay sends of the record: sum of `status`, `headers`, `body` | all three | `.replay(Replay::STATUS.and(Replay::BODY))` |
+/// | `record` | which responses are recorded: `all`, `success`, `redirect`, `client_error`, `server_error` and single statuses, joined by `+` and `-` | what `policy` says: `all` | `.record(Statuses::ALL.minus(Statuses::of(400)))` |
+/// | `replay` | what a replay sends of the record: `status`, `headers` and `body`, joined by `+` | all three | `.replay(Replay::STATUS.and(Replay::BODY))` |
 /// | `replay_status` | status of replays, 200 to 599 | the recorded one | `.replay_status(200)` |
 /// | `replay_header` | name of the header that marks a replay (value `true`), or `none` | `"Idempotent-Replayed"` | `.replay_header("idempotent-replayed")`, `.no_replay_header()` |
-/// | `replay_with` | headers that are added to replays: sum of `header("Name", "value")` and, by recorded status, `header("Name", "value", server_error - 503)` | none | `.replay_with(&[AddedHeader::new("x-name", "value").on(Statuses::SERVER_ERROR)])` |
+/// | `replay_with` | headers that are added to replays, joined by `+`: `header("Name", "value")`, or `header("Name", "value", server_error - 503)` for some recorded statuses only | none | `.replay_with(&[AddedHeader::new("x-name", "value").on(Statuses::SERVER_ERROR)])` |
 /// | `abandoned` | what a retry gets if the owner of the claim disappeared and the outcome is unknown: `refuse` or `rerun` | `refuse` | `.abandoned(Abandoned::Refuse)` |
 /// | `max_response` | largest response recorded: `"512B"`, `"64KiB"`, `"10MB"`; a larger one is sent, but cannot be replayed | `"1MiB"` | `.max_response(1 << 20)` |
-/// | `timeout` | longest execution: `"30s"`; past it the handler's future is dropped, and the response is 504 | none | `.timeout(Duration::from_secs(30))` |
+/// | `timeout` | longest execution: `"30s"`; after that time the handler's future is dropped, and the response is 504 | none | `.timeout(Duration::from_secs(30))` |
 /// | `errors` | path of a `fn(&Refusal) -> Response` that renders refusals | problem details | `.errors(render)` |
 /// | `shadow` | flag: compute everything, enforce nothing, count what would have happened | off | `.shadow()`, `.enforced()` |
 /// | `crate` | path of the adapter crate, if it is renamed or re-exported | `::idem_axum` | |
-/// | `engine` | expression for an `Idempotency`: the function is no handler, but [plain](#plain-functions) | none | none |
+/// | `engine` | expression for an `Idempotency`: makes this a [plain function](#plain-functions) instead of a handler | none | none |
 ///
-/// Sums are read left to right. The order of the terms of `fingerprint` and `replay` never matters.
+/// Terms that are joined by `+` and `-` are read left to right. The order of the terms of `fingerprint` and `replay` never matters.
 ///
-/// - `fingerprint = method + json("/order", "/lines/0")`: only these parts of a JSON body, by JSON pointer. `json` alone is
-///   the whole document, without regard to white space and to the order of members; `body` is every byte. The method and the
-///   matched route are always part of it, so a key used on one endpoint is refused on another of the same scope.
+/// - `fingerprint = method + json("/order", "/lines/0")`: only these parts of a JSON body, by JSON pointer. `json` alone is the whole
+///   document, without regard to white space and to the order of members; `body` is every byte. The method and the matched route are always
+///   part of the fingerprint. So a key used on one endpoint is refused on another of the same scope.
 /// - `record = all - 400 - 422`: a response that is not recorded releases the key, and the handler runs again on a retry.
 ///
 /// A flag is off unless it is written. `.optional()` and `.enforced()` turn one off in a `const` policy.
@@ -80,22 +80,23 @@ use proc_macro::TokenStream;
 ///
 /// # Scopes and keys
 ///
-/// A key in a header is one line with 1 to 255 visible ASCII characters, bare (`order-1`) or in quotes (`"order-1"`): the same key. A
-/// bare key has no comma, no semicolon and no quote. Any other key is refused (400), and so are a list of keys and the header sent
-/// twice.
+/// A key in a header is one line with 1 to 255 visible ASCII characters. `order-1` and `"order-1"`, with quotes, are the same key. A key
+/// without quotes cannot have a comma, a semicolon or a quote. Any other key is refused (400), and so are a list of keys and the header
+/// sent twice.
 ///
 /// Without `scope` the caller is part of the fingerprint: by the `Authorization` header, or by `Cookie` if there is no
 /// `Authorization`. A caller with a new token or a new cookie is refused. Declare a scope for such callers.
 ///
-/// `scope = path` makes the same key on another path another key, and leaves the caller bound. `(global, path)` binds no caller.
-/// `path` may be beside one header, as in `(header("X-Tenant"), path)`, or beside expressions, as in `(user.id, path)`.
+/// With `scope = path`, the same key on another path is another key, and callers are told apart as by default. `(global, path)` does not
+/// tell callers apart. `path` may be combined with one header, as in `(header("X-Tenant"), path)`, or with expressions, as in
+/// `(user.id, path)`.
 ///
-/// An expression in `scope` or `key` sees the arguments as the handler does, and mentions at least one. It is evaluated after the
-/// extractors and before the handler, and can neither `.await` nor `?`; let an extractor do that. `global`, `path` and
-/// `header(..)` are keywords in `scope`, even if an argument has that name.
+/// An expression in `scope` or `key` sees the arguments as the handler does, and must use at least one of them. It is evaluated after the
+/// extractors and before the handler. It cannot use `.await` or `?`; let an extractor do that. `global`, `path` and `header(..)` are
+/// keywords in `scope`, even if an argument has that name.
 ///
-/// With `key = event.id` any text of one byte or more is a key, and no header is read. An empty text or `None` is no key. The
-/// handler has no `IdempotencyKey` argument then; `IdempotencyKey::from_text(&event.id)` makes one.
+/// With `key = event.id` any text of one byte or more is a key, and no header is read. An empty text or `None` is no key. The handler
+/// cannot take an `IdempotencyKey` argument then. Make one in the handler with `IdempotencyKey::from_text(&event.id)`.
 ///
 /// ```ignore
 /// // For webhooks: the extractor of `event` has verified the signature.
@@ -116,17 +117,17 @@ use proc_macro::TokenStream;
 ///
 /// # Plain functions
 ///
-/// With `engine` the attribute makes a plain async function run at most once for its key. It keeps its arguments, its `Ok` is
-/// recorded, and a refusal is its error:
+/// With `engine` the attribute makes a plain async function run at most once for its key. It keeps its arguments, its `Ok` value is
+/// recorded, and it returns a refusal as its error:
 ///
 /// ```ignore
 /// #[idempotent(engine = app.idempotency, scope = "ship", key = order.id, ttl = "7d")]
 /// async fn ship(app: App, order: OrderPaid) -> Result<Receipt, ShipError> { .. }
 /// ```
 ///
-/// `engine`, `scope` and `key` must be written; `ttl`, `in_flight = wait("5s")`, `abandoned` and `crate` mean what they mean for a
-/// handler; `fingerprint` is an argument that is `Serialize`. No other option means anything without a request. The rules for
-/// values and errors are those of `Idempotency::once`.
+/// `engine`, `scope` and `key` must be written; `ttl`, `in_flight = wait("5s")`, `abandoned` and `crate` mean what they mean for a handler;
+/// `fingerprint` is an argument that is `Serialize`. Any other option is a compile error. The rules for values and errors are those of
+/// `Idempotency::once`.
 ///
 /// # Handlers
 ///
@@ -142,8 +143,8 @@ use proc_macro::TokenStream;
 ///   elsewhere into another function.
 /// - The handler runs in its own task, to its end even if the client disconnects. It must be `Send`, and task-locals of the
 ///   request's task are not visible in it.
-/// - If there is a `key`, or `scope` is an expression, a value that a pattern does not bind, such as the second of `(user, _)`, is
-///   dropped with the request, before the handler ends.
+/// - With a `key`, or a `scope` that is an expression, a value that no pattern binds is dropped before the handler ends. An example is the
+///   second value of `(user, _)`.
 ///
 /// ## Generic functions
 ///
@@ -157,7 +158,8 @@ use proc_macro::TokenStream;
 /// Router::new().route("/orders", post(create::<Memory, _, _>))
 /// ```
 ///
-/// rustc suggests `create::<Memory, RouterState, BodyVia>` if they are missing; these are the names of the parameters, not types.
+/// If you leave them out, rustc suggests `create::<Memory, RouterState, BodyVia>`. Do not write that: these are names of parameters, not
+/// types.
 ///
 /// ## Other attributes
 ///
@@ -182,10 +184,10 @@ pub fn idempotent(options: TokenStream, item: TokenStream) -> TokenStream {
 /// }
 /// ```
 ///
-/// The function keeps its arguments and its return type, and calls [`Idempotency::once`]: its `Ok` is recorded and returned by
-/// later calls with the key, and its `Err` and its panic release the key. So the value is `Serialize` and `DeserializeOwned`, and the
-/// error has `From<RefusalReason>`. The block runs in its own task, to its end even if the caller is dropped: the arguments
-/// are `Send`, and none is a reference.
+/// The function keeps its arguments and its return type, and calls [`Idempotency::once`]: its `Ok` is recorded and returned by later calls
+/// with the key, and its `Err` and its panic release the key. So the value must be `Serialize` and `DeserializeOwned`, and the error must
+/// implement `From<RefusalReason>`. The block runs in its own task, to its end even if the caller is dropped. So the arguments must be
+/// `Send`, and none may be a reference.
 ///
 /// | option | value | default |
 /// |---|---|---|
@@ -198,7 +200,7 @@ pub fn idempotent(options: TokenStream, item: TokenStream) -> TokenStream {
 /// | `abandoned` | what a call gets if the process of another disappeared: `refuse` or `rerun` | `refuse` |
 /// | `crate` | path of this crate, if it is renamed or re-exported | `::idem_runtime` |
 ///
-/// The expressions are evaluated before the block, and can neither `.await` nor `?`.
+/// The expressions are evaluated before the block, and cannot use `.await` or `?`.
 ///
 /// [`Idempotency`]: struct.Idempotency.html
 /// [`Idempotency::once`]: struct.Idempotency.html#method.once

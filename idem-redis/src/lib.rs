@@ -26,16 +26,16 @@
 //! | concurrent duplicates, in any number of processes | the handler starts once | the same |
 //! | the process that runs the handler dies | after the lease its outcome is unknown; the handler starts again only if the policy says `abandoned = rerun` | the same |
 //! | an acknowledgement is lost, a connection breaks, the server stalls | the step is repeated by the same owner, or the request is refused with 503; an unconfirmed claim is released | the same |
-//! | the server is full | a new key is refused; existing keys are served; a response without room is sent, and a retry refused (409) | the same |
+//! | the server is full | a new key is refused; existing keys are served; a response that does not fit is sent, and a retry is refused (409) | the same |
 //! | the server restarts with `appendonly yes` and `appendfsync always` | nothing is lost | the same |
 //! | the server restarts with `appendonly yes` and `appendfsync everysec` | nothing is lost if only the process died; if the machine died, up to a second is lost | the same |
 //! | the server restarts without an append-only file | **everything since the last snapshot is lost, and handlers run again** | the same |
 //! | failover to a replica | **what the replica did not have yet is lost, and a handler may run again** | what was acknowledged is in `count` replicas: nothing is lost if one of those is promoted |
 //! | too few replicas | it is not noticed | the handler does not run (503); completing is tried again for a while |
 //!
-//! `WAIT` does not make Redis a store with consensus. If a replica is promoted that is not one of those that
-//! acknowledged, its claims and records are lost, and no client of Redis can prevent that. If a second run is worse than
-//! a slow one, keep claims in the database that the handler writes to.
+//! `WAIT` does not make Redis a store with consensus. If a replica is promoted that did not acknowledge, the claims and records that it
+//! lacks are lost. No client of Redis can prevent that. If a second run is worse than a slow one, keep claims in the database that the
+//! handler writes to.
 //!
 //! # Requirements
 //!
@@ -44,21 +44,22 @@
 //!   follows the slots.
 //! - `maxmemory-policy noeviction`. With any other policy the server drops claims and records when it is full. So do not share it
 //!   with a cache.
-//! - `appendonly yes`, unless it may forget everything when it restarts.
+//! - `appendonly yes`, unless the server may forget everything when it restarts.
 //! - A user with the [rights](#rights) below.
 //!
 //! The store checks version, policy, role and rights on each new connection, since a failover may lead to another server.
-//! [`connect`](RedisStore::connect) refuses a server that does not fit, and so does each later step, with what to set.
+//! [`connect`](RedisStore::connect) refuses a server that does not meet them, and so does each later step. The error says what to set.
 //!
 //! # Rights
 //!
-//! For the prefix `shop`, and without `+wait` unless there is [`Durability::Replicas`]:
+//! These are the rights for the prefix `shop`. Only [`Durability::Replicas`] needs `+wait`:
 //!
 //! ```text
 //! ACL SETUSER shop on >password resetchannels ~shop:* +info +eval +evalsha +get +getrange +pttl +time +set +pexpire +del +wait
 //! ```
 //!
-//! A user that lacks one of them is refused, with its name. In a cluster `+cluster|slots` is needed as well. These are optional:
+//! If the user lacks one of them, the store refuses it, and the error names the right. In a cluster `+cluster|slots` is needed as well.
+//! These are optional:
 //!
 //! | right | without it |
 //! |---|---|
@@ -68,26 +69,26 @@
 //!
 //! # Encryption
 //!
-//! With the feature `tls`, URLs may begin with `rediss://`. `RedisStoreBuilder::root_certificates` is for an authority of your own,
-//! and `client_certificate` for a certificate of the client. If the process has not chosen a provider of cryptography for rustls,
-//! the store installs that of `ring`. So a service that chooses its own does so before it connects.
+//! With the feature `tls`, URLs may begin with `rediss://`. Use `RedisStoreBuilder::root_certificates` for your own certificate authority,
+//! and `client_certificate` for a client certificate. If the process has not installed a crypto provider for rustls, the store installs the
+//! one of `ring`. So install your own provider before you connect.
 //!
 //! # What is stored
 //!
-//! One string for each key, named by the prefix and a hash; what clients sent is not in the name. It contains the owner token,
-//! and either the TTL, the fingerprint and the execution info, or the record, with checksums that bind it to its key. A value
-//! that cannot be read is an error, and is never overwritten.
+//! One string for each key, named by the prefix and a hash; what clients sent is not in the name. The string contains the owner token, and
+//! either the TTL, the fingerprint and the execution info, or the record, with checksums that bind it to its key. A value that cannot be
+//! read is an error, and is never overwritten.
 //!
-//! A lease is judged by the server's clock: what is left of the key's expiry tells whether it has expired. So do not change the
-//! expiry of these keys; a claim without one is an error. A claim outlives its lease for the endpoint's TTL, so that a retry
-//! learns that the outcome is unknown. A record expires with its key, and one without an expiry stays until it is forgotten.
+//! The server's clock decides whether a lease has expired: the remaining time of the key's expiry shows it. So do not change the expiry of
+//! these keys. A claim without an expiry is an error. A claim outlives its lease for the endpoint's TTL, so that a retry learns that the
+//! outcome is unknown. A record expires with its key, and one without an expiry stays until it is forgotten.
 //!
-//! Every step is a script on one key, which compares before it writes, and takes one round trip. A refusal reads some hundred
-//! bytes, even of a large record. If there is no reply within half of the [`timeout`](RedisStoreBuilder::timeout), the step is also
-//! sent on a new connection; each script changes nothing more when it runs twice.
+//! Every step is a script on one key, which compares before it writes, and takes one round trip. A refusal reads some hundred bytes, even
+//! of a large record. If there is no reply within half of the [`timeout`](RedisStoreBuilder::timeout), the step is also sent on a new
+//! connection; a script that runs twice changes nothing the second time.
 //!
-//! With `Replicas`, a claim and a completion take a second round trip, on its own connection. One `WAIT` serves all steps
-//! that came since the one before, so a step waits for its replicas at most twice `within`, and no other step waits for them.
+//! With `Replicas`, a claim and a completion take a second round trip, on a separate connection. One `WAIT` serves all steps since the
+//! previous `WAIT`, so a step waits for its replicas at most twice `within`, and no other step waits for them.
 
 mod begin;
 mod checks;

@@ -1,16 +1,17 @@
 //! The engine of `idem`: it makes sure that a handler runs at most once for a key, that it runs to its end, and that a
 //! retry gets the recorded response.
 //!
-//! This crate knows no web framework. It is for authors of stores ([`Store`]) and of adapters ([`Idempotency::run`]), and for
-//! functions without HTTP ([`Idempotency::once`]). An adapter re-exports what its users need.
+//! This crate does not depend on a web framework. It is for authors of stores ([`Store`]) and of adapters ([`Idempotency::run`]), and for
+//! functions without HTTP ([`Idempotency::once`]). An adapter, such as `idem-axum`, connects it to a web framework, and re-exports what its
+//! users need.
 //!
-//! The words: a **key** is what the client sends, its **scope** says whose it is; a **fingerprint** is what must be equal on a
-//! retry; a **claim** is the right to run the handler, an **execution** one run of it, a **record** what the execution left
-//! behind, a **replay** a response made from a record.
+//! These words have a fixed meaning. A **key** is what the client sends, and its **scope** says whose key it is. A **fingerprint** covers
+//! the parts of a request that a retry must repeat. A **claim** is the right to run the handler, and an **execution** is one run of it. A
+//! **record** is what the execution left in the store, and a **replay** is a response made from it.
 //!
 //! # From a request to a response
 //!
-//! An adapter makes an [`Attempt`] of a request, and runs it together with the handler:
+//! An adapter makes an [`Attempt`] from a request, and runs it together with the handler:
 //!
 //! ```
 //! use idem_runtime::{
@@ -68,22 +69,22 @@
 //! | not replayable: a record without a response | [`Begin::Completed`] | [`RefusalReason::NotReplayable`] |
 //! | abandoned: in flight without an owner | [`Begin::Abandoned`] | [`RefusalReason::OutcomeUnknown`]; [`RunResult::Executed`] under [`Abandoned::Rerun`] |
 //!
-//! Unless the key is free, an attempt with another fingerprint is [`RefusalReason::Mismatch`], or
-//! [`RefusalReason::PolicyChanged`] if it was made at the same endpoint under another [policy](Attempt::under). An error of the store is not a
-//! state: the handler does not start.
+//! Unless the key is free, an attempt with another fingerprint gets [`RefusalReason::Mismatch`]. It gets [`RefusalReason::PolicyChanged`]
+//! if the key was used at the same endpoint under another [policy](Attempt::under). An error of the store is not a state: the handler does
+//! not start.
 //!
 //! # Without HTTP
 //!
-//! Queue consumers, webhook receivers and cron jobs need no adapter. [`Idempotency::once`] runs a plain async function at most
-//! once for a scope and a key, and a retry gets the recorded value. The attribute
-//! [`idempotent`](macro@idempotent) makes such a function of one with arguments:
+//! Queue consumers, webhook receivers and cron jobs need no adapter. [`Idempotency::once`] runs a plain async function at most once for a
+//! scope and a key, and a retry gets the recorded value. The attribute [`idempotent`](macro@idempotent) wraps a function with arguments in
+//! such a call:
 //!
 //! ```text
 //! let receipt: Receipt = idempotency.once("ship", &order.id).fingerprint(&order).run(async move || ship(order).await).await?;
 //! ```
 //!
-//! An `Err` and a panic release the claim, so that a retry runs the function again. [`RefusalReason::is_retryable`] says what a
-//! consumer does with a refusal: acknowledge, negative-acknowledge, or dead letter.
+//! An `Err` and a panic release the claim, so that a retry runs the function again. The documentation of [`RefusalReason::is_retryable`]
+//! says what a consumer should do with each refusal: acknowledge, negative-acknowledge, or dead letter.
 //!
 //! The function takes effect exactly once only with `run_in` of the crate `idem-sqlx`, if its effects are rows in PostgreSQL or SQLite.
 

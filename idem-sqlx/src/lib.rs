@@ -27,23 +27,23 @@
 //!
 //! # Guarantees
 //!
-//! In all of these a handler is started at most once for a key while its claim or record lives, unless the policy says
-//! `abandoned = rerun`. What differs is what can be lost.
+//! In every row of the table, a handler starts at most once for a key while its claim or record lives. Only `abandoned = rerun` in the
+//! policy allows more. The rows differ in what can be lost.
 //!
 //! | what happens | `PostgresStore` | `SqliteStore` |
 //! |---|---|---|
 //! | many processes claim at once | one gets the claim; each decision is one statement | the same, on one machine |
 //! | the reply to a step is lost | it is sent again with the same owner token, and takes effect once; an unconfirmed claim is released | there is no network; the claim of a `begin` that was dropped is released |
 //! | a process that runs handlers is killed | the outcome is unknown when the lease expires: a retry is refused, or runs again if the policy says so | the same |
-//! | the database's processes are killed (`kill -9`) | nothing acknowledged is lost (`synchronous_commit = on`, which the store sets whatever the default is) | there are none; of the process that writes, nothing acknowledged is lost |
+//! | the database's processes are killed (`kill -9`) | nothing acknowledged is lost (`synchronous_commit = on`, which the store sets whatever the default is) | there are none; if the process that writes is killed, nothing acknowledged is lost |
 //! | the machine of the database loses its power | nothing acknowledged is lost, if `fsync` and `full_page_writes` are on and the disk keeps what it acknowledged | nothing acknowledged is lost (`synchronous = FULL`), if the disk keeps what it acknowledged |
 //! | failover to a replica | asynchronous replication: the last claims and records may be lost, and then **a handler may run again**. With `synchronous_standby_names` set, nothing acknowledged is lost if the new primary was a synchronous standby | there are no replicas; replicating tools such as Litestream are asynchronous |
 //! | the database is restored from a backup | what came after the backup is forgotten: **a retry may run again** | the same |
 //! | the database cannot be reached, is read-only, or does not reply | no handler starts (503); one that runs goes on, its client gets the response, and its completion is tried again | the same |
-//! | the disk is full | new keys are refused (503), existing ones are replayed; a response without room is sent, and a retry refused (409) | the same |
+//! | the disk is full | new keys are refused (503), existing ones are replayed; a response that does not fit is sent, and a retry is refused (409) | the same |
 //! | a row is damaged | an error (503), and never a free key | the same |
 //! | the clocks of the processes differ | does not matter: the database's clock decides | does not matter: they are on one machine |
-//! | the clock of the database is set | forward, leases and TTLs are shorter by as much; back, longer | the same |
+//! | the clock of the database is set forward or back | leases and TTLs become shorter or longer by the same amount | the same |
 //!
 //! Without `Tx` or `run_in` none of this is exactly-once: a process that dies between an effect and its record leaves an outcome
 //! that is unknown. Its retries are refused (409) until the TTL has passed. With an argument `Tx` (feature `axum`) and a store made
@@ -52,17 +52,17 @@
 //!
 //! # Operating it
 //!
-//! - Call `migrate()` once before the first request. It may run in all processes at once. The statements are in the
-//!   crate's folder `migrations`, for those who run them by hand.
+//! - Call `migrate()` once before the first request. It may run in all processes at once. To run the statements by hand, take them from the
+//!   crate's folder `migrations`.
 //! - Spawn `cleanup()` in at least one process. Without it the store is correct, but the table grows.
 //! - A failed step is [`StoreError::Unavailable`](idem_runtime::StoreError::Unavailable), whose source is a
 //!   [`DatabaseError`]: it says what failed, what was not done, and what to do.
 //! - A damaged row is [`StoreError::Unreadable`](idem_runtime::StoreError::Unreadable), with the same source.
-//! - [`Idempotency::inspect`](idem_runtime::Idempotency::inspect) returns the state of a key with one `SELECT`. How often its
-//!   record was replayed is known if the builder was told to `count_replays`.
-//! - Keys never reach the database: rows are found by a SHA-256 over scope and key. Responses do, as they are.
-//! - A lease (30 seconds unless the engine's builder says otherwise) should be several times the longest pause that the
-//!   database or a process may make. It is renewed each third of it.
+//! - [`Idempotency::inspect`](idem_runtime::Idempotency::inspect) returns the state of a key with one `SELECT`. To count how often a record
+//!   was replayed, call `count_replays(true)` on the builder.
+//! - Keys never reach the database: rows are found by a SHA-256 over scope and key. Responses are stored as they are.
+//! - Set a lease to several times the longest pause that the database or a process may have. The default is 30 seconds. The lease is
+//!   renewed each time a third of it has passed.
 #![cfg_attr(not(feature = "_database"), allow(rustdoc::broken_intra_doc_links))]
 
 #[cfg(feature = "_database")]
