@@ -41,16 +41,16 @@ impl Errors {
 pub(crate) fn unknown(what: &str, name: &str, known: &[&str]) -> String {
     match did_you_mean(name, known) {
         Some(meant) => format!("unknown {what} `{name}`; did you mean `{meant}`?"),
-        None => format!("unknown {what} `{name}`; known are {}", list(known)),
+        None => format!("unknown {what} `{name}`; write {}", one_of(known)),
     }
 }
 
-/// "`a`, `b` and `c`"
-pub(crate) fn list(names: &[&str]) -> String {
+/// "one of `a`, `b` and `c`"
+pub(crate) fn one_of(names: &[&str]) -> String {
     let quoted: Vec<_> = names.iter().map(|name| format!("`{name}`")).collect();
     match quoted.split_last() {
         Some((last, [])) => last.clone(),
-        Some((last, rest)) => format!("{} and {last}", rest.join(", ")),
+        Some((last, rest)) => format!("one of {} and {last}", rest.join(", ")),
         None => String::new(),
     }
 }
@@ -129,7 +129,7 @@ mod tests {
 
     #[test]
     fn unknown_names_without_a_near_one_list_what_is_known() {
-        assert_eq!(unknown("term", "x", &["refuse", "rerun"]), "unknown term `x`; known are `refuse` and `rerun`");
+        assert_eq!(unknown("term", "x", &["refuse", "rerun"]), "unknown term `x`; write one of `refuse` and `rerun`");
         assert_eq!(unknown("term", "rerum", &["refuse", "rerun"]), "unknown term `rerum`; did you mean `rerun`?");
     }
 }

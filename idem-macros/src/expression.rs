@@ -62,7 +62,8 @@ impl Variables {
 }
 
 /// Where a handler does what can wait or fail.
-pub(crate) const IN_AN_EXTRACTOR: &str = "let an extractor do that";
+pub(crate) const IN_AN_EXTRACTOR: &str =
+    "do that in an extractor, and write a field of what it extracts, such as `event.id`";
 
 /// The value of `key`.
 pub(crate) fn key(value: &Expr, variables: Option<&Variables>) -> syn::Result<Expr> {

@@ -66,7 +66,7 @@ pub(crate) fn resolve(
     );
     missing(
         OptionName::Scope,
-        "`scope` is missing: it names the function or its queue, so that its keys meet no others; write `scope = \"ship\"`",
+        "`scope` is missing: it names the function or its queue, so that its keys collide with no others; write `scope = \"ship\"`",
     );
     missing(
         OptionName::Key,
@@ -90,7 +90,7 @@ fn meaningless(name: OptionName) -> Option<&'static str> {
         | OptionName::InFlight
         | OptionName::Abandoned
         | OptionName::Crate => None,
-        OptionName::Policy => Some("has no policy of HTTP, and takes each setting as an option"),
+        OptionName::Policy => Some("has no policy of HTTP, and takes settings as options, such as `ttl = \"7d\"`"),
         OptionName::Header | OptionName::MinKey => Some("has no header, and its key is the value of `key`"),
         OptionName::Required => Some("always has a key"),
         OptionName::Mismatch => Some("has no status, and returns `RefusalReason::Mismatch` as its error"),
@@ -99,7 +99,9 @@ fn meaningless(name: OptionName) -> Option<&'static str> {
             Some("has no response, and returns the recorded value")
         }
         OptionName::MaxResponse => Some("has no response, and its value is recorded whole"),
-        OptionName::Timeout => Some("ends its work itself, with `tokio::time::timeout` around it"),
+        OptionName::Timeout => {
+            Some("has no `timeout`, and ends its work itself, with `tokio::time::timeout` in its block")
+        }
         OptionName::Errors => Some("returns a refusal as its error, made by `From<RefusalReason>`"),
         OptionName::Shadow => Some("has no shadow mode"),
     }

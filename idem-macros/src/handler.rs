@@ -71,7 +71,10 @@ fn signature(input: ParseStream) -> syn::Result<Signature> {
     if ahead.peek(Token![fn]) {
         return input.parse();
     }
-    Err(syn::Error::new_spanned(first, "`#[idempotent]` belongs on an async handler function"))
+    Err(syn::Error::new_spanned(
+        first,
+        "`#[idempotent]` belongs on an async handler function: move it above an `async fn`",
+    ))
 }
 
 /// The function's block. A `$block:block` of a `macro_rules!` arrives in invisible groups.

@@ -186,8 +186,7 @@ impl Resolver<'_> {
                 Literal::u64_unsuffixed(errors.keep(value::size(value, example))?).to_token_stream()
             }
             OptionName::Timeout => {
-                let zero =
-                    "`timeout` must be longer than zero; to let the handler run as long as it takes, remove this";
+                let zero = "`timeout` must be longer than zero: write for example `timeout = \"30s\"`, or remove this to let the handler run as long as it takes";
                 quoted_duration(errors.keep(value::duration(value, example, zero))?)
             }
             OptionName::Errors => errors.keep(value::path(value, "errors"))?.to_token_stream(),
@@ -201,7 +200,7 @@ fn flag(value: &Expr, name: &str, off: &str) -> syn::Result<()> {
     let message = match value::boolean(value) {
         Some(true) => return Ok(()),
         Some(false) => format!(
-            "`{name}` is off unless it is written: drop the option; a policy that has it is changed by `.{off}()` in a `const`"
+            "`{name}` is off unless it is written: drop the option; if the policy has it, write `.{off}()` in its `const`"
         ),
         None => format!("`{name}` is a flag: write it without a value"),
     };
@@ -238,13 +237,14 @@ fn in_flight(value: &Expr, private: &TokenStream) -> syn::Result<TokenStream> {
 
 /// The value of `ttl`.
 pub(crate) fn ttl(value: &Expr) -> syn::Result<TokenStream> {
-    let zero = "`ttl` must be longer than zero; to leave this unprotected, remove the attribute";
+    let zero = "`ttl` must be longer than zero: write for example `ttl = \"24h\"`, or remove the attribute to leave this unprotected";
     value::duration(value, OptionName::Ttl.example(), zero).map(quoted_duration)
 }
 
 /// How long `wait` waits.
 pub(crate) fn wait(longest: &Expr) -> syn::Result<Duration> {
-    let zero = "the wait must be longer than zero; to not wait, write `in_flight = reject`";
+    let zero =
+        "the wait must be longer than zero: write for example `wait(\"5s\")`, or `in_flight = reject` not to wait";
     value::duration(longest, "wait(\"5s\")", zero)
 }
 

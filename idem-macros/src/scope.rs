@@ -58,11 +58,11 @@ pub(crate) fn read(value: &Expr, variables: Option<&Variables>) -> syn::Result<D
     let mut headers = headers.into_iter();
     let owner = match (headers.next(), headers.next()) {
         (Some(_), Some((second, _))) => {
-            let message = "a scope has one header at most; another can come into it as an argument of the handler";
+            let message = "a scope has one header at most: extract the other as an argument of the handler, and write a tuple, such as `scope = (tenant, user.id)`";
             return Err(syn::Error::new_spanned(second, message));
         }
         (Some((header, _)), None) if global || !expressions.is_empty() => {
-            let message = "`header(..)` is written alone, or beside `path`; a header can come into a tuple as an argument of the handler";
+            let message = "`header(..)` is written alone, or beside `path`: extract the header as an argument of the handler, and write that, such as `scope = (tenant, user.id)`";
             return Err(syn::Error::new_spanned(header, message));
         }
         (Some((_, name)), None) => Owner::Header(name),

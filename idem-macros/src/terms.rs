@@ -22,7 +22,7 @@ fn terms<'a>(sum: &'a Expr, errors: &mut Errors) -> Option<Vec<Term<'a>>> {
                 BinOp::Add(_) => (None, &*sum.right, Some(&*sum.left)),
                 BinOp::Sub(minus) => (Some(*minus), &*sum.right, Some(&*sum.left)),
                 other => {
-                    errors.at(other, "terms are joined by `+`");
+                    errors.at(other, "terms are joined by `+`: write `+` instead of this");
                     return None;
                 }
             },
@@ -147,7 +147,7 @@ const CLASSES: &[&str] = &["all", "success", "redirect", "client_error", "server
 
 /// `all - 400 - 422` as a chain of `plus` and `minus`.
 pub(crate) fn record(sum: &Expr, private: &TokenStream, errors: &mut Errors) -> Option<TokenStream> {
-    let nothing = "this leaves nothing to record; to leave this endpoint unprotected, remove the attribute";
+    let nothing = "this leaves nothing to record: name a status, such as `success`, or remove the attribute to leave the endpoint unprotected";
     set_of_statuses(sum, nothing, private, errors)
 }
 
@@ -181,8 +181,8 @@ fn set_of_statuses(sum: &Expr, nothing: &str, private: &TokenStream, errors: &mu
         }
         if sound && recorded.len() == before {
             let why =
-                if minus.is_some() { "nothing before this has it" } else { "something before this has it already" };
-            errors.at(value, format!("{why}, so the term changes nothing: remove it"));
+                if minus.is_some() { "no earlier term includes this" } else { "an earlier term includes this already" };
+            errors.at(value, format!("{why}, so this term changes nothing: remove it"));
             sound = false;
         }
     }

@@ -85,15 +85,15 @@ pub(crate) fn path<'a>(value: &'a Expr, option: &str) -> syn::Result<&'a ExprPat
     }
     match string(value) {
         Some(path) => wrong(value, format!("drop the quotes: write `{option} = {}`", path.value())),
-        None => wrong(value, format!("expected a path: `{option}` takes the name of a `{}`", pointed_at(option))),
+        None => wrong(value, format!("expected a path: {}", pointed_at(option))),
     }
 }
 
 fn pointed_at(option: &str) -> &'static str {
     match option {
-        "errors" => "fn(&Refusal) -> Response",
-        "policy" => "const POLICY: Policy",
-        _ => "crate",
+        "errors" => "write `errors = render`, with the name of a `fn(&Refusal) -> Response`",
+        "policy" => "write `policy = POLICY`, with the name of a `const POLICY: Policy`",
+        _ => "write `crate = idem_axum`, with the path of the crate",
     }
 }
 
@@ -125,7 +125,7 @@ pub(crate) fn header_value(value: &Expr, example: &str) -> syn::Result<String> {
     let text = string.value();
     match text.chars().find(|&character| !matches!(character, ' '..='~')) {
         Some(bad) => wrong(value, format!("{bad:?} is not allowed in a header value")),
-        None if text.trim() != text => wrong(value, "a header value has no spaces at its ends"),
+        None if text.trim() != text => wrong(value, "a header value has no spaces at its ends: remove them"),
         None => Ok(text),
     }
 }
@@ -154,7 +154,7 @@ pub(crate) fn duration(value: &Expr, example: &str, zero: &str) -> syn::Result<D
         Ok(Duration::ZERO) => wrong(value, zero),
         Ok(duration) if duration <= LONGEST => Ok(duration),
         Ok(_) | Err(humantime::DurationError::NumberOverflow) => {
-            wrong(value, format!("`{written}` is too long: the longest duration is 100 years"))
+            wrong(value, format!("`{written}` is too long: write at most 100 years, which is `\"36500d\"`"))
         }
         Err(_) if !written.is_empty() && written.bytes().all(|byte| byte.is_ascii_digit()) => {
             wrong(value, format!("`{written}` has no unit: write for example `\"{written}s\"` or `\"{written}h\"`"))
@@ -200,7 +200,10 @@ pub(crate) fn size(value: &Expr, example: &str) -> syn::Result<u64> {
     let (number, unit) = written.split_at(digits);
     let unit = unit.trim();
     if !number.is_empty() && number.bytes().all(|byte| byte == b'0') {
-        return wrong(value, "the size must be larger than zero: without a body, nothing could be replayed");
+        return wrong(
+            value,
+            format!("the size must be larger than zero, or nothing could be replayed: write for example `{example}`"),
+        );
     }
     let factor = UNITS.iter().find(|(known, _)| *known == unit).map(|(_, factor)| *factor);
     match (number.is_empty(), factor) {
@@ -214,9 +217,7 @@ pub(crate) fn size(value: &Expr, example: &str) -> syn::Result<u64> {
         (false, None) if unit.bytes().all(|byte| byte.is_ascii_alphabetic()) => {
             match UNITS.iter().find(|(known, _)| known.eq_ignore_ascii_case(unit)) {
                 Some((meant, _)) => wrong(value, format!("unknown unit `{unit}`; did you mean `{meant}`?")),
-                None => {
-                    wrong(value, format!("unknown unit `{unit}`; known are {}", errors::list(&UNITS.map(|it| it.0))))
-                }
+                None => wrong(value, format!("unknown unit `{unit}`; write {}", errors::one_of(&UNITS.map(|it| it.0)))),
             }
         }
         _ => wrong(value, format!("`{written}` is not a size: write a whole number with a unit, such as \"1MiB\"")),
@@ -270,7 +271,7 @@ pub(crate) fn unknown(value: &Expr, what: &str, known: &[&str]) -> syn::Error {
         (Some(name), _) => errors::unknown(what, &name, known),
         (None, Some(quoted)) if known.contains(&quoted.as_str()) => format!("drop the quotes: write `{quoted}`"),
         (None, _) if matches!(value, Expr::Paren(_)) => "parentheses have no meaning here: drop them".to_owned(),
-        (None, _) => format!("expected a {what}; known are {}", errors::list(known)),
+        (None, _) => format!("expected a {what}; write {}", errors::one_of(known)),
     };
     syn::Error::new_spanned(value, message)
 }

@@ -99,7 +99,7 @@ pub(crate) const NOTHING_RECORDED: &str =
     "`record` has no status: name one, or remove the attribute from an endpoint that is not to be protected";
 pub(crate) const ADDED_TO_NOTHING: &str = "`on` has no status, so the header would never be sent: remove the header";
 pub(crate) const STATUS_WITHOUT_BODY: &str = "`replay_status` is the status that the recorded body is sent with, and `replay` \
-     gives back no body: add `Replay::BODY` (`body` in the attribute), or remove `replay_status`";
+     sends no body: add `Replay::BODY` (`body` in the attribute), or remove `replay_status`";
 
 /// A header name: `token`, RFC 9110, section 5.6.2.
 pub(crate) const fn header_name(name: &str) -> Check {

@@ -162,7 +162,7 @@ fn values_that_are_refused() {
     refused(quote!(in_flight = "reject"), "drop the quotes: write `reject`");
     refused(quote!(in_flight = 423), "write for example `reject(423)`");
     refused(quote!(in_flight = (reject)), "parentheses");
-    refused(quote!(in_flight = a::b), "known are `reject` and `wait`");
+    refused(quote!(in_flight = a::b), "write one of `reject` and `wait`");
     refused(quote!(in_flight = reject(300)), "from 400 to 599, or from 200 to 299");
     refused(quote!(in_flight = reject(199)), "from 400 to 599, or from 200 to 299");
     refused(quote!(in_flight = reject(600)), "from 400 to 599, or from 200 to 299");

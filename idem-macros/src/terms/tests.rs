@@ -44,7 +44,7 @@ fn the_order_of_terms_never_changes_the_fingerprint() {
 #[test]
 fn fingerprints_that_are_none() {
     refused(parse_quote!(bod + path), fingerprint, &["unknown term `bod`; did you mean `body`?"]);
-    refused(parse_quote!(cookies), fingerprint, &["unknown term `cookies`; known are `method`"]);
+    refused(parse_quote!(cookies), fingerprint, &["unknown term `cookies`; write one of `method`"]);
     refused(parse_quote!(path + path), fingerprint, &["already"]);
     refused(parse_quote!(header("A") + header("a")), fingerprint, &["already"]);
     refused(parse_quote!(json("/a", "/a")), fingerprint, &["already"]);
@@ -86,8 +86,8 @@ fn what_cannot_be_recorded() {
     refused(parse_quote!(all - 199 - 600 - sucess), record, &["from 200 to 599", "from 200 to 599", "`success`"]);
     refused(parse_quote!(all - "404"), record, &["404"]);
     refused(parse_quote!(success - success), record, &["nothing to record"]);
-    refused(parse_quote!(all + 200), record, &["has it already"]);
-    refused(parse_quote!(success - 404), record, &["nothing before this has it"]);
+    refused(parse_quote!(all + 200), record, &["includes this already"]);
+    refused(parse_quote!(success - 404), record, &["no earlier term includes this"]);
     refused(parse_quote!(all - (400 + 422)), record, &["parentheses"]);
 }
 

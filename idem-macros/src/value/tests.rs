@@ -31,7 +31,7 @@ fn durations_that_are_none() {
         assert_eq!(ttl(zero), Err("zero".to_owned()), "{zero}");
     }
     for long in ["36526d", "99999999999999999999s", "18446744073709551615w"] {
-        assert_eq!(ttl(long), Err(format!("`{long}` is too long: the longest duration is 100 years")));
+        assert_eq!(ttl(long), Err(format!("`{long}` is too long: write at most 100 years, which is `\"36500d\"`")));
     }
     assert_eq!(ttl("24"), Err("`24` has no unit: write for example `\"24s\"` or `\"24h\"`".to_owned()));
     for nonsense in ["", " ", "h", "-1h", "1h30", "ever", "1,5h", "٣h"] {
@@ -78,7 +78,7 @@ fn sizes_that_are_none() {
         ("00 MiB", "larger than zero"),
         ("512", "`512` has no unit: write for example `\"512B\"` or `\"512KiB\"`"),
         ("1mib", "unknown unit `mib`; did you mean `MiB`?"),
-        ("1TiB", "unknown unit `TiB`; known are `B`, `kB`"),
+        ("1TiB", "unknown unit `TiB`; write one of `B`, `kB`"),
         ("20000000000GiB", "is too large"),
         ("99999999999999999999B", "is too large"),
         ("", "is not a size"),
