@@ -29,7 +29,7 @@ mod isolation {
     mod authority;
     mod callers;
     mod endpoints;
-    mod fingerprint_json;
+    mod fingerprint;
     mod fingerprint_none;
     mod mismatch;
     mod policy_versions;
@@ -52,5 +52,5 @@ mod refuse {
     mod keys;
     mod limits;
     mod missing_layer;
-    mod refusals;
+    mod problem_details;
 }
