@@ -1,5 +1,5 @@
 //! A middleware as it is written in an afternoon: a map from key to answer. It shows what the least costs, and the table
-//! of promises shows what it gets wrong: two at once both run, another body gets the first one's answer, a caller that
+//! of promises shows what it gets wrong: two at once both run, another body gets the first one's response, a caller that
 //! hangs up leaves the work half done, and the map grows for ever.
 
 use std::collections::HashMap;

@@ -91,7 +91,7 @@ async fn other_body(subject: &Subject) -> Result<String, Failure> {
     send(&mut router, request(subject, Kind::Replay, 1, &bodies)).await?;
     let answer = send(&mut router, request(subject, Kind::Mismatch, 1, &bodies)).await?;
     Ok(match (shop.executions(), answer.status()) {
-        (1, StatusCode::CREATED) => "gets the first one's answer".to_owned(),
+        (1, StatusCode::CREATED) => "gets the first one's response".to_owned(),
         (1, status) => format!("refused with {}", status.as_u16()),
         _ => "runs".to_owned(),
     })

@@ -158,7 +158,7 @@ fn promises(promises: &[Promises]) -> String {
             mark(one.other_body.starts_with("refused"), &one.other_body),
             mark(one.hang_up, if one.hang_up { "runs to the end" } else { "stops half-way" }),
             mark(one.large_kept, &one.large),
-            mark(!one.leaks, if one.leaks { "gets the first one's answer" } else { "does not get it" }),
+            mark(!one.leaks, if one.leaks { "gets the first one's response" } else { "does not get it" }),
         );
     }
     table
