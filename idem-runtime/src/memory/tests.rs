@@ -251,6 +251,35 @@ async fn a_record_gets_the_room_of_expired_ones() {
     assert!(matches!(begin(&store, 2).await, Ok(Begin::Completed(kept)) if kept == record(500)));
 }
 
+/// What is left of a record of `bytes` bytes for which a full store must make room, where there are more expired records than it
+/// removes.
+async fn recorded_over_expired(bytes: usize) -> Record {
+    let expired = (MAX_SWEEPS_FOR_BYTES + 1) * MAX_REMOVED;
+    let one = quota::KEY_BYTES + record(0).bytes().len();
+    let store = MemoryStore::builder().max_entries(expired + 1).max_bytes(expired * one + quota::KEY_BYTES).build();
+    let (store, clock) = with_clock(store);
+    let shared = &store.inner.shared;
+    assert_eq!(shared.shards.len(), 1);
+    shared.janitor.stop();
+    for number in 0..expired {
+        complete(&store, number, 0).await;
+    }
+    let held = claim(&store, expired).await;
+    clock.advance(TTL);
+    held.complete(record(bytes - record(0).bytes().len()), TTL).await.unwrap();
+    match begin(&store, expired).await {
+        Ok(Begin::Completed(record)) => record,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn a_record_gets_the_room_of_many_expired_ones_and_no_request_removes_more() {
+    let most = MAX_SWEEPS_FOR_BYTES * MAX_REMOVED * (quota::KEY_BYTES + record(0).bytes().len());
+    assert_eq!(recorded_over_expired(most).await.bytes().len(), most);
+    assert!(recorded_over_expired(most + 1).await.bytes().len() < most);
+}
+
 #[tokio::test]
 async fn memory_is_reclaimed_without_traffic() {
     let store = MemoryStore::new();
