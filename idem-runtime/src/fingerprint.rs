@@ -115,4 +115,12 @@ mod tests {
             "d68d87d42a6e1243b7246d3231ce82805e897bcad396e7ca3b85e162e875ad6d"
         );
     }
+
+    #[test]
+    fn debug_shows_the_beginning_and_no_part() {
+        assert_eq!(format!("{:?}", Fingerprint::from_bytes([7; 32])), "Fingerprint(07070707)");
+        let mut builder = Fingerprint::builder();
+        builder.part(b'p', b"secret");
+        assert_eq!(format!("{builder:?}"), "FingerprintBuilder(..)");
+    }
 }
