@@ -35,17 +35,21 @@ pub(crate) mod sealed {
         /// What the server calls a connection.
         type Session: Send + Sync + 'static;
 
-        /// Looks at a new connection. `Ok(Err(_))` says what is set so that the store cannot keep its guarantees on it.
+        /// Names a server, for an error about several.
+        fn address(options: &Options<Self>) -> String;
+
+        /// Looks at a new connection. `Ok(Err(_))` says why the store cannot use it.
         fn greet(
             connection: &mut Self::Connection,
-        ) -> impl Future<Output = Result<Result<Self::Session, &'static str>, sqlx::Error>> + Send;
+            must_take_writes: bool,
+        ) -> impl Future<Output = Result<Result<Self::Session, Problem>, sqlx::Error>> + Send;
 
         /// Cancels a statement that a connection still runs although no caller waits for it. Returns whether it ran.
         fn cancel(
-            options: &Options<Self>,
+            connect: impl Future<Output = Result<Self::Connection, Problem>> + Send,
             session: &Self::Session,
             sql: &Arc<str>,
-        ) -> impl Future<Output = Result<bool, sqlx::Error>> + Send;
+        ) -> impl Future<Output = Result<bool, Problem>> + Send;
 
         /// Runs one statement, which commits by itself.
         fn fetch(

@@ -105,15 +105,7 @@ impl fmt::Display for DatabaseError {
 
 impl Error for DatabaseError {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
-        match &self.problem {
-            Problem::Refused(source)
-            | Problem::Broken(source)
-            | Problem::Stale(source)
-            | Problem::Busy(source)
-            | Problem::Full(source) => Some(source),
-            Problem::Unreachable { source: Some(source), .. } => Some(source),
-            _ => None,
-        }
+        self.problem.error().map(|error| error as _)
     }
 }
 
@@ -191,17 +183,22 @@ impl fmt::Display for Problem {
                 f.write_str(". Check that it runs, that it is reachable, and that it has connections left")
             }
             Self::TimedOut { waited } => {
-                write!(f, "no reply from the database within {waited:?}. Find out what keeps it busy, or raise `timeout`")
+                write!(
+                    f,
+                    "no reply from the database within {waited:?}. Find out what keeps it busy, or raise `timeout`"
+                )
             }
             Self::Setting(what) => f.write_str(what),
             Self::TableMissing { table } => {
                 write!(f, "the table {table} does not exist. Call `migrate()` once before the first request")
             }
             Self::ReadOnly => f.write_str(
-                "the database is read-only. After a failover this is a standby: connect to the primary, for example with \
-                 a proxy that follows it",
+                "the database is read-only. After a failover this is a standby: connect to the primary, with a URL \
+                 that names both, or a proxy that follows it",
             ),
-            Self::Full(_) => f.write_str("there is no room left on the database's disk. Make room, or call `clean_once()`"),
+            Self::Full(_) => {
+                f.write_str("there is no room left on the database's disk. Make room, or call `clean_once()`")
+            }
             Self::Busy(_) => f.write_str("other transactions were in the way. Find out what holds locks on the table"),
             Self::Contended => f.write_str("other requests changed the key again and again. Try again"),
             Self::Damaged(how) => {
@@ -219,6 +216,17 @@ impl fmt::Display for Problem {
 }
 
 impl Problem {
+    /// The error of sqlx, if there was one.
+    pub(crate) fn error(&self) -> Option<&sqlx::Error> {
+        match self {
+            Self::Refused(error) | Self::Broken(error) | Self::Stale(error) | Self::Busy(error) | Self::Full(error) => {
+                Some(error)
+            }
+            Self::Unreachable { source, .. } => source.as_ref(),
+            _ => None,
+        }
+    }
+
     /// Whether the statement, once it was sent, may have taken effect, or may still do so.
     pub(crate) fn leaves_doubt(&self) -> bool {
         match self {

@@ -9,6 +9,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::dialect::{Dialect, Statements, Value};
 use crate::errors::{ConnectionHealth, DatabaseError, Problem, Step};
+use crate::hosts::refined;
 use crate::pool::Pool;
 
 /// The pause before a second try; it doubles up to [`MAX_PAUSE`].
@@ -103,11 +104,8 @@ impl<D: Dialect> Executor<D> {
         values: &[Value<'_>],
         in_doubt: &InDoubt,
     ) -> Result<Vec<D::Row>, Problem> {
-        let mut pooled = match pool.acquire(until, self.timeout).await {
-            Ok(pooled) => pooled,
-            Err(Problem::Refused(error)) => return Err(D::problem(error, &self.table)),
-            Err(problem) => return Err(problem),
-        };
+        let pooled = pool.acquire(until, self.timeout).await;
+        let mut pooled = pooled.map_err(|problem| refined::<D>(problem, &self.table))?;
         let this_try = until.min(Instant::now() + self.timeout / 2);
         let earlier = in_doubt.set(true);
         let problem = match timeout_at(this_try, D::fetch(pooled.run(sql), sql, values)).await {

@@ -76,6 +76,8 @@ mod errors;
 #[cfg(feature = "_database")]
 mod execute;
 #[cfg(feature = "_database")]
+mod hosts;
+#[cfg(feature = "_database")]
 mod migrations;
 #[cfg(feature = "_database")]
 mod names;

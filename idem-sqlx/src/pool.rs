@@ -9,13 +9,14 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
-use sqlx::{ConnectOptions, Connection};
+use sqlx::Connection;
 use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 
-use crate::dialect::{Dialect, Options};
+use crate::dialect::Dialect;
 use crate::errors::Problem;
+use crate::hosts::Hosts;
 
 /// The pause before the server is asked what became of a statement; it doubles up to [`MAX_PAUSE`].
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
@@ -30,7 +31,7 @@ pub(crate) struct Pool<D: Dialect> {
 }
 
 struct Shared<D: Dialect> {
-    options: Options<D>,
+    hosts: Arc<Hosts<D>>,
     max_connections: usize,
     /// `None` if idle connections stay open.
     idle_timeout: Option<Duration>,
@@ -54,9 +55,9 @@ struct Open<D: Dialect> {
 }
 
 impl<D: Dialect> Pool<D> {
-    pub(crate) fn new(options: Options<D>, max_connections: usize, idle_timeout: Option<Duration>) -> Self {
+    pub(crate) fn new(hosts: Arc<Hosts<D>>, max_connections: usize, idle_timeout: Option<Duration>) -> Self {
         let shared = Shared {
-            options,
+            hosts,
             max_connections,
             idle_timeout,
             permits: Arc::new(Semaphore::new(max_connections.min(Semaphore::MAX_PERMITS))),
@@ -79,7 +80,10 @@ impl<D: Dialect> Pool<D> {
         let idle = shared.idle().connections.pop_back();
         let open = match idle {
             Some((open, _)) => open,
-            None => shared.connect(until, waited).await?,
+            None => {
+                let (connection, session) = shared.hosts.connect(until, waited).await?;
+                Open { connection, session }
+            }
         };
         Ok(PooledConnection { shared: Arc::clone(shared), lent: Some((open, permit)), running: None })
     }
@@ -96,20 +100,6 @@ impl<D: Dialect> Shared<D> {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn connect(&self, until: Instant, waited: Duration) -> Result<Open<D>, Problem> {
-        let connect = async {
-            let mut connection = self.options.connect().await?;
-            Ok((D::greet(&mut connection).await?, connection))
-        };
-        match timeout_at(until, connect).await {
-            Ok(Ok((greeted, connection))) => Ok(Open { session: greeted.map_err(Problem::Setting)?, connection }),
-            // Starting up, shutting down, out of connections, or not there.
-            Ok(Err(error)) if is_transient(&error) => Err(Problem::Unreachable { waited, source: Some(error) }),
-            Ok(Err(error)) => Err(Problem::Refused(error)),
-            Err(_) => Err(Problem::Unreachable { waited, source: None }),
-        }
-    }
-
     fn put_back(self: &Arc<Self>, open: Open<D>) {
         let mut idle = self.idle();
         idle.connections.push_back((open, Instant::now()));
@@ -120,14 +110,6 @@ impl<D: Dialect> Shared<D> {
             idle.is_watched = true;
             runtime.spawn(close_when_idle(IdleWatch { shared: Arc::downgrade(self) }, idle_timeout));
         }
-    }
-}
-
-fn is_transient(error: &sqlx::Error) -> bool {
-    match error {
-        sqlx::Error::Io(_) => true,
-        sqlx::Error::Database(error) => error.is_transient_in_connect_phase(),
-        _ => false,
     }
 }
 
@@ -222,7 +204,9 @@ async fn end<D: Dialect>(shared: Weak<Shared<D>>, open: Open<D>, sql: Arc<str>, 
             pause = (pause * 2).min(MAX_PAUSE);
             let Some(shared) = shared.upgrade() else { return };
             let _turn = shared.asks.lock().await;
-            if let Ok(Ok(false)) = timeout(ASK_TIMEOUT, D::cancel(&shared.options, &session, &sql)).await {
+            let until = Instant::now() + ASK_TIMEOUT;
+            let connect = async { Ok(shared.hosts.connect(until, ASK_TIMEOUT).await?.0) };
+            if let Ok(Ok(false)) = timeout_at(until, D::cancel(connect, &session, &sql)).await {
                 return;
             }
         }

@@ -13,6 +13,8 @@ use crate::process::{free_port, signal};
 
 /// How long a server may take to start. After a crash it has to read its log again.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// How long a query may take to return what a test waits for.
+const LIMIT: Duration = Duration::from_secs(10);
 
 /// A PostgreSQL server on its own port, with its data in a temporary folder. All its processes are killed when this is
 /// dropped.
@@ -48,11 +50,28 @@ impl Postgres {
     /// # Panics
     /// If PostgreSQL is missing or does not start.
     pub async fn with(options: &[&str]) -> Self {
-        let options: Vec<String> = options.iter().map(ToString::to_string).collect();
+        Self::launch(options.iter().map(ToString::to_string).collect(), false).await
+    }
+
+    /// Starts a standby of `primary`, which follows it from its first statement on. `primary` was started a moment ago, so that it
+    /// still has all of its log.
+    ///
+    /// # Panics
+    /// If PostgreSQL does not start.
+    pub async fn standby_of(primary: &Self) -> Self {
+        let conninfo = format!("primary_conninfo=host=127.0.0.1 port={} user=idem", primary.port);
+        // A standby takes no fewer connections than `initdb` wrote down.
+        Self::launch(vec!["fsync=off".into(), "max_connections=100".into(), conninfo], true).await
+    }
+
+    async fn launch(options: Vec<String>, is_standby: bool) -> Self {
         let user = User::to_run_as();
         for _ in 0..10 {
             let folder = tempfile::tempdir().expect("a temporary folder");
             copy_of_template(&folder.path().join("data"), user);
+            if is_standby {
+                fs::write(folder.path().join("data/standby.signal"), "").expect("a file among its data");
+            }
             // The server must reach its data, and put its socket beside it.
             fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).expect("permissions");
             if let Some(User { uid, gid }) = user {
@@ -132,6 +151,26 @@ impl Postgres {
         let mut psql = Command::new(binary("psql"));
         psql.args(["-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-c", statements]).arg(self.url());
         text(&succeed("psql", &mut psql).stdout)
+    }
+
+    /// Waits until a query returns `wanted`.
+    ///
+    /// # Panics
+    /// If it does not within ten seconds, or fails.
+    pub async fn wait_until(&self, query: &str, wanted: &str) {
+        let start = Instant::now();
+        loop {
+            let found = self.sql(query);
+            if found.trim() == wanted {
+                return;
+            }
+            assert!(
+                start.elapsed() < LIMIT,
+                "`{query}` still returns `{}`, not `{wanted}`, after {LIMIT:?}",
+                found.trim()
+            );
+            sleep(Duration::from_millis(5)).await;
+        }
     }
 
     fn spawn(&mut self) {
@@ -299,6 +338,18 @@ mod tests {
         assert!(tokio::net::TcpStream::connect(("127.0.0.1", server.port())).await.is_err());
         server.restart().await;
         assert_eq!(server.sql("SELECT n FROM here").trim(), "1");
+    }
+
+    #[tokio::test]
+    async fn a_standby_follows_its_primary_until_it_is_promoted() {
+        let mut primary = Postgres::quick().await;
+        let standby = Postgres::standby_of(&primary).await;
+        primary.sql("CREATE TABLE here (n int)");
+        standby.wait_until("SELECT count(*) FROM pg_class WHERE relname = 'here'", "1").await;
+        assert_eq!(standby.sql("SHOW transaction_read_only").trim(), "on");
+        primary.kill();
+        standby.sql("SELECT pg_promote()");
+        standby.sql("INSERT INTO here VALUES (1)");
     }
 
     #[tokio::test]

@@ -1,6 +1,6 @@
 //! Opening a store.
 
-use std::str::FromStr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use sqlx::postgres::PgConnectOptions;
@@ -8,9 +8,10 @@ use sqlx::{ConnectOptions, PgPool};
 use tokio::time::Instant;
 
 use super::statements::{channel, statements};
-use super::{Location, PostgresStore};
+use super::{Location, PostgresStore, url};
 use crate::errors::{ConnectError, Problem, check_timeout};
 use crate::execute::Executor;
+use crate::hosts::Hosts;
 use crate::names;
 use crate::pool::Pool;
 use crate::store::SqlStore;
@@ -104,25 +105,14 @@ impl PostgresStoreBuilder {
         self
     }
 
-    /// Opens the store in the database at `url`, which names one host. The table need not exist yet. After a failover the store
-    /// connects again to the same address, so let that follow the primary.
+    /// Opens the store in the database at `url`, which may name [several hosts](PostgresStore#several-hosts). The table need not exist
+    /// yet.
     ///
     /// # Errors
-    /// A name or a setting is not valid, the URL is not understood, or no connection could be made.
+    /// A name or a setting is not valid, the URL is not understood, or no connection could be made. Of several hosts the error says why
+    /// of each.
     pub async fn connect(self, url: &str) -> Result<PostgresStore, ConnectError> {
-        // sqlx takes any scheme for its own, and would connect to something else.
-        if !(url.starts_with("postgres://") || url.starts_with("postgresql://")) {
-            return Err(ConnectError::Url(sqlx::Error::Configuration("it is not one of PostgreSQL".into())));
-        }
-        let authority = url.split("://").nth(1).and_then(|rest| rest.split(['/', '?']).next()).unwrap_or_default();
-        if authority.rsplit('@').next().is_some_and(|hosts| hosts.contains(',')) {
-            return Err(ConnectError::Setting(
-                "the URL names several hosts, and sqlx connects to one; name one address that leads to the primary: a proxy or a \
-                 DNS name that follows it",
-            ));
-        }
-        let options = PgConnectOptions::from_str(url).map_err(ConnectError::Url)?;
-        self.connect_with(options).await
+        self.open(url::hosts(url)?).await
     }
 
     /// Opens the store with options of `sqlx`, for what a URL cannot say: a socket, certificates, a password from elsewhere.
@@ -130,9 +120,13 @@ impl PostgresStoreBuilder {
     /// # Errors
     /// As for [`connect`](Self::connect).
     pub async fn connect_with(self, options: PgConnectOptions) -> Result<PostgresStore, ConnectError> {
+        self.open(vec![options]).await
+    }
+
+    async fn open(self, hosts: Vec<PgConnectOptions>) -> Result<PostgresStore, ConnectError> {
         self.check()?;
         let timeout = self.timeout;
-        let store = self.build(options, None);
+        let store = self.build(hosts, None);
         match store.executor().pool.acquire(Instant::now() + timeout, timeout).await {
             Ok(connection) => connection.put_back(),
             Err(Problem::Refused(error) | Problem::Unreachable { source: Some(error), .. }) => {
@@ -152,7 +146,7 @@ impl PostgresStoreBuilder {
     pub fn with_pool(self, pool: PgPool) -> Result<PostgresStore, ConnectError> {
         self.check()?;
         let options = pool.connect_options().as_ref().clone();
-        Ok(self.build(options, Some(pool)))
+        Ok(self.build(vec![options], Some(pool)))
     }
 
     fn check(&self) -> Result<(), ConnectError> {
@@ -165,22 +159,22 @@ impl PostgresStoreBuilder {
         Ok(())
     }
 
-    pub(super) fn build(self, options: PgConnectOptions, pool: Option<PgPool>) -> PostgresStore {
+    pub(super) fn build(self, hosts: Vec<PgConnectOptions>, pool: Option<PgPool>) -> PostgresStore {
         // These override what the caller set. Without them a claim that was acknowledged could be lost in a crash, or every loser
         // of a race would get an error. The server gives a statement up at about the time at which the store tries again.
-        let options = options
-            .options([
-                ("synchronous_commit", "on".to_owned()),
-                ("default_transaction_isolation", "read committed".to_owned()),
-                ("statement_timeout", (self.timeout / 2).as_millis().max(1).to_string()),
-            ])
-            .disable_statement_logging();
+        let settings = [
+            ("synchronous_commit", "on".to_owned()),
+            ("default_transaction_isolation", "read committed".to_owned()),
+            ("statement_timeout", (self.timeout / 2).as_millis().max(1).to_string()),
+        ];
+        let hosts = hosts.into_iter().map(|host| host.options(settings.clone()).disable_statement_logging());
+        let hosts = Arc::new(Hosts::new(hosts.collect()));
         let channel = channel(&self.schema, &self.table);
-        let location = Location { schema: self.schema, table: self.table, options: options.clone(), channel };
+        let location = Location { schema: self.schema, table: self.table, hosts: Arc::clone(&hosts), channel };
         let table = location.quoted("");
         let executor = Executor {
             statements: statements(&table, &location.channel),
-            pool: Pool::new(options, self.max_connections, Some(self.idle_timeout)),
+            pool: Pool::new(hosts, self.max_connections, Some(self.idle_timeout)),
             readers: None,
             table,
             timeout: self.timeout,

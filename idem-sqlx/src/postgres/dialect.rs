@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use idem_runtime::remote::{Listener, Waiters};
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgRow, PgValueFormat};
-use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Postgres, Row, ValueRef};
+use sqlx::{AssertSqlSafe, Connection, Postgres, Row, ValueRef};
 
 use super::listen::listen;
 use super::{Location, migrations};
@@ -21,7 +21,8 @@ pub struct Session {
 }
 
 const GREET: &str = "SELECT pid, (extract(epoch FROM backend_start) * 1000000)::bigint, \
-     current_setting('synchronous_commit'), current_setting('transaction_isolation') \
+     current_setting('synchronous_commit'), current_setting('transaction_isolation'), \
+     current_setting('transaction_read_only') \
      FROM pg_stat_activity WHERE pid = pg_backend_pid()";
 
 /// The server cuts the texts that it shows.
@@ -58,36 +59,55 @@ impl sealed::Dialect for Postgres {
 
     type Session = Session;
 
-    async fn greet(connection: &mut PgConnection) -> Result<Result<Session, &'static str>, sqlx::Error> {
+    fn address(options: &PgConnectOptions) -> String {
+        match options.get_socket() {
+            Some(socket) => format!("{}:{}", socket.display(), options.get_port()),
+            None => format!("{}:{}", options.get_host(), options.get_port()),
+        }
+    }
+
+    async fn greet(
+        connection: &mut PgConnection,
+        must_take_writes: bool,
+    ) -> Result<Result<Session, Problem>, sqlx::Error> {
         let row = sqlx::raw_sql(GREET).fetch_one(connection).await?;
-        let (commit, isolation): (String, String) = (row.try_get(2)?, row.try_get(3)?);
+        let (commit, isolation, read_only): (String, String, String) =
+            (row.try_get(2)?, row.try_get(3)?, row.try_get(4)?);
+        // On a standby it is on.
+        if must_take_writes && read_only == "on" {
+            return Ok(Err(Problem::ReadOnly));
+        }
         if commit == "off" {
-            return Ok(Err(
+            return Ok(Err(Problem::Setting(
                 "`synchronous_commit` is `off` on a new connection, so a claim that was acknowledged could be lost. A \
                  proxy in between drops what the store sets: run ALTER ROLE .. SET synchronous_commit = on",
-            ));
+            )));
         }
         if isolation != "read committed" {
-            return Ok(Err(
+            return Ok(Err(Problem::Setting(
                 "a new connection is not in READ COMMITTED, so requests for one key would fail. A proxy in between drops \
                  what the store sets: run ALTER ROLE .. SET default_transaction_isolation = 'read committed'",
-            ));
+            )));
         }
         Ok(Ok(Session { process: row.try_get(0)?, started: row.try_get(1)? }))
     }
 
     /// Over another connection. The text of the statement is compared, since behind a proxy the process may work for another client
-    /// by now. If the session is idle, its reply was lost or the statement never arrived.
-    async fn cancel(options: &PgConnectOptions, session: &Session, sql: &Arc<str>) -> Result<bool, sqlx::Error> {
-        let mut connection = options.connect().await?;
-        let cancelled = sqlx::query(CANCEL)
-            .bind(session.process)
-            .bind(session.started)
-            .bind(&**sql)
-            .fetch_optional(&mut connection)
-            .await?;
-        connection.close().await?;
-        Ok(cancelled.is_some())
+    /// by now. If the session is idle, its reply was lost or the statement never arrived. After a failover to another host the
+    /// session is not there, and is not waited for.
+    async fn cancel(
+        connect: impl Future<Output = Result<PgConnection, Problem>> + Send,
+        session: &Session,
+        sql: &Arc<str>,
+    ) -> Result<bool, Problem> {
+        let mut connection = connect.await?;
+        let ask = async {
+            let cancel = sqlx::query(CANCEL).bind(session.process).bind(session.started).bind(&**sql);
+            let cancelled = cancel.fetch_optional(&mut connection).await?;
+            connection.close().await?;
+            Ok(cancelled.is_some())
+        };
+        ask.await.map_err(Problem::Refused)
     }
 
     async fn fetch(
@@ -207,10 +227,12 @@ mod tests {
 
     use idem_testkit::postgres::Postgres as Server;
     use sqlx::error::{DatabaseError, ErrorKind};
+    use tokio::time::Instant;
 
     use super::*;
     use crate::dialect::sealed::Dialect;
     use crate::errors::ConnectionHealth;
+    use crate::hosts::Hosts;
 
     #[derive(Debug)]
     struct Raised(&'static str);
@@ -253,9 +275,10 @@ mod tests {
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn a_statement_is_cancelled_only_if_its_process_still_runs_it() {
         let server = Server::quick().await;
-        let options: PgConnectOptions = server.url().parse().unwrap();
-        let mut connection = options.connect().await.unwrap();
-        let session = Postgres::greet(&mut connection).await.unwrap().unwrap();
+        let hosts = Hosts::<Postgres>::new(vec![server.url().parse().unwrap()]);
+        let within = Duration::from_secs(10);
+        let connect = || hosts.connect(Instant::now() + within, within);
+        let (mut connection, session) = connect().await.unwrap();
         let (ours, other): (Arc<str>, Arc<str>) = ("SELECT pg_sleep(60)".into(), "SELECT 1".into());
         let earlier = Session { started: session.started - 1, ..session };
         let runs = tokio::spawn({
@@ -266,9 +289,10 @@ mod tests {
         while server.sql(running).trim() == "0" {
             assert!(!runs.is_finished(), "the statement takes a minute");
         }
+        let another = async || Ok(connect().await?.0);
         for (session, sql, cancelled) in [(&session, &other, false), (&earlier, &ours, false), (&session, &ours, true)]
         {
-            assert_eq!(Postgres::cancel(&options, session, sql).await.unwrap(), cancelled, "{session:?} {sql}");
+            assert_eq!(Postgres::cancel(another(), session, sql).await.unwrap(), cancelled, "{session:?} {sql}");
         }
         let ended = runs.await.unwrap().unwrap_err();
         assert_eq!(ended.as_database_error().unwrap().code().as_deref(), Some("57014"));

@@ -39,7 +39,8 @@ async fn receive(location: &Location, waiters: &Waiters) -> Result<(), sqlx::Err
         .max_lifetime(None)
         .idle_timeout(None)
         .acquire_timeout(CONNECT_TIMEOUT)
-        .connect_lazy_with(location.options.clone());
+        // A standby refuses to listen, and after a failover the store's steps find the new primary.
+        .connect_lazy_with(location.hosts.last().clone());
     let mut listener = PgListener::connect_with(&pool).await?;
     listener.listen(&location.channel).await?;
     loop {

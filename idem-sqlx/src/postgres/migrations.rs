@@ -4,12 +4,12 @@ use std::time::Duration;
 
 use idem_runtime::remote::jitter;
 use sqlx::postgres::PgConnection;
-use sqlx::{AssertSqlSafe, ConnectOptions, Connection};
-use tokio::time::sleep;
+use sqlx::{AssertSqlSafe, Connection};
+use tokio::time::{Instant, sleep};
 
 use super::Location;
-use crate::errors::MigrateError;
-use crate::migrations::{Migration, due, fill_in, in_time};
+use crate::errors::{MigrateError, Problem};
+use crate::migrations::{MAX_TIME, Migration, due, fill_in, in_time};
 
 /// The migrations in their order. What was released is never changed; a later version adds one.
 const ALL: &[Migration] =
@@ -26,7 +26,8 @@ pub(super) async fn run(location: &Location) -> Result<(), MigrateError> {
 
 async fn run_all(location: &Location, all: &[Migration]) -> Result<(), MigrateError> {
     let work = async {
-        let mut connection = location.options.connect().await?;
+        let connected = location.hosts.connect(Instant::now() + MAX_TIME, MAX_TIME).await;
+        let (mut connection, _) = connected.map_err(no_connection)?;
         while let Err(error) = migrate(&mut connection, location, all).await {
             match &error {
                 MigrateError::Database(sqlx::Error::Database(refused))
@@ -43,6 +44,14 @@ async fn run_all(location: &Location, all: &[Migration]) -> Result<(), MigrateEr
         Ok(())
     };
     in_time(work).await
+}
+
+fn no_connection(problem: Problem) -> MigrateError {
+    match problem {
+        Problem::Refused(error) | Problem::Unreachable { source: Some(error), .. } => MigrateError::Database(error),
+        Problem::Setting(what) => MigrateError::Database(sqlx::Error::Configuration(what.into())),
+        _ => MigrateError::TimedOut(MAX_TIME),
+    }
 }
 
 async fn migrate(connection: &mut PgConnection, location: &Location, all: &[Migration]) -> Result<(), MigrateError> {

@@ -1,12 +1,13 @@
 //! The store in PostgreSQL.
 
 use std::fmt;
+use std::sync::Arc;
 
 use sqlx::Postgres;
-use sqlx::postgres::PgConnectOptions;
 
 use crate::claim::SqlClaim;
 use crate::errors::ConnectError;
+use crate::hosts::Hosts;
 use crate::store::SqlStore;
 
 mod builder;
@@ -14,6 +15,7 @@ mod dialect;
 mod listen;
 mod migrations;
 mod statements;
+mod url;
 
 pub use builder::PostgresStoreBuilder;
 
@@ -54,7 +56,20 @@ pub use builder::PostgresStoreBuilder;
 /// are not notified, and poll, and a statement that timed out is PgBouncer's to end. TLS needs one of the `tls-*` features of
 /// `sqlx`.
 ///
-/// A URL names one host. After a failover the store connects to the same address again, so let it follow the primary.
+/// # Several hosts
+///
+/// A URL may name several hosts, as those of libpq do: `postgres://app@a.example:5432,b.example:5432/shop`. A new connection goes
+/// to the first that takes writes, beginning with the host that the last one went to. The store passes a host over that
+///
+/// - has a name that does not resolve, refuses the connection, or does not reply within its share of the `timeout`,
+/// - starts up, shuts down, or has no connections left, or
+/// - is a standby, or read-only.
+///
+/// A wrong password or a missing database is reported, and no further host is tried. `target_session_attrs` may be `read-write`,
+/// `primary` or `any`, and changes nothing: the store writes.
+///
+/// After a failover the store finds the new primary without a restart. The old primary must not take writes when it comes back: two
+/// primaries are two stores. With one host the store connects to the same address again, so let that follow the primary.
 ///
 /// # Rights
 ///
@@ -77,7 +92,7 @@ pub struct Location {
     schema: String,
     table: String,
     /// For connections outside the pool: one that migrates, one that listens.
-    options: PgConnectOptions,
+    hosts: Arc<Hosts<Postgres>>,
     channel: String,
 }
 
@@ -88,7 +103,6 @@ impl Location {
     }
 }
 
-/// Leaves the options out, which may contain a password.
 impl fmt::Debug for Location {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.quoted(""))
@@ -96,10 +110,11 @@ impl fmt::Debug for Location {
 }
 
 impl SqlStore<Postgres> {
-    /// Opens a store in the database at `url`, such as `postgres://user:password@host/database`, with the default settings.
+    /// Opens a store in the database at `url`, such as `postgres://user:password@host/database`, with the default settings. The URL may
+    /// name [several hosts](crate::PostgresStore#several-hosts).
     ///
     /// # Errors
-    /// The URL is not understood, or no connection could be made.
+    /// The URL is not understood, or no connection could be made. Of several hosts the error says why of each.
     pub async fn connect(url: &str) -> Result<Self, ConnectError> {
         Self::builder().connect(url).await
     }
@@ -112,7 +127,7 @@ impl SqlStore<Postgres> {
     /// [`max_connections`](PostgresStoreBuilder::max_connections). No connection is made yet.
     pub fn from_pool(pool: sqlx::PgPool) -> Self {
         let options = pool.connect_options().as_ref().clone();
-        Self::builder().build(options, Some(pool))
+        Self::builder().build(vec![options], Some(pool))
     }
 
     /// Returns a builder, to change the default settings.

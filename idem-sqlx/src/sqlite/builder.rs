@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::str::FromStr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use idem_runtime::remote::jitter;
@@ -14,6 +15,7 @@ use super::{Location, SqliteStore, file};
 use crate::dialect::sealed::Dialect;
 use crate::errors::{ConnectError, Problem, check_timeout};
 use crate::execute::Executor;
+use crate::hosts::Hosts;
 use crate::names;
 use crate::pool::Pool;
 use crate::store::SqlStore;
@@ -187,10 +189,11 @@ impl SqliteStoreBuilder {
             options = options.pragma("max_page_count", (max_bytes / PAGE).to_string());
         }
         let table = format!("\"{}\"", self.table);
+        let hosts = Arc::new(Hosts::new(vec![options.clone()]));
         let executor = Executor {
             statements: statements(&table),
-            pool: Pool::new(options.clone(), 1, None),
-            readers: Some(Pool::new(options.clone(), self.max_readers, None)),
+            pool: Pool::new(Arc::clone(&hosts), 1, None),
+            readers: Some(Pool::new(hosts, self.max_readers, None)),
             table,
             timeout: self.timeout,
         };

@@ -20,12 +20,20 @@ impl sealed::Dialect for Sqlite {
 
     type Session = ();
 
-    async fn greet(_: &mut SqliteConnection) -> Result<Result<(), &'static str>, sqlx::Error> {
+    fn address(options: &SqliteConnectOptions) -> String {
+        options.get_filename().display().to_string()
+    }
+
+    async fn greet(_: &mut SqliteConnection, _: bool) -> Result<Result<(), Problem>, sqlx::Error> {
         Ok(Ok(()))
     }
 
     /// A statement ends by itself: it waits for other writers no longer than the busy timeout.
-    async fn cancel(_: &SqliteConnectOptions, (): &(), _: &Arc<str>) -> Result<bool, sqlx::Error> {
+    async fn cancel(
+        _: impl Future<Output = Result<SqliteConnection, Problem>> + Send,
+        (): &(),
+        _: &Arc<str>,
+    ) -> Result<bool, Problem> {
         Ok(true)
     }
 
