@@ -66,7 +66,7 @@ async fn a_standby_that_is_away_costs_the_server_no_more_processes_than_the_stor
     let recorded = key();
     leave_record(&store, &recorded, "answer").await;
     reload(&server, "ALTER SYSTEM SET synchronous_standby_names = 'away'");
-    while server.sql("SHOW synchronous_standby_names").trim() != "away" {}
+    server.wait_until("SHOW synchronous_standby_names", "away").await;
     let most = most_processes(&server, refused_begins(&store, 40)).await;
     assert!(most <= POOL + 1, "{most} processes, one of which cancels");
     // A retry still gets its replay: those who wait for the standby do not keep the connections.

@@ -178,7 +178,7 @@ async fn a_store_leaves_a_primary_that_was_demoted_for_the_one_that_its_address_
     // Connections stay, as with a standby that is demoted gracefully.
     apart.server.sql("ALTER SYSTEM SET default_transaction_read_only = on");
     apart.server.sql("SELECT pg_reload_conf()");
-    while apart.server.sql("SHOW default_transaction_read_only").trim() != "on" {}
+    apart.server.wait_until("SHOW default_transaction_read_only", "on").await;
     let refused = apart.store.begin(&key(), &MINE, &OPTIONS).await.unwrap_err();
     assert!(matches!(problem(&refused), Problem::ReadOnly), "{refused:?}");
     let key = key();

@@ -79,8 +79,8 @@ async fn a_terminated_connection_is_replaced_in_the_middle_of_a_step() {
         let store = store.clone();
         async move { state_of(&store, &held).await }
     });
-    let waits = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE wait_event_type = 'Lock'";
-    while server.sql(waits).trim() != "t" {}
+    server.wait_until("SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'", "1").await;
+    server.sql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE wait_event_type = 'Lock'");
     transaction.rollback().await.unwrap();
     assert_eq!(begins.await.unwrap(), "claimed");
 }
@@ -119,7 +119,7 @@ async fn a_step_that_was_dropped_half_way_gives_its_connection_back() {
         let store = store.clone();
         async move { store.begin(&dropped, &MINE, &BeginOptions::new(SHORT, TTL)).await.map(|_| ()) }
     });
-    while server.sql("SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'").trim() != "1" {}
+    server.wait_until("SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'", "1").await;
     begin.abort();
     assert!(begin.await.unwrap_err().is_cancelled());
     transaction.rollback().await.unwrap();

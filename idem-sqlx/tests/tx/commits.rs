@@ -63,9 +63,7 @@ async fn a_session_that_still_holds_the_key_is_waited_for() {
     sqlx::raw_sql("SELECT pg_advisory_lock(1)").execute(&mut *gate).await.unwrap();
     let first = start(&router, "/act/201", "a");
     let waits = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'advisory'";
-    while shop.keeper.sql(waits).trim() != "1" {
-        tokio::task::yield_now().await;
-    }
+    shop.keeper.wait_until(waits, "1").await;
     proxy.cut();
     let duplicate = shop.send("/act/201", "a").await;
     assert!(duplicate.is("idempotency_key_locked"), "{duplicate:?}");
@@ -212,13 +210,11 @@ async fn log(shop: &Shop<sqlx::Postgres, Server>, mark: &str) -> String {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
     shop.keeper.sql(&format!("DO $$ BEGIN RAISE WARNING '{mark}'; END $$"));
-    loop {
-        let log = shop.keeper.sql("SELECT pg_read_file('log/all.log')");
-        if let Some((log, _)) = log.split_once(&format!("WARNING:  {mark}")) {
-            return log.to_owned();
-        }
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    // In two parts, since the query is in the log as well.
+    let is_marked = format!("SELECT strpos(pg_read_file('log/all.log'), 'WARNING:  ' || '{mark}') > 0");
+    shop.keeper.wait_until(&is_marked, "t").await;
+    let log = shop.keeper.sql("SELECT pg_read_file('log/all.log')");
+    log.split_once(&format!("WARNING:  {mark}")).unwrap().0.to_owned()
 }
 
 /// A warning for each request would fill the log of the server.

@@ -237,11 +237,7 @@ async fn requests_that_are_dropped_leave_no_connection_in_a_transaction() {
     let replies = all.join_all().await;
     assert!(replies.iter().all(|reply| reply.status == 201), "{replies:?}");
     // A connection may be on its way back to its pool.
-    let until = tokio::time::Instant::now() + Duration::from_secs(10);
-    while shop.keeper.sql(idle).trim() != "0" {
-        assert!(tokio::time::Instant::now() < until, "a connection is in a transaction");
-        tokio::task::yield_now().await;
-    }
+    shop.keeper.wait_until(idle, "0").await;
     let keys: usize =
         shop.keeper.sql("SELECT count(*) FROM idempotency WHERE record IS NOT NULL").trim().parse().unwrap();
     assert_eq!(shop.effects().await, keys, "each run has its record");
