@@ -17,6 +17,7 @@ use idem_axum::{
     StorageKey, Store, StoreCapabilities, StoreError, idempotent,
 };
 use idem_testkit::intercept::{Hooks, Intercept};
+use idem_testkit::wait::until;
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use tokio::sync::Semaphore;
 use tower::ServiceExt;
@@ -149,13 +150,7 @@ fn what_runs_and_what_waits_is_counted_while_it_does() {
             tokio::spawn(async move { ask(&app, "POST", "/pay", Some("a")).await })
         };
         let requests = [pay(), pay(), pay()];
-        // On one thread: each request has come as far as it can.
-        while idempotency.executions() < 1 {
-            tokio::task::yield_now().await;
-        }
-        for _ in 0..10 {
-            tokio::task::yield_now().await;
-        }
+        until("two wait", async || counted.lines().get("idempotency_waiters") == Some(&2.0)).await;
         counted.assert(&[("executions_in_flight", 1.0), ("waiters", 2.0)]);
         gate.0.add_permits(1);
         for request in requests {

@@ -4,62 +4,68 @@
 #[allow(unreachable_pub, reason = "a module of each test")]
 mod common;
 
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering::SeqCst;
+use std::time::Duration;
 
 use common::*;
-use idem_redis::RedisStore;
 use idem_runtime::{Begin, BeginOptions, Claim, Store};
 use idem_testkit::redis::Redis;
 use tokio::task::JoinSet;
-
-/// Waits as the engine does.
-async fn wait(store: RedisStore, number: u8) -> Begin<idem_redis::RedisClaim> {
-    loop {
-        match begin(&store, number).await.unwrap() {
-            Begin::InFlight(_) => store.ended(&key(number)).await,
-            ended => return ended,
-        }
-    }
-}
 
 async fn subscribers(server: &Redis, number: u8) -> bool {
     server.say(&format!("PUBSUB NUMSUB {}:ended", name(number))).await.contains(":1\r\n")
 }
 
 #[tokio::test]
-async fn who_waits_hears_of_the_end_at_once_and_all_share_one_connection() {
+async fn all_who_wait_share_one_connection_whose_messages_wake_them() {
     let server = Redis::start().await;
     let (owner, waiter) = (store(&server).await, store(&server).await);
-    let mut fastest = Duration::MAX;
-    for round in 0..3 {
-        let claims = [claim(&owner, round * 2).await, claim(&owner, round * 2 + 1).await];
-        let mut waiters = JoinSet::new();
-        for number in 0..20 {
-            waiters.spawn(wait(waiter.clone(), round * 2 + number % 2));
-        }
-        until("everybody is subscribed", async || {
-            subscribers(&server, round * 2).await && subscribers(&server, round * 2 + 1).await
-        })
-        .await;
-        let subscribed = server.say("CLIENT LIST TYPE pubsub").await;
-        assert_eq!(subscribed.matches(" addr=127").count(), 1, "{subscribed}");
-        // By now those who wait look only every half second.
-        tokio::time::sleep(Duration::from_millis(700)).await;
-        let start = Instant::now();
-        let [one, other] = claims;
-        one.complete(record("answer"), TTL).await.unwrap();
-        other.release().await.unwrap();
-        let mut claimed = 0;
-        while let Some(ended) = waiters.join_next().await {
-            if let Begin::Claimed(claim) = ended.unwrap() {
-                claimed += 1;
-                claim.complete(record("answer"), TTL).await.unwrap();
-            }
-        }
-        assert_eq!(claimed, 1, "of all who waited for a released key one claims it");
-        fastest = fastest.min(start.elapsed());
+    let [completed, released] = [claim(&owner, 1).await, claim(&owner, 2).await];
+    let (mut waiters, waiting) = (JoinSet::new(), Arc::<AtomicUsize>::default());
+    // Of several who wait for a released key, one finds another claim, which takes the right that is revoked below.
+    for number in [vec![1; 20], vec![2]].concat() {
+        waiters.spawn(wait(waiter.clone(), number, Arc::clone(&waiting)));
     }
-    assert!(fastest < Duration::from_millis(150), "a message cuts the poll short, but it took {fastest:?}");
+    until("all wait", async || waiting.load(SeqCst) == 21).await;
+    until("both keys are subscribed to", async || subscribers(&server, 1).await && subscribers(&server, 2).await).await;
+    let subscribed = server.say("CLIENT LIST TYPE pubsub").await;
+    assert_eq!(subscribed.matches(" addr=127").count(), 1, "{subscribed}");
+    // From now on a poll finds nothing out.
+    server.say("ACL SETUSER default -pttl").await;
+    completed.complete(record("answer"), TTL).await.unwrap();
+    released.release().await.unwrap();
+    let mut claimed = 0;
+    while let Some(ended) = within("a message", waiters.join_next()).await {
+        match ended.unwrap() {
+            Begin::Completed(found) => assert_eq!(found, record("answer")),
+            Begin::Claimed(_) => claimed += 1,
+            ended => panic!("both claims have ended, but `begin` gave {ended:?}"),
+        }
+    }
+    assert_eq!(claimed, 1, "the released key");
+}
+
+#[tokio::test]
+async fn of_all_who_wait_for_a_released_key_one_claims_it() {
+    let server = Redis::start().await;
+    let (owner, waiter) = (store(&server).await, store(&server).await);
+    let released = claim(&owner, 1).await;
+    let (mut waiters, waiting) = (JoinSet::new(), Arc::<AtomicUsize>::default());
+    for _ in 0..20 {
+        waiters.spawn(wait(waiter.clone(), 1, Arc::clone(&waiting)));
+    }
+    until("all wait", async || waiting.load(SeqCst) == 20).await;
+    released.release().await.unwrap();
+    let mut claimed = 0;
+    while let Some(ended) = within("the record", waiters.join_next()).await {
+        if let Begin::Claimed(claim) = ended.unwrap() {
+            claimed += 1;
+            claim.complete(record("answer"), TTL).await.unwrap();
+        }
+    }
+    assert_eq!(claimed, 1);
 }
 
 #[tokio::test]
@@ -68,7 +74,7 @@ async fn a_subscription_goes_when_nobody_waits_and_comes_again() {
     let store = store(&server).await;
     for _ in 0..2 {
         let claimed = claim(&store, 1).await;
-        let waiter = tokio::spawn(wait(store.clone(), 1));
+        let waiter = tokio::spawn(wait(store.clone(), 1, Arc::default()));
         until("the waiter is subscribed", async || subscribers(&server, 1).await).await;
         // A client that hangs up.
         waiter.abort();
@@ -76,7 +82,7 @@ async fn a_subscription_goes_when_nobody_waits_and_comes_again() {
         claimed.release().await.unwrap();
     }
     let claimed = claim(&store, 1).await;
-    let waiter = tokio::spawn(wait(store.clone(), 1));
+    let waiter = tokio::spawn(wait(store.clone(), 1, Arc::default()));
     until("the waiter is subscribed", async || subscribers(&server, 1).await).await;
     waiter.abort();
     drop((waiter.await, claimed, store));
@@ -91,7 +97,7 @@ async fn a_subscription_that_is_cut_comes_again() {
     let server = Redis::start().await;
     let store = store(&server).await;
     let claimed = claim(&store, 1).await;
-    let waiter = tokio::spawn(wait(store.clone(), 1));
+    let waiter = tokio::spawn(wait(store.clone(), 1, Arc::default()));
     until("the waiter is subscribed", async || subscribers(&server, 1).await).await;
     server.say("CLIENT KILL TYPE pubsub").await;
     until("the waiter is subscribed again", async || subscribers(&server, 1).await).await;
@@ -105,7 +111,7 @@ async fn without_the_right_to_publish_and_to_subscribe_those_who_wait_look_for_t
     server.say("ACL SETUSER default resetchannels").await;
     let (owner, waiter) = (store(&server).await, store(&server).await);
     let claims = [claim(&owner, 1).await, claim(&owner, 2).await];
-    let waiters = [1, 2].map(|number| tokio::spawn(wait(waiter.clone(), number)));
+    let waiters = [1, 2].map(|number| tokio::spawn(wait(waiter.clone(), number, Arc::default())));
     let [one, other] = claims;
     one.complete(record("answer"), TTL).await.unwrap();
     other.release().await.unwrap();
@@ -120,5 +126,5 @@ async fn who_waits_hears_of_a_lease_that_is_over() {
     let store = store(&server).await;
     let lease = Duration::from_millis(200);
     drop(store.begin(&key(1), &fingerprint(1), &BeginOptions::new(lease, TTL)).await.unwrap());
-    assert!(matches!(wait(store, 1).await, Begin::Abandoned(_)));
+    assert!(matches!(wait(store, 1, Arc::default()).await, Begin::Abandoned(_)));
 }

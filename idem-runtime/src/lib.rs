@@ -128,6 +128,9 @@ mod telemetry;
 mod trace;
 #[doc(hidden)]
 pub mod transaction;
+#[cfg(test)]
+#[allow(dead_code, unreachable_pub, reason = "`testkit` has the same file")]
+mod wait;
 
 pub use attempt::{Abandoned, Attempt, Rules};
 #[cfg(feature = "cached")]

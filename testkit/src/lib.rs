@@ -13,3 +13,5 @@ pub mod redis;
 pub mod redis_cluster;
 pub mod reference;
 pub mod statements;
+#[path = "../../idem-runtime/src/wait.rs"]
+pub mod wait;

@@ -12,6 +12,7 @@ use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
 
 use crate::process::{free_port, signal};
+use crate::wait::until;
 
 /// How long a server may take to start.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -40,18 +41,16 @@ impl Redis {
     pub async fn replica(&self) -> Self {
         let port = self.port.to_string();
         let replica = Self::with(&["--save", "", "--replicaof", "127.0.0.1", &port]).await;
-        let start = Instant::now();
         // The first acknowledgement may take a second.
         let known = format!("port={},state=online,offset=", replica.port);
         let acknowledged = |info: String| info.split_once(&known).is_some_and(|(_, offset)| !offset.starts_with("0,"));
-        while !(replica.say("INFO replication").await.contains("master_link_status:up")
-            && acknowledged(self.say("INFO replication").await))
-        {
-            assert!(start.elapsed() < PATIENCE, "the replica does not follow");
+        until("the replica follows", async || {
             // Something to acknowledge, which leaves nothing behind.
             self.say("PUBLISH following 1").await;
-            sleep(Duration::from_millis(10)).await;
-        }
+            replica.say("INFO replication").await.contains("master_link_status:up")
+                && acknowledged(self.say("INFO replication").await)
+        })
+        .await;
         replica
     }
 

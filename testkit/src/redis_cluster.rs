@@ -1,16 +1,10 @@
 //! A Redis Cluster.
 
-use std::time::{Duration, Instant};
-
-use tokio::time::sleep;
-
 use crate::process::free_port;
 use crate::redis::Redis;
+use crate::wait::until;
 
 const SLOTS: u16 = 16384;
-
-/// How long the nodes may take to agree.
-const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A cluster of three primaries, on free ports. They are killed when this is dropped.
 #[derive(Debug)]
@@ -117,12 +111,4 @@ pub async fn ok(node: &Redis, command: &str) {
 async fn address(node: &Redis) -> String {
     let bus = node.say("CONFIG GET cluster-port").await;
     format!("127.0.0.1 {} {}", node.port(), bus.lines().nth(4).expect("a port"))
-}
-
-async fn until(what: &str, mut done: impl AsyncFnMut() -> bool) {
-    let start = Instant::now();
-    while !done().await {
-        assert!(start.elapsed() < PATIENCE, "not in time: {what}");
-        sleep(Duration::from_millis(5)).await;
-    }
 }

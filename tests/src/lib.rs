@@ -16,11 +16,11 @@ mod spans;
 mod streams;
 pub mod support;
 mod user_store;
-mod wait;
 
 pub use ask::{Ask, get, post, put};
 pub use faulty::{Faults, Faulty};
 pub use h2::H2;
+pub use idem_testkit::wait::{until, within};
 pub use logs::Logs;
 pub use probe::Probe;
 pub use proxy::{End, Fault, Proxy};
@@ -31,4 +31,3 @@ pub use setup::{Maker, Setup};
 pub use spans::{SeenEvent, SeenSpan, Spans};
 pub use streams::{Feed, feed, once};
 pub use user_store::{Shelf, ShelfClaim};
-pub use wait::within;

@@ -4,20 +4,21 @@
 #[cfg(feature = "tls")]
 pub mod tls;
 
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use idem_redis::{RedisClaim, RedisStore};
 use idem_runtime::{Begin, BeginOptions, Fingerprint, Record, StorageKey, Store, StoreError};
 use idem_testkit::proxy::Proxy;
 use idem_testkit::redis::Redis;
+pub use idem_testkit::wait::{until, within};
 
 /// A lease and a TTL that no test outlives.
 pub const LEASE: Duration = Duration::from_secs(30);
 pub const TTL: Duration = Duration::from_secs(3600);
 /// How long a step may take in tests that let it time out.
 pub const TIMEOUT: Duration = Duration::from_millis(400);
-/// How long a test waits for what must happen.
-const PATIENCE: Duration = Duration::from_secs(15);
 
 pub type Begun = Result<Begin<RedisClaim>, StoreError>;
 
@@ -62,15 +63,31 @@ pub async fn claim(store: &RedisStore, number: u8) -> RedisClaim {
 
 /// Begins until the key can be claimed, for a claim that has to go first.
 pub async fn claim_in_time(store: &RedisStore, number: u8) -> RedisClaim {
-    let start = Instant::now();
-    loop {
+    let mut claimed = None;
+    until("the key is free", async || {
         match begin(store, number).await {
-            Ok(Begin::Claimed(claim)) => return claim,
-            begun if start.elapsed() > PATIENCE => panic!("the key does not get free: {begun:?}"),
-            Ok(Begin::InFlight(_)) => store.ended(&key(number)).await,
+            Ok(Begin::Claimed(claim)) => claimed = Some(claim),
+            Ok(Begin::InFlight(_)) => within("the end of the claim", store.ended(&key(number))).await,
             // While the server or the network comes back.
-            Err(StoreError::Unavailable(_)) => tokio::time::sleep(Duration::from_millis(5)).await,
+            Err(StoreError::Unavailable(_)) => {}
             begun => panic!("the key gets free, but `begin` gave {begun:?}"),
+        }
+        claimed.is_some()
+    })
+    .await;
+    claimed.unwrap()
+}
+
+/// Waits for the end of a claim as the engine does. `waiting` counts who does.
+pub async fn wait(store: RedisStore, number: u8, waiting: Arc<AtomicUsize>) -> Begin<RedisClaim> {
+    loop {
+        match begin(&store, number).await.unwrap() {
+            Begin::InFlight(_) => {
+                waiting.fetch_add(1, Ordering::SeqCst);
+                store.ended(&key(number)).await;
+                waiting.fetch_sub(1, Ordering::SeqCst);
+            }
+            ended => return ended,
         }
     }
 }
@@ -147,13 +164,4 @@ pub async fn calls(server: &Redis, command: &str) -> u64 {
     let stats = server.say("INFO commandstats").await;
     let found = stats.split_once(&format!("cmdstat_{command}:calls="));
     found.map_or(0, |(_, calls)| calls.split(',').next().unwrap().parse().unwrap())
-}
-
-/// Waits until `done`, looking again and again.
-pub async fn until(what: &str, mut done: impl AsyncFnMut() -> bool) {
-    let start = Instant::now();
-    while !done().await {
-        assert!(start.elapsed() < PATIENCE, "not in time: {what}");
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
 }

@@ -6,6 +6,7 @@ use crate::key::Key;
 use crate::record::RecordBuilder;
 use crate::scope::Scope;
 use crate::store::Claim;
+use crate::wait::until;
 
 const LEASE: Duration = Duration::from_secs(30);
 const TTL: Duration = Duration::from_secs(60);
@@ -287,11 +288,7 @@ async fn memory_is_reclaimed_without_traffic() {
         claim(&store, number).await.complete(record(100), Duration::from_millis(20)).await.unwrap();
     }
     // No request comes: the janitor alone.
-    let deadline = std::time::Instant::now() + Duration::from_secs(20);
-    while store.usage().entries > 0 {
-        assert!(std::time::Instant::now() < deadline, "{:?}", store.usage());
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+    until("the store is empty", async || store.usage().entries == 0).await;
 }
 
 #[tokio::test]
@@ -300,11 +297,7 @@ async fn the_janitor_ends_with_its_store() {
     complete(&store, 1, 1).await;
     let shared = Arc::downgrade(&store.inner.shared);
     drop(store);
-    let deadline = std::time::Instant::now() + Duration::from_secs(20);
-    while shared.strong_count() > 0 {
-        assert!(std::time::Instant::now() < deadline, "the janitor keeps a store alive");
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    until("the janitor does not hold the store", async || shared.strong_count() == 0).await;
 }
 
 #[tokio::test]
@@ -456,11 +449,14 @@ async fn what_is_forgotten_is_not_kept_alive() {
 #[tokio::test]
 async fn a_frozen_clock_loses_nothing_in_real_time() {
     let (store, clock) = with_clock(MemoryStore::new());
-    claim(&store, 1).await.complete(record(1), Duration::from_nanos(1)).await.unwrap();
+    let real = MemoryStore::new();
+    for store in [&store, &real] {
+        claim(store, 1).await.complete(record(1), Duration::from_nanos(1)).await.unwrap();
+    }
     let entry = |number| store.inner.shared.shard(&key(number)).records.reclaim_after(&key(number));
     assert_eq!(entry(1), Some(None), "moka has no TTL");
-    // Longer than moka's timer wheel takes, with two rounds of the janitor.
-    tokio::time::sleep(Duration::from_millis(2600)).await;
+    until("moka has removed the record that goes by real time", async || real.usage().entries == 0).await;
+    sweep(&store);
     assert!(matches!(begin(&store, 1).await, Ok(Begin::Completed(_))));
     clock.advance(TICK);
     claim(&store, 1).await.release().await.unwrap();
@@ -484,9 +480,7 @@ async fn in_real_time_a_full_store_has_room_when_a_record_expires() {
     let ttl = Duration::from_millis(50);
     claim(&store, 1).await.complete(record(1), ttl).await.unwrap();
     let completed = std::time::Instant::now();
-    while completed.elapsed() <= ttl {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    until("the TTL has passed", async || completed.elapsed() > ttl).await;
     drop(claim(&store, 2).await);
 }
 
@@ -497,9 +491,7 @@ async fn in_real_time_an_expired_record_that_moka_hides_makes_room_for_its_key()
     claim(&store, 1).await.complete(record(1), Duration::from_millis(1)).await.unwrap();
     // Until moka hides it, and before its timer wheel turns.
     let records = &store.inner.shared.shard(&key(1)).records;
-    while records.reclaim_after(&key(1)).is_some() {
-        tokio::time::sleep(Duration::from_millis(1)).await;
-    }
+    until("moka hides it", async || records.reclaim_after(&key(1)).is_none()).await;
     claim(&store, 1).await.complete(record(2), TTL).await.unwrap();
     assert_eq!(store.usage().entries, 1);
 }

@@ -1,13 +1,14 @@
 //! A process is killed before and after each statement of the exchange of a `Tx`, and over SQLite within it, too. No effect is doubled
 //! or lost, and a retry of another process resolves the request.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use idem_proofs::cluster::client::{Client, Heard};
 use idem_proofs::cluster::processes::Service;
 use idem_proofs::cluster::transactions::{STEPS, effects};
 use idem_testkit::postgres::Postgres;
 use idem_testkit::statements::{Statements, Stop};
+use idem_testkit::wait::until;
 use tempfile::TempDir;
 
 const PATH: &str = "/transfers";
@@ -23,14 +24,17 @@ fn service(url: &str, folder: &TempDir) -> Service {
 
 /// Asks until there is a response. The key may be in flight until the database notices that its process is gone.
 async fn resolve(client: &mut Client, key: &str, context: &str) -> (String, bool) {
-    for _ in 0..1000 {
+    let mut response = None;
+    until(&format!("{context}: the key is not in flight"), async || {
         match client.ask(PATH, key, "").await.unwrap() {
-            Heard::Answer { execution, replayed } => return (execution, replayed),
-            heard if heard.is_refusal("idempotency_key_locked") => tokio::time::sleep(Duration::from_millis(5)).await,
+            Heard::Answer { execution, replayed } => response = Some((execution, replayed)),
+            heard if heard.is_refusal("idempotency_key_locked") => {}
             heard => panic!("{context}: {heard:?}"),
         }
-    }
-    panic!("{context}: it does not resolve");
+        response.is_some()
+    })
+    .await;
+    response.unwrap()
 }
 
 /// The executions with an effect for this key.
@@ -79,11 +83,7 @@ async fn over_postgres_before_and_after_each_statement() {
     let process = start().await;
     proxy.stop_at(usize::MAX, Stop::Before);
     resolve(&mut Client::new(process.port()), "measured", "measured").await;
-    let until = Instant::now() + Duration::from_secs(30);
-    while !proxy.statements().iter().any(|text| text == "ROLLBACK") {
-        assert!(Instant::now() < until, "{:#?}", proxy.statements());
-        tokio::task::yield_now().await;
-    }
+    until("all is sent", async || proxy.statements().iter().any(|text| text == "ROLLBACK")).await;
     drop(process);
     let mut statements = proxy.statements();
     statements.truncate(1 + statements.iter().position(|text| text == "ROLLBACK").unwrap());

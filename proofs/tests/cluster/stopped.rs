@@ -1,7 +1,7 @@
 //! The owner of a claim is stopped for longer than its lease, and goes on when others have given it up.
 
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use idem_proofs::cluster::client::{Client, Heard};
 use idem_proofs::cluster::effects::{self, Kind};
@@ -10,12 +10,11 @@ use idem_proofs::model::Protocol;
 use idem_proofs::trace;
 use idem_testkit::postgres::Postgres;
 use idem_testkit::redis::Redis;
+use idem_testkit::wait::until;
 use tempfile::TempDir;
 use tokio::task::JoinHandle;
-use tokio::time::sleep;
 
 const LEASE: Duration = Duration::from_secs(1);
-const PATIENCE: Duration = Duration::from_secs(20);
 const KEY: &str = "order-1";
 
 /// Two processes over one store. The first one runs a body that waits, and is stopped.
@@ -36,11 +35,11 @@ impl Stopped {
             effects: folder.path().join("effects"),
         };
         let (owner, other) = (service.start(), service.start());
-        let until = format!("x-until-there-is: {}\r\n", gate(folder.path()).display());
+        let headers = format!("x-until-there-is: {}\r\n", gate(folder.path()).display());
         let port = owner.port();
-        let first = tokio::spawn(async move { Client::new(port).ask(path, KEY, &until).await });
+        let first = tokio::spawn(async move { Client::new(port).ask(path, KEY, &headers).await });
         let stopped = Self { folder, owner, other, first };
-        stopped.until(|stopped| stopped.executions(Kind::Start).len() == 1).await;
+        until("the handler runs", async || stopped.executions(Kind::Start).len() == 1).await;
         stopped.owner.stop();
         stopped
     }
@@ -66,25 +65,17 @@ impl Stopped {
         assert!(!trace::validate(&Protocol { pause: false, ..protocol }, &lines).is_empty(), "no owner was slow");
     }
 
-    async fn until(&self, is_so: impl Fn(&Self) -> bool) {
-        let began = Instant::now();
-        while !is_so(self) {
-            assert!(began.elapsed() < PATIENCE, "it does not come to that");
-            sleep(Duration::from_millis(5)).await;
-        }
-    }
-
     /// Asks the other process as long as it says that the key is in flight.
     async fn retry(&self, path: &str) -> Heard {
-        let began = Instant::now();
-        loop {
-            assert!(began.elapsed() < PATIENCE, "the key stays in flight");
-            let heard = Client::new(self.other.port()).ask(path, KEY, "").await.unwrap();
-            if !heard.is_refusal("idempotency_key_locked") {
-                return heard;
-            }
-            sleep(Duration::from_millis(20)).await;
-        }
+        let mut heard = None;
+        until("the key is not in flight", async || {
+            let got = Client::new(self.other.port()).ask(path, KEY, "").await.unwrap();
+            let settled = !got.is_refusal("idempotency_key_locked");
+            heard = Some(got);
+            settled
+        })
+        .await;
+        heard.unwrap()
     }
 }
 

@@ -12,7 +12,7 @@ mod xcover;
 
 use axum::Router;
 use idem_axum::{Idempotency, ManualClock, MemoryStore};
-use idem_tests::{Server, within};
+use idem_tests::{Server, until};
 
 /// An example, served.
 struct System {
@@ -30,12 +30,7 @@ impl System {
     }
 
     /// Until exactly this many handlers run.
-    async fn running(&self, bodies: usize) {
-        within("bodies to run", async {
-            while self.idempotency.executions() != bodies {
-                tokio::task::yield_now().await;
-            }
-        })
-        .await;
+    async fn running(&self, handlers: usize) {
+        until("this many handlers run", async || self.idempotency.executions() == handlers).await;
     }
 }

@@ -4,7 +4,7 @@ use axum::http::{HeaderMap, HeaderValue};
 use bytes::Bytes;
 use futures_util::stream;
 use http_body_util::{BodyExt, StreamBody};
-use idem_tests::{Ask, Connection, H2, answering, feed, once, post as send, within};
+use idem_tests::{Ask, Connection, H2, answering, feed, once, post as send, until, within};
 
 fn ask() -> Ask {
     send("/").key("k")
@@ -88,12 +88,7 @@ async fn a_client_that_does_not_read_does_not_hold_up_the_recording() {
         feed.send("0123456789");
     }
     drop(feed);
-    within("the recording", async {
-        while setup.store.usage().in_flight > 0 {
-            tokio::task::yield_now().await;
-        }
-    })
-    .await;
+    until("the response is recorded", async || setup.store.usage().in_flight == 0).await;
     let replay = ask().to(&setup.app).await;
     assert_eq!((replay.is_replay(), replay.body.len()), (true, 50_000));
     assert_eq!(unread.into_body().collect().await.unwrap().to_bytes().len(), 50_000);
