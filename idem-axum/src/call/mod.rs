@@ -1,0 +1,78 @@
+//! What a generated function calls, from the arrival of a request to its response.
+//!
+//! A call goes through three states, each a type: [`Call`] has the request, [`OpenCall`] knows its key, and [`ReadyCall`] has
+//! all arguments and runs the handler. Nothing after [`ReadyCall::run`] is generic over the handler.
+
+mod keyed;
+mod open;
+mod ready;
+mod refused;
+
+use std::convert::Infallible;
+use std::fmt;
+
+use axum::Extension;
+use axum::extract::{FromRequest, Request};
+use axum::response::{IntoResponse, Response};
+
+pub use self::open::OpenCall;
+pub use self::ready::ReadyCall;
+use crate::policy::Policy;
+
+/// A request to a generated function. It is an axum extractor, and the only argument of that function.
+pub struct Call<S>(Kind<S>);
+
+#[allow(clippy::large_enum_variant, reason = "a box would cost every request an allocation, and probes are few")]
+enum Kind<S> {
+    Request(Request, S),
+    /// No request: only the policy is asked for.
+    Probe,
+}
+
+impl<S> fmt::Debug for Call<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Call(..)")
+    }
+}
+
+impl<S> FromRequest<S> for Call<S>
+where
+    S: Clone + Send + Sync,
+{
+    type Rejection = Infallible;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, Infallible> {
+        Ok(Self(Kind::Request(request, state.clone())))
+    }
+}
+
+/// The policy of an endpoint, as an extension of the response to a probe.
+#[derive(Clone, Copy)]
+struct Declared(&'static Policy);
+
+impl<S> Call<S> {
+    /// A call without a request. A generated function returns its policy, and goes no further.
+    pub(crate) fn probe() -> Self {
+        Self(Kind::Probe)
+    }
+
+    /// Returns the policy in the response to a [`probe`](Self::probe).
+    pub(crate) fn declared(response: &Response) -> Option<&'static Policy> {
+        response.extensions().get().map(|&Declared(policy)| policy)
+    }
+
+    /// Reads the key by the policy, unless the arguments say it.
+    ///
+    /// A refusal (layer missing, key missing, key malformed) is returned by the next step, which can wait for the rest of the
+    /// request body.
+    ///
+    /// # Errors
+    /// The response to a [probe](Self::probe).
+    #[allow(clippy::result_large_err, reason = "the generated function returns a response")]
+    pub fn open(self, policy: &'static Policy) -> Result<OpenCall<S>, Response> {
+        match self.0 {
+            Kind::Request(request, state) => Ok(OpenCall::new(request, state, policy)),
+            Kind::Probe => Err(Extension(Declared(policy)).into_response()),
+        }
+    }
+}

@@ -1,0 +1,213 @@
+//! A request before its handler: the key, and one argument after the other.
+
+use std::fmt;
+use std::sync::Arc;
+
+use axum::body::Body;
+use axum::extract::{FromRequest, FromRequestParts, Request};
+use axum::response::{IntoResponse, Response};
+use futures_util::future::BoxFuture;
+use http::request::Parts;
+use http_body::Body as _;
+use idem_runtime::transaction::TransactionSlot;
+
+use super::ReadyCall;
+use super::keyed::{KeyedRequest, RequestKey};
+use super::refused::{Refused, rejected};
+use crate::context::{LayerConfig, ParsedKey, RequestContext};
+use crate::key::IdempotencyKey;
+use crate::policy::{Policy, Refusal};
+use crate::request::body::{self, BodyState, UnreadableBody};
+use crate::request::{self, UnreadBody};
+use crate::{shadow, telemetry};
+
+/// A call whose key is known. It is asked for each argument in order.
+pub struct OpenCall<S> {
+    /// Boxed, since the futures of the extractors hold it.
+    request: Result<Box<OpenRequest>, Box<Refused>>,
+    state: S,
+}
+
+impl<S> fmt::Debug for OpenCall<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("OpenCall(..)")
+    }
+}
+
+impl<S> OpenCall<S> {
+    pub(super) fn new(request: Request, state: S, policy: &'static Policy) -> Self {
+        Self { request: OpenRequest::new(request, policy).map(Box::new), state }
+    }
+}
+
+impl<S> OpenCall<S>
+where
+    S: Send + Sync + 'static,
+{
+    /// Extracts an argument that is not the last.
+    ///
+    /// The future is boxed: within an async function the compiler forgets lifetimes, and then does not find `FromRequestParts` for
+    /// `State<&'static App>`.
+    ///
+    /// # Errors
+    /// The extractor's rejection, or a refusal of the request.
+    pub fn part<'a, T: FromRequestParts<S> + 'a>(&'a mut self) -> BoxFuture<'a, Result<T, Response>> {
+        let Self { request, state } = self;
+        Box::pin(async move {
+            let request = match request {
+                Ok(request) => request,
+                Err(refused) => return Err(refused.send().await),
+            };
+            let mut rejected = match T::from_request_parts(&mut request.parts, state).await {
+                Ok(value) => return Ok(value),
+                Err(rejection) => request.rejected(rejection.into_response()),
+            };
+            Err(rejected.send().await)
+        })
+    }
+
+    /// Extracts the last argument, which may consume the body.
+    ///
+    /// # Errors
+    /// The extractor's rejection, that of a body which is too large or breaks off, or a refusal of the request.
+    pub fn last<'a, T: FromRequest<S, M> + 'a, M: 'a>(self) -> BoxFuture<'a, Result<(T, ReadyCall), Response>> {
+        Box::pin(async move {
+            let Self { request, state } = self;
+            let mut request = match request {
+                Ok(request) => request,
+                Err(mut refused) => return Err(refused.send().await),
+            };
+            let unreadable = request.read_body().await;
+            let (request, call) = request.split(unreadable.is_some());
+            let mut rejected = match T::from_request(request, &state).await {
+                Ok(value) => match call.checked(unreadable) {
+                    Ok(call) => return Ok((value, call)),
+                    Err(refused) => refused,
+                },
+                Err(rejection) => call.rejected(rejection.into_response()),
+            };
+            Err(rejected.send().await)
+        })
+    }
+
+    /// Goes on with a handler without arguments.
+    ///
+    /// # Errors
+    /// The rejection of a body which is too large or breaks off, or a refusal of the request.
+    pub fn ready(self) -> BoxFuture<'static, Result<ReadyCall, Response>> {
+        let request = self.request;
+        Box::pin(async move {
+            let mut request = match request {
+                Ok(request) => request,
+                Err(mut refused) => return Err(refused.send().await),
+            };
+            let unreadable = request.read_body().await;
+            let (request, call) = request.split(unreadable.is_some());
+            drop(request);
+            match call.checked(unreadable) {
+                Ok(call) => Ok(call),
+                Err(mut refused) => Err(refused.send().await),
+            }
+        })
+    }
+}
+
+/// A request whose key is known, unless its arguments say the key.
+struct OpenRequest {
+    parts: Parts,
+    body: Body,
+    policy: &'static Policy,
+    config: Arc<LayerConfig>,
+    key: RequestKey,
+    /// Where an argument that is a transaction asks for it.
+    slot: TransactionSlot,
+}
+
+/// A body as small as this arrives with its request: nothing is to be discarded after it.
+const SMALL_BODY: u64 = 8 * 1024;
+
+impl OpenRequest {
+    fn new(request: Request, policy: &'static Policy) -> Result<Self, Box<Refused>> {
+        let (mut parts, mut body) = request.into_parts();
+        let mut refused = |parts: &Parts, response| {
+            let unread = UnreadBody::share(parts, &mut body, false);
+            Err(Box::new(Refused { response, unread }))
+        };
+        let Some(context) = parts.extensions.get_mut::<RequestContext>() else {
+            let response = telemetry::refuse(&telemetry::span(&parts), Refusal::LayerMissing { policy });
+            return refused(&parts, response);
+        };
+        let config = Arc::clone(&context.config);
+        let key = if policy.key_from_arguments { Ok(None) } else { request::key(&parts.headers, policy) };
+        let key = key.map(|key| key.map(IdempotencyKey::new));
+        context.parsed = Some(ParsedKey { policy, key: key.clone() });
+        if let Some(check) = &config.check {
+            check(&parts, policy);
+        }
+        let refusal = match &key {
+            Ok(Some(_)) => None,
+            Ok(None) if policy.key_from_arguments => None,
+            Ok(None) => policy.required.then_some(Refusal::KeyMissing { policy }),
+            Err(reason) => Some(Refusal::KeyInvalid { policy, reason: *reason }),
+        };
+        let key = key.ok().flatten();
+        match refusal {
+            Some(refusal) if policy.shadow => shadow::unprotected(&parts, &refusal),
+            Some(refusal) => return refused(&parts, config.refuse(&telemetry::span(&parts), refusal)),
+            None if key.is_none() && !policy.key_from_arguments => telemetry::count_unprotected(&parts),
+            None => {}
+        }
+        let key = match key {
+            Some(key) => RequestKey::Known(Box::new(KeyedRequest::new(&parts, policy)), key),
+            None if policy.key_from_arguments => RequestKey::OfArguments(Box::new(KeyedRequest::new(&parts, policy))),
+            None => RequestKey::None,
+        };
+        let slot = TransactionSlot::default();
+        parts.extensions.insert(slot.clone());
+        Ok(Self { parts, body, policy, config, key, slot })
+    }
+
+    /// Reads the body if the fingerprint needs it, and puts it back for the extractor. Returns a body that cannot be read: then
+    /// the extractor decides, if it reads the body.
+    async fn read_body(&mut self) -> Option<UnreadableBody> {
+        let policy = self.policy;
+        let keyed = self.key.request().filter(|_| policy.reads_body())?;
+        let body = std::mem::take(&mut self.body);
+        let read = if policy.shadow {
+            body::read_in_shadow(&mut self.parts, body, policy).await
+        } else {
+            body::read(&mut self.parts, body, policy).await
+        };
+        keyed.fingerprint.body(&read, policy);
+        let (body, state) = read.into_body();
+        self.body = body;
+        match state {
+            BodyState::Whole => None,
+            BodyState::Unreadable(unreadable) => Some(unreadable),
+            BodyState::Skipped => {
+                shadow::report(&keyed.span, "unread");
+                self.key = RequestKey::None;
+                None
+            }
+        }
+    }
+
+    /// Returns the request for the last extractor, and what goes on with the call. `unreadable` says whether the body was read
+    /// for the fingerprint, but not to its end.
+    fn split(self, unreadable: bool) -> (Request, ReadyCall) {
+        let Self { parts, mut body, policy, config, mut key, slot } = self;
+        let unread = match key.request() {
+            Some(_) if policy.reads_body() && !unreadable => UnreadBody::nothing(),
+            Some(_) => UnreadBody::share(&parts, &mut body, unreadable),
+            // Only the extractor of the key refuses such a request.
+            None if body.size_hint().upper().is_some_and(|length| length <= SMALL_BODY) => UnreadBody::nothing(),
+            None => UnreadBody::share(&parts, &mut body, false),
+        };
+        (Request::from_parts(parts, body), ReadyCall { policy, config, key, unread, slot })
+    }
+
+    fn rejected(&mut self, response: Response) -> Box<Refused> {
+        let unread = UnreadBody::share(&self.parts, &mut self.body, false);
+        rejected(&self.config, &mut self.key, unread, response)
+    }
+}

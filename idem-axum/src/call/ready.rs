@@ -1,0 +1,122 @@
+//! A request with all arguments: its handler runs now, unless it ran before.
+
+use std::fmt;
+use std::future::Future;
+use std::sync::Arc;
+
+use axum::response::{IntoResponse, Response};
+use futures_util::future::BoxFuture;
+use idem_runtime::transaction::TransactionSlot;
+use idem_runtime::{Key, RequestSpan};
+use tokio::time::timeout;
+
+use super::keyed::RequestKey;
+use super::refused::{Refused, rejected};
+use crate::context::LayerConfig;
+use crate::key::IdempotencyKey;
+use crate::policy::{Policy, Refusal};
+use crate::request::body::UnreadableBody;
+use crate::request::{ScopeValue, UnreadBody};
+use crate::{execution, shadow};
+
+/// A call with all arguments.
+pub struct ReadyCall {
+    pub(super) policy: &'static Policy,
+    pub(super) config: Arc<LayerConfig>,
+    pub(super) key: RequestKey,
+    pub(super) unread: UnreadBody,
+    pub(super) slot: TransactionSlot,
+}
+
+impl fmt::Debug for ReadyCall {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("ReadyCall(..)")
+    }
+}
+
+impl ReadyCall {
+    /// Sets the key that the arguments say, for a policy with `key_from_arguments`. Without one the request runs unprotected, or is
+    /// refused if the policy requires a key.
+    #[must_use]
+    pub fn with_key(mut self, key: Option<Key>) -> Self {
+        self.key = match (self.key, key) {
+            (RequestKey::OfArguments(request), Some(key)) => RequestKey::Known(request, IdempotencyKey::new(key)),
+            (unchanged, _) => unchanged,
+        };
+        self
+    }
+
+    /// Runs the handler unless it ran before. The response is the handler's, a replay, or a refusal.
+    ///
+    /// `handler` makes the future of the user's function, which is boxed once, here.
+    pub fn run<H, F>(self, scope: Option<ScopeValue>, handler: H) -> BoxFuture<'static, Response>
+    where
+        H: FnOnce() -> F + Send + 'static,
+        F: Future<Output: IntoResponse> + Send + 'static,
+    {
+        self.run_boxed(scope, Box::pin(async move { handler().await.into_response() }))
+    }
+
+    fn run_boxed(
+        self,
+        scope: Option<ScopeValue>,
+        handler: BoxFuture<'static, Response>,
+    ) -> BoxFuture<'static, Response> {
+        let Self { policy, config, key, unread, slot } = self;
+        let slot = slot.is_wanted().then_some(slot);
+        match key {
+            RequestKey::None => {}
+            RequestKey::OfArguments(keyed) => {
+                let missing = Refusal::KeyMissing { policy };
+                match (policy.required, policy.shadow) {
+                    (true, false) => return unread.discard(config.refuse(&keyed.span, missing)),
+                    (true, true) => shadow::report(&keyed.span, missing.code()),
+                    (false, _) => keyed.span.without_key(|| keyed.info.endpoint()),
+                }
+            }
+            RequestKey::Known(keyed, key) => {
+                let span = keyed.span.clone();
+                let response = keyed.run(policy, key, config, scope, unread, (handler, slot));
+                return if span.is_on() { Box::pin(async move { span.instrument(response).await }) } else { response };
+            }
+        }
+        unread.release();
+        unprotected(policy, config, handler, slot)
+    }
+
+    /// Refuses a body that is too large or broke off, if the extractor has not read it and so does not know.
+    pub(super) fn checked(mut self, unreadable: Option<UnreadableBody>) -> Result<Self, Box<Refused>> {
+        let Some(unreadable) = unreadable.filter(|unreadable| !unreadable.is_noticed()) else { return Ok(self) };
+        let span = self.key.request().map(|keyed| &keyed.span);
+        if self.policy.shadow {
+            span.iter().for_each(|span| shadow::report(span, "reject"));
+            return Ok(Self { key: RequestKey::None, ..self });
+        }
+        span.iter().for_each(|span| span.rejected());
+        Err(Box::new(Refused { response: self.config.describe(unreadable.rejection()), unread: self.unread }))
+    }
+
+    pub(super) fn rejected(mut self, response: Response) -> Box<Refused> {
+        rejected(&self.config, &mut self.key, self.unread, response)
+    }
+}
+
+/// Runs the handler without a key.
+fn unprotected(
+    policy: &'static Policy,
+    config: Arc<LayerConfig>,
+    handler: BoxFuture<'static, Response>,
+    slot: Option<TransactionSlot>,
+) -> BoxFuture<'static, Response> {
+    if let Some(slot) = slot {
+        return execution::run_without_key(policy, config, slot, handler);
+    }
+    match policy.timeout.filter(|_| !policy.shadow) {
+        None => handler,
+        Some(longest) => Box::pin(async move {
+            let span = RequestSpan::default();
+            let refusal = Refusal::HandlerTimedOut { policy };
+            timeout(longest, handler).await.unwrap_or_else(|_| config.refuse(&span, refusal))
+        }),
+    }
+}
