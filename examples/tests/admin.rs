@@ -157,7 +157,7 @@ fn a_recorded_body_cannot_do_anything_to_the_page() {
 }
 
 #[test]
-fn on_a_phone_nothing_stands_out_to_the_side() {
+fn on_a_phone_nothing_is_wider_than_the_screen() {
     let mut service = Service::start();
     let browser = service.visit(Screen::Phone);
     assert_eq!(browser.run("return [innerWidth, innerHeight]"), serde_json::json!([360, 740]));

@@ -222,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_is_what_a_server_can_send() {
+    fn a_response_is_what_a_server_can_send() {
         let answer = |status: &str, content_type: &str| {
             let (status, content_type) = (status.to_owned(), content_type.to_owned());
             Fields { status, content_type, body: "a\r\nb".into(), ..Fields::default() }.answer()

@@ -67,7 +67,7 @@ async fn what_a_replica_has_survives_the_failover_to_it() {
 }
 
 #[tokio::test]
-async fn without_a_replica_in_time_no_body_may_run_and_the_key_stays_free() {
+async fn without_a_replica_in_time_no_handler_may_run_and_the_key_stays_free() {
     let primary = Redis::start().await;
     let proxy = Proxy::to(primary.port()).await;
     let store = replicated(&proxy).await;
@@ -89,7 +89,7 @@ async fn without_a_replica_in_time_no_body_may_run_and_the_key_stays_free() {
 }
 
 #[tokio::test]
-async fn a_claim_that_is_found_again_after_a_lost_answer_must_be_in_the_replica_too() {
+async fn a_claim_that_is_found_again_after_a_lost_reply_must_be_in_the_replica_too() {
     let primary = Redis::start().await;
     let replica = primary.replica().await;
     let proxy = Proxy::to(primary.port()).await;

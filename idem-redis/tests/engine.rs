@@ -113,7 +113,7 @@ fn a_process_that_is_gone_leaves_an_unknown_outcome_that_only_a_policy_reruns() 
 }
 
 #[tokio::test]
-async fn a_retry_that_waits_in_another_process_gets_the_answer() {
+async fn a_retry_that_waits_in_another_process_gets_the_replay() {
     let server = Redis::start().await;
     let engines = [store(&server).await, store(&server).await].map(Idempotency::new);
     let runs = Arc::new(AtomicUsize::new(0));
@@ -174,7 +174,7 @@ async fn while_the_store_cannot_be_asked_no_handler_starts() {
 }
 
 #[tokio::test]
-async fn an_answer_that_the_server_was_down_for_is_recorded_when_it_is_back() {
+async fn a_response_that_the_server_was_down_for_is_recorded_when_it_is_back() {
     let mut server = Redis::durable().await;
     let engine = Idempotency::new(store(&server).await);
     let runs = Arc::new(AtomicUsize::new(0));
@@ -205,7 +205,7 @@ async fn an_answer_that_the_server_was_down_for_is_recorded_when_it_is_back() {
 
 /// Two processes, clients that retry until they have an answer, and a network that fails all the time.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn in_a_storm_of_faults_each_handler_runs_once_and_all_its_clients_get_the_same_answer() {
+async fn in_a_storm_of_faults_each_handler_runs_once_and_all_its_clients_get_the_same_response() {
     const KEYS: u8 = 40;
     const CLIENTS: usize = 4;
     let server = Redis::start().await;

@@ -82,7 +82,7 @@ async fn age(server: &Redis, lease: Duration, age: Duration) {
 }
 
 #[tokio::test]
-async fn a_claim_of_a_long_ttl_is_abandoned_when_its_short_lease_is_over_by_the_servers_clock() {
+async fn a_claim_of_a_long_ttl_is_abandoned_when_its_short_lease_has_expired_by_the_servers_clock() {
     let server = Redis::start().await;
     let store = store(&server).await;
     let second = Duration::from_secs(1);
@@ -111,7 +111,7 @@ async fn a_claim_of_a_long_ttl_is_abandoned_when_its_short_lease_is_over_by_the_
 }
 
 #[tokio::test]
-async fn an_owner_whose_renewal_was_not_heard_of_still_completes_and_releases() {
+async fn an_owner_whose_renewal_is_unconfirmed_still_completes_and_releases() {
     let server = Redis::start().await;
     let store = store(&server).await;
     for end in ["complete", "release"] {

@@ -19,14 +19,14 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
 
 /// The server does the step, and then the connection breaks instead of its answer.
-const ANSWER_LOST: Fault = Fault::ResetAfter(0);
+const REPLY_LOST: Fault = Fault::ResetAfter(0);
 
 #[tokio::test]
-async fn a_begin_whose_answer_is_lost_is_repeated_and_claims() {
+async fn a_begin_whose_reply_is_lost_is_repeated_and_claims() {
     let server = Redis::start().await;
     let (store, proxy) = through_proxy(&server).await;
     claim(&store, 0).await;
-    proxy.set(Direction::ToClient, ANSWER_LOST);
+    proxy.set(Direction::ToClient, REPLY_LOST);
     let claimed = claim(&store, 1).await;
     assert_in_flight(&begin(&store, 1).await);
     claimed.complete(record("answer"), TTL).await.unwrap();
@@ -34,30 +34,30 @@ async fn a_begin_whose_answer_is_lost_is_repeated_and_claims() {
 }
 
 #[tokio::test]
-async fn every_other_step_whose_answer_is_lost_is_repeated_and_gives_the_same_answer() {
+async fn every_other_step_whose_reply_is_lost_is_repeated_with_the_same_result() {
     let server = Redis::start().await;
     let (store, proxy) = through_proxy(&server).await;
     let mut claimed = claim(&store, 1).await;
-    proxy.set(Direction::ToClient, ANSWER_LOST);
+    proxy.set(Direction::ToClient, REPLY_LOST);
     claimed.renew(LEASE).await.unwrap();
-    proxy.set(Direction::ToClient, ANSWER_LOST);
+    proxy.set(Direction::ToClient, REPLY_LOST);
     claimed.complete(record("answer"), TTL).await.unwrap();
     assert_eq!(recorded(&store, 1).await, record("answer"));
     let released = claim(&store, 2).await;
-    proxy.set(Direction::ToClient, ANSWER_LOST);
+    proxy.set(Direction::ToClient, REPLY_LOST);
     released.release().await.unwrap();
     claim(&store, 2).await;
 }
 
 #[tokio::test]
-async fn a_forget_whose_answer_is_lost_does_not_know_what_the_first_try_found_and_says_so() {
+async fn a_forget_whose_reply_is_lost_does_not_know_what_the_first_try_found_and_says_so() {
     let server = Redis::start().await;
     let (store, proxy) = through_proxy(&server).await;
     for number in [1, 2] {
         claim(&store, number).await.complete(record("answer"), TTL).await.unwrap();
     }
     // It looks first. That may be repeated without a doubt.
-    proxy.set(Direction::ToClient, ANSWER_LOST);
+    proxy.set(Direction::ToClient, REPLY_LOST);
     assert!(store.forget(&key(1)).await.unwrap());
     // The head of the record, and what is left to its key; at most three digits are missing from that.
     let head = 2 + 16 + 32 + 2 + 8 + record("answer").tombstone().bytes().len();
@@ -96,7 +96,7 @@ async fn a_release_that_times_out_is_repeated_by_the_copy() {
 }
 
 #[tokio::test]
-async fn a_release_that_took_effect_is_repeated_without_a_complaint_where_somebody_else_has_claimed_since() {
+async fn a_release_that_took_effect_is_repeated_without_an_error_if_another_owner_has_claimed_since() {
     let server = Redis::start().await;
     let (store, proxy) = through_proxy(&server).await;
     let near = common::store(&server).await;
@@ -112,7 +112,7 @@ async fn a_release_that_took_effect_is_repeated_without_a_complaint_where_somebo
 }
 
 #[tokio::test]
-async fn a_claim_whose_grant_was_never_heard_of_is_given_back_long_before_its_lease_is_over() {
+async fn an_unconfirmed_claim_is_released_long_before_its_lease_expires() {
     let server = Redis::start().await;
     let (store, proxy) = through_proxy(&server).await;
     proxy.set(Direction::ToClient, Fault::Drop);
@@ -124,7 +124,7 @@ async fn a_claim_whose_grant_was_never_heard_of_is_given_back_long_before_its_le
 }
 
 #[tokio::test]
-async fn a_claim_of_a_begin_that_was_dropped_is_given_back() {
+async fn a_claim_of_a_begin_that_was_dropped_is_released() {
     let server = Redis::start().await;
     let (store, proxy) = through_proxy(&server).await;
     claim(&store, 0).await;
@@ -143,7 +143,7 @@ async fn a_claim_of_a_begin_that_was_dropped_is_given_back() {
 }
 
 #[tokio::test]
-async fn a_drain_waits_until_a_claim_that_nobody_heard_of_is_given_back() {
+async fn a_drain_waits_until_an_unconfirmed_claim_is_released() {
     let server = Redis::start().await;
     let (store, proxy) = through_proxy(&server).await;
     claim(&store, 0).await;
@@ -170,7 +170,7 @@ async fn a_drain_waits_until_a_claim_that_nobody_heard_of_is_given_back() {
 }
 
 #[tokio::test]
-async fn without_the_giving_back_a_dropped_claim_is_abandoned_when_its_lease_is_over() {
+async fn without_its_release_a_dropped_claim_is_abandoned_when_its_lease_expires() {
     let server = Redis::start().await;
     let (store, proxy) = through_proxy(&server).await;
     let short = Duration::from_millis(100);
@@ -248,7 +248,7 @@ async fn a_claim_whose_reply_was_lost_is_released_if_no_second_try_is_possible()
     claim(&store, 0).await;
     // The server of the next connection is refused.
     server.say("CONFIG SET maxmemory-policy allkeys-lru").await;
-    proxy.set(Direction::ToClient, ANSWER_LOST);
+    proxy.set(Direction::ToClient, REPLY_LOST);
     let said = unavailable(begin(&store, 1).await);
     assert!(said.contains("maxmemory-policy"), "{said}");
     assert!(server.say(&format!("EXISTS {}", name(1))).await.starts_with(":1"), "the server granted the claim");
@@ -300,7 +300,7 @@ async fn assert_not_drained(store: &RedisStore, server: &Redis) {
 }
 
 #[tokio::test]
-async fn a_repeated_begin_that_was_refused_is_given_back_where_its_first_try_arrives_late() {
+async fn a_repeated_begin_that_was_refused_is_released_if_its_first_try_arrives_late() {
     let server = Redis::start().await;
     let near = common::store(&server).await;
     let others = claim(&near, 1).await;
@@ -346,7 +346,7 @@ async fn a_new_owner_whose_begin_was_repeated_keeps_what_it_takes_over() {
     drop(near.begin(&key(1), &fingerprint(1), &BeginOptions::new(short, TTL)).await.unwrap());
     abandoned(&near).await;
     claim(&store, 0).await;
-    proxy.set(Direction::ToClient, ANSWER_LOST);
+    proxy.set(Direction::ToClient, REPLY_LOST);
     let Ok(Begin::Abandoned(mut new_owner)) = begin(&store, 1).await else { panic!("its lease has expired") };
     new_owner.renew(LEASE).await.unwrap();
     // Whatever is released meanwhile, it is not this.

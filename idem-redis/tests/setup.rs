@@ -145,7 +145,7 @@ async fn settings_that_make_no_sense_are_refused_before_anything_is_sent() {
 }
 
 #[tokio::test]
-async fn a_lease_that_never_ends_is_as_good_as_another_also_where_nobody_heard_of_its_claim() {
+async fn a_lease_that_never_ends_is_as_good_as_another_also_if_its_claim_is_unconfirmed() {
     let server = Redis::start().await;
     let (store, proxy) = through_proxy(&server).await;
     let begin = async |number| {

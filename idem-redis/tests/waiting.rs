@@ -69,7 +69,7 @@ async fn of_all_who_wait_for_a_released_key_one_claims_it() {
 }
 
 #[tokio::test]
-async fn a_subscription_goes_when_nobody_waits_and_comes_again() {
+async fn a_subscription_ends_when_no_one_waits_and_begins_again() {
     let server = Redis::start().await;
     let store = store(&server).await;
     for _ in 0..2 {
@@ -121,7 +121,7 @@ async fn without_the_right_to_publish_and_to_subscribe_those_who_wait_look_for_t
 }
 
 #[tokio::test]
-async fn who_waits_hears_of_a_lease_that_is_over() {
+async fn a_waiter_is_woken_when_the_lease_has_expired() {
     let server = Redis::start().await;
     let store = store(&server).await;
     let lease = Duration::from_millis(200);

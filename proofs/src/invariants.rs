@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use crate::history::{Answer, Asked, Event, Line, SERVER};
 
-mod answers;
 mod executions;
+mod responses;
 #[cfg(test)]
 mod tests;
 
@@ -53,19 +53,19 @@ const CHECKS: &[Check] = &[
     ("I1 at most one at a time", executions::one_at_a_time),
     ("I2 at most once", executions::at_most_once),
     ("I4 effect bound", executions::one_effect),
-    ("I7 replay identity", answers::replays_are_identical),
-    ("I8 first = replay", answers::first_answers_are_the_recorded_ones),
-    ("I9 single source", answers::single_source),
-    ("I10 mismatch", answers::mismatch),
-    ("I11 isolation", answers::isolation),
+    ("I7 replay identity", responses::replays_are_identical),
+    ("I8 first = replay", responses::first_responses_are_the_recorded_ones),
+    ("I9 single source", responses::single_source),
+    ("I10 mismatch", responses::mismatch),
+    ("I11 isolation", responses::isolation),
     ("I13 bounded", executions::bounded),
     ("I14 conservation", executions::conservation),
     ("I17 to the end", executions::to_the_end),
-    ("I17 recorded", answers::recorded),
+    ("I17 recorded", responses::recorded),
     ("I22 fail closed", executions::fail_closed),
-    ("I24 liveness", answers::liveness),
+    ("I24 liveness", responses::liveness),
     ("I26 shutdown", executions::shutdown),
-    (SETTLED, answers::settled),
+    (SETTLED, responses::settled),
 ];
 
 /// Everything in the history that must not be, in the order of the invariants.

@@ -151,7 +151,7 @@ fn histories_find_a_lease_that_is_the_ttl() {
 }
 
 #[test]
-fn histories_find_records_that_are_over() {
+fn histories_find_records_that_have_expired() {
     histories_find(Fault::ReportsExpired);
 }
 

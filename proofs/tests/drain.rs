@@ -203,7 +203,7 @@ fn drain_loses_nothing() {
 }
 
 #[test]
-fn control_a_graceful_shutdown_alone_leaves_bodies_behind() {
+fn control_a_graceful_shutdown_alone_leaves_handlers_behind() {
     let seeds = (0..SEEDS).map(|seed| shut_down(seed, Ending::NoDrain));
     let left =
         seeds.filter(|outcome| outcome.violations().iter().any(|violation| violation.starts_with("I26"))).count();

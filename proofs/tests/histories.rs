@@ -79,7 +79,7 @@ fn the_engine_over_a_limit_in_bytes_does_as_the_reference() {
 }
 
 #[test]
-fn answers_without_room_leave_tombstones_as_the_reference_says() {
+fn responses_without_room_leave_tombstones_as_the_reference_says() {
     check(ONE_ANSWER, |model, steps| async move {
         let store = MemoryStore::builder().max_bytes(ONE_ANSWER.bytes.unwrap()).max_entries(ONE_ANSWER.capacity);
         drive::play(store.build(), model, &steps).await
@@ -87,7 +87,7 @@ fn answers_without_room_leave_tombstones_as_the_reference_says() {
 }
 
 #[test]
-fn a_store_that_keeps_no_account_of_its_answers_is_found() {
+fn a_store_that_does_not_count_the_bytes_of_its_records_is_found() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let found = TestRunner::new(config()).run(&histories(ONE_ANSWER, 60), |(model, steps, seen)| {
         seen.iter().for_each(|seen| seen.store(steps.len(), Ordering::SeqCst));

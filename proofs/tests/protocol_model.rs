@@ -61,14 +61,14 @@ fn rerunning_after_a_crash_can_run_twice() {
 }
 
 #[test]
-fn rerunning_while_an_owner_that_answers_anyway_is_only_slow_can_answer_twice() {
+fn rerunning_while_an_owner_that_responds_anyway_is_only_slow_can_respond_twice() {
     let [_, sources] = check(Protocol { pause: true, ..RERUN_AND_ANSWER }, [ONE_EFFECT, ONE_SOURCE]);
     assert!(sources.contains(&Action::LeaseEnds), "{sources:?}");
     assert_eq!(sources.iter().filter(|action| matches!(action, Action::Effect(_))).count(), 2, "{sources:?}");
 }
 
 #[test]
-fn an_owner_that_withholds_its_answer_after_a_loss_keeps_to_one_response_source() {
+fn an_owner_that_withholds_its_response_after_a_loss_keeps_to_one_response_source() {
     check(Protocol { pause: true, ..RERUN }, [ONE_EFFECT]);
     check(Protocol { attempts: 3, pause: true, crash: true, hang_up: HangUp::GoesOn, ..RERUN }, [ONE_EFFECT]);
 }
@@ -76,7 +76,7 @@ fn an_owner_that_withholds_its_answer_after_a_loss_keeps_to_one_response_source(
 /// A caller that takes a claim over and then does not run takes from a slow owner the record that it would have left; the next
 /// retry runs, as the policy says. All clients still hear of one execution.
 #[test]
-fn a_claim_that_is_taken_over_and_given_back_or_up_costs_a_record_and_not_the_one_source() {
+fn a_claim_that_is_taken_over_and_released_or_given_up_costs_a_record_and_not_the_one_source() {
     let slow = Protocol { attempts: 3, pause: true, ..RERUN };
     check(Protocol { release: true, ..slow.clone() }, [ONE_EFFECT, RECORDED]);
     check(Protocol { lost_acks: true, ..slow }, [ONE_EFFECT, RECORDED]);
@@ -84,7 +84,7 @@ fn a_claim_that_is_taken_over_and_given_back_or_up_costs_a_record_and_not_the_on
 
 /// Without a token the owner does not learn of its loss, so that there is nothing to withhold.
 #[test]
-fn an_owner_without_a_token_cannot_withhold_its_answer() {
+fn an_owner_without_a_token_cannot_withhold_its_response() {
     check(
         Protocol { attempts: 2, pause: true, token: false, ..RERUN },
         [ONE_EFFECT, ONE_SOURCE, NO_OVERWRITE, OWNER_ONLY],
@@ -92,7 +92,7 @@ fn an_owner_without_a_token_cannot_withhold_its_answer() {
 }
 
 #[test]
-fn refusing_needs_no_owner_that_withholds_its_answer() {
+fn refusing_needs_no_owner_that_withholds_its_response() {
     check(Protocol { lost_owner_answers: false, ..REFUSE }, []);
 }
 
@@ -111,13 +111,13 @@ fn without_an_owner_token_a_late_owner_gives_away_what_is_not_its_own() {
 }
 
 #[test]
-fn a_client_that_hangs_up_changes_nothing_when_the_body_has_its_own_task() {
+fn a_client_that_hangs_up_changes_nothing_when_the_handler_has_its_own_task() {
     check(Protocol { hang_up: HangUp::GoesOn, ..CALM }, []);
     check(Protocol { attempts: 3, hang_up: HangUp::GoesOn, lost_acks: true, ..REFUSE }, []);
 }
 
 #[test]
-fn cutting_the_body_off_loses_its_record() {
+fn cutting_the_handler_off_loses_its_record() {
     let [lost] = check(Protocol { attempts: 3, hang_up: HangUp::CutsOff, ..CALM }, [RECORDED]);
     assert!(lost.iter().any(|action| matches!(action, Action::HangUp(_))), "{lost:?}");
 }

@@ -153,7 +153,7 @@ fn control_a_bare_handler_violates_them() {
 }
 
 #[test]
-fn control_a_body_inside_the_future_of_the_request_does_not_run_to_the_end() {
+fn control_a_handler_inside_the_future_of_the_request_does_not_run_to_the_end() {
     let violated = violated(Protection::Inline);
     assert!(violated.contains_key("I17 to the end"), "{violated:#?}");
     assert!(

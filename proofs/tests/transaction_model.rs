@@ -48,7 +48,7 @@ fn a_record_before_its_commit_is_replayed_without_its_effect() {
 }
 
 #[test]
-fn an_answer_before_the_commit_may_be_undone() {
+fn a_response_before_the_commit_may_be_undone() {
     let fault = Some(Fault::AnswerBeforeCommit);
     let [durable] = check(protocol(false, false, fault), [DURABLE]);
     assert!(matches!(durable.last(), Some(Action::SendCommit(_))), "{durable:?}");

@@ -353,7 +353,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_stalled_server_answers_when_it_goes_on() {
+    async fn a_stalled_server_replies_when_it_goes_on() {
         let server = Postgres::quick().await;
         server.stall();
         let asked = std::thread::scope(|scope| {

@@ -193,7 +193,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_stalled_server_answers_when_it_goes_on() {
+    async fn a_stalled_server_replies_when_it_goes_on() {
         let server = Redis::start().await;
         server.stall();
         let (said, ()) = tokio::join!(server.say("PING"), async {

@@ -366,7 +366,7 @@ mod tests {
     }
 
     #[test]
-    fn a_marker_is_no_header_with_a_meaning_of_its_own() {
+    fn a_marker_is_no_header_with_another_meaning() {
         for good in ["Idempotent-Replayed", "Idempotency-Replayed", "X-Cache", "content", "X-Content-Type"] {
             assert_eq!(marker(good), Ok(()), "{good}");
         }

@@ -56,7 +56,7 @@ async fn status_headers_and_body_come_back_byte_for_byte() {
 }
 
 #[tokio::test]
-async fn only_what_the_policy_names_is_kept_and_given_back() {
+async fn only_what_the_policy_names_is_recorded_and_replayed() {
     let policy = Policy::DEFAULT.replay(Replay::STATUS.and(Replay::BODY)).no_replay_header();
     let (status, headers, body) = replayed(&policy, response()).await;
     assert_eq!((status, body.len()), (StatusCode::CREATED, 3));

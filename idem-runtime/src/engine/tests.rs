@@ -105,7 +105,7 @@ impl Delivery for Held {
 }
 
 #[tokio::test]
-async fn the_handler_runs_once_and_then_its_record_answers() {
+async fn the_handler_runs_once_and_then_its_record_is_replayed() {
     let idempotency = Idempotency::in_memory();
     let body = Body::ready();
     let attempt = attempt("a", "x");
@@ -136,7 +136,7 @@ async fn another_fingerprint_is_refused_while_running_and_after() {
 }
 
 #[tokio::test]
-async fn a_request_that_is_dropped_leaves_the_body_running_to_its_end() {
+async fn a_request_that_is_dropped_leaves_the_handler_running_to_its_end() {
     let idempotency = Idempotency::in_memory();
     let body = Body::new();
     let attempt = attempt("a", "x");
@@ -166,7 +166,7 @@ async fn a_release_lets_the_next_attempt_run() {
 }
 
 #[tokio::test]
-async fn a_live_recording_answers_first_and_is_in_flight_until_it_ends() {
+async fn a_live_recording_responds_first_and_is_in_flight_until_it_ends() {
     let idempotency = Idempotency::in_memory();
     let attempt = attempt("a", "x");
     let flowed = Arc::new(Notify::new());
@@ -220,7 +220,7 @@ async fn waiters_get_the_record_and_give_up_in_time() {
 }
 
 #[tokio::test]
-async fn a_body_that_panics_leaves_the_outcome_unknown() {
+async fn a_handler_that_panics_leaves_the_outcome_unknown() {
     let idempotency = Idempotency::in_memory();
     let attempt = attempt("a", "x");
     let panics = |_| async { panic!("on purpose") };
@@ -238,7 +238,7 @@ async fn a_body_that_panics_leaves_the_outcome_unknown() {
 }
 
 #[tokio::test]
-async fn too_many_bodies_at_once_are_refused_and_use_nothing_up() {
+async fn too_many_executions_at_once_are_refused_and_use_nothing_up() {
     let store = MemoryStore::new();
     let idempotency = Idempotency::builder(store.clone()).max_executions(1).build();
     let body = Body::new();

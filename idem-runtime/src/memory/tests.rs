@@ -83,7 +83,7 @@ async fn a_record_expires_at_its_ttl_to_the_nanosecond() {
 }
 
 #[tokio::test]
-async fn a_full_store_refuses_new_keys_and_answers_existing_ones() {
+async fn a_full_store_refuses_new_keys_and_replays_existing_ones() {
     let (store, clock) = with_clock(MemoryStore::builder().max_entries(2).build());
     complete(&store, 1, 10).await;
     let held = claim(&store, 2).await;

@@ -23,17 +23,17 @@ fn a_good_history_passes() {
 }
 
 #[test]
-fn an_answer_may_arrive_after_the_crash_of_its_server() {
+fn a_response_may_arrive_after_the_crash_of_its_server() {
     told().req(2, "a", "x").crash().replay(2, 10).req(3, "a", "y").run(11, 3, "a", "y").first(3, 11).passes();
 }
 
 #[test]
-fn i0_a_body_that_goes_on_after_the_crash() {
+fn i0_a_handler_that_goes_on_after_the_crash() {
     Tale::new().req(1, "a", "x").start(10, 1, "a", "x").crash().effect(10).violates(&["I0"]);
 }
 
 #[test]
-fn i0_an_answer_without_a_request() {
+fn i0_a_response_without_a_request() {
     told().refuse(7, "idempotency_key_locked", 409).violates(&["I0"]);
 }
 
@@ -45,7 +45,7 @@ fn i0_lines_out_of_order() {
 }
 
 #[test]
-fn i1_two_bodies_at_once() {
+fn i1_two_handlers_at_once() {
     let both = Tale::new().req(1, "a", "x").req(2, "a", "x").start(10, 1, "a", "x").start(11, 2, "a", "x");
     both.end(10).end(11).violates(&["I1", "I2"]);
 }
@@ -85,7 +85,7 @@ fn i7_a_replay_before_the_end() {
 }
 
 #[test]
-fn i8_a_first_answer_that_is_not_the_recorded_one() {
+fn i8_a_first_response_that_is_not_the_recorded_one() {
     let mut other = answer(10);
     other.body.push(' ');
     let resp = Event::Resp { id: 1, replayed: false, code: None, answer: other };
@@ -93,18 +93,18 @@ fn i8_a_first_answer_that_is_not_the_recorded_one() {
 }
 
 #[test]
-fn i8_an_answer_for_another_request_without_the_marker() {
+fn i8_a_response_for_another_request_without_the_marker() {
     Tale::new().req(1, "a", "x").req(2, "a", "x").run(10, 1, "a", "x").first(1, 10).first(2, 10).violates(&["I8"]);
 }
 
 #[test]
-fn i9_an_answer_from_nowhere() {
+fn i9_a_response_from_nowhere() {
     let resp = Event::Resp { id: 1, replayed: false, code: None, answer: refusal(500) };
     Tale::new().req(1, "a", "x").run(10, 1, "a", "x").event(resp).violates(&["I9"]);
 }
 
 #[test]
-fn i9_an_answer_from_before_the_crash() {
+fn i9_a_response_from_before_the_crash() {
     told().crash().req(2, "a", "x").replay(2, 10).violates(&["I9"]);
 }
 
@@ -130,7 +130,7 @@ fn i10_a_mismatch_with_itself() {
 }
 
 #[test]
-fn i11_a_refusal_that_gives_away_somebody_elses_answer() {
+fn i11_a_refusal_that_gives_away_the_response_of_another_caller() {
     let leak = Answer { status: 409, headers: vec![("x-hint".into(), canary(10))], body: String::new() };
     let resp = Event::Resp { id: 2, replayed: false, code: Some("idempotency_key_locked".into()), answer: leak };
     told().req(2, "b", "x").event(resp).violates(&["I11"]);
@@ -174,30 +174,30 @@ fn i14_an_entry_that_is_left_or_missing() {
 }
 
 #[test]
-fn i17_a_body_that_was_cut() {
+fn i17_a_handler_that_was_cut_off() {
     Tale::new().req(1, "a", "x").start(10, 1, "a", "x").lost(1).violates(&["I17"]);
 }
 
 #[test]
-fn i17_a_body_that_ended_and_was_not_recorded() {
+fn i17_a_handler_that_ended_and_was_not_recorded() {
     told().req(2, "a", "x").refuse(2, "idempotency_key_locked", 409).violates(&["I17"]);
     told().req(2, "a", "x").refuse(2, "idempotency_outcome_unknown", 409).violates(&["I17"]);
 }
 
 #[test]
-fn i22_a_refused_request_that_started_a_body() {
+fn i22_a_refused_request_that_started_a_handler() {
     let refused = room(1).req(1, "a", "x").run(10, 1, "a", "x").refuse(1, "idempotency_store_full", 503);
     refused.violates(&["I22"]);
 }
 
 #[test]
-fn i22_a_body_that_nobody_asked_for() {
+fn i22_a_handler_that_no_request_started() {
     Tale::new().run(10, 1, "a", "x").violates(&["I22"]);
     Tale::new().req(1, "a", "x").run(10, 1, "a", "y").lost(1).violates(&["I22"]);
 }
 
 #[test]
-fn i24_no_answer_or_a_late_one() {
+fn i24_no_response_or_a_late_one() {
     told().event(Event::Calm).req(2, "a", "x").wait(10).lost(2).violates(&["I24"]);
     told().event(Event::Calm).req(2, "a", "x").wait(10).event(Event::Fault { what: "none".into() }).violates(&["I24"]);
     let waiting = Tale::new().event(Event::Calm).req(1, "a", "x").start(10, 1, "a", "x").req(2, "a", "x").end(10);
@@ -210,7 +210,7 @@ fn i24_says_nothing_of_clients_that_give_up_early_or_while_things_go_wrong() {
 }
 
 #[test]
-fn i26_a_body_that_outlives_the_shutdown() {
+fn i26_a_handler_that_outlives_the_shutdown() {
     let drained = |abandoned| Event::Drained { abandoned };
     let running = || Tale::new().req(1, "a", "x").start(10, 1, "a", "x").lost(1);
     running().event(drained(0)).end(10).violates(&["I26"]);

@@ -58,25 +58,25 @@ fn assert_once(findings: &Findings) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn over_redis_no_kill_makes_an_effect_twice_or_changes_an_answer() {
+async fn over_redis_no_kill_makes_an_effect_twice_or_changes_a_response() {
     let redis = Redis::start().await;
     assert_once(&killed(&redis.url(), "/orders").await);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn over_postgres_no_kill_makes_an_effect_twice_or_changes_an_answer() {
+async fn over_postgres_no_kill_makes_an_effect_twice_or_changes_a_response() {
     let postgres = Postgres::quick().await;
     assert_once(&killed(&postgres.url(), "/orders").await);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn over_a_redis_cluster_no_kill_makes_an_effect_twice_or_changes_an_answer() {
+async fn over_a_redis_cluster_no_kill_makes_an_effect_twice_or_changes_a_response() {
     let cluster = RedisCluster::start().await;
     assert_once(&killed(&format!("cluster+{}", cluster.nodes[0].url()), "/orders").await);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn over_pgbouncer_no_kill_makes_an_effect_twice_or_changes_an_answer() {
+async fn over_pgbouncer_no_kill_makes_an_effect_twice_or_changes_a_response() {
     for pooling in PgBouncer::poolings() {
         let postgres = Postgres::quick().await;
         let pgbouncer = PgBouncer::before(&postgres, &pooling).await;
@@ -86,7 +86,7 @@ async fn over_pgbouncer_no_kill_makes_an_effect_twice_or_changes_an_answer() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn over_sqlite_no_kill_makes_an_effect_twice_or_changes_an_answer() {
+async fn over_sqlite_no_kill_makes_an_effect_twice_or_changes_a_response() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("idempotency.db");
     assert_once(&killed(&format!("sqlite://{}", file.display()), "/orders").await);

@@ -1,9 +1,9 @@
 //! The negative corpus: 114 hostile and odd inputs, what is to become of each, and one table that says where each is run.
 
-mod answers;
 mod app;
 mod phases;
 mod records;
+mod responses;
 mod script;
 mod stores;
 
@@ -30,7 +30,7 @@ macro_rules! coded {
     };
 }
 
-const CODED: &[&[Coded]] = &[answers::INPUTS, phases::INPUTS, records::INPUTS, stores::INPUTS];
+const CODED: &[&[Coded]] = &[responses::INPUTS, phases::INPUTS, records::INPUTS, stores::INPUTS];
 
 /// Inputs that are sent nowhere, and why.
 const NOT_RUN: &[(u16, &str)] = &[
@@ -131,8 +131,8 @@ async fn semantics() {
 }
 
 #[tokio::test]
-async fn answers() {
-    run_coded(answers::INPUTS).await;
+async fn responses() {
+    run_coded(responses::INPUTS).await;
 }
 
 #[tokio::test]

@@ -18,8 +18,8 @@ pub const INPUTS: &[Coded] = coded![
     89 => while_the_store_is_asked,
     89 => while_the_handler_runs,
     89 => while_the_record_is_written,
-    89 => while_the_answer_is_sent,
-    107 => a_store_that_answers_late,
+    89 => while_the_response_is_sent,
+    107 => a_store_that_replies_late,
 ];
 
 /// The steps of the store wait at gates.
@@ -96,7 +96,7 @@ async fn while_the_record_is_written() {
     leaves_at(|world| world.store.hooks.complete.clone()).await;
 }
 
-async fn while_the_answer_is_sent() {
+async fn while_the_response_is_sent() {
     let (feed, body) = feed();
     let mut setup = answering!([], once(body));
     setup.app = std::mem::replace(&mut setup.app, Router::new()).route("/alive", any(async || "alive"));
@@ -117,7 +117,7 @@ async fn while_the_answer_is_sent() {
 }
 
 /// However long the store takes, every one of those who asked meanwhile gets an answer, and the handler runs once.
-async fn a_store_that_answers_late() {
+async fn a_store_that_replies_late() {
     let world = world().await;
     world.store.hooks.begin.close();
     let mut connections = Vec::new();

@@ -13,8 +13,8 @@ use crate::app::{assert_alive, assert_small, routes};
 use crate::{Coded, coded};
 
 pub const INPUTS: &[Coded] = coded![
-    103 => the_answer_to_begin_is_lost,
-    104 => the_answer_to_complete_is_lost,
+    103 => the_reply_to_begin_is_lost,
+    104 => the_reply_to_complete_is_lost,
     105 => a_completion_after_a_takeover,
     108 => a_store_without_room,
     108 => a_store_that_cannot_write,
@@ -89,7 +89,7 @@ fn ask() -> Ask {
 }
 
 /// It is not known whether there is a claim, so nothing runs; and as there is one without an owner, nothing runs later.
-async fn the_answer_to_begin_is_lost() {
+async fn the_reply_to_begin_is_lost() {
     let (_idempotency, probe, server) = world(Fault::BeginLost).await;
     let refused = ask().at(&server).await;
     refused.assert_refused(503, "idempotency_store_unavailable");
@@ -102,7 +102,7 @@ async fn the_answer_to_begin_is_lost() {
     assert_alive(&server).await;
 }
 
-async fn the_answer_to_complete_is_lost() {
+async fn the_reply_to_complete_is_lost() {
     let (idempotency, probe, server) = world(Fault::CompleteLost).await;
     let first = ask().at(&server).await;
     first.assert_ran(201);

@@ -275,7 +275,7 @@ async fn guarded(State(probe): State<Probe>, Extension(held): Extension<Arc<()>>
 }
 
 #[tokio::test]
-async fn arguments_live_as_long_as_the_body() {
+async fn arguments_live_as_long_as_the_handler() {
     let held = Arc::new(());
     let setup = Setup::of(Router::new().route("/", post(guarded)).layer(Extension(held.clone())));
     let before = Arc::strong_count(&held);

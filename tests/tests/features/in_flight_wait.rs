@@ -56,7 +56,7 @@ async fn waiter<'a>(setup: &'a Setup, ask: &'a Ask) -> BoxFuture<'a, Reply> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn twenty_waiters_share_one_run_and_one_answer() {
+async fn twenty_waiters_share_one_run_and_one_response() {
     let (setup, ask) = (setup(), send("/").key("k"));
     let owner = owner(&setup, &ask).await;
     let waiters = join_all((0..20).map(|_| waiter(&setup, &ask))).await;
@@ -72,7 +72,7 @@ async fn twenty_waiters_share_one_run_and_one_answer() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn twenty_connections_wait_for_one_answer() {
+async fn twenty_connections_wait_for_one_response() {
     let setup = setup();
     let server = setup.serve().await;
     setup.probe.close();

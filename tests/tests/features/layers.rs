@@ -341,7 +341,7 @@ async fn a_session_is_saved_after_the_record_unless_the_handler_saves_it() {
 }
 
 #[tokio::test]
-async fn a_cookie_of_the_handler_is_not_replayed_and_one_of_a_layer_is_set_anew() {
+async fn a_cookie_of_the_handler_is_not_replayed_and_one_of_a_layer_is_set_again() {
     #[idempotent]
     async fn sets() -> ([(&'static str, &'static str); 1], StatusCode) {
         ([("set-cookie", "handler=1")], StatusCode::CREATED)

@@ -64,7 +64,7 @@ async fn a_request_from_its_first_run_to_its_replay() {
 }
 
 #[tokio::test]
-async fn a_body_that_panics() {
+async fn a_handler_that_panics() {
     let (logs, _guard) = Logs::capture();
     let setup = Setup::of(Router::new().route("/", post(order)));
     ask().body("BODY-canary that panics").to(&setup.app).await.assert_refused(500, "idempotency_handler_panicked");
@@ -133,7 +133,7 @@ async fn dropping_the_engine_while_a_handler_runs_is_a_warning() {
 }
 
 #[tokio::test]
-async fn what_a_body_logs_is_within_the_span_of_its_request() {
+async fn what_a_handler_logs_is_within_the_span_of_its_request() {
     async fn span(request: Request, next: Next) -> Response {
         next.run(request).instrument(tracing::info_span!("the-request", number = 7)).await
     }

@@ -217,7 +217,7 @@ fn what_an_operation_says_itself_stays_beside_it() {
 }
 
 #[test]
-fn a_replay_of_its_own_status_is_a_response_of_its_own() {
+fn a_replay_with_another_status_is_another_response() {
     let api = described();
     let responses = &api["paths"]["/replaced"]["delete"]["responses"];
     assert_eq!(responses["200"].get("headers"), None);

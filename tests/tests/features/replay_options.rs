@@ -20,7 +20,7 @@ async fn twice(setup: &Setup) -> (Reply, Reply) {
 }
 
 #[tokio::test]
-async fn replay_gives_back_status_and_body() {
+async fn a_replay_has_status_and_body() {
     let setup = answering!([replay = status + body], answer);
     let (first, replay) = twice(&setup).await;
     assert_eq!((replay.status, &replay.body), (201, &first.body));
@@ -30,7 +30,7 @@ async fn replay_gives_back_status_and_body() {
 }
 
 #[tokio::test]
-async fn replay_gives_back_each_piece_alone() {
+async fn a_replay_has_each_piece_alone() {
     let (_, replay) = twice(&answering!([replay = body], answer)).await;
     assert_eq!((replay.status, replay.json(), replay.header("location")), (200, json!({ "id": 1 }), None));
     let (_, replay) = twice(&answering!([replay = status], answer)).await;

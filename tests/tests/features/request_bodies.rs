@@ -198,7 +198,7 @@ async fn unbuffered_limit(State(probe): State<Probe>, request: Request) -> Resul
 }
 
 #[tokio::test]
-async fn a_limit_found_by_the_body_is_an_answer_like_any_other() {
+async fn a_limit_found_by_the_handler_gives_a_response_like_any_other() {
     let setup = Setup::of(Router::new().route("/", post(unbuffered_limit)).layer(DefaultBodyLimit::max(4)));
     let ask = send("/").key("k").body("12345");
     let first = ask.to(&setup.app).await;

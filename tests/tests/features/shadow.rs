@@ -73,7 +73,7 @@ fn would(spans: &Spans) -> Vec<String> {
 }
 
 #[track_caller]
-fn assert_own_answer(reply: &Reply, text: &str) {
+fn assert_own_response(reply: &Reply, text: &str) {
     assert_eq!((reply.status, reply.text()), (201, text), "{reply:?}");
     assert!(!reply.is_replay(), "{reply:?}");
 }
@@ -82,10 +82,10 @@ fn assert_own_answer(reply: &Reply, text: &str) {
 async fn every_request_runs_and_what_would_have_happened_is_told() {
     let (spans, _guard) = Spans::capture();
     let setup = Setup::of(routes());
-    assert_own_answer(&ask().to(&setup.app).await, "run 1: a book");
-    assert_own_answer(&ask().to(&setup.app).await, "run 2: a book");
-    assert_own_answer(&ask().body("tea").to(&setup.app).await, "run 3: tea");
-    assert_own_answer(&send("/").body("tea").to(&setup.app).await, "run 4: tea");
+    assert_own_response(&ask().to(&setup.app).await, "run 1: a book");
+    assert_own_response(&ask().to(&setup.app).await, "run 2: a book");
+    assert_own_response(&ask().body("tea").to(&setup.app).await, "run 3: tea");
+    assert_own_response(&send("/").body("tea").to(&setup.app).await, "run 4: tea");
     for malformed in ["a, b", "\"open", "no"] {
         assert_eq!(send("/").key(malformed).to(&setup.app).await.status, 201);
     }
@@ -138,7 +138,7 @@ async fn what_was_recorded_in_shadow_mode_is_replayed_when_the_rules_are_enforce
 }
 
 #[tokio::test]
-async fn a_client_that_hangs_up_cuts_the_body_off_and_gives_the_claim_back() {
+async fn a_client_that_hangs_up_cuts_the_handler_off_and_releases_the_claim() {
     let (spans, _guard) = Spans::capture();
     let setup = Setup::of(routes());
     setup.probe.close();
@@ -150,7 +150,7 @@ async fn a_client_that_hangs_up_cuts_the_body_off_and_gives_the_claim_back() {
     setup.probe.open();
     setup.settled().await;
     setup.assert_nothing_stored();
-    assert_own_answer(&ask().to(&setup.app).await, "run 2: a book");
+    assert_own_response(&ask().to(&setup.app).await, "run 2: a book");
     assert_eq!(would(&spans), ["execute", "execute"]);
     assert_eq!(setup.idempotency.executions(), 0);
 }
@@ -231,7 +231,7 @@ async fn a_store_that_is_down_full_or_silent_costs_a_request_nothing() {
     for idempotency in [&down, &full, &busy, &silent] {
         let (app, _probe) = Setup::mount(idempotency, routes());
         let before = tokio::time::Instant::now();
-        assert_own_answer(&ask().to(&app).await, "run 1: a book");
+        assert_own_response(&ask().to(&app).await, "run 1: a book");
         assert_eq!(before.elapsed(), Duration::ZERO, "the clock moves only while everybody waits");
         let minute = Duration::from_secs(60);
         tokio::time::timeout(minute, idempotency.drain()).await.expect("the store's task ends");
@@ -242,7 +242,7 @@ async fn a_store_that_is_down_full_or_silent_costs_a_request_nothing() {
 }
 
 #[tokio::test]
-async fn a_body_in_shadow_mode_takes_no_place_of_an_enforced_one() {
+async fn a_handler_in_shadow_mode_takes_no_place_of_an_enforced_one() {
     let (spans, _guard) = Spans::capture();
     let idempotency = Idempotency::builder(MemoryStore::new()).max_executions(1).build();
     let (app, probe) = Setup::mount(&idempotency, routes());
@@ -266,7 +266,7 @@ async fn a_body_in_shadow_mode_takes_no_place_of_an_enforced_one() {
     would.sort();
     assert_eq!(would, ["execute", "execute", "idempotency_too_many_executions", "replay"]);
     idempotency.drain().await;
-    assert_own_answer(&send("/").key("second").to(&app).await, "run 6: ");
+    assert_own_response(&send("/").key("second").to(&app).await, "run 6: ");
 }
 
 #[tokio::test]
@@ -274,9 +274,9 @@ async fn over_a_store_that_takes_its_time_the_first_is_recorded_too() {
     let (spans, _guard) = Spans::capture();
     let idempotency = Idempotency::new(Faults { pending: 3, ..Faults::default() }.over_a_shelf());
     let (app, _probe) = Setup::mount(&idempotency, routes());
-    assert_own_answer(&ask().to(&app).await, "run 1: a book");
+    assert_own_response(&ask().to(&app).await, "run 1: a book");
     within("the record", idempotency.drain()).await;
-    assert_own_answer(&ask().to(&app).await, "run 2: a book");
+    assert_own_response(&ask().to(&app).await, "run 2: a book");
     within("the record", idempotency.drain()).await;
     assert_eq!(would(&spans), ["execute", "replay"]);
 }

@@ -123,7 +123,7 @@ async fn a_body_that_does_not_come_holds_a_request_up_for_a_second_at_most() {
 }
 
 #[tokio::test]
-async fn a_limit_that_a_layer_sets_is_answered_as_without_the_attribute() {
+async fn a_limit_that_a_layer_sets_gives_the_response_that_it_gives_without_the_attribute() {
     let limited = |mut request: Request| async move {
         DefaultBodyLimit::max(10).apply(&mut request);
         let mut limited = request.with_limited_body();

@@ -67,7 +67,7 @@ async fn an_endpoint_that_is_listed_in_another_mode_is_undocumented() {
 }
 
 #[test]
-fn openapi_adds_no_answers_that_nobody_gets() {
+fn openapi_adds_no_responses_that_no_client_gets() {
     let before = json!(Api::openapi());
     let mut api = Api::openapi();
     policies().describe(&mut api).expect("an operation for each endpoint");

@@ -156,7 +156,7 @@ async fn a_request_without_a_key_that_needs_none_has_no_span() {
 }
 
 #[tokio::test]
-async fn what_a_body_says_is_within_the_span_also_when_nobody_waits_any_more() {
+async fn what_a_handler_says_is_within_the_span_also_when_no_client_waits_any_more() {
     let (spans, _guard) = Spans::capture();
     let setup = Setup::of(routes());
     ask().to(&setup.app).await.assert_ran(201);
@@ -199,7 +199,7 @@ async fn a_client_that_leaves_while_it_waits_has_left() {
 }
 
 #[tokio::test]
-async fn an_extractor_that_answers_is_a_rejection() {
+async fn an_extractor_that_responds_is_a_rejection() {
     let (spans, _guard) = Spans::capture();
     let setup = Setup::of(routes());
     assert_eq!(send("/api/pay").key("k").json("not a number").to(&setup.app).await.status, 400);
@@ -282,7 +282,7 @@ const BEACON: Policy = Policy::DEFAULT.dangerously_run_without_store();
 async fn beacon() {}
 
 #[tokio::test]
-async fn a_body_that_ran_without_a_store_was_unprotected() {
+async fn a_handler_that_ran_without_a_store_was_unprotected() {
     let (spans, _guard) = Spans::capture();
     let down = Faults { down: true.into(), ..Faults::default() }.over_a_shelf();
     let (app, _probe) = Setup::mount(&Idempotency::new(down), Router::new().route("/", post(beacon)));

@@ -67,7 +67,7 @@ async fn a_new_record_has_a_whole_ttl() {
 }
 
 #[tokio::test]
-async fn the_ttl_counts_from_completion_and_a_running_body_never_expires() {
+async fn the_ttl_counts_from_completion_and_a_running_handler_never_expires() {
     let setup = setup();
     setup.probe.close();
     let app = setup.app.clone();

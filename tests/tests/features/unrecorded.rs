@@ -27,7 +27,7 @@ async fn order(State(probe): State<Probe>) -> Result<(StatusCode, String), SoldO
 }
 
 #[tokio::test]
-async fn a_retry_runs_again_until_there_is_an_answer_to_keep() {
+async fn a_retry_runs_again_until_there_is_a_response_to_record() {
     let setup = Setup::of(Router::new().route("/", post(order)));
     let server = setup.serve().await;
     let ask = send("/").key("k");

@@ -77,7 +77,7 @@ fn roots(api: &str) -> impl Iterator<Item = &str> {
 }
 
 #[test]
-fn a_crate_is_found_wherever_its_path_stands() {
+fn a_crate_is_found_wherever_its_path_is() {
     let api = "pub fn a::f(&self, b::C<d::E<'_>>) -> <S as g::H>::I where T: S::J + std::k";
     assert_eq!(roots(api).collect::<Vec<_>>(), ["a", "b", "d", "g", "std"]);
 }

@@ -185,7 +185,7 @@ async fn validation_errors_are_not_stored() {
 
 // "A replay carries `Idempotent-Replayed: true`."
 #[tokio::test]
-async fn a_replay_is_marked_and_a_first_answer_is_not() {
+async fn a_replay_is_marked_and_a_first_response_is_not() {
     let system = serve().await;
     let ask = book(PUDS, "AB12345").key(UUID);
     assert_eq!(ask.at(&system.server).await.header("idempotent-replayed"), None);

@@ -188,7 +188,7 @@ async fn the_connection_breaks_while_the_order_is_made() {
 }
 
 #[tokio::test]
-async fn the_connection_breaks_before_the_answer_is_read() {
+async fn the_connection_breaks_before_the_response_is_read() {
     let system = serve().await;
     let ask = create_order().key(KEY);
     let mut client = Connection::open(&system.server).await;

@@ -71,7 +71,7 @@ async fn the_key_counts_on_post_and_on_patch() {
 
 // "The complete response is stored: status, headers, body."
 #[tokio::test]
-async fn the_complete_response_is_given_back() {
+async fn the_complete_response_is_replayed() {
     let system = serve(&Orders::default()).await;
     let first = order().at(&system.server).await;
     assert_eq!((first.status, first.header("location")), (201, Some("/api/v2/orders/ORD-1")));

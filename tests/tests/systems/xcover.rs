@@ -185,7 +185,7 @@ async fn the_documented_client_retries_post_only_where_it_is_allowed() {
 }
 
 #[tokio::test]
-async fn the_documented_client_survives_a_way_on_which_answers_are_lost() {
+async fn the_documented_client_survives_a_network_that_loses_responses() {
     const FAULTS: [Fault; 3] = [Fault::Unreached(End::Reset), Fault::Lost(End::Close), Fault::TornHead(End::Reset)];
     let system = serve(&Bookings::default()).await;
     let attempts = AtomicUsize::new(0);

@@ -45,7 +45,7 @@ fn left_in(store: &MemoryStore, idempotency: &Idempotency) -> crate::Usage {
 }
 
 #[test]
-fn dropped_without_a_runtime_it_gives_back_what_a_store_takes_at_once() {
+fn dropped_without_a_runtime_it_releases_what_a_store_releases_at_once() {
     let store = MemoryStore::new();
     let left = left_in(&store, &Idempotency::new(store.clone()));
     assert_eq!((left.in_flight, left.completed), (0, 0));

@@ -63,7 +63,7 @@ async fn a_drain_waits_for_the_store_and_for_executions_that_start_meanwhile() {
 }
 
 #[tokio::test]
-async fn a_drain_that_is_ended_while_only_the_store_is_at_it_cuts_no_body_off() {
+async fn a_drain_that_is_ended_while_only_the_store_is_at_it_cuts_no_handler_off() {
     let idempotency = Idempotency::new(Busy::over_memory());
     assert_eq!(idempotency.drain_until(async {}).await, Ok(()));
 }

@@ -157,7 +157,7 @@ impl Claim for FarClaim {
     }
 }
 #[tokio::test(start_paused = true)]
-async fn a_takeover_that_comes_late_is_not_given_back() {
+async fn a_takeover_that_comes_late_is_not_released() {
     let far = Far::new();
     let mut a = attempt(1, 1);
     a.rules.abandoned = Abandoned::Rerun;
@@ -216,7 +216,7 @@ async fn what_is_forgotten_does_not_come_back_with_a_late_acknowledgement() {
 }
 
 #[tokio::test]
-async fn a_store_that_panics_before_its_future_withholds_no_answer() {
+async fn a_store_that_panics_before_its_future_withholds_no_response() {
     let far = Far::new();
     far.faults.panic_sync_complete.store(1, SeqCst);
     let engine = Idempotency::new(far);

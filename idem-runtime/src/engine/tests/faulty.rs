@@ -138,7 +138,7 @@ async fn what_cannot_be_read_lets_no_handler_run_without_protection_and_a_store_
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_completion_that_fails_is_repeated_and_the_answer_goes_out() {
+async fn a_completion_that_fails_is_repeated_and_the_response_is_sent() {
     let store = Faulty(Arc::new(Faults { fail_completions: AtomicUsize::new(5), ..Faults::default() }));
     let idempotency = Idempotency::new(store);
     let body = Body::ready();
@@ -177,7 +177,7 @@ async fn a_begin_that_is_pending_when_the_request_goes_is_not_cut_in_half() {
 }
 
 #[tokio::test]
-async fn a_pending_begin_that_finds_a_record_gives_the_answer() {
+async fn a_pending_begin_that_finds_a_record_gives_a_replay() {
     let store = Faulty(Arc::new(Faults { gate: Some(Gate::new(1)), ..Faults::default() }));
     let idempotency = Idempotency::new(store.clone());
     let body = Body::ready();
@@ -218,7 +218,7 @@ async fn the_lease_is_renewed_three_times_in_its_span_while_the_handler_runs() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_body_learns_that_its_lease_was_lost() {
+async fn a_handler_learns_that_its_lease_was_lost() {
     let lost = Faulty(Arc::new(Faults { lost: true, ..Faults::default() }));
     for (store, is_lost) in [(Faulty::default(), false), (lost, true)] {
         let idempotency = Idempotency::builder(store).lease(Duration::from_secs(30)).build();
@@ -233,7 +233,7 @@ async fn a_body_learns_that_its_lease_was_lost() {
 }
 
 #[tokio::test]
-async fn an_answer_is_withheld_only_where_another_run_may_have_given_one() {
+async fn a_response_is_withheld_only_if_another_run_may_have_given_one() {
     for (abandoned, answered) in [(Abandoned::Refuse, true), (Abandoned::Rerun, false)] {
         let idempotency = Idempotency::new(Faulty(Arc::new(Faults { lost: true, ..Faults::default() })));
         let mut attempt = attempt("a", "x");
@@ -273,7 +273,7 @@ async fn a_store_that_wakes_without_a_reason_is_polled_and_not_hammered() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_store_that_hangs_or_panics_withholds_no_answer() {
+async fn a_store_that_hangs_or_panics_withholds_no_response() {
     let attempt = |key| {
         let mut attempt = attempt(key, "x");
         // For as long it is tried again.
@@ -302,7 +302,7 @@ async fn a_store_that_hangs_or_panics_withholds_no_answer() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_store_that_panics_while_the_handler_runs_does_not_end_the_body() {
+async fn a_store_that_panics_while_the_handler_runs_does_not_end_it() {
     let store = Faulty(Arc::new(Faults { step: Step::Panics, ..Faults::default() }));
     let idempotency = Idempotency::builder(store).lease(Duration::from_secs(3)).build();
     let slow = |_| async {
@@ -313,7 +313,7 @@ async fn a_store_that_panics_while_the_handler_runs_does_not_end_the_body() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_begin_without_an_answer_is_refused_and_a_late_claim_goes_back() {
+async fn a_begin_without_a_reply_is_refused_and_a_late_claim_is_released() {
     let store = Faulty(Arc::new(Faults { gate: Some(Gate::new(0)), ..Faults::default() }));
     let idempotency = Idempotency::new(store.clone());
     let body = Body::ready();
@@ -327,7 +327,7 @@ async fn a_begin_without_an_answer_is_refused_and_a_late_claim_goes_back() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_store_that_never_answers_does_not_keep_drain_waiting_for_ever() {
+async fn a_store_that_never_replies_does_not_keep_drain_waiting_for_ever() {
     let store = Faulty(Arc::new(Faults { gate: Some(Gate::new(0)), ..Faults::default() }));
     let idempotency = Idempotency::new(store.clone());
     let refused = idempotency.run(attempt("a", "x"), Body::ready().run(answer("one"))).await;

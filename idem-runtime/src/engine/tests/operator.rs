@@ -112,7 +112,7 @@ async fn a_replay_has_the_origin_of_the_execution_and_not_its_own() {
 }
 
 #[tokio::test]
-async fn a_body_that_runs_is_in_flight_and_says_since_when() {
+async fn a_handler_that_runs_is_in_flight_and_says_since_when() {
     let operated = Operated::new();
     let began_at = operated.clock.now();
     let body = Body::new();
@@ -163,7 +163,7 @@ async fn an_unknown_outcome_is_settled_as_the_operator_says() {
 }
 
 #[tokio::test]
-async fn to_settle_again_changes_nothing_and_says_what_stands_there() {
+async fn to_settle_again_changes_nothing_and_returns_the_state() {
     let operated = Operated::new();
     assert!(matches!(operated.settle(answer("one")).await, Err(SettleError::Free)));
     assert!(operated.inspect().await.is_none(), "a key that was free is free");
@@ -283,7 +283,7 @@ async fn a_forgotten_key_runs_again() {
 }
 
 #[tokio::test]
-async fn a_second_run_takes_the_claim_over_with_an_origin_of_its_own() {
+async fn a_second_run_takes_the_claim_over_with_another_origin() {
     let operated = Operated::new();
     operated.abandon().await;
     let first = operated.inspect().await.unwrap();

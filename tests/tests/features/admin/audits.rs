@@ -95,7 +95,7 @@ async fn a_hook_that_panics_breaks_the_page_and_nothing_else() {
 }
 
 #[tokio::test]
-async fn a_hook_that_panics_at_a_look_up_is_told_to_whoever_looks() {
+async fn a_hook_that_panics_at_a_look_up_is_told_to_the_caller() {
     let setup = answered();
     let request = send("/").key("KEY-canary").header("x-tenant", "TENANT-canary");
     request.to(&setup.app).await.assert_ran(200);

@@ -70,7 +70,7 @@ fn it_happened_so_a_retry_is_told_so() {
 }
 
 #[test]
-fn it_happened_so_a_retry_gets_the_answer_that_was_written_down() {
+fn it_happened_so_a_retry_gets_the_response_that_was_written_down() {
     let answer = [("status", "201"), ("content_type", "text/plain; charset=utf-8"), ("body", "\r\npaid é\r\n")];
     let (setup, _, retry) = settled("answer", &answer);
     assert!(retry.is_replay());
@@ -88,7 +88,7 @@ fn it_did_not_happen_so_a_retry_runs_it_again() {
 }
 
 #[test]
-fn an_answer_that_cannot_be_sent_is_not_written_down() {
+fn a_response_that_cannot_be_sent_is_not_written_down() {
     let (setup, ask) = (setup(), send("/pay").key("k"));
     torn_down(&setup, &ask);
     runtime().block_on(async {
@@ -108,7 +108,7 @@ fn an_answer_that_cannot_be_sent_is_not_written_down() {
 }
 
 #[test]
-fn an_answer_of_the_longest_length_fits_however_a_browser_writes_it() {
+fn a_response_of_the_longest_length_fits_however_a_browser_writes_it() {
     let (setup, ask) = (setup(), send("/pay").key("k"));
     torn_down(&setup, &ask);
     runtime().block_on(async {

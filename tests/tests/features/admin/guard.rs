@@ -28,7 +28,7 @@ fn cookie(value: &str) -> String {
 }
 
 #[tokio::test]
-async fn nobody_sees_nothing() {
+async fn without_a_name_nothing_is_seen() {
     let (setup, ask, desk, fields) = ready().await;
     let anonymous =
         |ask: Ask| Ask { headers: ask.headers.into_iter().filter(|(name, _)| name != "x-employee").collect(), ..ask };
@@ -44,7 +44,7 @@ async fn nobody_sees_nothing() {
 }
 
 #[tokio::test]
-async fn a_blank_name_is_nobodys() {
+async fn a_blank_name_is_none() {
     let (_, _, desk, _) = ready().await;
     let (logs, _guard) = Logs::capture();
     for name in ["", " ", "\t "] {
@@ -165,7 +165,7 @@ fn assert_sealed(reply: &Reply) {
 }
 
 #[tokio::test]
-async fn every_answer_keeps_others_out() {
+async fn every_response_keeps_others_out() {
     let (_, _, desk, fields) = ready().await;
     let unsent = filled(&fields, TOKEN).header("sec-fetch-site", "cross-site");
     let json = |key| form(&[("key", key)]).header("accept", "application/json");

@@ -83,7 +83,7 @@ fn header<'a>(name: &'a str, lines: &'a str) -> [(&'a str, &'a str); 3] {
 }
 
 #[tokio::test]
-async fn without_a_scope_whoever_the_caller_is() {
+async fn without_a_scope_for_every_caller() {
     let ask = send("/caller").header("authorization", "Bearer t");
     assert_found("idempotency-key", ask, UNSCOPED, &[&values("Bearer t"), &header("Authorization", "Bearer t")]).await;
     assert_found("idempotency-key", send("/caller"), &[], &[&values("\n")]).await;

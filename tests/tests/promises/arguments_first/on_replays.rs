@@ -1,4 +1,4 @@
-//! Every extractor runs on every request, replays too: an extractor that authenticates guards the record.
+//! Extractors first: every extractor runs on every request, replays too. One that authenticates guards the record.
 
 use axum::Router;
 use axum::extract::{FromRequest, FromRequestParts, Request, State};

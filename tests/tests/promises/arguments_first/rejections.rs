@@ -1,4 +1,4 @@
-//! A request that an extractor rejects is never recorded and never uses up the key.
+//! Extractors first: a request that an extractor rejects is never recorded and never uses up the key.
 
 use std::io;
 
@@ -130,7 +130,7 @@ async fn what_path_and_query_reject_uses_up_nothing() {
 }
 
 #[tokio::test]
-async fn a_rejection_beside_a_running_body_leaves_it_alone() {
+async fn a_rejection_beside_a_running_handler_leaves_it_alone() {
     let setup = setup();
     setup.probe.close();
     let right = send("/orders").key("k").json(r#"{"item":"book"}"#);
@@ -145,7 +145,7 @@ async fn a_rejection_beside_a_running_body_leaves_it_alone() {
 }
 
 #[tokio::test]
-async fn a_rejection_that_the_body_takes_is_an_answer_like_any_other() {
+async fn a_rejection_that_the_handler_takes_is_a_response_like_any_other() {
     let setup = setup();
     let ask: Ask = send("/lenient").key("k").json("{");
     let first = ask.to(&setup.app).await;

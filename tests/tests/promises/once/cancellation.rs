@@ -68,7 +68,7 @@ async fn in_memory() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn in_a_store_whose_answers_are_long_under_way() {
+async fn in_a_store_whose_replies_take_long() {
     for pending in [0, 1, 2, 5] {
         at_every_await(|| (Idempotency::new(Faults { pending, ..Faults::default() }.over_a_shelf()), None)).await;
     }

@@ -97,7 +97,7 @@ impl IntoResponse for Explosive {
 }
 
 #[tokio::test]
-async fn a_panic_while_the_response_is_made_is_a_panic_of_the_body() {
+async fn a_panic_while_the_response_is_made_is_a_panic_of_the_handler() {
     #[idempotent]
     async fn explosive(State(probe): State<Probe>) -> Explosive {
         probe.run().await;

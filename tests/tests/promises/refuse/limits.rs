@@ -37,7 +37,7 @@ async fn assert_full(setup: &Setup, key: usize) {
 }
 
 #[tokio::test]
-async fn at_max_entries_new_keys_are_refused_and_existing_ones_answered() {
+async fn at_max_entries_new_keys_are_refused_and_existing_ones_replayed() {
     let setup = setup(MemoryStore::builder().max_entries(3).build());
     let mut answers = Vec::new();
     for key in 0..3 {
@@ -100,7 +100,7 @@ async fn what_was_refused_uses_up_no_room() {
 }
 
 #[tokio::test]
-async fn at_max_bytes_new_keys_are_refused_and_existing_ones_answered() {
+async fn at_max_bytes_new_keys_are_refused_and_existing_ones_replayed() {
     let setup = setup(MemoryStore::builder().max_bytes(100_000).build());
     let large = |key| ask(key).body("x".repeat(20_000));
     let mut answers = Vec::new();
@@ -130,7 +130,7 @@ async fn at_max_bytes_new_keys_are_refused_and_existing_ones_answered() {
 }
 
 #[tokio::test]
-async fn an_answer_without_room_reaches_the_first_caller_whole() {
+async fn a_response_without_room_reaches_the_first_caller_whole() {
     let setup = setup(MemoryStore::builder().max_bytes(10_000).build());
     let ask = ask(0).body("x".repeat(20_000));
     let first = ask.to(&setup.app).await;

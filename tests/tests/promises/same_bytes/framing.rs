@@ -136,7 +136,7 @@ async fn the_body_of_a_response_to_head_is_not_waited_for_and_its_length_is_repl
 }
 
 #[tokio::test]
-async fn a_replay_over_http_1_0_is_one_answer() {
+async fn a_replay_over_http_1_0_is_one_response() {
     let setup = answering!([], || "body");
     let server = setup.serve().await;
     let ask = "POST / HTTP/1.0\r\nidempotency-key: k\r\ncontent-length: 0\r\n\r\n";

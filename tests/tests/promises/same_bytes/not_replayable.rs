@@ -21,7 +21,7 @@ async fn assert_tombstone(setup: &Setup) {
 }
 
 #[tokio::test]
-async fn an_answer_as_large_as_allowed_is_replayed() {
+async fn a_response_as_large_as_allowed_is_replayed() {
     let setup = answering!([max_response = "10B"], || "0123456789");
     let first = ask().to(&setup.app).await;
     first.assert_ran(200);
@@ -29,7 +29,7 @@ async fn an_answer_as_large_as_allowed_is_replayed() {
 }
 
 #[tokio::test]
-async fn an_answer_one_byte_larger_leaves_a_tombstone() {
+async fn a_response_one_byte_larger_leaves_a_tombstone() {
     let setup = answering!([max_response = "10B"], || "01234567890");
     let first = ask().to(&setup.app).await;
     first.assert_ran(200);
@@ -154,7 +154,7 @@ fn then_panics(body: Body) -> Body {
 }
 
 #[tokio::test]
-async fn a_client_that_leaves_an_answer_too_large_changes_nothing() {
+async fn a_client_that_leaves_a_response_too_large_changes_nothing() {
     let (feed, body) = feed();
     let setup = answering!([max_response = "1B"], once(body));
     let response = ask().response(&setup.app).await;

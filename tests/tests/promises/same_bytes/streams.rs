@@ -130,7 +130,7 @@ async fn trailers_reach_the_first_caller_and_are_replayed() {
 }
 
 #[tokio::test]
-async fn drain_waits_for_a_stream_that_nobody_reads_any_more() {
+async fn drain_waits_for_a_stream_that_no_client_reads_any_more() {
     let (feed, body) = feed();
     let setup = answering!([], once(body));
     drop(ask().response(&setup.app).await);

@@ -107,7 +107,7 @@ async fn an_http2_client_that_closes_gets_a_replay_on_retry() {
 }
 
 #[tokio::test]
-async fn control_without_the_attribute_the_body_is_cut_short_and_runs_again() {
+async fn control_without_the_attribute_the_handler_is_cut_short_and_runs_again() {
     for way in ["close", "reset", "half-close", "h2 cancel", "h2 close"] {
         a_client_that_leaves_a_bare_handler(way).await;
     }
@@ -164,7 +164,7 @@ async fn a_request_dropped_in_process_gets_a_replay_on_retry() {
 
 /// A timeout around the endpoint is a client that leaves.
 #[tokio::test(start_paused = true)]
-async fn a_timeout_cuts_the_wait_and_not_the_body() {
+async fn a_timeout_cuts_the_wait_and_not_the_handler() {
     async fn timeout(request: Request, next: Next) -> Result<Response, StatusCode> {
         let response = tokio::time::timeout(Duration::from_secs(1), next.run(request)).await;
         response.map_err(|_| StatusCode::GATEWAY_TIMEOUT)

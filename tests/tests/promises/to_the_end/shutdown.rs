@@ -24,7 +24,7 @@ fn ask() -> Ask {
 }
 
 #[tokio::test]
-async fn drain_waits_for_the_body_whose_client_is_gone_and_its_record_is_there() {
+async fn drain_waits_for_the_handler_whose_client_is_gone_and_its_record_is_there() {
     let setup = setup();
     let server = setup.serve().await;
     setup.probe.close();
@@ -48,7 +48,7 @@ async fn drain_waits_for_the_body_whose_client_is_gone_and_its_record_is_there()
 }
 
 #[tokio::test]
-async fn a_connected_client_gets_its_answer_while_the_server_shuts_down() {
+async fn a_connected_client_gets_its_response_while_the_server_shuts_down() {
     let setup = setup();
     let server = setup.serve().await;
     setup.probe.close();
@@ -85,7 +85,7 @@ async fn a_drain_that_is_given_up_changes_nothing() {
 }
 
 #[tokio::test]
-async fn a_second_signal_ends_the_drain_and_says_how_many_bodies_are_left() {
+async fn a_second_signal_ends_the_drain_and_says_how_many_executions_are_left() {
     let (logs, _guard) = Logs::capture();
     let setup = setup();
     let server = setup.serve().await;

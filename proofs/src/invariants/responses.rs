@@ -88,7 +88,7 @@ pub(super) fn replays_are_identical(story: &Story<'_>) -> Findings {
 }
 
 /// Who gets the answer first gets the real one, which is also the recorded one.
-pub(super) fn first_answers_are_the_recorded_ones(story: &Story<'_>) -> Findings {
+pub(super) fn first_responses_are_the_recorded_ones(story: &Story<'_>) -> Findings {
     let mut wrong = Vec::new();
     for given in story.given().filter(|given| !given.replayed && given.code.is_none()) {
         let sources = story.sources(given.answer);

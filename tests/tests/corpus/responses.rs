@@ -1,4 +1,4 @@
-//! Answers that are large, endless or broken, and times at the edges: 54 to 58, 76, 86 and 88.
+//! Responses that are large, endless or broken, and times at the edges: 54 to 58, 76, 86 and 88.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -39,7 +39,7 @@ async fn served(setup: &mut Setup) -> Server {
 }
 
 /// The first caller gets `length` bytes, and a retry what is left of them.
-async fn answer_of(length: usize, replayed: bool) {
+async fn response_of(length: usize, replayed: bool) {
     let mut setup = answering!([max_response = "64KiB"], move || "x".repeat(length));
     let server = served(&mut setup).await;
     let first = ask().at(&server).await;
@@ -57,11 +57,11 @@ async fn answer_of(length: usize, replayed: bool) {
 }
 
 async fn as_large_as_allowed() {
-    answer_of(65_536, true).await;
+    response_of(65_536, true).await;
 }
 
 async fn a_byte_larger() {
-    answer_of(65_537, false).await;
+    response_of(65_537, false).await;
 }
 
 async fn without_an_end() {
