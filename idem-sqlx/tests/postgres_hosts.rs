@@ -90,7 +90,9 @@ async fn a_standby_is_passed_over_by_steps_and_by_what_listens() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_store_finds_the_standby_that_was_promoted_and_loses_nothing_if_it_is_synchronous() {
     let (mut primary, standby) = primary_and_standby().await;
-    let store = PostgresStore::connect(&url(&[primary.port(), standby.port()])).await.unwrap();
+    // Promoting it may take a while.
+    let builder = PostgresStore::builder().timeout(Duration::from_secs(10));
+    let store = builder.connect(&url(&[primary.port(), standby.port()])).await.unwrap();
     let (recorded, claimed) = (key(), key());
     leave_record(&store, &recorded, "answer").await;
     let mut before = claim(&store, &claimed).await;
@@ -193,15 +195,14 @@ async fn when_no_host_takes_writes_the_error_says_of_each_why() {
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();
     let (closed, silent) = (free_port(), silent.local_addr().unwrap().port());
     let hosts = url(&[closed, silent, standby.port(), primary.port()]);
-    let store = PostgresStore::builder().timeout(Duration::from_secs(2)).connect(&hosts).await.unwrap();
+    let store = PostgresStore::connect(&hosts).await.unwrap();
     assert!(!format!("{store:?}").contains("secret"), "{store:?}");
     demote(&primary).await;
     let refused = store.begin(&key(), &MINE, &OPTIONS).await.unwrap_err();
     let away = problem(&refused);
     assert!(matches!(away, Problem::Unreachable { .. } | Problem::ReadOnly), "{refused:?}");
     drop(store);
-    let builder = PostgresStore::builder().timeout(Duration::from_secs(2));
-    let refused = builder.connect(&hosts).await.unwrap_err();
+    let refused = PostgresStore::connect(&hosts).await.unwrap_err();
     assert!(matches!(refused, ConnectError::Connection(_)), "{refused:?}");
     let said = format!("{refused} {refused:?}");
     for (port, why) in [
