@@ -54,8 +54,8 @@
 //! {"state":"recorded","key":"c4a1f09e","endpoint":"POST /orders", ..}
 //! ```
 //!
-//! `scope` is `unscoped` (also if it is left out), `values` with a line for each value in `values`, or `header`. The status is
-//! 404 if the key is free.
+//! `scope` is `unscoped`, `values` or `header`; the default is `unscoped`. With `scope=values`, the field `values` has one value of the
+//! scope on each line. A key whose scope has `path` cannot be looked up here. The status is 404 if the key is free.
 
 use std::fmt;
 use std::sync::Arc;
@@ -88,8 +88,8 @@ pub struct Admin {
 }
 
 impl Admin {
-    /// The page over `idempotency`. `actor` returns the name of the operator, from what your authentication left in the request: usually an
-    /// extension, or a header that only your proxy can set. With `None` or a blank name nothing is shown (403).
+    /// Makes the page over `idempotency`. `actor` returns the name of the operator, from what your authentication left in the request:
+    /// usually an extension, or a header that only your proxy can set. With `None` or a blank name nothing is shown (403).
     ///
     /// The name is shown on the page and written into each [`Audit`].
     pub fn new(idempotency: Idempotency, actor: impl Fn(&Parts) -> Option<String> + Send + Sync + 'static) -> Self {
@@ -97,13 +97,13 @@ impl Admin {
         Self { state: AdminState { idempotency, actor: Box::new(actor), title, read_only: false, audit: None } }
     }
 
-    /// The title at the top of the page, and in the tab of the browser. Default: `Idempotency keys`.
+    /// Sets the title at the top of the page, and in the tab of the browser. Default: `Idempotency keys`.
     pub fn title(mut self, title: impl Into<String>) -> Self {
         self.state.title = title.into();
         self
     }
 
-    /// Look-ups only: the page offers no change, and refuses one (403).
+    /// Allows only look-ups: the page offers no change, and refuses one (403).
     pub fn read_only(mut self) -> Self {
         self.state.read_only = true;
         self
@@ -127,7 +127,7 @@ impl Admin {
         self
     }
 
-    /// The router: one page at its root. Mount it with `nest`, and put your authentication around it with `layer`.
+    /// Returns the router: one page at its root. Mount it with `nest`, and put your authentication around it with `layer`.
     pub fn router<S>(self) -> Router<S>
     where
         S: Clone + Send + Sync + 'static,

@@ -21,14 +21,14 @@
 //! | [`clients`] | What should a client do, and when may it retry? |
 //! | [`migrating`] | How do I replace my own middleware? |
 //!
-//! And for those who run the service, in the documentation of what they use:
+//! For two more questions, see other parts of the documentation:
 //!
 //! | place | the question |
 //! |---|---|
 //! | the crate [`idem-admin`](https://docs.rs/idem-admin) | How does support look a key up, and settle, forget or revoke it? |
 //! | [`Idempotency::inspect`](crate::Idempotency::inspect) | How does a program look a key up? |
 //!
-//! Each page is short, its code is compiled and run with the tests, and it ends with what does *not* hold.
+//! Each page is short, and ends with what does *not* hold. The tests compile and run its Rust code, except for a few excerpts.
 //!
 //! The modules contain only documentation, and exist only in rustdoc.
 

@@ -5,7 +5,7 @@ use std::sync::{Arc, OnceLock};
 
 use idem_runtime::{Fingerprint, Key, Lease, StorageKey};
 
-/// The key of the request, as an extractor. Where the key is optional, take `Option<IdempotencyKey>`.
+/// The key of the request, as an extractor. If the key is optional, take `Option<IdempotencyKey>`.
 ///
 /// `Debug` and `Display` are for logs and show a hash; [`as_str`](Self::as_str) is the key itself.
 ///
@@ -21,9 +21,10 @@ use idem_runtime::{Fingerprint, Key, Lease, StorageKey};
 /// ```
 ///
 /// # Rejections
-/// [`Refusal::KeyMissing`](crate::Refusal::KeyMissing) if the request has no key, [`Refusal::KeyInvalid`](crate::Refusal::KeyInvalid) if it is malformed. Outside an
-/// `#[idempotent]` handler the key is read by [`Policy::DEFAULT`](crate::Policy::DEFAULT). An endpoint with `key = ..` has no key when its extractors run:
-/// write [`IdempotencyKey::from_text`] in the handler.
+/// [`Refusal::KeyMissing`](crate::Refusal::KeyMissing) if the request has no key, and
+/// [`Refusal::KeyInvalid`](crate::Refusal::KeyInvalid) if the key is malformed. Outside an `#[idempotent]` handler the rules of
+/// [`Policy::DEFAULT`](crate::Policy::DEFAULT) apply. An endpoint with `key = ..` has no key when its extractors run: call
+/// [`IdempotencyKey::from_text`] in the handler.
 #[derive(Clone)]
 pub struct IdempotencyKey {
     key: Key,
@@ -44,8 +45,8 @@ impl IdempotencyKey {
         Self { key, request: Arc::default() }
     }
 
-    /// Returns the key that is this text, for use in a handler with `key = ..`, whose extractors run before its key is known. An
-    /// empty text is no key: `None`.
+    /// Returns `text` as a key, for a handler with `key = ..`, whose extractors run before its key is known. Returns `None` if `text` is
+    /// empty.
     ///
     /// The key depends on the text alone: [`derive`](Self::derive) depends on text and label, and [`lease`](Self::lease) is never
     /// lost.
@@ -89,8 +90,8 @@ impl IdempotencyKey {
         self.key.as_str()
     }
 
-    /// Returns the lease under which the handler runs, for a handler that must stop before its next step if a store outside this
-    /// process has given its claim to another run (`abandoned = rerun`).
+    /// Returns the lease of the handler's claim. With `abandoned = rerun`, a store outside this process may have given the claim to another
+    /// run. So check the lease before a step that must not happen twice.
     ///
     /// ```
     /// use axum::http::StatusCode;
@@ -112,9 +113,9 @@ impl IdempotencyKey {
         self.request.lease.get().cloned().unwrap_or_default()
     }
 
-    /// Returns a stable child key for a downstream call: a UUID (version 8) made from the scope, the key, the fingerprint and
-    /// `label`. Every run for the same request gives the same child key, and another caller, request or label another, so
-    /// that the downstream service never mixes two of them up.
+    /// Returns a stable child key for a downstream call: a UUID (version 8) made from the scope, the key, the fingerprint and `label`.
+    /// Every run for the same request gives the same child key. Another caller, request or label gives another one, so the downstream
+    /// service never mixes two of them up.
     ///
     /// Call it in an `#[idempotent]` handler. In an extractor, in `scope` or in a handler without the attribute the request is
     /// not known in full, and the child key depends only on key and label: two callers with the same key get the same one.

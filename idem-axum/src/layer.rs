@@ -27,9 +27,9 @@ use crate::warnings::Warnings;
 /// ```
 ///
 /// # One engine, one set of endpoints
-/// An endpoint is known by its handler's path, its method and its route template. If two routers serve the same handler at the
-/// same template for different purposes, say on a public and an internal port, give each an [`Idempotency`] with a namespace,
-/// or scopes that differ.
+/// An endpoint is known by its handler's path, its method and its route template. If two routers serve the same handler at the same
+/// template for different purposes, say on two ports, give each an [`Idempotency`] with a different namespace, or declare scopes that
+/// differ.
 ///
 /// # Order of layers
 /// Every extractor runs on every request, so authentication in an extractor always guards the record. Authentication in
@@ -37,10 +37,10 @@ use crate::warnings::Warnings;
 /// the client's wait: the handler goes on, and a retry gets its response.
 ///
 /// # Request bodies that were not read
-/// A replay or a refusal may be ready before the request body was read. Many clients cannot read a response that comes during
-/// their upload. So the rest of the body is read and discarded first, up to 64 MiB and 30 seconds, whatever the body limit is.
-/// If that is not all of it, the response has `Connection: close`. So it has for a client that awaits `100 Continue`, which gets
-/// its response at once. No key is claimed meanwhile. The async runtime needs its time driver, which `#[tokio::main]` enables.
+/// A replay or a refusal may be ready before the request body was read. Many clients cannot read a response that comes during their upload.
+/// So the rest of the body is read and discarded first, up to 64 MiB and 30 seconds, whatever the body limit is. If that is not all of it,
+/// the response over HTTP/1.1 has `Connection: close`. A client that waits for `100 Continue` gets its response at once, with the same
+/// header. No key is claimed meanwhile. The async runtime needs its time driver, which `#[tokio::main]` enables.
 #[derive(Clone, Debug)]
 #[must_use = "a layer has no effect until it is mounted"]
 pub struct IdempotencyLayer {
@@ -48,7 +48,7 @@ pub struct IdempotencyLayer {
 }
 
 impl IdempotencyLayer {
-    /// A layer that hands out clones of `idempotency`. Keep one clone for [`Idempotency::drain`].
+    /// Makes a layer that hands out clones of `idempotency`. Keep one clone for [`Idempotency::drain`].
     pub fn new(idempotency: Idempotency) -> Self {
         Self { config: Arc::new(LayerConfig { idempotency, link: None, check: None, warnings: Warnings::default() }) }
     }

@@ -51,7 +51,7 @@ use proc_macro::TokenStream;
 /// | `scope` | whose key it is: `global`, `path`, `header("Name")`, or an expression over the handler's arguments that is `Display`; a tuple for several | the caller, through the fingerprint | `.scope(Scope::Global)`; none for an expression |
 /// | `in_flight` | what a retry gets while the first request still runs: `reject`, `reject(423)`, `reject(202)` to acknowledge an event, `wait("5s")`, which rejects after five seconds | `reject` (409) | `.in_flight(InFlight::reject(409))` |
 /// | `mismatch` | status for a key that is sent with a different request, 400 to 599 | `422` | `.mismatch(422)` |
-/// | `record` | which responses are recorded: `all`, `success`, `redirect`, `client_error`, `server_error` and single statuses, joined by `+` and `-` | what `policy` says: `all` | `.record(Statuses::ALL.minus(Statuses::of(400)))` |
+/// | `record` | which responses are recorded: `all`, `success`, `redirect`, `client_error`, `server_error` and single statuses, joined by `+` and `-` | `all`; with an argument `Tx`, `all - server_error` | `.record(Statuses::ALL.minus(Statuses::of(400)))` |
 /// | `replay` | what a replay sends of the record: `status`, `headers` and `body`, joined by `+` | all three | `.replay(Replay::STATUS.and(Replay::BODY))` |
 /// | `replay_status` | status of replays, 200 to 599 | the recorded one | `.replay_status(200)` |
 /// | `replay_header` | name of the header that marks a replay (value `true`), or `none` | `"Idempotent-Replayed"` | `.replay_header("idempotent-replayed")`, `.no_replay_header()` |
@@ -193,11 +193,11 @@ pub fn idempotent(options: TokenStream, item: TokenStream) -> TokenStream {
 /// |---|---|---|
 /// | `engine` | expression for the [`Idempotency`] | must be written |
 /// | `scope` | name of the function or of its queue: a text, or an expression that is `Display` | must be written |
-/// | `key` | expression over the arguments that is `Display`: what one message, event or date is known by | must be written |
+/// | `key` | expression over the arguments that is `Display`: what identifies one message, event or date | must be written |
 /// | `ttl` | how long the value is kept, from the end of the function: `"90s"`, `"24h"`, `"7d"` | `"24h"` |
 /// | `fingerprint` | what must be equal in every call with the key: an expression that is `Serialize`, or `none` | `none` |
 /// | `in_flight` | what a call gets while another runs: `reject`, `wait("5s")` | `reject` |
-/// | `abandoned` | what a call gets if the process of another disappeared: `refuse` or `rerun` | `refuse` |
+/// | `abandoned` | what a call gets if the process of an earlier call disappeared: `refuse` or `rerun` | `refuse` |
 /// | `crate` | path of this crate, if it is renamed or re-exported | `::idem_runtime` |
 ///
 /// The expressions are evaluated before the block, and cannot use `.await` or `?`.

@@ -11,7 +11,7 @@ const MIN_WAIT: Duration = Duration::from_millis(1);
 /// No step is waited for longer.
 const MAX_WAIT: Duration = Duration::from_secs(60 * 60);
 
-/// How many copies of a claim and of a record there must be before the handler runs and before the response is sent.
+/// How many copies of a claim there must be before the handler runs, and of a record before the response is sent.
 ///
 /// ```
 /// use std::time::Duration;
@@ -25,7 +25,7 @@ const MAX_WAIT: Duration = Duration::from_secs(60 * 60);
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Durability {
-    /// One, in the server that was asked. Nothing is waited for.
+    /// One, in the server that was asked. The store waits for no replica.
     #[default]
     None,
     /// This many replicas must have it, too (`WAIT`). If they do not have it in time, the handler does not run, and the engine
@@ -33,8 +33,8 @@ pub enum Durability {
     Replicas {
         /// How many replicas, at least 1.
         count: u32,
-        /// How long to wait for them: from a millisecond to an hour. A step may take twice as long beyond its
-        /// [`timeout`](RedisStoreBuilder::timeout), since all that wait at the same time wait together.
+        /// How long to wait for them: from a millisecond to an hour. In addition to its [`timeout`](RedisStoreBuilder::timeout), a step may
+        /// take up to twice this time, since concurrent steps share one `WAIT`.
         within: Duration,
     },
 }
@@ -86,19 +86,20 @@ impl RedisStoreBuilder {
         }
     }
 
-    /// What the names of all keys and channels begin with, before a colon. Two prefixes never meet. Default: `idem`.
+    /// Sets what the names of all keys and channels begin with, before a colon. Stores with different prefixes share no keys. Default:
+    /// `idem`.
     pub fn prefix(mut self, prefix: impl Into<String>) -> Self {
         self.prefix = prefix.into();
         self
     }
 
-    /// How many copies there must be. Default: [`Durability::None`].
+    /// Sets how many copies there must be. Default: [`Durability::None`].
     pub fn durability(mut self, durability: Durability) -> Self {
         self.durability = durability;
         self
     }
 
-    /// How long one step may take, connecting included. After that the request is refused with 503. Default: 2 seconds.
+    /// Sets how long one step may take, connecting included. After that the request is refused with 503. Default: 2 seconds.
     ///
     /// The engine waits five seconds for a step; a longer timeout does not help. From a millisecond to an hour.
     pub fn timeout(mut self, timeout: Duration) -> Self {
@@ -106,8 +107,8 @@ impl RedisStoreBuilder {
         self
     }
 
-    /// The certificates (PEM) of the authority that signed the server's certificate. Default: those that the operating system
-    /// trusts. The URL must begin with `rediss://`.
+    /// Sets the certificates (PEM) of the authority that signed the server's certificate. Default: those that the operating system trusts.
+    /// The URL must begin with `rediss://`.
     ///
     /// ```no_run
     /// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
@@ -125,7 +126,7 @@ impl RedisStoreBuilder {
         self
     }
 
-    /// The certificate chain and the key (both PEM) with which the store proves who it is. Default: none. The URL must begin with
+    /// Sets the certificate chain and the key (both PEM) with which the store proves who it is. Default: none. The URL must begin with
     /// `rediss://`.
     #[cfg(feature = "tls")]
     pub fn client_certificate(mut self, chain_pem: impl Into<Vec<u8>>, key_pem: impl Into<Vec<u8>>) -> Self {

@@ -25,7 +25,7 @@
 //! |---|---|---|
 //! | concurrent duplicates, in any number of processes | the handler starts once | the same |
 //! | the process that runs the handler dies | after the lease its outcome is unknown; the handler starts again only if the policy says `abandoned = rerun` | the same |
-//! | an acknowledgement is lost, a connection breaks, the server stalls | the step is repeated by the same owner, or the request is refused with 503; an unconfirmed claim is released | the same |
+//! | an acknowledgement is lost, a connection breaks, the server stalls | the step is repeated by the same owner, or the request is refused with 503; a claim whose reply was lost is released | the same |
 //! | the server is full | a new key is refused; existing keys are served; a response that does not fit is sent, and a retry is refused (409) | the same |
 //! | the server restarts with `appendonly yes` and `appendfsync always` | nothing is lost | the same |
 //! | the server restarts with `appendonly yes` and `appendfsync everysec` | nothing is lost if only the process died; if the machine died, up to a second is lost | the same |
@@ -48,7 +48,8 @@
 //! - A user with the [rights](#rights) below.
 //!
 //! The store checks version, policy, role and rights on each new connection, since a failover may lead to another server.
-//! [`connect`](RedisStore::connect) refuses a server that does not meet them, and so does each later step. The error says what to set.
+//! [`connect`](RedisStore::connect) refuses a server that does not meet the requirements, and so does each later step. The error says what
+//! to set.
 //!
 //! # Rights
 //!

@@ -22,10 +22,9 @@ use crate::waiting::Waiting;
 ///
 /// A clone is cheap and shares the connection. The [crate's front page](crate) says what is guaranteed and what is not.
 ///
-/// A `begin` whose reply is lost, or that is dropped half-way, may leave an unconfirmed claim. It is released in the background,
-/// as soon as the server replies, and [`Idempotency::drain`](idem_runtime::Idempotency::drain) waits for that. If the
-/// process exits before, the key is in flight until the lease expires, and then its outcome is unknown for the TTL, although no
-/// handler started.
+/// A `begin` whose reply is lost, or that is dropped half-way, may leave an unconfirmed claim. It is released in the background, as soon as
+/// the server replies, and [`Idempotency::drain`](idem_runtime::Idempotency::drain) waits for that. If the process exits earlier, the key
+/// is in flight until the lease expires, and then its outcome is unknown for the TTL, although no handler started.
 ///
 /// ```no_run
 /// # async fn example() -> Result<(), idem_redis::ConnectError> {
@@ -58,7 +57,8 @@ impl RedisStore {
         Self::builder(url).connect().await
     }
 
-    /// Makes a store over the connection that the service has, with the default settings. It is checked before the first step.
+    /// Makes a store over the connection that the service has, with the default settings. The store checks the server before the first
+    /// step.
     ///
     /// The manager decides about timeouts and reconnecting. It keeps a connection that does not reply, and one to a primary that
     /// became a replica; with a URL the store recovers from both. Waiters only poll, and [`Durability`](crate::Durability) other than
@@ -91,10 +91,10 @@ impl RedisStore {
         RedisStoreBuilder::new(Server::Manager(manager))
     }
 
-    /// Returns a builder for a store in a Redis Cluster, of which `urls` name some nodes: one of them must be there when the store
-    /// connects. User, password and scheme are those of the first URL, for all nodes.
+    /// Returns a builder for a store in a Redis Cluster. `urls` name some of its nodes, and at least one of these must be reachable when
+    /// the store connects. User, password and scheme of the first URL are used for all nodes.
     ///
-    /// Each entry is one key, so nothing is said about slots: keys may be moved and nodes may fail while claims live.
+    /// Each claim or record is one key in Redis, so slots may move and nodes may fail while claims live.
     ///
     /// ```no_run
     /// # async fn example() -> Result<(), idem_redis::ConnectError> {

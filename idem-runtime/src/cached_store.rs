@@ -35,10 +35,10 @@ const MAX_AGE: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 /// its TTL starts before the store's. Claims are always left to the store, which alone decides who runs the handler. So a
 /// record that the cache evicts costs a round trip and nothing else; the least recently used one goes first.
 ///
-/// Time during which the machine is suspended does not count here. If machines are suspended, keep `max_age` short.
+/// While the machine is suspended, cached records do not get older. If machines are suspended, keep `max_age` short.
 ///
-/// [`forget`](Store::forget) empties the cache of the process that calls it. Another process may replay from its own cache for
-/// as long as [`max_age`](CachedStoreBuilder::max_age) says.
+/// [`forget`](Store::forget) also removes the record from the cache of the process that calls it. Another process may replay it from
+/// its cache for as long as [`max_age`](CachedStoreBuilder::max_age) says.
 #[derive(Clone)]
 pub struct CachedStore<S> {
     store: S,
@@ -82,12 +82,12 @@ impl Cache {
 }
 
 impl<S: Store> CachedStore<S> {
-    /// `store` with a cache of the default size in front of it.
+    /// Puts a cache of the default size in front of `store`.
     pub fn new(store: S) -> Self {
         Self::builder(store).build()
     }
 
-    /// `store` with a cache whose limits you set.
+    /// Returns a builder, to put a cache with other limits in front of `store`.
     pub fn builder(store: S) -> CachedStoreBuilder<S> {
         CachedStoreBuilder { store, max_bytes: 64 * 1024 * 1024, max_age: Duration::from_secs(60) }
     }
@@ -123,13 +123,13 @@ pub struct CachedStoreBuilder<S> {
 }
 
 impl<S: Store> CachedStoreBuilder<S> {
-    /// The most bytes of cached records; above it the least recently used are evicted. Default: 64 MiB.
+    /// Sets how many bytes of records are cached at most; above that the least recently used are evicted. Default: 64 MiB.
     pub fn max_bytes(mut self, max_bytes: u64) -> Self {
         self.max_bytes = max_bytes;
         self
     }
 
-    /// How long a record stays in the cache, if it lives that long: most retries come soon. Default: one minute.
+    /// Sets how long a record stays in the cache, if it lives that long: most retries come soon. Default: one minute.
     pub fn max_age(mut self, max_age: Duration) -> Self {
         self.max_age = max_age;
         self

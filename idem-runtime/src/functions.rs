@@ -71,9 +71,9 @@ pub struct Once {
 impl Idempotency {
     /// Runs a plain async function at most once for `scope` and `key`, without HTTP. A later call gets the recorded value.
     ///
-    /// Both are any bytes. `scope` names the function or the queue. Operators see it in spans, in metrics and in
-    /// [`KeyReport::endpoint`], so it should be one of few and no secret. `key` is what one message, event or date is known by; only
-    /// its hash is stored. Keys of two scopes never meet, and a key never meets the one that a client sent in a header.
+    /// Both may be any bytes. `scope` names the function or the queue. Operators see it in spans, in metrics and in
+    /// [`KeyReport::endpoint`], so use few different scopes, and no secrets. `key` identifies one message, event or date; only its hash is
+    /// stored. The same key in another scope is another key, and so is the same key that a client sent in a header.
     ///
     /// ```
     /// use std::time::Duration;
@@ -136,28 +136,28 @@ impl Idempotency {
 }
 
 impl Once {
-    /// How long the recorded value lives, counted from the end of the function. Default: 24 hours. Choose more than the queue, or
-    /// whatever repeats the call, keeps trying.
+    /// Sets how long the recorded value lives, counted from the end of the function. Default: 24 hours. Choose a longer time than the
+    /// queue, or any other caller, keeps repeating the call.
     pub fn ttl(mut self, ttl: Duration) -> Self {
         self.rules.ttl = ttl;
         self
     }
 
-    /// What must be equal in every call with this key: the message, say. A call with another value is
-    /// [`RefusalReason::Mismatch`], also while the first one runs. Default: nothing.
+    /// Sets what must be equal in every call with this key: the message, say. A call with another value gets [`RefusalReason::Mismatch`],
+    /// even while the first one runs. Default: nothing.
     ///
     /// Only a hash of its canonical JSON (RFC 8785) is stored, so the order of fields and of map entries does not matter. Integers
     /// of 2^53 and above are hashed as strings, as appendix D of the RFC asks, since its numbers cannot tell them apart.
     ///
-    /// A value that does not serialize (a map whose keys are no strings, an integer of more than 64 bits) is no panic:
-    /// [`run`](Self::run) returns [`RefusalReason::FingerprintFailed`]. Within a value, `serde_json` writes `NaN` and infinite
-    /// numbers as `null`, so the fingerprint does not tell them apart from `None`.
+    /// A value that does not serialize (a map whose keys are not strings, an integer of more than 64 bits) does not panic:
+    /// [`run`](Self::run) returns [`RefusalReason::FingerprintFailed`]. Within a value, `serde_json` writes `NaN` and infinite numbers as
+    /// `null`, so the fingerprint does not tell them apart from `None`.
     pub fn fingerprint(mut self, value: &impl Serialize) -> Self {
         self.fingerprint = fingerprint(value).map_err(|error| RefusalReason::FingerprintFailed(Arc::new(error)));
         self
     }
 
-    /// What a call gets while an execution with this key is in flight. Default: [`WhenInFlight::Reject`].
+    /// Sets what a call gets while an execution with this key is in flight. Default: [`WhenInFlight::Reject`].
     pub fn in_flight(mut self, then: impl Into<WhenInFlight>) -> Self {
         self.rules.wait = match then.into() {
             WhenInFlight::Reject => None,
@@ -166,7 +166,7 @@ impl Once {
         self
     }
 
-    /// What a call gets if the process that ran the function disappeared, and what the function did is unknown. Default:
+    /// Sets what a call gets if the process that ran the function disappeared, and what the function did is unknown. Default:
     /// [`Abandoned::Refuse`], which is [`RefusalReason::OutcomeUnknown`].
     pub fn abandoned(mut self, abandoned: Abandoned) -> Self {
         self.rules.abandoned = abandoned;
@@ -179,8 +179,8 @@ impl Once {
     /// not reach it. Its `Ok` is recorded as JSON before this returns. Its `Err` and its panic release the claim, so the next call
     /// runs its function again: what was done before the error is done twice unless it is undone.
     ///
-    /// A value that does not serialize, or panics when it does, is returned to this caller, and an error is logged. Later calls
-    /// get [`RefusalReason::NotReplayable`], since the function ran.
+    /// A value that does not serialize, or whose serialization panics, is returned to this caller, and an error is logged. Later calls get
+    /// [`RefusalReason::NotReplayable`], since the function ran.
     ///
     /// # Errors
     /// The function's own error, or a [`RefusalReason`] as `E`. [`RefusalReason::is_retryable`] says whether a later call may
@@ -326,8 +326,8 @@ impl Once {
 }
 
 impl Outcome {
-    /// Returns a record of a value, in the format of [`Idempotency::once`]. For [`Once::settle`]; what a function returns is
-    /// recorded without it.
+    /// Returns a record of a value, in the format of [`Idempotency::once`], for [`Once::settle`]. What a function returns is recorded by
+    /// the engine itself.
     ///
     /// # Errors
     /// The value does not serialize as JSON. Nothing was recorded.

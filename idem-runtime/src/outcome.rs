@@ -133,7 +133,7 @@ pub enum RunResult<T> {
     Replayed(Replay),
 }
 
-/// What a record gives back.
+/// What a retry gets from a record.
 #[derive(Clone, Debug)]
 pub struct Replay {
     pub(crate) content: Bytes,

@@ -74,17 +74,17 @@ pub trait Store: Send + Sync + 'static {
 
     /// Claims `key` for a request with `fingerprint`, or reports what prevents it. One atomic step.
     ///
-    /// The claim lives for [`options.lease`](BeginOptions::lease) unless it is renewed; a store whose claims cannot outlive
-    /// their owner may ignore it. A claim outlives its owner, so that a retry learns that the outcome is unknown. A store whose
-    /// abandoned claims expire keeps one for [`options.ttl`](BeginOptions::ttl) after its lease, even if the TTL is shorter than
-    /// the lease: an owner that is cut off may still run the handler. A store that can be [inspected](Self::inspect) keeps
+    /// The owner counts as alive for [`options.lease`](BeginOptions::lease), and longer if it renews the claim. A store that sees when an
+    /// owner is gone may ignore the lease. The claim of an owner that is gone stays, abandoned, so that a retry learns that the outcome is
+    /// unknown. A store whose abandoned claims expire keeps each for [`options.ttl`](BeginOptions::ttl) after its lease, even if the TTL is
+    /// shorter than the lease: an owner that is cut off may still run the handler. A store that can be [inspected](Self::inspect) keeps
     /// [`options.info`](BeginOptions::info) with the claim.
     ///
     /// An abandoned claim with another fingerprint is reported as [`Begin::InFlight`] with its own fingerprint.
     ///
     /// # Errors
-    /// [`StoreError::Full`] if a new key has no room, [`StoreError::Unavailable`] if the state of the key is not known,
-    /// [`StoreError::Unreadable`] if its value cannot be read. The handler does not run on any error.
+    /// [`StoreError::Full`] if there is no room for a new key. [`StoreError::Unavailable`] if the state of the key is not known.
+    /// [`StoreError::Unreadable`] if its value cannot be read. After an error the handler does not run.
     fn begin(
         &self,
         key: &StorageKey,
@@ -117,10 +117,10 @@ pub trait Store: Send + Sync + 'static {
         ready(Err(StoreError::CannotInspect))
     }
 
-    /// Returns keys whose [outcome is unknown](KeyState::Abandoned), one page of them: those in a limited part of the store, which
-    /// begins at `from`, or at the start. So a page may be empty although [more](KeyPage::next) follow. It changes nothing.
+    /// Returns a page of the keys whose [outcome is unknown](KeyState::Abandoned), and changes nothing. A page covers a limited part of the
+    /// store, which begins at `from`, or at the start. So a page may be empty although [more](KeyPage::next) follow.
     ///
-    /// A key that is abandoned all the time until the last page was read is on one of the pages, and may be on several.
+    /// A key that stays abandoned until the last page was read is on one of the pages, and may be on several.
     ///
     /// # Errors
     /// [`StoreError::CannotInspect`] if this store does not support it, [`StoreError::Unavailable`] if it could not be read.
@@ -132,9 +132,9 @@ pub trait Store: Send + Sync + 'static {
         ready(Err(StoreError::CannotInspect))
     }
 
-    /// Takes the claim under `key` away from its owner, although that is alive, and returns whether there was one. The key is
-    /// abandoned from then on: with the same fingerprint and info, for as long as any abandoned claim. Whatever the owner does later is
-    /// [`StoreError::Lost`], and changes nothing.
+    /// Takes the claim under `key` away from an owner that is alive, and returns whether there was one. From then on the key is abandoned,
+    /// with the same fingerprint and info. It stays as long as any abandoned claim. Each later step of the owner is [`StoreError::Lost`],
+    /// and changes nothing.
     ///
     /// # Errors
     /// [`StoreError::CannotRevoke`] if this store does not support it, [`StoreError::Unavailable`] if it is not known whether
@@ -152,7 +152,8 @@ pub trait Store: Send + Sync + 'static {
         ready(())
     }
 
-    /// Called once, before any other method, with the engine's clock. Returns what the store does itself; by default nothing.
+    /// Receives the engine's clock, and returns what the store does itself; by default nothing. The engine calls this once, before any
+    /// other method.
     fn attach(&self, clock: &Arc<dyn Clock>) -> StoreCapabilities {
         let _ = clock;
         StoreCapabilities::default()
@@ -170,10 +171,11 @@ pub trait Store: Send + Sync + 'static {
 /// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct StoreCapabilities {
-    /// `begin` never reports an expired record. Without it the engine compares each record's expiry with its clock and forgets
-    /// what has expired, which is only correct if a single engine uses the store.
+    /// `begin` never reports an expired record. Otherwise the engine compares each record's expiry with its clock, and forgets what has
+    /// expired. That is only correct if a single engine uses the store.
     pub judges_expiry: bool,
-    /// A claim lives exactly as long as its owner. Without it the engine renews the lease while the handler runs.
+    /// The store sees when the owner of a claim is gone, and the claim is then abandoned at once. Otherwise the engine renews the lease
+    /// while the handler runs.
     pub claims_live_with_owner: bool,
 }
 
@@ -193,7 +195,7 @@ pub struct BeginOptions {
 }
 
 impl BeginOptions {
-    /// Options of an execution of which nothing is known.
+    /// Returns the options of an execution of which nothing is known.
     pub const fn new(lease: Duration, ttl: Duration) -> Self {
         Self { lease, ttl, info: None, transaction: None }
     }
@@ -220,7 +222,8 @@ pub enum Begin<C> {
     /// A claim with the same fingerprint whose owner disappeared. The handler may have had effects. Dropping the claim leaves
     /// the key as it is; [`Claim::renew`] takes it over.
     Abandoned(C),
-    /// A claim with this fingerprint, whose owner is alive as far as the store knows.
+    /// A claim with this fingerprint, whose owner is alive as far as the store knows. Or an abandoned claim, if its fingerprint is not the
+    /// one that was asked for.
     InFlight(Fingerprint),
     /// A record. If its fingerprint is not the one that was asked for, the request is refused, and the store may report the record
     /// [without its content](Record::without_content), to save its bytes.
@@ -235,7 +238,7 @@ pub struct StoredEntry {
     pub state: KeyState,
     /// What is known of the execution that holds the claim. A record contains its own.
     pub info: Option<ExecutionInfo>,
-    /// Until when the owner of the claim counts as alive unless it renews its lease, by the store's clock.
+    /// The end of the lease, by the store's clock. After that the owner of the claim does not count as alive. A renewal extends it.
     pub lease_until: Option<Timestamp>,
     /// When a record, or a claim that is not renewed, expires, by the store's clock. `None` if it stays, or if that is not
     /// known.
@@ -245,7 +248,7 @@ pub struct StoredEntry {
 }
 
 impl StoredEntry {
-    /// An entry of which only the state is known.
+    /// Makes an entry of which only the state is known.
     pub const fn new(state: KeyState) -> Self {
         Self { state, info: None, lease_until: None, expires_at: None, replays: None }
     }
@@ -262,7 +265,7 @@ pub struct KeyPage<T> {
 }
 
 impl<T> KeyPage<T> {
-    /// A page with these keys.
+    /// Makes a page with these keys.
     pub const fn new(keys: Vec<(StorageKey, T)>, next: Option<Bytes>) -> Self {
         Self { keys, next }
     }
@@ -282,7 +285,7 @@ pub enum KeyState {
 /// The right to run the handler. Only its owner has this value, so no one else can complete or release it, and the compiler
 /// prevents a second completion.
 pub trait Claim: Send + 'static {
-    /// Extends the lease to `lease` from now. An abandoned claim is taken over by this.
+    /// Extends the lease to `lease` from now. On an abandoned claim, this takes the claim over.
     ///
     /// Cancel safe: the engine drops the future if the handler ends meanwhile.
     ///

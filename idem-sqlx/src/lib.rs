@@ -22,8 +22,8 @@
 //! # }
 //! ```
 //!
-//! The features are `postgres`, `sqlite` and `axum` (for `Tx`). None is on by default: SQLite is compiled from C, and comes with
-//! the binary. TLS to PostgreSQL needs one of the `tls-*` features of `sqlx`.
+//! The features are `postgres`, `sqlite` and `axum` (for `Tx`). None is on by default. The feature `sqlite` compiles SQLite from C, and
+//! links it into your binary. TLS to PostgreSQL needs one of the `tls-*` features of `sqlx`.
 //!
 //! # Guarantees
 //!
@@ -33,7 +33,7 @@
 //! | what happens | `PostgresStore` | `SqliteStore` |
 //! |---|---|---|
 //! | many processes claim at once | one gets the claim; each decision is one statement | the same, on one machine |
-//! | the reply to a step is lost | it is sent again with the same owner token, and takes effect once; an unconfirmed claim is released | there is no network; the claim of a `begin` that was dropped is released |
+//! | the reply to a step is lost | it is sent again with the same owner token, and takes effect once; a claim whose reply was lost is released | there is no network; the claim of a `begin` that was dropped is released |
 //! | a process that runs handlers is killed | the outcome is unknown when the lease expires: a retry is refused, or runs again if the policy says so | the same |
 //! | the database's processes are killed (`kill -9`) | nothing acknowledged is lost (`synchronous_commit = on`, which the store sets whatever the default is) | there are none; if the process that writes is killed, nothing acknowledged is lost |
 //! | the machine of the database loses its power | nothing acknowledged is lost, if `fsync` and `full_page_writes` are on and the disk keeps what it acknowledged | nothing acknowledged is lost (`synchronous = FULL`), if the disk keeps what it acknowledged |

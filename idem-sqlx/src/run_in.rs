@@ -70,14 +70,14 @@ pub trait OnceExt {
     /// | `function` returns `Err`, or panics | is undone; the rest of `tx` is as it was | runs its function |
     /// | the commit of the caller is not confirmed | is committed with the record, or neither is | gets the value, or runs |
     ///
-    /// Until the caller has ended its transaction the key is in flight to all others, in this process and in other ones. In SQLite the
-    /// whole file is: begin the transaction with `begin_with("BEGIN IMMEDIATE")`, so that another one waits for its end.
+    /// Until the caller has ended its transaction, the key is in flight to all others, in this process and in other ones. In SQLite the
+    /// transaction locks the whole file for writers. Begin it with `begin_with("BEGIN IMMEDIATE")`, so that another one waits for its end.
     ///
-    /// With [`WhenInFlight::Wait`] this waits with `tx` open, and so with a connection of its pool. In SQLite it does not wait, since
-    /// the transaction that waits would keep the other one from ending.
+    /// With [`WhenInFlight::Wait`] the call waits while `tx` is open, and so keeps a connection of its pool. In SQLite it does not wait,
+    /// since the transaction that waits would keep the other one from ending.
     ///
-    /// Under REPEATABLE READ or SERIALIZABLE a key that was committed meanwhile is an error of the database, and the whole
-    /// transaction is to be repeated.
+    /// Under REPEATABLE READ or SERIALIZABLE, a key that was committed meanwhile causes an error of the database. Repeat the whole
+    /// transaction then.
     ///
     /// # Errors
     /// As for [`Once::run`]. After a refusal `tx` is as it was before the call, and can be used, unless the connection broke or the

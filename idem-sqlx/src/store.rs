@@ -43,17 +43,16 @@ const MAX_WAIT_PAUSE: Duration = Duration::from_millis(500);
 ///
 /// # How it works
 ///
-/// Each change is one statement, which changes a row only if it has the owner token of the claim, 16 random bytes. So a
-/// statement whose reply was lost is sent again. The database judges every time by its own clock, in the statement.
+/// Each change is one statement, which changes a row only if it has the owner token of the claim, 16 random bytes. So a statement whose
+/// reply was lost is sent again. Each statement compares times with the clock of the database, and with no other.
 ///
 /// A claim lives for its lease and is renewed while the handler runs. When the lease expires it is abandoned: a retry with the
 /// same fingerprint is refused, or takes it over if the policy says so. It stays for the TTL, counted from the end of the lease.
 /// An owner that was only late goes on, unless another request has taken its claim over.
 ///
-/// A `begin` whose reply is lost, or that is dropped half-way, may leave an unconfirmed claim. It is released in the background,
-/// as soon as the database replies, and [`Idempotency::drain`](idem_runtime::Idempotency::drain) waits for that. If the
-/// process exits before, the key is in flight until the lease expires, and then its outcome is unknown for the TTL, although no
-/// handler started.
+/// A `begin` whose reply is lost, or that is dropped half-way, may leave an unconfirmed claim. It is released in the background, as soon as
+/// the database replies, and [`Idempotency::drain`](idem_runtime::Idempotency::drain) waits for that. If the process exits earlier, the key
+/// is in flight until the lease expires, and then its outcome is unknown for the TTL, although no handler started.
 pub struct SqlStore<D: Dialect> {
     inner: Arc<StoreInner<D>>,
 }

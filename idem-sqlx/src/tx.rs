@@ -16,8 +16,8 @@ use crate::transaction::OpenTransaction;
 /// A transaction of the database `D`, as an argument of a handler with `#[idempotent]`: the record of the response and what the
 /// handler writes are one commit, so the handler takes effect exactly once.
 ///
-/// `&mut *tx` is the connection, for any code of sqlx. `D` is [`sqlx::Postgres`] or [`sqlx::Sqlite`], and the engine's store is made
-/// with `from_pool`, of the pool of the same database.
+/// `&mut *tx` is the connection, for any code of sqlx. `D` is [`sqlx::Postgres`] or [`sqlx::Sqlite`]. Make the engine's store with
+/// `from_pool`, from the pool that your handlers use.
 ///
 /// ```
 /// # #[cfg(feature = "postgres")]
@@ -45,18 +45,18 @@ use crate::transaction::OpenTransaction;
 /// | returns [`Unrecorded`](https://docs.rs/idem-axum/latest/idem_axum/struct.Unrecorded.html), panics or exceeds its `timeout` | is rolled back | none: the key is free |
 /// | dies with its process | is rolled back by the database | none: the key is free |
 ///
-/// The client gets the response after the commit. If the commit fails, the response is 503 with `Retry-After`, and nothing has
-/// happened; if it was only not confirmed, the store looks for the record. A success after a failed statement of PostgreSQL, which has
-/// aborted the transaction, is 500. So is the response of a handler that runs COMMIT or ROLLBACK itself, and then the outcome is
-/// unknown to retries. A nested `tx.begin()` is a savepoint, and may be committed and rolled back.
+/// The client gets the response after the commit. If the commit fails, the response is 503 with `Retry-After`, and nothing has happened. If
+/// the commit is not confirmed, the store checks whether the record is there. In PostgreSQL a failed statement aborts the transaction. If
+/// the handler returns a success nevertheless, the response is 500. It is also 500 if the handler runs COMMIT or ROLLBACK itself, and then
+/// the outcome is unknown to retries. A nested `tx.begin()` is a savepoint, and may be committed or rolled back.
 ///
-/// The response is awaited up to `max_response` before the commit. A longer one is sent on after it, and leaves no replay.
+/// The response is read up to `max_response` before the commit. The rest of a longer one is sent after the commit, and a retry is refused.
 ///
 /// A request without a key runs in an ordinary transaction, which is committed if the status is below 400.
 ///
 /// # Errors
-/// 500, and an error in the log that says what to do: the handler has no `#[idempotent]`, it has two arguments `Tx`, or the store of
-/// the engine cannot open the transaction.
+/// The response is 500 if the handler has no `#[idempotent]` or has two arguments `Tx`, or if the engine's store cannot open the
+/// transaction. An error in the log says what to do.
 ///
 /// # Panics
 /// When it is dereferenced before the handler runs: in an extractor, in `scope` or in `key`.

@@ -52,15 +52,15 @@ use crate::policy::Policy;
 /// An endpoint is listed by its method and its whole route template, with the prefixes of routers it is nested in. A list can
 /// differ from the routes, so
 /// - [`mount`](Self::mount) lists an endpoint and routes it, in one line;
-/// - [`IdempotencyLayer::described_by`](crate::IdempotencyLayer::described_by) logs a warning of every endpoint that is served
-///   and not listed, or listed with another policy, once for each, and [`undocumented`](Self::undocumented) has them for tests.
+/// - [`IdempotencyLayer::described_by`](crate::IdempotencyLayer::described_by) logs one warning for each endpoint that is called but not
+///   listed, or listed with another policy. For tests, [`undocumented`](Self::undocumented) returns these endpoints.
 ///
 /// A handler without the attribute is no endpoint, and does not compile here.
 ///
 /// # The document
-/// `application/json`, with an `ETag`; clients may keep it for five minutes. [`SCHEMA`](Self::SCHEMA) is its JSON Schema.
-/// `version` is 1; names may be added to it, and none changes its meaning. `endpoints` is sorted by path and method, and for
-/// each endpoint there is:
+/// `application/json`, with an `ETag`; clients may keep it for five minutes. [`SCHEMA`](Self::SCHEMA) is its JSON Schema. `version` is 1.
+/// Names may be added to the document, and no name changes its meaning. `endpoints` is sorted by path and method, and has for each
+/// endpoint:
 ///
 /// | name | what |
 /// |---|---|
@@ -68,20 +68,20 @@ use crate::policy::Policy;
 /// | `enforced` | whether the rules hold. `false` in shadow mode: they are on trial, `required` is false, and there are no `refusals` |
 /// | `key` | `header` (its name), `required`, `min_length` and `max_length` in characters, and `pattern`, a regular expression for the header's value: the key bare or in quotes |
 /// | `ttl` | `seconds` and `duration` (`"24h"`): how long a record lives, from completion |
-/// | `fingerprint` | what must be equal on a retry, each with its `part`: `endpoint` (always), `method`, `path`, `query`, `body`, `json` (where `pointers` are given, only these), `header` (with its `name`) |
+/// | `fingerprint` | what must be equal on a retry, each with its `part`: `endpoint` (always), `method`, `path`, `query`, `body`, `json` (if there are `pointers`, only these), `header` (with its `name`) |
 /// | `scope` | whose key it is, by `kind`: `caller` (by the header `name`, `authorization`, or by `cookie` if there is none), `global`, `header` (with its `name`), `arguments` (what the service finds out about the request); and `path: true` if the same key on another path is another key |
 /// | `in_flight` | `action` (`reject` or `wait`), the `status` of the refusal, and for `wait` `seconds` and `duration` |
-/// | `mismatch` | the `status` where the key was used for another request |
+/// | `mismatch` | the `status` if the key was used for another request |
 /// | `record` | the statuses that are recorded, as ranges `from` and `to`; a retry after any other runs again |
-/// | `replay` | whether a replay gives back `status`, `headers` and `body`; the fixed `replay_status`, if there is one; the `marker`, a header with `name` and `value`; `added_headers`, each `on` ranges of recorded statuses |
+/// | `replay` | whether a replay sends `status`, `headers` and `body`; the fixed `replay_status`, if there is one; the `marker`, a header with `name` and `value`; `added_headers`, each `on` ranges of recorded statuses |
 /// | `abandoned` | `refuse` or `rerun`: what a retry gets if the service stopped in the middle |
 /// | `without_store` | `refuse` or `run`: what a request gets that cannot be checked |
 /// | `max_response` | `bytes` of the largest response body that is recorded |
-/// | `refusals` | the responses of the runtime itself: `code`, `title`, `status`, `content_type`, and `retry_after` in seconds where waiting helps |
+/// | `refusals` | the responses of the runtime itself: `code`, `title`, `status`, `content_type`, and `retry_after` in seconds if waiting helps |
 ///
-/// Refusals are written down as they will be sent: a policy's `errors` function is called once with an example of each while the
-/// endpoint is listed. Where it answers one refusal in several ways, say by the reason why a key is invalid, the document has
-/// one of them. A `Retry-After` that is a date is left out.
+/// Refusals are written down as they will be sent. While the endpoint is listed, the policy's `errors` function is called once with an
+/// example of each. If it makes several responses from one refusal, say by the reason why a key is invalid, the document has one of them. A
+/// `Retry-After` that is a date is left out.
 ///
 /// # What the document does not know
 /// - An argument of the type [`IdempotencyKey`](crate::IdempotencyKey) makes the key required, whatever the policy says:
@@ -90,7 +90,7 @@ use crate::policy::Policy;
 ///   `record = all - server_error` beside it.
 /// - Under the scope `header`, a request without that header is treated as under `caller`.
 ///
-/// To ask for the policy, listing an endpoint polls its function once, which ends before any argument is extracted. What another
+/// When an endpoint is listed, its function is polled once to ask for the policy, and ends before any argument is extracted. What another
 /// attribute evaluates first, such as the `fields` of `#[tracing::instrument]`, is evaluated then.
 ///
 /// # Browsers
@@ -116,10 +116,10 @@ impl<S> Policies<S> {
     /// The JSON Schema (draft 2020-12) of the document.
     pub const SCHEMA: &'static str = include_str!("schema.json");
 
-    /// No endpoint yet. The document will be at `path`, as clients see it.
+    /// Makes a list without endpoints. The document will be at `path`, as clients see it.
     ///
     /// # Panics
-    /// If `path` is not that of one resource: `/`, and characters that a URI has, without parameters.
+    /// If `path` does not begin with `/`, or has a parameter, a query, a fragment or a character that no URI has.
     pub fn at(path: &str) -> Self
     where
         S: Clone + Send + Sync + 'static,
@@ -136,8 +136,8 @@ impl<S> Policies<S> {
     /// Lists an endpoint that is mounted elsewhere: the method and the whole route template it is served at, and its handler.
     ///
     /// # Panics
-    /// If the endpoint is listed already, the path does not begin with `/`, or an attribute between `#[idempotent]` and the
-    /// handler answers in its place, so that the policy cannot be asked for.
+    /// If the endpoint is listed already, or the path does not begin with `/`. If another attribute responds first, so that the handler
+    /// does not say its policy.
     pub fn endpoint<H, M>(mut self, method: Method, path: &str, handler: H) -> Self
     where
         H: IdempotentHandler<S, M>,
@@ -203,7 +203,7 @@ impl<S> Policies<S> {
         }
     }
 
-    /// The document's own route. Merge it where no prefix comes before its path.
+    /// Returns the route of the document. Merge it into a router that is not nested.
     pub fn router(&self) -> Router<S>
     where
         S: Clone + Send + Sync + 'static,
@@ -213,7 +213,7 @@ impl<S> Policies<S> {
         Router::new().route(&self.path, get(async move |headers: HeaderMap| publish(&headers, document, tag)))
     }
 
-    /// The document, to be written to a file or served in another way.
+    /// Returns the document, to be written to a file or served in another way.
     #[must_use]
     pub fn document(&self) -> String {
         let document = Document::of(&self.endpoints);
@@ -221,11 +221,11 @@ impl<S> Policies<S> {
         serde_json::to_string_pretty(&document).unwrap_or_default()
     }
 
-    /// Endpoints beneath a layer that is [`described_by`](crate::IdempotencyLayer::described_by) these policies, which were
-    /// called so far and are not listed, or are listed with another policy: `"POST /orders"`. A method that HTTP does not know
-    /// is `OTHER`. At most 256 are remembered.
+    /// Returns the endpoints that were called so far and are not listed, or are listed with another policy: `"POST /orders"`. They are
+    /// those beneath a layer that is [`described_by`](crate::IdempotencyLayer::described_by) these policies. A method that HTTP does not
+    /// know is `OTHER`. At most 256 are remembered.
     ///
-    /// A test that calls every endpoint can so hold the list against the routes:
+    /// A test that has called every endpoint can compare the list with the routes:
     ///
     /// ```
     /// # use idem_axum::Policies;
@@ -244,8 +244,8 @@ impl<S> Policies<S> {
 }
 
 impl IdempotencyLayer {
-    /// Adds `Link: </path>; rel="describedby"` to every refusal, with the path of the policy document. It also logs a warning,
-    /// once each, for an endpoint beneath the layer that the document does not have or describes wrongly. See [`Policies`].
+    /// Adds `Link: </path>; rel="describedby"` to every refusal, with the path of the policy document. It also logs one warning for each
+    /// endpoint beneath the layer that the document does not have or describes wrongly. See [`Policies`].
     ///
     /// A response that the policy's `errors` function made keeps its own `describedby`. Call this when `policies` is
     /// complete: the layer does not know what is listed later. The comparison looks up the route template on each request.
@@ -266,7 +266,7 @@ impl<S> fmt::Debug for Policies<S> {
     }
 }
 
-/// A handler with the attribute `#[idempotent]`, for routers with the state `S`. Every such handler is one, and nothing else.
+/// A handler with the attribute `#[idempotent]`, for routers with the state `S`. Only handlers with the attribute implement this trait.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not a handler with the attribute `#[idempotent]`",
     label = "this handler has no policy to list",

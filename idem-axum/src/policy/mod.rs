@@ -19,8 +19,8 @@ pub(crate) use self::values::Binding;
 use self::values::with_name;
 pub use self::values::{AddedHeader, InFlight, Part, Replay, Scope};
 
-/// The declared rules of one endpoint. `#[idempotent(..)]` is sugar for a `const` chain on this type. The options have methods of
-/// the same names here, except `policy`, `key` and `crate`; a `scope` over the arguments is for the attribute alone.
+/// The declared rules of one endpoint. `#[idempotent(..)]` is sugar for a `const` chain on this type. Each option has a method of the same
+/// name here, except `policy`, `key`, `crate` and `engine`. Only the attribute takes a `scope` over the arguments.
 ///
 /// ```
 /// use std::time::Duration;
@@ -114,17 +114,17 @@ impl Policy {
         tag: PolicyTag::NONE,
     };
 
-    /// Stripe's rules: status and body are kept for 24 hours, errors included; other parameters under the same key are
-    /// 400, a concurrent request is 409; errors have Stripe's shape, and a replayed server error tells Stripe's clients
-    /// that another retry would get the same.
+    /// Stripe's rules: status and body are kept for 24 hours, errors included. The same key with other parameters gets 400, and a
+    /// concurrent request gets 409. Errors have Stripe's shape. A replayed server error tells Stripe's clients that another retry would get
+    /// the same.
     pub const STRIPE: Self = Self::DEFAULT
         .mismatch(400)
         .replay(Replay::STATUS.and(Replay::BODY))
         .replay_with(&[AddedHeader::new("stripe-should-retry", "false").on(Statuses::SERVER_ERROR)])
         .errors(render::stripe);
 
-    /// For receivers of webhooks, which are sent again until a 2xx arrives: only successes are recorded, for 7 days, and nothing of
-    /// a delivery but its key counts, not even its caller. The key on another path is another key.
+    /// The rules for receivers of webhooks, whose senders repeat a delivery until they get a 2xx. Only successes are recorded, for 7 days.
+    /// Only the key of a delivery counts, and not its content or its caller. The same key on another path is another key.
     ///
     /// For use with `key = event.id` if the id is in the body, or `header = "webhook-id"` if it is in a header. Verify the signature
     /// in an extractor, since extractors run first.
@@ -172,7 +172,7 @@ impl Policy {
         .record(Statuses::ALL.minus(Statuses::SERVER_ERROR))
         .errors(render::acp);
 
-    /// The name of the header that carries the key, in any case. Default: `Idempotency-Key`.
+    /// Sets the name of the header that carries the key, in any case. Default: `Idempotency-Key`.
     ///
     /// # Panics
     /// Unless `name` is a header name, a token of RFC 9110.
@@ -201,7 +201,7 @@ impl Policy {
         self
     }
 
-    /// The shortest key accepted, 1 to 255 characters. Default: 1.
+    /// Sets the shortest key accepted, 1 to 255 characters. Default: 1.
     ///
     /// # Panics
     /// Unless `characters` is 1 to 255.
@@ -211,7 +211,7 @@ impl Policy {
         self
     }
 
-    /// How long a record lives, counted from completion; replays do not move it. Default: 24 hours.
+    /// Sets how long a record lives, counted from completion. Replays do not extend that. Default: 24 hours.
     ///
     /// # Panics
     /// If `ttl` is zero, or more than 100 years.
@@ -221,12 +221,11 @@ impl Policy {
         self
     }
 
-    /// What must be equal on a retry, in any order. The endpoint (method and route template) and the handler's own path always
-    /// take part. Default: method, path, query and body.
+    /// Sets what must be equal on a retry, in any order. The endpoint (method and route template) and the handler's own path always take
+    /// part. Default: method, path, query and body.
     ///
     /// # Panics
-    /// If there is no part, or one of them twice; if a part names a header that cannot be one, or has no JSON pointer or a
-    /// malformed one.
+    /// If there is no part, or a part occurs twice. If a part names an invalid header, has no JSON pointer, or has a malformed one.
     pub const fn fingerprint(mut self, parts: &'static [Part]) -> Self {
         Part::require_all(parts);
         self.fingerprint = parts;
@@ -240,10 +239,10 @@ impl Policy {
         self
     }
 
-    /// Whose key it is. Default: the caller's, by the `Authorization` header, or by `Cookie` if there is no `Authorization`.
+    /// Sets whose key it is. Default: the caller's, by the `Authorization` header, or by `Cookie` if there is no `Authorization`.
     ///
     /// # Panics
-    /// If it names a header that cannot be one, or the arguments, which a policy does not know.
+    /// If `scope` names an invalid header, or the handler's arguments, which a policy does not know.
     pub const fn scope(mut self, scope: Scope) -> Self {
         assert!(!matches!(scope, Scope::Arguments | Scope::ArgumentsAndPath), "{}", validate::SCOPE_OF_ARGUMENTS);
         if let Binding::Header(name) = scope.binding() {
@@ -267,13 +266,13 @@ impl Policy {
         self
     }
 
-    /// What a request gets whose key is in flight with the same fingerprint. Default: 409.
+    /// Sets what a request gets if its key is in flight with the same fingerprint. Default: 409.
     pub const fn in_flight(mut self, in_flight: InFlight) -> Self {
         self.in_flight = in_flight;
         self
     }
 
-    /// The status of a refusal for another fingerprint, 400 to 599. Default: 422.
+    /// Sets the status of a refusal for another fingerprint, 400 to 599. Default: 422.
     ///
     /// # Panics
     /// Unless `status` is 400 to 599.
@@ -283,11 +282,11 @@ impl Policy {
         self
     }
 
-    /// The statuses whose responses are recorded; any other response releases the claim, and a retry runs the handler again.
-    /// Default: all.
+    /// Sets the statuses whose responses are recorded; any other response releases the claim, and a retry runs the handler again. Default:
+    /// all.
     ///
     /// # Panics
-    /// If there is no status among these.
+    /// If `statuses` is empty.
     pub const fn record(mut self, statuses: Statuses) -> Self {
         assert!(!statuses.is_empty(), "{}", validate::NOTHING_RECORDED);
         self.record = Some(statuses);
@@ -302,7 +301,7 @@ impl Policy {
         }
     }
 
-    /// What a replay sends of the record. Default: status, headers and body.
+    /// Sets what a replay sends of the record. Default: status, headers and body.
     ///
     /// # Panics
     /// If the body is not replayed, and there is a [`replay_status`](Self::replay_status).
@@ -312,10 +311,10 @@ impl Policy {
         self
     }
 
-    /// The status of a replay, 200 to 599, instead of the recorded one.
+    /// Sets the status of a replay, 200 to 599, instead of the recorded one.
     ///
     /// # Panics
-    /// Unless `status` is 200 to 599, and [`replay`](Self::replay) gives back the body.
+    /// If `status` is not 200 to 599, or if [`replay`](Self::replay) leaves out the body.
     pub const fn replay_status(mut self, status: u16) -> Self {
         require(validate::replay_status(status));
         assert!(self.replay.body, "{}", validate::STATUS_WITHOUT_BODY);
@@ -323,10 +322,10 @@ impl Policy {
         self
     }
 
-    /// The name of the header that marks a replay, with the value `true`. Default: `Idempotent-Replayed`.
+    /// Sets the name of the header that marks a replay, with the value `true`. Default: `Idempotent-Replayed`.
     ///
     /// # Panics
-    /// Unless `name` is a header name, and one without a meaning in responses, unlike `Location` and `Retry-After`.
+    /// If `name` is not a header name, is never replayed, or has a meaning in responses, as `Location` and `Retry-After` have.
     pub const fn replay_header(mut self, name: &'static str) -> Self {
         require(validate::marker(name));
         self.replay_header = Some(name);
@@ -339,21 +338,20 @@ impl Policy {
         self
     }
 
-    /// Headers that a replay has and the first response did not, in place of recorded ones of the same name. Default:
-    /// none but the marker.
+    /// Sets headers that are added to replays. They replace recorded headers of the same name. Default: none. The header that marks a
+    /// replay is added without this.
     pub const fn replay_with(mut self, headers: &'static [AddedHeader]) -> Self {
         self.replay_with = headers;
         self
     }
 
-    /// What a retry gets if the owner of the claim disappeared and its outcome is unknown. Default: refuse.
+    /// Sets what a retry gets if the owner of the claim disappeared and its outcome is unknown. Default: refuse.
     pub const fn abandoned(mut self, abandoned: Abandoned) -> Self {
         self.abandoned = abandoned;
         self
     }
 
-    /// The largest response that is recorded, in bytes of its body. A larger one is sent, and a retry is refused. Default:
-    /// 1 MiB.
+    /// Sets the largest response that is recorded, in bytes of its body. A larger one is sent, and a retry is refused. Default: 1 MiB.
     ///
     /// # Panics
     /// If `bytes` is 0.
@@ -363,13 +361,11 @@ impl Policy {
         self
     }
 
-    /// The longest execution. Past it the handler's future is dropped, and the response is
-    /// [`Refusal::HandlerTimedOut`] (504), which is recorded if `record` has that status: the handler may have had effects. What
-    /// the handler spawned continues. Default: none.
+    /// Sets the longest execution. After that time the handler's future is dropped, and the response is [`Refusal::HandlerTimedOut`] (504),
+    /// which is recorded if `record` has that status: the handler may have had effects. What the handler spawned continues. Default: none.
     ///
-    /// The time ends when the handler returns its response; the stream of a response body is not limited. It also holds for
-    /// requests that run unprotected, and for none in shadow mode. The async runtime needs its time driver, which
-    /// `#[tokio::main]` enables.
+    /// The time ends when the handler returns its response; the stream of a response body is not limited. The limit also applies to
+    /// requests that run unprotected, but not in shadow mode. The async runtime needs its time driver, which `#[tokio::main]` enables.
     ///
     /// ```
     /// use std::time::Duration;
@@ -398,11 +394,10 @@ impl Policy {
     /// Runs the handler **without protection** if the store is unavailable, instead of refusing the request (503): its
     /// response is not recorded, and as long as the store is down a retry runs the handler again.
     ///
-    /// A store that is full still refuses, and so does one that cannot read the value under the key: no handler runs over a
-    /// damaged record.
+    /// The request is still refused if the store is full, or cannot read the value under the key.
     ///
-    /// Danger: this gives up the guarantee that the handler runs once, exactly when retries come. It is for endpoints that do less
-    /// harm twice than not at all, and has no option in the attribute: name a policy.
+    /// Danger: this gives up the guarantee that the handler runs once, exactly when retries come. It is for endpoints that do less harm
+    /// twice than not at all. The attribute has no option for it, so declare it in a `const` policy.
     ///
     /// ```
     /// use idem_axum::{Policy, idempotent};

@@ -33,8 +33,8 @@ use crate::panics;
 /// | [`StoreFull`](Self::StoreFull) | 503 | `idempotency_store_full` | `Retry-After: 5` |
 /// | [`LayerMissing`](Self::LayerMissing) | 500 | `idempotency_layer_missing` | logged as an error |
 /// | [`TooManyExecutions`](Self::TooManyExecutions) | 503 | `idempotency_too_many_executions` | `Retry-After: 1` |
-/// | [`HandlerPanicked`](Self::HandlerPanicked) | 500 | `idempotency_handler_panicked` | recorded under `record`, unlike the others |
-/// | [`HandlerTimedOut`](Self::HandlerTimedOut) | 504 | `idempotency_handler_timed_out` | recorded under `record`, unlike the others |
+/// | [`HandlerPanicked`](Self::HandlerPanicked) | 500 | `idempotency_handler_panicked` | recorded if `record` has 500, unlike the others |
+/// | [`HandlerTimedOut`](Self::HandlerTimedOut) | 504 | `idempotency_handler_timed_out` | recorded if `record` has 504, unlike the others |
 ///
 /// The default body is `application/problem+json` (RFC 9457) with `type`, `title`, `status`, `detail` and `code`. The
 /// policy's `errors` function makes another one from the variant:
@@ -86,16 +86,15 @@ pub enum Refusal {
         /// The endpoint's policy.
         policy: &'static Policy,
     },
-    /// The key belongs to a request to the same endpoint with another fingerprint, which was made under other rules: by another
-    /// version of the endpoint with another handler, `fingerprint`, `scope` or key, or by another service that shares the store.
-    /// Whether it was the same request cannot be told, so it is neither replayed nor called a mismatch.
+    /// The key belongs to a request to the same endpoint with another fingerprint, made under other rules. Another version of the endpoint
+    /// had another handler, `fingerprint`, `scope` or key, or another service shares the store. It is not known whether it was the same
+    /// request, so it is neither replayed nor called a mismatch.
     ///
-    /// A store that cannot be inspected does not tell the rules of a claim in flight. Then it is a [`Mismatch`](Self::Mismatch).
+    /// A store that cannot be inspected does not tell the rules of a claim in flight. Then the refusal is a [`Mismatch`](Self::Mismatch).
     ///
-    /// For operators: during a rolling deployment that changes the rules it is to be expected, for requests whose retry reaches
-    /// the other version. It ends with the records of the old version, or when [`forget`](crate::Idempotency::forget) removes
-    /// one. Otherwise two services share one store: give each its own
-    /// [`namespace`](crate::IdempotencyBuilder::namespace).
+    /// For operators: expect it during a rolling deployment that changes the rules, if a retry reaches the other version. It ends when the
+    /// records of the old version expire, or when [`forget`](crate::Idempotency::forget) removes them. Otherwise two services share one
+    /// store: give each its own [`namespace`](crate::IdempotencyBuilder::namespace).
     #[non_exhaustive]
     PolicyChanged {
         /// The endpoint's policy.

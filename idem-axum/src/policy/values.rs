@@ -293,7 +293,7 @@ impl Scope {
     }
 }
 
-/// What a request gets whose key is in flight with the same fingerprint.
+/// What a request gets if its key is in flight with the same fingerprint.
 ///
 /// ```
 /// use std::time::Duration;
@@ -311,7 +311,7 @@ pub struct InFlight {
 }
 
 impl InFlight {
-    /// A refusal with this status at once, 400 to 599; or an acknowledgement, 200 to 299.
+    /// Refuses with this status at once, 400 to 599, or acknowledges with it, 200 to 299.
     ///
     /// **Acknowledge only if losing the event is acceptable.** A 2xx tells the sender that it need not repeat the event, while the
     /// execution in flight may still fail. [`InFlight::wait`] is the safe choice: the sender then gets the recorded response.
@@ -327,7 +327,7 @@ impl InFlight {
         Self { status, wait: None }
     }
 
-    /// The recorded response, if it is there within `max`; then a refusal with 409.
+    /// Waits for the recorded response for at most `max`. If it is not there by then, the request is refused with 409.
     ///
     /// A request that waits holds what its extractors took, such as a pooled connection.
     ///
@@ -390,7 +390,7 @@ impl Replay {
     /// All three.
     pub const ALL: Self = Self::STATUS.and(Self::HEADERS).and(Self::BODY);
 
-    /// These and those.
+    /// Returns the parts of both.
     #[must_use]
     pub const fn and(self, other: Self) -> Self {
         Self {
@@ -418,7 +418,7 @@ pub struct AddedHeader {
 }
 
 impl AddedHeader {
-    /// A header for every replay, in place of a recorded one of the same name.
+    /// Makes a header for every replay, in place of a recorded one of the same name.
     ///
     /// # Panics
     /// If the name is not a token, or one that is never replayed or describes the recorded response, such as `Location`; or if the
@@ -430,7 +430,7 @@ impl AddedHeader {
         Self { name, value, on: Statuses::ALL }
     }
 
-    /// Only for replays whose recorded status is among these.
+    /// Limits the header to replays whose recorded status is in `statuses`.
     ///
     /// # Panics
     /// If there is no status among these.

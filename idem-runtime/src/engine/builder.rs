@@ -60,24 +60,23 @@ impl IdempotencyBuilder {
         self
     }
 
-    /// How long a claim in a remote store lives without renewal. While the handler runs, it is renewed three times in that
-    /// span. It is never the same number as the TTL: after a crash it decides how long a retry is told that the execution is
-    /// still in flight. Default: 30 seconds; at least 10 milliseconds. A store in memory does not use it.
+    /// Sets how long a claim in a remote store lives without renewal. While the handler runs, the claim is renewed three times in that
+    /// span. The lease does not depend on the TTL: after a crash it decides how long a retry is told that the execution is still in flight.
+    /// Default: 30 seconds; at least 10 milliseconds. A store in memory does not use it.
     pub fn lease(mut self, lease: Duration) -> Self {
         self.lease = lease.max(MIN_LEASE);
         self
     }
 
-    /// How many executions may run at once. Above that a new key is refused with 503, and existing keys are still served.
-    /// Handlers whose client hung up count, too, and so do streamed responses that their clients have not read: a stream takes up
-    /// to the size of its record in memory. In shadow mode as many executions are recorded at once, which do not count
-    /// here. Default: 16,384.
+    /// Sets how many executions may run at once. Above that a new key is refused with 503, and existing keys are still served. Handlers
+    /// whose client hung up count, too, and so do streamed responses that their clients have not read: a stream takes up to the size of its
+    /// record in memory. Executions in shadow mode have a separate limit of the same size. Default: 16,384.
     pub fn max_executions(mut self, max_executions: usize) -> Self {
         self.max_executions = max_executions.min(Semaphore::MAX_PERMITS);
         self
     }
 
-    /// The clock by which records expire. Default: [`SystemClock`]. If it panics, the time that it showed last counts.
+    /// Sets the clock by which records expire. Default: [`SystemClock`]. If it panics, the time that it showed last counts.
     pub fn clock(mut self, clock: impl Clock) -> Self {
         self.clock = Some(Arc::new(ContainedClock::new(clock)));
         self

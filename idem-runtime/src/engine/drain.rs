@@ -53,11 +53,12 @@ const UNCONFIRMED: &str = "if the process ends now, their keys are in flight for
 impl std::error::Error for DrainTimeout {}
 
 impl Idempotency {
-    /// Waits until no execution is running, including those whose client is gone, until every streamed response was read or its
-    /// client is gone, and then until the
-    /// [store has finished](crate::Store::drained): for at most two leases, until unconfirmed claims have been released. Call it
-    /// after the server has stopped taking requests. It also waits for executions that start meanwhile. While a remote store is
-    /// unreachable, the responses of executions that have ended cannot be recorded, and this waits for that, too.
+    /// Waits until no execution is running, even if its client is gone. It also waits until each streamed response was read, or its client
+    /// is gone. Then it waits for at most two leases until the [store has finished](crate::Store::drained), and has released claims whose
+    /// reply was lost.
+    ///
+    /// Call it after the server has stopped taking requests. It also waits for executions that start meanwhile. While a remote store is
+    /// unreachable, it waits for the responses that cannot be recorded yet.
     ///
     /// Cancel safe: dropping the future only stops the waiting. If the process must end at some time, use
     /// [`drain_until`](Self::drain_until).
@@ -79,7 +80,7 @@ impl Idempotency {
         }
     }
 
-    /// As [`drain`](Self::drain), but stops when `until` resolves: a timeout, or a second signal. The error says how many
+    /// Waits as [`drain`](Self::drain) does, but stops when `until` resolves: a timeout, or a second signal. The error says how many
     /// executions were running then, and a warning with the same words is logged.
     ///
     /// Executions go on as long as the process does, so `drain` or `drain_until` can be called again.

@@ -44,7 +44,7 @@ pub use drain::DrainTimeout;
 pub use operator::{KeyReport, KeyStatus, SettleError, Settled};
 pub use shadow::{Shadow, ShadowOutcome};
 
-/// The engine, a cheap clone over a store.
+/// The engine: it runs handlers, and keeps claims and records in a store. A clone is cheap, and shares the store.
 ///
 /// # Each execution has its own task
 ///
@@ -55,8 +55,8 @@ pub use shadow::{Shadow, ShadowOutcome};
 ///
 /// # Shutting down
 ///
-/// A server that has shut down gracefully has sent its responses, but handlers whose client hung up may still run. Call
-/// [`drain`](Self::drain) after it.
+/// A server that has shut down gracefully has sent its responses, but handlers whose client hung up may still run. Then call
+/// [`drain`](Self::drain).
 ///
 /// ```
 /// # async fn example() {
@@ -108,17 +108,17 @@ struct Core {
 }
 
 impl Idempotency {
-    /// An engine over a new [`MemoryStore`] with the default limits.
+    /// Makes an engine over a new [`MemoryStore`] with the default limits.
     pub fn in_memory() -> Self {
         Self::new(MemoryStore::new())
     }
 
-    /// An engine over `store`.
+    /// Makes an engine over `store`.
     pub fn new(store: impl Store) -> Self {
         Self::builder(store).build()
     }
 
-    /// An engine over `store` with settings of your own.
+    /// Returns a builder of an engine over `store`, to change the settings.
     ///
     /// ```
     /// use std::time::Duration;

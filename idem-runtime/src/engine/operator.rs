@@ -95,8 +95,8 @@ impl KeyReport {
         self.age
     }
 
-    /// Returns until when the owner of a claim counts as alive unless it renews its lease. `None` for a record, and if claims
-    /// live as long as their owners.
+    /// Returns the end of the lease, until which the owner of a claim counts as alive. `None` for a record, and if the store does not use
+    /// leases.
     pub fn lease_until(&self) -> Option<Timestamp> {
         self.lease_until
     }
@@ -221,13 +221,14 @@ impl Idempotency {
     /// ([`Outcome::Record`], in the adapter's format), or are refused because there is none ([`Outcome::NotReplayable`]), or run
     /// the handler again ([`Outcome::Release`]).
     ///
-    /// A record lives from now on for as long as those of its endpoint do, or for a day if the claim does not say;
-    /// [`settle_for`](Self::settle_for) sets another TTL. It keeps the info of the execution that it is about.
+    /// The record lives for the TTL of its endpoint from now on, or for a day if the claim does not have that TTL.
+    /// [`settle_for`](Self::settle_for) sets another one. The record keeps the info of the execution whose outcome was unknown.
     ///
-    /// Only an unknown outcome is settled; if an execution hangs, [`revoke`](Self::revoke) its claim first. The claim is taken over first, as by a second run: if two operators settle the same
-    /// key, one succeeds, and an owner that was only slow completes before that or not at all. One call settles one execution:
-    /// the one that it finds first. To repeat it with a record, or as not replayable, is safe. After a release the key is free for
-    /// another execution, whose outcome may become unknown in turn; inspect the key again before settling that.
+    /// Only an unknown outcome is settled. If an execution hangs, [`revoke`](Self::revoke) its claim first. The call takes the claim over,
+    /// as a second run does. So if two operators settle the same key, one succeeds. An owner that was only slow completes before that, or
+    /// not at all. One call settles one execution: the one that it finds first. It is safe to repeat a call with a record, or as not
+    /// replayable. After a release the key is free for another execution, whose outcome may become unknown in turn. Inspect the key again
+    /// before you settle that.
     ///
     /// ```
     /// # async fn example(idempotency: idem_runtime::Idempotency, key: idem_runtime::Key) {
@@ -251,7 +252,7 @@ impl Idempotency {
         self.settle_key(self.storage_key(scope, key), outcome, None).await
     }
 
-    /// As [`settle`](Self::settle), with a record that lives for `ttl` from now.
+    /// Settles an unknown outcome as [`settle`](Self::settle) does, with a record that lives for `ttl` from now.
     ///
     /// # Errors
     /// As for [`settle`](Self::settle), and [`SettleError::ZeroTtl`].
@@ -265,7 +266,7 @@ impl Idempotency {
         self.settle_key(self.storage_key(scope, key), outcome, Some(ttl)).await
     }
 
-    /// As [`settle`](Self::settle), for a key that [`inspect_unknown`](Self::inspect_unknown) has found.
+    /// Settles an unknown outcome as [`settle`](Self::settle) does, for a key that [`inspect_unknown`](Self::inspect_unknown) has found.
     ///
     /// # Errors
     /// As for [`settle`](Self::settle).

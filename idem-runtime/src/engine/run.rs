@@ -38,9 +38,9 @@ impl Idempotency {
     /// ([`Abandoned::Rerun`](crate::Abandoned::Rerun)).
     ///
     /// # Cancel safety
-    /// If the future is dropped before the store was asked, the key stays as it was. If it is dropped while a remote store is
-    /// being asked, nothing changes: `handler` runs if the store grants the claim in time, and a claim that is granted later is
-    /// released. If it is dropped later, nothing changes either.
+    /// If the future is dropped before the store was asked, or while it waits for an execution in flight, the key stays as it was. If it is
+    /// dropped while a remote store is being asked, the call continues: `handler` runs if the store grants the claim in time. A claim that
+    /// is granted later is released. If it is dropped after `handler` has started, `handler` runs to its end.
     pub fn run<H, F, T>(
         &self,
         attempt: Attempt,

@@ -45,13 +45,12 @@ const MAX_PAGE: usize = 100;
 /// Claims and records in this process's memory: the fastest store, for services that run as one process. A restart
 /// forgets everything.
 ///
-/// It holds at most [`max_entries`](MemoryStoreBuilder::max_entries) keys and
-/// [`max_bytes`](MemoryStoreBuilder::max_bytes) bytes. At the limit a new key is refused ([`StoreError::Full`]), existing
-/// keys are still served, and nothing live is dropped. A response for whose bytes there is no room leaves a record without
-/// content, and its handler does not run again.
+/// It holds at most [`max_entries`](MemoryStoreBuilder::max_entries) keys and [`max_bytes`](MemoryStoreBuilder::max_bytes) bytes. At the
+/// limit a new key is refused ([`StoreError::Full`]), existing keys are still served, and nothing live is dropped. If there is no room for
+/// the bytes of a response, the record has no content, and the handler does not run again.
 ///
-/// Records expire by the engine's clock, to the nanosecond. Their memory is reclaimed without traffic: up to twenty seconds
-/// later, and at once if a new key needs the room. Until then they count in [`usage`](Self::usage).
+/// Records expire by the engine's clock, to the nanosecond. Their memory is reclaimed up to twenty seconds later, even without traffic, and
+/// at once if a new key needs the room. Until then they count in [`usage`](Self::usage).
 ///
 /// Clones share the contents. Engines that share a store must have the same clock.
 ///
@@ -157,7 +156,7 @@ impl Shared {
 }
 
 impl MemoryStore {
-    /// A store with the default limits.
+    /// Makes a store with the default limits.
     pub fn new() -> Self {
         Self::builder().build()
     }
@@ -220,14 +219,14 @@ pub struct MemoryStoreBuilder {
 }
 
 impl MemoryStoreBuilder {
-    /// The most keys, claims and records together. Default: 1,000,000.
+    /// Sets how many keys may have a claim or a record at once. Default: 1,000,000.
     pub fn max_entries(mut self, max_entries: usize) -> Self {
         self.max_entries = max_entries;
         self
     }
 
-    /// The most bytes, by the store's own account: 640 for each key and the size of each record. Besides, a store for a million
-    /// keys takes up to 30 MB for its tables, which it makes as it is used. Default: 1 GiB.
+    /// Sets how many bytes the store may hold, as it counts them: 640 for each key, plus the size of each record. In addition, a store for
+    /// a million keys takes up to 30 MB for its tables, which it makes as it is used. Default: 1 GiB.
     pub fn max_bytes(mut self, max_bytes: usize) -> Self {
         self.max_bytes = max_bytes;
         self

@@ -58,48 +58,48 @@ impl PostgresStoreBuilder {
         }
     }
 
-    /// The schema of the table: 1 to 40 of `a-z`, `0-9` and `_`, and no digit first. Default: `public`.
+    /// Sets the schema of the table: 1 to 40 of `a-z`, `0-9` and `_`, and no digit first. Default: `public`.
     pub fn schema(mut self, schema: impl Into<String>) -> Self {
         self.schema = schema.into();
         self
     }
 
-    /// The name of the table, of the same form. Default: `idempotency`.
+    /// Sets the name of the table, which has the same form. Default: `idempotency`.
     pub fn table(mut self, table: impl Into<String>) -> Self {
         self.table = table.into();
         self
     }
 
-    /// The most connections for steps. One more is open while a request waits for a claim to end, and one while a statement that
-    /// timed out is cancelled. Default: 10.
+    /// Sets how many connections are open for steps at most. One more is open while a request waits for a claim to end, and one while a
+    /// statement that timed out is cancelled. Default: 10.
     pub fn max_connections(mut self, max_connections: usize) -> Self {
         self.max_connections = max_connections;
         self
     }
 
-    /// How long a connection may be idle before it is closed. A service behind a proxy that lends a connection to one client at a
-    /// time, such as PgBouncer with session pooling, keeps others from it for as long. Default: 30 seconds.
+    /// Sets how long a connection may be idle before it is closed. Some proxies, such as PgBouncer with session pooling, lend a connection
+    /// to one client at a time. Other clients then cannot use an idle connection until it is closed. Default: 30 seconds.
     pub fn idle_timeout(mut self, idle_timeout: Duration) -> Self {
         self.idle_timeout = idle_timeout;
         self
     }
 
-    /// How long one step may take, with the wait for a connection and with further tries. Keep it below 5 seconds, after
-    /// which the engine gives a step up. More than 0, and an hour at most. Default: 4 seconds.
+    /// Sets how long one step may take, including the wait for a connection and further tries. Keep it below 5 seconds, after which the
+    /// engine gives a step up. More than 0, and an hour at most. Default: 4 seconds.
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;
         self
     }
 
-    /// How many rows the cleanup deletes at once, in one transaction. Default: 250.
+    /// Sets how many rows the cleanup deletes at once, in one transaction. Default: 250.
     pub fn cleanup_batch(mut self, rows: u32) -> Self {
         self.cleanup_batch = rows;
         self
     }
 
-    /// Whether replays are counted, for [`inspect`](idem_runtime::Idempotency::inspect). Each then costs a write that its request
-    /// does not wait for; many replays of one record are written at once. A count that fails, or is under way when the
-    /// process ends, is lost. Default: `false`.
+    /// Sets whether replays are counted, for [`inspect`](idem_runtime::Idempotency::inspect). Each then costs a write that its request does
+    /// not wait for; many replays of one record are written at once. A count that fails, or is under way when the process ends, is lost.
+    /// Default: `false`.
     pub fn count_replays(mut self, count_replays: bool) -> Self {
         self.count_replays = count_replays;
         self
@@ -109,8 +109,8 @@ impl PostgresStoreBuilder {
     /// yet.
     ///
     /// # Errors
-    /// A name or a setting is not valid, the URL is not understood, or no connection could be made. Of several hosts the error says why
-    /// of each.
+    /// A name or a setting is not valid, the URL is not understood, or no connection could be made. If the URL names several hosts, the
+    /// error says why for each of them.
     pub async fn connect(self, url: &str) -> Result<PostgresStore, ConnectError> {
         self.open(url::hosts(url)?).await
     }

@@ -49,24 +49,23 @@ pub use builder::PostgresStoreBuilder;
 ///
 /// # Requirements
 ///
-/// The store's own connections set `synchronous_commit = on` and READ COMMITTED at their start, whatever the database's
-/// defaults are, and a connection on which that does not hold is refused. Behind PgBouncer, use session pooling, or transaction
-/// pooling with version 1.21 or later and `max_prepared_statements` above 0. Put `options` and `extra_float_digits` among
-/// `ignore_startup_parameters`, and give the two settings to the role with `ALTER ROLE .. SET`. With transaction pooling waiters
-/// are not notified, and poll, and a statement that timed out is PgBouncer's to end. TLS needs one of the `tls-*` features of
-/// `sqlx`.
+/// The store's own connections set `synchronous_commit = on` and READ COMMITTED at their start, whatever the database's defaults are, and a
+/// connection on which that does not hold is refused. Behind PgBouncer, use session pooling, or transaction pooling with version 1.21 or
+/// later and `max_prepared_statements` above 0. Put `options` and `extra_float_digits` among `ignore_startup_parameters`, and give the two
+/// settings to the role with `ALTER ROLE .. SET`. With transaction pooling, waiters poll, since they are not notified. PgBouncer, and not
+/// the store, ends a statement that timed out. TLS needs one of the `tls-*` features of `sqlx`.
 ///
 /// # Several hosts
 ///
-/// A URL may name several hosts, as those of libpq do: `postgres://app@a.example:5432,b.example:5432/shop`. A new connection goes
-/// to the first that takes writes, beginning with the host that the last one went to. The store passes a host over that
+/// A URL may name several hosts, as those of libpq do: `postgres://app@a.example:5432,b.example:5432/shop`. A new connection goes to the
+/// first that takes writes, beginning with the host that the last one went to. The store passes over a host that
 ///
 /// - has a name that does not resolve, refuses the connection, or does not reply within its share of the `timeout`,
 /// - starts up, shuts down, or has no connections left, or
 /// - is a standby, or read-only.
 ///
-/// A wrong password or a missing database is reported, and no further host is tried. `target_session_attrs` may be `read-write`,
-/// `primary` or `any`, and changes nothing: the store writes.
+/// A wrong password or a missing database is reported, and no further host is tried. `target_session_attrs` may be `read-write`, `primary`
+/// or `any`. It has no effect, since the store always needs a host that takes writes.
 ///
 /// After a failover the store finds the new primary without a restart. The old primary must not take writes when it comes back: two
 /// primaries are two stores. With one host the store connects to the same address again, so let that follow the primary.
@@ -114,7 +113,7 @@ impl SqlStore<Postgres> {
     /// name [several hosts](crate::PostgresStore#several-hosts).
     ///
     /// # Errors
-    /// The URL is not understood, or no connection could be made. Of several hosts the error says why of each.
+    /// The URL is not understood, or no connection could be made. If the URL names several hosts, the error says why for each of them.
     pub async fn connect(url: &str) -> Result<Self, ConnectError> {
         Self::builder().connect(url).await
     }

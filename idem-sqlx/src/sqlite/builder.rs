@@ -61,41 +61,41 @@ impl SqliteStoreBuilder {
         }
     }
 
-    /// The name of the table: 1 to 40 of `a-z`, `0-9` and `_`, and no digit first. Default: `idempotency`.
+    /// Sets the name of the table: 1 to 40 of `a-z`, `0-9` and `_`, and no digit first. Default: `idempotency`.
     pub fn table(mut self, table: impl Into<String>) -> Self {
         self.table = table.into();
         self
     }
 
-    /// The most connections that read. One more writes. Default: 4.
+    /// Sets how many connections read at most. One more writes. Default: 4.
     pub fn max_readers(mut self, max_readers: usize) -> Self {
         self.max_readers = max_readers;
         self
     }
 
-    /// How long one step may take, with the wait for others that write. Keep it below 5 seconds, after which the engine
-    /// gives a step up. More than 0, and an hour at most. Default: 4 seconds.
+    /// Sets how long one step may take, including the wait for others that write. Keep it below 5 seconds, after which the engine gives a
+    /// step up. More than 0, and an hour at most. Default: 4 seconds.
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;
         self
     }
 
-    /// How many rows the cleanup deletes at once, in one transaction. Default: 250.
+    /// Sets how many rows the cleanup deletes at once, in one transaction. Default: 250.
     pub fn cleanup_batch(mut self, rows: u32) -> Self {
         self.cleanup_batch = rows;
         self
     }
 
-    /// Whether replays are counted, for [`inspect`](idem_runtime::Idempotency::inspect). Each then costs a write that its request
-    /// does not wait for; many replays of one record are written at once. A count that fails, or is under way when the
-    /// process ends, is lost. Default: `false`.
+    /// Sets whether replays are counted, for [`inspect`](idem_runtime::Idempotency::inspect). Each then costs a write that its request does
+    /// not wait for; many replays of one record are written at once. A count that fails, or is under way when the process ends, is lost.
+    /// Default: `false`.
     pub fn count_replays(mut self, count_replays: bool) -> Self {
         self.count_replays = count_replays;
         self
     }
 
-    /// The most bytes that the file may have, its WAL aside. At the limit new keys are refused
-    /// ([`StoreError::Full`](idem_runtime::StoreError::Full)), and a record without room becomes a tombstone.
+    /// Sets how many bytes the file may have at most, without its WAL. At the limit new keys are refused
+    /// ([`StoreError::Full`](idem_runtime::StoreError::Full)). A response for which there is no room is sent, and its retry is refused.
     /// Space that the cleanup frees is used again. Default: what the disk has.
     pub fn max_bytes(mut self, max_bytes: u64) -> Self {
         self.max_bytes = Some(max_bytes);

@@ -44,11 +44,10 @@ pub use builder::SqliteStoreBuilder;
 ///
 /// # Time
 ///
-/// All processes read one clock, the machine's wall clock, and SQLite reads it in the statement that judges or writes a
-/// time. If the clock is set back, leases and TTLs last longer by as much: more is refused, and nothing runs twice. If it
-/// is set forward they last shorter by as much: a record may expire early, and a claim whose owner is alive may look
-/// abandoned until its next renewal. So let the clock be slewed, as NTP daemons do, and not stepped. A suspended machine
-/// is such a step for its claims.
+/// All processes read one clock, the machine's wall clock, and SQLite reads it in the statement that judges or writes a time. If the clock
+/// is set back, leases and TTLs become longer by the same amount. Then retries are refused for longer, and nothing runs twice. If it is set
+/// forward, they become shorter: a record may expire early, and a claim whose owner is alive may look abandoned until its next renewal. So
+/// let the clock be slewed, as NTP daemons do, and not stepped. For claims, a suspension of the machine is such a step.
 ///
 /// # The file
 ///
@@ -95,9 +94,9 @@ impl SqlStore<Sqlite> {
         Self::builder().open(path).await
     }
 
-    /// Makes a store in the database of `pool`, which is the pool of the handlers, with the default settings. With such a store a
-    /// handler can have an argument `Tx<Sqlite>` (feature `axum`), whose transaction is in this pool: one at a time, since SQLite
-    /// has one writer. Its database is a file.
+    /// Makes a store in the database of `pool`, which is the pool of the handlers, with the default settings. With such a store a handler
+    /// can have an argument `Tx<Sqlite>` (feature `axum`), whose transaction is in this pool: one at a time, since SQLite has one writer.
+    /// The database must be a file, and not in memory.
     ///
     /// For everything else the store opens connections with the same options, and with `synchronous = FULL`. No connection is made
     /// yet.
