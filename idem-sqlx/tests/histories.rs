@@ -5,16 +5,16 @@
 #![cfg(all(feature = "postgres", feature = "sqlite"))]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a failed check panics")]
 
-mod stretched;
+mod clocked_store;
 
 use std::path::Path;
 
+use clocked_store::{Beside, Stretched, stretch};
 use idem_sqlx::{PostgresStore, SqliteStore};
 use idem_testkit::postgres::Postgres;
 use idem_testkit::reference::steps::histories;
 use idem_testkit::reference::{Claims, Model, Profile, Step, drive, engine};
 use proptest::test_runner::{Config, TestCaseError, TestRunner};
-use stretched::{Beside, Stretched, stretch};
 use tempfile::TempDir;
 
 const REMOTE: Profile = Profile { claims: Claims::LiveForLease, capacity: usize::MAX, bytes: None };

@@ -2,13 +2,13 @@
 #![cfg(all(feature = "postgres", feature = "sqlite"))]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a failed check panics")]
 
-mod asked;
+mod common;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use asked::*;
 use bytes::Bytes;
+use common::*;
 use idem_runtime::{
     Attempt, Claim, Endpoint, Idempotency, Key, KeyReport, KeyStatus, Outcome, RecordBuilder, Rules, RunResult, Scope,
     SettleError, Settled, StorageKey, Store, StoreError,

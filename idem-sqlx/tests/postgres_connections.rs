@@ -2,11 +2,11 @@
 #![cfg(feature = "postgres")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a failed check panics")]
 
-mod asked;
+mod common;
 
 use std::time::{Duration, Instant};
 
-use asked::*;
+use common::*;
 use idem_runtime::Store;
 use idem_sqlx::{PostgresStore, PostgresStoreBuilder};
 use idem_testkit::postgres::Postgres;

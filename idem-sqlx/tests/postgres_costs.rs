@@ -2,9 +2,9 @@
 #![cfg(feature = "postgres")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a failed check panics")]
 
-mod asked;
+mod common;
 
-use asked::*;
+use common::*;
 use idem_runtime::{Attempt, Claim, Endpoint, Idempotency, PolicyTag, RefusalReason, Rules, RunResult, StorageKey};
 use idem_sqlx::PostgresStore;
 use idem_testkit::postgres::Postgres;
@@ -53,7 +53,7 @@ async fn a_first_execution_takes_two_round_trips_and_a_replay_or_a_refusal_one()
     let (ran, round_trips, _) = counted.run(from_orders(key, MINE), "another".into()).await;
     assert!(matches!(ran, Ok(RunResult::Replayed(_))), "{ran:?}");
     assert_eq!(round_trips, 1, "a replay");
-    let running = crate::asked::key();
+    let running = crate::common::key();
     let (starts, started) = tokio::sync::oneshot::channel();
     let (ends, ended) = tokio::sync::oneshot::channel::<()>();
     let first = tokio::spawn({

@@ -2,14 +2,14 @@
 #![cfg(feature = "postgres")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a failed check panics")]
 
-mod asked;
+mod common;
 
 use std::fs::{Permissions, set_permissions, write};
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 
-use asked::*;
+use common::*;
 use idem_runtime::{Claim, Store};
 use idem_sqlx::{ConnectError, PostgresStore, Problem};
 use idem_testkit::postgres::Postgres;

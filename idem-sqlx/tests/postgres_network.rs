@@ -2,13 +2,13 @@
 #![cfg(feature = "postgres")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a failed check panics")]
 
-mod asked;
+mod common;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use asked::*;
+use common::*;
 use idem_runtime::{Begin, Claim, Idempotency, RefusalReason, RunResult, Store, StoreError};
 use idem_sqlx::{PostgresStore, Problem};
 use idem_testkit::postgres::Postgres;
@@ -190,7 +190,7 @@ async fn a_store_leaves_a_primary_that_was_demoted_for_the_one_that_its_address_
     apart.proxy.redirect(successor.port());
     assert_eq!(begins.await.unwrap(), "claimed", "it was under way when the address changed");
     for _ in 0..4 {
-        leave_record(&apart.store, &crate::asked::key(), "answer").await;
+        leave_record(&apart.store, &crate::common::key(), "answer").await;
     }
     assert_eq!(successor.sql("SELECT count(*) FROM idempotency").trim(), "5");
 }

@@ -2,11 +2,11 @@
 #![cfg(feature = "postgres")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a failed check panics")]
 
-mod asked;
+mod common;
 
 use std::time::Duration;
 
-use asked::*;
+use common::*;
 use idem_runtime::{Begin, Claim, Store, StoreError};
 use idem_sqlx::{ConnectError, PostgresStore, Problem};
 use idem_testkit::pgbouncer::PgBouncer;

@@ -2,12 +2,12 @@
 #![cfg(feature = "postgres")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a failed check panics")]
 
-mod asked;
+mod common;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use asked::*;
+use common::*;
 use idem_runtime::{Begin, Claim, Endpoint, Idempotency, Store, StoreError};
 use idem_sqlx::{ConnectError, MigrateError, PostgresStore};
 use idem_testkit::postgres::Postgres;

@@ -3,14 +3,14 @@
 #![cfg(feature = "sqlite")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a failed check panics")]
 
-mod asked;
+mod common;
 
 use std::collections::HashMap;
 use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
-use asked::*;
+use common::*;
 use idem_runtime::{Begin, Claim, Store};
 use idem_sqlx::SqliteStore;
 use sqlx::sqlite::SqliteConnectOptions;
