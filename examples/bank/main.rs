@@ -132,8 +132,15 @@ async fn main() -> ExitCode {
 }
 
 async fn serve() -> Result<(), Box<dyn std::error::Error>> {
-    let folder = tempfile::tempdir()?;
-    let url = std::env::var("DATABASE_URL").unwrap_or_else(|_| format!("sqlite:{}/bank.db", folder.path().display()));
+    // It is deleted when this function ends.
+    let folder;
+    let url = match std::env::var("DATABASE_URL") {
+        Ok(url) => url,
+        Err(_) => {
+            folder = tempfile::tempdir()?;
+            format!("sqlite:{}/bank.db", folder.path().display())
+        }
+    };
     let (app, idempotency) = match url.strip_prefix("sqlite:") {
         Some(file) => open_sqlite(file).await?,
         None => open_postgres(&url).await?,

@@ -13,7 +13,8 @@ fn kill(database: Option<&str>) {
     let program = tests.parent().and_then(Path::parent).unwrap().join("examples/bank");
     assert!(program.exists(), "{} is not built: run `cargo build --examples --all-features` first", program.display());
     let mut kill = Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/bank/kill"));
-    kill.arg("40").arg(program).env_remove("DATABASE_URL");
+    let folder = tempfile::tempdir().unwrap();
+    kill.arg("40").arg(program).env_remove("DATABASE_URL").env("TMPDIR", folder.path());
     if let Some(database) = database {
         kill.env("DATABASE_URL", database);
     }
@@ -21,6 +22,8 @@ fn kill(database: Option<&str>) {
     let text = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));
     assert!(text.contains("booked: 40, money: 3000 of 3000"), "{text}");
+    let left: Vec<_> = std::fs::read_dir(folder.path()).unwrap().collect();
+    assert!(left.is_empty(), "{left:?}");
 }
 
 #[test]

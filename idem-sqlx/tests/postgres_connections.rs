@@ -7,10 +7,10 @@ mod common;
 use std::time::{Duration, Instant};
 
 use common::*;
-use idem_runtime::Store;
-use idem_sqlx::{PostgresStore, PostgresStoreBuilder};
+use idem_runtime::{Store, StoreError};
+use idem_sqlx::{ConnectError, PostgresStore, PostgresStoreBuilder};
 use idem_testkit::postgres::Postgres;
-use sqlx::postgres::PgConnection;
+use sqlx::postgres::{PgConnectOptions, PgConnection};
 use sqlx::{Connection, Executor};
 use tokio::task::JoinSet;
 
@@ -148,4 +148,23 @@ async fn a_connection_that_is_used_stays_open() {
         leave_record(&store, &key(), "answer").await;
     }
     assert_eq!(server.sql(process), before);
+}
+
+#[tokio::test]
+async fn options_of_sqlx_lead_to_a_store() {
+    let server = Postgres::quick().await;
+    let options: PgConnectOptions = server.url().parse().unwrap();
+    let store = PostgresStore::from_options(options.clone());
+    store.migrate().await.unwrap();
+    assert_eq!(state_of(&store, &key()).await, "claimed");
+    let store = PostgresStore::builder().connect_with(options.clone()).await.unwrap();
+    assert_eq!(state_of(&store, &key()).await, "claimed");
+    // Only the builder connects at once.
+    let nowhere = options.database("nowhere");
+    assert!(matches!(
+        PostgresStore::builder().connect_with(nowhere.clone()).await,
+        Err(ConnectError::Connection(sqlx::Error::Database(_)))
+    ));
+    let refused = PostgresStore::from_options(nowhere).begin(&key(), &MINE, &OPTIONS).await;
+    assert!(matches!(refused, Err(StoreError::Unavailable(_))), "{refused:?}");
 }

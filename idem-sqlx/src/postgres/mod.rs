@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use sqlx::Postgres;
+use sqlx::postgres::PgConnectOptions;
 
 use crate::claim::SqlClaim;
 use crate::errors::ConnectError;
@@ -116,6 +117,12 @@ impl SqlStore<Postgres> {
     /// The URL is not understood, or no connection could be made. If the URL names several hosts, the error says why for each of them.
     pub async fn connect(url: &str) -> Result<Self, ConnectError> {
         Self::builder().connect(url).await
+    }
+
+    /// Makes a store in the database that `options` lead to, with the default settings. The options of `sqlx` say what a URL cannot: a
+    /// socket, certificates, a password from elsewhere. No connection is made yet.
+    pub fn from_options(options: PgConnectOptions) -> Self {
+        Self::builder().build(vec![options], None)
     }
 
     /// Makes a store in the database of `pool`, which is the pool of the handlers, with the default settings. With such a store a

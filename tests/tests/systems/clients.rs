@@ -17,18 +17,24 @@ const LONGEST: Duration = Duration::from_secs(90);
 /// Longer than it takes to get all packages, once.
 const INSTALLATION: Duration = Duration::from_secs(600);
 
-/// Runs a client of `tests/clients` in Python, and gives back what it prints: JSON, a line each.
-pub async fn python(script: &str, arguments: &[&str]) -> Vec<Value> {
+/// Returns a Python that has the packages of the clients, and installs them first if necessary. A test that limits how long its
+/// client takes calls this before.
+pub async fn python_with_packages() -> &'static Path {
     static PYTHON: OnceCell<PathBuf> = OnceCell::const_new();
     let python = PYTHON.get_or_init(|| async {
         let mut command = Command::new(root().join("scripts/python-env"));
         command.arg(Path::new(env!("CARGO_TARGET_TMPDIR")).join("python-env"));
         output(command, "`sh` (and Python 3.10 or later)", INSTALLATION).await.trim_end().into()
     });
-    run(Command::new(python.await), "Python", script, arguments).await
+    python.await
 }
 
-/// Runs a client of `tests/clients` in Node, and gives back what it prints: JSON, a line each.
+/// Runs a client of `tests/clients` in Python, and returns what it prints: JSON, a line each.
+pub async fn python(script: &str, arguments: &[&str]) -> Vec<Value> {
+    run(Command::new(python_with_packages().await), "Python", script, arguments).await
+}
+
+/// Runs a client of `tests/clients` in Node, and returns what it prints: JSON, a line each.
 pub async fn node(script: &str, arguments: &[&str]) -> Vec<Value> {
     run(Command::new("node"), "Node 20 or later", script, arguments).await
 }

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use self::program::Bookings;
 use crate::System;
-use crate::clients::{answered, python, watched};
+use crate::clients::{answered, python, python_with_packages, watched};
 
 const KEY: &str = "trip-42-instant-booking";
 /// With the bytes that `requests` sends.
@@ -151,6 +151,7 @@ async fn the_documented_client_retries_until_the_booking_is_made() {
     let server = Server::start(app).await;
     let url = format!("http://{}/x/partners/ACME/instant_booking/", server.address);
 
+    python_with_packages().await;
     // It loses its patience with the first request, and the booking is made once a retry has been told to wait.
     let busy = bookings.0.lock().await;
     let locked = async {

@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 
 use super::program::{self, Bank};
 use super::{made, serve};
-use crate::clients::{answered, python, watched};
+use crate::clients::{answered, python, python_with_packages, watched};
 
 const CALLS: u64 = 240;
 /// The client's patience, in seconds, and answers that come before and after its end.
@@ -162,6 +162,7 @@ async fn it_retries_a_409_until_the_first_attempt_is_done() {
     let server = Server::start(app).await;
     let url = format!("http://{}", server.address);
 
+    python_with_packages().await;
     // It loses its patience with the first attempt, and the charge is made once another has been told to wait.
     let busy = bank.0.lock().await;
     let conflict = async {
