@@ -84,7 +84,9 @@ impl Postgres {
             }
             // Another process was faster with the port.
         }
-        panic!("`postgres` does not start; what it wrote is above");
+        panic!(
+            "`postgres` does not start: is there a free port, and room for one more segment of shared memory (`ipcs -m`)?"
+        );
     }
 
     /// The port that the server listens on.
@@ -177,7 +179,9 @@ impl Postgres {
         let mut postgres = as_user(self.user, &binary("postgres"));
         postgres.arg("-D").arg(self.folder.path().join("data")).arg("-k").arg(self.folder.path());
         postgres.args(["-p", &self.port.to_string(), "-c", "listen_addresses=127.0.0.1"]);
-        for option in ["shared_buffers=16MB", "max_connections=60", "log_min_messages=panic"] {
+        // What a killed server leaves is among its data.
+        let memory = "dynamic_shared_memory_type=mmap";
+        for option in ["shared_buffers=16MB", "max_connections=60", "log_min_messages=panic", memory] {
             postgres.args(["-c", option]);
         }
         for option in &self.options {
@@ -185,6 +189,12 @@ impl Postgres {
         }
         postgres.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         self.child = Some(postgres.spawn().expect("`postgres` can be started"));
+    }
+
+    /// Returns the id of the server's segment of shared memory, from the seventh line of its `postmaster.pid`.
+    fn shared_memory(&self) -> Option<String> {
+        let said = fs::read_to_string(self.folder.path().join("data/postmaster.pid")).ok()?;
+        said.lines().nth(6)?.split_whitespace().nth(1).map(str::to_owned)
     }
 
     /// Waits until the server says in its own file that it takes connections, or has ended.
@@ -212,6 +222,10 @@ impl Postgres {
 impl Drop for Postgres {
     fn drop(&mut self) {
         self.kill();
+        // A server that is killed leaves its segment of shared memory, and a machine has room for some thousands.
+        if let Some(id) = self.shared_memory() {
+            let _ = Command::new("ipcrm").args(["-m", &id]).stderr(Stdio::null()).status();
+        }
     }
 }
 
@@ -350,6 +364,19 @@ mod tests {
         primary.kill();
         standby.sql("SELECT pg_promote()");
         standby.sql("INSERT INTO here VALUES (1)");
+    }
+
+    #[tokio::test]
+    async fn a_server_leaves_no_shared_memory() {
+        let server = Postgres::quick().await;
+        let id = server.shared_memory().unwrap();
+        let has_segment = || {
+            let segments = Command::new("ipcs").arg("-m").output().unwrap();
+            text(&segments.stdout).lines().any(|line| line.split_whitespace().nth(1) == Some(&*id))
+        };
+        assert!(has_segment());
+        drop(server);
+        assert!(!has_segment());
     }
 
     #[tokio::test]
