@@ -190,6 +190,15 @@ fn a_second_execution_is_no_run_of_the_model() {
 }
 
 #[test]
+fn a_process_that_reports_later_has_not_died() {
+    let unknown = [(1, Asked), (1, Granted), (1, started("a")), (2, Asked), (2, refused(codes::OUTCOME_UNKNOWN))];
+    let mut lines = told(&unknown);
+    assert_eq!(validate(&CALM, &lines), []);
+    lines.push(Line { process: 1, request: 2, key: "another".into(), event: Asked });
+    assert_ne!(validate(&CALM, &lines), []);
+}
+
+#[test]
 fn a_replay_of_what_is_not_recorded_is_no_run_of_the_model() {
     let first = [(1, Asked), (1, Granted), (1, started("a"))];
     is_no_run(&CALM, &[&first[..], &[(2, Asked), (2, replayed("a"))]].concat());
