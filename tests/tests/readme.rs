@@ -320,3 +320,22 @@ fn every_link_of_the_readme_leads_somewhere() {
     }
     assert!(pages > 5 && files > 3, "{pages} pages of the guide, {files} files");
 }
+
+#[test]
+fn the_list_of_examples_has_each_with_its_feature() {
+    let list = fs::read_to_string(root().join("examples/README.md")).unwrap();
+    let row = |name: &str| list.lines().find(|line| line.split(['`', ' ']).any(|word| word == name));
+    let manifest = fs::read_to_string(root().join("examples/Cargo.toml")).unwrap();
+    let examples: Vec<_> = manifest.split("[[example]]\n").skip(1).collect();
+    for example in &examples {
+        let value = |key| example.lines().find_map(|line| line.strip_prefix(key));
+        let name = value("name = ").unwrap().trim_matches('"');
+        let row = row(name).unwrap_or_else(|| panic!("examples/README.md lacks {name}"));
+        if let Some(feature) = value("required-features = ") {
+            let flag = format!("--features {}", feature.trim_matches(['[', ']', '"']));
+            assert!(row.contains(&flag), "{row} lacks {flag}");
+        }
+    }
+    assert!(examples.len() > 10, "{manifest}");
+    assert!(links(&list).all(|link| root().join("examples").join(link).exists()), "{list}");
+}
