@@ -19,7 +19,7 @@ use crate::memory::MemoryClaim;
 use crate::outcome::{Delivery, Executed, Outcome, RecordedStream, Recording, RefusalReason, RunResult};
 use crate::record::Record;
 use crate::record::RecordBuilder;
-use crate::store::{Begin, BeginOptions, Claim};
+use crate::store::{Begin, BeginOptions, Claim, KeyState, StoredEntry};
 use crate::trace::TraceParent;
 use bytes::Bytes;
 

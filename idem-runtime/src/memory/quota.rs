@@ -112,6 +112,15 @@ mod tests {
     }
 
     #[test]
+    fn the_last_key_that_fits_is_admitted() {
+        let quota = Arc::new(Quota::new(10, 2 * KEY_BYTES));
+        let _first = quota.admit().unwrap();
+        assert!(!quota.is_full());
+        let _last = quota.admit().unwrap();
+        assert!(quota.is_full());
+    }
+
+    #[test]
     fn a_refused_admission_costs_nothing() {
         let quota = Arc::new(Quota::new(10, KEY_BYTES - 1));
         assert!(quota.admit().is_none() && quota.is_full());

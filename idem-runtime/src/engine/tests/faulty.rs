@@ -16,8 +16,10 @@ pub(super) struct Faults {
     damaged: bool,
     /// How many completions fail before one succeeds.
     fail_completions: AtomicUsize,
-    renewals: AtomicUsize,
+    renewed_at: Mutex<Vec<Instant>>,
     lost: bool,
+    /// What the store keeps of a record whose completion it reports as lost.
+    keeps: Option<fn(&Record) -> Record>,
     /// What `complete`, `release` and `renew` do instead.
     step: Step,
 }
@@ -77,17 +79,25 @@ impl Store for Faulty {
     async fn forget(&self, key: &StorageKey) -> Result<bool, StoreError> {
         Ok(self.0.map.lock().unwrap().remove(key).is_some())
     }
+
+    async fn inspect(&self, key: &StorageKey) -> Result<Option<StoredEntry>, StoreError> {
+        let map = self.0.map.lock().unwrap();
+        Ok(map.get(key).and_then(Option::as_ref).map(|record| StoredEntry::new(KeyState::Completed(record.clone()))))
+    }
 }
 
 impl Claim for FaultyClaim {
     async fn renew(&mut self, _: Duration) -> Result<(), StoreError> {
         self.0.0.step.take().await;
-        self.0.0.renewals.fetch_add(1, Ordering::SeqCst);
+        self.0.0.renewed_at.lock().unwrap().push(Instant::now());
         if self.0.0.lost { Err(StoreError::Lost) } else { Ok(()) }
     }
 
     async fn complete(self, record: Record, _: Duration) -> Result<(), StoreError> {
         self.0.0.step.take().await;
+        if let Some(keeps) = self.0.0.keeps {
+            self.0.0.map.lock().unwrap().insert(self.1, Some(keeps(&record)));
+        }
         if self.0.0.lost {
             return Err(StoreError::Lost);
         }
@@ -213,7 +223,7 @@ async fn the_lease_is_renewed_three_times_in_its_span_while_the_handler_runs() {
             Executed { response: 1, recording: Recording::Done(answer("slow")) }
         };
         assert_eq!(ran(idempotency.run(attempt("a", "x"), slow).await), 1);
-        assert_eq!(store.0.renewals.load(Ordering::SeqCst), if lost { 1 } else { 9 });
+        assert_eq!(store.0.renewed_at.lock().unwrap().len(), if lost { 1 } else { 9 });
     }
 }
 
@@ -245,6 +255,39 @@ async fn a_response_is_withheld_only_if_another_run_may_have_given_one() {
             other => panic!("{abandoned:?}: {other:?}"),
         }
         assert_eq!(body.runs(), 1, "{abandoned:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_completion_that_has_reached_the_store_is_not_lost() {
+    let same = |record: &Record| record.clone();
+    let without_room = |record: &Record| record.tombstone();
+    let settled = |record: &Record| Record::without_content(*record.fingerprint(), record.execution_info().as_ref());
+    for (keeps, is_recorded) in [(same as fn(&Record) -> Record, true), (without_room, true), (settled, false)] {
+        let store = Faulty(Arc::new(Faults { lost: true, keeps: Some(keeps), ..Faults::default() }));
+        let idempotency = Idempotency::builder(store).lease(Duration::from_secs(30)).build();
+        let mut attempt = attempt("a", "x");
+        // Another run may have responded, so only a response that was recorded is sent.
+        attempt.rules.abandoned = Abandoned::Rerun;
+        match idempotency.run(attempt, Body::ready().run(answer("one"))).await {
+            Ok(RunResult::Executed(1)) if is_recorded => {}
+            Err(RefusalReason::OutcomeUnknown) if !is_recorded => {}
+            other => panic!("{is_recorded}: {other:?}"),
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_lease_is_renewed_between_the_tries_of_a_completion() {
+    let lease = Duration::from_secs(3);
+    let store = Faulty(Arc::new(Faults { fail_completions: AtomicUsize::new(100), ..Faults::default() }));
+    let idempotency = Idempotency::builder(store.clone()).lease(lease).build();
+    assert_eq!(ran(idempotency.run(attempt("a", "x"), Body::ready().run(answer("one"))).await), 1);
+    idempotency.drain().await;
+    let renewed_at = store.0.renewed_at.lock().unwrap();
+    assert_eq!(renewed_at.len(), 100);
+    for pair in renewed_at.windows(2) {
+        assert!(pair[1] - pair[0] < lease, "{:?}", pair[1] - pair[0]);
     }
 }
 
