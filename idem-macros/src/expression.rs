@@ -69,8 +69,8 @@ pub(crate) const IN_AN_EXTRACTOR: &str =
 pub(crate) fn key(value: &Expr, variables: Option<&Variables>) -> syn::Result<Expr> {
     let expression = evaluated_at_once(value, "key", IN_AN_EXTRACTOR)?;
     if variables.is_some_and(|variables| !variables.are_in(&expression)) {
-        let message = "this mentions no argument of the handler, so all requests would have one key: write an expression over \
-            the arguments such as `key = event.id`, or `header = \"Name\"` for a key in a header";
+        let message = "this uses no argument of the handler, so all requests would have the same key: write an expression over \
+            the arguments, such as `key = event.id`, or `header = \"Name\"` for a key in a header";
         return Err(syn::Error::new_spanned(value, message));
     }
     Ok(expression)
@@ -121,7 +121,7 @@ impl VisitMut for ControlFlow {
         match value {
             Expr::Await(_) | Expr::Try(_) | Expr::Return(_) => {
                 let Self { option, instead, .. } = self;
-                let message = format!("`{option}` is evaluated at once, and can neither wait nor fail: {instead}");
+                let message = format!("`{option}` cannot use `.await`, `?` or `return`: {instead}");
                 self.found.get_or_insert_with(|| syn::Error::new_spanned(value, message));
             }
             Expr::Async(_) | Expr::Closure(_) => {}

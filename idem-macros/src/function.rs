@@ -90,7 +90,7 @@ fn meaningless(name: OptionName) -> Option<&'static str> {
         | OptionName::InFlight
         | OptionName::Abandoned
         | OptionName::Crate => None,
-        OptionName::Policy => Some("has no policy of HTTP, and takes settings as options, such as `ttl = \"7d\"`"),
+        OptionName::Policy => Some("has no `policy`, and takes options such as `ttl = \"7d\"`"),
         OptionName::Header | OptionName::MinKey => Some("has no header, and its key is the value of `key`"),
         OptionName::Required => Some("always has a key"),
         OptionName::Mismatch => Some("has no status, and returns `RefusalReason::Mismatch` as its error"),
@@ -99,9 +99,7 @@ fn meaningless(name: OptionName) -> Option<&'static str> {
             Some("has no response, and returns the recorded value")
         }
         OptionName::MaxResponse => Some("has no response, and its value is recorded whole"),
-        OptionName::Timeout => {
-            Some("has no `timeout`, and ends its work itself, with `tokio::time::timeout` in its block")
-        }
+        OptionName::Timeout => Some("has no `timeout`, and can use `tokio::time::timeout` itself"),
         OptionName::Errors => Some("returns a refusal as its error, made by `From<RefusalReason>`"),
         OptionName::Shadow => Some("has no shadow mode"),
     }
@@ -109,7 +107,7 @@ fn meaningless(name: OptionName) -> Option<&'static str> {
 
 fn function_scope(value: &Expr) -> syn::Result<Expr> {
     if let Expr::Tuple(tuple) = value::bare(value) {
-        let message = "a function has one scope: write its name, and make the other parts a part of `key`";
+        let message = "a function has a scope of one value: write its name, and put the other values into `key`";
         return Err(syn::Error::new_spanned(tuple, message));
     }
     at_once(value, "scope")
@@ -119,7 +117,7 @@ fn function_key(value: &Expr, function: Option<&Handler>, variables: Option<&Var
     let expression = at_once(value, "key")?;
     let has_receiver = function.is_some_and(|function| function.signature.receiver().is_some());
     if !has_receiver && variables.is_some_and(|variables| !variables.are_in(&expression)) {
-        let message = "this mentions no argument of the function, so all calls would have one key: write an expression over the \
+        let message = "this uses no argument of the function, so all calls would have the same key: write an expression over the \
             arguments, such as `key = order.id`";
         return Err(syn::Error::new_spanned(value, message));
     }
@@ -132,8 +130,8 @@ fn function_fingerprint(value: &Expr) -> syn::Result<Option<Expr>> {
         return Ok(None);
     }
     if let Expr::Binary(sum) = value::bare(value) {
-        let message = "a function has no request whose parts could be added up: write what must be equal in every call with the \
-            key, an argument that is `Serialize`, such as `fingerprint = order`";
+        let message = "a function has no request, so its fingerprint has no parts: write an argument that is `Serialize` and equal in \
+            every call with the key, such as `fingerprint = order`";
         return Err(syn::Error::new_spanned(sum, message));
     }
     at_once(value, "fingerprint").map(Some)
@@ -150,7 +148,7 @@ fn in_flight(value: &Expr, krate: &TokenStream) -> syn::Result<TokenStream> {
                 let longest = quoted_duration(resolve::wait(longest)?);
                 Ok(quote!(.in_flight(#krate::WhenInFlight::Wait(#longest))))
             }
-            None => Err(syn::Error::new_spanned(value, "`wait` takes how long: write `wait(\"5s\")`")),
+            None => Err(syn::Error::new_spanned(value, "`wait` needs a duration: write `wait(\"5s\")`")),
         },
         Some((name, _)) if name == "reject" => {
             let message =
@@ -167,14 +165,11 @@ pub(crate) fn mistakes(function: &Handler) -> Vec<syn::Error> {
     let mut mistakes = Vec::new();
     let mut at = |tokens: &dyn ToTokens, message: &str| mistakes.push(syn::Error::new_spanned(tokens, message));
     if asyncness.is_none() {
-        let message = asynchronous("the function waits for a store, so it is an `async fn`", &function.signature);
+        let message = asynchronous("the function waits for a store, so it must be an `async fn`", &function.signature);
         at(fn_token, &message);
     }
     if let Safety::Unsafe(unsafety) = safety {
-        at(
-            unsafety,
-            "the block becomes a future, which is safe: drop this, and put `unsafe` around the lines that need it",
-        );
+        at(unsafety, "the function cannot be `unsafe`: remove this, and put `unsafe` around the lines that need it");
     }
     match output {
         ReturnType::Default => {
@@ -184,7 +179,7 @@ pub(crate) fn mistakes(function: &Handler) -> Vec<syn::Error> {
         ReturnType::Type(..) if asyncness.is_none() => {}
         ReturnType::Type(_, ty) => {
             for hidden in crate::handler::impl_traits(ty) {
-                at(&hidden, "the value is recorded, and decoded by later calls: name its type");
+                at(&hidden, "later calls decode the recorded value: name its type");
             }
         }
     }

@@ -148,25 +148,28 @@ pub(crate) fn mistakes(handler: &Handler) -> Vec<syn::Error> {
             at(attribute, "this describes the handler's arguments: put it above `#[idempotent]`, where it sees them");
         }
         if is_instrument_with_arguments(attribute, &variables) {
-            let message = "this records the handler's arguments: put it above `#[idempotent]`, where it sees them, or \
-                write `skip_all` and no argument in `fields` for a span that covers replays too";
+            let message = "this records the handler's arguments: put it above `#[idempotent]`, where it sees them; or, for a \
+                span that covers replays too, write `skip_all` and no argument in `fields`";
             at(attribute, message);
         }
     }
     if let Some(constness) = constness {
-        at(constness, "a handler runs when a request comes: drop `const`");
+        at(constness, "a handler runs when a request comes: remove `const`");
     }
     if asyncness.is_none() {
-        at(fn_token, &asynchronous("a handler is an `async fn`", &handler.signature));
+        at(fn_token, &asynchronous("a handler must be an `async fn`", &handler.signature));
     }
     if let Safety::Unsafe(unsafety) = safety {
-        at(unsafety, "axum cannot call an unsafe function: drop this, and put `unsafe` around the lines that need it");
+        at(
+            unsafety,
+            "axum cannot call an unsafe function: remove this, and put `unsafe` around the lines that need it",
+        );
     }
     if let Some(abi) = abi {
-        at(abi, "axum calls functions with Rust's own ABI: drop this");
+        at(abi, "axum calls functions with Rust's own ABI: remove this");
     }
     if let Some(variadic) = variadic {
-        at(&variadic.dots, "a handler's arguments are extractors, one for each: drop `...`");
+        at(&variadic.dots, "a handler's arguments are extractors, one for each: remove `...`");
     }
     for argument in inputs {
         match argument {
@@ -202,7 +205,7 @@ pub(crate) fn mistakes(handler: &Handler) -> Vec<syn::Error> {
 pub(crate) fn asynchronous(rule: &str, signature: &Signature) -> String {
     match output_of_future(signature) {
         Some(output) => {
-            format!("{rule}: write `async` before this, and what the future gives, `{output}`, as the return type")
+            format!("{rule}: write `async` before this, and `{output}`, the output of the future, as the return type")
         }
         None => format!("{rule}: write `async` before this"),
     }

@@ -71,7 +71,7 @@ fn beside_key(options: &[WrittenOption], arguments: &[PatType], errors: &mut Err
     }
     for PatType { ty, .. } in arguments {
         if expression::names_key(ty) {
-            let message = "the extractors run before `key` is evaluated: drop this argument, and write \
+            let message = "the extractors run before `key` is evaluated: remove this argument, and write \
                 `IdempotencyKey::from_text(..)` in the handler";
             errors.at(ty, message);
         }
@@ -200,7 +200,7 @@ fn flag(value: &Expr, name: &str, off: &str) -> syn::Result<()> {
     let message = match value::boolean(value) {
         Some(true) => return Ok(()),
         Some(false) => format!(
-            "`{name}` is off unless it is written: drop the option; if the policy has it, write `.{off}()` in its `const`"
+            "`{name}` is off unless it is written: remove the option; if the policy has it, write `.{off}()` in its `const`"
         ),
         None => format!("`{name}` is a flag: write it without a value"),
     };
@@ -226,7 +226,7 @@ fn in_flight(value: &Expr, private: &TokenStream) -> syn::Result<TokenStream> {
             return Ok(quote!(#private::InFlight::wait(#longest)));
         }
         ("reject", ..) => "`reject` takes one status: write `reject(423)`, or `reject` for 409",
-        ("wait", ..) => "`wait` takes how long: write `wait(\"5s\")`",
+        ("wait", ..) => "`wait` needs a duration: write `wait(\"5s\")`",
         _ if matches!(value::bare(value), Expr::Lit(_)) && value::string(value).is_none() => {
             "to refuse with a status, write for example `reject(423)`"
         }
@@ -262,7 +262,7 @@ fn replay_header(value: &Expr, example: &str) -> syn::Result<Option<String>> {
         return if word == "none" { Ok(None) } else { Err(value::unknown(value, "value", &["none"])) };
     }
     match value::header_name(value, example)? {
-        none if none == "none" => Err(syn::Error::new_spanned(value, "for no marker, drop the quotes: write `none`")),
+        none if none == "none" => Err(syn::Error::new_spanned(value, "for no marker, remove the quotes: write `none`")),
         header => Ok(Some(header)),
     }
 }

@@ -28,7 +28,7 @@ pub(crate) enum Owner {
 pub(crate) fn read(value: &Expr, variables: Option<&Variables>) -> syn::Result<DeclaredScope> {
     let parts: Vec<&Expr> = match value::bare(value) {
         Expr::Tuple(tuple) if tuple.elems.is_empty() => {
-            let message = "an empty scope: write `scope = global` for one scope that all callers share";
+            let message = "the scope is empty: write `scope = global` for one scope that all callers share";
             return Err(syn::Error::new_spanned(value, message));
         }
         Expr::Tuple(tuple) => tuple.elems.iter().collect(),
@@ -62,7 +62,7 @@ pub(crate) fn read(value: &Expr, variables: Option<&Variables>) -> syn::Result<D
             return Err(syn::Error::new_spanned(second, message));
         }
         (Some((header, _)), None) if global || !expressions.is_empty() => {
-            let message = "`header(..)` is written alone, or beside `path`: extract the header as an argument of the handler, and write that, such as `scope = (tenant, user.id)`";
+            let message = "only `path` may be beside `header(..)`: extract the header as an argument of the handler, and write that argument, such as `scope = (tenant, user.id)`";
             return Err(syn::Error::new_spanned(header, message));
         }
         (Some((_, name)), None) => Owner::Header(name),
@@ -75,9 +75,9 @@ pub(crate) fn read(value: &Expr, variables: Option<&Variables>) -> syn::Result<D
         }
         (None, _) => {
             if is_constant(&expressions, variables) {
-                let message = "this mentions no argument of the handler, so it is the same for every request: write \
+                let message = "this uses no argument of the handler, so it is the same for every request: write \
                     `scope = global` for one scope that all callers share, `scope = header(\"Name\")`, or an expression over \
-                    the arguments such as `scope = user.id`";
+                    the arguments, such as `scope = user.id`";
                 return Err(syn::Error::new_spanned(value, message));
             }
             Owner::Arguments(expressions)

@@ -64,7 +64,7 @@ pub(crate) fn fingerprint(sum: &Expr, private: &TokenStream, errors: &mut Errors
     let mut pointers = BTreeSet::new();
     for term in terms(sum, errors)? {
         if let Some(minus) = term.minus {
-            errors.at(minus, "nothing can be taken away from a fingerprint: add the parts it is made of with `+`");
+            errors.at(minus, "a fingerprint cannot use `-`: name the parts that count, joined by `+`");
             continue;
         }
         let Some(part) = errors.keep(part(term.value)) else { continue };
@@ -129,11 +129,11 @@ fn pointers(term: &Expr, arguments: &Punctuated<Expr, Token![,]>) -> syn::Result
         };
         // RFC 6901, section 3
         if !pointer.is_empty() && !pointer.starts_with('/') {
-            let message = format!("a JSON pointer starts with `/`: write `\"/{pointer}\"`");
+            let message = format!("a JSON pointer must start with `/`: write `\"/{pointer}\"`");
             return Err(syn::Error::new_spanned(argument, message));
         }
         if pointer.split('~').skip(1).any(|after| !after.starts_with(['0', '1'])) {
-            let message = "in a JSON pointer `~` is written `~0`, and a `/` inside a name `~1`";
+            let message = "in a JSON pointer write `~0` for `~`, and `~1` for a `/` inside a name";
             return Err(syn::Error::new_spanned(argument, message));
         }
         if !pointers.insert(pointer) {
@@ -147,7 +147,7 @@ const CLASSES: &[&str] = &["all", "success", "redirect", "client_error", "server
 
 /// `all - 400 - 422` as a chain of `plus` and `minus`.
 pub(crate) fn record(sum: &Expr, private: &TokenStream, errors: &mut Errors) -> Option<TokenStream> {
-    let nothing = "this leaves nothing to record: name a status, such as `success`, or remove the attribute to leave the endpoint unprotected";
+    let nothing = "this leaves nothing to record: name some statuses, such as `success`, or remove the attribute to leave the endpoint unprotected";
     set_of_statuses(sum, nothing, private, errors)
 }
 
@@ -162,7 +162,7 @@ fn set_of_statuses(sum: &Expr, nothing: &str, private: &TokenStream, errors: &mu
             continue;
         };
         if position == 0 && minus.is_some() {
-            let message = "start with what is in, then take away: write for example `all - 400`";
+            let message = "the first term cannot be subtracted: write for example `all - 400`";
             errors.at(quote!(#minus #value), message);
             return None;
         }
@@ -272,7 +272,7 @@ fn added_header(term: &Expr, private: &TokenStream, errors: &mut Errors) -> Opti
         (arguments.next(), arguments.next(), arguments.next(), arguments.next())
     else {
         let message =
-            "`header` takes a name and a value, and then perhaps the recorded statuses it is for: write for example";
+            "`header` takes a name, a value and, optionally, the recorded statuses it is for: write for example";
         errors.at(term, format!("{message} `{EXAMPLE}`"));
         return None;
     };
@@ -281,7 +281,7 @@ fn added_header(term: &Expr, private: &TokenStream, errors: &mut Errors) -> Opti
     let text = errors.keep(value::header_value(text, EXAMPLE));
     let on = match statuses {
         Some(statuses) => {
-            let nothing = "this leaves no status to add the header for; remove the header";
+            let nothing = "this leaves no status to add the header for: name some statuses, or remove the header";
             let statuses = set_of_statuses(statuses, nothing, private, errors)?;
             quote!(.on(#statuses))
         }

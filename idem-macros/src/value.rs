@@ -31,7 +31,7 @@ pub(crate) fn bare(mut value: &Expr) -> &Expr {
 fn constant(value: &Expr) -> &'static str {
     match bare(value) {
         Expr::Lit(_) | Expr::Unary(_) => "",
-        _ => ", or, for a constant, give it to a `const POLICY: Policy` and write `policy = POLICY`",
+        _ => "; a constant belongs in a `const POLICY: Policy`: then write `policy = POLICY`",
     }
 }
 
@@ -84,7 +84,7 @@ pub(crate) fn path<'a>(value: &'a Expr, option: &str) -> syn::Result<&'a ExprPat
         return Ok(path);
     }
     match string(value) {
-        Some(path) => wrong(value, format!("drop the quotes: write `{option} = {}`", path.value())),
+        Some(path) => wrong(value, format!("remove the quotes: write `{option} = {}`", path.value())),
         None => wrong(value, format!("expected a path: {}", pointed_at(option))),
     }
 }
@@ -104,7 +104,7 @@ pub(crate) fn header_name(value: &Expr, example: &str) -> syn::Result<String> {
     };
     let name = string.value();
     if name.is_empty() {
-        return wrong(value, format!("a header name cannot be empty: write `{example}`"));
+        return wrong(value, format!("a header name must not be empty: write `{example}`"));
     }
     match name.chars().find(|&character| !is_token(character)) {
         Some(bad) => wrong(value, format!("{bad:?} is not allowed in a header name: write `{example}`")),
@@ -124,8 +124,8 @@ pub(crate) fn header_value(value: &Expr, example: &str) -> syn::Result<String> {
     };
     let text = string.value();
     match text.chars().find(|&character| !matches!(character, ' '..='~')) {
-        Some(bad) => wrong(value, format!("{bad:?} is not allowed in a header value")),
-        None if text.trim() != text => wrong(value, "a header value has no spaces at its ends: remove them"),
+        Some(bad) => wrong(value, format!("{bad:?} is not allowed in a header value: remove it")),
+        None if text.trim() != text => wrong(value, "a header value must not begin or end with a space: remove it"),
         None => Ok(text),
     }
 }
@@ -209,7 +209,7 @@ pub(crate) fn size(value: &Expr, example: &str) -> syn::Result<u64> {
     match (number.is_empty(), factor) {
         (false, Some(factor)) => match number.parse::<u64>().ok().and_then(|number| number.checked_mul(factor)) {
             Some(bytes) => Ok(bytes),
-            None => wrong(value, format!("`{written}` is too large")),
+            None => wrong(value, format!("`{written}` is too large: write for example `{example}`")),
         },
         (false, None) if unit.is_empty() => {
             wrong(value, format!("`{written}` has no unit: write for example `\"{written}B\"` or `\"{written}KiB\"`"))
@@ -251,7 +251,7 @@ pub(crate) fn number(value: &Expr, range: RangeInclusive<u16>, what: &str, examp
     }
     let quoted = string(value).and_then(|string| string.value().parse().ok());
     match quoted.filter(|number| range.contains(number)) {
-        Some(number) => wrong(value, format!("drop the quotes: write `{number}`")),
+        Some(number) => wrong(value, format!("remove the quotes: write `{number}`")),
         None => {
             let (lowest, highest) = (range.start(), range.end());
             wrong(
@@ -269,8 +269,8 @@ pub(crate) fn unknown(value: &Expr, what: &str, known: &[&str]) -> syn::Error {
     let message = match (name, quoted) {
         (Some(name), _) if known.contains(&name.as_str()) => format!("`{name}` takes no arguments: write `{name}`"),
         (Some(name), _) => errors::unknown(what, &name, known),
-        (None, Some(quoted)) if known.contains(&quoted.as_str()) => format!("drop the quotes: write `{quoted}`"),
-        (None, _) if matches!(value, Expr::Paren(_)) => "parentheses have no meaning here: drop them".to_owned(),
+        (None, Some(quoted)) if known.contains(&quoted.as_str()) => format!("remove the quotes: write `{quoted}`"),
+        (None, _) if matches!(value, Expr::Paren(_)) => "parentheses have no meaning here: remove them".to_owned(),
         (None, _) => format!("expected a {what}; write {}", errors::one_of(known)),
     };
     syn::Error::new_spanned(value, message)

@@ -51,11 +51,11 @@ fn what_the_attribute_refuses_a_policy_refuses_and_says_what_to_write() {
         (refused(|| policy.fingerprint(&[Part::JsonPointers(&["/a", "/b", "/a"])])), "twice"),
         (refused(|| policy.fingerprint(&[Part::JsonPointers(&["/a"]), Part::JsonPointers(&["/a"])])), "twice"),
         (refused(|| policy.fingerprint(&[Part::JsonPointers(&[])])), "Part::Json"),
-        (refused(|| policy.fingerprint(&[Part::JsonPointers(&["amount"])])), "starts with `/`"),
+        (refused(|| policy.fingerprint(&[Part::JsonPointers(&["amount"])])), "start with `/`"),
         (refused(|| policy.fingerprint(&[Part::JsonPointers(&["/a", "/~"])])), "`~0`"),
         (refused(|| policy.fingerprint(&[Part::Header("a b")])), "letters, digits"),
         (refused(|| policy.scope(Scope::Header("a b"))), "letters, digits"),
-        (refused(|| policy.scope(Scope::HeaderAndPath(""))), "not empty"),
+        (refused(|| policy.scope(Scope::HeaderAndPath(""))), "not be empty"),
         (refused(|| policy.scope(Scope::Arguments)), "scope = user.id"),
         (refused(|| policy.scope(Scope::ArgumentsAndPath)), "scope = user.id"),
         (refused(|| policy.in_flight(InFlight::reject(302))), "write for example `409`"),
@@ -85,7 +85,7 @@ fn what_the_attribute_refuses_a_policy_refuses_and_says_what_to_write() {
     };
     assert!(added("Content-Type", "text/plain").contains("choose another name"));
     assert!(added("Content-Length", "5").contains("choose another name"));
-    assert!(added("X-A", " padded").contains("remove them"));
+    assert!(added("X-A", " padded").contains("remove it"));
     assert!(added("X-A", "a\r\nb").contains("visible ASCII"));
     let on_nothing = || {
         let _ = AddedHeader::new("X-A", "1").on(Statuses::NONE);

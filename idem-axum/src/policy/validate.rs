@@ -88,16 +88,16 @@ const WITH_A_MEANING: &[&str] = &[
 /// Nothing is remembered for longer, so that no clock and no store overflows: a hundred years.
 pub(crate) const LONGEST: Duration = Duration::from_secs(100 * 31_557_600);
 
-pub(crate) const EMPTY_FINGERPRINT: &str =
-    "`fingerprint` has no part: name one, or write `.no_fingerprint()` (`fingerprint = none` in the attribute)";
+pub(crate) const EMPTY_FINGERPRINT: &str = "`fingerprint` needs at least one part: name one, or write `.no_fingerprint()` (`fingerprint = none` in the attribute)";
 pub(crate) const REPEATED_PART: &str = "`fingerprint` has one part twice: remove one of the two";
 pub(crate) const NO_POINTERS: &str =
     "`Part::JsonPointers` has no pointer: write `&[\"/a\", \"/b/0\"]`, or `Part::Json` for the whole body";
 pub(crate) const SCOPE_OF_ARGUMENTS: &str =
     "a policy does not know the handler's arguments: write `scope = user.id` in the attribute";
 pub(crate) const NOTHING_RECORDED: &str =
-    "`record` has no status: name one, or remove the attribute from an endpoint that is not to be protected";
-pub(crate) const ADDED_TO_NOTHING: &str = "`on` has no status, so the header would never be sent: remove the header";
+    "`record` needs at least one status: name one, or remove the attribute to leave the endpoint unprotected";
+pub(crate) const ADDED_TO_NOTHING: &str =
+    "`on` has no status, so the header is never sent: name a status, or remove the header";
 pub(crate) const STATUS_WITHOUT_BODY: &str = "`replay_status` is the status that the recorded body is sent with, and `replay` \
      sends no body: add `Replay::BODY` (`body` in the attribute), or remove `replay_status`";
 
@@ -106,7 +106,7 @@ pub(crate) const fn header_name(name: &str) -> Check {
     let bytes = name.as_bytes();
     if bytes.is_empty() {
         return Err(
-            "a header name is not empty: write for example `\"Idempotency-Key\"` for the key, or `\"X-Tenant\"` for a scope",
+            "a header name must not be empty: write for example `\"Idempotency-Key\"` for the key, or `\"X-Tenant\"` for a scope",
         );
     }
     let mut index = 0;
@@ -117,7 +117,9 @@ pub(crate) const fn header_name(name: &str) -> Check {
                 b'!' | b'#' | b'$' | b'%' | b'&' | b'\'' | b'*' | b'+' | b'-' | b'.' | b'^' | b'_' | b'`' | b'|' | b'~'
             );
         if !token {
-            return Err("a header name has only letters, digits and !#$%&'*+-.^_`|~: write for example `\"X-Tenant\"`");
+            return Err(
+                "a header name may have only letters, digits and !#$%&'*+-.^_`|~: write for example `\"X-Tenant\"`",
+            );
         }
         index += 1;
     }
@@ -130,12 +132,12 @@ pub(crate) const fn header_value(value: &str) -> Check {
     let mut index = 0;
     while index < bytes.len() {
         if bytes[index] < b' ' || bytes[index] > b'~' {
-            return Err("a header value has only visible ASCII and spaces: remove every other character");
+            return Err("a header value may have only visible ASCII and spaces: remove every other character");
         }
         index += 1;
     }
     match bytes {
-        [b' ', ..] | [.., b' '] => Err("a header value has no spaces at its ends: remove them"),
+        [b' ', ..] | [.., b' '] => Err("a header value must not begin or end with a space: remove it"),
         _ => Ok(()),
     }
 }
@@ -186,7 +188,7 @@ pub(crate) const fn marker(name: &str) -> Check {
 pub(crate) const fn json_pointer(pointer: &str) -> Check {
     let bytes = pointer.as_bytes();
     if !bytes.is_empty() && bytes[0] != b'/' {
-        return Err("a JSON pointer starts with `/`: write `\"/amount\"` for the member `amount`");
+        return Err("a JSON pointer must start with `/`: write `\"/amount\"` for the member `amount`");
     }
     let mut index = 0;
     while index < bytes.len() {
@@ -204,16 +206,18 @@ pub(crate) const fn min_key(characters: usize) -> Check {
     if characters >= 1 && characters <= 255 {
         Ok(())
     } else {
-        Err("`min_key` is 1 to 255 characters: write for example `8`")
+        Err("`min_key` must be 1 to 255 characters: write for example `8`")
     }
 }
 
 pub(crate) const fn ttl(ttl: Duration) -> Check {
     if ttl.is_zero() {
-        return Err("`ttl` is longer than zero: remove the attribute from an endpoint that is not to be protected");
+        return Err(
+            "`ttl` must be longer than zero: write for example `\"24h\"`, or remove the attribute to leave the endpoint unprotected",
+        );
     }
     if is_longer(ttl, LONGEST) {
-        return Err("`ttl` is at most 100 years: write for example `\"24h\"`, or `Duration::from_secs(86_400)`");
+        return Err("`ttl` must be at most 100 years: write for example `\"24h\"`, or `Duration::from_secs(86_400)`");
     }
     Ok(())
 }
@@ -221,21 +225,21 @@ pub(crate) const fn ttl(ttl: Duration) -> Check {
 pub(crate) const fn wait(max: Duration) -> Check {
     if max.is_zero() {
         return Err(
-            "a wait is longer than zero: write `InFlight::reject(409)` (`in_flight = reject`) to refuse at once",
+            "a wait must be longer than zero: write `InFlight::reject(409)` (`in_flight = reject`) to refuse at once",
         );
     }
     if is_longer(max, LONGEST) {
-        return Err("a wait is at most 100 years: write for example `\"5s\"`, or `Duration::from_secs(5)`");
+        return Err("a wait must be at most 100 years: write for example `\"5s\"`, or `Duration::from_secs(5)`");
     }
     Ok(())
 }
 
 pub(crate) const fn timeout(longest: Duration) -> Check {
     if longest.is_zero() {
-        return Err("`timeout` is longer than zero: write for example `\"30s\"`, or `Duration::from_secs(30)`");
+        return Err("`timeout` must be longer than zero: write for example `\"30s\"`, or `Duration::from_secs(30)`");
     }
     if is_longer(longest, LONGEST) {
-        return Err("`timeout` is at most 100 years: write for example `\"30s\"`, or `Duration::from_secs(30)`");
+        return Err("`timeout` must be at most 100 years: write for example `\"30s\"`, or `Duration::from_secs(30)`");
     }
     Ok(())
 }
@@ -245,7 +249,9 @@ pub(crate) const fn in_flight(status: u16) -> Check {
     if (status >= 200 && status <= 299) || (status >= 400 && status <= 599) {
         Ok(())
     } else {
-        Err("the status for a key in flight is 400 to 599, or 200 to 299 to acknowledge it: write for example `409`")
+        Err(
+            "the status for a key in flight must be 400 to 599, or 200 to 299 to acknowledge the request: write for example `409`",
+        )
     }
 }
 
@@ -253,21 +259,21 @@ pub(crate) const fn mismatch(status: u16) -> Check {
     if status >= 400 && status <= 599 {
         Ok(())
     } else {
-        Err("`mismatch` is the status of an error, 400 to 599: write for example `422`")
+        Err("`mismatch` must be an error status, 400 to 599: write for example `422`")
     }
 }
 
 pub(crate) const fn replay_status(status: u16) -> Check {
-    if status >= 200 && status <= 599 { Ok(()) } else { Err("`replay_status` is 200 to 599: write for example `200`") }
+    if status >= 200 && status <= 599 {
+        Ok(())
+    } else {
+        Err("`replay_status` must be 200 to 599: write for example `200`")
+    }
 }
 
 /// One status of a set.
 pub(crate) const fn final_status(status: u16) -> Check {
-    if status >= 200 && status <= 599 {
-        Ok(())
-    } else {
-        Err("a status that can be named is 200 to 599: write for example `422`")
-    }
+    if status >= 200 && status <= 599 { Ok(()) } else { Err("a status must be 200 to 599: write for example `422`") }
 }
 
 pub(crate) const fn max_response(bytes: usize) -> Check {
@@ -275,7 +281,7 @@ pub(crate) const fn max_response(bytes: usize) -> Check {
         Ok(())
     } else {
         Err(
-            "`max_response` is more than zero bytes: write `.replay(Replay::STATUS)` (`replay = status`) to record no body",
+            "`max_response` must be more than zero bytes: write `.replay(Replay::STATUS)` (`replay = status`) to record no body",
         )
     }
 }
@@ -332,7 +338,7 @@ mod tests {
             assert_eq!(json_pointer(good), Ok(()), "{good}");
         }
         for bad in ["amount", "a/b", " /a", "#/a"] {
-            assert!(json_pointer(bad).is_err_and(|wrong| wrong.contains("starts with `/`")), "{bad}");
+            assert!(json_pointer(bad).is_err_and(|wrong| wrong.contains("start with `/`")), "{bad}");
         }
         for bad in ["/~", "/a~", "/a~2", "/~~0", "/a~/b"] {
             assert!(json_pointer(bad).is_err_and(|wrong| wrong.contains("~0")), "{bad}");

@@ -84,7 +84,7 @@ fn another_start_and_another_crate() {
     assert_eq!(chain, "crate::idem::Policy::DEFAULT");
     let (chain, _, mistakes) = resolved(quote!(crate = "my::idem"));
     assert_eq!(chain, "my::idem::Policy::DEFAULT", "what the string says is gone on with");
-    assert!(mistakes.contains("drop the quotes"), "{mistakes}");
+    assert!(mistakes.contains("remove the quotes"), "{mistakes}");
 }
 
 #[test]
@@ -147,51 +147,51 @@ fn values_that_are_refused() {
     refused(quote!(scope = ()), "scope = global");
     refused(quote!(scope = header()), "`header` takes one name");
     refused(quote!(scope = header(user)), "header name in quotes");
-    refused(quote!(scope = (user.id, header("X"))), "is written alone");
-    refused(quote!(scope = (global, header("X"))), "is written alone");
+    refused(quote!(scope = (user.id, header("X"))), "only `path` may be beside");
+    refused(quote!(scope = (global, header("X"))), "only `path` may be beside");
     refused(quote!(scope = (header("X"), header("Y"))), "one header at most");
     refused(quote!(scope = (path, path)), "`path` is part of the scope already");
     for constant in
         [quote!(("orders", "v1")), quote!(("orders")), quote!({ "orders" }), quote!(SCOPE), quote!((path, 1))]
     {
-        refused(quote!(scope = #constant), "mentions no argument of the handler");
+        refused(quote!(scope = #constant), "uses no argument of the handler");
     }
-    refused(quote!(scope = user.id().await), "neither wait nor fail");
-    refused(quote!(scope = (1, user.id()?)), "neither wait nor fail");
+    refused(quote!(scope = user.id().await), "cannot use `.await`, `?` or `return`");
+    refused(quote!(scope = (1, user.id()?)), "cannot use `.await`, `?` or `return`");
     refused(quote!(in_flight = rejct), "did you mean `reject`?");
-    refused(quote!(in_flight = "reject"), "drop the quotes: write `reject`");
+    refused(quote!(in_flight = "reject"), "remove the quotes: write `reject`");
     refused(quote!(in_flight = 423), "write for example `reject(423)`");
     refused(quote!(in_flight = (reject)), "parentheses");
     refused(quote!(in_flight = a::b), "write one of `reject` and `wait`");
     refused(quote!(in_flight = reject(300)), "from 400 to 599, or from 200 to 299");
     refused(quote!(in_flight = reject(199)), "from 400 to 599, or from 200 to 299");
     refused(quote!(in_flight = reject(600)), "from 400 to 599, or from 200 to 299");
-    refused(quote!(in_flight = reject("423")), "drop the quotes: write `423`");
-    refused(quote!(required = false), "drop the option");
-    refused(quote!(shadow = false), "drop the option");
+    refused(quote!(in_flight = reject("423")), "remove the quotes: write `423`");
+    refused(quote!(required = false), "remove the option");
+    refused(quote!(shadow = false), "remove the option");
     refused(quote!(ttl = TTL), "write `policy = POLICY`");
     refused(quote!(max_response = LIMIT), "write `policy = POLICY`");
     refused(quote!(timeout = "0s"), "`timeout` must be longer than zero");
     refused(quote!(timeout = 30), "write `timeout = \"30s\"`");
     refused(quote!(ttl = "1M"), "minutes or months");
     refused(quote!(fingerprint = none + body), "`none` is written alone");
-    refused(quote!(key = "orders"), "mentions no argument");
-    refused(quote!(key = event.id().await), "`key` is evaluated at once");
+    refused(quote!(key = "orders"), "uses no argument");
+    refused(quote!(key = event.id().await), "`key` cannot use `.await`");
     refused(quote!(in_flight = reject()), "`reject` takes one status");
-    refused(quote!(in_flight = wait), "`wait` takes how long");
+    refused(quote!(in_flight = wait), "`wait` needs a duration");
     refused(quote!(in_flight = wait(5)), "write `wait(\"5s\")`");
     refused(quote!(in_flight = wait("0s")), "in_flight = reject");
     refused(quote!(mismatch = 200), "from 400 to 599");
     refused(quote!(replay_status = 199), "from 200 to 599");
     refused(quote!(replay = status, replay_status = 200), "add `body`");
-    refused(quote!(replay_header = "none"), "drop the quotes");
+    refused(quote!(replay_header = "none"), "remove the quotes");
     refused(quote!(replay_header = nothing), "unknown value `nothing`");
-    refused(quote!(replay_header = ""), "cannot be empty");
+    refused(quote!(replay_header = ""), "must not be empty");
     refused(quote!(abandoned = retry), "unknown value `retry`");
-    refused(quote!(abandoned = "refuse"), "drop the quotes");
+    refused(quote!(abandoned = "refuse"), "remove the quotes");
     refused(quote!(abandoned = rerun()), "takes no arguments");
     refused(quote!(max_response = "0"), "larger than zero");
-    refused(quote!(errors = "render"), "drop the quotes");
+    refused(quote!(errors = "render"), "remove the quotes");
     refused(quote!(policy = Policy::new()), "const POLICY");
 }
 
@@ -206,7 +206,7 @@ fn headers_added_to_replays() {
         r#".replay_with({constHEADERS:&[AddedHeader]=&[AddedHeader::new("x-a","noway").on(Statuses::SERVER_ERROR.minus(Statuses::of(503))),AddedHeader::new("x-b","2")];HEADERS})"#,
     );
     refused(quote!(replay_with = "X-A"), "expected a header");
-    refused(quote!(replay_with = header("X-A")), "takes a name and a value");
+    refused(quote!(replay_with = header("X-A")), "takes a name, a value and, optionally");
     refused(quote!(replay_with = header("X A", "1")), "is not allowed in a header name");
     refused(quote!(replay_with = header("X-A", "a\r\nSet-Cookie: b")), "is not allowed in a header value");
     refused(quote!(replay_with = header("X-A", "1", 500 - 500)), "leaves no status");

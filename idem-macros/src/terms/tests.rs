@@ -49,10 +49,10 @@ fn fingerprints_that_are_none() {
     refused(parse_quote!(header("A") + header("a")), fingerprint, &["already"]);
     refused(parse_quote!(json("/a", "/a")), fingerprint, &["already"]);
     refused(parse_quote!(json("/a") + json("/a")), fingerprint, &["already"]);
-    refused(parse_quote!(body - path), fingerprint, &["nothing can be taken away"]);
-    refused(parse_quote!(-body), fingerprint, &["nothing can be taken away"]);
+    refused(parse_quote!(body - path), fingerprint, &["cannot use `-`"]);
+    refused(parse_quote!(-body), fingerprint, &["cannot use `-`"]);
     refused(parse_quote!(body | path), fingerprint, &["joined by `+`"]);
-    refused(parse_quote!("body" + path), fingerprint, &["drop the quotes: write `body`"]);
+    refused(parse_quote!("body" + path), fingerprint, &["remove the quotes: write `body`"]);
     refused(parse_quote!(body()), fingerprint, &["`body` takes no arguments: write `body`"]);
     refused(parse_quote!(header + header() + header("A", "B")), fingerprint, &["takes one name"; 3]);
     refused(parse_quote!(json()), fingerprint, &["write `json` for the whole document"]);
@@ -80,8 +80,8 @@ fn what_is_recorded() {
 
 #[test]
 fn what_cannot_be_recorded() {
-    refused(parse_quote!(-400), record, &["start with what is in"]);
-    refused(parse_quote!(-400 + all), record, &["start with what is in"]);
+    refused(parse_quote!(-400), record, &["the first term cannot be subtracted"]);
+    refused(parse_quote!(-400 + all), record, &["the first term cannot be subtracted"]);
     refused(parse_quote!(al - 400), record, &["did you mean `all`?"]);
     refused(parse_quote!(all - 199 - 600 - sucess), record, &["from 200 to 599", "from 200 to 599", "`success`"]);
     refused(parse_quote!(all - "404"), record, &["404"]);

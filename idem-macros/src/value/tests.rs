@@ -96,7 +96,7 @@ fn header_names_are_lowered() {
     let name = |written: &str| text(header_name(&parse_quote!(#written), "header = \"Name\""));
     assert_eq!(name("Idempotency-Key"), Ok("idempotency-key".to_owned()));
     assert_eq!(name("X_1!#$%&'*+.^`|~"), Ok("x_1!#$%&'*+.^`|~".to_owned()));
-    assert!(name("").is_err_and(|message| message.contains("cannot be empty")));
+    assert!(name("").is_err_and(|message| message.contains("must not be empty")));
     for (written, bad) in [("a b", "' '"), ("a:", "':'"), ("schlüssel", "'ü'"), ("a\n", "'\\n'"), ("\"a\"", "'\"'")] {
         assert!(name(written).is_err_and(|message| message.starts_with(bad)), "{written}: {:?}", name(written));
     }
@@ -122,7 +122,7 @@ fn numbers() {
         assert_eq!(status(value), Err(message.to_owned()));
     }
     assert!(status(parse_quote!(CONFLICT)).is_err_and(|message| message.contains("write `policy = POLICY`")));
-    assert_eq!(status(parse_quote!("409")), Err("drop the quotes: write `409`".to_owned()));
+    assert_eq!(status(parse_quote!("409")), Err("remove the quotes: write `409`".to_owned()));
 }
 
 #[test]
@@ -130,7 +130,7 @@ fn paths() {
     assert!(path(&parse_quote!(crate::render::<A>), "errors").is_ok());
     assert!(path(&parse_quote!(<A as B>::render), "errors").is_ok());
     let message = |value: Expr| text(path(&value, "errors").map(drop));
-    assert_eq!(message(parse_quote!("a::b")), Err("drop the quotes: write `errors = a::b`".to_owned()));
+    assert_eq!(message(parse_quote!("a::b")), Err("remove the quotes: write `errors = a::b`".to_owned()));
     assert!(message(parse_quote!(|refusal| render(refusal))).is_err_and(|it| it.contains("fn(&Refusal) -> Response")));
 }
 
