@@ -30,8 +30,8 @@
 //! For people who may look up keys but not change them, mount a second router with [`Admin::read_only`] at another path.
 //!
 //! # What it does by itself
-//! - A change needs a form of this page, sent from this page: the browser must say so (`Sec-Fetch-Site`, or `Origin` equal to `Host`), and
-//!   the form must contain the value of the page's cookie. The check does not depend on `SameSite`. Behind a proxy that rewrites `Host` the
+//! - A form is accepted only from this page: the browser's headers must show that (`Sec-Fetch-Site`, or `Origin` equal to `Host`), and the
+//!   form must contain the value of the page's cookie. The check does not depend on `SameSite`. Behind a proxy that rewrites `Host` the
 //!   page needs HTTPS, over which browsers send `Sec-Fetch-Site`.
 //! - There is no script on the page, and `Content-Security-Policy` lets none run, whatever was recorded. The page cannot be put
 //!   into a frame. Nothing is cached.
@@ -39,14 +39,13 @@
 //! - Each look-up and each change is an [`Audit`]: a `tracing` event at info, target `idem_admin::audit`, and a call of [`Admin::audit`].
 //!   Neither the event nor the call has the key. A look-up or a change runs to its end and is audited, even if the browser disconnects. A
 //!   change that the page refuses is audited as refused.
-//! - A change is made only if the key is in the state that the person saw: the page looks once more, and then makes the change. The two are
-//!   separate steps. Between them the record may expire, or another operator may forget it, and a retry may record a new response. Then the
-//!   page forgets that new record. A claim whose owner is alive is never forgotten.
+//! - A change is made only if the key is still in the state that the person saw: the page looks once more, and then makes the change.
+//!   Between these steps a record may expire or be forgotten, and a retry may record a new response. Then the page forgets that new record.
+//!   A claim whose owner is alive is never forgotten.
 //!
 //! # Scripts
-//! With `Accept: application/json` the look-up responds in JSON, and so does the list of unknown outcomes, `step=unknown`, in parts: send
-//! the `next` of one part as the `from` of the following request. Scripts cannot make changes here: call the methods of [`Idempotency`]
-//! instead.
+//! With `Accept: application/json` a look-up responds in JSON. So does the list of unknown outcomes (`step=unknown`), which has pages: send
+//! the `next` of one page as the `from` of the following request. To make changes, call the methods of [`Idempotency`] instead.
 //!
 //! ```console
 //! $ curl -H 'Accept: application/json' --data-urlencode key@key.txt \

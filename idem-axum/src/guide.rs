@@ -28,7 +28,7 @@
 //! | the crate [`idem-admin`](https://docs.rs/idem-admin) | How does support look a key up, and settle, forget or revoke it? |
 //! | [`Idempotency::inspect`](crate::Idempotency::inspect) | How does a program look a key up? |
 //!
-//! Each page is short, and ends with what does *not* hold. The tests compile and run its Rust code, except for a few excerpts.
+//! Each page ends with what does *not* hold. The tests compile and run its Rust code, except for a few excerpts.
 //!
 //! The modules contain only documentation, and exist only in rustdoc.
 

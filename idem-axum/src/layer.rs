@@ -27,14 +27,14 @@ use crate::warnings::Warnings;
 /// ```
 ///
 /// # One engine, one set of endpoints
-/// An endpoint is known by its handler's path, its method and its route template. If two routers serve the same handler at the same
+/// A key is bound to the Rust path of the handler, the method and the route template. If two routers serve the same handler at the same
 /// template for different purposes, say on two ports, give each an [`Idempotency`] with a different namespace, or declare scopes that
 /// differ.
 ///
 /// # Order of layers
-/// Every extractor runs on every request, so authentication in an extractor always guards the record. Authentication in
-/// middleware guards it as well, since the record is looked up in the handler, within all layers. A `TimeoutLayer` only cuts
-/// the client's wait: the handler goes on, and a retry gets its response.
+/// Every extractor runs on every request, so authentication in an extractor always guards the record. Authentication in middleware guards
+/// it as well, since the record is looked up in the handler, within all layers. A `TimeoutLayer` ends only the client's wait: the handler
+/// goes on, and a retry gets its response.
 ///
 /// # Request bodies that were not read
 /// A replay or a refusal may be ready before the request body was read. Many clients cannot read a response that comes during their upload.

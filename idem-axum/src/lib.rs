@@ -49,11 +49,11 @@
 //! the parts of the request that a retry must repeat. The *record* is the stored response, and a *replay* is a response made from the
 //! record. These guarantees hold for one scope and key, until the record expires:
 //!
-//! - **Once.** The handler starts at most once, unless its policy explicitly allows more.
+//! - **Once.** The handler starts at most once, unless its policy or the handler itself allows more.
 //! - **To the end.** A client that disconnects does not stop the handler.
 //! - **The same bytes.** A replay has the recorded status, headers, body and trailers.
-//! - **Never another caller's.** A request with another fingerprint, from another caller or to another endpoint is refused, even while the
-//!   first request runs.
+//! - **Never another caller's.** No caller gets another caller's record, unless the scope is `global`. A request with another fingerprint
+//!   or to another endpoint is refused, even while the first one runs.
 //! - **Extractors first.** Every extractor runs on every request, replays included.
 //! - **Refuse rather than guess.** If these promises cannot be kept, the handler does not run, and the client gets a clear error.
 //!

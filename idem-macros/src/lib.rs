@@ -1,8 +1,8 @@
 //! The attribute of `idem`. Use it through `idem-axum`, which re-exports it.
 //!
-//! This crate has no logic. The options are read (`options`), their values checked (`value`, `terms`, `scope`, `expression`) and resolved
-//! to a constant policy (`resolve`); the function is checked and taken apart (`handler`); and both become one function (`expand`) that
-//! calls the adapter crate. A plain function, without a request, has its own options (`function`).
+//! This crate has no logic. It reads the options (`options`), checks their values (`value`, `terms`, `scope`, `expression`), and resolves
+//! them to a constant policy (`resolve`). It checks the function (`handler`), and makes one function of both (`expand`), which calls the
+//! adapter crate. A plain function, without a request, has its own options (`function`).
 
 mod errors;
 mod expand;
@@ -71,9 +71,9 @@ use proc_macro::TokenStream;
 ///   part of the fingerprint. So a key used on one endpoint is refused on another of the same scope.
 /// - `record = all - 400 - 422`: a response that is not recorded releases the key, and the handler runs again on a retry.
 ///
-/// A flag is off unless it is written. `.optional()` and `.enforced()` turn one off in a `const` policy.
+/// A flag is off unless it is written or the `policy` has it. To turn it off, write `.optional()` or `.enforced()` in the `const` policy.
 ///
-/// A GET endpoint is protected like any other; the guide's page for users of axum says why not to annotate safe methods.
+/// Do not annotate `GET` and `HEAD`: the guide's page for axum users says why.
 ///
 /// Acknowledge with `in_flight = reject(202)` only if losing the event is acceptable: the execution in flight may still fail. `wait`
 /// is the safe choice. A request that waits holds what its extractors took, such as a pooled connection.
@@ -84,16 +84,16 @@ use proc_macro::TokenStream;
 /// without quotes cannot have a comma, a semicolon or a quote. Any other key is refused (400), and so are a list of keys and the header
 /// sent twice.
 ///
-/// Without `scope` the caller is part of the fingerprint: by the `Authorization` header, or by `Cookie` if there is no
-/// `Authorization`. A caller with a new token or a new cookie is refused. Declare a scope for such callers.
+/// Without `scope` the caller is part of the fingerprint: by the `Authorization` header, or by `Cookie` if there is no `Authorization`. A
+/// retry with a new token, or with a new cookie, is then refused (422). If tokens rotate, declare a scope.
 ///
 /// With `scope = path`, the same key on another path is another key, and callers are told apart as by default. `(global, path)` does not
 /// tell callers apart. `path` may be combined with one header, as in `(header("X-Tenant"), path)`, or with expressions, as in
 /// `(user.id, path)`.
 ///
 /// An expression in `scope` or `key` sees the arguments as the handler does, and must use at least one of them. It is evaluated after the
-/// extractors and before the handler. It cannot use `.await` or `?`; let an extractor do that. `global`, `path` and `header(..)` are
-/// keywords in `scope`, even if an argument has that name.
+/// extractors and before the handler. It cannot use `.await`, `?` or `return`; let an extractor do that. `global`, `path` and `header(..)`
+/// are keywords in `scope`, even if an argument has that name.
 ///
 /// With `key = event.id` any text of one byte or more is a key, and no header is read. An empty text or `None` is no key. The handler
 /// cannot take an `IdempotencyKey` argument then. Make one in the handler with `IdempotencyKey::from_text(&event.id)`.
@@ -125,7 +125,7 @@ use proc_macro::TokenStream;
 /// async fn ship(app: App, order: OrderPaid) -> Result<Receipt, ShipError> { .. }
 /// ```
 ///
-/// `engine`, `scope` and `key` must be written; `ttl`, `in_flight = wait("5s")`, `abandoned` and `crate` mean what they mean for a handler;
+/// `engine`, `scope` and `key` must be written. `ttl`, `in_flight = wait("5s")`, `abandoned` and `crate` mean what they mean for a handler.
 /// `fingerprint` is an argument that is `Serialize`. Any other option is a compile error. The rules for values and errors are those of
 /// `Idempotency::once`.
 ///
@@ -143,8 +143,8 @@ use proc_macro::TokenStream;
 ///   elsewhere into another function.
 /// - The handler runs in its own task, to its end even if the client disconnects. It must be `Send`, and task-locals of the
 ///   request's task are not visible in it.
-/// - With a `key`, or a `scope` that is an expression, a value that no pattern binds is dropped before the handler ends. An example is the
-///   second value of `(user, _)`.
+/// - If `key` or `scope` is an expression, a value that no pattern binds, such as the second one of `(user, _)`, is dropped before the
+///   handler ends.
 ///
 /// ## Generic functions
 ///
@@ -186,7 +186,7 @@ pub fn idempotent(options: TokenStream, item: TokenStream) -> TokenStream {
 ///
 /// The function keeps its arguments and its return type, and calls [`Idempotency::once`]: its `Ok` is recorded and returned by later calls
 /// with the key, and its `Err` and its panic release the key. So the value must be `Serialize` and `DeserializeOwned`, and the error must
-/// implement `From<RefusalReason>`. The block runs in its own task, to its end even if the caller is dropped. So the arguments must be
+/// implement `From<RefusalReason>`. The function runs in its own task, to its end even if the caller is dropped. So the arguments must be
 /// `Send`, and none may be a reference.
 ///
 /// | option | value | default |
@@ -200,7 +200,7 @@ pub fn idempotent(options: TokenStream, item: TokenStream) -> TokenStream {
 /// | `abandoned` | what a call gets if the process of an earlier call disappeared: `refuse` or `rerun` | `refuse` |
 /// | `crate` | path of this crate, if it is renamed or re-exported | `::idem_runtime` |
 ///
-/// The expressions are evaluated before the block, and cannot use `.await` or `?`.
+/// The expressions are evaluated before the function runs, and cannot use `.await`, `?` or `return`.
 ///
 /// [`Idempotency`]: struct.Idempotency.html
 /// [`Idempotency::once`]: struct.Idempotency.html#method.once

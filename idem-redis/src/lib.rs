@@ -1,5 +1,4 @@
-//! A store in Redis or Valkey for [`Idempotency`](idem_runtime::Idempotency): claims and records that all processes of a
-//! service see.
+//! A store in Redis or Valkey for [`Idempotency`](idem_runtime::Idempotency): claims and records that all processes of a service share.
 //!
 //! ```no_run
 //! use std::time::Duration;
@@ -59,8 +58,8 @@
 //! ACL SETUSER shop on >password resetchannels ~shop:* +info +eval +evalsha +get +getrange +pttl +time +set +pexpire +del +wait
 //! ```
 //!
-//! If the user lacks one of them, the store refuses it, and the error names the right. In a cluster `+cluster|slots` is needed as well.
-//! These are optional:
+//! If the user lacks one of them, the store does not connect, and the error names the right. In a cluster `+cluster|slots` is needed as
+//! well. These are optional:
 //!
 //! | right | without it |
 //! |---|---|
@@ -80,9 +79,9 @@
 //! either the TTL, the fingerprint and the execution info, or the record, with checksums that bind it to its key. A value that cannot be
 //! read is an error, and is never overwritten.
 //!
-//! The server's clock decides whether a lease has expired: the remaining time of the key's expiry shows it. So do not change the expiry of
-//! these keys. A claim without an expiry is an error. A claim outlives its lease for the endpoint's TTL, so that a retry learns that the
-//! outcome is unknown. A record expires with its key, and one without an expiry stays until it is forgotten.
+//! The server's clock decides whether a lease has expired: the store reads it from the time left to the key (`PTTL`). So do not change the
+//! expiry of these keys. A claim without an expiry is an error. A claim outlives its lease for the endpoint's TTL, so that a retry learns
+//! that the outcome is unknown. A record expires with its key, and one without an expiry stays until it is forgotten.
 //!
 //! Every step is a script on one key, which compares before it writes, and takes one round trip. A refusal reads some hundred bytes, even
 //! of a large record. If there is no reply within half of the [`timeout`](RedisStoreBuilder::timeout), the step is also sent on a new

@@ -70,8 +70,7 @@
 //! | abandoned: in flight without an owner | [`Begin::Abandoned`] | [`RefusalReason::OutcomeUnknown`]; [`RunResult::Executed`] under [`Abandoned::Rerun`] |
 //!
 //! Unless the key is free, an attempt with another fingerprint gets [`RefusalReason::Mismatch`]. It gets [`RefusalReason::PolicyChanged`]
-//! instead if the key was used at the same endpoint under another [policy](Attempt::under). An error of the store is not a state: the
-//! handler does not start.
+//! instead if the key was used at the same endpoint under another [policy](Attempt::under). If the store fails, the handler does not start.
 //!
 //! # Without HTTP
 //!

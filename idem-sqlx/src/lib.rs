@@ -52,8 +52,8 @@
 //!
 //! # Operating it
 //!
-//! - Call `migrate()` once before the first request. It may run in all processes at once. To run the statements by hand, take them from the
-//!   crate's folder `migrations`.
+//! - Call `migrate()` once before the first request. It may run in all processes at once. Its statements are in the crate's folder
+//!   `migrations`, to run them by hand.
 //! - Spawn `cleanup()` in at least one process. Without it the store is correct, but the table grows.
 //! - A failed step is [`StoreError::Unavailable`](idem_runtime::StoreError::Unavailable), whose source is a
 //!   [`DatabaseError`]: it says what failed, what was not done, and what to do.
@@ -61,7 +61,7 @@
 //! - [`Idempotency::inspect`](idem_runtime::Idempotency::inspect) returns the state of a key with one `SELECT`. To count how often a record
 //!   was replayed, call `count_replays(true)` on the builder.
 //! - Keys never reach the database: rows are found by a SHA-256 over scope and key. Responses are stored as they are.
-//! - Set a lease to several times the longest pause that the database or a process may have. The default is 30 seconds. The lease is
+//! - Set the lease to several times the longest pause that the database or a process may have. The default is 30 seconds. The lease is
 //!   renewed each time a third of it has passed.
 #![cfg_attr(not(feature = "_database"), allow(rustdoc::broken_intra_doc_links))]
 
