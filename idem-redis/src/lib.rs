@@ -75,13 +75,13 @@
 //!
 //! # What is stored
 //!
-//! One string for each key, named by the prefix and a hash; what clients sent is not in the name. The string contains the owner token, and
-//! either the TTL, the fingerprint and the execution info, or the record, with checksums that bind it to its key. A value that cannot be
-//! read is an error, and is never overwritten.
+//! One string for each key, named by the prefix and a hash; what clients sent is not in the name. A claim has the owner token, the TTL, the
+//! fingerprint and the execution info. A record has the owner token, the fingerprint and the response. Checksums bind both to their key. A
+//! value that cannot be read is an error, and is never overwritten.
 //!
-//! The server's clock decides whether a lease has expired: the store reads it from the time left to the key (`PTTL`). So do not change the
-//! expiry of these keys. A claim without an expiry is an error. A claim outlives its lease for the endpoint's TTL, so that a retry learns
-//! that the outcome is unknown. A record expires with its key, and one without an expiry stays until it is forgotten.
+//! A claim outlives its lease by the TTL, so that a retry learns that the outcome is unknown. The lease has expired when less than the TTL
+//! is left to the key, by the server's clock. So do not change the expiry of these keys. A claim without an expiry is an error. A record
+//! expires with its key, and one without an expiry stays until it is forgotten.
 //!
 //! Every step is a script on one key, which compares before it writes, and takes one round trip. A refusal reads some hundred bytes, even
 //! of a large record. If there is no reply within half of the [`timeout`](RedisStoreBuilder::timeout), the step is also sent on a new
