@@ -248,3 +248,41 @@ impl fmt::Debug for MemoryClaim {
         f.debug_struct("MemoryClaim").field("key", &self.key).finish()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::quota::Quota;
+    use super::*;
+
+    #[test]
+    fn a_large_table_is_shrunk_when_little_of_it_is_in_use() {
+        let quota = Arc::new(Quota::new(10_000, usize::MAX));
+        let claims = Claims::new(KeyHasher::random());
+        let mut claims = claims.lock();
+        let key = |number: u16| {
+            let mut bytes = [0; 32];
+            bytes[..2].copy_from_slice(&number.to_le_bytes());
+            StorageKey::from_bytes(bytes)
+        };
+        for number in 0..10_000 {
+            let claimed = claims.insert(key(number), Fingerprint::builder().finish(), None, quota.admit().unwrap());
+            assert!(claimed.is_some());
+        }
+        let mut shrunk = 0;
+        for number in 0..10_000 {
+            let before = claims.0.capacity();
+            assert!(claims.forget(&key(number)).is_some());
+            let (len, capacity) = (claims.len(), claims.0.capacity());
+            // A map may lose the place of what was removed, until it is hashed again.
+            let unchanged = capacity == before || capacity == before - 1;
+            if unchanged {
+                assert!(before <= SMALL || len * 8 + 8 >= before, "{len} of {before}");
+            } else {
+                assert!(before > SMALL && len * 8 < before && len * 2 <= capacity, "{len} of {before}: {capacity}");
+                shrunk += 1;
+            }
+        }
+        // Each time to a quarter.
+        assert!((2..=5).contains(&shrunk), "{shrunk} times");
+    }
+}
