@@ -511,6 +511,31 @@ fn the_longest_ttl_is_no_problem_in_real_time() {
     }
 }
 
+#[tokio::test]
+async fn moka_reclaims_no_live_record_and_every_expired_one() {
+    let store = MemoryStore::new();
+    let day = Duration::from_secs(24 * 60 * 60);
+    for (range, ttl) in [Duration::from_secs(1), day, 10 * 365 * day].into_iter().enumerate() {
+        for number in (0..100).map(|number| 100 * range + number) {
+            claim(&store, number).await.complete(record(1), ttl).await.unwrap();
+            let records = &store.inner.shared.shard(&key(number)).records;
+            let reclaim_after = records.reclaim_after(&key(number)).flatten().unwrap();
+            assert!((ttl..ttl + Duration::from_secs(20)).contains(&reclaim_after), "{ttl:?}: {reclaim_after:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn only_a_request_with_the_same_fingerprint_counts_as_a_replay() {
+    let store = MemoryStore::new();
+    claim(&store, 1).await.complete(record(1), TTL).await.unwrap();
+    let other = Fingerprint::from_bytes([8; 32]);
+    for (fingerprint, replays) in [(&other, 0), (&FINGERPRINT, 1), (&other, 1), (&FINGERPRINT, 2)] {
+        assert!(matches!(store.begin(&key(1), fingerprint, &OPTIONS).await, Ok(Begin::Completed(_))));
+        assert_eq!(store.inspect(&key(1)).await.unwrap().unwrap().replays, Some(replays));
+    }
+}
+
 #[test]
 fn a_second_clock_is_not_ignored_silently() {
     let shared = |clock: &ManualClock| -> Arc<dyn Clock> { Arc::new(clock.clone()) };
