@@ -21,6 +21,8 @@ pub mod report;
 pub mod row;
 pub mod sample;
 pub mod scale;
+#[cfg(feature = "stores")]
+pub mod stores;
 pub mod subject;
 
 /// Any failure ends a benchmark with its message: a number from a broken run is worth nothing.

@@ -8,8 +8,6 @@ use axum::http::StatusCode;
 use axum::routing::post;
 use axum::{Json, Router};
 use idem_axum::{Idempotency, IdempotencyLayer, idempotent};
-use idem_benches::Failure;
-use idem_benches::sample::Series;
 use idem_sqlx::{PostgresStore, Tx};
 use idem_testkit::postgres::Postgres as Server;
 use serde::{Deserialize, Serialize};
@@ -18,8 +16,10 @@ use sqlx::{PgPool, Postgres};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
-use crate::place::Place;
-use crate::round_trips::RoundTrips;
+use crate::Failure;
+use crate::sample::Series;
+use crate::stores::place::Place;
+use crate::stores::round_trips::RoundTrips;
 
 /// In how many slices the rows take turns within a round.
 const SLICES: u64 = 10;

@@ -4,13 +4,13 @@ use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
-use idem_benches::Failure;
 use idem_runtime::StorageKey;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous};
 use sqlx::{ConnectOptions, Row, SqliteConnection};
 
 use super::{OWNER, expect};
-use crate::subject::{LEASE, Steps, TTL, checksummed, fingerprint};
+use crate::Failure;
+use crate::stores::subject::{LEASE, Steps, TTL, checksummed, fingerprint};
 
 const BEGIN: &str = "INSERT INTO bare (key, owner, fingerprint, lease_until, expires_at) VALUES (?1, ?2, ?3, ?4, ?5) \
      ON CONFLICT (key) DO NOTHING RETURNING 1";

@@ -2,10 +2,9 @@
 
 use std::fmt::Write;
 
-use idem_benches::chart::escaped;
-
-use crate::report::Results;
-use crate::throughput::Throughput;
+use crate::chart::escaped;
+use crate::stores::report::Results;
+use crate::stores::throughput::Throughput;
 
 const WIDTH: f64 = 860.0;
 const HEIGHT: f64 = 460.0;

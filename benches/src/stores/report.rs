@@ -2,13 +2,13 @@
 
 use std::fmt::Write;
 
-use idem_benches::report::time;
-use idem_benches::sample::Series;
 use serde::Serialize;
 
-use crate::ratios::Ratio;
-use crate::throughput::Throughput;
-use crate::transactions::{self, Beside};
+use crate::report::time;
+use crate::sample::Series;
+use crate::stores::ratios::Ratio;
+use crate::stores::throughput::Throughput;
+use crate::stores::transactions::{self, Beside};
 
 /// Everything that was measured in one run.
 #[derive(Debug, Default, Serialize)]

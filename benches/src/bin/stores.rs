@@ -1,5 +1,5 @@
 //! `scripts/bench-stores` runs this.
 
 fn main() -> std::process::ExitCode {
-    idem_benches::cli::told(idem_store_benches::cli::main())
+    idem_benches::cli::told(idem_benches::stores::cli::main())
 }

@@ -4,17 +4,17 @@ use std::path::Path;
 use std::time::Duration;
 use std::{env, fs};
 
-use idem_benches::{Failure, document, machine};
 use tokio::runtime::Builder;
 
-use crate::chart;
-use crate::place::Place;
-use crate::ratios::{self, Numbers};
-use crate::report::Results;
-use crate::throughput::{self, TASKS};
-use crate::transactions;
+use crate::stores::chart;
+use crate::stores::place::Place;
+use crate::stores::ratios::{self, Numbers};
+use crate::stores::report::Results;
+use crate::stores::throughput::{self, TASKS};
+use crate::stores::transactions;
+use crate::{Failure, document, machine};
 
-const USAGE: &str = "usage: idem-store-benches [--quick] [--write] [--rounds <number>] [<part>..]
+const USAGE: &str = "usage: stores [--quick] [--write] [--rounds <number>] [<part>..]
 parts, all of them if none is named: ratios throughput transactions
   --quick   a round of a few keys, which only shows that everything is measured as it says
   --write   puts the tables into BENCHMARKS.md, and stores.json and stores.svg into benches/
@@ -103,7 +103,7 @@ impl Options {
     }
 
     fn save(&self, results: &Results) -> Result<(), Failure> {
-        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
         // A run of one part renews its table, and leaves the files that hold the whole run alone.
         let whole = self.write && self.parts.is_empty();
         let folder = if whole { root.join("benches") } else { env::temp_dir().join("idem-benches") };

@@ -1,13 +1,13 @@
 //! Redis: commands, and scripts that do no more than a command.
 
 use bytes::Bytes;
-use idem_benches::Failure;
 use idem_runtime::StorageKey;
 use redis::aio::MultiplexedConnection;
 use redis::{AsyncConnectionConfig, Client, Cmd, Value, cmd};
 
 use super::expect;
-use crate::subject::{Steps, TTL, checksummed};
+use crate::Failure;
+use crate::stores::subject::{Steps, TTL, checksummed};
 
 /// As long as a claim of `RedisStore`: a head of 34 bytes, and a fingerprint.
 const CLAIM: [u8; 66] = [b'c'; 66];

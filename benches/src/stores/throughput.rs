@@ -4,13 +4,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use idem_benches::Failure;
-use idem_benches::sample::Series;
 use serde::Serialize;
 use tokio::runtime::Runtime;
 
-use crate::place::Place;
-use crate::subject::Load;
+use crate::Failure;
+use crate::sample::Series;
+use crate::stores::place::Place;
+use crate::stores::subject::Load;
 
 /// How many tasks there are at once. A `PostgresStore` has as many connections.
 pub const TASKS: [usize; 7] = [1, 2, 4, 8, 16, 32, 64];

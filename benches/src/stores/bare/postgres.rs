@@ -3,13 +3,13 @@
 use std::str::FromStr;
 
 use bytes::Bytes;
-use idem_benches::Failure;
 use idem_runtime::StorageKey;
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{ConnectOptions, PgConnection, Row};
 
 use super::{OWNER, expect};
-use crate::subject::{LEASE, Steps, TTL, checksummed, fingerprint};
+use crate::Failure;
+use crate::stores::subject::{LEASE, Steps, TTL, checksummed, fingerprint};
 
 const BEGIN: &str = "INSERT INTO bare (key, owner, fingerprint, lease_until, expires_at, clean_after) \
      VALUES ($1, $2, $3, clock_timestamp() + $4 * interval '1 microsecond', clock_timestamp() + $5 * interval '1 microsecond', \

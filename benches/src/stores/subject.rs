@@ -6,10 +6,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use idem_benches::Failure;
-use idem_benches::scale::record_bytes;
 use idem_runtime::{Begin, BeginOptions, Claim, Fingerprint, Record, StorageKey, Store};
 use serde::Serialize;
+
+use crate::Failure;
+use crate::scale::record_bytes;
 
 /// How long a claim lives without renewal.
 pub const LEASE: Duration = Duration::from_secs(30);

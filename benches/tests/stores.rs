@@ -7,14 +7,14 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use idem_benches::Failure;
+use idem_benches::stores::place::Place;
+use idem_benches::stores::subject::{Load, Stored, Subject, Work, key};
 use idem_runtime::{MemoryStore, StorageKey};
-use idem_store_benches::place::Place;
-use idem_store_benches::subject::{Load, Stored, Subject, Work, key};
 
 /// The whole program, as `scripts/bench-stores --quick` runs it, with every table and every row.
 #[test]
 fn a_quick_run_has_every_row_and_each_takes_the_round_trips_of_the_bare_commands() {
-    let output = Command::new(env!("CARGO_BIN_EXE_idem-store-benches")).arg("--quick").output().unwrap();
+    let output = Command::new(env!("CARGO_BIN_EXE_stores")).arg("--quick").output().unwrap();
     let said = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success(), "{}{said}", String::from_utf8_lossy(&output.stderr));
     for table in ["stores-machine", "stores-ratios", "stores-throughput", "stores-transactions"] {

@@ -5,7 +5,7 @@ pub mod postgres;
 pub mod redis;
 pub mod sqlite;
 
-use idem_benches::Failure;
+use crate::Failure;
 
 /// The bytes of an owner token.
 const OWNER: [u8; 16] = [5; 16];

@@ -2,7 +2,6 @@
 
 use std::path::{Path, PathBuf};
 
-use idem_benches::Failure;
 use idem_redis::RedisStore;
 use idem_runtime::MemoryStore;
 use idem_sqlx::{PostgresStore, SqliteStore};
@@ -10,10 +9,11 @@ use idem_testkit::postgres::Postgres;
 use idem_testkit::redis::Redis;
 use tempfile::TempDir;
 
-use crate::bare::postgres::BarePostgres;
-use crate::bare::redis::BareRedis;
-use crate::bare::sqlite::BareSqlite;
-use crate::subject::{Load, Stored, Subject};
+use crate::Failure;
+use crate::stores::bare::postgres::BarePostgres;
+use crate::stores::bare::redis::BareRedis;
+use crate::stores::bare::sqlite::BareSqlite;
+use crate::stores::subject::{Load, Stored, Subject};
 
 /// A place, with what ends when it is dropped.
 #[derive(Debug)]

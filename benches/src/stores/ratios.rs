@@ -3,15 +3,15 @@
 use std::ops::Range;
 use std::time::Duration;
 
-use idem_benches::Failure;
-use idem_benches::sample::Series;
 use idem_runtime::StorageKey;
 use serde::Serialize;
 use tokio::runtime::Runtime;
 
-use crate::place::{Compared, Place};
-use crate::round_trips::RoundTrips;
-use crate::subject::{Subject, Work, key};
+use crate::Failure;
+use crate::sample::Series;
+use crate::stores::place::{Compared, Place};
+use crate::stores::round_trips::RoundTrips;
+use crate::stores::subject::{Subject, Work, key};
 
 /// How many keys have a record before reading begins.
 const RECORDED: u64 = 64;
