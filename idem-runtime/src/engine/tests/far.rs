@@ -28,8 +28,9 @@ enum Row {
     Claim { owner: u64, fp: Fingerprint, gone: bool },
     Kept { owner: u64, record: Record, expires: Timestamp },
 }
+/// A store outside the process that keeps no more than it must: it cannot be inspected.
 #[derive(Clone)]
-struct Far {
+pub(super) struct Far {
     rows: Arc<Mutex<HashMap<StorageKey, Row>>>,
     clock: ManualClock,
     next: Arc<AtomicU64>,
@@ -44,7 +45,7 @@ struct Faults {
     panic_ended: AtomicU64,
 }
 impl Far {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self {
             rows: Default::default(),
             clock: ManualClock::new(),
@@ -56,7 +57,7 @@ impl Far {
         self.rows.lock().unwrap().insert(key, Row::Claim { owner: 0, fp, gone: true });
     }
 }
-struct FarClaim {
+pub(super) struct FarClaim {
     far: Far,
     key: StorageKey,
     owner: u64,

@@ -309,7 +309,7 @@ async fn a_second_run_takes_the_claim_over_with_another_origin() {
 
 #[tokio::test]
 async fn a_store_that_cannot_be_inspected_says_so_and_is_not_changed() {
-    let idempotency = Idempotency::new(faulty::Faulty::default());
+    let idempotency = Idempotency::new(far::Far::new());
     let inspected = idempotency.inspect(&Scope::GLOBAL, &a()).await;
     assert!(matches!(inspected, Err(StoreError::CannotInspect)), "{inspected:?}");
     let settled = idempotency.settle(&Scope::GLOBAL, &a(), Outcome::Release).await;
