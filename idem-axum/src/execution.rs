@@ -12,14 +12,14 @@ use futures_util::future::BoxFuture;
 use http::{HeaderValue, StatusCode};
 use idem_runtime::transaction::TransactionSlot;
 use idem_runtime::{
-    Attempt, Executed, Fingerprint, Outcome, Recording, RefusalReason, RequestSpan, RunResult, StorageKey,
+    Attempt, Executed, Fingerprint, Outcome, Recording, RefusalReason, RequestSpan, RunResult, StorageKey, panics,
 };
 use tokio::time::timeout;
 
 use crate::context::{self, LayerConfig};
 use crate::policy::{Policy, Refusal};
 use crate::response::{self, RecordedRequest, Unrecorded};
-use crate::{panics, telemetry};
+use crate::telemetry;
 
 /// What an execution needs to know of its request. It has no handle of the engine: a task that outlives the last one would hide
 /// that the engine was dropped while it ran.
@@ -115,11 +115,14 @@ async fn record_in_transaction(
     mut response: Response,
 ) -> Result<Executed<Response>, Box<dyn Any + Send>> {
     let (policy, status) = (request.policy, response.status());
-    // Without a claim there is nothing to release.
-    let is_unrecorded = response.extensions().get::<Unrecorded>().is_some();
+    let is_unrecorded = response.extensions_mut().remove::<Unrecorded>().is_some();
     let is_unset = policy.record.is_none() && status.is_server_error();
-    if is_unrecorded || (is_unset && !slot.is_unkeyed()) {
-        response.extensions_mut().remove::<Unrecorded>();
+    // A retry runs the handler again, so what it wrote is undone. Without a claim there are no retries.
+    let reruns = is_unset || request.body_failed || response.extensions().get::<Refusal>().is_some();
+    if is_unrecorded || (reruns && !slot.is_unkeyed()) {
+        if request.body_failed && status.as_u16() < 400 {
+            slot.set_fault("it returned a success although the body of its request had broken off, and what it wrote was rolled back; return an error");
+        }
         return Ok(ended(response, Outcome::Release));
     }
     let (response, is_whole) = response::buffer(policy.max_response, response).await?;

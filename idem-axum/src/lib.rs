@@ -92,7 +92,6 @@ pub mod guide;
 mod key;
 mod layer;
 mod link_header;
-mod panics;
 mod policies;
 mod policy;
 #[doc(hidden)]

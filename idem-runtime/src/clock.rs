@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use crate::error::discard;
+use crate::panics::discard;
 
 /// A point in time: nanoseconds since the Unix epoch, enough until the year 2554.
 ///

@@ -1,10 +1,8 @@
 //! What can go wrong with a store and with what it holds.
 
-use std::any::Any;
 use std::error::Error;
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::fmt;
 use std::sync::Arc;
-use std::{fmt, mem};
 
 /// Why a store could not do what it was asked.
 ///
@@ -84,10 +82,3 @@ impl fmt::Display for DecodeError {
 }
 
 impl Error for DecodeError {}
-
-/// Drops the payload of a panic, which may panic as well.
-pub(crate) fn discard(panic: Box<dyn Any + Send>) {
-    if let Err(again) = catch_unwind(AssertUnwindSafe(|| drop(panic))) {
-        mem::forget(again);
-    }
-}

@@ -25,6 +25,7 @@ use crate::fingerprint::Fingerprint;
 use crate::key::StorageKey;
 use crate::lease::Lease;
 use crate::outcome::{Executed, Outcome, Recording, RefusalReason, RunResult, codes};
+use crate::panics::{discard, drop_quietly};
 use crate::record::RecordBuilder;
 use crate::store::Store;
 use crate::telemetry::span::RequestSpan;
@@ -205,8 +206,10 @@ impl Once {
             Box::pin(async move {
                 let result = unwind_caught(function).await;
                 let outcome = outcome_of(key, &result);
-                // The caller may be gone.
-                let _ = sender.send(result);
+                // The caller may be gone. What is dropped here is the user's, and the claim has not ended.
+                if let Err(unread) = sender.send(result) {
+                    drop_quietly(unread);
+                }
                 Executed { response: (), recording: Recording::Done(outcome) }
             })
         });
@@ -434,7 +437,10 @@ fn record<T: Serialize>(key: StorageKey, value: &T) -> Outcome {
     let error = match catch_unwind(AssertUnwindSafe(|| Outcome::value(value))) {
         Ok(Ok(outcome)) => return outcome,
         Ok(Err(error)) => error.to_string(),
-        Err(_) => "it panicked".to_owned(),
+        Err(panic) => {
+            discard(panic);
+            "it panicked".to_owned()
+        }
     };
     let value = type_name::<T>();
     tracing::error!(%key, value, error, "the value of a function does not serialize; it is returned, and later calls are refused as not replayable");

@@ -117,6 +117,8 @@ mod lease;
 mod memory;
 mod outcome;
 #[doc(hidden)]
+pub mod panics;
+#[doc(hidden)]
 pub mod private;
 mod record;
 pub mod remote;

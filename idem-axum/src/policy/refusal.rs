@@ -8,10 +8,9 @@ use axum::body::Body;
 use axum::response::{IntoResponse, Response};
 use http::header::{CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderValue, StatusCode};
-use idem_runtime::{InvalidKey, MAX_KEY, RefusalReason, StoreError, codes};
+use idem_runtime::{InvalidKey, MAX_KEY, RefusalReason, StoreError, codes, panics};
 
 use super::{Policy, Statuses, render};
-use crate::panics;
 
 /// A response made by the runtime itself. For most variants the handler has not started. The others are
 /// [`HandlerPanicked`](Self::HandlerPanicked) and [`HandlerTimedOut`](Self::HandlerTimedOut), which say how it ended,
@@ -337,6 +336,9 @@ impl fmt::Display for Refusal {
                 "The header `{header}` is not a valid key: {reason}. Nothing was done. Send one key of {} to {MAX_KEY} \
                  visible ASCII characters, in quotes if it has a comma, a semicolon or a quote.",
                 policy.min_key
+            ),
+            Self::InFlight { .. } if self.retry_after().is_none() => f.write_str(
+                "A request with this key is being processed. It was not started again, and need not be sent again.",
             ),
             Self::InFlight { .. } => f.write_str(
                 "A request with this key is being processed. It was not started again. Retry the identical request in a \

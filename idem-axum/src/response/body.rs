@@ -13,10 +13,10 @@ use axum::body::Body;
 use bytes::{Bytes, BytesMut};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use idem_runtime::RecordedStream;
+use idem_runtime::panics::{discard, drop_quietly};
 
 use super::queue::{self, End, Reader, Writer};
 use super::recorder::{Added, BodyRecorder, poll_body};
-use crate::panics::{discard, drop_quietly};
 
 /// After this many frames the data of further ones is put together: a caller that lags no longer sees where a frame
 /// ended, and many small frames take no more memory than their bytes.

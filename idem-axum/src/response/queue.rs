@@ -14,6 +14,7 @@ use axum::body::Body;
 use bytes::Bytes;
 use http::HeaderMap;
 use http_body::Frame;
+use idem_runtime::panics::drop_quietly;
 use idem_runtime::{Delivery, Outcome, RecordedStream};
 
 use super::recorder::{Added, BodyRecorder};
@@ -177,8 +178,8 @@ impl Writer {
         let closed = shared.done.then(|| shared.close());
         let caller = shared.caller.take();
         drop(shared);
-        // These are the user's.
-        drop((unread, closed));
+        // These are the user's, and the claim may not have ended.
+        drop_quietly((unread, closed));
         wake(caller);
     }
 }
@@ -328,6 +329,27 @@ mod tests {
         let content = content(outcome);
         assert!(content.as_ref().is_some_and(|content| content.windows(3).any(|window| window == b"one")));
         assert!(delivery.unwrap().recorded(content).now_or_never().is_some());
+    }
+
+    #[test]
+    fn a_body_whose_drop_panics_ends_the_recording_of_a_caller_that_is_gone() {
+        struct Fragile;
+
+        impl Drop for Fragile {
+            fn drop(&mut self) {
+                panic!("on purpose")
+            }
+        }
+
+        let fragile = Fragile;
+        let rest = futures_util::stream::poll_fn(move |_| {
+            let _ = &fragile;
+            Poll::<Option<Result<Bytes, axum::Error>>>::Pending
+        });
+        let (writer, reader) = recording(stream());
+        drop(reader);
+        let RecordedStream { outcome, .. } = writer.abandon(End::Rest(Body::from_stream(rest)));
+        assert!(matches!(outcome, Outcome::NotReplayable));
     }
 
     #[test]

@@ -16,12 +16,12 @@ use http::HeaderMap;
 use http::header::CONTENT_LENGTH;
 use http::response::Parts;
 use http_body::{Body as _, Frame};
+use idem_runtime::panics::drop_quietly;
 use idem_runtime::{Executed, Outcome, RecordBuilder, Recording};
 
 use super::body::{self, BufferedFrames};
 use super::codec::{self, Trailers};
 use super::{Unrecorded, headers, vary};
-use crate::panics::drop_quietly;
 use crate::policy::{Policy, Refusal, Statuses};
 use crate::warnings::Warnings;
 
@@ -186,9 +186,8 @@ pub(crate) async fn buffer(max: usize, response: Response) -> Result<(Response, 
                 break (frames.whole(), true);
             }
             Ok(Some(Ok(frame))) => {
-                let data = frame.data_ref().map_or(0, Bytes::len);
-                let trailers = frame.trailers_ref().map_or(0, HeaderMap::len);
-                size = size.saturating_add(data).saturating_add(trailers);
+                // Trailers do not count: after them the body ends.
+                size = size.saturating_add(frame.data_ref().map_or(0, Bytes::len));
                 frames.push(frame);
                 is_larger = size > max;
             }

@@ -1,7 +1,12 @@
+use std::convert::Infallible;
+
 use axum::body::Body;
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
+use futures_util::{FutureExt, StreamExt, stream};
 use http::{HeaderName, HeaderValue, StatusCode, header};
+use http_body::Frame;
+use http_body_util::{BodyExt, StreamBody};
 use idem_runtime::{DecodeError, Executed, Outcome, RecordBuilder, Recording};
 
 use crate::policy::{Policy, Replay};
@@ -169,4 +174,19 @@ async fn a_full_header_map_is_not_recorded_and_does_not_panic() {
         forged.put(name.as_bytes());
     }
     assert!(replay(&Policy::DEFAULT, &forged.bytes()).is_err());
+}
+
+#[tokio::test]
+async fn a_body_that_is_buffered_is_awaited_to_its_end_whatever_its_trailers_are() {
+    let (end, ended) = tokio::sync::oneshot::channel::<()>();
+    let trailers = http::HeaderMap::from_iter([(HeaderName::from_static("x-sum"), HeaderValue::from_static("1"))]);
+    let frames = [Frame::data(Bytes::from_static(b"four")), Frame::trailers(trailers)];
+    let frames = stream::iter(frames.map(Ok::<_, Infallible>)).chain(stream::once(ended).filter_map(async |_| None));
+    let response = Response::new(Body::new(StreamBody::new(Box::pin(frames))));
+    let mut buffered = Box::pin(super::buffer(4, response));
+    assert!((&mut buffered).now_or_never().is_none(), "the body has not ended");
+    drop(end);
+    let (response, is_whole) = buffered.await.unwrap();
+    let body = response.into_body().collect().await.unwrap();
+    assert!(is_whole && body.trailers().is_some_and(|trailers| trailers.len() == 1));
 }

@@ -12,9 +12,10 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use crate::clock::Clock;
-use crate::error::{StoreError, discard};
+use crate::error::StoreError;
 use crate::fingerprint::Fingerprint;
 use crate::key::StorageKey;
+use crate::panics::{discard, drop_quietly};
 use crate::record::Record;
 use crate::store::{Begin, BeginOptions, Claim, KeyPage, Store, StoreCapabilities, StoredEntry};
 use crate::telemetry::counters::Operation;
@@ -49,10 +50,7 @@ impl<T> Future for StoreFuture<'_, T> {
 
 impl<T> Drop for StoreFuture<'_, T> {
     fn drop(&mut self) {
-        let step = self.0.take();
-        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| drop(step))) {
-            discard(panic);
-        }
+        drop_quietly(self.0.take());
     }
 }
 

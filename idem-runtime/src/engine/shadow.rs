@@ -19,6 +19,7 @@ use super::{Core, Idempotency, poll_once};
 use crate::attempt::Attempt;
 use crate::execution_info::ExecutionInfo;
 use crate::outcome::{Outcome, RefusalReason};
+use crate::panics::discard;
 
 /// What would have happened to a request in shadow mode.
 #[derive(Clone, Debug)]
@@ -107,7 +108,8 @@ impl Idempotency {
         let core = &self.handle.core;
         let report: Report = Box::new(|outcome| {
             // Nothing is enforced, so neither the request nor the claim may suffer from it.
-            if catch_unwind(AssertUnwindSafe(|| report(outcome))).is_err() {
+            if let Err(panic) = catch_unwind(AssertUnwindSafe(|| report(outcome))) {
+                discard(panic);
                 tracing::error!("the report of a request in shadow mode panicked; the request goes on");
             }
         });

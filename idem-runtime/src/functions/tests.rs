@@ -261,6 +261,37 @@ async fn a_result_that_panics_when_it_serializes_is_returned_and_never_computed_
     assert!(matches!(refused(run().await), RefusalReason::NotReplayable));
 }
 
+/// A value that panics when it is dropped.
+#[derive(Debug, Serialize, Deserialize)]
+struct Fragile;
+
+impl Drop for Fragile {
+    fn drop(&mut self) {
+        panic!("on purpose")
+    }
+}
+
+#[tokio::test]
+async fn a_value_that_panics_when_it_is_dropped_is_recorded_when_its_caller_is_gone() {
+    let idempotency = Idempotency::in_memory();
+    let (started, go_on) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let caller = tokio::spawn({
+        let (once, started, go_on) = (idempotency.once("ship", "a"), Arc::clone(&started), Arc::clone(&go_on));
+        once.run(async move || {
+            started.notify_one();
+            go_on.notified().await;
+            Ok::<_, Failure>(Fragile)
+        })
+    });
+    started.notified().await;
+    caller.abort();
+    assert!(caller.await.unwrap_err().is_cancelled());
+    go_on.notify_one();
+    idempotency.drain().await;
+    let report = idempotency.once("ship", "a").inspect().await.unwrap().unwrap();
+    assert!(matches!(report.status(), KeyStatus::Recorded), "{report:?}");
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_call_that_waits_gets_the_value_or_runs_after_an_error_or_gives_up() {
     let idempotency = Idempotency::in_memory();

@@ -5,14 +5,14 @@ use std::mem;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 /// Drops the payload of a panic, which may panic as well.
-pub(crate) fn discard(panic: Box<dyn Any + Send>) {
+pub fn discard(panic: Box<dyn Any + Send>) {
     if let Err(again) = catch_unwind(AssertUnwindSafe(|| drop(panic))) {
         mem::forget(again);
     }
 }
 
 /// Drops a value of the user's, whose `Drop` may panic.
-pub(crate) fn drop_quietly<T>(value: T) {
+pub fn drop_quietly<T>(value: T) {
     if let Err(panic) = catch_unwind(AssertUnwindSafe(|| drop(value))) {
         discard(panic);
     }
