@@ -40,6 +40,7 @@ impl<S: Send + Sync> OptionalFromRequestParts<S> for IdempotencyKey {
         match key {
             // Nothing is enforced.
             Err(_) if policy.shadow => Ok(None),
+            Ok(None) if policy.key_from_arguments => Err(Refusal::KeyMissing { policy }),
             key => key.map_err(|reason| Refusal::KeyInvalid { policy, reason }),
         }
     }

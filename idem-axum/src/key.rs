@@ -23,8 +23,8 @@ use idem_runtime::{Fingerprint, Key, Lease, StorageKey};
 /// # Rejections
 /// [`Refusal::KeyMissing`](crate::Refusal::KeyMissing) if the request has no key, and
 /// [`Refusal::KeyInvalid`](crate::Refusal::KeyInvalid) if the key is malformed. Outside an `#[idempotent]` handler the rules of
-/// [`Policy::DEFAULT`](crate::Policy::DEFAULT) apply. An endpoint with `key = ..` has no key when its extractors run: call
-/// [`IdempotencyKey::from_text`] in the handler.
+/// [`Policy::DEFAULT`](crate::Policy::DEFAULT) apply. An endpoint with `key = ..` has no key when its extractors run. There
+/// the response is 500, and an error is logged: call [`IdempotencyKey::from_text`] in the handler.
 #[derive(Clone)]
 pub struct IdempotencyKey {
     key: Key,

@@ -1,7 +1,8 @@
 //! The end of a request whose handler does not run.
 
-use axum::response::Response;
+use axum::response::{IntoResponse, Response};
 use futures_util::future::BoxFuture;
+use http::StatusCode;
 
 use super::keyed::RequestKey;
 use crate::context::LayerConfig;
@@ -22,7 +23,7 @@ impl Refused {
 }
 
 /// Returns a rejection. If the extractor is that of the key, it is a refusal, and the body is discarded first. Any other is sent
-/// as without the attribute.
+/// as without the attribute. The extractor of a key that the arguments have yet to say is a mistake of the service.
 pub(super) fn rejected(
     config: &LayerConfig,
     key: &mut RequestKey,
@@ -32,7 +33,13 @@ pub(super) fn rejected(
     if let Some(keyed) = key.request() {
         keyed.span.rejected();
     }
-    let response = config.describe(response);
-    let refused = response.extensions().get::<Refusal>().is_some();
+    let is_early = matches!(key, RequestKey::OfArguments(_));
+    let (response, refused) = match response.extensions().get() {
+        Some(Refusal::KeyMissing { .. }) if is_early => (StatusCode::INTERNAL_SERVER_ERROR.into_response(), true),
+        refusal => {
+            let refused = refusal.is_some();
+            (config.describe(response), refused)
+        }
+    };
     Box::new(Refused { response, unread: if refused { unread } else { UnreadBody::nothing() } })
 }

@@ -6,7 +6,7 @@
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use axum::BoxError;
@@ -20,6 +20,8 @@ use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Version};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use tokio::time::timeout;
+
+use crate::response::BufferedFrames;
 
 /// How many bytes of a body are discarded, and for how long. They are more than most limits of a body, since a client that is
 /// cut off after a part of its upload does not read the response either.
@@ -45,6 +47,8 @@ struct SharedBody {
     handed: bool,
     /// Whether nothing else will read it.
     released: bool,
+    /// Who waits for the next frame.
+    reader: Option<Waker>,
 }
 
 fn lock(shared: &Mutex<SharedBody>) -> MutexGuard<'_, SharedBody> {
@@ -63,7 +67,8 @@ impl UnreadBody {
             return Self::nothing();
         }
         let body_itself = Some(std::mem::take(body));
-        let taken = SharedBody { body: body_itself, polled: asked, failed: false, handed: true, released: false };
+        let taken =
+            SharedBody { body: body_itself, polled: asked, failed: false, handed: true, released: false, reader: None };
         let shared = Arc::new(Mutex::new(taken));
         *body = Body::new(HandedBody(Arc::clone(&shared)));
         Self {
@@ -101,11 +106,19 @@ impl UnreadBody {
     pub(crate) fn discard(self, mut response: Response) -> BoxFuture<'static, Response> {
         Box::pin(async move {
             let Some(shared) = self.shared else { return response };
-            let (body, polled) = {
+            let (body, polled, reader) = {
                 let mut shared = lock(&shared);
-                (shared.body.take(), shared.polled)
+                // A reader that an extractor left behind must not take this for the end of the body.
+                let broken =
+                    || BufferedFrames::default().failed(axum::Error::new("the rest of the body was discarded"));
+                let body = shared.body.take();
+                shared.body = body.as_ref().map(|_| broken());
+                (body, shared.polled, shared.reader.take())
             };
             let Some(body) = body else { return response };
+            if let Some(reader) = reader {
+                reader.wake();
+            }
             let waits = self.expects_continue && !polled;
             if (waits || !read_to_end(body).await) && self.http1 {
                 response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
@@ -152,6 +165,7 @@ impl HttpBody for HandedBody {
         shared.polled = true;
         let Some(body) = &mut shared.body else { return Poll::Ready(None) };
         let polled = Pin::new(body).poll_frame(cx);
+        shared.reader = polled.is_pending().then(|| cx.waker().clone());
         shared.failed |= matches!(polled, Poll::Ready(Some(Err(_))));
         // `Body::new` wraps the error again.
         polled.map_err(axum::Error::into_inner)
@@ -226,6 +240,17 @@ mod tests {
         assert_eq!(body.size_hint().exact(), Some(1));
         assert_eq!(&to_bytes(body, 9).await.unwrap()[..], b"x");
         assert!(unread.discard(Response::default()).await.headers().is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_reader_that_was_left_behind_learns_that_the_rest_is_discarded() {
+        let mut body = slow();
+        let unread = UnreadBody::share(&parts(Version::HTTP_11, None), &mut body, false);
+        let reader = tokio::spawn(to_bytes(body, 9));
+        // It has the byte, and waits for more.
+        tokio::task::yield_now().await;
+        unread.discard(Response::default()).await;
+        assert!(reader.await.unwrap().unwrap_err().to_string().contains("discarded"));
     }
 
     #[tokio::test]

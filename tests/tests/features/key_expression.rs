@@ -64,6 +64,9 @@ type Hidden = IdempotencyKey;
 #[idempotent(key = order.id)]
 async fn with_extractor(_: Hidden, Query(order): Query<Order>) {}
 
+#[idempotent(key = order.id)]
+async fn with_optional_extractor(_: Option<Hidden>, Query(order): Query<Order>) {}
+
 fn app(idempotency: &Idempotency) -> Router {
     Router::new()
         .route("/events", post(receive))
@@ -74,6 +77,7 @@ fn app(idempotency: &Idempotency) -> Router {
         .route("/shadow", post(shadow))
         .route("/slow", post(slow))
         .route("/with-extractor", post(with_extractor))
+        .route("/with-optional-extractor", post(with_optional_extractor))
         .layer(IdempotencyLayer::new(idempotency.clone()))
 }
 
@@ -191,9 +195,13 @@ async fn an_argument_that_is_rejected_leaves_no_trace() {
 }
 
 #[tokio::test]
-async fn the_extractor_of_the_key_has_none() {
+async fn an_extractor_of_the_key_before_the_key_is_known_is_a_mistake_of_the_service() {
     let app = app(&Idempotency::in_memory());
-    assert_eq!(got(&send(&app, "/with-extractor?id=1", "").await), "idempotency_key_missing");
+    for path in ["/with-extractor?id=1", "/with-optional-extractor?id=1"] {
+        let response = send(&app, path, "").await;
+        assert_eq!((response.status().as_u16(), got(&response)), (500, "ran"), "{path}");
+        assert_eq!(text(response).await, "", "{path}");
+    }
 }
 
 #[tokio::test]
