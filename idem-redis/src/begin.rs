@@ -20,7 +20,7 @@ use idem_runtime::{Begin, BeginOptions, Fingerprint, StorageKey, StoreError};
 use redis::Value;
 use tokio::time::Instant;
 
-use crate::claim::{Late, PreviousClaim, RedisClaim};
+use crate::claim::{LateBegin, PreviousClaim, RedisClaim};
 use crate::client::Client;
 use crate::connection::Reply;
 use crate::errors::Error;
@@ -69,7 +69,7 @@ pub(crate) async fn begin(
         previous,
         ttl,
         maybe_released: Arc::default(),
-        late: None,
+        late_begin: None,
     };
     let mut claim = owned_by(OwnerToken::random()?, None);
     let guard = unconfirmed.guard(UnconfirmedClaim { key: *key, value: claim.value.clone() }, options.lease);
@@ -85,7 +85,8 @@ pub(crate) async fn begin(
     match attempt.reply().await {
         Ok(BeginReply::Granted { repeated, replicated: Ok(()) }) => {
             guard.confirm();
-            claim.late = repeated.then(|| Late { unconfirmed: Arc::clone(unconfirmed), lease: options.lease });
+            claim.late_begin =
+                repeated.then(|| LateBegin { unconfirmed: Arc::clone(unconfirmed), lease: options.lease });
             Ok(Begin::Claimed(claim))
         }
         Ok(BeginReply::Granted { repeated, replicated: Err(error) }) => {

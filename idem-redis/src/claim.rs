@@ -32,12 +32,12 @@ pub struct RedisClaim {
     /// A release was sent, and may have taken effect. Shared by clones.
     pub(crate) maybe_released: Arc<AtomicBool>,
     /// Set if `begin` was sent twice: its first try may arrive when this claim has been released, and make a claim without an owner.
-    pub(crate) late: Option<Late>,
+    pub(crate) late_begin: Option<LateBegin>,
 }
 
 /// What releases the claim that a late `begin` makes.
 #[derive(Clone)]
-pub(crate) struct Late {
+pub(crate) struct LateBegin {
     pub(crate) unconfirmed: Arc<UnconfirmedClaims<Releaser>>,
     pub(crate) lease: Duration,
 }
@@ -112,9 +112,8 @@ impl Claim for RedisClaim {
         // A release that is dropped half-way, or fails, leaves the flag set.
         let arguments = [&self.value[..], channel.as_bytes()];
         let result = self.step(&self.client.scripts.release, &arguments).await?;
-        if let Some(Late { unconfirmed, lease }) = self.late {
-            let late = unconfirmed.guard(UnconfirmedClaim { key: self.key, value: self.value }, lease);
-            late.in_doubt().set(true);
+        if let Some(LateBegin { unconfirmed, lease }) = self.late_begin {
+            unconfirmed.guard(UnconfirmedClaim { key: self.key, value: self.value }, lease).in_doubt().set(true);
         }
         match result.reply {
             // A reply was lost. This is what that try left, or what another request has made of the free key since. The claim is
@@ -137,7 +136,7 @@ impl Claim for RedisClaim {
             previous: self.previous.clone(),
             ttl: self.ttl,
             maybe_released: Arc::clone(&self.maybe_released),
-            late: self.late.clone(),
+            late_begin: self.late_begin.clone(),
         })
     }
 }

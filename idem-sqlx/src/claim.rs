@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use idem_runtime::remote::{OwnerToken, ReleaseUnconfirmed, Waiters};
+use idem_runtime::remote::{OwnerToken, ReleaseUnconfirmed, UnconfirmedClaims, Waiters};
 use idem_runtime::{Claim, ExecutionInfo, Fingerprint, Record, StorageKey, StoreError};
 use tokio::runtime::Handle;
 
@@ -77,6 +77,26 @@ pub(crate) struct LeasedClaim<D: Dialect> {
     pub(crate) ttl: Duration,
     /// A release was sent, and may have taken effect. Shared by clones.
     pub(crate) maybe_released: Arc<AtomicBool>,
+    /// Set if `begin` was sent twice: its first try may arrive when this claim has been released, and make a claim without an owner.
+    pub(crate) late_begin: Option<LateBegin<D>>,
+}
+
+/// What releases the claim that a late `begin` makes.
+pub(crate) struct LateBegin<D: Dialect> {
+    unconfirmed: Arc<UnconfirmedClaims<ClaimReleaser<D>>>,
+    lease: Duration,
+}
+
+impl<D: Dialect> LateBegin<D> {
+    pub(crate) fn new(unconfirmed: &Arc<UnconfirmedClaims<ClaimReleaser<D>>>, lease: Duration) -> Self {
+        Self { unconfirmed: Arc::clone(unconfirmed), lease }
+    }
+}
+
+impl<D: Dialect> Clone for LateBegin<D> {
+    fn clone(&self) -> Self {
+        Self { unconfirmed: Arc::clone(&self.unconfirmed), ..*self }
+    }
 }
 
 /// How long a claim is kept, counted from its last renewal: its lease, and then its TTL while it is abandoned. If it expired with
@@ -174,6 +194,9 @@ impl<D: Dialect> Claim for LeasedClaim<D> {
         let earlier = self.maybe_released.swap(true, Ordering::SeqCst);
         // A release that is dropped half-way, or fails, leaves the flag set.
         let change = self.end(Step::Release, &self.executor.statements.release, &values).await?;
+        if let Some(LateBegin { unconfirmed, lease }) = &self.late_begin {
+            unconfirmed.guard((self.key, self.owner), *lease).in_doubt().set(true);
+        }
         // If the row is gone, the try whose reply was lost released it, and another request may have claimed the key since. The
         // claim is no longer this owner's, which is all that a release is for.
         if change.done || change.repeated || earlier {
@@ -190,6 +213,7 @@ impl<D: Dialect> Claim for LeasedClaim<D> {
             waiters: Arc::clone(&self.waiters),
             info: self.info.clone(),
             maybe_released: Arc::clone(&self.maybe_released),
+            late_begin: self.late_begin.clone(),
             ..*self
         })
     }

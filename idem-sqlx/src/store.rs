@@ -14,7 +14,7 @@ use idem_runtime::{
 };
 use tokio::time::{sleep, timeout};
 
-use crate::claim::{ClaimKind, ClaimReleaser, LeasedClaim, SqlClaim, announce, retention};
+use crate::claim::{ClaimKind, ClaimReleaser, LateBegin, LeasedClaim, SqlClaim, announce, retention};
 use crate::cleanup;
 use crate::dialect::{Dialect, MAX_TIME, Value};
 use crate::errors::{DatabaseError, MigrateError, Problem, Step};
@@ -63,7 +63,7 @@ struct StoreInner<D: Dialect> {
     waiters: Arc<Waiters>,
     watches: Watches,
     listener: Listener,
-    unconfirmed: UnconfirmedClaims<ClaimReleaser<D>>,
+    unconfirmed: Arc<UnconfirmedClaims<ClaimReleaser<D>>>,
     /// `None` if replays are not counted.
     replay_counter: Option<ReplayCounter<D>>,
     cleanup_batch: u32,
@@ -112,7 +112,7 @@ impl<D: Dialect> SqlStore<D> {
         let inner = StoreInner {
             location: Arc::new(location),
             listener: Listener::default(),
-            unconfirmed: UnconfirmedClaims::new(releaser),
+            unconfirmed: Arc::new(UnconfirmedClaims::new(releaser)),
             replay_counter: count_replays.then(|| ReplayCounter::new(Arc::clone(&executor))),
             executor,
             cleanup_batch,
@@ -292,6 +292,7 @@ impl<D: Dialect> Store for SqlStore<D> {
             info: None,
             ttl,
             maybe_released: Arc::default(),
+            late_begin: None,
         };
         let owner = OwnerToken::random()?;
         let info = info.as_ref().map(ExecutionInfo::to_bytes);
@@ -318,10 +319,21 @@ impl<D: Dialect> Store for SqlStore<D> {
             let begin = &executor.statements.begin;
             let result = executor.execute_in_doubt(Step::Begin, begin, &values, guard.in_doubt()).await?;
             if let Some(row) = result.rows.first() {
-                // A takeover uses this same owner token, so nothing may be released from here on.
-                guard.confirm();
-                let row = BeginRow::read::<D>(row, key).map_err(failed)?;
-                return Ok(self.judge(row, owned_by(owner), options));
+                let mut claim = owned_by(owner);
+                match BeginRow::read::<D>(row, key).map_err(failed)? {
+                    BeginRow::Claimed => {
+                        guard.confirm();
+                        claim.late_begin = result.repeated.then(|| LateBegin::new(&self.inner.unconfirmed, lease));
+                        return Ok(self.judge(BeginRow::Claimed, claim, options));
+                    }
+                    row => {
+                        if result.repeated {
+                            // The first try may still turn up and be released, so a new owner needs a token that differs.
+                            claim = owned_by(OwnerToken::random()?);
+                        }
+                        return Ok(self.judge(row, claim, options));
+                    }
+                }
             }
             if let Some(holder) = self.holder(key, fingerprint, options.info.as_ref()).await? {
                 return Ok(holder.begun(fingerprint, options.info.as_ref()));

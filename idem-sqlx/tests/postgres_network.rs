@@ -5,14 +5,18 @@
 mod common;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use common::*;
-use idem_runtime::{Begin, Claim, Idempotency, RefusalReason, RunResult, Store, StoreError};
+use futures_util::FutureExt;
+use idem_runtime::{Begin, BeginOptions, Claim, Idempotency, RefusalReason, RunResult, StorageKey, Store, StoreError};
 use idem_sqlx::{PostgresStore, Problem};
 use idem_testkit::postgres::Postgres;
 use idem_testkit::proxy::{Direction, Fault, Proxy};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Notify;
 use tokio::task::JoinSet;
 
 /// A server, the network before it, a store behind that, and one that reaches the server directly.
@@ -155,6 +159,74 @@ async fn a_new_owner_whose_begin_was_repeated_keeps_what_it_takes_over() {
     tokio::time::sleep(Duration::from_millis(500)).await;
     new_owner.complete(record("new owner"), TTL).await.unwrap();
     assert_eq!(state_of(&apart.near, &key).await, "completed: new owner");
+}
+
+/// Returns the port of a network that keeps the first message with this key until it is told to go on, and the rest of its connection.
+async fn holding_the_first(key: StorageKey, server: u16) -> (u16, Arc<Notify>) {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let (go_on, held) = (Arc::new(Notify::new()), Arc::new(AtomicBool::new(false)));
+    let released = Arc::clone(&go_on);
+    tokio::spawn(async move {
+        while let Ok((client, _)) = listener.accept().await {
+            let (mut from_client, mut to_client) = client.into_split();
+            let (mut from_server, mut to_server) =
+                TcpStream::connect(("127.0.0.1", server)).await.unwrap().into_split();
+            tokio::spawn(async move { tokio::io::copy(&mut from_server, &mut to_client).await });
+            let (released, held) = (Arc::clone(&released), Arc::clone(&held));
+            tokio::spawn(async move {
+                let mut buffer = [0; 8192];
+                while let Ok(size @ 1..) = from_client.read(&mut buffer).await {
+                    let has_key = buffer[..size].windows(32).any(|window| window == key.as_bytes());
+                    if has_key && !held.swap(true, Ordering::SeqCst) {
+                        released.notified().await;
+                    }
+                    to_server.write_all(&buffer[..size]).await.unwrap();
+                }
+            });
+        }
+    });
+    (port, go_on)
+}
+
+async fn behind(server: &Postgres, port: u16) -> PostgresStore {
+    let store = PostgresStore::builder().timeout(Duration::from_secs(1)).max_connections(2);
+    store.connect(&server.url_through(port)).await.unwrap()
+}
+
+#[tokio::test]
+async fn a_claim_whose_begin_was_repeated_leaves_nothing_if_the_first_try_arrives_after_its_release() {
+    let Apart { server, near, .. } = apart().await;
+    let key = key();
+    let (port, go_on) = holding_the_first(key, server.port()).await;
+    let store = behind(&server, port).await;
+    let claim = claim_for(&store, &key, Duration::from_secs(5), TTL).await;
+    claim.release().await.unwrap();
+    assert!(store.drained().now_or_never().is_none(), "the first try may still arrive");
+    go_on.notify_one();
+    let started = Instant::now();
+    store.drained().await;
+    assert!(started.elapsed() < Duration::from_secs(4), "the claim was found and released");
+    assert_eq!(state_of(&near, &key).await, "claimed", "it was free");
+}
+
+#[tokio::test]
+async fn a_repeated_begin_that_was_refused_is_released_if_its_first_try_arrives_late() {
+    let Apart { server, near, .. } = apart().await;
+    let key = key();
+    let others = claim(&near, &key).await;
+    let (port, go_on) = holding_the_first(key, server.port()).await;
+    let store = behind(&server, port).await;
+    let options = BeginOptions::new(Duration::from_secs(5), TTL);
+    let begun = store.begin(&key, &MINE, &options).await;
+    assert!(matches!(begun, Ok(Begin::InFlight(_))), "{}", shown(&begun));
+    assert!(store.drained().now_or_never().is_none(), "the first try may still arrive");
+    others.release().await.unwrap();
+    go_on.notify_one();
+    let started = Instant::now();
+    store.drained().await;
+    assert!(started.elapsed() < Duration::from_secs(4), "the claim was found and released");
+    assert_eq!(state_of(&near, &key).await, "claimed", "it was free");
 }
 
 #[tokio::test]

@@ -1,8 +1,11 @@
 //! What becomes of the writes and of the key, for each way in which a handler ends.
 
+use std::sync::atomic::Ordering;
+
+use axum::body::Body;
 use sqlx::Database;
 
-use crate::shop::{Effects, Shop, over_both};
+use crate::shop::{Effects, Shop, over_both, send};
 
 over_both!(
     a_success_is_recorded_with_its_writes,
@@ -13,6 +16,8 @@ over_both!(
     a_nested_transaction_is_a_savepoint,
     a_response_that_is_too_large_commits_a_tombstone,
     a_response_that_breaks_off_undoes_everything,
+    a_refusal_of_another_call_undoes_everything,
+    a_request_body_that_breaks_off_undoes_everything,
     without_a_key_it_is_an_ordinary_transaction,
     in_shadow_mode_it_is_an_ordinary_transaction,
     a_timeout_undoes_everything
@@ -114,6 +119,34 @@ where
         shop.send("/act/broken", "a").await;
         assert_eq!((shop.effects().await, shop.app.runs()), (0, run));
     }
+}
+
+async fn a_refusal_of_another_call_undoes_everything<D: Database, K>(shop: Shop<D, K>)
+where
+    Shop<D, K>: Effects,
+{
+    for run in 1..=2 {
+        assert_eq!(shop.send("/act/refused", "a").await.status, 202);
+        assert_eq!((shop.effects().await, shop.app.runs()), (0, run));
+    }
+}
+
+async fn a_request_body_that_breaks_off_undoes_everything<D: Database, K>(shop: Shop<D, K>)
+where
+    Shop<D, K>: Effects,
+{
+    // A success would be a lie, since nothing is kept.
+    for (ending, status) in [("201", 500), ("402", 402)] {
+        let path = format!("/reads/{ending}");
+        let chunks = [Ok("half"), Err(std::io::Error::other("as asked"))];
+        let broken = Body::from_stream(futures_util::stream::iter(chunks));
+        assert_eq!(send(&shop.router, &path, ending, broken).await.status, status);
+        assert!(!shop.app.is_whole.load(Ordering::SeqCst));
+        assert_eq!(shop.effects().await, 0, "{ending}");
+    }
+    let whole = send(&shop.router, "/reads/201", "201", "whole").await;
+    assert_eq!((whole.brief(), whole.replayed), ((201, "run 3"), false));
+    assert_eq!(shop.effects().await, 1);
 }
 
 async fn without_a_key_it_is_an_ordinary_transaction<D: Database, K>(shop: Shop<D, K>)

@@ -1,16 +1,17 @@
 //! A service whose handlers write a row and then do what the path says, over either database.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use axum::Router;
 use axum::body::{Body, to_bytes};
-use axum::extract::{Path, State};
+use axum::extract::rejection::StringRejection;
+use axum::extract::{FromRequestParts, Path, State};
 use axum::http::{Request, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
-use idem_axum::{Idempotency, IdempotencyLayer, Unrecorded, idempotent};
+use idem_axum::{Idempotency, IdempotencyKey, IdempotencyLayer, Unrecorded, idempotent};
 use idem_sqlx::{PostgresStore, SqliteStore, Tx};
 use idem_testkit::postgres::Postgres as Server;
 use sqlx::postgres::PgPoolOptions;
@@ -24,6 +25,8 @@ use tower::ServiceExt;
 pub(crate) struct App<D: sqlx::Database> {
     pub(crate) pool: Pool<D>,
     pub(crate) runs: Arc<AtomicUsize>,
+    /// Whether the last body that was read was whole.
+    pub(crate) is_whole: Arc<AtomicBool>,
     /// A permit for each handler that has written its row and waits.
     pub(crate) written: Arc<Semaphore>,
     /// A permit lets one of them go on.
@@ -32,15 +35,16 @@ pub(crate) struct App<D: sqlx::Database> {
 
 impl<D: sqlx::Database> Clone for App<D> {
     fn clone(&self) -> Self {
-        let Self { pool, runs, written, go_on } = self;
-        Self { pool: pool.clone(), runs: Arc::clone(runs), written: Arc::clone(written), go_on: Arc::clone(go_on) }
+        let Self { pool, runs, is_whole, written, go_on } = self;
+        let (runs, is_whole) = (Arc::clone(runs), Arc::clone(is_whole));
+        Self { pool: pool.clone(), runs, is_whole, written: Arc::clone(written), go_on: Arc::clone(go_on) }
     }
 }
 
 impl<D: sqlx::Database> App<D> {
     fn new(pool: Pool<D>) -> Self {
         let closed = || Arc::new(Semaphore::new(0));
-        Self { pool, runs: Arc::default(), written: closed(), go_on: closed() }
+        Self { pool, runs: Arc::default(), is_whole: Arc::default(), written: closed(), go_on: closed() }
     }
 
     pub(crate) fn runs(&self) -> usize {
@@ -101,6 +105,14 @@ macro_rules! endpoints {
                         "pool" => drop(sqlx::raw_sql("SELECT 1").execute(&app.pool).await.unwrap()),
                         "large" => return (StatusCode::CREATED, "x".repeat(2 << 20)).into_response(),
                         "unrecorded" => return (Unrecorded, text).into_response(),
+                        // The refusal of another call, passed on.
+                        "refused" => {
+                            let (mut parts, ()) = Request::new(()).into_parts();
+                            let key = IdempotencyKey::from_request_parts(&mut parts, &()).await;
+                            let mut refused = key.unwrap_err().into_response();
+                            *refused.status_mut() = StatusCode::ACCEPTED;
+                            return refused;
+                        }
                         "broken" => {
                             let chunks = [Ok("half"), Err(std::io::Error::other("as asked"))];
                             return Body::from_stream(futures_util::stream::iter(chunks)).into_response();
@@ -190,6 +202,17 @@ macro_rules! endpoints {
                 StatusCode::CREATED
             }
 
+            #[idempotent(fingerprint = path)]
+            pub(crate) async fn reads(
+                State(app): State<App<$database>>,
+                mut tx: Tx<$database>,
+                Path(what): Path<String>,
+                body: Result<String, StringRejection>,
+            ) -> Response {
+                app.is_whole.store(body.is_ok(), Ordering::SeqCst);
+                act_on(app, &mut tx, &what).await
+            }
+
             #[idempotent]
             pub(crate) async fn two(_one: Tx<$database>, _two: Tx<$database>) {}
 
@@ -235,6 +258,7 @@ macro_rules! endpoints {
                     .route("/reruns/{what}", post(reruns))
                     .route("/shadowed/{what}", post(shadowed))
                     .route("/leaks", post(leaks))
+                    .route("/reads/{what}", post(reads))
                     .route("/two", post(two))
                     .route("/plain", post(plain))
                     .route("/leased", post(leased))
@@ -376,12 +400,12 @@ impl Reply {
     }
 }
 
-pub(crate) async fn send(router: &Router, path: &str, key: impl Into<Option<&str>>, body: &str) -> Reply {
+pub(crate) async fn send(router: &Router, path: &str, key: impl Into<Option<&str>>, body: impl Into<Body>) -> Reply {
     let mut request = Request::post(path);
     if let Some(key) = key.into() {
         request = request.header("idempotency-key", key);
     }
-    let response = router.clone().oneshot(request.body(Body::from(body.to_owned())).unwrap()).await.unwrap();
+    let response = router.clone().oneshot(request.body(body.into()).unwrap()).await.unwrap();
     let (status, headers) = (response.status().as_u16(), response.headers().clone());
     let body = to_bytes(response.into_body(), usize::MAX).await.unwrap_or_default();
     Reply {
