@@ -30,6 +30,7 @@ mod faulty;
 mod leases;
 mod operator;
 mod policy_changed;
+mod transactions;
 mod waiting;
 
 fn attempt(key: &str, request: &str) -> Attempt {
@@ -278,4 +279,13 @@ async fn an_abandoned_claim_is_not_freed_for_want_of_a_place() {
     assert_eq!(ran(first.await), 1);
     idempotency.drain().await;
     assert_eq!(ran(idempotency.run(rerun, body.run(answer("two"))).await), 2);
+}
+
+#[tokio::test]
+async fn an_engine_tells_its_store_by_type() {
+    let idempotency = Idempotency::in_memory();
+    assert!(idempotency.store::<MemoryStore>().is_some());
+    assert!(idempotency.store::<faulty::Faulty>().is_none());
+    assert!(idempotency.once("ship", "a").store::<MemoryStore>().is_some());
+    assert!(idempotency.once("ship", "a").store::<faulty::Faulty>().is_none());
 }

@@ -1,14 +1,18 @@
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering::SeqCst;
 use std::time::Duration;
 
 use tokio::runtime::Builder;
+use tokio::sync::Notify;
 
 use super::*;
+use crate::clock::Clock;
 use crate::error::StoreError;
 use crate::intercept::{Hooks, Intercept};
 use crate::memory::{MemoryClaim, MemoryStore};
-use crate::record::Record;
-use crate::store::Claim;
-use crate::{Fingerprint, Key, Rules, Scope, StorageKey};
+use crate::record::{Record, RecordBuilder};
+use crate::store::{Begin, BeginOptions, Claim, Store, StoreCapabilities};
+use crate::{Abandoned, Fingerprint, Key, Rules, Scope, StorageKey};
 
 /// The store does not end a claim at once.
 struct EndsLater;
@@ -77,4 +81,125 @@ async fn what_the_store_does_not_end_at_once_a_task_goes_on_with() {
     idempotency.drain().await;
     let left = store.usage();
     assert_eq!((left.in_flight, left.completed), (0, 0));
+}
+
+/// A store outside the process, as far as shadow mode can tell: it replies later, and its claims are renewed.
+#[derive(Default)]
+struct Remote {
+    renewals: AtomicUsize,
+    renewed: Notify,
+    loses_claims: bool,
+}
+
+impl Hooks<MemoryStore> for Remote {
+    async fn begin(
+        &self,
+        store: &MemoryStore,
+        key: &StorageKey,
+        fingerprint: &Fingerprint,
+        options: &BeginOptions,
+    ) -> Result<Begin<MemoryClaim>, StoreError> {
+        tokio::task::yield_now().await;
+        store.begin(key, fingerprint, options).await
+    }
+
+    async fn renew(&self, claim: &mut MemoryClaim, lease: Duration) -> Result<(), StoreError> {
+        self.renewals.fetch_add(1, SeqCst);
+        self.renewed.notify_one();
+        if self.loses_claims { Err(StoreError::Lost) } else { claim.renew(lease).await }
+    }
+
+    fn attach(&self, store: &MemoryStore, clock: &Arc<dyn Clock>) -> StoreCapabilities {
+        StoreCapabilities { claims_live_with_owner: false, ..store.attach(clock) }
+    }
+}
+
+/// Returns a shadow, and what it will report.
+async fn shadow(idempotency: &Idempotency, attempt: Attempt) -> (Shadow, oneshot::Receiver<ShadowOutcome>) {
+    let (report, reported) = oneshot::channel();
+    let shadow = idempotency.shadow(attempt, move |outcome| drop(report.send(outcome))).await;
+    (shadow, reported)
+}
+
+fn rerun() -> Attempt {
+    let mut attempt = attempt();
+    attempt.rules.abandoned = Abandoned::Rerun;
+    attempt
+}
+
+async fn abandon(store: &MemoryStore) {
+    let options = BeginOptions::new(Duration::ZERO, Duration::MAX);
+    drop(store.begin(&attempt().key, &attempt().fingerprint, &options).await.unwrap());
+}
+
+fn one() -> Outcome {
+    let mut record = RecordBuilder::new();
+    record.put(b"one");
+    Outcome::Record(record)
+}
+
+#[tokio::test(start_paused = true)]
+async fn over_a_store_that_replies_later_a_task_keeps_the_claim_and_records() {
+    let store = MemoryStore::new();
+    let remote = Intercept::new(store.clone(), Remote::default());
+    let idempotency = Idempotency::builder(remote.clone()).lease(Duration::from_secs(3)).build();
+    let (first, reported) = shadow(&idempotency, attempt()).await;
+    assert!(matches!(reported.await, Ok(ShadowOutcome::Execute)));
+    remote.hooks.renewed.notified().await;
+    let (_second, reported) = shadow(&idempotency, attempt()).await;
+    assert!(matches!(reported.await, Ok(ShadowOutcome::Refuse(RefusalReason::InFlight))));
+    let mut other = attempt();
+    other.fingerprint = Fingerprint::from_bytes([1; 32]);
+    let (_third, reported) = shadow(&idempotency, other).await;
+    assert!(matches!(reported.await, Ok(ShadowOutcome::Refuse(RefusalReason::Mismatch))));
+    first.ended(one());
+    idempotency.drain().await;
+    let (_fourth, reported) = shadow(&idempotency, attempt()).await;
+    assert!(matches!(reported.await, Ok(ShadowOutcome::Replay)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_claim_with_a_lease_is_renewed_although_the_store_replied_at_once() {
+    struct Leased;
+
+    impl Hooks<MemoryStore> for Leased {
+        fn attach(&self, store: &MemoryStore, clock: &Arc<dyn Clock>) -> StoreCapabilities {
+            StoreCapabilities { claims_live_with_owner: false, ..store.attach(clock) }
+        }
+    }
+    let idempotency = Idempotency::new(Intercept::new(MemoryStore::new(), Leased));
+    let (shadow, _) = shadow(&idempotency, attempt()).await;
+    assert!(matches!(shadow.0, ShadowState::InTask(_)));
+}
+
+#[tokio::test]
+async fn an_abandoned_claim_is_taken_over_and_recorded_unless_it_is_lost() {
+    for loses_claims in [false, true] {
+        let store = MemoryStore::new();
+        let remote = Intercept::new(store.clone(), Remote { loses_claims, ..Remote::default() });
+        let idempotency = Idempotency::new(remote.clone());
+        abandon(&store).await;
+        let (shadow, reported) = shadow(&idempotency, rerun()).await;
+        assert!(matches!(reported.await, Ok(ShadowOutcome::Execute)));
+        shadow.ended(one());
+        idempotency.drain().await;
+        assert_eq!(remote.hooks.renewals.load(SeqCst), 1);
+        assert_eq!(store.usage().completed, usize::from(!loses_claims));
+    }
+}
+
+#[tokio::test]
+async fn without_room_a_new_claim_is_released_and_an_abandoned_one_stays() {
+    for (is_abandoned, left) in [(false, 0), (true, 1)] {
+        let store = MemoryStore::new();
+        let remote = Intercept::new(store.clone(), Remote::default());
+        let idempotency = Idempotency::builder(remote).max_executions(0).build();
+        if is_abandoned {
+            abandon(&store).await;
+        }
+        let (_shadow, reported) = shadow(&idempotency, rerun()).await;
+        assert!(matches!(reported.await, Ok(ShadowOutcome::Refuse(RefusalReason::TooManyExecutions))));
+        idempotency.drain().await;
+        assert_eq!(store.usage().entries, left);
+    }
 }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::far::Warnings;
 use super::*;
 
 /// The store has something left to do until it may end.
@@ -74,4 +75,44 @@ async fn a_drain_does_not_wait_for_ever_for_a_store_that_never_finishes() {
     let started = Instant::now();
     tokio::time::timeout(Duration::from_secs(24 * 60 * 60), idempotency.drain()).await.expect("the drain ends");
     assert!(started.elapsed() >= Duration::from_secs(30), "unconfirmed claims get a lease: {:?}", started.elapsed());
+}
+
+#[tokio::test]
+async fn a_drain_that_is_stopped_says_how_many_handlers_are_cut_off() {
+    let idempotency = Idempotency::in_memory();
+    let body = Body::new();
+    let mut running = Vec::new();
+    for (executions, text) in [(1, "while 1 execution was running"), (2, "while 2 executions were running")] {
+        let run = idempotency.clone();
+        let (attempt, handler) = (attempt(&executions.to_string(), "x"), body.run(answer("one")));
+        running.push(tokio::spawn(async move { run.run(attempt, handler).await }));
+        body.started.notified().await;
+        let timeout = idempotency.drain_until(async {}).await.unwrap_err();
+        assert_eq!((timeout.executions(), idempotency.executions()), (executions, executions));
+        assert!(timeout.to_string().contains(text), "{timeout}");
+    }
+    body.go_on.add_permits(2);
+    for run in running {
+        run.await.unwrap().unwrap();
+    }
+    assert_eq!(idempotency.drain_until(std::future::pending()).await, Ok(()));
+}
+
+#[tokio::test]
+async fn an_engine_that_is_dropped_while_handlers_run_is_warned_about() {
+    for runs in [true, false] {
+        let warnings = Arc::<AtomicUsize>::default();
+        let _counts = tracing::subscriber::set_default(Warnings(Arc::clone(&warnings)));
+        let idempotency = Idempotency::in_memory();
+        let body = Body::new();
+        if runs {
+            let mut first = Box::pin(idempotency.run(attempt("a", "x"), body.run(answer("one"))));
+            tokio::select! {
+                () = body.started.notified() => {}
+                _ = &mut first => panic!("the handler waits"),
+            }
+        }
+        drop(idempotency);
+        assert_eq!(warnings.load(Ordering::SeqCst), usize::from(runs));
+    }
 }

@@ -6,7 +6,7 @@ use super::*;
 use crate::clock::SystemClock;
 use crate::engine::complete::ClaimEnd;
 use crate::execution_info::ExecutionInfo;
-use crate::store::{KeyState, StoredEntry};
+use crate::store::{KeyState, StoreCapabilities, StoredEntry};
 
 /// An engine over a store in memory, and their clock.
 struct Operated {
@@ -380,4 +380,83 @@ async fn an_operator_takes_the_claim_of_a_hung_execution_away_and_settles_it() {
 
 fn outcome_like(outcome: &Outcome) -> Outcome {
     if let Outcome::Release = outcome { Outcome::Release } else { answer("settled") }
+}
+
+#[tokio::test]
+async fn a_report_has_what_the_store_says_of_a_claim_and_of_a_record() {
+    let operated = Operated::new();
+    let core = &operated.idempotency.handle.core;
+    let mut entry = StoredEntry::new(KeyState::InFlight(from_orders().fingerprint));
+    assert_eq!(core.report(entry.clone()).unwrap().unwrap().lease_until(), None);
+    let (lease, expiry) = (operated.clock.now().after(TTL), operated.clock.now().after(2 * TTL));
+    (entry.lease_until, entry.expires_at) = (Some(lease), Some(expiry));
+    let report = core.report(entry).unwrap().unwrap();
+    assert_eq!((report.lease_until(), report.expires_at()), (Some(lease), Some(expiry)));
+    assert_eq!((report.endpoint(), report.replays(), report.content()), (None, None, None));
+}
+
+#[tokio::test]
+async fn a_store_that_judges_expiry_has_the_last_word() {
+    for (judges_expiry, is_found) in [(true, true), (false, false)] {
+        let clock = ManualClock::new();
+        let store = Intercept::new(MemoryStore::new(), Judges(judges_expiry));
+        let idempotency = Idempotency::builder(store).clock(clock.clone()).build();
+        let record = Record::with_content(from_orders().fingerprint, RecordBuilder::new(), clock.now(), None);
+        let report = idempotency.handle.core.report(StoredEntry::new(KeyState::Completed(record))).unwrap();
+        assert_eq!(report.is_some(), is_found);
+    }
+}
+
+struct Judges(bool);
+
+impl Hooks<MemoryStore> for Judges {
+    fn attach(&self, store: &MemoryStore, clock: &Arc<dyn Clock>) -> StoreCapabilities {
+        StoreCapabilities { judges_expiry: self.0, ..store.attach(clock) }
+    }
+}
+
+/// The store is down, but can be inspected.
+#[derive(Default)]
+struct DownExceptInspection(AtomicUsize);
+
+impl Hooks<MemoryStore> for DownExceptInspection {
+    async fn begin(
+        &self,
+        _: &MemoryStore,
+        _: &StorageKey,
+        _: &Fingerprint,
+        _: &BeginOptions,
+    ) -> Result<Begin<MemoryClaim>, StoreError> {
+        self.0.fetch_add(1, Ordering::SeqCst);
+        Err(StoreError::unavailable("on purpose"))
+    }
+}
+
+#[tokio::test]
+async fn what_the_store_says_when_it_fails_reaches_the_operator() {
+    let store = MemoryStore::new();
+    let key = from_orders().key;
+    drop(store.begin(&key, &from_orders().fingerprint, &BeginOptions::new(TTL, TTL)).await.unwrap());
+    let store = Intercept::new(store, DownExceptInspection::default());
+    let settled = Idempotency::new(store.clone()).settle(&Scope::GLOBAL, &a(), Outcome::Release).await;
+    let Err(error @ SettleError::Store(StoreError::Unavailable(_))) = settled else { panic!("{settled:?}") };
+    let source = std::error::Error::source(&error).unwrap();
+    assert!(source.is::<StoreError>(), "{source}");
+    assert_eq!(store.hooks.0.load(Ordering::SeqCst), 1, "it is not asked again");
+    assert!(std::error::Error::source(&SettleError::Free).is_none());
+}
+
+#[test]
+fn an_error_of_an_operator_says_what_the_key_is_and_what_to_do() {
+    for (error, text) in [
+        (SettleError::Free, "the key is free"),
+        (SettleError::NotUnknown(KeyStatus::InFlight), "the key is in flight, and only an unknown outcome"),
+        (SettleError::NotUnknown(KeyStatus::Recorded), "the key is recorded, and only an unknown outcome"),
+        (SettleError::NotUnknown(KeyStatus::NotReplayable), "the key is not replayable, and only"),
+        (SettleError::NotUnknown(KeyStatus::OutcomeUnknown), "another execution claimed the key meanwhile"),
+        (SettleError::ZeroTtl, "settle it as released"),
+        (SettleError::Store(StoreError::Full), "inspect it"),
+    ] {
+        assert!(error.to_string().contains(text), "{error}");
+    }
 }

@@ -1,6 +1,7 @@
 use tokio::task::JoinSet;
 
 use super::*;
+use crate::engine::wait::InFlightWait;
 
 /// `ended` resolves only when it is told so, as a waiter that is not polled for a while sees it.
 struct Deaf {
@@ -76,6 +77,33 @@ async fn a_store_that_is_always_ready_is_asked_at_a_bounded_rate() {
     assert!((50..150).contains(&begins), "{begins} in 10 s");
     body.go_on.add_permits(1);
     assert_eq!(ran(first.await.unwrap()), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn wake_ups_without_a_reason_are_believed_three_times_and_then_followed_by_growing_pauses() {
+    let mut wait = InFlightWait::new(Duration::from_secs(1));
+    let mut pauses = Vec::new();
+    loop {
+        let asked = Instant::now();
+        if !wait.wait(Box::pin(async {})).await {
+            break;
+        }
+        pauses.push(asked.elapsed().as_millis());
+    }
+    let last = 1000 - (127 + 8 * 100);
+    assert_eq!(pauses, [0, 0, 0, 1, 2, 4, 8, 16, 32, 64, 100, 100, 100, 100, 100, 100, 100, 100, last]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_wake_up_that_was_waited_for_has_a_reason() {
+    let mut wait = InFlightWait::new(Duration::from_secs(1));
+    for _ in 0..5 {
+        for _ in 0..3 {
+            assert!(wait.wait(Box::pin(async {})).await);
+        }
+        assert!(wait.wait(Box::pin(tokio::task::yield_now())).await);
+    }
+    assert_eq!(wait.patience(), Duration::from_secs(2), "no time has passed, and a last look may take a second");
 }
 
 #[tokio::test(start_paused = true)]
