@@ -218,7 +218,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn after_another_try_each_failure_leaves_it_in_doubt() {
+    fn after_a_retry_each_failure_leaves_the_step_in_doubt() {
         let unreachable = || RedisError::from(io::Error::other("refused"));
         let second = Duration::from_secs(1);
         for error in [

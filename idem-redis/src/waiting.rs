@@ -205,7 +205,7 @@ impl Poll {
         let Self { shared, key, awaited } = &self;
         let mut pause = FIRST_PAUSE;
         while let Some(shared) = shared.upgrade() {
-            if self.is_over(&shared) {
+            if self.has_ended(&shared) {
                 return;
             }
             if !shared.is_claimed(key).await {
@@ -221,14 +221,14 @@ impl Poll {
     }
 
     /// Forgets the key if no one waits for it.
-    fn is_over(&self, shared: &Shared) -> bool {
+    fn has_ended(&self, shared: &Shared) -> bool {
         let mut state = shared.state();
-        let is_over = self.awaited.ended.receiver_count() == 0;
-        if is_over {
+        let has_ended = self.awaited.ended.receiver_count() == 0;
+        if has_ended {
             self.forget(&mut state);
             shared.changed.notify_one();
         }
-        is_over
+        has_ended
     }
 
     fn forget(&self, state: &mut Subscriptions) {
@@ -277,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn without_a_node_to_subscribe_to_the_thread_is_free_for_others() {
+    fn without_a_node_to_subscribe_to_a_waiter_does_not_block_the_thread() {
         in_thread(|runtime, waiting| {
             let ended = async { timeout(Duration::from_millis(50), waiting.ended(&KEY)).await };
             runtime.block_on(ended).unwrap_err();
@@ -285,7 +285,7 @@ mod tests {
     }
 
     #[test]
-    fn who_waits_in_a_runtime_that_has_shut_down_is_woken() {
+    fn a_waiter_in_a_runtime_that_has_shut_down_is_woken() {
         in_thread(|runtime, waiting| {
             let handle = runtime.handle().clone();
             drop(runtime);

@@ -38,9 +38,9 @@ async fn claims_and_records_are_on_all_nodes_and_waiters_get_messages_from_any()
             let waiter = waiter.clone();
             async move { waiter.ended(&key(number)).await }
         });
-        claimed.complete(record("answer"), TTL).await.unwrap();
+        claimed.complete(record("response"), TTL).await.unwrap();
         waiting.await.unwrap();
-        assert_eq!(recorded(&waiter, number).await, record("answer"));
+        assert_eq!(recorded(&waiter, number).await, record("response"));
     }
     for node in &cluster.nodes {
         assert!(!node.say("DBSIZE").await.starts_with(":0"), "each node has some of the keys");
@@ -72,8 +72,8 @@ async fn a_slot_that_moves_takes_its_claims_along_and_no_step_is_lost() {
         ok(node, &format!("CLUSTER SETSLOT {slot} NODE {to_id}")).await;
     }
     assert_in_flight(&begin(&store, 1).await);
-    running.complete(record("answer"), TTL).await.unwrap();
-    assert_eq!(recorded(&store, 1).await, record("answer"));
+    running.complete(record("response"), TTL).await.unwrap();
+    assert_eq!(recorded(&store, 1).await, record("response"));
     assert!(to.say(&format!("EXISTS {}", name(1))).await.starts_with(":1"));
     assert!(store.forget(&key(1)).await.unwrap());
 }
@@ -100,11 +100,11 @@ async fn a_failover_keeps_what_the_replica_has() {
     until("the claim is found", async || begin(&store, 1).await.is_ok()).await;
     assert_in_flight(&begin(&store, 1).await);
     // No replica is left to have the record.
-    assert!(unavailable(running.try_clone().unwrap().complete(record("answer"), TTL).await).contains("replicas"));
+    assert!(unavailable(running.try_clone().unwrap().complete(record("response"), TTL).await).contains("replicas"));
     // A seed that is not the one of the others.
     let careless = RedisStore::cluster_builder([replica.url()]).connect().await.unwrap();
     drop(running);
-    assert_eq!(recorded(&careless, 1).await, record("answer"));
+    assert_eq!(recorded(&careless, 1).await, record("response"));
 }
 
 #[tokio::test]
@@ -115,7 +115,7 @@ async fn a_dropped_claim_is_abandoned_and_taken_over_in_a_cluster_too() {
     drop(store.begin(&key(1), &fingerprint(1), &BeginOptions::new(short, TTL)).await.unwrap());
     let mut new_owner = abandoned(&store).await;
     new_owner.renew(LEASE).await.unwrap();
-    new_owner.complete(record("answer"), TTL).await.unwrap();
+    new_owner.complete(record("response"), TTL).await.unwrap();
     assert!(matches!(begin(&store, 1).await, Ok(Begin::Completed(_))));
 }
 
@@ -130,7 +130,7 @@ async fn the_documented_rights_are_enough_and_each_node_is_checked() {
     let connect = async || RedisStore::cluster_builder([user_url(&cluster.nodes[0])]).prefix("shop").connect().await;
     let store = connect().await.unwrap();
     for number in 0..20 {
-        claim(&store, number).await.complete(record("answer"), TTL).await.unwrap();
+        claim(&store, number).await.complete(record("response"), TTL).await.unwrap();
     }
     cluster.nodes[2].say("CONFIG SET maxmemory-policy allkeys-lru").await;
     assert!(matches!(connect().await, Err(ConnectError::Evicts { .. })));

@@ -43,27 +43,27 @@ async fn what_a_replica_has_survives_the_failover_to_it() {
     let proxy = Proxy::to(primary.port()).await;
     let store = replicated(&proxy).await;
     let running = claim_in_time(&store, 1).await;
-    claim_in_time(&store, 2).await.complete(record("answer"), TTL).await.unwrap();
+    claim_in_time(&store, 2).await.complete(record("response"), TTL).await.unwrap();
     fail_over(primary, &replica, &proxy).await;
-    // The new primary has no replica yet, and what is there is answered anyway.
-    until("the new primary answers", async || begin(&store, 1).await.is_ok()).await;
+    // The new primary has no replica yet, and records are replayed anyway.
+    until("the new primary replies", async || begin(&store, 1).await.is_ok()).await;
     let start = Instant::now();
     assert_in_flight(&begin(&store, 1).await);
-    assert_eq!(recorded(&store, 2).await, record("answer"));
+    assert_eq!(recorded(&store, 2).await, record("response"));
     assert!(start.elapsed() < WITHIN, "what writes nothing waits for no replica");
     let said = unavailable(begin(&store, 3).await);
     assert!(said.contains("0 of 1 replicas"), "{said}");
     // The owner of the claim gets its record in as soon as there is a second copy.
     let copy = running.try_clone().unwrap();
-    unavailable(running.complete(record("late answer"), TTL).await);
+    unavailable(running.complete(record("late response"), TTL).await);
     let second = replica.replica().await;
     // As the engine does. A replica may take its time on a busy machine.
     until("the record is in both", async || {
-        copy.try_clone().unwrap().complete(record("late answer"), TTL).await.is_ok()
+        copy.try_clone().unwrap().complete(record("late response"), TTL).await.is_ok()
     })
     .await;
     assert!(exists(&second, 1).await);
-    assert_eq!(recorded(&store, 1).await, record("late answer"));
+    assert_eq!(recorded(&store, 1).await, record("late response"));
 }
 
 #[tokio::test]
@@ -78,12 +78,12 @@ async fn without_a_replica_in_time_no_handler_may_run_and_the_key_stays_free() {
     let claimed = claim_in_time(&store, 1).await;
     let copy = claimed.try_clone().unwrap();
     replica.stall();
-    unavailable(claimed.complete(record("answer"), TTL).await);
+    unavailable(claimed.complete(record("response"), TTL).await);
     // Repeated on another connection, which has not written anything that the server could wait for.
     proxy.cut();
-    unavailable(copy.try_clone().unwrap().complete(record("answer"), TTL).await);
+    unavailable(copy.try_clone().unwrap().complete(record("response"), TTL).await);
     replica.resume();
-    until("the record is in both", async || copy.try_clone().unwrap().complete(record("answer"), TTL).await.is_ok())
+    until("the record is in both", async || copy.try_clone().unwrap().complete(record("response"), TTL).await.is_ok())
         .await;
     assert!(replica.say(&format!("GETRANGE {} 0 1", name(1))).await.contains("\u{1}R"));
 }
@@ -143,9 +143,9 @@ async fn a_failover_to_a_replica_that_lacks_the_claim_lets_another_one_claim() {
     let acknowledged = claim(&careless, 2).await;
 
     fail_over(primary, &replica, &proxy).await;
-    // With `None` the acknowledged claim is lost, and a second body may run while the first one does.
+    // With `None` the acknowledged claim is lost, and a second handler may run while the first one does.
     claim_in_time(&careless, 2).await;
-    assert!(matches!(acknowledged.complete(record("answer"), TTL).await, Err(StoreError::Lost)));
+    assert!(matches!(acknowledged.complete(record("response"), TTL).await, Err(StoreError::Lost)));
     // With `Replicas` there was no claim to lose.
     assert!(!exists(&replica, 1).await);
 }

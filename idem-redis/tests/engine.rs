@@ -26,20 +26,20 @@ fn attempt(number: u8, wait: Option<Duration>, abandoned: Abandoned) -> Attempt 
     Attempt::new(key(number), fingerprint(1), Rules { ttl: TTL, wait, abandoned, ..Rules::DEFAULT })
 }
 
-fn ended(answer: String) -> Executed<String> {
+fn executed(response: String) -> Executed<String> {
     let mut builder = RecordBuilder::new();
-    builder.put(answer.as_bytes());
-    Executed { response: answer, recording: Recording::Done(Outcome::Record(builder)) }
+    builder.put(response.as_bytes());
+    Executed { response, recording: Recording::Done(Outcome::Record(builder)) }
 }
 
-/// A handler that counts its runs, and whose answer says which run it was.
+/// A handler that counts its runs, and whose response says which run it was.
 fn handler(runs: &Arc<AtomicUsize>) -> impl FnOnce(Lease) -> std::future::Ready<Executed<String>> + Send + use<> {
     let runs = Arc::clone(runs);
-    move |_| std::future::ready(ended(format!("run {}", runs.fetch_add(1, Ordering::SeqCst) + 1)))
+    move |_| std::future::ready(executed(format!("run {}", runs.fetch_add(1, Ordering::SeqCst) + 1)))
 }
 
-fn text(answer: RunResult<String>) -> String {
-    match answer {
+fn text(result: RunResult<String>) -> String {
+    match result {
         RunResult::Executed(text) => text,
         RunResult::Replayed(replay) => String::from_utf8(replay.content().to_vec()).unwrap(),
     }
@@ -194,7 +194,7 @@ async fn a_response_that_the_server_was_down_for_is_recorded_when_it_is_back() {
     started.await.unwrap();
     server.kill();
     end.send(()).unwrap();
-    // The client has its answer, though the store has not.
+    // The client has its response, though the store has not.
     assert_eq!(text(first.await.unwrap().unwrap()), "run 1");
     server.restart().await;
     engine.drain().await;
@@ -203,7 +203,7 @@ async fn a_response_that_the_server_was_down_for_is_recorded_when_it_is_back() {
     assert_eq!(runs.load(Ordering::SeqCst), 1);
 }
 
-/// Two processes, clients that retry until they have an answer, and a network that fails all the time.
+/// Two processes, clients that retry until they have a response, and a network that fails all the time.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn in_a_storm_of_faults_each_handler_runs_once_and_all_its_clients_get_the_same_response() {
     const KEYS: u8 = 40;
@@ -229,11 +229,11 @@ async fn in_a_storm_of_faults_each_handler_runs_once_and_all_its_clients_get_the
                             *runs.entry(number).and_modify(|runs| *runs += 1).or_insert(1)
                         };
                         tokio::time::sleep(Duration::from_millis(10)).await;
-                        ended(format!("key {number}, run {run}"))
+                        executed(format!("key {number}, run {run}"))
                     };
                     let wait = (client > 1).then_some(Duration::from_secs(1));
                     match engine.run(attempt(number, wait, Abandoned::Refuse), handler).await {
-                        Ok(answer) => return (number, text(answer)),
+                        Ok(result) => return (number, text(result)),
                         Err(RefusalReason::InFlight | RefusalReason::StoreUnavailable(_))
                             if start.elapsed().as_secs() < 20 =>
                         {
@@ -265,17 +265,17 @@ async fn in_a_storm_of_faults_each_handler_runs_once_and_all_its_clients_get_the
             tokio::time::sleep(Duration::from_millis(40)).await;
         }
     });
-    let mut answers: HashMap<u8, String> = HashMap::new();
-    while let Some(answer) = clients.join_next().await {
-        let (number, answer) = answer.unwrap();
-        let first = answers.entry(number).or_insert_with(|| answer.clone());
-        assert_eq!(*first, answer, "all clients of one key get the same answer");
+    let mut responses: HashMap<u8, String> = HashMap::new();
+    while let Some(joined) = clients.join_next().await {
+        let (number, response) = joined.unwrap();
+        let first = responses.entry(number).or_insert_with(|| response.clone());
+        assert_eq!(*first, response, "all clients of one key get the same response");
     }
     storm.abort();
     for (number, runs) in runs.lock().unwrap().iter() {
         assert_eq!(*runs, 1, "the handler of key {number} ran {runs} times");
     }
-    assert_eq!(answers.len(), usize::from(KEYS));
+    assert_eq!(responses.len(), usize::from(KEYS));
     for engine in &engines {
         // Unconfirmed claims may be looked for as long as their leases last.
         engine.drain_until(tokio::time::sleep(20 * TIMEOUT)).await.expect("every execution ends");

@@ -76,9 +76,9 @@ async fn a_claim_is_in_flight_and_then_abandoned_and_a_record_is_completed() {
     new_owner.renew(LEASE).await.unwrap();
     assert_eq!(inspected(&server, &store).await.info, Some(info("PUT /orders")));
 
-    new_owner.complete(record("answer"), TTL).await.unwrap();
+    new_owner.complete(record("response"), TTL).await.unwrap();
     let found = inspected(&server, &store).await;
-    assert!(matches!(&found.state, KeyState::Completed(found) if *found == record("answer")), "{found:?}");
+    assert!(matches!(&found.state, KeyState::Completed(found) if *found == record("response")), "{found:?}");
     assert_eq!((found.lease_until, found.replays), (None, None));
     assert_in(found.expires_at, 3600);
 }
@@ -87,7 +87,7 @@ async fn a_claim_is_in_flight_and_then_abandoned_and_a_record_is_completed() {
 async fn what_cannot_be_read_or_asked_is_an_error() {
     let mut server = Redis::start().await;
     let store = store(&server).await;
-    claim(&store, 2).await.complete(record("answer"), TTL).await.unwrap();
+    claim(&store, 2).await.complete(record("response"), TTL).await.unwrap();
     for write in [format!("SET {} other", name(1)), format!("COPY {} {} REPLACE", name(2), name(1))] {
         server.say(&write).await;
         let inspected = store.inspect(&key(1)).await;

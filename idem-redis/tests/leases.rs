@@ -17,7 +17,7 @@ async fn kept_for(server: &Redis) -> u64 {
 }
 
 #[tokio::test]
-async fn a_claim_outlives_its_lease_for_its_ttl_and_every_value_has_an_end() {
+async fn a_claim_outlives_its_lease_for_its_ttl_and_every_value_expires() {
     let server = Redis::start().await;
     let store = store(&server).await;
     let short = Duration::from_millis(50);
@@ -43,9 +43,9 @@ async fn a_claim_outlives_its_lease_for_its_ttl_and_every_value_has_an_end() {
     claimed.renew(short).await.unwrap();
     near(kept_for(&server).await, short + TTL);
     until("the lease has expired", async || matches!(begin(&store, 1).await, Ok(Begin::Abandoned(_)))).await;
-    claimed.complete(record("answer"), 2 * TTL).await.unwrap();
+    claimed.complete(record("response"), 2 * TTL).await.unwrap();
     near(kept_for(&server).await, 2 * TTL);
-    // Also where the lease is longer than the TTL.
+    // Also if the lease is longer than the TTL.
     assert!(store.forget(&key(1)).await.unwrap());
     store.begin(&key(1), &fingerprint(1), &BeginOptions::new(LEASE, LEASE / 2)).await.unwrap();
     near(kept_for(&server).await, LEASE + LEASE / 2);
@@ -92,7 +92,7 @@ async fn a_claim_of_a_long_ttl_is_abandoned_when_its_short_lease_has_expired_by_
     assert!(!store.forget(&key(1)).await.unwrap());
     age(&server, LEASE, LEASE + second).await;
     let Ok(Begin::Abandoned(mut new_owner)) = begin(&store, 1).await else { panic!("the lease has expired") };
-    // A renewal gives it the whole lease again, also where it changes nothing else.
+    // A renewal gives it the whole lease again, even if it changes nothing else.
     for lease in [LEASE, 2 * LEASE, 2 * LEASE] {
         claimed.renew(lease).await.unwrap();
         assert!(matches!(new_owner.renew(LEASE).await, Err(StoreError::Lost)));
@@ -107,7 +107,7 @@ async fn a_claim_of_a_long_ttl_is_abandoned_when_its_short_lease_has_expired_by_
     assert!(!store.forget(&key(1)).await.unwrap());
     age(&server, LEASE, LEASE + second).await;
     assert!(store.forget(&key(1)).await.unwrap());
-    assert!(matches!(claimed.complete(record("answer"), TTL).await, Err(StoreError::Lost)));
+    assert!(matches!(claimed.complete(record("response"), TTL).await, Err(StoreError::Lost)));
 }
 
 #[tokio::test]
@@ -116,15 +116,15 @@ async fn an_owner_whose_renewal_is_unconfirmed_still_completes_and_releases() {
     let store = store(&server).await;
     for end in ["complete", "release"] {
         let mut claimed = claim(&store, 1).await;
-        // As if this one had been renewed with another lease, and the answer had been lost.
+        // As if this one had been renewed with another lease, and the reply had been lost.
         let copy = claimed.try_clone().unwrap();
         claimed.renew(2 * LEASE).await.unwrap();
         match end {
-            "complete" => copy.complete(record("answer"), TTL).await.unwrap(),
+            "complete" => copy.complete(record("response"), TTL).await.unwrap(),
             _ => copy.release().await.unwrap(),
         }
         match begin(&store, 1).await.unwrap() {
-            Begin::Completed(found) if end == "complete" => assert_eq!(found, record("answer")),
+            Begin::Completed(found) if end == "complete" => assert_eq!(found, record("response")),
             Begin::Claimed(_) if end == "release" => {}
             other => panic!("{end}: {other:?}"),
         }
@@ -133,7 +133,7 @@ async fn an_owner_whose_renewal_is_unconfirmed_still_completes_and_releases() {
 }
 
 #[tokio::test]
-async fn a_claim_without_an_end_has_no_age_and_is_an_error() {
+async fn a_claim_without_an_expiry_has_no_age_and_is_an_error() {
     let server = Redis::start().await;
     let store = store(&server).await;
     let _claimed = claim(&store, 1).await;
@@ -145,19 +145,19 @@ async fn a_claim_without_an_end_has_no_age_and_is_an_error() {
 
 /// An entry whose expiry was removed stays until it is forgotten: a record has no age.
 #[tokio::test]
-async fn a_record_without_an_end_is_a_record() {
+async fn a_record_without_an_expiry_is_a_record() {
     let server = Redis::start().await;
     let store = store(&server).await;
     let claimed = claim(&store, 1).await;
     let copy = claimed.try_clone().unwrap();
-    claimed.complete(record("answer"), TTL).await.unwrap();
+    claimed.complete(record("response"), TTL).await.unwrap();
     assert!(server.say(&format!("PERSIST {}", name(1))).await.starts_with(":1"));
-    copy.complete(record("answer"), TTL).await.unwrap();
+    copy.complete(record("response"), TTL).await.unwrap();
     let left = server.say(&format!("PTTL {}", name(1))).await;
     assert!(left.starts_with(":-1\r\n"), "a repetition changes nothing: {left}");
-    assert_eq!(recorded(&store, 1).await, record("answer"));
+    assert_eq!(recorded(&store, 1).await, record("response"));
     let found = store.inspect(&key(1)).await.unwrap().expect("the key is not free");
-    assert!(matches!(&found.state, KeyState::Completed(found) if *found == record("answer")), "{found:?}");
+    assert!(matches!(&found.state, KeyState::Completed(found) if *found == record("response")), "{found:?}");
     assert_eq!(found.expires_at, None);
     assert!(store.forget(&key(1)).await.unwrap());
     claim(&store, 1).await;

@@ -18,7 +18,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
 
-/// The server does the step, and then the connection breaks instead of its answer.
+/// The server does the step, and then the connection breaks instead of its reply.
 const REPLY_LOST: Fault = Fault::ResetAfter(0);
 
 #[tokio::test]
@@ -29,8 +29,8 @@ async fn a_begin_whose_reply_is_lost_is_repeated_and_claims() {
     proxy.set(Direction::ToClient, REPLY_LOST);
     let claimed = claim(&store, 1).await;
     assert_in_flight(&begin(&store, 1).await);
-    claimed.complete(record("answer"), TTL).await.unwrap();
-    assert_eq!(recorded(&store, 1).await, record("answer"));
+    claimed.complete(record("response"), TTL).await.unwrap();
+    assert_eq!(recorded(&store, 1).await, record("response"));
 }
 
 #[tokio::test]
@@ -41,8 +41,8 @@ async fn every_other_step_whose_reply_is_lost_is_repeated_with_the_same_result()
     proxy.set(Direction::ToClient, REPLY_LOST);
     claimed.renew(LEASE).await.unwrap();
     proxy.set(Direction::ToClient, REPLY_LOST);
-    claimed.complete(record("answer"), TTL).await.unwrap();
-    assert_eq!(recorded(&store, 1).await, record("answer"));
+    claimed.complete(record("response"), TTL).await.unwrap();
+    assert_eq!(recorded(&store, 1).await, record("response"));
     let released = claim(&store, 2).await;
     proxy.set(Direction::ToClient, REPLY_LOST);
     released.release().await.unwrap();
@@ -50,17 +50,17 @@ async fn every_other_step_whose_reply_is_lost_is_repeated_with_the_same_result()
 }
 
 #[tokio::test]
-async fn a_forget_whose_reply_is_lost_does_not_know_what_the_first_try_found_and_says_so() {
+async fn a_forget_whose_reply_is_lost_reports_that_it_may_have_forgotten() {
     let server = Redis::start().await;
     let (store, proxy) = through_proxy(&server).await;
     for number in [1, 2] {
-        claim(&store, number).await.complete(record("answer"), TTL).await.unwrap();
+        claim(&store, number).await.complete(record("response"), TTL).await.unwrap();
     }
-    // It looks first. That may be repeated without a doubt.
+    // It reads first, which may be repeated safely.
     proxy.set(Direction::ToClient, REPLY_LOST);
     assert!(store.forget(&key(1)).await.unwrap());
     // The head of the record, and what is left to its key; at most three digits are missing from that.
-    let head = 2 + 16 + 32 + 2 + 8 + record("answer").tombstone().bytes().len();
+    let head = 2 + 16 + 32 + 2 + 8 + record("response").tombstone().bytes().len();
     let looked = format!("*2\r\n${head}\r\n\r\n:3599999\r\n").len() + head;
     proxy.set(Direction::ToClient, Fault::ResetAfter(looked));
     assert!(unavailable(store.forget(&key(2)).await).contains("look again"));
@@ -107,8 +107,8 @@ async fn a_release_that_took_effect_is_repeated_without_an_error_if_another_owne
     let others = claim(&near, 1).await;
     proxy.heal();
     copy.release().await.unwrap();
-    others.complete(record("answer"), TTL).await.unwrap();
-    assert_eq!(recorded(&near, 1).await, record("answer"));
+    others.complete(record("response"), TTL).await.unwrap();
+    assert_eq!(recorded(&near, 1).await, record("response"));
 }
 
 #[tokio::test]
@@ -119,12 +119,12 @@ async fn an_unconfirmed_claim_is_released_long_before_its_lease_expires() {
     unavailable(begin(&store, 1).await);
     assert!(server.say(&format!("EXISTS {}", name(1))).await.starts_with(":1"), "the server granted the claim");
     proxy.heal();
-    claim_in_time(&store, 1).await.complete(record("answer"), TTL).await.unwrap();
-    assert_eq!(recorded(&store, 1).await, record("answer"));
+    claim_in_time(&store, 1).await.complete(record("response"), TTL).await.unwrap();
+    assert_eq!(recorded(&store, 1).await, record("response"));
 }
 
 #[tokio::test]
-async fn a_claim_of_a_begin_that_was_dropped_is_released() {
+async fn the_claim_of_a_dropped_begin_is_released() {
     let server = Redis::start().await;
     let (store, proxy) = through_proxy(&server).await;
     claim(&store, 0).await;
@@ -134,7 +134,7 @@ async fn a_claim_of_a_begin_that_was_dropped_is_released() {
         let half_way = poll_fn(|cx| Poll::Ready(begin.as_mut().poll(cx).is_pending())).await;
         assert!(half_way);
         tokio::select! {
-            _ = begin => panic!("its answer is held back"),
+            _ = begin => panic!("its reply is held"),
             () = proxy.seen(Direction::ToClient) => {}
         }
     }
@@ -151,7 +151,7 @@ async fn a_drain_waits_until_an_unconfirmed_claim_is_released() {
     idempotency.drain().await;
     proxy.set(Direction::ToClient, Fault::Hold);
     tokio::select! {
-        _ = begin(&store, 1) => panic!("its answer is held back"),
+        _ = begin(&store, 1) => panic!("its reply is held"),
         () = proxy.seen(Direction::ToClient) => {}
     }
     // The release of the claim whose future was dropped is held as well, until the server was asked.
@@ -183,7 +183,7 @@ async fn without_its_release_a_dropped_claim_is_abandoned_when_its_lease_expires
 }
 
 #[tokio::test]
-async fn a_network_that_is_gone_is_an_error_in_time_and_comes_back_by_itself() {
+async fn without_a_network_a_step_is_an_error_in_time_and_the_store_reconnects() {
     let server = Redis::start().await;
     let (store, proxy) = through_proxy(&server).await;
     let mut claimed = claim(&store, 1).await;
@@ -209,7 +209,7 @@ async fn a_connection_that_is_cut_while_many_steps_are_under_way_costs_none_of_t
     let server = Redis::start().await;
     let (store, proxy) = through_proxy(&server).await;
     for round in 0..5 {
-        // At another place of the answers each time.
+        // At another byte of the replies each time.
         proxy.set(Direction::ToClient, Fault::ResetAfter(usize::from(round) * 3));
         let steps: Vec<_> = (0..20u8)
             .map(|number| {
@@ -235,10 +235,10 @@ async fn after_a_demotion_the_step_goes_to_the_new_primary() {
     proxy.redirect(new.port());
     old.say(&format!("REPLICAOF 127.0.0.1 {}", new.port())).await;
     // The connection to the old primary is as good as ever, and so is refused for good.
-    claim(&store, 2).await.complete(record("answer"), TTL).await.unwrap();
+    claim(&store, 2).await.complete(record("response"), TTL).await.unwrap();
     assert!(new.say(&format!("EXISTS {}", name(2))).await.starts_with(":1"));
     // What the new primary never had is lost, and its owner learns of it.
-    assert!(matches!(stranded.complete(record("answer"), TTL).await, Err(StoreError::Lost)));
+    assert!(matches!(stranded.complete(record("response"), TTL).await, Err(StoreError::Lost)));
 }
 
 #[tokio::test]
@@ -267,17 +267,17 @@ async fn without_the_first(text: String, server: &Redis) -> (u16, oneshot::Recei
     tokio::spawn(async move {
         let (mut client, _) = listener.accept().await.unwrap();
         let mut server = TcpStream::connect(("127.0.0.1", to)).await.unwrap();
-        let (mut asked, mut answered) = ([0; 4096], [0; 4096]);
+        let (mut request, mut reply) = ([0; 4096], [0; 4096]);
         let found = loop {
             tokio::select! {
-                read = client.read(&mut asked) => {
-                    let asked = &asked[..read.unwrap()];
-                    if asked.windows(text.len()).any(|part| part == text.as_bytes()) {
-                        break asked.to_vec();
+                read = client.read(&mut request) => {
+                    let sent = &request[..read.unwrap()];
+                    if sent.windows(text.len()).any(|part| part == text.as_bytes()) {
+                        break sent.to_vec();
                     }
-                    server.write_all(asked).await.unwrap();
+                    server.write_all(sent).await.unwrap();
                 }
-                read = server.read(&mut answered) => client.write_all(&answered[..read.unwrap()]).await.unwrap(),
+                read = server.read(&mut reply) => client.write_all(&reply[..read.unwrap()]).await.unwrap(),
             }
         };
         drop(client);
@@ -311,9 +311,9 @@ async fn a_repeated_begin_that_was_refused_is_released_if_its_first_try_arrives_
     others.release().await.unwrap();
     let mut late = TcpStream::connect(("127.0.0.1", server.port())).await.unwrap();
     late.write_all(&first.await.unwrap()).await.unwrap();
-    let mut answer = [0; 4];
-    late.read_exact(&mut answer).await.unwrap();
-    assert_eq!(&answer, b":1\r\n", "the key was free, so it is claimed");
+    let mut reply = [0; 4];
+    late.read_exact(&mut reply).await.unwrap();
+    assert_eq!(&reply, b":1\r\n", "the key was free, so it is claimed");
     store.drained().await;
     claim(&near, 1).await;
 }
@@ -330,9 +330,9 @@ async fn a_claim_whose_begin_was_repeated_leaves_nothing_if_the_first_try_arrive
     claimed.release().await.unwrap();
     let mut late = TcpStream::connect(("127.0.0.1", server.port())).await.unwrap();
     late.write_all(&first.await.unwrap()).await.unwrap();
-    let mut answer = [0; 4];
-    late.read_exact(&mut answer).await.unwrap();
-    assert_eq!(&answer, b":1\r\n", "the key was free, so it is claimed");
+    let mut reply = [0; 4];
+    late.read_exact(&mut reply).await.unwrap();
+    assert_eq!(&reply, b":1\r\n", "the key was free, so it is claimed");
     store.drained().await;
     claim(&near, 1).await;
 }
@@ -352,9 +352,9 @@ async fn a_new_owner_whose_begin_was_repeated_keeps_what_it_takes_over() {
     // Whatever is released meanwhile, it is not this.
     assert_not_drained(&store, &server).await;
     assert_in_flight(&begin(&near, 1).await);
-    new_owner.complete(record("answer"), TTL).await.unwrap();
+    new_owner.complete(record("response"), TTL).await.unwrap();
     store.drained().await;
-    assert_eq!(recorded(&near, 1).await, record("answer"));
+    assert_eq!(recorded(&near, 1).await, record("response"));
 }
 
 #[tokio::test]
@@ -368,9 +368,9 @@ async fn a_connection_that_a_firewall_has_forgotten_costs_a_second_try_and_no_st
     proxy.forget();
     claimed.renew(LEASE).await.unwrap();
     proxy.forget();
-    claimed.complete(record("answer"), TTL).await.unwrap();
+    claimed.complete(record("response"), TTL).await.unwrap();
     proxy.forget();
-    assert_eq!(recorded(&store, 1).await, record("answer"));
+    assert_eq!(recorded(&store, 1).await, record("response"));
     proxy.forget();
     second.release().await.unwrap();
     proxy.forget();

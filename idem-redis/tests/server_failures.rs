@@ -21,9 +21,9 @@ async fn with_an_append_only_file_nothing_is_lost_when_the_server_is_killed_befo
     server.restart().await;
     claimed.renew(LEASE).await.unwrap();
     server.restart().await;
-    claimed.complete(record("answer"), TTL).await.unwrap();
+    claimed.complete(record("response"), TTL).await.unwrap();
     server.restart().await;
-    assert_eq!(recorded(&store, 1).await, record("answer"));
+    assert_eq!(recorded(&store, 1).await, record("response"));
     let released = claim(&store, 2).await;
     server.restart().await;
     released.release().await.unwrap();
@@ -35,7 +35,7 @@ async fn with_an_append_only_file_nothing_is_lost_when_the_server_is_killed_befo
 }
 
 #[tokio::test]
-async fn while_the_server_is_down_every_step_is_an_error_and_then_goes_on() {
+async fn while_the_server_is_down_every_step_is_an_error_and_succeeds_afterwards() {
     let mut server = Redis::durable().await;
     let store = store(&server).await;
     let (mut first, second) = (claim(&store, 1).await, claim(&store, 2).await);
@@ -43,13 +43,13 @@ async fn while_the_server_is_down_every_step_is_an_error_and_then_goes_on() {
     server.kill();
     unavailable(begin(&store, 3).await);
     unavailable(first.renew(LEASE).await);
-    unavailable(first.complete(record("answer"), TTL).await);
+    unavailable(first.complete(record("response"), TTL).await);
     unavailable(second.release().await);
     unavailable(store.forget(&key(1)).await);
     server.restart().await;
-    first_copy.complete(record("answer"), TTL).await.unwrap();
+    first_copy.complete(record("response"), TTL).await.unwrap();
     second_copy.release().await.unwrap();
-    assert_eq!(recorded(&store, 1).await, record("answer"));
+    assert_eq!(recorded(&store, 1).await, record("response"));
     claim(&store, 2).await;
     claim(&store, 3).await;
 }
@@ -61,12 +61,12 @@ async fn without_a_file_a_restart_forgets_and_the_owner_learns_of_it() {
     let store = store(&server).await;
     let claimed = claim(&store, 1).await;
     server.restart().await;
-    assert!(matches!(claimed.complete(record("answer"), TTL).await, Err(StoreError::Lost)));
+    assert!(matches!(claimed.complete(record("response"), TTL).await, Err(StoreError::Lost)));
     claim(&store, 1).await;
 }
 
 #[tokio::test]
-async fn a_server_that_has_forgotten_the_scripts_is_told_them_again() {
+async fn a_server_that_lost_the_scripts_gets_them_again() {
     let server = Redis::start().await;
     let store = store(&server).await;
     let flush = async || assert!(server.say("SCRIPT FLUSH").await.starts_with("+OK"));
@@ -75,9 +75,9 @@ async fn a_server_that_has_forgotten_the_scripts_is_told_them_again() {
     flush().await;
     claimed.renew(LEASE).await.unwrap();
     flush().await;
-    claimed.complete(record("answer"), TTL).await.unwrap();
+    claimed.complete(record("response"), TTL).await.unwrap();
     flush().await;
-    assert_eq!(recorded(&store, 1).await, record("answer"));
+    assert_eq!(recorded(&store, 1).await, record("response"));
     flush().await;
     assert!(store.forget(&key(1)).await.unwrap());
     let claimed = claim(&store, 1).await;
@@ -95,7 +95,7 @@ async fn a_server_that_takes_no_writes_refuses_and_keeps_everything() {
     let refuses = async |word: &str| {
         let said = unavailable(begin(&store, 2).await);
         assert!(said.contains(word), "{said}");
-        unavailable(copy.try_clone().unwrap().complete(record("answer"), TTL).await);
+        unavailable(copy.try_clone().unwrap().complete(record("response"), TTL).await);
         unavailable(copy.try_clone().unwrap().release().await);
     };
     server.say("CONFIG SET min-replicas-to-write 1").await;
@@ -107,13 +107,13 @@ async fn a_server_that_takes_no_writes_refuses_and_keeps_everything() {
     server.say("REPLICAOF 127.0.0.1 1").await;
     refuses("is a replica").await;
     server.say("REPLICAOF NO ONE").await;
-    claimed.complete(record("answer"), TTL).await.unwrap();
-    assert_eq!(recorded(&store, 1).await, record("answer"));
+    claimed.complete(record("response"), TTL).await.unwrap();
+    assert_eq!(recorded(&store, 1).await, record("response"));
     claim(&store, 2).await;
 }
 
 #[tokio::test]
-async fn a_stalled_server_is_an_error_in_time_and_goes_on_where_it_was() {
+async fn a_stalled_server_is_an_error_in_time_and_steps_succeed_when_it_resumes() {
     let server = Redis::start().await;
     let store = store(&server).await;
     let claimed = claim(&store, 1).await;
@@ -121,33 +121,33 @@ async fn a_stalled_server_is_an_error_in_time_and_goes_on_where_it_was() {
     server.stall();
     let start = Instant::now();
     let said = unavailable(begin(&store, 2).await);
-    unavailable(claimed.complete(record("answer"), TTL).await);
+    unavailable(claimed.complete(record("response"), TTL).await);
     assert!(start.elapsed() < 2 * TIMEOUT + Duration::from_secs(2), "{:?}", start.elapsed());
     assert!(said.contains("within"), "{said}");
     server.resume();
-    copy.complete(record("answer"), TTL).await.unwrap();
-    assert_eq!(recorded(&store, 1).await, record("answer"));
+    copy.complete(record("response"), TTL).await.unwrap();
+    assert_eq!(recorded(&store, 1).await, record("response"));
     // The server has read the `begin` by now. Its claim is unconfirmed, so it does not lock the key for a lease.
     claim_in_time(&store, 2).await;
 }
 
 #[tokio::test]
-async fn a_full_server_refuses_new_keys_and_serves_the_ones_it_has() {
+async fn a_full_server_refuses_new_keys_and_serves_old_ones() {
     let server = Redis::start().await;
     let store = store(&server).await;
-    claim(&store, 1).await.complete(record("answer"), TTL).await.unwrap();
+    claim(&store, 1).await.complete(record("response"), TTL).await.unwrap();
     let (mut second, third) = (claim(&store, 2).await, claim(&store, 3).await);
     server.say("CONFIG SET maxmemory 1mb").await;
     assert!(server.say("SET room 1").await.starts_with("-OOM"), "the server is full");
 
     assert!(matches!(begin(&store, 4).await, Err(StoreError::Full)));
-    assert_eq!(recorded(&store, 1).await, record("answer"));
+    assert_eq!(recorded(&store, 1).await, record("response"));
     assert_in_flight(&begin(&store, 2).await);
     second.renew(LEASE).await.unwrap();
     second.renew(2 * LEASE).await.unwrap();
-    // The answer has no room, but that there was one is kept.
-    second.complete(record("the second answer"), TTL).await.unwrap();
-    assert_eq!(recorded(&store, 2).await, record("the second answer").tombstone());
+    // The response has no room, so a tombstone is recorded.
+    second.complete(record("the second response"), TTL).await.unwrap();
+    assert_eq!(recorded(&store, 2).await, record("the second response").tombstone());
     third.release().await.unwrap();
     assert!(store.forget(&key(1)).await.unwrap());
 
@@ -171,13 +171,13 @@ async fn state_of(server: &Redis) -> String {
 }
 
 #[tokio::test]
-async fn a_damaged_claim_or_record_is_an_error_for_everybody_and_is_left_as_it_is() {
+async fn a_damaged_claim_or_record_is_an_error_for_every_caller_and_is_left_as_it_is() {
     let server = Redis::start().await;
     let store = store(&server).await;
     let mut claimed = claim(&store, 1).await;
     for completed in [false, true] {
         if completed {
-            claimed.try_clone().unwrap().complete(record("answer"), TTL).await.unwrap();
+            claimed.try_clone().unwrap().complete(record("response"), TTL).await.unwrap();
         }
         let length = server.say(&format!("STRLEN {}", name(1))).await;
         let length: usize = length.lines().next().unwrap()[1..].trim().parse().unwrap();
@@ -199,7 +199,7 @@ async fn a_damaged_claim_or_record_is_an_error_for_everybody_and_is_left_as_it_i
             damage(&server, at).await;
         }
     }
-    assert_eq!(recorded(&store, 1).await, record("answer"));
+    assert_eq!(recorded(&store, 1).await, record("response"));
 }
 
 #[tokio::test]
@@ -208,7 +208,7 @@ async fn what_this_store_did_not_write_is_an_error_and_is_left_as_it_is() {
     let store = store(&server).await;
     // The value of another key, cut values, other text, and another type.
     claim(&store, 2).await;
-    claim(&store, 3).await.complete(record("answer"), TTL).await.unwrap();
+    claim(&store, 3).await.complete(record("response"), TTL).await.unwrap();
     let mut foreign =
         vec![format!("COPY {} {} REPLACE", name(2), name(1)), format!("COPY {} {} REPLACE", name(3), name(1))];
     for from in [2, 3] {

@@ -14,7 +14,7 @@ use idem_testkit::proxy::{Direction, Fault, Proxy};
 use idem_testkit::redis::Redis;
 
 #[tokio::test]
-async fn a_server_that_throws_keys_away_is_refused_whichever_way_it_says_so() {
+async fn a_server_that_evicts_keys_is_refused_whichever_way_it_says_so() {
     for policy in ["allkeys-lru", "volatile-ttl", "allkeys-random", "volatile-lfu"] {
         for closed in [&[][..], &["--rename-command", "CONFIG", ""]] {
             let server = Redis::with(&[&["--save", "", "--maxmemory-policy", policy][..], closed].concat()).await;
@@ -84,7 +84,7 @@ async fn with_the_optional_rights_waiters_get_messages_and_scripts_are_known() {
         server.say(&format!("PUBSUB NUMSUB {channel}")).await.contains(":1\r\n")
     })
     .await;
-    claimed.complete(record("answer"), TTL).await.unwrap();
+    claimed.complete(record("response"), TTL).await.unwrap();
     waiting.await.unwrap();
     until("it is not subscribed any more", async || {
         server.say(&format!("PUBSUB NUMSUB {channel}")).await.contains(":0\r\n")
@@ -153,8 +153,8 @@ async fn a_lease_that_never_ends_is_as_good_as_another_also_if_its_claim_is_unco
     };
     let Ok(Begin::Claimed(mut claimed)) = begin(1).await else { panic!("the key is free") };
     claimed.renew(Duration::MAX).await.unwrap();
-    claimed.complete(record("answer"), Duration::MAX).await.unwrap();
-    assert_eq!(recorded(&store, 1).await, record("answer"));
+    claimed.complete(record("response"), Duration::MAX).await.unwrap();
+    assert_eq!(recorded(&store, 1).await, record("response"));
     proxy.set(Direction::ToClient, Fault::Drop);
     unavailable(begin(2).await);
     proxy.heal();
@@ -170,9 +170,9 @@ async fn works(store: &RedisStore) {
         let store = store.clone();
         tokio::spawn(async move { store.ended(&key(1)).await })
     };
-    claimed.complete(record("answer"), TTL).await.unwrap();
+    claimed.complete(record("response"), TTL).await.unwrap();
     waiting.await.unwrap();
-    assert_eq!(recorded(store, 1).await, record("answer"));
+    assert_eq!(recorded(store, 1).await, record("response"));
     assert!(store.forget(&key(1)).await.unwrap());
     claim(store, 1).await.release().await.unwrap();
 }

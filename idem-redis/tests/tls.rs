@@ -19,7 +19,7 @@ async fn an_encrypted_connection_needs_the_authority_and_nothing_else() {
     let store = builder.clone().root_certificates(authority.pem()).connect().await.unwrap();
     works(&store).await;
     server.say("CLIENT KILL TYPE normal").await;
-    assert_eq!(recorded(&store, 1).await, record("answer"));
+    assert_eq!(recorded(&store, 1).await, record("response"));
     for stranger in [builder.clone(), builder.root_certificates(Authority::new().pem())] {
         let refused = stranger.connect().await.unwrap_err();
         assert!(matches!(refused, ConnectError::Unreachable(_)), "{refused:?}");

@@ -124,7 +124,7 @@ async fn a_refusal_in_flight_is_one_short_round_trip() {
 }
 
 #[tokio::test]
-async fn those_who_wait_in_one_process_poll_once() {
+async fn the_waiters_of_one_process_poll_once() {
     const WAITERS: usize = 50;
     let server = Redis::start().await;
     // Without messages, so that only polls are counted.
@@ -141,8 +141,8 @@ async fn those_who_wait_in_one_process_poll_once() {
     until("the key was looked at twelve times", async || calls(&server, "evalsha").await >= 12).await;
     // The pause doubles up to 640 ms. If each waiter polled, twelve looks would be a matter of milliseconds.
     assert!(start.elapsed() >= Duration::from_millis(1200), "twelve looks in {:?}", start.elapsed());
-    claimed.complete(record("answer"), TTL).await.unwrap();
+    claimed.complete(record("response"), TTL).await.unwrap();
     while let Some(found) = waiters.join_next().await {
-        assert!(matches!(found.unwrap(), Begin::Completed(found) if found == record("answer")));
+        assert!(matches!(found.unwrap(), Begin::Completed(found) if found == record("response")));
     }
 }

@@ -19,7 +19,7 @@ async fn subscribers(server: &Redis, number: u8) -> bool {
 }
 
 #[tokio::test]
-async fn all_who_wait_share_one_connection_whose_messages_wake_them() {
+async fn waiters_share_one_connection_whose_messages_wake_them() {
     let server = Redis::start().await;
     let (owner, waiter) = (store(&server).await, store(&server).await);
     let [completed, released] = [claim(&owner, 1).await, claim(&owner, 2).await];
@@ -34,12 +34,12 @@ async fn all_who_wait_share_one_connection_whose_messages_wake_them() {
     assert_eq!(subscribed.matches(" addr=127").count(), 1, "{subscribed}");
     // From now on a poll finds nothing out.
     server.say("ACL SETUSER default -pttl").await;
-    completed.complete(record("answer"), TTL).await.unwrap();
+    completed.complete(record("response"), TTL).await.unwrap();
     released.release().await.unwrap();
     let mut claimed = 0;
     while let Some(ended) = within("a message", waiters.join_next()).await {
         match ended.unwrap() {
-            Begin::Completed(found) => assert_eq!(found, record("answer")),
+            Begin::Completed(found) => assert_eq!(found, record("response")),
             Begin::Claimed(_) => claimed += 1,
             ended => panic!("both claims have ended, but `begin` gave {ended:?}"),
         }
@@ -48,7 +48,7 @@ async fn all_who_wait_share_one_connection_whose_messages_wake_them() {
 }
 
 #[tokio::test]
-async fn of_all_who_wait_for_a_released_key_one_claims_it() {
+async fn of_all_waiters_for_a_released_key_one_claims_it() {
     let server = Redis::start().await;
     let (owner, waiter) = (store(&server).await, store(&server).await);
     let released = claim(&owner, 1).await;
@@ -62,14 +62,14 @@ async fn of_all_who_wait_for_a_released_key_one_claims_it() {
     while let Some(ended) = within("the record", waiters.join_next()).await {
         if let Begin::Claimed(claim) = ended.unwrap() {
             claimed += 1;
-            claim.complete(record("answer"), TTL).await.unwrap();
+            claim.complete(record("response"), TTL).await.unwrap();
         }
     }
     assert_eq!(claimed, 1);
 }
 
 #[tokio::test]
-async fn a_subscription_ends_when_no_one_waits_and_begins_again() {
+async fn a_subscription_ends_without_waiters_and_begins_again() {
     let server = Redis::start().await;
     let store = store(&server).await;
     for _ in 0..2 {
@@ -93,7 +93,7 @@ async fn a_subscription_ends_when_no_one_waits_and_begins_again() {
 }
 
 #[tokio::test]
-async fn a_subscription_that_is_cut_comes_again() {
+async fn a_subscription_that_is_cut_is_made_again() {
     let server = Redis::start().await;
     let store = store(&server).await;
     let claimed = claim(&store, 1).await;
@@ -101,22 +101,22 @@ async fn a_subscription_that_is_cut_comes_again() {
     until("the waiter is subscribed", async || subscribers(&server, 1).await).await;
     server.say("CLIENT KILL TYPE pubsub").await;
     until("the waiter is subscribed again", async || subscribers(&server, 1).await).await;
-    claimed.complete(record("answer"), TTL).await.unwrap();
+    claimed.complete(record("response"), TTL).await.unwrap();
     assert!(matches!(waiter.await.unwrap(), Begin::Completed(_)));
 }
 
 #[tokio::test]
-async fn without_the_right_to_publish_and_to_subscribe_those_who_wait_look_for_themselves() {
+async fn without_the_rights_to_publish_and_subscribe_waiters_poll() {
     let server = Redis::start().await;
     server.say("ACL SETUSER default resetchannels").await;
     let (owner, waiter) = (store(&server).await, store(&server).await);
     let claims = [claim(&owner, 1).await, claim(&owner, 2).await];
     let waiters = [1, 2].map(|number| tokio::spawn(wait(waiter.clone(), number, Arc::default())));
     let [one, other] = claims;
-    one.complete(record("answer"), TTL).await.unwrap();
+    one.complete(record("response"), TTL).await.unwrap();
     other.release().await.unwrap();
     let [one, other] = waiters;
-    assert!(matches!(one.await.unwrap(), Begin::Completed(found) if found == record("answer")));
+    assert!(matches!(one.await.unwrap(), Begin::Completed(found) if found == record("response")));
     assert!(matches!(other.await.unwrap(), Begin::Claimed(_)));
 }
 

@@ -102,7 +102,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn one_asks_and_its_finding_is_that_of_all() {
+    async fn one_request_polls_for_all() {
         let watches = Watches::default();
         let (first, second, third) = (watches.join(&KEY), watches.join(&KEY), watches.join(&KEY));
         let asks = turn(&first).await.unwrap().unwrap();

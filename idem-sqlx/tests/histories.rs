@@ -1,6 +1,6 @@
 //! Random histories of calls, compared with the reference that serves every store.
 //!
-//! The time of a history is not the database's: where it goes on, every deadline in the table moves back by as much, which
+//! The time of a history is not the database's: when it advances, every deadline in the table moves back by as much, which
 //! is the same to every caller. `PROPTEST_CASES` sets the number of histories, for the long form.
 #![cfg(all(feature = "postgres", feature = "sqlite"))]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a failed check panics")]
@@ -46,7 +46,7 @@ async fn in_postgres(server: &Postgres) -> Stretched<PostgresStore> {
     stretch(store, beside)
 }
 
-/// In memory where that can be had: nothing here is about disks.
+/// In memory if possible: nothing here is about disks.
 fn folder() -> TempDir {
     let memory = Path::new("/dev/shm");
     if memory.is_dir() { tempfile::tempdir_in(memory).unwrap() } else { tempfile::tempdir().unwrap() }

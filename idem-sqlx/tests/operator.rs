@@ -28,7 +28,7 @@ fn from_orders(key: &str) -> Attempt {
         .at(Endpoint::new("POST", "/orders/{id}"))
 }
 
-fn answer(text: &str) -> Outcome {
+fn response(text: &str) -> Outcome {
     let mut builder = RecordBuilder::new();
     builder.put(text.as_bytes());
     Outcome::Record(builder)
@@ -57,36 +57,36 @@ async fn sqlite() -> (SqliteStore, tempfile::TempDir) {
     (store, folder)
 }
 
-/// Leaves the claim of an execution at `POST /orders/{id}` whose owner is gone, or late: it comes back.
-async fn left<S: Store>(store: &S, key: &str) -> S::Claim {
+/// Leaves the claim of an execution at `POST /orders/{id}` whose owner is gone, or late.
+async fn leave_claim<S: Store>(store: &S, key: &str) -> S::Claim {
     let attempt = from_orders(key);
     let claim = claim_for(store, &attempt.key, SHORT, TTL).await;
     drop(abandoned(store, &attempt.key).await);
     claim
 }
 
-async fn tells<S: Store + Clone>(store: S) {
+async fn reports_the_state<S: Store + Clone>(store: S) {
     let engine = Idempotency::new(store.clone());
     assert!(inspect(&engine, "a").await.is_none(), "a free key");
     let (starts, started) = tokio::sync::oneshot::channel();
     let (ends, ended) = tokio::sync::oneshot::channel::<()>();
-    let body = move |_| {
+    let handler = move |_| {
         starts.send(()).unwrap();
         async move {
             ended.await.unwrap();
-            answered("one")
+            executed("one")
         }
     };
     let running = tokio::spawn({
         let engine = engine.clone();
-        async move { engine.run(from_orders("a"), body).await }
+        async move { engine.run(from_orders("a"), handler).await }
     });
     started.await.unwrap();
     let found = inspect(&engine, "a").await.unwrap();
     assert_eq!((found.status(), found.endpoint()), (KeyStatus::InFlight, Some("POST /orders/{id}")));
     assert!(found.lease_until() < found.expires_at(), "it is there for its TTL: {found:?}");
     assert!(found.age().unwrap() < Duration::from_secs(60), "{found:?}");
-    assert!(matches!(settle(&engine, "a", answer("two")).await, Err(SettleError::NotUnknown(KeyStatus::InFlight))));
+    assert!(matches!(settle(&engine, "a", response("two")).await, Err(SettleError::NotUnknown(KeyStatus::InFlight))));
     ends.send(()).unwrap();
     running.await.unwrap().unwrap();
     for replays in 0..3 {
@@ -95,7 +95,7 @@ async fn tells<S: Store + Clone>(store: S) {
         assert_eq!((found.content().unwrap(), found.lease_until()), (&Bytes::from("one"), None));
         let left = found.expires_at().unwrap().since(found.started_at().unwrap());
         assert!(left > TTL - Duration::from_secs(60) && left < TTL + Duration::from_secs(60), "{left:?}");
-        let replayed = engine.run(from_orders("a"), |_| async { answered("two") }).await;
+        let replayed = engine.run(from_orders("a"), |_| async { executed("two") }).await;
         assert!(matches!(&replayed, Ok(RunResult::Replayed(replay)) if replay.content() == "one"), "{replayed:?}");
     }
     assert!(engine.forget(&Scope::GLOBAL, &parsed("a")).await.unwrap());
@@ -116,14 +116,14 @@ async fn counted(engine: &Idempotency, key: &str, replays: u64) -> KeyReport {
     panic!("not {replays}, but {:?}", inspect(engine, key).await)
 }
 
-async fn settles<S: Store + Clone>(store: S) {
+async fn settles_an_unknown_outcome<S: Store + Clone>(store: S) {
     let engine = Idempotency::new(store.clone());
     let outcomes =
-        [(answer("found"), Some(KeyStatus::Recorded)), (Outcome::NotReplayable, Some(KeyStatus::NotReplayable))];
+        [(response("found"), Some(KeyStatus::Recorded)), (Outcome::NotReplayable, Some(KeyStatus::NotReplayable))];
     for (number, (outcome, state)) in outcomes.into_iter().chain([(Outcome::Release, None)]).enumerate() {
         let key = number.to_string();
-        assert!(matches!(settle(&engine, &key, answer("none")).await, Err(SettleError::Free)));
-        let late = left(&store, &key).await;
+        assert!(matches!(settle(&engine, &key, response("none")).await, Err(SettleError::Free)));
+        let late = leave_claim(&store, &key).await;
         assert_eq!(inspect(&engine, &key).await.unwrap().status(), KeyStatus::OutcomeUnknown);
         assert_eq!(settle(&engine, &key, outcome).await.unwrap(), Settled::Now);
         assert_eq!(inspect(&engine, &key).await.map(|found| found.status()), state);
@@ -131,27 +131,27 @@ async fn settles<S: Store + Clone>(store: S) {
         assert!(matches!(done, Err(StoreError::Lost)), "an owner that is late changes nothing: {done:?}");
         assert_eq!(inspect(&engine, &key).await.map(|found| found.status()), state);
     }
-    assert_eq!(settle(&engine, "0", answer("found")).await.unwrap(), Settled::Already);
-    let other = settle(&engine, "0", answer("else")).await;
+    assert_eq!(settle(&engine, "0", response("found")).await.unwrap(), Settled::Already);
+    let other = settle(&engine, "0", response("else")).await;
     assert!(matches!(other, Err(SettleError::NotUnknown(KeyStatus::Recorded))), "{other:?}");
 }
 
 /// Two operators, each with its own engine, and an owner that is only late: one of the three ends the claim.
-async fn races<S: Store + Clone>(store: S) {
+async fn one_of_three_ends_a_claim<S: Store + Clone>(store: S) {
     for round in 0..20 {
         let key = format!("race-{round}");
-        let late = left(&store, &key).await;
+        let late = leave_claim(&store, &key).await;
         let together = Arc::new(Barrier::new(3));
         let operator = |text: &'static str| {
             let (engine, key, together) = (Idempotency::new(store.clone()), key.clone(), Arc::clone(&together));
             tokio::spawn(async move {
                 together.wait().await;
-                settle(&engine, &key, answer(text)).await
+                settle(&engine, &key, response(text)).await
             })
         };
         let (one, two) = (operator("one"), operator("two"));
         together.wait().await;
-        let late = late.complete(kept("late", from_orders(&key)).await, TTL).await;
+        let late = late.complete(recorded("late", from_orders(&key)).await, TTL).await;
         let (one, two) = (one.await.unwrap(), two.await.unwrap());
         let engine = Idempotency::new(store.clone());
         let found = inspect(&engine, &key).await.unwrap();
@@ -174,10 +174,10 @@ async fn races<S: Store + Clone>(store: S) {
 }
 
 /// A record as the engine makes it.
-async fn kept(text: &'static str, attempt: Attempt) -> idem_runtime::Record {
+async fn recorded(text: &'static str, attempt: Attempt) -> idem_runtime::Record {
     let store = idem_runtime::MemoryStore::new();
     let engine = Idempotency::new(store.clone());
-    engine.run(attempt, |_| async { answered(text) }).await.unwrap();
+    engine.run(attempt, |_| async { executed(text) }).await.unwrap();
     match store.begin(&attempt.key, &attempt.fingerprint, &OPTIONS).await {
         Ok(idem_runtime::Begin::Completed(record)) => record,
         begun => panic!("{}", shown(&begun)),
@@ -185,37 +185,37 @@ async fn kept(text: &'static str, attempt: Attempt) -> idem_runtime::Record {
 }
 
 #[tokio::test]
-async fn postgres_tells_what_stands_under_a_key() {
+async fn postgres_reports_the_state_of_a_key() {
     let (store, _server) = postgres().await;
-    tells(store).await;
+    reports_the_state(store).await;
 }
 
 #[tokio::test]
-async fn sqlite_tells_what_stands_under_a_key() {
+async fn sqlite_reports_the_state_of_a_key() {
     let (store, _folder) = sqlite().await;
-    tells(store).await;
+    reports_the_state(store).await;
 }
 
 #[tokio::test]
-async fn postgres_settles_what_nobody_knows() {
+async fn postgres_settles_an_unknown_outcome() {
     let (store, _server) = postgres().await;
-    settles(store).await;
+    settles_an_unknown_outcome(store).await;
 }
 
 #[tokio::test]
-async fn sqlite_settles_what_nobody_knows() {
+async fn sqlite_settles_an_unknown_outcome() {
     let (store, _folder) = sqlite().await;
-    settles(store).await;
+    settles_an_unknown_outcome(store).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn in_postgres_one_ends_a_claim() {
+async fn in_postgres_one_of_three_ends_a_claim() {
     let (store, _server) = postgres().await;
-    races(store).await;
+    one_of_three_ends_a_claim(store).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn in_sqlite_one_ends_a_claim() {
+async fn in_sqlite_one_of_three_ends_a_claim() {
     let (store, _folder) = sqlite().await;
-    races(store).await;
+    one_of_three_ends_a_claim(store).await;
 }

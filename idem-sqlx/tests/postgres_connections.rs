@@ -64,14 +64,14 @@ fn reload(server: &Postgres, change: &str) {
 async fn a_standby_that_is_away_costs_the_server_no_more_processes_than_the_store_has_connections() {
     let (server, store) = with_a_store(small().timeout(Duration::from_millis(400))).await;
     let recorded = key();
-    leave_record(&store, &recorded, "answer").await;
+    leave_record(&store, &recorded, "response").await;
     reload(&server, "ALTER SYSTEM SET synchronous_standby_names = 'away'");
     server.wait_until("SHOW synchronous_standby_names", "away").await;
     let most = most_processes(&server, refused_begins(&store, 40)).await;
     assert!(most <= POOL + 1, "{most} processes, one of which cancels");
     // A retry still gets its replay: those who wait for the standby do not keep the connections.
     let asked = Instant::now();
-    while state_of(&store, &recorded).await != "completed: answer" {
+    while state_of(&store, &recorded).await != "completed: response" {
         assert!(asked.elapsed() < Duration::from_secs(20), "no replay while a standby is away");
     }
     reload(&server, "ALTER SYSTEM RESET synchronous_standby_names");
@@ -94,7 +94,7 @@ async fn a_table_that_is_locked_costs_the_server_no_more_processes_than_the_stor
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn callers_that_leave_cost_the_server_no_more_processes_than_the_store_has_connections() {
+async fn callers_that_hang_up_cost_the_server_no_more_processes_than_the_store_has_connections() {
     let (server, store) = with_a_store(small().timeout(Duration::from_secs(8))).await;
     let mut other = PgConnection::connect(&server.url()).await.unwrap();
     let mut transaction = other.begin().await.unwrap();
@@ -126,7 +126,7 @@ async fn connections_that_are_idle_are_closed_and_opened_again() {
         let mut steps = JoinSet::new();
         for _ in 0..20 {
             let store = store.clone();
-            steps.spawn(async move { leave_record(&store, &key(), "answer").await });
+            steps.spawn(async move { leave_record(&store, &key(), "response").await });
         }
         while let Some(step) = steps.join_next().await {
             step.unwrap();
@@ -145,7 +145,7 @@ async fn a_connection_that_is_used_stays_open() {
     let before = server.sql(process);
     let start = Instant::now();
     while start.elapsed() < Duration::from_secs(3) {
-        leave_record(&store, &key(), "answer").await;
+        leave_record(&store, &key(), "response").await;
     }
     assert_eq!(server.sql(process), before);
 }

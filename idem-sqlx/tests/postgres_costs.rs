@@ -23,7 +23,7 @@ async fn counted() -> Counted {
     let store = PostgresStore::builder().max_connections(1).connect(&server.url_through(proxy.port())).await.unwrap();
     store.migrate().await.unwrap();
     let engine = Idempotency::new(store.clone());
-    engine.run(attempt(key()), |_| async { answered("first") }).await.unwrap();
+    engine.run(attempt(key()), |_| async { executed("first") }).await.unwrap();
     claim(&store, &key()).await.release().await.unwrap();
     Counted { _server: server, proxy, engine }
 }
@@ -38,7 +38,7 @@ impl Counted {
     async fn run(&self, attempt: Attempt, text: String) -> (Result<RunResult<String>, RefusalReason>, usize, usize) {
         self.proxy.set(Direction::ToClient, Fault::None);
         let before = self.proxy.round_trips();
-        let ran = self.engine.run(attempt, move |_| async move { answered(&text) }).await;
+        let ran = self.engine.run(attempt, move |_| async move { executed(&text) }).await;
         (ran, self.proxy.round_trips() - before, self.proxy.bytes(Direction::ToClient))
     }
 }
@@ -47,7 +47,7 @@ impl Counted {
 async fn a_first_execution_takes_two_round_trips_and_a_replay_or_a_refusal_one() {
     let counted = counted().await;
     let key = key();
-    let (ran, round_trips, _) = counted.run(from_orders(key, MINE), "answer".into()).await;
+    let (ran, round_trips, _) = counted.run(from_orders(key, MINE), "response".into()).await;
     assert!(matches!(ran, Ok(RunResult::Executed(_))), "{ran:?}");
     assert_eq!(round_trips, 2, "a first execution");
     let (ran, round_trips, _) = counted.run(from_orders(key, MINE), "another".into()).await;
@@ -61,7 +61,7 @@ async fn a_first_execution_takes_two_round_trips_and_a_replay_or_a_refusal_one()
         let handler = move |_| async move {
             starts.send(()).unwrap();
             ended.await.unwrap();
-            answered("answer")
+            executed("response")
         };
         async move { engine.run(from_orders(running, MINE), handler).await }
     });

@@ -80,7 +80,7 @@ async fn a_standby_is_passed_over_by_steps_and_by_what_listens() {
         let claim = claim(&store, &key).await;
         let (_, completed) = tokio::join!(store.ended(&key), async {
             primary.wait_until(LISTENS, "1").await;
-            claim.complete(record("answer"), TTL).await
+            claim.complete(record("response"), TTL).await
         });
         completed.unwrap();
         primary.sql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE 'LISTEN%'");
@@ -94,7 +94,7 @@ async fn a_store_finds_the_standby_that_was_promoted_and_loses_nothing_if_it_is_
     let builder = PostgresStore::builder().timeout(Duration::from_secs(10));
     let store = builder.connect(&url(&[primary.port(), standby.port()])).await.unwrap();
     let (recorded, claimed) = (key(), key());
-    leave_record(&store, &recorded, "answer").await;
+    leave_record(&store, &recorded, "response").await;
     let mut before = claim(&store, &claimed).await;
     primary.kill();
     // It is under way while no server takes writes.
@@ -104,7 +104,7 @@ async fn a_store_finds_the_standby_that_was_promoted_and_loses_nothing_if_it_is_
     });
     standby.sql(PROMOTED);
     assert_eq!(begins.await.unwrap(), "claimed");
-    assert_eq!(state_of(&store, &recorded).await, "completed: answer");
+    assert_eq!(state_of(&store, &recorded).await, "completed: response");
     before.renew(LEASE).await.unwrap();
     let (_, completed) = tokio::join!(store.ended(&claimed), async {
         standby.wait_until(LISTENS, "1").await;
@@ -115,18 +115,18 @@ async fn a_store_finds_the_standby_that_was_promoted_and_loses_nothing_if_it_is_
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_statement_on_a_primary_that_fell_silent_does_not_keep_its_connection() {
+async fn a_statement_on_a_stalled_primary_does_not_keep_its_connection() {
     let (primary, standby) = primary_and_standby().await;
     let builder = PostgresStore::builder().max_connections(1).timeout(Duration::from_secs(2));
     let store = builder.connect(&url(&[primary.port(), standby.port()])).await.unwrap();
     let recorded = key();
-    leave_record(&store, &recorded, "answer").await;
+    leave_record(&store, &recorded, "response").await;
     primary.stall();
     let state = state_of(&store, &key()).await;
     assert!(state.starts_with("unavailable"), "{state}");
     standby.sql(PROMOTED);
     let mut tries = 0..10;
-    while state_of(&store, &recorded).await != "completed: answer" {
+    while state_of(&store, &recorded).await != "completed: response" {
         assert!(tries.next().is_some(), "the store does not find the new primary");
     }
     assert_eq!(state_of(&store, &key()).await, "claimed");
@@ -139,9 +139,9 @@ async fn a_host_that_became_read_only_is_left_for_another_one() {
         PostgresStore::connect(&server.url()).await.unwrap().migrate().await.unwrap();
     }
     let store = PostgresStore::connect(&url(&[first.port(), second.port()])).await.unwrap();
-    leave_record(&store, &key(), "answer").await;
+    leave_record(&store, &key(), "response").await;
     demote(&first).await;
-    leave_record(&store, &key(), "answer").await;
+    leave_record(&store, &key(), "response").await;
     for server in [&first, &second] {
         assert_eq!(server.sql("SELECT count(*) FROM idempotency").trim(), "1");
     }
@@ -149,7 +149,7 @@ async fn a_host_that_became_read_only_is_left_for_another_one() {
 
 /// It takes connections, and says nothing.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_silent_host_costs_a_part_of_the_time_and_once() {
+async fn a_stalled_host_costs_a_part_of_the_time_and_once() {
     let server = Postgres::quick().await;
     PostgresStore::connect(&server.url()).await.unwrap().migrate().await.unwrap();
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();

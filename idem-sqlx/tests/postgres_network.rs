@@ -1,4 +1,4 @@
-//! PostgreSQL behind a network that loses answers, and a server that is killed or stopped.
+//! PostgreSQL behind a network that loses replies, and a server that is killed or stopped.
 #![cfg(feature = "postgres")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a failed check panics")]
 
@@ -47,8 +47,8 @@ async fn apart() -> Apart {
 }
 
 impl Apart {
-    /// Does `step`, whose answer is made and does not come back; then the connection breaks.
-    async fn answer_lost<T>(&self, step: impl Future<Output = T>) -> T {
+    /// Does `step`, whose reply is lost; then the connection breaks.
+    async fn reply_lost<T>(&self, step: impl Future<Output = T>) -> T {
         self.proxy.set(Direction::ToClient, Fault::Drop);
         let trouble = async {
             self.proxy.seen(Direction::ToClient).await;
@@ -64,32 +64,32 @@ impl Apart {
 }
 
 #[tokio::test]
-async fn a_begin_whose_answer_is_lost_claims_all_the_same_and_once() {
+async fn a_begin_whose_reply_is_lost_claims_once() {
     let apart = apart().await;
     let key = key();
-    let claim = apart.answer_lost(claim(&apart.store, &key)).await;
+    let claim = apart.reply_lost(claim(&apart.store, &key)).await;
     assert_eq!(apart.rows(), "2", "the first record and this claim");
     assert_eq!(state_of(&apart.near, &key).await, "in flight");
-    claim.complete(record("answer"), TTL).await.unwrap();
-    assert_eq!(state_of(&apart.near, &key).await, "completed: answer");
+    claim.complete(record("response"), TTL).await.unwrap();
+    assert_eq!(state_of(&apart.near, &key).await, "completed: response");
 }
 
 #[tokio::test]
-async fn a_claim_whose_grant_was_never_heard_of_is_given_back_long_before_its_lease_is_over() {
+async fn an_unconfirmed_claim_is_released_long_before_its_lease_expires() {
     let apart = apart().await;
     let key = key();
     apart.proxy.set(Direction::ToClient, Fault::Drop);
-    let unheard = apart.store.begin(&key, &MINE, &OPTIONS).await.unwrap_err();
-    assert!(matches!(problem(&unheard), Problem::TimedOut { .. } | Problem::Unreachable { .. }), "{unheard:?}");
+    let lost = apart.store.begin(&key, &MINE, &OPTIONS).await.unwrap_err();
+    assert!(matches!(problem(&lost), Problem::TimedOut { .. } | Problem::Unreachable { .. }), "{lost:?}");
     assert_eq!(state_of(&apart.near, &key).await, "in flight", "the server granted the claim");
     apart.proxy.cut();
     apart.proxy.heal();
-    claim_in_time(&apart.near, &key).await.complete(record("answer"), TTL).await.unwrap();
-    assert_eq!(state_of(&apart.near, &key).await, "completed: answer");
+    claim_in_time(&apart.near, &key).await.complete(record("response"), TTL).await.unwrap();
+    assert_eq!(state_of(&apart.near, &key).await, "completed: response");
 }
 
 #[tokio::test]
-async fn a_claim_whose_connection_broke_and_for_which_there_was_no_other_is_given_back() {
+async fn an_unconfirmed_claim_is_released_after_no_connection_was_left() {
     let apart = apart().await;
     let key = key();
     apart.proxy.set(Direction::ToClient, Fault::Drop);
@@ -98,43 +98,43 @@ async fn a_claim_whose_connection_broke_and_for_which_there_was_no_other_is_give
         apart.proxy.refuse();
     };
     // The last error says that nothing could be sent, but the first try was.
-    let (unheard, ()) = tokio::join!(apart.store.begin(&key, &MINE, &OPTIONS), trouble);
-    let unheard = unheard.unwrap_err();
-    assert!(matches!(problem(&unheard), Problem::Unreachable { .. } | Problem::Broken(_)), "{unheard:?}");
+    let (lost, ()) = tokio::join!(apart.store.begin(&key, &MINE, &OPTIONS), trouble);
+    let lost = lost.unwrap_err();
+    assert!(matches!(problem(&lost), Problem::Unreachable { .. } | Problem::Broken(_)), "{lost:?}");
     assert_eq!(state_of(&apart.near, &key).await, "in flight", "the server granted the claim");
     apart.proxy.heal();
     claim_in_time(&apart.near, &key).await;
 }
 
 #[tokio::test]
-async fn a_claim_of_a_begin_that_was_dropped_is_given_back_and_one_that_was_heard_of_is_not() {
+async fn the_claim_of_a_dropped_begin_is_released_and_a_confirmed_one_is_not() {
     let apart = apart().await;
-    let (dropped, heard) = (key(), key());
-    let held = claim(&apart.store, &heard).await;
+    let (dropped, confirmed) = (key(), key());
+    let held = claim(&apart.store, &confirmed).await;
     apart.proxy.set(Direction::ToClient, Fault::Hold);
     tokio::select! {
-        _ = apart.store.begin(&dropped, &MINE, &OPTIONS) => panic!("its answer is held back"),
+        _ = apart.store.begin(&dropped, &MINE, &OPTIONS) => panic!("its reply is held"),
         () = apart.proxy.seen(Direction::ToClient) => {}
     }
     assert_eq!(state_of(&apart.near, &dropped).await, "in flight", "the server granted the claim");
     apart.proxy.heal();
     claim_in_time(&apart.near, &dropped).await;
-    assert_eq!(state_of(&apart.near, &heard).await, "in flight");
-    held.complete(record("answer"), TTL).await.unwrap();
+    assert_eq!(state_of(&apart.near, &confirmed).await, "in flight");
+    held.complete(record("response"), TTL).await.unwrap();
 }
 
 #[tokio::test]
-async fn a_drain_waits_until_a_claim_that_nobody_heard_of_is_given_back() {
+async fn a_drain_waits_until_an_unconfirmed_claim_is_released() {
     let apart = apart().await;
     let idempotency = Idempotency::new(apart.store.clone());
     let key = key();
     idempotency.drain().await;
     apart.proxy.set(Direction::ToClient, Fault::Hold);
     tokio::select! {
-        _ = apart.store.begin(&key, &MINE, &OPTIONS) => panic!("its answer is held back"),
+        _ = apart.store.begin(&key, &MINE, &OPTIONS) => panic!("its reply is held"),
         () = apart.proxy.seen(Direction::ToClient) => {}
     }
-    assert!(idempotency.drain_until(async {}).await.is_ok(), "no body runs, so none is cut off");
+    assert!(idempotency.drain_until(async {}).await.is_ok(), "no handler runs, so none is stopped");
     let drained = async {
         idempotency.drain().await;
         state_of(&apart.near, &key).await
@@ -144,7 +144,7 @@ async fn a_drain_waits_until_a_claim_that_nobody_heard_of_is_given_back() {
         apart.proxy.heal();
     };
     let (found, ()) = tokio::join!(drained, healed);
-    assert_eq!(found, "claimed", "it was free again");
+    assert_eq!(found, "claimed", "the key was free");
 }
 
 #[tokio::test]
@@ -153,7 +153,7 @@ async fn a_new_owner_whose_begin_was_repeated_keeps_what_it_takes_over() {
     let key = key();
     drop(claim_for(&apart.near, &key, SHORT, TTL).await);
     tokio::time::sleep(2 * SHORT).await;
-    let begun = apart.answer_lost(apart.store.begin(&key, &MINE, &OPTIONS)).await;
+    let begun = apart.reply_lost(apart.store.begin(&key, &MINE, &OPTIONS)).await;
     let Ok(Begin::Abandoned(mut new_owner)) = begun else { panic!("{}", shown(&begun)) };
     new_owner.renew(LEASE).await.unwrap();
     tokio::time::sleep(Duration::from_millis(500)).await;
@@ -230,7 +230,7 @@ async fn a_repeated_begin_that_was_refused_is_released_if_its_first_try_arrives_
 }
 
 #[tokio::test]
-async fn a_release_repeated_where_somebody_else_has_claimed_since_is_no_loss() {
+async fn a_release_is_repeated_without_an_error_if_another_owner_has_claimed_since() {
     let apart = apart().await;
     let key = key();
     let first = claim(&apart.near, &key).await;
@@ -238,8 +238,8 @@ async fn a_release_repeated_where_somebody_else_has_claimed_since_is_no_loss() {
     first.release().await.unwrap();
     let others = claim(&apart.near, &key).await;
     copy.release().await.unwrap();
-    others.complete(record("answer"), TTL).await.unwrap();
-    assert_eq!(state_of(&apart.near, &key).await, "completed: answer");
+    others.complete(record("response"), TTL).await.unwrap();
+    assert_eq!(state_of(&apart.near, &key).await, "completed: response");
 }
 
 #[tokio::test]
@@ -262,19 +262,19 @@ async fn a_store_leaves_a_primary_that_was_demoted_for_the_one_that_its_address_
     apart.proxy.redirect(successor.port());
     assert_eq!(begins.await.unwrap(), "claimed", "it was under way when the address changed");
     for _ in 0..4 {
-        leave_record(&apart.store, &crate::common::key(), "answer").await;
+        leave_record(&apart.store, &crate::common::key(), "response").await;
     }
     assert_eq!(successor.sql("SELECT count(*) FROM idempotency").trim(), "5");
 }
 
 #[tokio::test]
-async fn a_complete_whose_answer_is_lost_has_completed_and_its_ttl_counts_from_the_first_time() {
+async fn a_complete_whose_reply_is_lost_has_completed_and_its_ttl_counts_from_the_first_try() {
     let apart = apart().await;
     let key = key();
     let claim = claim(&apart.store, &key).await;
     let before = apart.server.sql("SELECT clock_timestamp()");
-    apart.answer_lost(claim.complete(record("answer"), TTL)).await.unwrap();
-    assert_eq!(state_of(&apart.near, &key).await, "completed: answer");
+    apart.reply_lost(claim.complete(record("response"), TTL)).await.unwrap();
+    assert_eq!(state_of(&apart.near, &key).await, "completed: response");
     let within = format!(
         "SELECT expires_at - interval '1 hour' BETWEEN '{}' AND clock_timestamp() FROM idempotency WHERE key = '\\x{}'",
         before.trim(),
@@ -289,96 +289,96 @@ async fn a_completion_repeated_by_its_owner_changes_nothing() {
     let key = key();
     let claim = claim(&apart.near, &key).await;
     let copy = claim.try_clone().unwrap();
-    claim.complete(record("answer"), TTL).await.unwrap();
+    claim.complete(record("response"), TTL).await.unwrap();
     let row = format!("SELECT md5(record), expires_at FROM idempotency WHERE key = '\\x{}'", hex(&key));
     let before = apart.server.sql(&row);
-    copy.complete(record("another answer"), 2 * TTL).await.unwrap();
+    copy.complete(record("another response"), 2 * TTL).await.unwrap();
     assert_eq!(apart.server.sql(&row), before);
 }
 
 #[tokio::test]
-async fn a_release_whose_answer_is_lost_has_released() {
+async fn a_release_whose_reply_is_lost_has_released() {
     let apart = apart().await;
     let key = key();
     let claim = claim(&apart.store, &key).await;
     let copy = claim.try_clone().unwrap();
-    apart.answer_lost(claim.release()).await.unwrap();
+    apart.reply_lost(claim.release()).await.unwrap();
     copy.release().await.unwrap();
     assert_eq!(state_of(&apart.near, &key).await, "claimed");
 }
 
 #[tokio::test]
-async fn a_renewal_whose_answer_is_lost_has_renewed() {
+async fn a_renewal_whose_reply_is_lost_has_renewed() {
     let apart = apart().await;
     let key = key();
     let mut claim = claim(&apart.store, &key).await;
-    apart.answer_lost(claim.renew(2 * LEASE)).await.unwrap();
+    apart.reply_lost(claim.renew(2 * LEASE)).await.unwrap();
     let longer =
         format!("SELECT lease_until > now() + interval '45 s' FROM idempotency WHERE key = '\\x{}'", hex(&key));
     assert_eq!(apart.server.sql(&longer).trim(), "t");
-    claim.complete(record("answer"), TTL).await.unwrap();
+    claim.complete(record("response"), TTL).await.unwrap();
 }
 
 #[tokio::test]
-async fn a_takeover_whose_answer_is_lost_has_taken_over() {
+async fn a_takeover_whose_reply_is_lost_has_taken_over() {
     let apart = apart().await;
     let key = key();
-    let mut former = claim_for(&apart.near, &key, SHORT, TTL).await;
+    let mut previous = claim_for(&apart.near, &key, SHORT, TTL).await;
     let mut new_owner = abandoned(&apart.store, &key).await;
-    apart.answer_lost(new_owner.renew(LEASE)).await.unwrap();
-    assert!(matches!(former.renew(LEASE).await, Err(StoreError::Lost)));
+    apart.reply_lost(new_owner.renew(LEASE)).await.unwrap();
+    assert!(matches!(previous.renew(LEASE).await, Err(StoreError::Lost)));
     new_owner.complete(record("new owner"), TTL).await.unwrap();
     assert_eq!(state_of(&apart.near, &key).await, "completed: new owner");
 }
 
 #[tokio::test]
-async fn a_network_that_is_gone_is_an_error_in_time_and_the_copy_completes_when_it_is_back() {
+async fn without_a_network_a_step_is_an_error_in_time_and_the_copy_completes_afterwards() {
     let apart = apart().await;
     let key = key();
     let claim = claim(&apart.store, &key).await;
     let copy = claim.try_clone().unwrap();
     apart.proxy.black_hole();
     let asked = Instant::now();
-    let gone = claim.complete(record("answer"), TTL).await.unwrap_err();
+    let gone = claim.complete(record("response"), TTL).await.unwrap_err();
     assert!(asked.elapsed() < Duration::from_secs(4), "{:?}", asked.elapsed());
     assert!(matches!(problem(&gone), Problem::TimedOut { .. } | Problem::Unreachable { .. }), "{gone:?}");
     assert_eq!(state_of(&apart.near, &key).await, "in flight");
     apart.proxy.heal();
-    copy.complete(record("answer"), TTL).await.unwrap();
-    assert_eq!(state_of(&apart.near, &key).await, "completed: answer");
+    copy.complete(record("response"), TTL).await.unwrap();
+    assert_eq!(state_of(&apart.near, &key).await, "completed: response");
 }
 
 #[tokio::test]
-async fn an_engine_whose_every_answer_is_lost_once_runs_the_handler_once_and_replays_its_answer() {
+async fn an_engine_that_loses_the_reply_of_each_step_runs_the_handler_once_and_replays_its_response() {
     let apart = apart().await;
     let engine = Idempotency::new(apart.store.clone());
     let (key, runs) = (key(), Arc::new(AtomicUsize::new(0)));
     let begun = Arc::new(tokio::sync::Notify::new());
     let go_on = Arc::new(tokio::sync::Notify::new());
-    let body = {
+    let handler = {
         let (runs, begun, go_on) = (Arc::clone(&runs), Arc::clone(&begun), Arc::clone(&go_on));
         move |_| async move {
             runs.fetch_add(1, Ordering::SeqCst);
             begun.notify_one();
             go_on.notified().await;
-            answered("the answer")
+            executed("the response")
         }
     };
     let request = tokio::spawn({
         let engine = engine.clone();
-        async move { engine.run(attempt(key), body).await }
+        async move { engine.run(attempt(key), handler).await }
     });
-    // Of `begin` the answer is lost, and of `complete`.
-    apart.answer_lost(begun.notified()).await;
-    apart.answer_lost(async { go_on.notify_one() }).await;
-    assert!(matches!(request.await.unwrap(), Ok(RunResult::Executed(response)) if response == "the answer"));
-    let again = Idempotency::new(apart.near.clone()).run(attempt(key), |_| async { answered("another") }).await;
-    assert!(matches!(again, Ok(RunResult::Replayed(replay)) if replay.content() == "the answer"));
+    // The replies to `begin` and to `complete` are lost.
+    apart.reply_lost(begun.notified()).await;
+    apart.reply_lost(async { go_on.notify_one() }).await;
+    assert!(matches!(request.await.unwrap(), Ok(RunResult::Executed(response)) if response == "the response"));
+    let again = Idempotency::new(apart.near.clone()).run(attempt(key), |_| async { executed("another") }).await;
+    assert!(matches!(again, Ok(RunResult::Replayed(replay)) if replay.content() == "the response"));
     assert_eq!(runs.load(Ordering::SeqCst), 1);
 }
 
 #[tokio::test]
-async fn what_was_acknowledged_is_there_after_kill_9_at_each_step() {
+async fn what_was_acknowledged_survives_a_kill_at_each_step() {
     // What the database's own default would lose, the store's connections must not. The system survives, so its page cache
     // is as good as a disk.
     let mut server = Postgres::with(&["fsync=off", "synchronous_commit=off", "wal_writer_delay=10s"]).await;
@@ -397,10 +397,10 @@ async fn what_was_acknowledged_is_there_after_kill_9_at_each_step() {
     server.restart().await;
     assert_eq!(state_of(&store, &renewed).await, "in flight", "a claim was acknowledged, and so was its renewal");
 
-    leave_record(&store, &completed, "answer").await;
+    leave_record(&store, &completed, "response").await;
     server.kill();
     server.restart().await;
-    assert_eq!(state_of(&store, &completed).await, "completed: answer", "a record was acknowledged");
+    assert_eq!(state_of(&store, &completed).await, "completed: response", "a record was acknowledged");
 
     claim(&store, &released).await.release().await.unwrap();
     server.kill();
@@ -432,7 +432,7 @@ async fn a_server_killed_under_load_has_all_that_was_acknowledged_and_no_second_
                 };
                 claims.push(key);
                 if number % 2 == 0 {
-                    if claim.complete(record("answer"), TTL).await.is_err() {
+                    if claim.complete(record("response"), TTL).await.is_err() {
                         break;
                     }
                     records.push(key);
@@ -451,12 +451,12 @@ async fn a_server_killed_under_load_has_all_that_was_acknowledged_and_no_second_
     server.restart().await;
     for (claims, records) in clients {
         for key in records {
-            assert_eq!(state_of(&store, &key).await, "completed: answer");
+            assert_eq!(state_of(&store, &key).await, "completed: response");
         }
         for key in claims {
             let state = state_of(&store, &key).await;
             assert!(
-                ["in flight", "completed: answer"].contains(&&*state),
+                ["in flight", "completed: response"].contains(&&*state),
                 "a claim was acknowledged, but it is {state}"
             );
         }
@@ -464,7 +464,7 @@ async fn a_server_killed_under_load_has_all_that_was_acknowledged_and_no_second_
 }
 
 #[tokio::test]
-async fn a_server_that_stands_still_is_an_error_in_time_and_all_goes_on_when_it_does() {
+async fn a_stalled_server_is_an_error_in_time_and_steps_succeed_when_it_resumes() {
     let server = Postgres::quick().await;
     let store = PostgresStore::builder().timeout(Duration::from_millis(600)).connect(&server.url()).await.unwrap();
     store.migrate().await.unwrap();
@@ -473,14 +473,14 @@ async fn a_server_that_stands_still_is_an_error_in_time_and_all_goes_on_when_it_
     let engine = Idempotency::new(store.clone());
     server.stall();
     let asked = Instant::now();
-    let refused = engine.run(attempt(key()), |_| async { panic!("the body runs without a claim") }).await;
+    let refused = engine.run(attempt(key()), |_| async { panic!("the handler runs without a claim") }).await;
     assert!(matches!(refused, Err::<RunResult<String>, _>(RefusalReason::StoreUnavailable(_))), "{refused:?}");
     assert!(claim.renew(LEASE).await.is_err());
     assert!(asked.elapsed() < Duration::from_secs(3), "{:?}", asked.elapsed());
     server.resume();
     claim.renew(LEASE).await.unwrap();
-    claim.complete(record("answer"), TTL).await.unwrap();
-    let ran = engine.run(attempt(key()), |_| async { answered("answer") }).await;
+    claim.complete(record("response"), TTL).await.unwrap();
+    let ran = engine.run(attempt(key()), |_| async { executed("response") }).await;
     assert!(matches!(ran, Ok(RunResult::Executed(_))), "{ran:?}");
 }
 

@@ -29,10 +29,10 @@ async fn each_step(here: &PostgresStore, there: &PostgresStore) {
     assert_eq!(state_of(there, &recorded).await, "in flight");
     let (_, completed) = tokio::join!(there.ended(&recorded), async {
         tokio::time::sleep(Duration::from_millis(50)).await;
-        claimed.complete(record("answer"), TTL).await
+        claimed.complete(record("response"), TTL).await
     });
     completed.unwrap();
-    assert_eq!(state_of(there, &recorded).await, "completed: answer");
+    assert_eq!(state_of(there, &recorded).await, "completed: response");
     assert!(there.inspect(&recorded).await.unwrap().is_some());
     claim(here, &released).await.release().await.unwrap();
     drop(claim_for(here, &taken_over, SHORT, TTL).await);
@@ -44,8 +44,8 @@ async fn each_step(here: &PostgresStore, there: &PostgresStore) {
         let (here, there) = (here.clone(), there.clone());
         steps.spawn(async move {
             let key = key();
-            leave_record(&here, &key, "answer").await;
-            assert_eq!(state_of(&there, &key).await, "completed: answer");
+            leave_record(&here, &key, "response").await;
+            assert_eq!(state_of(&there, &key).await, "completed: response");
         });
     }
     while let Some(step) = steps.join_next().await {
@@ -65,13 +65,12 @@ async fn with_session_pooling_everything_works_and_idle_processes_leave_connecti
     each_step(&here, &there).await;
     // All that the proxy lends were in use. The first two processes are still there.
     let third = connect().await;
-    leave_record(&third, &key(), "answer").await;
+    leave_record(&third, &key(), "response").await;
 }
 
 /// A proxy before 1.21 keeps no prepared statements. Then steps fail, and no key is claimed twice.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn with_transaction_pooling_everything_works_if_the_proxy_keeps_prepared_statements_and_else_nothing_runs_twice()
-{
+async fn with_transaction_pooling_nothing_runs_twice_and_all_works_if_the_proxy_keeps_prepared_statements() {
     let server = migrated().await;
     let keeps = PgBouncer::keeps_prepared_statements();
     let kept = if keeps { "max_prepared_statements = 100" } else { "" };
@@ -123,7 +122,7 @@ async fn a_connection_on_which_an_acknowledged_claim_could_be_lost_is_refused() 
         assert!(matches!(problem(&refused), Problem::Setting(_)), "{refused:?}");
         // Without a proxy the store sets it.
         let near = PostgresStore::connect(&server.url()).await.unwrap();
-        leave_record(&near, &key(), "answer").await;
+        leave_record(&near, &key(), "response").await;
         server.sql(&format!("ALTER ROLE idem RESET {setting}"));
         server.sql(
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid() AND usename = 'idem'",

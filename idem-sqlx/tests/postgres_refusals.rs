@@ -37,7 +37,7 @@ fn tries(server: &Postgres) -> String {
 }
 
 #[tokio::test]
-async fn what_others_cause_passes_when_it_is_tried_again_and_happens_once() {
+async fn what_others_cause_is_retried_and_takes_effect_once() {
     let (server, store) = with_a_store().await;
     for state in ["40001", "40P01", "55P03", "57P01"] {
         let key = key();
@@ -47,14 +47,14 @@ async fn what_others_cause_passes_when_it_is_tried_again_and_happens_once() {
         fail_twice(&server, state, "UPDATE");
         claimed.renew(LEASE).await.unwrap();
         assert_eq!(tries(&server), "3", "{state}: renew");
-        claimed.complete(record("answer"), TTL).await.unwrap();
+        claimed.complete(record("response"), TTL).await.unwrap();
         assert_eq!(tries(&server), "6", "{state}: complete");
-        assert_eq!(state_of(&store, &key).await, "completed: answer", "{state}");
+        assert_eq!(state_of(&store, &key).await, "completed: response", "{state}");
     }
 }
 
 #[tokio::test]
-async fn what_does_not_pass_is_an_error_within_the_time_limit() {
+async fn what_persists_is_an_error_within_the_time_limit() {
     let server = Postgres::quick().await;
     let store = PostgresStore::builder().timeout(Duration::from_millis(300)).connect(&server.url()).await.unwrap();
     store.migrate().await.unwrap();
@@ -70,7 +70,7 @@ async fn what_does_not_pass_is_an_error_within_the_time_limit() {
 async fn a_terminated_connection_is_replaced_in_the_middle_of_a_step() {
     let (server, store) = with_a_store().await;
     let (held, mut other) = (key(), PgConnection::connect(&server.url()).await.unwrap());
-    leave_record(&store, &held, "answer").await;
+    leave_record(&store, &held, "response").await;
     server.sql(&format!("UPDATE idempotency SET expires_at = now() WHERE key = '\\x{}'", hex(&held)));
     // The claim has to wait for the row.
     let mut transaction = other.begin().await.unwrap();
@@ -107,7 +107,7 @@ async fn a_pool_that_is_exhausted_is_an_error_in_time_and_says_so() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_step_that_was_dropped_half_way_gives_its_connection_back() {
+async fn a_step_that_was_dropped_half_way_returns_its_connection() {
     let server = Postgres::quick().await;
     let store = PostgresStore::builder().max_connections(1).connect(&server.url()).await.unwrap();
     store.migrate().await.unwrap();
@@ -133,11 +133,11 @@ async fn a_step_that_was_dropped_half_way_gives_its_connection_back() {
 }
 
 #[tokio::test]
-async fn a_full_disk_refuses_new_keys_answers_old_ones_and_keeps_that_a_handler_ran() {
+async fn a_full_disk_refuses_new_keys_serves_old_ones_and_records_that_a_handler_ran() {
     let (server, store) = with_a_store().await;
     let engine = Idempotency::new(store.clone());
     let (old, running) = (key(), key());
-    leave_record(&store, &old, "answer").await;
+    leave_record(&store, &old, "response").await;
     server.sql(
         "CREATE FUNCTION fail() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN \
              IF NEW.record IS NULL OR length(NEW.record) > 200 THEN \
@@ -148,16 +148,16 @@ async fn a_full_disk_refuses_new_keys_answers_old_ones_and_keeps_that_a_handler_
         let url = server.url();
         move |_| async move {
             PgConnection::connect(&url).await.unwrap().execute(fill).await.unwrap();
-            answered(&"long ".repeat(100))
+            executed(&"long ".repeat(100))
         }
     });
-    assert!(matches!(ran.await, Ok(RunResult::Executed(_))), "the client gets its answer");
-    let again = engine.run(attempt(running), |_| async { answered("another") }).await;
+    assert!(matches!(ran.await, Ok(RunResult::Executed(_))), "the client gets its response");
+    let again = engine.run(attempt(running), |_| async { executed("another") }).await;
     assert!(matches!(again, Err(RefusalReason::NotReplayable)), "{again:?}");
     assert!(matches!(store.begin(&key(), &MINE, &OPTIONS).await, Err(StoreError::Full)));
-    let new = engine.run(attempt(key()), |_| async { answered("new") }).await;
+    let new = engine.run(attempt(key()), |_| async { executed("new") }).await;
     assert!(matches!(new, Err(RefusalReason::StoreFull)), "{new:?}");
-    assert_eq!(state_of(&store, &old).await, "completed: answer");
+    assert_eq!(state_of(&store, &old).await, "completed: response");
 }
 
 #[tokio::test]
@@ -171,14 +171,14 @@ async fn a_read_only_database_is_an_error_that_says_what_to_do() {
     server.sql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = '' AND pid <> pg_backend_pid()");
     for error in [
         store.begin(&key(), &MINE, &OPTIONS).await.unwrap_err(),
-        claimed.complete(record("answer"), TTL).await.unwrap_err(),
+        claimed.complete(record("response"), TTL).await.unwrap_err(),
     ] {
         assert!(matches!(problem(&error), Problem::ReadOnly), "{error:?}");
         assert!(problem(&error).to_string().contains("connect to the primary"));
     }
     server.sql("BEGIN READ WRITE; ALTER DATABASE postgres RESET default_transaction_read_only; COMMIT");
     server.sql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = '' AND pid <> pg_backend_pid()");
-    copy.complete(record("answer"), TTL).await.unwrap();
+    copy.complete(record("response"), TTL).await.unwrap();
 }
 
 #[tokio::test]
@@ -203,7 +203,7 @@ async fn a_damaged_row_is_an_error_and_never_a_free_key() {
     let (server, store) = with_a_store().await;
     let change = async |change: &str| {
         let damaged = key();
-        leave_record(&store, &damaged, "answer").await;
+        leave_record(&store, &damaged, "response").await;
         server.sql(&format!("UPDATE idempotency SET {change} WHERE key = '\\x{}'", hex(&damaged)));
         let state = state_of(&store, &damaged).await;
         assert!(state.contains("unreadable") && state.contains("damaged"), "{change}: {state}");
@@ -222,14 +222,14 @@ async fn a_damaged_row_is_an_error_and_never_a_free_key() {
     change("owner = ''").await;
     // One whose fingerprint is damaged is one of another request.
     let mismatched = key();
-    leave_record(&store, &mismatched, "answer").await;
+    leave_record(&store, &mismatched, "response").await;
     let change = "UPDATE idempotency SET fingerprint = set_byte(fingerprint, 0, 1) WHERE key";
     server.sql(&format!("{change} = '\\x{}'", hex(&mismatched)));
     let begun = store.begin(&mismatched, &MINE, &OPTIONS).await;
     assert!(matches!(&begun, Ok(Begin::Completed(record)) if *record.fingerprint() != MINE), "{}", shown(&begun));
     // A record whose bytes are lost altogether looks like a claim, which refuses as well.
     let lost = key();
-    leave_record(&store, &lost, "answer").await;
+    leave_record(&store, &lost, "response").await;
     server.sql(&format!("UPDATE idempotency SET record = NULL WHERE key = '\\x{}'", hex(&lost)));
     assert_eq!(state_of(&store, &lost).await, "in flight");
 }

@@ -182,8 +182,8 @@ async fn a_role_needs_few_rights_once_the_table_is_there() {
     let store = at(server.url().replace("idem@", "app@")).await;
     store.migrate().await.unwrap();
     let (recorded, taken_over, waited) = (key(), key(), key());
-    leave_record(&store, &recorded, "answer").await;
-    assert_eq!(state_of(&store, &recorded).await, "completed: answer");
+    leave_record(&store, &recorded, "response").await;
+    assert_eq!(state_of(&store, &recorded).await, "completed: response");
     assert!(store.inspect(&recorded).await.unwrap().is_some());
     assert!(store.forget(&recorded).await.unwrap());
     drop(claim_for(&store, &taken_over, SHORT, TTL).await);
@@ -229,12 +229,12 @@ async fn a_lease_that_never_ends_is_as_good_as_another() {
     let mut claimed = claim_for(&store, &key, Duration::MAX, Duration::MAX).await;
     claimed.renew(Duration::MAX).await.unwrap();
     assert_eq!(state_of(&store, &key).await, "in flight");
-    claimed.complete(record("answer"), Duration::MAX).await.unwrap();
-    assert_eq!(state_of(&store, &key).await, "completed: answer");
+    claimed.complete(record("response"), Duration::MAX).await.unwrap();
+    assert_eq!(state_of(&store, &key).await, "completed: response");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_cleanup_deletes_what_is_over_batch_by_batch_and_nothing_else_while_begins_run() {
+async fn a_cleanup_deletes_what_has_expired_batch_by_batch_while_begins_run() {
     const OVER: u64 = 2500;
     let (server, store) = with_a_store().await;
     server.sql(&format!(
@@ -243,7 +243,7 @@ async fn a_cleanup_deletes_what_is_over_batch_by_batch_and_nothing_else_while_be
              CASE WHEN n % 2 = 0 THEN '\\x00'::bytea END FROM generate_series(1000000, 1000000 + {OVER} - 1) n"
     ));
     let (kept, locked) = (key(), numbered(1_000_007));
-    leave_record(&store, &kept, "answer").await;
+    leave_record(&store, &kept, "response").await;
     let claimed = claim(&store, &key()).await;
     // Another transaction works on an expired row: it is not waited for.
     let mut other = PgConnection::connect(&server.url()).await.unwrap();
@@ -271,14 +271,14 @@ async fn a_cleanup_deletes_what_is_over_batch_by_batch_and_nothing_else_while_be
     transaction.rollback().await.unwrap();
     assert_eq!(store.clean_once().await.unwrap(), 1, "the row that was locked");
     assert_eq!(store.clean_once().await.unwrap(), 0);
-    assert_eq!(state_of(&store, &kept).await, "completed: answer");
-    claimed.complete(record("answer"), TTL).await.unwrap();
+    assert_eq!(state_of(&store, &kept).await, "completed: response");
+    claimed.complete(record("response"), TTL).await.unwrap();
 }
 
 #[tokio::test]
-async fn a_cleanup_finds_what_is_over_by_its_index() {
+async fn a_cleanup_finds_what_has_expired_by_its_index() {
     let (server, store) = with_a_store().await;
-    leave_record(&store, &key(), "answer").await;
+    leave_record(&store, &key(), "response").await;
     let plan = server.sql(
         "SET enable_seqscan = off; EXPLAIN SELECT key FROM idempotency \
          WHERE clean_after <= (SELECT clock_timestamp()) ORDER BY clean_after LIMIT 10 FOR UPDATE SKIP LOCKED",
@@ -290,16 +290,16 @@ async fn a_cleanup_finds_what_is_over_by_its_index() {
 async fn a_replay_neither_writes_nor_locks() {
     let (server, store) = with_a_store().await;
     let (recorded, claimed) = (key(), key());
-    leave_record(&store, &recorded, "answer").await;
+    leave_record(&store, &recorded, "response").await;
     let _claim = claim(&store, &claimed).await;
     // The first look marks the rows as committed, and the server logs that if it has checksums.
-    assert_eq!(state_of(&store, &recorded).await, "completed: answer");
+    assert_eq!(state_of(&store, &recorded).await, "completed: response");
     assert_eq!(state_of(&store, &claimed).await, "in flight");
     let position = "SELECT pg_current_wal_insert_lsn(), (SELECT string_agg(xmax::text, ',') FROM idempotency)";
     server.sql("CHECKPOINT");
     let before = server.sql(position);
     for _ in 0..20 {
-        assert_eq!(state_of(&store, &recorded).await, "completed: answer");
+        assert_eq!(state_of(&store, &recorded).await, "completed: response");
         assert_eq!(state_of(&store, &claimed).await, "in flight");
     }
     assert_eq!(server.sql(position), before);
@@ -321,14 +321,14 @@ async fn a_key_costs_the_log_of_the_server_a_few_hundred_bytes() {
     store.migrate().await.unwrap();
     let before = logged(&server);
     for _ in 0..KEYS {
-        leave_record(&store, &key(), "answer").await;
+        leave_record(&store, &key(), "response").await;
     }
     let key_costs = (logged(&server) - before) / KEYS;
     let engine = Idempotency::new(store.clone());
     let before = logged(&server);
     for _ in 0..KEYS {
         let attempt = attempt(key()).at(Endpoint::new("POST", "/orders/{id}"));
-        engine.run(attempt, |_| async { answered(&"response ".repeat(20)) }).await.unwrap();
+        engine.run(attempt, |_| async { executed(&"response ".repeat(20)) }).await.unwrap();
     }
     let execution_costs = (logged(&server) - before) / KEYS;
     let mut claimed = claim(&store, &key()).await;
@@ -374,7 +374,7 @@ async fn a_cleanup_leaves_what_was_renewed_and_comes_back_when_it_has_expired() 
     server.wait_until(due, "1").await;
     assert_eq!(store.clean_once().await.unwrap(), 0);
     assert_eq!(server.sql(due).trim(), "0", "it is not looked at each time");
-    claimed.complete(record("answer"), Duration::ZERO).await.unwrap();
+    claimed.complete(record("response"), Duration::ZERO).await.unwrap();
     server.sql("UPDATE idempotency SET clean_after = clock_timestamp()");
     assert_eq!(store.clean_once().await.unwrap(), 1);
 }

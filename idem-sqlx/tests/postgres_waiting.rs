@@ -38,21 +38,21 @@ async fn latencies(here: &PostgresStore, there: &PostgresStore, keys: usize) -> 
         waits.spawn(async move {
             there.ended(&key).await;
             let woken = Instant::now();
-            assert_eq!(state_of(&there, &key).await, "completed: answer");
+            assert_eq!(state_of(&there, &key).await, "completed: response");
             woken
         });
     }
     sleep(Duration::from_millis(1500)).await;
     assert!(waits.try_join_next().is_none(), "a wait ended before its claim did");
     for claim in claims {
-        claim.complete(record("answer"), TTL).await.unwrap();
+        claim.complete(record("response"), TTL).await.unwrap();
     }
     let completed = Instant::now();
     waits.join_all().await.into_iter().map(|woken| woken.saturating_duration_since(completed)).collect()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn waiters_in_another_process_are_told_at_once() {
+async fn waiters_in_another_process_are_notified_at_once() {
     let (server, here, there) = two_stores().await;
     let latencies = latencies(&here, &there, 12).await;
     assert!(latencies.iter().all(|&latency| latency < Duration::from_millis(150)), "{latencies:?}");
@@ -61,7 +61,7 @@ async fn waiters_in_another_process_are_told_at_once() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn waiters_whom_nobody_tells_ask() {
+async fn waiters_without_a_notification_poll() {
     let (server, here, there) = two_stores().await;
     server.sql(
         "CREATE FUNCTION deaf() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN NEW.awaited = false; RETURN NEW; END $$; \
@@ -72,7 +72,7 @@ async fn waiters_whom_nobody_tells_ask() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn waiters_are_told_again_after_the_listening_connection_was_lost() {
+async fn waiters_are_notified_again_after_the_listening_connection_was_lost() {
     let (server, here, there) = two_stores().await;
     latencies(&here, &there, 1).await;
     server.sql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE 'LISTEN%'");
@@ -91,12 +91,12 @@ async fn waiters_are_told_again_after_the_listening_connection_was_lost() {
 }
 
 #[tokio::test]
-async fn a_wait_ends_with_the_lease_with_a_release_and_at_once_where_there_is_nothing() {
+async fn a_wait_ends_with_the_lease_with_a_release_and_at_once_if_the_key_is_free() {
     let (_server, here, there) = two_stores().await;
-    let (lapses, released) = (key(), key());
-    let _claim = claim_for(&here, &lapses, SHORT, TTL).await;
-    there.ended(&lapses).await;
-    assert_eq!(state_of(&there, &lapses).await, "abandoned");
+    let (expires, released) = (key(), key());
+    let _claim = claim_for(&here, &expires, SHORT, TTL).await;
+    there.ended(&expires).await;
+    assert_eq!(state_of(&there, &expires).await, "abandoned");
     let claim = claim(&here, &released).await;
     let (_, released) = tokio::join!(there.ended(&released), async {
         tokio::task::yield_now().await;
@@ -107,7 +107,7 @@ async fn a_wait_ends_with_the_lease_with_a_release_and_at_once_where_there_is_no
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn nobody_is_told_where_nobody_waits() {
+async fn a_key_without_waiters_sends_no_notification() {
     let (server, here, there) = two_stores().await;
     let (quiet, awaited) = (key(), key());
     let claim = claim(&here, &awaited).await;
@@ -118,14 +118,14 @@ async fn nobody_is_told_where_nobody_waits() {
     let channel = server.sql(listening);
     let mut listener = sqlx::postgres::PgListener::connect(&server.url()).await.unwrap();
     listener.listen(channel.trim().trim_start_matches("LISTEN ").trim_matches('"')).await.unwrap();
-    leave_record(&here, &quiet, "answer").await;
-    claim.complete(record("answer"), TTL).await.unwrap();
+    leave_record(&here, &quiet, "response").await;
+    claim.complete(record("response"), TTL).await.unwrap();
     assert_eq!(listener.recv().await.unwrap().payload(), hex(&awaited));
     waits.await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_body_longer_than_its_lease_is_renewed_runs_once_and_its_waiters_get_its_answer() {
+async fn a_handler_that_outlives_its_lease_is_renewed_runs_once_and_its_waiters_get_its_response() {
     let (_server, here, there) = two_stores().await;
     let lease = Duration::from_millis(400);
     let here = Idempotency::builder(here).lease(lease).build();
@@ -134,23 +134,23 @@ async fn a_body_longer_than_its_lease_is_renewed_runs_once_and_its_waiters_get_i
     let (begun, end) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
     let first = tokio::spawn({
         let (runs, begun, end) = (Arc::clone(&runs), Arc::clone(&begun), Arc::clone(&end));
-        let body = move |_| async move {
+        let handler = move |_| async move {
             runs.fetch_add(1, Ordering::SeqCst);
             begun.notify_one();
             end.notified().await;
-            answered("answer")
+            executed("response")
         };
-        async move { here.run(attempt(key), body).await }
+        async move { here.run(attempt(key), handler).await }
     });
     begun.notified().await;
     let ask = async |wait| {
         let rules = Rules { ttl: TTL, wait, abandoned: Abandoned::Rerun, ..Rules::DEFAULT };
         let runs = Arc::clone(&runs);
-        let body = move |_| async move {
+        let handler = move |_| async move {
             runs.fetch_add(1, Ordering::SeqCst);
-            answered("another answer")
+            executed("another response")
         };
-        there.run(Attempt::new(key, MINE, rules), body).await
+        there.run(Attempt::new(key, MINE, rules), handler).await
     };
     // Through several leases the claim is never abandoned.
     let start = Instant::now();
@@ -163,13 +163,13 @@ async fn a_body_longer_than_its_lease_is_renewed_runs_once_and_its_waiters_get_i
         sleep(lease).await;
         end.notify_one();
     });
-    assert!(matches!(waited, Ok(RunResult::Replayed(replay)) if replay.content() == "answer"));
-    assert!(matches!(first.await.unwrap(), Ok(RunResult::Executed(response)) if response == "answer"));
+    assert!(matches!(waited, Ok(RunResult::Replayed(replay)) if replay.content() == "response"));
+    assert!(matches!(first.await.unwrap(), Ok(RunResult::Executed(response)) if response == "response"));
     assert_eq!(runs.load(Ordering::SeqCst), 1);
 }
 
 #[tokio::test]
-async fn the_retry_after_an_owner_is_gone_is_refused_or_runs_again_as_the_policy_says() {
+async fn a_retry_after_its_owner_is_gone_is_refused_or_runs_again_as_the_policy_says() {
     let (_server, here, there) = two_stores().await;
     let key = key();
     drop(claim_for(&here, &key, SHORT, TTL).await);
@@ -177,7 +177,7 @@ async fn the_retry_after_an_owner_is_gone_is_refused_or_runs_again_as_the_policy
     let engine = Idempotency::new(there);
     let ask = async |abandoned| {
         let rules = Rules { ttl: TTL, abandoned, ..Rules::DEFAULT };
-        engine.run(Attempt::new(key, MINE, rules), |_| async { answered("again") }).await
+        engine.run(Attempt::new(key, MINE, rules), |_| async { executed("again") }).await
     };
     for _ in 0..2 {
         assert!(matches!(ask(Abandoned::Refuse).await, Err(RefusalReason::OutcomeUnknown)));
@@ -188,7 +188,7 @@ async fn the_retry_after_an_owner_is_gone_is_refused_or_runs_again_as_the_policy
 
 /// A thousand duplicates of one request, in one process.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn of_all_that_wait_for_a_key_one_asks_the_database() {
+async fn of_all_that_wait_for_a_key_one_polls_the_database() {
     const WAITERS: usize = 1000;
     let (server, here, _) = two_stores().await;
     let proxy = Proxy::to(server.port()).await;
@@ -214,14 +214,14 @@ async fn of_all_that_wait_for_a_key_one_asks_the_database() {
     });
     sleep(Duration::from_millis(200)).await;
     assert_eq!(server.sql(rows_changed), marked_by, "another process finds it marked");
-    claim.complete(record("answer"), TTL).await.unwrap();
+    claim.complete(record("response"), TTL).await.unwrap();
     let completed = Instant::now();
     waits.join_all().await;
     late.await.unwrap();
     assert!(completed.elapsed() < Duration::from_secs(2), "{:?}", completed.elapsed());
     let asked = proxy.round_trips() - before;
     assert!(asked < 60, "{asked} round trips for {WAITERS} waiters");
-    assert_eq!(state_of(&there, &key).await, "completed: answer");
+    assert_eq!(state_of(&there, &key).await, "completed: response");
 }
 
 /// The queue of notifications is full, or the role may not notify.
@@ -245,10 +245,10 @@ async fn a_notification_that_fails_costs_neither_a_record_nor_a_release() {
         });
     }
     server.wait_until("SELECT count(*) FROM idempotency WHERE awaited", "2").await;
-    claims.0.complete(record("answer"), TTL).await.unwrap();
+    claims.0.complete(record("response"), TTL).await.unwrap();
     claims.1.release().await.unwrap();
-    assert_eq!(state_of(&here, &recorded).await, "completed: answer");
+    assert_eq!(state_of(&here, &recorded).await, "completed: response");
     let mut found = waits.join_all().await;
     found.sort();
-    assert_eq!(found, ["claimed", "completed: answer"], "those who wait ask");
+    assert_eq!(found, ["claimed", "completed: response"], "those who wait ask");
 }

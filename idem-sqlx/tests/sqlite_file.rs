@@ -41,9 +41,9 @@ impl File {
     }
 }
 
-/// While the file is locked `begin` gives up, and tries once more; meanwhile the claim of another process lapses.
+/// While the file is locked `begin` gives up, and tries once more; meanwhile the lease of another process expires.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_new_owner_keeps_its_claim_while_that_of_its_first_try_is_given_back() {
+async fn a_new_owner_keeps_its_claim_while_that_of_its_first_try_is_released() {
     const LOCKED: Duration = Duration::from_millis(700);
     let file = File::new().await;
     let store = SqliteStore::builder().timeout(Duration::from_secs(1)).open(&file.path).await.unwrap();
@@ -58,19 +58,19 @@ async fn a_new_owner_keeps_its_claim_while_that_of_its_first_try_is_given_back()
         });
         // Longer than the first try, and shorter than both.
         tokio::time::sleep(LOCKED).await;
-        let lapsed = format!(
+        let expired = format!(
             "INSERT INTO idempotency (key, owner, fingerprint, lease_until, expires_at)
              VALUES (x'{}', randomblob(16), x'{}', 1, 99999999999999); COMMIT",
             hex(&key),
             hex(&StorageKey::from_bytes(*MINE.as_bytes()))
         );
-        other.execute(AssertSqlSafe(lapsed)).await.unwrap();
+        other.execute(AssertSqlSafe(expired)).await.unwrap();
         let Ok(Begin::Abandoned(mut new_owner)) = asked.await.unwrap() else { continue };
         if new_owner.renew(OPTIONS.lease).await.is_err() {
             continue;
         }
         new_owners += 1;
-        // Long enough for giving back, whose first pause is 50 ms.
+        // Long enough for the release, whose first pause is 50 ms.
         let until = Instant::now() + Duration::from_millis(300);
         while Instant::now() < until {
             assert_eq!(state_of(&store, &key).await, "in flight");
@@ -95,7 +95,7 @@ async fn a_damaged_row_is_an_error_and_never_a_free_key() {
         "fingerprint = zeroblob(32)",
     ] {
         let damaged = key();
-        leave_record(store, &damaged, "answer").await;
+        leave_record(store, &damaged, "response").await;
         file.sql(format!("UPDATE idempotency SET {change} WHERE key = x'{}'", hex(&damaged))).await;
         for _ in 0..2 {
             let state = state_of(store, &damaged).await;
@@ -105,21 +105,21 @@ async fn a_damaged_row_is_an_error_and_never_a_free_key() {
 }
 
 #[tokio::test]
-async fn a_full_file_refuses_new_keys_answers_old_ones_and_keeps_that_a_handler_ran() {
+async fn a_full_file_refuses_new_keys_serves_old_ones_and_records_that_a_handler_ran() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("idempotency.db");
     let store = SqliteStore::builder().max_bytes(512 * 1024).open(&path).await.unwrap();
     store.migrate().await.unwrap();
     let engine = Idempotency::new(store.clone());
-    // Some room is needed for the last page of a claim; the answers are far larger.
+    // Some room is needed for the last page of a claim; the responses are far larger.
     let mut keys = Vec::new();
     let tombstone = loop {
         let key = key();
-        match engine.run(attempt(key), |_| async { answered(&"long ".repeat(10_000)) }).await {
-            Ok(RunResult::Executed(response)) => assert_eq!(response.len(), 50_000, "the client gets its answer"),
+        match engine.run(attempt(key), |_| async { executed(&"long ".repeat(10_000)) }).await {
+            Ok(RunResult::Executed(response)) => assert_eq!(response.len(), 50_000, "the client gets its response"),
             ran => panic!("{ran:?}"),
         }
-        match engine.run(attempt(key), |_| async { answered("another") }).await {
+        match engine.run(attempt(key), |_| async { executed("another") }).await {
             Ok(RunResult::Replayed(replay)) => assert_eq!(replay.content().len(), 50_000),
             Err(RefusalReason::NotReplayable) => break key,
             ran => panic!("{ran:?}"),
@@ -136,11 +136,11 @@ async fn a_full_file_refuses_new_keys_answers_old_ones_and_keeps_that_a_handler_
     assert!(matches!(refused, Err(StoreError::Full)), "{}", shown(&refused));
     for key in keys {
         assert!(matches!(
-            engine.run(attempt(key), |_| async { answered("another") }).await,
+            engine.run(attempt(key), |_| async { executed("another") }).await,
             Ok(RunResult::Replayed(_))
         ));
     }
-    let again = engine.run(attempt(tombstone), |_| async { answered("another") }).await;
+    let again = engine.run(attempt(tombstone), |_| async { executed("another") }).await;
     assert!(matches!(again, Err(RefusalReason::NotReplayable)), "{again:?}");
 }
 
@@ -149,14 +149,14 @@ async fn a_file_that_others_keep_locked_is_an_error_in_time_and_reading_goes_on(
     let file = File::new().await;
     let store = SqliteStore::builder().timeout(Duration::from_millis(400)).open(&file.path).await.unwrap();
     let recorded = key();
-    leave_record(&store, &recorded, "answer").await;
+    leave_record(&store, &recorded, "response").await;
     let mut other = file.connection().await;
     let transaction = other.begin_with("BEGIN IMMEDIATE").await.unwrap();
     let asked = Instant::now();
     let refused = store.begin(&key(), &MINE, &OPTIONS).await.unwrap_err();
     assert!(matches!(problem(&refused), Problem::Busy(_) | Problem::TimedOut { .. }), "{refused:?}");
     assert!(asked.elapsed() < Duration::from_secs(2), "{:?}", asked.elapsed());
-    assert_eq!(state_of(&store, &recorded).await, "completed: answer");
+    assert_eq!(state_of(&store, &recorded).await, "completed: response");
     transaction.rollback().await.unwrap();
     assert_eq!(state_of(&store, &key()).await, "claimed");
 }
@@ -196,23 +196,23 @@ async fn a_lease_that_never_ends_is_as_good_as_another() {
     let mut claimed = claim_for(&file.store, &key, Duration::MAX, Duration::MAX).await;
     claimed.renew(Duration::MAX).await.unwrap();
     assert_eq!(state_of(&file.store, &key).await, "in flight");
-    claimed.complete(record("answer"), Duration::MAX).await.unwrap();
-    assert_eq!(state_of(&file.store, &key).await, "completed: answer");
+    claimed.complete(record("response"), Duration::MAX).await.unwrap();
+    assert_eq!(state_of(&file.store, &key).await, "completed: response");
 }
 
 #[tokio::test]
-async fn a_claim_of_a_begin_that_was_dropped_is_given_back() {
+async fn the_claim_of_a_dropped_begin_is_released() {
     let file = File::new().await;
     let mut other = file.connection().await;
     other.execute("BEGIN IMMEDIATE").await.unwrap();
     let key = key();
-    // It waits for the lock in its own thread, where it is done although its future was dropped.
+    // It waits for the lock in a thread, which goes on although its future was dropped.
     let begin = file.store.begin(&key, &MINE, &OPTIONS);
     assert!(tokio::time::timeout(Duration::from_millis(200), begin).await.is_err());
     other.execute("COMMIT").await.unwrap();
     tokio::time::sleep(Duration::from_millis(500)).await;
-    claim_in_time(&file.store, &key).await.complete(record("answer"), TTL).await.unwrap();
-    assert_eq!(state_of(&file.store, &key).await, "completed: answer");
+    claim_in_time(&file.store, &key).await.complete(record("response"), TTL).await.unwrap();
+    assert_eq!(state_of(&file.store, &key).await, "completed: response");
 }
 
 #[tokio::test]
@@ -258,11 +258,11 @@ async fn what_cannot_be_opened_is_refused() {
 }
 
 #[tokio::test]
-async fn a_cleanup_deletes_what_is_over_batch_by_batch_and_nothing_else() {
+async fn a_cleanup_deletes_what_has_expired_batch_by_batch() {
     let file = File::new().await;
     let store = SqliteStore::builder().cleanup_batch(100).open(&file.path).await.unwrap();
     let (kept, claimed) = (key(), claim(&store, &key()).await);
-    leave_record(&store, &kept, "answer").await;
+    leave_record(&store, &kept, "response").await;
     file.sql(
         "WITH RECURSIVE n (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n WHERE n < 350) INSERT INTO idempotency \
          (key, owner, fingerprint, lease_until, expires_at) \
@@ -272,12 +272,12 @@ async fn a_cleanup_deletes_what_is_over_batch_by_batch_and_nothing_else() {
     .await;
     assert_eq!(store.clean_once().await.unwrap(), 350);
     assert_eq!(store.clean_once().await.unwrap(), 0);
-    assert_eq!(state_of(&store, &kept).await, "completed: answer");
-    claimed.complete(record("answer"), TTL).await.unwrap();
+    assert_eq!(state_of(&store, &kept).await, "completed: response");
+    claimed.complete(record("response"), TTL).await.unwrap();
 }
 
 #[tokio::test]
-async fn a_late_owner_goes_on_if_nobody_has_replaced_it_and_is_lost_otherwise() {
+async fn a_late_owner_goes_on_if_no_owner_has_replaced_it_and_is_lost_otherwise() {
     let file = File::new().await;
     let (here, there) = (&file.store, SqliteStore::open(&file.path).await.unwrap());
     let (completes, replaced) = (key(), key());
@@ -292,7 +292,7 @@ async fn a_late_owner_goes_on_if_nobody_has_replaced_it_and_is_lost_otherwise() 
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn waiters_here_are_told_and_waiters_elsewhere_ask() {
+async fn waiters_of_this_process_are_notified_and_others_poll() {
     let file = File::new().await;
     let (here, there) = (&file.store, SqliteStore::open(&file.path).await.unwrap());
     let awaited = key();
@@ -305,7 +305,7 @@ async fn waiters_here_are_told_and_waiters_elsewhere_ask() {
         });
     }
     tokio::time::sleep(Duration::from_millis(1200)).await;
-    claim.complete(record("answer"), TTL).await.unwrap();
+    claim.complete(record("response"), TTL).await.unwrap();
     let completed = Instant::now();
     for (woken, patience) in waits.join_all().await {
         assert!(woken.saturating_duration_since(completed) < patience);
@@ -336,7 +336,7 @@ async fn a_new_file_is_for_its_owner_alone_and_the_mode_of_another_stays() {
     use std::os::unix::fs::PermissionsExt;
 
     let file = File::new().await;
-    leave_record(&file.store, &key(), "answer").await;
+    leave_record(&file.store, &key(), "response").await;
     let mode = |path: &std::path::Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
     let beside = |suffix: &str| PathBuf::from(format!("{}{suffix}", file.path.display()));
     for suffix in ["", "-wal", "-shm"] {

@@ -64,7 +64,7 @@ async fn a_child_that_claims_and_completes_every_key() {
         match store.begin(&numbered(number), &MINE, &OPTIONS).await {
             Ok(Begin::Claimed(claim)) => {
                 say(&number.to_string());
-                claim.complete(record("answer"), TTL).await.unwrap();
+                claim.complete(record("response"), TTL).await.unwrap();
             }
             Ok(Begin::InFlight(_) | Begin::Completed(_)) => {}
             begun => panic!("{}", shown(&begun)),
@@ -91,7 +91,7 @@ async fn four_processes_that_want_every_key_get_each_once_and_no_error() {
     assert!(winners.values().all(|&winners| winners == 1), "{winners:?}");
     let store = SqliteStore::open(&file).await.unwrap();
     for number in 0..KEYS {
-        assert_eq!(state_of(&store, &numbered(number)).await, "completed: answer");
+        assert_eq!(state_of(&store, &numbered(number)).await, "completed: response");
     }
 }
 
@@ -104,7 +104,7 @@ async fn a_child_that_says_what_was_acknowledged() {
         let claim = claim(&store, &numbered(number)).await;
         say(&format!("claimed {number}"));
         if number % 2 == 0 {
-            claim.complete(record("answer"), TTL).await.unwrap();
+            claim.complete(record("response"), TTL).await.unwrap();
             say(&format!("completed {number}"));
         }
     }
@@ -131,10 +131,10 @@ async fn after_kill_9_of_the_writer_all_that_was_acknowledged_is_there() {
             let (what, number) = what.split_once(' ').unwrap();
             let state = state_of(&store, &numbered(number.parse().unwrap())).await;
             match what {
-                "completed" => assert_eq!(state, "completed: answer", "record {number} was acknowledged"),
+                "completed" => assert_eq!(state, "completed: response", "record {number} was acknowledged"),
                 // The child may have been killed after its completion and before it said so.
                 _ if completed.contains(&number) => {}
-                _ => assert!(["in flight", "completed: answer"].contains(&&*state), "claim {number}: {state}"),
+                _ => assert!(["in flight", "completed: response"].contains(&&*state), "claim {number}: {state}"),
             }
         }
         let mut connection = SqliteConnectOptions::new().filename(&file).connect().await.unwrap();
@@ -146,7 +146,7 @@ async fn after_kill_9_of_the_writer_all_that_was_acknowledged_is_there() {
 }
 
 #[tokio::test]
-async fn a_claim_of_a_process_that_was_killed_is_abandoned_when_its_lease_is_over() {
+async fn a_claim_of_a_process_that_was_killed_is_abandoned_when_its_lease_has_expired() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("idempotency.db");
     let (mut child, mut said) = child("a_child_that_dies_with_a_claim", &file);

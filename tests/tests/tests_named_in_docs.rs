@@ -1,4 +1,5 @@
-//! The tables that lead to tests, `peers.md` and the one of promises in CONTRIBUTING, name what exists.
+//! The tables that lead to tests (`peers.md`, the guide's page `deployments`, and the one of promises in CONTRIBUTING) name what
+//! exists.
 
 use std::fs;
 use std::path::Path;
@@ -48,6 +49,29 @@ fn every_test_that_the_table_of_peers_names_exists() {
             assert!(known, "there is no test {test}: {line}");
         }
     }
+}
+
+#[test]
+fn every_test_that_the_guide_of_deployments_names_exists() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let named = |cell: &'static str| cell.split('`').skip(1).step_by(2).collect::<Vec<_>>();
+    let mut tests = 0;
+    for line in include_str!("../../idem-axum/src/guide/deployments.md").lines().filter(|line| line.starts_with("| ")) {
+        for group in line.rsplit('|').nth(1).unwrap_or_default().split("; ") {
+            let [file, tests_of_file @ ..] = &named(group)[..] else { continue };
+            if !file.ends_with(".rs") {
+                continue;
+            }
+            let sources = ["idem-redis/tests", "idem-sqlx/tests", ""]
+                .map(|folder| fs::read_to_string(root.join(folder).join(file)));
+            let source = sources.into_iter().flatten().next().unwrap_or_else(|| panic!("there is no {file}: {line}"));
+            for test in tests_of_file {
+                assert!(source.contains(test), "there is no test {test} in {file}: {line}");
+                tests += 1;
+            }
+        }
+    }
+    assert!(tests > 10, "{tests}");
 }
 
 /// The paths in the table of promises in CONTRIBUTING, by the promise.

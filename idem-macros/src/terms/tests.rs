@@ -92,7 +92,7 @@ fn what_cannot_be_recorded() {
 }
 
 #[test]
-fn what_is_given_back() {
+fn what_is_replayed() {
     let expected = Ok("Replay::STATUS.and(Replay::BODY)".to_owned());
     assert_eq!(read(parse_quote!(status + body), read_replay), expected);
     assert_eq!(read(parse_quote!(body + status), read_replay), expected);

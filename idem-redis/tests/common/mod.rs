@@ -35,8 +35,8 @@ pub fn fingerprint(number: u8) -> Fingerprint {
     Fingerprint::from_bytes([number; 32])
 }
 
-pub fn record(answer: &str) -> Record {
-    Record::new(fingerprint(1), answer.as_bytes().to_vec().into())
+pub fn record(text: &str) -> Record {
+    Record::new(fingerprint(1), text.as_bytes().to_vec().into())
 }
 
 pub async fn store(server: &Redis) -> RedisStore {
@@ -61,7 +61,7 @@ pub async fn claim(store: &RedisStore, number: u8) -> RedisClaim {
     }
 }
 
-/// Begins until the key can be claimed, for a claim that has to go first.
+/// Begins until the key can be claimed, once an earlier claim was released.
 pub async fn claim_in_time(store: &RedisStore, number: u8) -> RedisClaim {
     let mut claimed = None;
     until("the key is free", async || {
@@ -70,7 +70,7 @@ pub async fn claim_in_time(store: &RedisStore, number: u8) -> RedisClaim {
             Ok(Begin::InFlight(_)) => within("the end of the claim", store.ended(&key(number))).await,
             // While the server or the network comes back.
             Err(StoreError::Unavailable(_)) => {}
-            begun => panic!("the key gets free, but `begin` gave {begun:?}"),
+            begun => panic!("the key becomes free, but `begin` gave {begun:?}"),
         }
         claimed.is_some()
     })

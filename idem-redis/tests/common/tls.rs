@@ -70,7 +70,7 @@ pub async fn works(store: &RedisStore) {
         let store = store.clone();
         async move { store.ended(&key(1)).await }
     });
-    claimed.complete(record("answer"), TTL).await.unwrap();
+    claimed.complete(record("response"), TTL).await.unwrap();
     waiting.await.unwrap();
-    assert_eq!(recorded(store, 1).await, record("answer"));
+    assert_eq!(recorded(store, 1).await, record("response"));
 }

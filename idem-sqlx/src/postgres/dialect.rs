@@ -314,7 +314,7 @@ mod tests {
     }
 
     #[test]
-    fn a_connection_is_used_again_only_if_the_error_does_not_speak_against_it() {
+    fn a_connection_is_reused_only_if_its_error_allows_that() {
         let raised = |code| sqlx::Error::Database(Box::new(Raised(code)));
         for code in ["42P01", "53100", "23505", "42501"] {
             assert_eq!(follows(raised(code)), (ConnectionHealth::Good, false, false), "{code}");

@@ -19,7 +19,7 @@ use tokio::sync::Mutex;
 /// of a lease becomes a million seconds, and a nanosecond a thousand.
 const THIRD: Duration = Duration::from_secs(1_000_000);
 const TICK: Duration = Duration::from_secs(1_000);
-/// What ends, ends so much earlier, so that "at this moment" does not depend on how long the test has been running.
+/// Each deadline is this much earlier, so that "at this moment" does not depend on how long the test has been running.
 const SOONER: Duration = Duration::from_secs(100);
 /// Longer than a moment of either database.
 const A_MOMENT: Duration = Duration::from_millis(10);

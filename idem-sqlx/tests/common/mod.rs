@@ -16,12 +16,12 @@ use tokio::time::sleep;
 pub(crate) const LEASE: Duration = Duration::from_secs(30);
 pub(crate) const TTL: Duration = Duration::from_secs(60 * 60);
 pub(crate) static OPTIONS: BeginOptions = BeginOptions::new(LEASE, TTL);
-/// Over so soon that a test can wait for it.
+/// So short that a test can wait until it has expired.
 pub(crate) const SHORT: Duration = Duration::from_millis(150);
 pub(crate) const MINE: Fingerprint = Fingerprint::from_bytes([7; 32]);
 pub(crate) const OTHER: Fingerprint = Fingerprint::from_bytes([8; 32]);
 
-/// A key that no other call gives.
+/// Returns a key that no other call returns.
 pub(crate) fn key() -> StorageKey {
     static NEXT: AtomicU64 = AtomicU64::new(1);
     numbered(NEXT.fetch_add(1, Ordering::Relaxed))
@@ -47,8 +47,8 @@ pub(crate) fn attempt(key: StorageKey) -> Attempt {
     Attempt::new(key, MINE, Rules { ttl: TTL, ..Rules::DEFAULT })
 }
 
-/// The end of a body that answers `text`.
-pub(crate) fn answered(text: &str) -> Executed<String> {
+/// The execution of a handler whose response is `text`.
+pub(crate) fn executed(text: &str) -> Executed<String> {
     let mut builder = RecordBuilder::new();
     builder.put(text.as_bytes());
     Executed { response: text.to_owned(), recording: Recording::Done(Outcome::Record(builder)) }
@@ -65,16 +65,16 @@ pub(crate) async fn claim_for<S: Store>(store: &S, key: &StorageKey, lease: Dura
     }
 }
 
-/// Begins until the key can be claimed, for a claim that has to go first.
+/// Begins until the key can be claimed, once an earlier claim was released.
 pub(crate) async fn claim_in_time<S: Store>(store: &S, key: &StorageKey) -> S::Claim {
     for _ in 0..1000 {
         match store.begin(key, &MINE, &OPTIONS).await {
             Ok(Begin::Claimed(claim)) => return claim,
             Ok(Begin::InFlight(_)) => sleep(Duration::from_millis(10)).await,
-            begun => panic!("the key gets free, but `begin` gave {}", shown(&begun)),
+            begun => panic!("the key becomes free, but `begin` gave {}", shown(&begun)),
         }
     }
-    panic!("the key does not get free")
+    panic!("the key does not become free")
 }
 
 /// Waits until the lease of the claim under `key` has expired.
@@ -93,7 +93,7 @@ pub(crate) async fn leave_record<S: Store>(store: &S, key: &StorageKey, text: &s
     claim(store, key).await.complete(record(text), TTL).await.expect("the owner completes");
 }
 
-/// What `begin` says, in words.
+/// The result of `begin`, in words.
 pub(crate) async fn state_of<S: Store>(store: &S, key: &StorageKey) -> String {
     shown(&store.begin(key, &MINE, &OPTIONS).await)
 }
