@@ -210,6 +210,10 @@ fn a_fingerprint_is_that_of_canonical_json() {
         assert_ne!(of(&serde_json::json!([{ "id": one }])), of(&serde_json::json!([{ "id": other }])));
     }
     assert_ne!(of(&i64::MIN.into()), of(&(i64::MIN + 1).into()));
+    // Records live as long as their TTL, so what is spelled as text does not change.
+    for (integer, is_text) in [((1_u64 << 53) - 1, false), (1 << 53, true)] {
+        assert_eq!(of(&integer.into()) == of(&integer.to_string().into()), is_text, "{integer}");
+    }
 }
 
 #[tokio::test]

@@ -598,3 +598,29 @@ async fn small_stores_have_one_shard_and_large_ones_as_many_as_they_need() {
     }
     assert!(keys.iter().all(|keys| (800..1200).contains(keys)), "{keys:?}");
 }
+
+#[tokio::test]
+async fn pages_of_unknown_outcomes_are_of_whole_shards_and_each_key_is_in_one() {
+    for (max_entries, keys, pages) in [(2 * KEYS_PER_SHARD, 6 * MAX_PAGE, 2), (16 * KEYS_PER_SHARD, 3, 1)] {
+        let store = MemoryStore::builder().max_entries(max_entries).build();
+        for number in 0..keys {
+            drop(store.begin(&cheap_key(number), &FINGERPRINT, &OPTIONS).await.unwrap());
+        }
+        let (mut seen, mut next) = (Vec::new(), None);
+        for page in 1..=pages {
+            let found = store.inspect_unknown(next.as_ref()).await.unwrap();
+            seen.extend(found.keys.into_iter().map(|(key, _)| *key.as_bytes()));
+            assert_eq!(found.next.is_some(), page < pages, "page {page}");
+            next = found.next;
+        }
+        seen.sort_unstable();
+        seen.dedup();
+        assert_eq!(seen.len(), keys);
+    }
+}
+
+#[test]
+fn a_store_has_room_for_a_million_keys_and_a_gibibyte() {
+    let MemoryStoreBuilder { max_entries, max_bytes } = MemoryStore::builder();
+    assert_eq!((max_entries, max_bytes), (1_000_000, 1 << 30));
+}
