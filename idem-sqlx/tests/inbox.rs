@@ -405,8 +405,10 @@ async fn a_delivery_waits_for_another_one_as_declared() {
         let refused = shop.deliver(waits(Duration::from_millis(50))).await.unwrap_err();
         assert!(matches!(refused.reason(), RefusalReason::InFlight), "{refused:?}");
         let end = async {
-            // The other one waits by then: it has looked who holds the key.
-            tokio::time::sleep(Duration::from_millis(50)).await;
+            // The other one has looked who holds the key, and waits.
+            let waiting =
+                "SELECT count(*) FROM pg_stat_activity WHERE state = 'idle in transaction' AND query NOT LIKE 'BEGIN%'";
+            shop.keeper.wait_until(waiting, "2").await;
             if commits { tx.commit().await.unwrap() } else { tx.rollback().await.unwrap() }
         };
         let (second, ()) = tokio::join!(shop.deliver(waits(Duration::from_secs(60))), end);

@@ -15,8 +15,8 @@ use idem_runtime::{
 };
 use idem_sqlx::{PostgresStore, SqliteStore};
 use idem_testkit::postgres::Postgres;
+use idem_testkit::wait::until;
 use tokio::sync::Barrier;
-use tokio::time::sleep;
 
 fn parsed(key: &str) -> Key {
     Key::parse(key.as_bytes()).unwrap()
@@ -104,16 +104,16 @@ async fn reports_the_state<S: Store + Clone>(store: S) {
 
 /// The key, once this many replays of its record are counted.
 async fn counted(engine: &Idempotency, key: &str, replays: u64) -> KeyReport {
-    for _ in 0..2000 {
+    let mut report = None;
+    until("the replays are counted", async || {
         let found = inspect(engine, key).await.unwrap();
-        match found.replays() {
-            Some(counted) if counted == replays => return found,
-            Some(counted) => assert!(counted < replays, "{counted} of {replays}"),
-            None => panic!("this store counts"),
-        }
-        sleep(Duration::from_millis(5)).await;
-    }
-    panic!("not {replays}, but {:?}", inspect(engine, key).await)
+        let counted = found.replays().expect("this store counts");
+        assert!(counted <= replays, "{counted} of {replays}");
+        report = (counted == replays).then_some(found);
+        report.is_some()
+    })
+    .await;
+    report.unwrap()
 }
 
 async fn settles_an_unknown_outcome<S: Store + Clone>(store: S) {

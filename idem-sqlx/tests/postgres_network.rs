@@ -14,6 +14,7 @@ use idem_runtime::{Begin, BeginOptions, Claim, Idempotency, RefusalReason, RunRe
 use idem_sqlx::{PostgresStore, Problem};
 use idem_testkit::postgres::Postgres;
 use idem_testkit::proxy::{Direction, Fault, Proxy};
+use idem_testkit::wait::until;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
@@ -152,10 +153,11 @@ async fn a_new_owner_whose_begin_was_repeated_keeps_what_it_takes_over() {
     let apart = apart().await;
     let key = key();
     drop(claim_for(&apart.near, &key, SHORT, TTL).await);
-    tokio::time::sleep(2 * SHORT).await;
+    drop(abandoned(&apart.near, &key).await);
     let begun = apart.reply_lost(apart.store.begin(&key, &MINE, &OPTIONS)).await;
     let Ok(Begin::Abandoned(mut new_owner)) = begun else { panic!("{}", shown(&begun)) };
     new_owner.renew(LEASE).await.unwrap();
+    // Time for a release, which would be wrong.
     tokio::time::sleep(Duration::from_millis(500)).await;
     new_owner.complete(record("new owner"), TTL).await.unwrap();
     assert_eq!(state_of(&apart.near, &key).await, "completed: new owner");
@@ -254,11 +256,12 @@ async fn a_store_leaves_a_primary_that_was_demoted_for_the_one_that_its_address_
     let refused = apart.store.begin(&key(), &MINE, &OPTIONS).await.unwrap_err();
     assert!(matches!(problem(&refused), Problem::ReadOnly), "{refused:?}");
     let key = key();
+    let before = apart.proxy.round_trips();
     let begins = tokio::spawn({
         let store = apart.store.clone();
         async move { state_of(&store, &key).await }
     });
-    tokio::time::sleep(Duration::from_millis(100)).await;
+    until("the old primary has refused it", async || apart.proxy.round_trips() > before).await;
     apart.proxy.redirect(successor.port());
     assert_eq!(begins.await.unwrap(), "claimed", "it was under way when the address changed");
     for _ in 0..4 {

@@ -22,13 +22,13 @@ async fn migrated() -> Postgres {
 }
 
 /// Every step, by two processes.
-async fn each_step(here: &PostgresStore, there: &PostgresStore) {
+async fn each_step(server: &Postgres, here: &PostgresStore, there: &PostgresStore) {
     let (recorded, released, taken_over) = (key(), key(), key());
     let mut claimed = claim(here, &recorded).await;
     claimed.renew(LEASE).await.unwrap();
     assert_eq!(state_of(there, &recorded).await, "in flight");
     let (_, completed) = tokio::join!(there.ended(&recorded), async {
-        tokio::time::sleep(Duration::from_millis(50)).await;
+        server.wait_until("SELECT count(*) FROM idempotency WHERE awaited", "1").await;
         claimed.complete(record("response"), TTL).await
     });
     completed.unwrap();
@@ -62,7 +62,7 @@ async fn with_session_pooling_everything_works_and_idle_processes_leave_connecti
         builder.connect(&proxy.url()).await.unwrap()
     };
     let (here, there) = (connect().await, connect().await);
-    each_step(&here, &there).await;
+    each_step(&server, &here, &there).await;
     // All that the proxy lends were in use. The first two processes are still there.
     let third = connect().await;
     leave_record(&third, &key(), "response").await;
@@ -82,7 +82,7 @@ async fn with_transaction_pooling_nothing_runs_twice_and_all_works_if_the_proxy_
     };
     let (here, there) = (connect().await, connect().await);
     if keeps {
-        each_step(&here, &there).await;
+        each_step(&server, &here, &there).await;
     }
     let mut requests = JoinSet::new();
     for number in 0..60 {

@@ -190,7 +190,7 @@ async fn a_role_needs_few_rights_once_the_table_is_there() {
     abandoned(&store, &taken_over).await.renew(LEASE).await.unwrap();
     let claimed = claim(&store, &waited).await;
     let (_, released) = tokio::join!(store.ended(&waited), async {
-        tokio::time::sleep(Duration::from_millis(50)).await;
+        server.wait_until("SELECT count(*) FROM shop.idempotency WHERE awaited", "1").await;
         claimed.release().await
     });
     released.unwrap();

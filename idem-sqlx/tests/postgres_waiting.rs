@@ -209,10 +209,11 @@ async fn of_all_that_wait_for_a_key_one_polls_the_database() {
     let rows_changed = "SELECT xmin FROM idempotency";
     let marked_by = server.sql(rows_changed);
     let late = tokio::spawn({
-        let there = PostgresStore::connect(&server.url()).await.unwrap();
+        let there = PostgresStore::connect(&format!("{}&application_name=late", server.url())).await.unwrap();
         async move { there.ended(&key).await }
     });
-    sleep(Duration::from_millis(200)).await;
+    let asked = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'late' AND query LIKE '%lease_until%'";
+    server.wait_until(asked, "1").await;
     assert_eq!(server.sql(rows_changed), marked_by, "another process finds it marked");
     claim.complete(record("response"), TTL).await.unwrap();
     let completed = Instant::now();

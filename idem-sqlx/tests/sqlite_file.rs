@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use common::*;
 use idem_runtime::{Begin, Claim, Idempotency, RefusalReason, RunResult, StorageKey, Store, StoreError};
 use idem_sqlx::{ConnectError, MigrateError, Problem, SqliteStore};
+use idem_testkit::wait::{until, within};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Executor};
 use tempfile::TempDir;
@@ -70,7 +71,7 @@ async fn a_new_owner_keeps_its_claim_while_that_of_its_first_try_is_released() {
             continue;
         }
         new_owners += 1;
-        // Long enough for the release, whose first pause is 50 ms.
+        // Long enough for a release, which would be wrong, and whose first pause is 50 ms.
         let until = Instant::now() + Duration::from_millis(300);
         while Instant::now() < until {
             assert_eq!(state_of(&store, &key).await, "in flight");
@@ -210,8 +211,8 @@ async fn the_claim_of_a_dropped_begin_is_released() {
     let begin = file.store.begin(&key, &MINE, &OPTIONS);
     assert!(tokio::time::timeout(Duration::from_millis(200), begin).await.is_err());
     other.execute("COMMIT").await.unwrap();
-    tokio::time::sleep(Duration::from_millis(500)).await;
-    claim_in_time(&file.store, &key).await.complete(record("response"), TTL).await.unwrap();
+    within("the release", file.store.drained()).await;
+    claim(&file.store, &key).await.complete(record("response"), TTL).await.unwrap();
     assert_eq!(state_of(&file.store, &key).await, "completed: response");
 }
 
@@ -360,11 +361,7 @@ async fn what_is_forgotten_is_not_left_in_the_file() {
     drop(store);
     // The last connection empties the WAL into the file and removes it.
     let wal = PathBuf::from(format!("{}-wal", path.display()));
-    let closed = Instant::now();
-    while wal.exists() {
-        assert!(closed.elapsed() < Duration::from_secs(20), "the file is still open");
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    until("the file is closed", async || !wal.exists()).await;
     let content = std::fs::read(&path).unwrap();
     let has = |text: &str| content.windows(text.len()).any(|window| window == text.as_bytes());
     assert!(has("kept") && !has(SECRET));

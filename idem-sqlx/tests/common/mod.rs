@@ -11,7 +11,7 @@ use idem_runtime::{
     StorageKey, Store, StoreError,
 };
 use idem_sqlx::{DatabaseError, Problem};
-use tokio::time::sleep;
+use idem_testkit::wait::until;
 
 pub(crate) const LEASE: Duration = Duration::from_secs(30);
 pub(crate) const TTL: Duration = Duration::from_secs(60 * 60);
@@ -67,26 +67,32 @@ pub(crate) async fn claim_for<S: Store>(store: &S, key: &StorageKey, lease: Dura
 
 /// Begins until the key can be claimed, once an earlier claim was released.
 pub(crate) async fn claim_in_time<S: Store>(store: &S, key: &StorageKey) -> S::Claim {
-    for _ in 0..1000 {
+    let mut claimed = None;
+    until("the key is free", async || {
         match store.begin(key, &MINE, &OPTIONS).await {
-            Ok(Begin::Claimed(claim)) => return claim,
-            Ok(Begin::InFlight(_)) => sleep(Duration::from_millis(10)).await,
+            Ok(Begin::Claimed(claim)) => claimed = Some(claim),
+            Ok(Begin::InFlight(_)) => {}
             begun => panic!("the key becomes free, but `begin` gave {}", shown(&begun)),
         }
-    }
-    panic!("the key does not become free")
+        claimed.is_some()
+    })
+    .await;
+    claimed.expect("it was claimed")
 }
 
 /// Waits until the lease of the claim under `key` has expired.
 pub(crate) async fn abandoned<S: Store>(store: &S, key: &StorageKey) -> S::Claim {
-    loop {
+    let mut found = None;
+    until("the lease has expired", async || {
         match store.begin(key, &MINE, &OPTIONS).await {
-            Ok(Begin::Abandoned(claim)) => return claim,
+            Ok(Begin::Abandoned(claim)) => found = Some(claim),
             Ok(Begin::InFlight(found)) => assert_eq!(found, MINE),
             begun => panic!("a claim without an owner stays, but `begin` gave {}", shown(&begun)),
         }
-        sleep(Duration::from_millis(5)).await;
-    }
+        found.is_some()
+    })
+    .await;
+    found.expect("it was found")
 }
 
 pub(crate) async fn leave_record<S: Store>(store: &S, key: &StorageKey, text: &str) {

@@ -1,9 +1,8 @@
 //! Commits that fail, and commits that are not confirmed.
 
-use std::time::Duration;
-
 use idem_testkit::postgres::Postgres as Server;
 use idem_testkit::proxy::{Direction, Fault, Proxy};
+use idem_testkit::wait::until;
 use sqlx::postgres::PgPoolOptions;
 
 use crate::shop::{Effects, Shop, postgres_service, send, start};
@@ -153,12 +152,7 @@ async fn a_statement_that_the_handler_stopped_waiting_for_does_not_go_on_at_the_
     assert_eq!(shop.send("/act/hasty-500", "a").await.status, 500);
     let running =
         "SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%pg_sleep(600)%' AND pid <> pg_backend_pid()";
-    let ended = async {
-        while shop.keeper.sql(running).trim() != "0" {
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(30), ended).await.expect("the server ends the statement");
+    shop.keeper.wait_until(running, "0").await;
     assert_eq!(shop.send("/act/201", "b").await.brief(), (201, "run 2"));
 }
 
@@ -176,9 +170,7 @@ async fn a_commit_that_waits_keeps_its_place_in_the_pool() {
     assert!(reply.status == 503 && reply.retry_after, "{reply:?}");
     assert_eq!(shop.app.pool.size(), 2, "the gate, and the commit");
     sqlx::raw_sql("SELECT pg_advisory_unlock(1)").execute(&mut *gate).await.unwrap();
-    while shop.app.pool.size() > 1 {
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+    until("the commit has ended", async || shop.app.pool.size() == 1).await;
     let retry = shop.send("/act/201", "a").await;
     assert_eq!((retry.brief(), retry.replayed), ((201, "run 1"), true));
     assert_eq!(shop.effects().await, 1);
@@ -206,9 +198,8 @@ async fn with_log(settings: &[&str]) -> Shop<sqlx::Postgres, Server> {
 /// Returns the log up to now, which is marked.
 async fn log(shop: &Shop<sqlx::Postgres, Server>, mark: &str) -> String {
     // What the pool sends when a connection returns comes before.
-    while shop.app.pool.num_idle() < usize::try_from(shop.app.pool.size()).unwrap() {
-        tokio::time::sleep(Duration::from_millis(1)).await;
-    }
+    let pool = &shop.app.pool;
+    until("all connections are idle", async || pool.num_idle() == usize::try_from(pool.size()).unwrap()).await;
     shop.keeper.sql(&format!("DO $$ BEGIN RAISE WARNING '{mark}'; END $$"));
     // In two parts, since the query is in the log as well.
     let is_marked = format!("SELECT strpos(pg_read_file('log/all.log'), 'WARNING:  ' || '{mark}') > 0");
