@@ -3,7 +3,8 @@
 use std::str;
 
 use axum::body::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use http::uri::PathAndQuery;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use idem_runtime::{Idempotency, Key, Scope, StorageKey};
 use serde::Deserialize;
 
@@ -26,6 +27,8 @@ pub(super) struct Fields {
     pub(super) values: String,
     pub(super) header: String,
     pub(super) header_values: String,
+    /// Method and path, if they are part of the scope.
+    pub(super) path: String,
     pub(super) settle: Settle,
     pub(super) status: String,
     pub(super) content_type: String,
@@ -73,7 +76,7 @@ pub(super) enum Settle {
     DidNotHappen,
 }
 
-/// ScopeKind key, and which.
+/// Which key, and whose it is.
 pub(super) struct LookUp {
     pub(super) scope: Scope,
     pub(super) key: Key,
@@ -124,7 +127,13 @@ impl Fields {
                     })?
             }
         };
-        Ok(LookUp { scope, key })
+        if self.path.trim().is_empty() {
+            return Ok(LookUp { scope, key });
+        }
+        let (method, path) = method_and_path(&self.path).ok_or_else(|| {
+            Mistake::new("path", "Write the method and the path as the client sent them, such as POST /orders/7.")
+        })?;
+        Ok(LookUp { scope: scope.with_path(method.as_str(), path.path()), key })
     }
 
     /// The change that was confirmed; `None` of what changes nothing.
@@ -165,6 +174,15 @@ impl Fields {
         }
         Ok(RecordedResponse { status, headers, body: body.into(), ..RecordedResponse::default() })
     }
+}
+
+/// Method and path, which may be those of an access log: with a query, and with the version of HTTP.
+fn method_and_path(text: &str) -> Option<(Method, PathAndQuery)> {
+    let mut words = text.split_ascii_whitespace();
+    let method = Method::from_bytes(words.next()?.to_ascii_uppercase().as_bytes()).ok()?;
+    let path = words.next().filter(|path| path.starts_with('/'))?.parse().ok()?;
+    let ends = words.next().is_none_or(|version| version.starts_with("HTTP/")) && words.next().is_none();
+    ends.then_some((method, path))
 }
 
 /// Adds each line as a value; `None` where there is none. A line break at the end ends the last line, and browsers send

@@ -54,7 +54,8 @@
 //! ```
 //!
 //! `scope` is `unscoped`, `values` or `header`; the default is `unscoped`. With `scope=values`, the field `values` has one value of the
-//! scope on each line. A key whose scope has `path` cannot be looked up here. The status is 404 if the key is free.
+//! scope on each line. If the scope of the endpoint contains `path`, add the field `path`: method and path as sent, as in
+//! `--data-urlencode path='POST /orders/7'`. The status is 404 if the key is free.
 
 use std::fmt;
 use std::sync::Arc;

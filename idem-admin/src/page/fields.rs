@@ -15,7 +15,7 @@ impl Frame<'_> {
                 (problem(wrong(id)))
                 input type="text" id=(id) name=(name) value=(value) spellcheck="false" autocapitalize="none" autocomplete="off"
                     required[id == "key"] aria-invalid=[invalid(wrong(id))] autofocus[focus(id)]
-                    aria-describedby=[described(wrong(id)).or((id == "key").then(|| "key-hint".to_owned()))];
+                    aria-describedby=[described(wrong(id)).or(["key", "path"].contains(&id).then(|| format!("{id}-hint")))];
             }
         };
         let lines = |id: &'static str, name: &str, value: &str| {
@@ -40,7 +40,7 @@ impl Frame<'_> {
                     }
                     fieldset {
                         legend { "Whose key is it?" }
-                        (scope(ScopeKind::Unscoped, "No particular caller’s", html! { "The endpoint has no scope, or " code { "scope = global" } ", or its scope is a header that the request did not have" }))
+                        (scope(ScopeKind::Unscoped, "No particular caller’s", html! { "The endpoint has no scope, or " code { "scope = global" } " or " code { "scope = path" } ", or its scope is a header that the request did not have" }))
                         (scope(ScopeKind::Values, "A caller’s, by what the service knows of them",
                             html! { "As with " code { "scope = tenant" } " or " code { "scope = (tenant, user)" } }))
                         .more {
@@ -59,6 +59,14 @@ impl Frame<'_> {
                                 (lines("header-values", "header_values", &fields.header_values))
                             }
                         }
+                    }
+                    .field {
+                        label for="path" { "Method and path of the request" }
+                        p.hint id="path-hint" {
+                            "Only if the scope of the endpoint contains " code { "path" } ", as in " code { "scope = path" } ", " code { "Policy::ACP" }
+                            " or " code { "Policy::WEBHOOK" } ". As the client sent them, such as POST /orders/7; a query does not count."
+                        }
+                        (line("path", "path", &fields.path))
                     }
                     .buttons { button name="step" value="look-up" { "Look up" } }
                 }
@@ -87,6 +95,7 @@ impl Frame<'_> {
             input type="hidden" name="key" value=(fields.key);
             input type="hidden" name="scope" value=(whose(fields.scope));
             input type="hidden" name="header" value=(fields.header);
+            input type="hidden" name="path" value=(fields.path);
             (unseen("values", &fields.values))
             (unseen("header_values", &fields.header_values))
         }

@@ -109,7 +109,11 @@ impl Frame<'_> {
                 p { "A request with this key runs as a new one." }
                 @if said.is_none() {
                     p { "The key was never used, or its record has expired or was forgotten. Or it is another key: capitals count, "
-                        "and so does whose key it is." }
+                        "and so does whose key it is."
+                        @if !fields.path.trim().is_empty() { " If the scope contains " code { "path" } ", so do the method and the path." } }
+                    @if fields.path.trim().is_empty() {
+                        p { "If the scope of the endpoint contains " code { "path" } ", the method and the path are needed as well." }
+                    }
                 }
             }
         })

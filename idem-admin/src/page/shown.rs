@@ -62,6 +62,7 @@ pub(super) fn facts(fields: &Fields, details: &KeyDetails) -> Markup {
                 ScopeKind::Values => { dt { "Of" } dd { (values(&fields.values)) } }
                 ScopeKind::Header => { dt { "Of" } dd { (fields.header) ": " (values(&fields.header_values)) } }
             }
+            @if !fields.path.trim().is_empty() { dt { "On" } dd { code { (fields.path) } } }
             @if let Some(endpoint) = &details.endpoint { dt { "Endpoint" } dd { code { (endpoint) } } }
             @if let Some(at) = details.started_at { dt { "Started" } dd { (time(at)) ", " (distance(at, details.now)) " ago" } }
             @if let Some(replays) = details.replays {

@@ -3,9 +3,9 @@
 use axum::Router;
 use axum::extract::{Path, State};
 use axum::http::HeaderMap;
-use axum::routing::post;
-use idem_axum::idempotent;
-use idem_tests::{Ask, Probe, Setup, post as send};
+use axum::routing::{post, put};
+use idem_axum::{Policy, idempotent};
+use idem_tests::{Ask, Probe, Setup, post as send, put as send_put};
 
 use super::desk::{Desk, page};
 
@@ -38,6 +38,26 @@ async fn by_header(_: HeaderMap, State(probe): State<Probe>) -> String {
     canary(&probe).await
 }
 
+#[idempotent(scope = path)]
+async fn by_path(State(probe): State<Probe>) -> String {
+    canary(&probe).await
+}
+
+#[idempotent(policy = Policy::WEBHOOK, header = "webhook-id")]
+async fn webhook(State(probe): State<Probe>) -> String {
+    canary(&probe).await
+}
+
+#[idempotent(scope = (user, path))]
+async fn by_value_and_path(Path(user): Path<String>, State(probe): State<Probe>) -> String {
+    canary(&probe).await
+}
+
+#[idempotent(scope = (header("X-Tenant"), path))]
+async fn by_header_and_path(State(probe): State<Probe>) -> String {
+    canary(&probe).await
+}
+
 const ABC: &str = "abc-1";
 const QUOTED: &str = "\"abc-1\"";
 
@@ -49,7 +69,11 @@ async fn assert_found(header: &str, ask: Ask, scope: &[(&str, &str)], elsewhere:
             .route("/unscoped", post(by_global))
             .route("/value/{user}", post(by_value))
             .route("/values/{tenant}/{user}", post(by_values))
-            .route("/header", post(by_header));
+            .route("/header", post(by_header))
+            .route("/path/{id}", post(by_path).put(by_path))
+            .nest("/hooks", Router::new().route("/{source}", post(webhook)))
+            .route("/value-and-path/{user}", put(by_value_and_path))
+            .route("/header-and-path", post(by_header_and_path));
         let setup = Setup::of(routes);
         let ask = ask.clone().header(header, sent);
         let first = ask.to(&setup.app).await;
@@ -123,4 +147,74 @@ async fn in_the_scope_of_a_header() {
     let (_, hint) = page.text().split_once("id=\"scope-unscoped-hint\"").unwrap();
     let hint = hint.split_once("</p>").unwrap().0;
     assert!(hint.contains("a header that the request did not have"), "{hint}");
+}
+
+fn on(path: &str) -> [(&str, &str); 1] {
+    [("path", path)]
+}
+
+#[tokio::test]
+async fn in_a_scope_with_the_path() {
+    let elsewhere: [&[_]; 5] =
+        [UNSCOPED, &on("PUT /path/7"), &on("POST /path/8"), &on("POST /path/7/"), &values("POST /path/7")];
+    let ask = send("/path/7?page=2");
+    assert_found("idempotency-key", ask.clone(), &on("POST /path/7"), &elsewhere).await;
+    // As a line of an access log has it.
+    assert_found("idempotency-key", ask.clone(), &on(" post  /path/7?page=2 HTTP/1.1\r\n"), &elsewhere).await;
+    let escaped = send_put("/path/%37");
+    assert_found("idempotency-key", escaped, &on("PUT /path/%37"), &[&on("PUT /path/7")]).await;
+    assert_found("webhook-id", send("/hooks/stripe"), &on("POST /hooks/stripe"), &[UNSCOPED, &on("POST /stripe")])
+        .await;
+}
+
+#[tokio::test]
+async fn in_a_scope_with_the_path_and_a_value() {
+    let path = on("PUT /value-and-path/ada");
+    let elsewhere: [&[_]; 2] = [&path, &values("ada")];
+    let ask = send_put("/value-and-path/ada");
+    assert_found("idempotency-key", ask, &[&values("ada")[..], &path].concat(), &elsewhere).await;
+    let path = on("POST /header-and-path");
+    let tenant = header("X-Tenant", "acme");
+    let ask = send("/header-and-path").header("x-tenant", "acme");
+    assert_found("idempotency-key", ask, &[&tenant[..], &path].concat(), &[&path, &tenant]).await;
+}
+
+#[tokio::test]
+async fn a_path_that_is_missing_or_wrong_is_explained() {
+    let setup = Setup::of(Router::new().route("/path/{id}", post(by_path)));
+    send("/path/7").header("idempotency-key", ABC).to(&setup.app).await.assert_ran(200);
+    let desk = Desk::over(&setup.idempotency);
+    for wrong in
+        ["/path/7", "POST", "POST path/7", "POST https://shop.example/path/7", "POST /path/7 8", "P\u{e4} /path/7"]
+    {
+        let fields = [("key", ABC), ("path", wrong)];
+        let reply = desk.send(&fields).await;
+        let text = "Write the method and the path as the client sent them, such as POST /orders/7.";
+        assert!(reply.status == 400 && reply.text().contains(text), "{wrong}: {}", reply.text());
+        assert!(reply.text().contains("id=\"path-wrong\"") && reply.text().contains(&format!("value=\"{wrong}\"")));
+        let json = desk.json(&fields).await;
+        assert!(json.status == 400 && json.text().contains(text), "{wrong}: {}", json.text());
+    }
+    let missing = desk.send(&[("key", ABC)]).await;
+    let hint = "If the scope of the endpoint contains <code>path</code>, the method and the path are needed as well.";
+    assert!(missing.status == 404 && missing.text().contains(hint), "{}", missing.text());
+    let other = desk.send(&[("key", ABC), ("path", "POST /path/8")]).await;
+    assert!(other.status == 404 && !other.text().contains(hint), "{}", other.text());
+    assert!(other.text().contains("so do the method and the path"), "{}", other.text());
+}
+
+#[tokio::test]
+async fn a_change_is_made_under_the_path_that_was_looked_up() {
+    let setup = Setup::of(Router::new().route("/path/{id}", post(by_path)));
+    for path in ["/path/7", "/path/8"] {
+        send(path).header("idempotency-key", ABC).to(&setup.app).await.assert_ran(200);
+    }
+    let desk = Desk::over(&setup.idempotency);
+    let fields = [("key", ABC), ("path", "POST /path/7")];
+    let found = desk.send(&fields).await;
+    assert!(found.text().contains("<dt>On</dt><dd><code>POST /path/7</code></dd>"), "{}", found.text());
+    assert!(found.text().contains("<input type=\"hidden\" name=\"path\" value=\"POST /path/7\">"), "{}", found.text());
+    assert_eq!(desk.change(&fields, "forget").await.status, 200);
+    assert_eq!(desk.json(&fields).await.status, 404);
+    assert_eq!(desk.json(&[("key", ABC), ("path", "POST /path/8")]).await.status, 200);
 }
