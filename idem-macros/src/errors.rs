@@ -37,7 +37,8 @@ impl Errors {
     }
 }
 
-/// "unknown option `tll`; did you mean `ttl`?", or every known name if none is near.
+/// "unknown option `tll`; did you mean `ttl`?", or every known name if none is near. A known name is as it must be written, with its
+/// arguments: `wait("5s")`.
 pub(crate) fn unknown(what: &str, name: &str, known: &[&str]) -> String {
     match did_you_mean(name, known) {
         Some(meant) => format!("unknown {what} `{name}`; did you mean `{meant}`?"),
@@ -58,9 +59,14 @@ pub(crate) fn one_of(names: &[&str]) -> String {
 /// The known name nearest to `name`, if it is near enough to be meant.
 pub(crate) fn did_you_mean<'a>(name: &str, known: &[&'a str]) -> Option<&'a str> {
     let name = name.to_lowercase().replace('-', "_");
-    let near = |known: &str| distance(&name, known) <= 1 + known.len() / 4;
-    let candidates = known.iter().copied().filter(|known| near(known));
-    candidates.min_by_key(|known| distance(&name, known))
+    let distance = |known: &str| distance(&name, word_of(known));
+    let candidates = known.iter().copied().filter(|known| distance(known) <= 1 + word_of(known).len() / 4);
+    candidates.min_by_key(|known| distance(known))
+}
+
+/// The word of `wait("5s")`.
+fn word_of(known: &str) -> &str {
+    known.split_once('(').map_or(known, |(word, _)| word)
 }
 
 /// Edits that turn `a` into `b`: insert, remove or replace one character, or swap two neighbours.
@@ -131,5 +137,12 @@ mod tests {
     fn unknown_names_without_a_near_one_list_what_is_known() {
         assert_eq!(unknown("term", "x", &["refuse", "rerun"]), "unknown term `x`; write one of `refuse` and `rerun`");
         assert_eq!(unknown("term", "rerum", &["refuse", "rerun"]), "unknown term `rerum`; did you mean `rerun`?");
+    }
+
+    #[test]
+    fn names_are_suggested_with_the_arguments_that_they_need() {
+        let known = ["reject", "wait(\"5s\")"];
+        assert_eq!(unknown("value", "wiat", &known), "unknown value `wiat`; did you mean `wait(\"5s\")`?");
+        assert_eq!(unknown("value", "x", &known), "unknown value `x`; write one of `reject` and `wait(\"5s\")`");
     }
 }

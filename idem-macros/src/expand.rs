@@ -9,7 +9,7 @@ mod plain;
 use crate::{
     errors, function,
     handler::{self, Handler},
-    options::{self, OptionName, WrittenOption},
+    options::{self, OptionName, Target, WrittenOption},
     resolve::{self, ResolvedOptions},
     spans::{located_at, mixed_site_at},
 };
@@ -24,7 +24,7 @@ use syn::{
 };
 
 pub(crate) fn expand(options: TokenStream, item: TokenStream) -> TokenStream {
-    let (written, unreadable) = errors::collect(|errors| options::parse(options.clone(), errors));
+    let (written, unreadable) = errors::collect(|errors| options::parse(options.clone(), Target::of(&options), errors));
     if written.iter().any(|option| option.name == OptionName::Engine) {
         return plain_function(&written, &quote!(::idem_axum), item, &unreadable);
     }
@@ -45,7 +45,7 @@ pub(crate) fn expand(options: TokenStream, item: TokenStream) -> TokenStream {
 
 /// For a crate without handlers: `engine` must be written.
 pub(crate) fn expand_function(options: TokenStream, item: TokenStream) -> TokenStream {
-    let (written, unreadable) = errors::collect(|errors| options::parse(options, errors));
+    let (written, unreadable) = errors::collect(|errors| options::parse(options, Target::Function, errors));
     plain_function(&written, &quote!(::idem_runtime), item, &unreadable)
 }
 

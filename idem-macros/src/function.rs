@@ -47,7 +47,10 @@ pub(crate) fn resolve(
             OptionName::Scope => scope = errors.keep(function_scope(value)),
             OptionName::Key => key = errors.keep(function_key(value, function, variables.as_ref())),
             OptionName::Fingerprint => fingerprint = errors.keep(function_fingerprint(value)).flatten(),
-            OptionName::Ttl => settings.extend(errors.keep(resolve::ttl(value)).map(|ttl| quote!(.ttl(#ttl)))),
+            OptionName::Ttl => {
+                let ttl = written_out(value, name.example(), "ttl").and_then(resolve::ttl);
+                settings.extend(errors.keep(ttl).map(|ttl| quote!(.ttl(#ttl))));
+            }
             OptionName::InFlight => settings.extend(errors.keep(in_flight(value, &krate))),
             OptionName::Abandoned => settings
                 .extend(errors.keep(resolve::abandoned(value, &krate)).map(|abandoned| quote!(.abandoned(#abandoned)))),
@@ -137,6 +140,20 @@ fn function_fingerprint(value: &Expr) -> syn::Result<Option<Expr>> {
     at_once(value, "fingerprint").map(Some)
 }
 
+/// A duration that is not the name of a constant: there is no policy that could have it.
+fn written_out<'a>(duration: &'a Expr, example: &str, method: &str) -> syn::Result<&'a Expr> {
+    match value::bare(duration) {
+        Expr::Lit(_) | Expr::Unary(_) => Ok(duration),
+        _ => {
+            let message = format!(
+                "expected a duration in quotes: write `{example}`; for a constant, call `Idempotency::once` and its `{method}` \
+                 instead of the attribute"
+            );
+            Err(syn::Error::new_spanned(duration, message))
+        }
+    }
+}
+
 /// `reject` or `wait("5s")`
 fn in_flight(value: &Expr, krate: &TokenStream) -> syn::Result<TokenStream> {
     if value::word(value).is_some_and(|word| word == "reject") {
@@ -145,7 +162,8 @@ fn in_flight(value: &Expr, krate: &TokenStream) -> syn::Result<TokenStream> {
     match value::call(value) {
         Some((name, arguments)) if name == "wait" => match value::argument(arguments) {
             Some(longest) => {
-                let longest = quoted_duration(resolve::wait(longest)?);
+                let longest = written_out(longest, "wait(\"5s\")", "in_flight").and_then(resolve::wait)?;
+                let longest = quoted_duration(longest);
                 Ok(quote!(.in_flight(#krate::WhenInFlight::Wait(#longest))))
             }
             None => Err(syn::Error::new_spanned(value, "`wait` needs a duration: write `wait(\"5s\")`")),
@@ -155,7 +173,7 @@ fn in_flight(value: &Expr, krate: &TokenStream) -> syn::Result<TokenStream> {
                 "a function has no status: write `reject`, which returns `RefusalReason::InFlight` as its error";
             Err(syn::Error::new_spanned(value, message))
         }
-        _ => Err(value::unknown(value, "value", &["reject", "wait"])),
+        _ => Err(value::unknown(value, "value", &["reject", "wait(\"5s\")"])),
     }
 }
 
@@ -209,5 +227,19 @@ fn is_reference(receiver: &Receiver) -> bool {
         ReceiverKind::Reference(..) => true,
         ReceiverKind::Typed(_, ty) => is_borrowed(ty),
         _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::options::OF_FUNCTIONS;
+
+    #[test]
+    fn the_options_that_are_suggested_for_a_function_mean_something() {
+        for name in OptionName::ALL {
+            let means_something = OptionName::named(name).is_some_and(|name| meaningless(name).is_none());
+            assert_eq!(OF_FUNCTIONS.contains(name), means_something, "{name}");
+        }
     }
 }

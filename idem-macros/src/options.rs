@@ -17,13 +17,13 @@ macro_rules! options {
         pub(crate) enum OptionName { $($key),* }
 
         impl OptionName {
-            const ALL: &[&str] = &[$($name),*];
+            pub(crate) const ALL: &[&str] = &[$($name),*];
 
-            fn named(name: &str) -> Option<Self> {
+            pub(crate) fn named(name: &str) -> Option<Self> {
                 match name { $($name => Some(Self::$key),)* _ => None }
             }
 
-            /// What to write, for messages.
+            /// What to write for a handler, for messages.
             pub(crate) fn example(self) -> &'static str {
                 match self { $(Self::$key => $example),* }
             }
@@ -56,6 +56,41 @@ options! {
     Crate "crate" "crate = ::idem_axum"
 }
 
+/// The options of a function without a request. A test of `function` compares them with what it takes.
+pub(crate) const OF_FUNCTIONS: &[&str] =
+    &["engine", "key", "ttl", "fingerprint", "scope", "in_flight", "abandoned", "crate"];
+
+/// What the attribute is written on, as far as its options say.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Target {
+    Handler,
+    Function,
+}
+
+impl Target {
+    /// A function is known by `engine`.
+    pub(crate) fn of(options: &TokenStream) -> Self {
+        let is_engine = |token| matches!(token, TokenTree::Ident(name) if name == "engine");
+        if options.clone().into_iter().any(is_engine) { Self::Function } else { Self::Handler }
+    }
+
+    fn known(self) -> &'static [&'static str] {
+        match self {
+            Self::Handler => OptionName::ALL,
+            Self::Function => OF_FUNCTIONS,
+        }
+    }
+
+    fn example(self, name: OptionName) -> &'static str {
+        match (self, name) {
+            (Self::Function, OptionName::Key) => "key = order.id",
+            (Self::Function, OptionName::Scope) => "scope = \"ship\"",
+            (Self::Function, OptionName::Fingerprint) => "fingerprint = order",
+            _ => name.example(),
+        }
+    }
+}
+
 /// One option.
 pub(crate) struct WrittenOption {
     pub(crate) name: OptionName,
@@ -66,12 +101,12 @@ pub(crate) struct WrittenOption {
 }
 
 /// All options that could be read, each at most once, in the order of [`OptionName`].
-pub(crate) fn parse(tokens: TokenStream, errors: &mut Errors) -> Vec<WrittenOption> {
+pub(crate) fn parse(tokens: TokenStream, target: Target, errors: &mut Errors) -> Vec<WrittenOption> {
     let mut options = Vec::new();
     let parser = |input: ParseStream| {
         while !input.is_empty() {
             let mut separators = "`,`";
-            match option(input) {
+            match option(input, target) {
                 Ok(option) => {
                     if matches!(option.name, OptionName::Fingerprint | OptionName::Record | OptionName::Replay) {
                         separators = "`+` or `,`";
@@ -104,7 +139,7 @@ fn add(options: &mut Vec<WrittenOption>, option: WrittenOption, errors: &mut Err
     }
 }
 
-fn option(input: ParseStream) -> syn::Result<WrittenOption> {
+fn option(input: ParseStream, target: Target) -> syn::Result<WrittenOption> {
     let (ident, spelling) = name(input)?;
     let written = spelling.to_string().replace(' ', "");
     let Some(name) = OptionName::named(&written) else {
@@ -112,10 +147,10 @@ fn option(input: ParseStream) -> syn::Result<WrittenOption> {
         if input.parse::<Token![=]>().is_ok() {
             value(input).ok();
         }
-        let message = errors::unknown("option", &written, OptionName::ALL);
+        let message = errors::unknown("option", &written, target.known());
         return Err(syn::Error::new_spanned(spelling, message));
     };
-    let example = name.example();
+    let example = target.example(name);
     if matches!(name, OptionName::Required | OptionName::Shadow) && ends(input) {
         return Ok(WrittenOption { name, ident, value: None });
     }
@@ -203,7 +238,7 @@ mod tests {
     use quote::quote;
 
     fn read(tokens: TokenStream) -> (Vec<OptionName>, String) {
-        let (options, mistakes) = collect(|errors| parse(tokens, errors));
+        let (options, mistakes) = collect(|errors| parse(tokens, Target::Handler, errors));
         (options.iter().map(|option| option.name).collect(), mistakes.to_string())
     }
 

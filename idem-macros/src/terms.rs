@@ -51,7 +51,8 @@ enum FingerprintTerm {
     Header(String),
 }
 
-const PARTS: &[&str] = &["method", "path", "query", "body", "json", "header", "none"];
+/// `none` is last: it is written alone.
+const PARTS: &[&str] = &["method", "path", "query", "body", "json", "header(\"Name\")", "none"];
 
 /// Whether a fingerprint is `none`: without any part.
 pub(crate) fn is_none(sum: &Expr) -> bool {
@@ -62,12 +63,14 @@ pub(crate) fn is_none(sum: &Expr) -> bool {
 pub(crate) fn fingerprint(sum: &Expr, private: &TokenStream, errors: &mut Errors) -> Option<TokenStream> {
     let mut parts = BTreeSet::new();
     let mut pointers = BTreeSet::new();
-    for term in terms(sum, errors)? {
+    let terms = terms(sum, errors)?;
+    let known = if terms.len() == 1 { PARTS } else { &PARTS[..PARTS.len() - 1] };
+    for term in terms {
         if let Some(minus) = term.minus {
             errors.at(minus, "a fingerprint cannot use `-`: name the parts that count, joined by `+`");
             continue;
         }
-        let Some(part) = errors.keep(part(term.value)) else { continue };
+        let Some(part) = errors.keep(part(term.value, known)) else { continue };
         let repeated = match part {
             // Pointers are one part however they are spread over terms.
             FingerprintTerm::JsonPointers(new) => new.into_iter().any(|pointer| !pointers.insert(pointer)),
@@ -92,7 +95,7 @@ pub(crate) fn fingerprint(sum: &Expr, private: &TokenStream, errors: &mut Errors
     Some(quote!(&[#(#parts),*]))
 }
 
-fn part(term: &Expr) -> syn::Result<FingerprintTerm> {
+fn part(term: &Expr, known: &[&str]) -> syn::Result<FingerprintTerm> {
     let (name, arguments) = match value::call(term) {
         Some((name, arguments)) => (Some(name), Some(arguments)),
         None => (value::word(term), None),
@@ -112,7 +115,7 @@ fn part(term: &Expr) -> syn::Result<FingerprintTerm> {
         ("none", None) => {
             Err(syn::Error::new_spanned(term, "`none` is written alone: remove it, or write `fingerprint = none`"))
         }
-        _ => Err(value::unknown(term, "term", PARTS)),
+        _ => Err(value::unknown(term, "term", known)),
     }
 }
 
@@ -128,12 +131,12 @@ fn pointers(term: &Expr, arguments: &Punctuated<Expr, Token![,]>) -> syn::Result
             return Err(syn::Error::new_spanned(argument, message));
         };
         // RFC 6901, section 3
-        if !pointer.is_empty() && !pointer.starts_with('/') {
-            let message = format!("a JSON pointer must start with `/`: write `\"/{pointer}\"`");
-            return Err(syn::Error::new_spanned(argument, message));
-        }
         if pointer.split('~').skip(1).any(|after| !after.starts_with(['0', '1'])) {
             let message = "in a JSON pointer write `~0` for `~`, and `~1` for a `/` inside a name";
+            return Err(syn::Error::new_spanned(argument, message));
+        }
+        if !pointer.is_empty() && !pointer.starts_with('/') {
+            let message = format!("a JSON pointer must start with `/`: write `\"/{pointer}\"`");
             return Err(syn::Error::new_spanned(argument, message));
         }
         if !pointers.insert(pointer) {

@@ -4,7 +4,7 @@ use crate::{errors::collect, options};
 /// The chain and the scope, without white space; and the mistakes.
 fn resolved(options: TokenStream) -> (String, usize, String) {
     let (resolved, mistakes) = collect(|errors| {
-        let options = options::parse(options, errors);
+        let options = options::parse(options, options::Target::Handler, errors);
         let arguments = [syn::parse_quote!(User { user, ids }: User), syn::parse_quote!(event: Json<Event>)];
         resolve(&options, Some(&arguments), errors)
     });
@@ -159,10 +159,12 @@ fn values_that_are_refused() {
     refused(quote!(scope = user.id().await), "cannot use `.await`, `?` or `return`");
     refused(quote!(scope = (1, user.id()?)), "cannot use `.await`, `?` or `return`");
     refused(quote!(in_flight = rejct), "did you mean `reject`?");
+    refused(quote!(in_flight = wiat), "did you mean `wait(\"5s\")`?");
+    refused(quote!(in_flight = "wait"), "write one of `reject` and `wait(\"5s\")`");
     refused(quote!(in_flight = "reject"), "remove the quotes: write `reject`");
     refused(quote!(in_flight = 423), "write for example `reject(423)`");
     refused(quote!(in_flight = (reject)), "parentheses");
-    refused(quote!(in_flight = a::b), "write one of `reject` and `wait`");
+    refused(quote!(in_flight = a::b), "write one of `reject` and `wait(\"5s\")`");
     refused(quote!(in_flight = reject(300)), "from 400 to 599, or from 200 to 299");
     refused(quote!(in_flight = reject(199)), "from 400 to 599, or from 200 to 299");
     refused(quote!(in_flight = reject(600)), "from 400 to 599, or from 200 to 299");

@@ -44,7 +44,9 @@ fn the_order_of_terms_never_changes_the_fingerprint() {
 #[test]
 fn fingerprints_that_are_none() {
     refused(parse_quote!(bod + path), fingerprint, &["unknown term `bod`; did you mean `body`?"]);
-    refused(parse_quote!(cookies), fingerprint, &["unknown term `cookies`; write one of `method`"]);
+    refused(parse_quote!(cookies), fingerprint, &["`json`, `header(\"Name\")` and `none`"]);
+    refused(parse_quote!(body + cookies), fingerprint, &["`json` and `header(\"Name\")`"]);
+    refused(parse_quote!(headr), fingerprint, &["did you mean `header(\"Name\")`?"]);
     refused(parse_quote!(path + path), fingerprint, &["already"]);
     refused(parse_quote!(header("A") + header("a")), fingerprint, &["already"]);
     refused(parse_quote!(json("/a", "/a")), fingerprint, &["already"]);
