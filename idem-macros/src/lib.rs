@@ -68,7 +68,7 @@ use proc_macro::TokenStream;
 ///
 /// - `fingerprint = method + json("/order", "/lines/0")`: only these parts of a JSON body, by JSON pointer. `json` alone is the whole
 ///   document, without regard to white space and to the order of members; `body` is every byte. The method and the matched route are always
-///   part of the fingerprint. So a key used on one endpoint is refused on another of the same scope.
+///   part of the fingerprint, so `method` adds nothing. A key used on one endpoint is refused on another of the same scope.
 /// - `record = all - 400 - 422`: a response that is not recorded releases the key, and the handler runs again on a retry.
 ///
 /// A flag is off unless it is written or the `policy` has it. To turn it off, write `.optional()` or `.enforced()` in the `const` policy.

@@ -148,3 +148,20 @@ fn every_file_of_promises_and_features_is_a_module() {
         }
     }
 }
+
+#[test]
+fn every_text_of_an_event_in_the_guide_is_logged() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let (mut files, mut sources) = (Vec::new(), String::new());
+    for folder in ["idem-admin", "idem-axum", "idem-redis", "idem-runtime", "idem-sqlx"] {
+        read(&root.join(folder).join("src"), &mut files, &mut sources);
+    }
+    let table = include_str!("../../idem-axum/src/guide/observing.md").lines();
+    let rows = table.filter(|line| line.starts_with("| `ERROR`") || line.starts_with("| `WARN`"));
+    let code = rows.flat_map(|line| line.split('`').skip(1).step_by(2));
+    let texts: Vec<_> = code.filter(|code| code.split(' ').count() > 4).collect();
+    assert_eq!(texts.len(), 4, "{texts:?}");
+    for text in texts {
+        assert!(sources.contains(&format!("\"{text}\"")), "no event says `{text}`");
+    }
+}

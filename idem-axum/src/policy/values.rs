@@ -24,7 +24,7 @@ use super::validate::{self, require};
 /// [Choosing a fingerprint](crate::guide::fingerprints) says which parts to take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Part {
-    /// The method.
+    /// The method. It always takes part, so this adds nothing.
     Method,
     /// The path, as it was sent.
     Path,
