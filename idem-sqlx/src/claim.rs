@@ -77,26 +77,9 @@ pub(crate) struct LeasedClaim<D: Dialect> {
     pub(crate) ttl: Duration,
     /// A release was sent, and may have taken effect. Shared by clones.
     pub(crate) maybe_released: Arc<AtomicBool>,
-    /// Set if `begin` was sent twice: its first try may arrive when this claim has been released, and make a claim without an owner.
-    pub(crate) late_begin: Option<LateBegin<D>>,
-}
-
-/// What releases the claim that a late `begin` makes.
-pub(crate) struct LateBegin<D: Dialect> {
-    unconfirmed: Arc<UnconfirmedClaims<ClaimReleaser<D>>>,
-    lease: Duration,
-}
-
-impl<D: Dialect> LateBegin<D> {
-    pub(crate) fn new(unconfirmed: &Arc<UnconfirmedClaims<ClaimReleaser<D>>>, lease: Duration) -> Self {
-        Self { unconfirmed: Arc::clone(unconfirmed), lease }
-    }
-}
-
-impl<D: Dialect> Clone for LateBegin<D> {
-    fn clone(&self) -> Self {
-        Self { unconfirmed: Arc::clone(&self.unconfirmed), ..*self }
-    }
+    /// Set if `begin` was sent twice: its first try may arrive when this claim has been released, and make a claim without an owner,
+    /// with this lease.
+    pub(crate) late_begin: Option<(Arc<UnconfirmedClaims<ClaimReleaser<D>>>, Duration)>,
 }
 
 /// How long a claim is kept, counted from its last renewal: its lease, and then its TTL while it is abandoned. If it expired with
@@ -194,7 +177,7 @@ impl<D: Dialect> Claim for LeasedClaim<D> {
         let earlier = self.maybe_released.swap(true, Ordering::SeqCst);
         // A release that is dropped half-way, or fails, leaves the flag set.
         let change = self.end(Step::Release, &self.executor.statements.release, &values).await?;
-        if let Some(LateBegin { unconfirmed, lease }) = &self.late_begin {
+        if let Some((unconfirmed, lease)) = &self.late_begin {
             unconfirmed.guard((self.key, self.owner), *lease).in_doubt().set(true);
         }
         // If the row is gone, the try whose reply was lost released it, and another request may have claimed the key since. The

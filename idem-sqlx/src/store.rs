@@ -14,7 +14,7 @@ use idem_runtime::{
 };
 use tokio::time::{sleep, timeout};
 
-use crate::claim::{ClaimKind, ClaimReleaser, LateBegin, LeasedClaim, SqlClaim, announce, retention};
+use crate::claim::{ClaimKind, ClaimReleaser, LeasedClaim, SqlClaim, announce, retention};
 use crate::cleanup;
 use crate::dialect::{Dialect, MAX_TIME, Value};
 use crate::errors::{DatabaseError, MigrateError, Problem, Step};
@@ -323,7 +323,7 @@ impl<D: Dialect> Store for SqlStore<D> {
                 match BeginRow::read::<D>(row, key).map_err(failed)? {
                     BeginRow::Claimed => {
                         guard.confirm();
-                        claim.late_begin = result.repeated.then(|| LateBegin::new(&self.inner.unconfirmed, lease));
+                        claim.late_begin = result.repeated.then(|| (Arc::clone(&self.inner.unconfirmed), lease));
                         return Ok(self.judge(BeginRow::Claimed, claim, options));
                     }
                     row => {
