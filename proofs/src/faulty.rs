@@ -61,23 +61,23 @@ pub fn joined_fingerprint(parts: &[&[u8]]) -> Fingerprint {
 }
 
 /// Status and body by key.
-type Answers = HashMap<Vec<u8>, (StatusCode, Bytes)>;
+type Responses = HashMap<Vec<u8>, (StatusCode, Bytes)>;
 
 /// A middleware that replays by key alone, before the handler and its extractors have seen the request.
 pub fn replay_before_extractors(routes: Router) -> Router {
-    let recorded: Arc<Mutex<Answers>> = Arc::default();
+    let recorded: Arc<Mutex<Responses>> = Arc::default();
     routes.layer(from_fn(move |request: Request, next: Next| {
         let recorded = Arc::clone(&recorded);
         async move { replay(&mut *recorded.lock().await, request, next).await }
     }))
 }
 
-async fn replay(recorded: &mut Answers, request: Request, next: Next) -> Response {
+async fn replay(recorded: &mut Responses, request: Request, next: Next) -> Response {
     let Some(key) = request.headers().get("idempotency-key").map(|key| key.as_bytes().to_vec()) else {
         return next.run(request).await;
     };
-    if let Some(answer) = recorded.get(&key) {
-        return answer.clone().into_response();
+    if let Some(response) = recorded.get(&key) {
+        return response.clone().into_response();
     }
     let response = next.run(request).await;
     let status = response.status();

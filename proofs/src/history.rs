@@ -28,9 +28,9 @@ pub struct Asked {
     pub fp: String,
 }
 
-/// An answer as a client sees it or a body gives it. Bytes are kept as the characters of the same number.
+/// A response as a client sees it or a handler makes it. Bytes are kept as the characters of the same number.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Answer {
+pub struct SentResponse {
     pub status: u16,
     pub headers: Vec<(String, String)>,
     pub body: String,
@@ -42,14 +42,14 @@ pub struct Answer {
 pub enum Event {
     /// A client sends a request.
     Req { id: u64, client: String, asked: Asked },
-    /// A handler starts, on behalf of the request `req`. Everything it answers holds its canary.
+    /// A handler starts, on behalf of the request `req`. Its whole response holds its canary.
     Start { exec: u64, req: u64, asked: Asked, canary: String },
     /// A body has its `n`th effect.
     Effect { exec: u64, n: u32 },
     /// A handler ends.
-    End { exec: u64, answer: Answer },
-    /// A client gets an answer.
-    Resp { id: u64, replayed: bool, code: Option<String>, answer: Answer },
+    End { exec: u64, response: SentResponse },
+    /// A client gets a response.
+    Resp { id: u64, replayed: bool, code: Option<String>, response: SentResponse },
     /// A client gives up. Whether the request had an effect is indeterminate.
     Lost { id: u64, why: String },
     /// A host stops at once, and forgets what it has in memory.
@@ -150,12 +150,12 @@ mod tests {
         let history = History::default();
         let asked = Asked { tenant: "a".into(), scope: "a".into(), key: "k".into(), fp: "POST / {}".into() };
         let bytes: Vec<u8> = (0..=255).collect();
-        let answer =
-            Answer { status: 201, headers: vec![("link".into(), latin1(b"\xff\n\"")); 2], body: latin1(&bytes) };
+        let response =
+            SentResponse { status: 201, headers: vec![("link".into(), latin1(b"\xff\n\"")); 2], body: latin1(&bytes) };
         history.write(Duration::from_nanos(5), Event::Req { id: 1, client: "c".into(), asked: asked.clone() });
         history.write(Duration::from_nanos(3), Event::Start { exec: 2, req: 1, asked, canary: "x".into() });
-        history.write(Duration::from_nanos(7), Event::End { exec: 2, answer: answer.clone() });
-        history.write(Duration::from_nanos(8), Event::Resp { id: 1, replayed: false, code: None, answer });
+        history.write(Duration::from_nanos(7), Event::End { exec: 2, response: response.clone() });
+        history.write(Duration::from_nanos(8), Event::Resp { id: 1, replayed: false, code: None, response });
         history.write(Duration::from_nanos(9), Event::Calm);
         let lines = history.lines();
         assert_eq!(lines.iter().map(|line| line.at).collect::<Vec<_>>(), [5, 5, 7, 8, 9], "time never goes back");

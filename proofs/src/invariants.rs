@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
-use crate::history::{Answer, Asked, Event, Line, SERVER};
+use crate::history::{Asked, Event, Line, SERVER, SentResponse};
 
 mod executions;
 mod responses;
@@ -30,11 +30,11 @@ impl fmt::Display for Violation {
     }
 }
 
-/// How long an answer may take once nothing goes wrong any more.
+/// How long a response may take once nothing goes wrong any more.
 #[derive(Clone, Copy, Debug)]
 pub struct Bounds {
-    /// From the request to the answer, the body and every wait included.
-    pub answer: Duration,
+    /// From the request to the response, the body and every wait included.
+    pub response: Duration,
     /// From the end of the body, or from the request if that is later, to the replay.
     pub replay: Duration,
 }
@@ -98,7 +98,7 @@ struct Request<'a> {
 }
 
 enum Outcome<'a> {
-    Answered { replayed: bool, code: Option<&'a str>, answer: &'a Answer },
+    Responded { replayed: bool, code: Option<&'a str>, response: &'a SentResponse },
     Lost,
 }
 
@@ -108,7 +108,7 @@ struct Execution<'a> {
     req: u64,
     asked: &'a Asked,
     canary: &'a str,
-    ended: Option<(Moment, &'a Answer)>,
+    ended: Option<(Moment, &'a SentResponse)>,
 }
 
 /// A history by its requests and executions.
@@ -122,7 +122,7 @@ struct Story<'a> {
     last: Moment,
 }
 
-/// An answer that a client got, with the request it belongs to.
+/// A response that a client got, with the request it belongs to.
 struct Given<'s> {
     id: u64,
     asked: &'s Asked,
@@ -130,7 +130,7 @@ struct Given<'s> {
     got: Moment,
     replayed: bool,
     code: Option<&'s str>,
-    answer: &'s Answer,
+    response: &'s SentResponse,
 }
 
 impl<'a> Story<'a> {
@@ -149,13 +149,13 @@ impl<'a> Story<'a> {
                     let execution = Execution { started: now, req: *req, asked, canary, ended: None };
                     story.executions.entry(*exec).or_insert(execution);
                 }
-                Event::End { exec, answer } => {
+                Event::End { exec, response } => {
                     if let Some(execution) = story.executions.get_mut(exec) {
-                        execution.ended.get_or_insert((now, answer));
+                        execution.ended.get_or_insert((now, response));
                     }
                 }
-                Event::Resp { id, replayed, code, answer } => {
-                    let outcome = Outcome::Answered { replayed: *replayed, code: code.as_deref(), answer };
+                Event::Resp { id, replayed, code, response } => {
+                    let outcome = Outcome::Responded { replayed: *replayed, code: code.as_deref(), response };
                     story.learn(*id, now, outcome);
                 }
                 Event::Lost { id, .. } => story.learn(*id, now, Outcome::Lost),
@@ -173,27 +173,27 @@ impl<'a> Story<'a> {
         }
     }
 
-    /// The answers that clients got.
+    /// The responses that clients got.
     fn given(&self) -> impl Iterator<Item = Given<'_>> {
         self.requests.iter().filter_map(|(&id, request)| match &request.outcome {
-            Some((got, Outcome::Answered { replayed, code, answer })) => Some(Given {
+            Some((got, Outcome::Responded { replayed, code, response })) => Some(Given {
                 id,
                 asked: request.asked,
                 sent: request.sent,
                 got: *got,
                 replayed: *replayed,
                 code: *code,
-                answer,
+                response,
             }),
             _ => None,
         })
     }
 
-    /// The executions of which this answer holds anything, which must be one, or none for a refusal.
-    fn sources(&self, answer: &Answer) -> Vec<(u64, &Execution<'a>)> {
+    /// The executions of which this response holds anything, which must be one, or none for a refusal.
+    fn sources(&self, response: &SentResponse) -> Vec<(u64, &Execution<'a>)> {
         let holds = |canary: &str| {
-            answer.body.contains(canary)
-                || answer.headers.iter().any(|(name, value)| name.contains(canary) || value.contains(canary))
+            response.body.contains(canary)
+                || response.headers.iter().any(|(name, value)| name.contains(canary) || value.contains(canary))
         };
         self.executions.iter().filter(|(_, execution)| holds(execution.canary)).map(|(&id, it)| (id, it)).collect()
     }

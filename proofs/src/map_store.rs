@@ -71,7 +71,7 @@ impl MapStore {
     }
 
     /// Whether this entry is empty.
-    fn is_over(&self, entry: &Entry, now: Timestamp) -> bool {
+    fn is_empty(&self, entry: &Entry, now: Timestamp) -> bool {
         match &entry.record {
             None => self.has(Fault::ClaimVanishesWithLease) && entry.until <= now,
             Some(record) if self.has(Fault::UnreadableIsAMiss) && record.bytes().first() != Some(&1) => true,
@@ -86,7 +86,7 @@ impl MapStore {
     /// Makes room for one more key, if it can be had.
     fn has_room(&self, map: &mut Map, now: Timestamp) -> bool {
         if map.entries.len() >= self.0.capacity {
-            map.entries.retain(|_, entry| !self.is_over(entry, now));
+            map.entries.retain(|_, entry| !self.is_empty(entry, now));
         }
         if map.entries.len() >= self.0.capacity && self.has(Fault::EvictsTheOldest) {
             let oldest = map.entries.iter().min_by_key(|(_, entry)| entry.owner).map(|(key, _)| *key);
@@ -116,7 +116,7 @@ impl Store for MapStore {
         let me = map.last_owner;
         if let Place::Occupied(place) = map.entries.entry(*key) {
             let entry = place.get();
-            if self.is_over(entry, now) {
+            if self.is_empty(entry, now) {
                 place.remove();
             } else if let Some(record) = &entry.record {
                 return Ok(Begin::Completed(record.clone()));
@@ -179,7 +179,7 @@ impl Claim for MapClaim {
         let lives = if self.store.has(Fault::RecordDiesWithLease) { self.lease } else { ttl };
         let until = self.store.now().after(lives);
         self.change(self.owner, |entry| {
-            // Repeated by the same owner, it gets the same answer and changes nothing.
+            // Repeated by the same owner, it gets the same reply and changes nothing.
             let repeated = entry.record.is_some() && entry.owner == self.owner;
             Some(if repeated { entry } else { Entry { record: Some(record), until, ..entry } })
         })

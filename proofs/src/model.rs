@@ -4,10 +4,10 @@
 //! end whenever it is not renewed, that is while its owner is crashed, paused, gone, or does not know that it has the claim.
 //! What the engine does: it leaves an abandoned claim as it is (`refuse`) or takes it over before it runs (`rerun`), it
 //! never releases after the handler started unless the policy says so, and an owner that lost its claim cannot complete it.
-//! Under `rerun` such an owner does not answer its client either: the answer that counts is that of the run which took the
-//! claim over, so all clients hear of one execution ([`Protocol::RERUN`]). Two answers are out before anybody can know of
-//! the loss, and make one of two sources, as if the owner did not care: that of a body which streams, and that of a store
-//! which takes longer over a completion than the engine makes a client wait ([`Protocol::lost_owner_answers`]).
+//! Under `rerun` such an owner does not reply to its client either: the response that counts is that of the run which took the
+//! claim over, so all clients get the response of one execution ([`Protocol::RERUN`]). Two replies are sent before any process can know of
+//! the loss, and make one of two sources, as if the owner did not care: that of a response which streams, and that of a store
+//! which takes longer over a completion than the engine makes a client wait ([`Protocol::lost_owner_replies`]).
 
 mod check;
 pub mod transaction;
@@ -47,7 +47,7 @@ pub struct Protocol {
     pub crash: bool,
     /// Owners stand still for longer than their lease, once each, and then go on.
     pub pause: bool,
-    /// The answers to `begin` and `complete` get lost, once each; the attempt repeats the call or, for `begin`, gives up.
+    /// The replies to `begin` and `complete` get lost, once each; the attempt repeats the call or, for `begin`, gives up.
     pub lost_acks: bool,
     /// What a client that hangs up does to the body.
     pub hang_up: HangUp,
@@ -63,9 +63,9 @@ pub struct Protocol {
     pub shared_lease: bool,
     /// The store loses an acknowledged record, once. A failover does; no protocol can repair it.
     pub loses_record: bool,
-    /// An owner that lost its claim hands its own answer to the client. What the engine does under `refuse`, where the loss
-    /// has no other run behind it, and never under `rerun`, unless the answer was out before the loss was known.
-    pub lost_owner_answers: bool,
+    /// An owner that lost its claim sends its own response to the client. What the engine does under `refuse`, where the loss
+    /// has no other run behind it, and never under `rerun`, unless the response was sent before the loss was known.
+    pub lost_owner_replies: bool,
     /// The effect and the completion are one transaction.
     pub transaction: bool,
 }
@@ -85,12 +85,12 @@ impl Protocol {
         same_token: true,
         shared_lease: false,
         loses_record: false,
-        lost_owner_answers: true,
+        lost_owner_replies: true,
         transaction: false,
     };
 
     /// The engine where the policy is to run again.
-    pub const RERUN: Self = Self { abandoned: Abandoned::Rerun, lost_owner_answers: false, ..Self::CALM };
+    pub const RERUN: Self = Self { abandoned: Abandoned::Rerun, lost_owner_replies: false, ..Self::CALM };
 }
 
 /// The state of the key.
@@ -112,15 +112,15 @@ pub enum Slot {
 /// How far an attempt is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Step {
-    /// It does not have an answer of the store (any more).
+    /// It has no reply of the store, or no longer.
     Asking,
-    /// It owns the claim, or believes so, and the body has not started.
+    /// It owns the claim, or believes so, and the handler has not started.
     Claimed,
     /// The handler has run.
     Ran,
-    /// The client has its answer.
-    Answered(Answer),
-    /// The client is gone, and the body with it.
+    /// The client has its response.
+    Replied(Reply),
+    /// The client is gone, and the handler with it.
     Gone,
     /// The process is gone.
     Crashed,
@@ -128,12 +128,12 @@ pub enum Step {
 
 /// What a client was told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Answer {
+pub enum Reply {
     /// A response that this execution made, live or replayed.
     From(usize),
     /// The outcome is unknown.
     Unknown,
-    /// The handler did not run for this request: no place, or the store did not answer.
+    /// The handler did not run for this request: no place, or the store did not reply.
     Refused,
 }
 
@@ -149,13 +149,13 @@ pub struct Attempt {
 }
 
 impl Attempt {
-    fn stands_still(&self) -> bool {
+    fn is_stalled(&self) -> bool {
         self.paused == Some(true)
     }
 
     /// Believes that it owns the claim, and can renew it.
     fn renews(&self) -> bool {
-        !self.stands_still() && matches!(self.step, Step::Claimed | Step::Ran)
+        !self.is_stalled() && matches!(self.step, Step::Claimed | Step::Ran)
     }
 }
 
@@ -198,7 +198,7 @@ impl Protocol {
     fn begin(&self, state: &mut State, me: usize) -> bool {
         let free = match state.slot {
             Slot::Record(execution) => {
-                state.attempts[me].step = Step::Answered(Answer::From(execution));
+                state.attempts[me].step = Step::Replied(Reply::From(execution));
                 return true;
             }
             Slot::Free => true,
@@ -212,7 +212,7 @@ impl Protocol {
             state.attempts[me].step = Step::Claimed;
         } else {
             state.locked_out |= matches!(state.slot, Slot::Claim { owner, .. } if owner == me);
-            state.attempts[me].step = Step::Answered(Answer::Unknown);
+            state.attempts[me].step = Step::Replied(Reply::Unknown);
         }
         true
     }
@@ -220,7 +220,7 @@ impl Protocol {
     fn complete(&self, state: &mut State, me: usize) {
         let owned = matches!(state.slot, Slot::Claim { owner, .. } if owner == me);
         let repeated = state.slot == Slot::Record(me) && self.same_token;
-        state.attempts[me].step = Step::Answered(Answer::From(me));
+        state.attempts[me].step = Step::Replied(Reply::From(me));
         if owned {
             state.effects += u8::from(self.transaction);
             state.slot = Slot::Record(me);
@@ -231,8 +231,8 @@ impl Protocol {
         } else if self.transaction && !repeated {
             // The transaction is rolled back, so nothing happened.
             state.attempts[me].step = Step::Asking;
-        } else if !repeated && !self.lost_owner_answers {
-            state.attempts[me].step = Step::Answered(Answer::Unknown);
+        } else if !repeated && !self.lost_owner_replies {
+            state.attempts[me].step = Step::Replied(Reply::Unknown);
         }
     }
 
@@ -249,11 +249,11 @@ impl Protocol {
             Action::Begin(me) => return self.begin(state, me),
             Action::BeginLosesAck(me) => {
                 state.attempts[me].lost_begin = true;
-                let answered = self.begin(state, me);
+                let replied = self.begin(state, me);
                 state.attempts[me].step = Step::Asking;
-                return answered;
+                return replied;
             }
-            Action::GiveUp(me) => state.attempts[me].step = Step::Answered(Answer::Refused),
+            Action::GiveUp(me) => state.attempts[me].step = Step::Replied(Reply::Refused),
             Action::Effect(me) => {
                 state.effects += 1;
                 state.attempts[me].step = Step::Ran;
@@ -267,13 +267,13 @@ impl Protocol {
             }
             Action::Release(me) => {
                 let owned = matches!(state.slot, Slot::Claim { owner, .. } if owner == me);
-                let answer = match state.attempts[me].step {
-                    Step::Ran if owned || self.lost_owner_answers => Answer::From(me),
-                    Step::Ran => Answer::Unknown,
-                    _ => Answer::Refused,
+                let response = match state.attempts[me].step {
+                    Step::Ran if owned || self.lost_owner_replies => Reply::From(me),
+                    Step::Ran => Reply::Unknown,
+                    _ => Reply::Refused,
                 };
                 self.release(state, me);
-                state.attempts[me].step = Step::Answered(answer);
+                state.attempts[me].step = Step::Replied(response);
             }
             Action::Renew(me) => state.slot = Slot::Claim { owner: me, live: true },
             Action::HangUp(me) => {

@@ -126,13 +126,13 @@ async fn at_every_poll<S: Store + Clone>(
         let (store, inner) = make();
         let idempotency = Idempotency::new(Intercept::new(store.clone(), Slow { polls }));
         let bodies = Bodies::default();
-        let mut answered = false;
+        let mut has_response = false;
         {
             let body = bodies.clone();
             let mut run = Box::pin(idempotency.run(attempt(), |_| body.run()));
             for _ in 0..dropped_after {
                 if poll!(&mut run).is_ready() {
-                    answered = true;
+                    has_response = true;
                     break;
                 }
                 // The engine's own tasks get on between two polls.
@@ -156,7 +156,7 @@ async fn at_every_poll<S: Store + Clone>(
                 "{running} executions, {in_flight} claims, {records} records, {began} bodies, {ended} ended"
             ));
         }
-        // A retry is answered, by a new execution if there was none.
+        // A retry gets a response, by a new execution if there was none.
         let body = bodies.clone();
         let retry = idempotency.run(attempt(), |_| body.run()).await;
         let fits = if began == 0 {
@@ -167,11 +167,11 @@ async fn at_every_poll<S: Store + Clone>(
         if !fits || bodies.seen() != (1, 1) {
             return what(format!("the retry got {retry:?} after {began} bodies"));
         }
-        if answered {
+        if has_response {
             return Ok(seen.into_inner().unwrap());
         }
     }
-    unreachable!("a run gets its answer at last")
+    unreachable!("a run gets its response at last")
 }
 
 fn memory() -> (MemoryStore, MemoryStore) {

@@ -236,12 +236,12 @@ async fn extractors_guard_the_record(app: Router) -> bool {
         let request = Request::post("/").header("idempotency-key", key).header("x-caller", caller);
         app.clone().oneshot(request.body(Body::empty()).unwrap()).await.unwrap().status()
     };
-    let mut answers = Vec::new();
+    let mut responses = Vec::new();
     for (key, caller) in [("a", "known"), ("a", "unknown"), ("a", "known"), ("b", "unknown"), ("b", "known")] {
-        answers.push(ask(key, caller).await);
+        responses.push(ask(key, caller).await);
     }
     let (created, refused) = (StatusCode::CREATED, StatusCode::UNAUTHORIZED);
-    answers == [created, refused, created, refused, created]
+    responses == [created, refused, created, refused, created]
 }
 
 #[tokio::test]

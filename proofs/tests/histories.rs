@@ -63,7 +63,7 @@ fn the_engine_over_a_store_with_leases_does_as_the_reference() {
     check(REMOTE, |model, steps| async move { engine::play(map(), model, &steps).await });
 }
 
-/// The same limit, in bytes: that many keys with their answers.
+/// The same limit, in bytes: that many keys with their responses.
 fn memory_by_bytes() -> MemoryStore {
     MemoryStore::builder().max_bytes(IN_PROCESS.capacity * (KEY_BYTES + RECORD_BYTES)).build()
 }
@@ -106,18 +106,18 @@ fn histories_go_everywhere() {
             let (mut model, steps, _) = histories(profile, 60).new_tree(&mut runner).unwrap().current();
             said.extend(steps.iter().map(|step| model.apply(step)));
         }
-        let heard = |what: fn(&Said) -> bool| said.iter().filter(|said| what(said)).count();
-        assert!(heard(|said| *said == Said::Claimed) > 100);
-        assert!(heard(|said| *said == Said::TookOver) > 20, "{profile:?}");
-        assert!(heard(|said| *said == Said::Abandoned) > 20);
-        assert!(heard(|said| matches!(said, Said::InFlight { .. })) > 100);
-        assert!(heard(|said| matches!(said, Said::Completed { .. })) > 50);
-        let tombstones = heard(|said| matches!(said, Said::Tombstone { .. }));
+        let count = |what: fn(&Said) -> bool| said.iter().filter(|said| what(said)).count();
+        assert!(count(|said| *said == Said::Claimed) > 100);
+        assert!(count(|said| *said == Said::TookOver) > 20, "{profile:?}");
+        assert!(count(|said| *said == Said::Abandoned) > 20);
+        assert!(count(|said| matches!(said, Said::InFlight { .. })) > 100);
+        assert!(count(|said| matches!(said, Said::Completed { .. })) > 50);
+        let tombstones = count(|said| matches!(said, Said::Tombstone { .. }));
         assert_eq!(tombstones > 20, profile.bytes.is_some(), "{tombstones}");
-        assert!(heard(|said| *said == Said::Full) > 20);
-        assert!(heard(|said| *said == Said::Forgot(true)) > 20);
-        assert!(heard(|said| *said == Said::Forgot(false)) > 20);
+        assert!(count(|said| *said == Said::Full) > 20);
+        assert!(count(|said| *said == Said::Forgot(true)) > 20);
+        assert!(count(|said| *said == Said::Forgot(false)) > 20);
         // In this process the compiler keeps an owner from losing its claim.
-        assert_eq!(heard(|said| *said == Said::Lost) > 20, profile.claims == Claims::LiveForLease);
+        assert_eq!(count(|said| *said == Said::Lost) > 20, profile.claims == Claims::LiveForLease);
     }
 }

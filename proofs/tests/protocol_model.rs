@@ -11,7 +11,7 @@ const CALM: Protocol = Protocol::CALM;
 const REFUSE: Protocol = Protocol { crash: true, pause: true, ..CALM };
 const RERUN: Protocol = Protocol::RERUN;
 /// As a stream does, whose response is out before its owner can know of the loss.
-const RERUN_AND_ANSWER: Protocol = Protocol { lost_owner_answers: true, ..RERUN };
+const RERUN_AND_REPLY: Protocol = Protocol { lost_owner_replies: true, ..RERUN };
 
 /// Goes through every interleaving: of the promises exactly `violated` are broken. Gives a shortest counterexample of
 /// each, in that order.
@@ -62,7 +62,7 @@ fn rerunning_after_a_crash_can_run_twice() {
 
 #[test]
 fn rerunning_while_an_owner_that_responds_anyway_is_only_slow_can_respond_twice() {
-    let [_, sources] = check(Protocol { pause: true, ..RERUN_AND_ANSWER }, [ONE_EFFECT, ONE_SOURCE]);
+    let [_, sources] = check(Protocol { pause: true, ..RERUN_AND_REPLY }, [ONE_EFFECT, ONE_SOURCE]);
     assert!(sources.contains(&Action::LeaseEnds), "{sources:?}");
     assert_eq!(sources.iter().filter(|action| matches!(action, Action::Effect(_))).count(), 2, "{sources:?}");
 }
@@ -74,7 +74,7 @@ fn an_owner_that_withholds_its_response_after_a_loss_keeps_to_one_response_sourc
 }
 
 /// A caller that takes a claim over and then does not run takes from a slow owner the record that it would have left; the next
-/// retry runs, as the policy says. All clients still hear of one execution.
+/// retry runs, as the policy says. All clients still get the response of one execution.
 #[test]
 fn a_claim_that_is_taken_over_and_released_or_given_up_costs_a_record_and_not_the_one_source() {
     let slow = Protocol { attempts: 3, pause: true, ..RERUN };
@@ -93,7 +93,7 @@ fn an_owner_without_a_token_cannot_withhold_its_response() {
 
 #[test]
 fn refusing_needs_no_owner_that_withholds_its_response() {
-    check(Protocol { lost_owner_answers: false, ..REFUSE }, []);
+    check(Protocol { lost_owner_replies: false, ..REFUSE }, []);
 }
 
 #[test]

@@ -75,7 +75,7 @@ fn the_invariants_hold_whatever_goes_wrong() {
         "idempotency_key_locked",
         "idempotency_key_mismatch",
         "idempotency_store_full",
-        "first answer",
+        "first response",
         "body cut by a crash",
         "step of the model",
     ];
@@ -112,7 +112,7 @@ fn tally(outcome: &Outcome, seen: &mut BTreeMap<String, usize>) {
                 });
             }
             Event::Resp { code: Some(code), .. } => count(code),
-            Event::Resp { replayed, .. } => count(if *replayed { "replay" } else { "first answer" }),
+            Event::Resp { replayed, .. } => count(if *replayed { "replay" } else { "first response" }),
             Event::Crash { node } if node == SERVER => {
                 running.values().for_each(|_| count("body cut by a crash"));
                 running.clear();

@@ -49,7 +49,7 @@ fn a_record_before_its_commit_is_replayed_without_its_effect() {
 
 #[test]
 fn a_response_before_the_commit_may_be_undone() {
-    let fault = Some(Fault::AnswerBeforeCommit);
+    let fault = Some(Fault::ReplyBeforeCommit);
     let [durable] = check(protocol(false, false, fault), [DURABLE]);
     assert!(matches!(durable.last(), Some(Action::SendCommit(_))), "{durable:?}");
     // A retry runs again, and its client is told something else.

@@ -317,9 +317,9 @@ mod tests {
     }
 
     async fn hears(client: &mut TcpStream, text: &[u8]) {
-        let mut heard = vec![0; text.len()];
-        client.read_exact(&mut heard).await.unwrap();
-        assert_eq!(heard, text);
+        let mut received = vec![0; text.len()];
+        client.read_exact(&mut received).await.unwrap();
+        assert_eq!(received, text);
     }
 
     #[tokio::test]
@@ -369,9 +369,9 @@ mod tests {
         let (proxy, mut client) = echo().await;
         proxy.set(Direction::ToClient, Fault::ResetAfter(2));
         says(&mut client, b"abc").await;
-        let mut heard = Vec::new();
-        let end = client.read_to_end(&mut heard).await;
-        assert!(end.is_err() && heard.len() <= 2, "{end:?}, {heard:?}");
+        let mut received = Vec::new();
+        let end = client.read_to_end(&mut received).await;
+        assert!(end.is_err() && received.len() <= 2, "{end:?}, {received:?}");
         let mut client = TcpStream::connect((Ipv4Addr::LOCALHOST, proxy.port())).await.unwrap();
         says(&mut client, b"abc").await;
         hears(&mut client, b"abc").await;

@@ -67,19 +67,19 @@ impl Setup {
     }
 }
 
-/// Makes the response of the handler that `answering!` declares.
+/// Makes the response of the handler that `responding!` declares.
 #[derive(Clone)]
 pub struct Maker(pub Arc<dyn Fn() -> Response + Send + Sync>);
 
-/// An application with one endpoint, `POST /`: `answering!([options of the attribute], || answer)`.
+/// An application with one endpoint, `POST /`: `responding!([options of the attribute], || response)`.
 #[macro_export]
-macro_rules! answering {
+macro_rules! responding {
     ([$($options:tt)*], $make:expr) => {
-        $crate::Setup::of($crate::answering!(@routes [$($options)*], $make))
+        $crate::Setup::of($crate::responding!(@routes [$($options)*], $make))
     };
     (@routes [$($options:tt)*], $make:expr) => {{
         #[::idem_axum::idempotent($($options)*)]
-        async fn answers_as_it_is_told(
+        async fn responds_as_told(
             ::axum::extract::State(probe): ::axum::extract::State<$crate::Probe>,
             ::axum::Extension(maker): ::axum::Extension<$crate::Maker>,
         ) -> ::axum::response::Response {
@@ -89,7 +89,7 @@ macro_rules! answering {
         let make = $make;
         let maker = $crate::Maker(::std::sync::Arc::new(move || ::axum::response::IntoResponse::into_response(make())));
         ::axum::Router::<$crate::Probe>::new()
-            .route("/", ::axum::routing::post(answers_as_it_is_told))
+            .route("/", ::axum::routing::post(responds_as_told))
             .layer(::axum::Extension(maker))
     }};
 }

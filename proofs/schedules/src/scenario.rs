@@ -230,8 +230,8 @@ impl<S: Subject> World<S> {
                 return Some(());
             }
             Err(StoreError::Full) => {
-                assert!(!unchanged || must_replay.is_none(), "a full store answers existing keys");
-                assert!(!unchanged || !not_free, "a full store answers existing keys");
+                assert!(!unchanged || must_replay.is_none(), "a full store serves existing keys");
+                assert!(!unchanged || !not_free, "a full store serves existing keys");
             }
             Err(error) => panic!("{error}"),
         }

@@ -10,14 +10,14 @@ use tokio::time::timeout;
 
 use idem_testkit::dice::Dice;
 
-/// How long a client waits for an answer before it takes the connection for dead.
+/// How long a client waits for a response before it takes the connection for dead.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// What a client was told.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Heard {
-    /// The answer of an execution.
-    Answer {
+pub enum Reply {
+    /// The response of an execution.
+    Response {
         /// Which execution it was.
         execution: String,
         /// Whether it says that it was made from a record.
@@ -27,12 +27,12 @@ pub enum Heard {
     Refusal {
         /// Its status.
         status: u16,
-        /// Its code, or the whole answer where it has none.
+        /// Its code, or the whole response if it has none.
         code: String,
     },
 }
 
-impl Heard {
+impl Reply {
     /// Whether this is the refusal with `code`.
     pub fn is_refusal(&self, code: &str) -> bool {
         matches!(self, Self::Refusal { code: said, .. } if said == code)
@@ -52,19 +52,19 @@ impl Client {
         Self { port, connection: None }
     }
 
-    /// Sends a request and waits for its answer; `headers` are whole lines.
+    /// Sends a request and waits for its response; `headers` are whole lines.
     ///
     /// # Errors
     /// The connection broke, or nothing came. What became of the request is unknown.
-    pub async fn ask(&mut self, path: &str, key: &str, headers: &str) -> io::Result<Heard> {
+    pub async fn ask(&mut self, path: &str, key: &str, headers: &str) -> io::Result<Reply> {
         let mut connection = self.send(path, key, headers).await?;
-        let heard = timeout(PATIENCE, hear(&mut connection)).await.map_err(|_| io::ErrorKind::TimedOut)??;
+        let reply = timeout(PATIENCE, read_reply(&mut connection)).await.map_err(|_| io::ErrorKind::TimedOut)??;
         // A new connection now and then, so that a client meets every process.
         self.connection = (Dice::unseeded().within(0..=2) > 0).then_some(connection);
-        Ok(heard)
+        Ok(reply)
     }
 
-    /// Sends a request and goes away before it is answered, or shortly after.
+    /// Sends a request and disconnects before the response, or shortly after.
     ///
     /// # Errors
     /// The connection broke even earlier.
@@ -91,7 +91,7 @@ impl Client {
     }
 }
 
-async fn hear(connection: &mut TcpStream) -> io::Result<Heard> {
+async fn read_reply(connection: &mut TcpStream) -> io::Result<Reply> {
     let mut read = Vec::new();
     let head = loop {
         if let Some(end) = read.windows(4).position(|four| four == b"\r\n\r\n") {
@@ -108,10 +108,10 @@ async fn hear(connection: &mut TcpStream) -> io::Result<Heard> {
     let body = String::from_utf8_lossy(&read[head..]).into_owned();
     let status: u16 = lines.split(' ').nth(1).unwrap_or_default().parse().map_err(io::Error::other)?;
     Ok(if status == 201 {
-        Heard::Answer { execution: body, replayed: lines.contains("\nidempotent-replayed: true") }
+        Reply::Response { execution: body, replayed: lines.contains("\nidempotent-replayed: true") }
     } else {
         let code = body.split("\"code\":\"").nth(1).and_then(|rest| rest.split('"').next()).unwrap_or(&body);
-        Heard::Refusal { status, code: code.to_owned() }
+        Reply::Refusal { status, code: code.to_owned() }
     })
 }
 

@@ -12,17 +12,17 @@ use crate::trace;
 pub struct Operation {
     /// The key.
     pub key: String,
-    /// The execution that each answer came from.
-    pub answers: Vec<String>,
+    /// The execution that each response came from.
+    pub responses: Vec<String>,
     /// Whether the client was told that the outcome is unknown.
     pub unknown: bool,
-    /// Answers that no client should get.
+    /// Responses that no client should get.
     pub surprises: Vec<String>,
-    /// How many requests were sent, but for those of which the answer was not awaited.
+    /// How many requests were sent, but for those of which the response was not awaited.
     pub requests: usize,
     /// How often the client hung up.
     pub hang_ups: usize,
-    /// How many answers were marked as replays.
+    /// How many responses were marked as replays.
     pub replays: usize,
     /// How often the key was in flight.
     pub locked: usize,
@@ -63,13 +63,13 @@ pub enum Fault {
     Twice(Kind, String),
     /// Something was done for a key that no client asked for.
     Unasked(String),
-    /// The client neither got an answer nor was told that the outcome is unknown.
-    Unanswered(String),
-    /// The client got answers of different executions.
-    TwoAnswers(String),
-    /// An answer, but no effect of the execution that it is said to come from.
+    /// The client neither got a response nor was told that the outcome is unknown.
+    NoResponse(String),
+    /// The client got responses of different executions.
+    TwoResponses(String),
+    /// A response, but no effect of the execution that it is said to come from.
     NoEffect(String),
-    /// An answer that no client should get.
+    /// A response that no client should get.
     Surprise(String, String),
     /// The key was not recorded, free or reported unknown one lease after the last fault.
     Unsettled(String, String),
@@ -92,16 +92,17 @@ impl Findings {
         }
         faults.extend(self.unsettled.iter().cloned().map(|(key, got)| Fault::Unsettled(key, got)));
         let effects = self.executions(Kind::Effect);
-        for Operation { key, answers, unknown, surprises, .. } in &self.operations {
+        for Operation { key, responses, unknown, surprises, .. } in &self.operations {
             faults.extend(surprises.iter().map(|surprise| Fault::Surprise(key.clone(), surprise.clone())));
-            if answers.is_empty() && !unknown {
-                faults.push(Fault::Unanswered(key.clone()));
+            if responses.is_empty() && !unknown {
+                faults.push(Fault::NoResponse(key.clone()));
             }
-            if answers.windows(2).any(|two| two[0] != two[1]) {
-                faults.push(Fault::TwoAnswers(key.clone()));
+            if responses.windows(2).any(|two| two[0] != two[1]) {
+                faults.push(Fault::TwoResponses(key.clone()));
             }
-            let had_effect = |answer| effects.get(key.as_str()).is_some_and(|executions| executions.contains(&answer));
-            if !answers.iter().all(|answer| had_effect(answer.as_str())) {
+            let had_effect =
+                |response| effects.get(key.as_str()).is_some_and(|executions| executions.contains(&response));
+            if !responses.iter().all(|response| had_effect(response.as_str())) {
                 faults.push(Fault::NoEffect(key.clone()));
             }
         }
@@ -113,11 +114,11 @@ impl Findings {
         self.lines.iter().filter(|line| line.kind == Kind::Effect).count()
     }
 
-    /// The operations whose client was told that the outcome is unknown and got no answer; and those of them that had
+    /// The operations whose client was told that the outcome is unknown and got no response; and those of them that had
     /// no effect.
     pub fn unknown(&self) -> (usize, usize) {
         let effects = self.executions(Kind::Effect);
-        let unknown = self.operations.iter().filter(|operation| operation.unknown && operation.answers.is_empty());
+        let unknown = self.operations.iter().filter(|operation| operation.unknown && operation.responses.is_empty());
         let (all, without): (Vec<_>, Vec<_>) =
             unknown.map(|operation| ((), (!effects.contains_key(operation.key.as_str())).then_some(()))).unzip();
         (all.len(), without.into_iter().flatten().count())
@@ -168,7 +169,7 @@ mod tests {
 
     /// One operation that went well, and another of which the client does not know how it went.
     fn good() -> Findings {
-        let known = Operation { answers: vec!["a".to_owned(); 2], ..Operation::new("one".to_owned()) };
+        let known = Operation { responses: vec!["a".to_owned(); 2], ..Operation::new("one".to_owned()) };
         let unknown = Operation { unknown: true, ..Operation::new("two".to_owned()) };
         let lines = [(Kind::Start, "one", "a"), (Kind::Effect, "one", "a"), (Kind::Start, "two", "b")];
         Findings {
@@ -198,10 +199,10 @@ mod tests {
         assert_eq!(faults(|run| run.lines.push(line(Kind::Start, "one", "c"))), [Fault::Twice(Kind::Start, one())]);
         assert_eq!(faults(|run| run.lines.push(line(Kind::Effect, "one", "a"))), [Fault::Twice(Kind::Effect, one())]);
         assert_eq!(faults(|run| run.lines.push(line(Kind::Start, "three", "c"))), [Fault::Unasked("three".to_owned())]);
-        assert_eq!(faults(|run| run.operations[1].unknown = false), [Fault::Unanswered("two".to_owned())]);
+        assert_eq!(faults(|run| run.operations[1].unknown = false), [Fault::NoResponse("two".to_owned())]);
         assert_eq!(
-            faults(|run| run.operations[0].answers.push("b".to_owned())),
-            [Fault::TwoAnswers(one()), Fault::NoEffect(one())]
+            faults(|run| run.operations[0].responses.push("b".to_owned())),
+            [Fault::TwoResponses(one()), Fault::NoEffect(one())]
         );
         assert_eq!(faults(|run| drop(run.lines.remove(1))), [Fault::NoEffect(one())]);
         assert_eq!(

@@ -9,7 +9,7 @@ use futures_util::future::join_all;
 use tokio::sync::watch;
 use tokio::time::sleep;
 
-use crate::cluster::client::{Client, Heard};
+use crate::cluster::client::{Client, Reply};
 use crate::cluster::effects;
 use crate::cluster::findings::{Findings, Operation};
 use crate::cluster::processes::{Process, Service};
@@ -77,8 +77,8 @@ async fn last_look(port: u16, path: &'static str, keys: Vec<String>, lease: Dura
         loop {
             let is_last = Instant::now() > end;
             let got = match client.ask(path, &key, "").await {
-                Ok(Heard::Answer { .. }) => break,
-                Ok(heard) if heard.is_refusal("idempotency_outcome_unknown") => break,
+                Ok(Reply::Response { .. }) => break,
+                Ok(reply) if reply.is_refusal("idempotency_outcome_unknown") => break,
                 Ok(other) => format!("{other:?}"),
                 Err(error) => error.to_string(),
             };
@@ -137,7 +137,7 @@ async fn operate(
 async fn operation(client: &mut Client, path: &str, key: String) -> Operation {
     let began = Instant::now();
     let mut operation = Operation::new(key);
-    // An operation that was answered is asked for again now and then, as by a client that lost the answer.
+    // An operation that got its response is sent again now and then, as by a client that lost the response.
     let mut curious = Dice::unseeded().within(0..=2);
     while began.elapsed() < PATIENCE {
         if Dice::unseeded().within(0..=7) == 0 {
@@ -146,26 +146,26 @@ async fn operation(client: &mut Client, path: &str, key: String) -> Operation {
             continue;
         }
         operation.requests += 1;
-        let heard = client.ask(path, &operation.key, "").await;
-        match heard {
-            Ok(Heard::Answer { execution, replayed }) => {
+        let reply = client.ask(path, &operation.key, "").await;
+        match reply {
+            Ok(Reply::Response { execution, replayed }) => {
                 operation.replays += usize::from(replayed);
-                operation.answers.push(execution);
+                operation.responses.push(execution);
                 if curious == 0 {
                     return operation;
                 }
                 curious -= 1;
             }
-            Ok(heard) if heard.is_refusal("idempotency_outcome_unknown") => {
+            Ok(reply) if reply.is_refusal("idempotency_outcome_unknown") => {
                 operation.unknown = true;
                 if curious == 0 {
                     return operation;
                 }
                 curious -= 1;
             }
-            Ok(heard) if heard.is_refusal("idempotency_key_locked") => operation.locked += 1,
-            Ok(heard) if heard.is_refusal("idempotency_store_unavailable") => operation.unavailable += 1,
-            Ok(heard) if heard.is_refusal(DATABASE_FAILED) => operation.unavailable += 1,
+            Ok(reply) if reply.is_refusal("idempotency_key_locked") => operation.locked += 1,
+            Ok(reply) if reply.is_refusal("idempotency_store_unavailable") => operation.unavailable += 1,
+            Ok(reply) if reply.is_refusal(DATABASE_FAILED) => operation.unavailable += 1,
             Ok(other) => operation.surprises.push(format!("{other:?}")),
             Err(_) => operation.broken += 1,
         }

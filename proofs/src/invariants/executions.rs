@@ -91,7 +91,7 @@ pub(super) fn to_the_end(story: &Story<'_>) -> Findings {
     cut.map(|(id, execution)| (execution.started.seq, format!("execution {id} never ended"))).collect()
 }
 
-/// A handler starts only for a request that was sent, once for each, and a request that was refused or answered with a
+/// A handler starts only for a request that was sent, once for each, and a request that was refused or served with a
 /// replay started none.
 pub(super) fn fail_closed(story: &Story<'_>) -> Findings {
     let (mut seen, mut wrong) = (BTreeSet::new(), Vec::new());
@@ -108,8 +108,8 @@ pub(super) fn fail_closed(story: &Story<'_>) -> Findings {
             say("its request asked for something else");
         }
         match request.outcome {
-            Some((_, Outcome::Answered { code: Some(code), .. })) => say(&format!("its request was refused: {code}")),
-            Some((_, Outcome::Answered { replayed: true, .. })) => say("its request was answered with a replay"),
+            Some((_, Outcome::Responded { code: Some(code), .. })) => say(&format!("its request was refused: {code}")),
+            Some((_, Outcome::Responded { replayed: true, .. })) => say("its request got a replay"),
             _ => {}
         }
     }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use idem_runtime::codes;
 
 use super::{Execution, Findings, Given, Outcome, Story, place};
-use crate::history::{Answer, LAST_LOOK};
+use crate::history::{LAST_LOOK, SentResponse};
 
 /// Headers that no record keeps, in the words of the promise, not of the implementation.
 const NEVER_REPLAYED: &[&str] = &[
@@ -37,13 +37,13 @@ const NO_STORE: (&str, &str) = ("cache-control", "no-store");
 
 type Headers<'a> = Vec<(&'a str, &'a str)>;
 
-fn without<'a>(answer: &'a Answer, names: &[&str]) -> Headers<'a> {
-    let all = answer.headers.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+fn without<'a>(response: &'a SentResponse, names: &[&str]) -> Headers<'a> {
+    let all = response.headers.iter().map(|(name, value)| (name.as_str(), value.as_str()));
     all.filter(|(name, _)| !names.contains(name)).collect()
 }
 
-/// What a replay of this answer has.
-fn as_replayed(recorded: &Answer) -> Headers<'_> {
+/// What a replay of this response has.
+fn as_replayed(recorded: &SentResponse) -> Headers<'_> {
     let mut headers = without(recorded, NEVER_REPLAYED);
     headers.push(MARKER);
     if !headers.iter().any(|(name, _)| *name == NO_STORE.0) {
@@ -68,7 +68,7 @@ fn differ(expected: Headers<'_>, got: Headers<'_>) -> bool {
 pub(super) fn replays_are_identical(story: &Story<'_>) -> Findings {
     let mut wrong = Vec::new();
     for given in story.given().filter(|given| given.replayed) {
-        let sources = story.sources(given.answer);
+        let sources = story.sources(given.response);
         let [(exec, execution)] = sources[..] else {
             wrong.push((given.got.seq, format!("a replay of {} executions", sources.len())));
             continue;
@@ -77,9 +77,9 @@ pub(super) fn replays_are_identical(story: &Story<'_>) -> Findings {
             wrong.push((given.got.seq, format!("a replay of execution {exec}, which had not ended")));
             continue;
         };
-        let Answer { status, body, .. } = given.answer;
+        let SentResponse { status, body, .. } = given.response;
         // Framing is the server's own on every message; that none comes from the record is a matter of raw sockets.
-        let got = without(given.answer, OF_THE_MESSAGE);
+        let got = without(given.response, OF_THE_MESSAGE);
         if *status != recorded.status || *body != recorded.body || differ(as_replayed(recorded), got) {
             wrong.push((given.got.seq, format!("not what execution {exec} gave back")));
         }
@@ -87,15 +87,15 @@ pub(super) fn replays_are_identical(story: &Story<'_>) -> Findings {
     wrong
 }
 
-/// Who gets the answer first gets the real one, which is also the recorded one.
+/// The first client to get the response gets the real one, which is also the recorded one.
 pub(super) fn first_responses_are_the_recorded_ones(story: &Story<'_>) -> Findings {
     let mut wrong = Vec::new();
     for given in story.given().filter(|given| !given.replayed && given.code.is_none()) {
-        let sources = story.sources(given.answer);
+        let sources = story.sources(given.response);
         let [(exec, execution)] = sources[..] else { continue };
         let Some((_, real)) = execution.ended else { continue };
-        let Answer { status, body, .. } = given.answer;
-        let (expected, got) = (without(real, OF_THE_MESSAGE), without(given.answer, OF_THE_MESSAGE));
+        let SentResponse { status, body, .. } = given.response;
+        let (expected, got) = (without(real, OF_THE_MESSAGE), without(given.response, OF_THE_MESSAGE));
         if execution.req != given.id || *status != real.status || *body != real.body || differ(expected, got) {
             wrong.push((given.got.seq, format!("not marked as a replay, and not what execution {exec} gave back")));
         }
@@ -107,11 +107,11 @@ pub(super) fn first_responses_are_the_recorded_ones(story: &Story<'_>) -> Findin
 pub(super) fn single_source(story: &Story<'_>) -> Findings {
     let (mut known, mut wrong) = (BTreeMap::new(), Vec::new());
     for given in story.given().filter(|given| given.code.is_none()) {
-        let sources = story.sources(given.answer);
+        let sources = story.sources(given.response);
         let [(exec, execution)] = sources[..] else {
             wrong.push((
                 given.got.seq,
-                format!("an answer with status {} of {} executions", given.answer.status, sources.len()),
+                format!("a response with status {} of {} executions", given.response.status, sources.len()),
             ));
             continue;
         };
@@ -121,7 +121,7 @@ pub(super) fn single_source(story: &Story<'_>) -> Findings {
         }
         let first = *known.entry((place(given.asked), window)).or_insert(exec);
         if first != exec {
-            wrong.push((given.got.seq, format!("an answer of execution {exec}, after one of execution {first}")));
+            wrong.push((given.got.seq, format!("a response of execution {exec}, after one of execution {first}")));
         }
     }
     wrong
@@ -136,9 +136,9 @@ pub(super) fn mismatch(story: &Story<'_>) -> Findings {
         let mut say = |text: String| wrong.push((given.got.seq, text));
         let here = |window| by_place.get(&(place(given.asked), window)).into_iter().flatten();
         let refused = given.code == Some("idempotency_key_mismatch");
-        for (exec, execution) in story.sources(given.answer) {
+        for (exec, execution) in story.sources(given.response) {
             if place(execution.asked) == place(given.asked) && execution.asked.fp != given.asked.fp {
-                say(format!("holds the answer of execution {exec}, which had another fingerprint"));
+                say(format!("holds the response of execution {exec}, which had another fingerprint"));
             }
         }
         if refused {
@@ -146,7 +146,7 @@ pub(super) fn mismatch(story: &Story<'_>) -> Findings {
             let other = |(_, other): &(u64, &Execution<'_>)| {
                 other.asked.fp != given.asked.fp && other.started.seq < given.got.seq
             };
-            if given.answer.status != 422 || !windows.any(|window| here(window).any(other)) {
+            if given.response.status != 422 || !windows.any(|window| here(window).any(other)) {
                 say("refused as a mismatch, and there is none".to_owned());
             }
         } else if given.sent.window == given.got.window {
@@ -161,10 +161,10 @@ pub(super) fn mismatch(story: &Story<'_>) -> Findings {
     wrong
 }
 
-/// No answer to one tenant holds anything of an execution for another.
+/// No response to one tenant holds anything of an execution for another.
 pub(super) fn isolation(story: &Story<'_>) -> Findings {
     let foreign = |given: Given<'_>| {
-        let sources = story.sources(given.answer).into_iter();
+        let sources = story.sources(given.response).into_iter();
         let mut foreign = sources.filter(|(_, execution)| execution.asked.tenant != given.asked.tenant);
         foreign.next().map(|(exec, _)| (given.got.seq, format!("holds something of execution {exec}")))
     };
@@ -181,7 +181,7 @@ pub(super) fn recorded(story: &Story<'_>) -> Findings {
         for (exec, execution) in here.into_iter().flatten() {
             let ended_before = execution.ended.is_some_and(|(ended, _)| ended.seq < given.sent.seq);
             if ended_before && execution.asked.fp == given.asked.fp {
-                let got = given.code.unwrap_or("an answer that is no replay");
+                let got = given.code.unwrap_or("a response that is no replay");
                 wrong.push((given.got.seq, format!("{got}, though execution {exec} had ended before")));
             }
         }
@@ -189,23 +189,23 @@ pub(super) fn recorded(story: &Story<'_>) -> Findings {
     wrong
 }
 
-/// Once nothing goes wrong any more, every request gets an answer in time, and waiters get it soon after the end of the
+/// Once nothing goes wrong any more, every request gets a response in time, and waiters get it soon after the end of the
 /// body.
 pub(super) fn liveness(story: &Story<'_>) -> Findings {
     let Some(calm) = story.calm else { return Vec::new() };
     let nanos = |bound: std::time::Duration| u64::try_from(bound.as_nanos()).unwrap_or(u64::MAX);
-    let (answer, replay) = (nanos(story.bounds.answer), nanos(story.bounds.replay));
+    let (response, replay) = (nanos(story.bounds.response), nanos(story.bounds.replay));
     let mut wrong = Vec::new();
     for (id, request) in story.requests.iter().filter(|(_, request)| request.sent.seq > calm.seq) {
         let until = request.outcome.as_ref().map_or(story.last, |(got, _)| *got);
-        let known = matches!(request.outcome, Some((_, Outcome::Answered { .. })));
-        if until.at - request.sent.at > answer {
-            let what = if known { "was answered late" } else { "was not answered" };
+        let known = matches!(request.outcome, Some((_, Outcome::Responded { .. })));
+        if until.at - request.sent.at > response {
+            let what = if known { "got its response late" } else { "got no response" };
             wrong.push((request.sent.seq, format!("request {id} {what}")));
         }
     }
     for given in story.given().filter(|given| given.replayed && given.sent.seq > calm.seq) {
-        let [(exec, execution)] = story.sources(given.answer)[..] else { continue };
+        let [(exec, execution)] = story.sources(given.response)[..] else { continue };
         let Some((ended, _)) = execution.ended else { continue };
         if given.got.at - given.got.at.min(ended.at.max(given.sent.at)) > replay {
             wrong.push((given.got.seq, format!("the replay of execution {exec} came late")));
@@ -221,7 +221,7 @@ pub(super) fn settled(story: &Story<'_>) -> Findings {
     let looks = story.requests.iter().filter(|(_, request)| request.client == LAST_LOOK);
     let wrong = looks.filter_map(|(id, request)| {
         let (what, got) = match &request.outcome {
-            Some((got, Outcome::Answered { code, .. })) => (code.filter(|code| !SETTLED.contains(code))?, *got),
+            Some((got, Outcome::Responded { code, .. })) => (code.filter(|code| !SETTLED.contains(code))?, *got),
             Some((got, Outcome::Lost)) => ("no response", *got),
             None => ("no response", story.last),
         };

@@ -4,7 +4,7 @@ use super::*;
 
 mod by_hand;
 
-use by_hand::{BOUNDS, Tale, answer, canary, refusal, replay};
+use by_hand::{BOUNDS, Tale, canary, refusal, replay, response};
 
 /// Request 1 of tenant a ran as execution 10.
 fn told() -> Tale {
@@ -63,18 +63,18 @@ fn i4_an_effect_twice() {
 
 #[test]
 fn i7_a_replay_with_other_bytes() {
-    let changes: [fn(&mut Answer); 6] = [
-        |answer| answer.status = 200,
-        |answer| answer.body.push(' '),
-        |answer| answer.headers.swap(0, 1),
-        |answer| drop(answer.headers.remove(0)),
-        |answer| answer.headers.push(("set-cookie".into(), "s".into())),
-        |answer| answer.headers.retain(|(name, _)| name != "cache-control"),
+    let changes: [fn(&mut SentResponse); 6] = [
+        |response| response.status = 200,
+        |response| response.body.push(' '),
+        |response| response.headers.swap(0, 1),
+        |response| drop(response.headers.remove(0)),
+        |response| response.headers.push(("set-cookie".into(), "s".into())),
+        |response| response.headers.retain(|(name, _)| name != "cache-control"),
     ];
     for change in changes {
-        let mut answer = replay(10);
-        change(&mut answer);
-        let resp = Event::Resp { id: 2, replayed: true, code: None, answer };
+        let mut response = replay(10);
+        change(&mut response);
+        let resp = Event::Resp { id: 2, replayed: true, code: None, response };
         told().req(2, "a", "x").event(resp).violates(&["I7"]);
     }
 }
@@ -86,9 +86,9 @@ fn i7_a_replay_before_the_end() {
 
 #[test]
 fn i8_a_first_response_that_is_not_the_recorded_one() {
-    let mut other = answer(10);
+    let mut other = response(10);
     other.body.push(' ');
-    let resp = Event::Resp { id: 1, replayed: false, code: None, answer: other };
+    let resp = Event::Resp { id: 1, replayed: false, code: None, response: other };
     Tale::new().req(1, "a", "x").run(10, 1, "a", "x").event(resp).violates(&["I8"]);
 }
 
@@ -99,7 +99,7 @@ fn i8_a_response_for_another_request_without_the_marker() {
 
 #[test]
 fn i9_a_response_from_nowhere() {
-    let resp = Event::Resp { id: 1, replayed: false, code: None, answer: refusal(500) };
+    let resp = Event::Resp { id: 1, replayed: false, code: None, response: refusal(500) };
     Tale::new().req(1, "a", "x").run(10, 1, "a", "x").event(resp).violates(&["I9"]);
 }
 
@@ -131,8 +131,8 @@ fn i10_a_mismatch_with_itself() {
 
 #[test]
 fn i11_a_refusal_that_gives_away_the_response_of_another_caller() {
-    let leak = Answer { status: 409, headers: vec![("x-hint".into(), canary(10))], body: String::new() };
-    let resp = Event::Resp { id: 2, replayed: false, code: Some("idempotency_key_locked".into()), answer: leak };
+    let leak = SentResponse { status: 409, headers: vec![("x-hint".into(), canary(10))], body: String::new() };
+    let resp = Event::Resp { id: 2, replayed: false, code: Some("idempotency_key_locked".into()), response: leak };
     told().req(2, "b", "x").event(resp).violates(&["I11"]);
 }
 

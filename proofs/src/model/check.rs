@@ -2,7 +2,7 @@
 
 use stateright::{Model, Property};
 
-use super::{Action, Answer, Attempt, HangUp, Protocol, Slot, State, Step};
+use super::{Action, Attempt, HangUp, Protocol, Reply, Slot, State, Step};
 
 /// The names of the properties.
 pub mod property {
@@ -14,13 +14,13 @@ pub mod property {
     pub const NO_OVERWRITE: &str = "a record is never overwritten";
     /// Only the owner of a claim changes it.
     pub const OWNER_ONLY: &str = "only the owner changes a claim";
-    /// In the end everybody who is still there has an answer.
+    /// In the end every client that is still connected has a response.
     pub const NOT_STUCK: &str = "no attempt is stuck";
     /// An unknown outcome is told only after something went wrong.
     pub const EXPLAINED: &str = "an unknown outcome has a cause";
     /// An attempt is never told that the outcome is unknown because the claim is its own.
     pub const NOT_LOCKED_OUT: &str = "no attempt is locked out by its own claim";
-    /// Where no process crashed and no record was lost, a body that ran has left a record in the end.
+    /// If no process crashed and no record was lost, a handler that ran has left a record in the end.
     pub const RECORDED: &str = "an effect leaves a record";
     /// Not a promise: shows that the model gets as far as a replay.
     pub const REPLAYED: &str = "a client gets a replay";
@@ -76,18 +76,18 @@ impl Model for Protocol {
             Property::always(property::NO_OVERWRITE, |_, state: &State| !state.overwritten),
             Property::always(property::OWNER_ONLY, |_, state: &State| !state.foreign),
             Property::always(property::NOT_STUCK, |model: &Self, state: &State| {
-                let over = |attempt: &Attempt| matches!(attempt.step, Step::Answered(_) | Step::Gone | Step::Crashed);
-                !model.is_over(state) || state.attempts.iter().all(over)
+                let over = |attempt: &Attempt| matches!(attempt.step, Step::Replied(_) | Step::Gone | Step::Crashed);
+                !model.has_ended(state) || state.attempts.iter().all(over)
             }),
             Property::always(property::EXPLAINED, |_, state: &State| {
-                let unknown = |attempt: &Attempt| attempt.step == Step::Answered(Answer::Unknown);
+                let unknown = |attempt: &Attempt| attempt.step == Step::Replied(Reply::Unknown);
                 !state.attempts.iter().any(unknown) || state.attempts.iter().any(Attempt::went_wrong)
             }),
             Property::always(property::NOT_LOCKED_OUT, |_, state: &State| !state.locked_out),
             Property::always(property::RECORDED, |model: &Self, state: &State| {
                 let crashed = state.attempts.iter().any(|attempt| attempt.step == Step::Crashed);
                 let excused = state.effects == 0 || crashed || state.record_lost;
-                excused || !model.is_over(state) || matches!(state.slot, Slot::Record(_))
+                excused || !model.has_ended(state) || matches!(state.slot, Slot::Record(_))
             }),
             Property::sometimes(property::REPLAYED, |_, state: &State| state.responses().count() > 1),
         ]
@@ -98,7 +98,7 @@ impl State {
     /// The executions whose responses clients have.
     fn responses(&self) -> impl Iterator<Item = usize> {
         self.attempts.iter().filter_map(|attempt| match attempt.step {
-            Step::Answered(Answer::From(execution)) if attempt.listening => Some(execution),
+            Step::Replied(Reply::From(execution)) if attempt.listening => Some(execution),
             _ => None,
         })
     }
@@ -112,14 +112,14 @@ impl Attempt {
 
 impl Protocol {
     /// Nothing can happen any more. Asking in vain is not a step.
-    fn is_over(&self, state: &State) -> bool {
+    fn has_ended(&self, state: &State) -> bool {
         self.next_states(state).is_empty()
     }
 
     fn of(&self, state: &State, me: usize, actions: &mut Vec<Action>) {
         let attempt = state.attempts[me];
         let mut can = |possible: bool, action| actions.extend(possible.then_some(action));
-        if attempt.stands_still() {
+        if attempt.is_stalled() {
             return can(true, Action::Resume(me));
         }
         let asking = attempt.step == Step::Asking;

@@ -36,7 +36,7 @@ pub enum Fault {
     /// The record is committed first, on another connection, and then the effect.
     RecordBeforeCommit,
     /// The client gets the response before the COMMIT is confirmed.
-    AnswerBeforeCommit,
+    ReplyBeforeCommit,
     /// A request that does not get the lock of the key tries that of the key and the fingerprint, to tell a duplicate from a
     /// mismatch. The owner may end between the two.
     RacingLocks,
@@ -197,8 +197,8 @@ impl TransactionProtocol {
                 if self.has(Fault::RecordBeforeCommit) {
                     state.record = Some(me);
                 }
-                let answers = self.has(Fault::AnswerBeforeCommit);
-                let step = if answers { Step::Replied(Reply::From(me)) } else { Step::CommitSent };
+                let responses = self.has(Fault::ReplyBeforeCommit);
+                let step = if responses { Step::Replied(Reply::From(me)) } else { Step::CommitSent };
                 state.requests[me] = (step, Session::Committing);
             }
             Action::CommitArrives(me) => {

@@ -232,7 +232,7 @@ async fn audit(shop: Shop) -> turmoil::Result {
     let orders = orders(shop.seed);
     let client = Client { name: "audit".to_owned(), shop };
     for _ in 0..2 {
-        join_all(orders.iter().map(|order| client.ask(order, super::BOUNDS.answer * 2))).await;
+        join_all(orders.iter().map(|order| client.ask(order, super::BOUNDS.response * 2))).await;
     }
     Ok(())
 }
@@ -242,7 +242,7 @@ async fn last_look(shop: Shop) -> turmoil::Result {
     let orders = orders(shop.seed);
     let client = Client { name: LAST_LOOK.to_owned(), shop };
     for order in &orders {
-        client.ask(order, super::BOUNDS.answer * 2).await;
+        client.ask(order, super::BOUNDS.response * 2).await;
     }
     Ok(())
 }

@@ -14,7 +14,7 @@ use turmoil::net::TcpStream;
 
 use super::server::PORT;
 use super::shop::{Shop, asked};
-use crate::history::{Answer, Event, SERVER, latin1};
+use crate::history::{Event, SERVER, SentResponse, latin1};
 use idem_testkit::dice::Dice;
 
 /// Something to be done once.
@@ -29,8 +29,8 @@ pub struct Order {
 /// What a client learned of one request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Learned {
-    /// It was answered; with the code of the refusal, if it was one.
-    Answer(Option<String>),
+    /// It got a response; with the code of the refusal, if it was one.
+    Response(Option<String>),
     /// Nothing: the connection broke, or the client hung up.
     Nothing,
 }
@@ -67,8 +67,8 @@ impl Client {
             for _ in 0..10 {
                 let patience = if hasty { dice.millis(20..=2500) } else { Duration::from_secs(10) };
                 match self.ask(&order, patience).await {
-                    Learned::Answer(Some(code)) if code != "idempotency_key_mismatch" => {}
-                    Learned::Answer(_) => break,
+                    Learned::Response(Some(code)) if code != "idempotency_key_mismatch" => {}
+                    Learned::Response(_) => break,
                     Learned::Nothing => {}
                 }
                 sleep(dice.millis(10..=400)).await;
@@ -82,11 +82,11 @@ impl Client {
         let id = self.shop.history.id();
         self.write(Event::Req { id, client: self.name.clone(), asked: asked(path, tenant, key, body) });
         let why = match timeout(patience, exchange(order, id)).await {
-            Ok(Ok((headers, answer))) => {
-                let code = code(&headers, &answer.body);
+            Ok(Ok((headers, response))) => {
+                let code = code(&headers, &response.body);
                 let replayed = headers.contains_key("idempotent-replayed");
-                self.write(Event::Resp { id, replayed, code: code.clone(), answer });
-                return Learned::Answer(code);
+                self.write(Event::Resp { id, replayed, code: code.clone(), response });
+                return Learned::Response(code);
             }
             Ok(Err(error)) => error.to_string(),
             Err(_) => "hung up".to_owned(),
@@ -110,7 +110,7 @@ fn code(headers: &HeaderMap, body: &str) -> Option<String> {
 }
 
 /// One request over its own connection. Dropped, it hangs up.
-async fn exchange(order: &Order, id: u64) -> Result<(HeaderMap, Answer), Box<dyn std::error::Error>> {
+async fn exchange(order: &Order, id: u64) -> Result<(HeaderMap, SentResponse), Box<dyn std::error::Error>> {
     let stream = TcpStream::connect((SERVER, PORT)).await?;
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
     let request = Request::post(order.path)
@@ -126,8 +126,8 @@ async fn exchange(order: &Order, id: u64) -> Result<(HeaderMap, Answer), Box<dyn
         // The date is the only thing that a seed does not repeat.
         let headers = parts.headers.iter().filter(|(name, _)| *name != "date");
         let headers = headers.map(|(name, value)| (name.to_string(), latin1(value.as_bytes()))).collect();
-        let answer = Answer { status: parts.status.as_u16(), headers, body: latin1(&body) };
-        Ok::<_, hyper::Error>((parts.headers, answer))
+        let response = SentResponse { status: parts.status.as_u16(), headers, body: latin1(&body) };
+        Ok::<_, hyper::Error>((parts.headers, response))
     });
     Ok(match select(exchange, pin!(connection)).await {
         Either::Left((exchanged, _)) => exchanged?,

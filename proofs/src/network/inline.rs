@@ -44,8 +44,8 @@ pub(super) async fn run_inline(State(inline): State<Arc<Inline>>, request: Reque
     let (tenant, key) = (header("x-tenant"), header("idempotency-key"));
     let Asked { scope, key, fp, .. } = asked(parts.uri.path(), &tenant, &key, &latin1(&body));
     let place = (scope, key);
-    if let Some(answer) = begin(&inline, &place, &fp) {
-        return answer;
+    if let Some(response) = begin(&inline, &place, &fp) {
+        return response;
     }
     let mut guard = Guard(inline.clone(), Some(place.clone()));
     let response = next.run(Request::from_parts(parts, Body::from(body))).await;

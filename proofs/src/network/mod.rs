@@ -13,6 +13,6 @@ pub use shop::{Protection, Shop, asked};
 
 /// How long a response may take once nothing goes wrong any more: the longest body, the longest wait, and the network.
 pub const BOUNDS: crate::invariants::Bounds = crate::invariants::Bounds {
-    answer: std::time::Duration::from_secs(9),
+    response: std::time::Duration::from_secs(9),
     replay: std::time::Duration::from_millis(500),
 };

@@ -17,7 +17,7 @@ use idem_axum::{Idempotency, IdempotencyLayer, idempotent};
 use tokio::time::sleep;
 
 use super::inline::{Inline, run_inline};
-use crate::history::{Answer, Asked, Event, History, latin1};
+use crate::history::{Asked, Event, History, SentResponse, latin1};
 use idem_testkit::dice::Dice;
 
 /// What is between a retry and the handler.
@@ -97,7 +97,7 @@ async fn bare(State(shop): State<Shop>, presented: Presented, body: Bytes) -> Re
 struct Run {
     exec: u64,
     dice: Dice,
-    answer: Answer,
+    response: SentResponse,
     frames: Vec<Bytes>,
 }
 
@@ -125,8 +125,8 @@ impl Shop {
     async fn work(self, presented: Presented, body: Bytes) -> Response {
         let mut run = self.start(&presented, &body);
         self.effects(&mut run).await;
-        let response = respond(&run.answer, Body::from(run.frames.concat()));
-        self.write(Event::End { exec: run.exec, answer: run.answer });
+        let response = respond(&run.response, Body::from(run.frames.concat()));
+        self.write(Event::End { exec: run.exec, response: run.response });
         response
     }
 
@@ -134,16 +134,16 @@ impl Shop {
     async fn stream(self, presented: Presented, body: Bytes) -> Response {
         let mut run = self.start(&presented, &body);
         self.effects(&mut run).await;
-        let (shop, answer) = (self, run.answer.clone());
+        let (shop, response) = (self, run.response.clone());
         let frames = unfold((shop, run, 0), |(shop, mut run, next)| async move {
             let Some(frame) = run.frames.get(next).cloned() else {
-                shop.write(Event::End { exec: run.exec, answer: run.answer });
+                shop.write(Event::End { exec: run.exec, response: run.response });
                 return None;
             };
             sleep(run.dice.millis(0..=300)).await;
             Some((Ok::<_, Infallible>(frame), (shop, run, next + 1)))
         });
-        respond(&answer, Body::from_stream(frames))
+        respond(&response, Body::from_stream(frames))
     }
 
     fn start(&self, presented: &Presented, body: &[u8]) -> Run {
@@ -161,10 +161,10 @@ impl Shop {
         ];
         let headers = headers.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec();
         let status = dice.pick(&[200, 201, 202, 404, 500]);
-        let answer = Answer { status, headers, body: latin1(&frames.concat()) };
+        let response = SentResponse { status, headers, body: latin1(&frames.concat()) };
         let asked = asked(path, tenant, key, &latin1(body));
         self.write(Event::Start { exec, req: *req, asked, canary });
-        Run { exec, dice, answer, frames }
+        Run { exec, dice, response, frames }
     }
 
     /// Two effects with time before, between and after them, now and then none at all.
@@ -185,10 +185,10 @@ impl Shop {
     }
 }
 
-fn respond(answer: &Answer, body: Body) -> Response {
-    let mut response = Response::builder().status(answer.status);
-    for (name, value) in &answer.headers {
+fn respond(sent: &SentResponse, body: Body) -> Response {
+    let mut response = Response::builder().status(sent.status);
+    for (name, value) in &sent.headers {
         response = response.header(name, value);
     }
-    response.body(body).expect("an answer that can be made")
+    response.body(body).expect("a response that can be made")
 }

@@ -4,7 +4,7 @@ use idem_runtime::codes;
 
 use super::Event;
 use super::replay::{At, Story, Traced};
-use crate::model::{Abandoned, Action, Answer, Protocol, Slot, State, Step};
+use crate::model::{Abandoned, Action, Protocol, Reply, Slot, State, Step};
 
 impl Traced for Protocol {
     fn with_requests(&self, requests: usize) -> Self {
@@ -37,7 +37,7 @@ impl Traced for Protocol {
             // Nothing is known of the store.
             Event::Unconfirmed => (now == Step::Ran).then(|| state.clone()),
             Event::Replayed(execution) => {
-                becomes(Action::Begin(me), Step::Answered(Answer::From(story.request_of(execution)?)))
+                becomes(Action::Begin(me), Step::Replied(Reply::From(story.request_of(execution)?)))
             }
             Event::Refused(code) => refused(self, state, me, code),
         }
@@ -96,10 +96,10 @@ fn release_late(me: usize) -> [Action; 2] {
 fn refused(protocol: &Protocol, state: &State, me: usize, code: &str) -> Option<State> {
     let now = state.attempts[me].step;
     let is_so = match code {
-        codes::OUTCOME_UNKNOWN if now == Step::Answered(Answer::Unknown) => true,
+        codes::OUTCOME_UNKNOWN if now == Step::Replied(Reply::Unknown) => true,
         codes::OUTCOME_UNKNOWN => {
             let next = protocol.step(state, Action::Begin(me))?;
-            return (next.attempts[me].step == Step::Answered(Answer::Unknown)).then_some(next);
+            return (next.attempts[me].step == Step::Replied(Reply::Unknown)).then_some(next);
         }
         codes::KEY_LOCKED => {
             now == Step::Asking && matches!(state.slot, Slot::Claim { owner, live: true } if owner != me)
@@ -109,8 +109,8 @@ fn refused(protocol: &Protocol, state: &State, me: usize, code: &str) -> Option<
         codes::NOT_REPLAYABLE => now == Step::Asking && matches!(state.slot, Slot::Record(_)),
         codes::STORE_FULL => now == Step::Asking && state.slot == Slot::Free,
         // Its claim is released before or after this.
-        codes::TOO_MANY_EXECUTIONS => matches!(now, Step::Claimed | Step::Answered(Answer::Refused)),
-        codes::STORE_UNAVAILABLE => matches!(now, Step::Asking | Step::Answered(Answer::Refused)),
+        codes::TOO_MANY_EXECUTIONS => matches!(now, Step::Claimed | Step::Replied(Reply::Refused)),
+        codes::STORE_UNAVAILABLE => matches!(now, Step::Asking | Step::Replied(Reply::Refused)),
         _ => false,
     };
     is_so.then(|| state.clone())

@@ -104,7 +104,7 @@ async fn with_rerun_the_same_kills_make_effects_twice_and_that_is_found() {
         // No client is refused for good here.
         assert_eq!(findings.unknown(), (0, 0), "{findings}");
         // The model that refuses has no such step.
-        assert_run_of(&Protocol { abandoned: Abandoned::Rerun, lost_owner_answers: false, ..KILLED }, &findings);
+        assert_run_of(&Protocol { abandoned: Abandoned::Rerun, lost_owner_replies: false, ..KILLED }, &findings);
         if faults.iter().any(|fault| matches!(fault, Fault::Twice(Kind::Effect, _))) {
             let unexplained = validate(&KILLED, &findings.trace);
             assert!(

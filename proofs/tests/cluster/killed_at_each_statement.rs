@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use idem_proofs::cluster::client::{Client, Heard};
+use idem_proofs::cluster::client::{Client, Reply};
 use idem_proofs::cluster::processes::Service;
 use idem_proofs::cluster::transactions::{STEPS, effects};
 use idem_testkit::postgres::Postgres;
@@ -27,9 +27,9 @@ async fn resolve(client: &mut Client, key: &str, context: &str) -> (String, bool
     let mut response = None;
     until(&format!("{context}: the key is not in flight"), async || {
         match client.ask(PATH, key, "").await.unwrap() {
-            Heard::Answer { execution, replayed } => response = Some((execution, replayed)),
-            heard if heard.is_refusal("idempotency_key_locked") => {}
-            heard => panic!("{context}: {heard:?}"),
+            Reply::Response { execution, replayed } => response = Some((execution, replayed)),
+            reply if reply.is_refusal("idempotency_key_locked") => {}
+            reply => panic!("{context}: {reply:?}"),
         }
         response.is_some()
     })
@@ -42,14 +42,14 @@ async fn effects_of(url: &str, key: &str) -> Vec<String> {
     effects(url).await.into_iter().filter(|line| line.key == key).map(|line| line.execution).collect()
 }
 
-/// What a first request heard before its process died, if anything, and what retries hear then.
-async fn retries_resolve(url: &str, other: &mut Client, key: &str, first: Option<Heard>, context: &str) -> bool {
+/// What a first request got before its process died, if anything, and what retries get then.
+async fn retries_resolve(url: &str, other: &mut Client, key: &str, first: Option<Reply>, context: &str) -> bool {
     let before = effects_of(url, key).await;
     assert!(before.len() <= 1, "{context}: {before:?}");
-    if let Some(heard) = first {
+    if let Some(reply) = first {
         // It was told of an execution that was committed.
         let committed = before.first().cloned().unwrap_or_default();
-        assert_eq!(heard, Heard::Answer { execution: committed, replayed: false }, "{context}");
+        assert_eq!(reply, Reply::Response { execution: committed, replayed: false }, "{context}");
     }
     let (execution, replayed) = resolve(other, key, context).await;
     // What was committed is replayed, and what was not runs now.

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use idem_proofs::cluster::client::{Client, Heard};
+use idem_proofs::cluster::client::{Client, Reply};
 use idem_proofs::cluster::effects::{self, Kind};
 use idem_proofs::cluster::processes::{Process, Service, trace_beside};
 use idem_proofs::model::Protocol;
@@ -22,7 +22,7 @@ struct Stopped {
     folder: TempDir,
     owner: Process,
     other: Process,
-    first: JoinHandle<std::io::Result<Heard>>,
+    first: JoinHandle<std::io::Result<Reply>>,
 }
 
 impl Stopped {
@@ -66,16 +66,16 @@ impl Stopped {
     }
 
     /// Asks the other process as long as it says that the key is in flight.
-    async fn retry(&self, path: &str) -> Heard {
-        let mut heard = None;
+    async fn retry(&self, path: &str) -> Reply {
+        let mut reply = None;
         until("the key is not in flight", async || {
             let got = Client::new(self.other.port()).ask(path, KEY, "").await.unwrap();
             let settled = !got.is_refusal("idempotency_key_locked");
-            heard = Some(got);
+            reply = Some(got);
             settled
         })
         .await;
-        heard.unwrap()
+        reply.unwrap()
     }
 }
 
@@ -83,20 +83,24 @@ fn gate(folder: &Path) -> PathBuf {
     folder.join("gate")
 }
 
-fn answer(execution: &str, replayed: bool) -> Heard {
-    Heard::Answer { execution: execution.to_owned(), replayed }
+fn response(execution: &str, replayed: bool) -> Reply {
+    Reply::Response { execution: execution.to_owned(), replayed }
 }
 
 async fn refused_until_the_owner_goes_on(store: &str) {
     let mut stopped = Stopped::over(store, "/orders").await;
-    let heard = stopped.retry("/orders").await;
-    assert!(heard.is_refusal("idempotency_outcome_unknown"), "{heard:?}");
+    let reply = stopped.retry("/orders").await;
+    assert!(reply.is_refusal("idempotency_outcome_unknown"), "{reply:?}");
     stopped.resume();
     let first = (&mut stopped.first).await.unwrap().unwrap();
     let executions = stopped.executions(Kind::Effect);
     assert_eq!(executions.len(), 1);
-    assert_eq!(first, answer(&executions[0], false), "no other owner has run the handler, so the owner's answer holds");
-    assert_eq!(stopped.retry("/orders").await, answer(&executions[0], true));
+    assert_eq!(
+        first,
+        response(&executions[0], false),
+        "no other owner has run the handler, so the owner's response holds"
+    );
+    assert_eq!(stopped.retry("/orders").await, response(&executions[0], true));
     assert_eq!(stopped.executions(Kind::Start), executions);
     stopped.assert_run_of(&Protocol::CALM);
 }
@@ -106,14 +110,14 @@ async fn overtaken_by_the_second_run(store: &str) {
     let second = stopped.retry("/rerun").await;
     let starts = stopped.executions(Kind::Start);
     assert_eq!(starts.len(), 2);
-    assert_eq!(second, answer(&starts[1], false));
+    assert_eq!(second, response(&starts[1], false));
     stopped.resume();
     let late = (&mut stopped.first).await.unwrap().unwrap();
     assert!(
         late.is_refusal("idempotency_outcome_unknown"),
         "the late owner's client gets no response of the handler: {late:?}"
     );
-    assert_eq!(stopped.retry("/rerun").await, answer(&starts[1], true));
+    assert_eq!(stopped.retry("/rerun").await, response(&starts[1], true));
     // Which is what the policy has asked for.
     assert_eq!(stopped.executions(Kind::Effect), [&*starts[1], &*starts[0]]);
     stopped.assert_run_of(&Protocol::RERUN);

@@ -15,9 +15,9 @@ use tokio::task::JoinHandle;
 use super::drive::{fingerprint, storage_key};
 use super::{LEASE, Model, Said, Step};
 
-/// What a client hears. Executions are numbered as the claims are.
+/// What a client gets. Executions are numbered as the claims are.
 #[derive(Debug, PartialEq, Eq)]
-enum Heard {
+enum Reply {
     Ran(usize),
     Recorded(usize),
     Mismatch,
@@ -50,12 +50,12 @@ struct Played<S> {
 }
 
 /// Plays `steps` to an engine over a new store, whose clones share their contents. The error says where a client first
-/// heard something else than the reference allows, or a handler ran too often.
+/// got something else than the reference allows, or a handler ran too often.
 ///
 /// A claim is named by its place among those that run. Renewing is left to the engine, and the TTL to the key.
 ///
 /// # Errors
-/// What the client heard, and what it should have heard.
+/// What the client got, and what it should have got.
 pub async fn play<S: Store + Clone>(store: S, model: Model, steps: &[Step]) -> Result<(), String> {
     let clock = ManualClock::new();
     let engine = Idempotency::builder(store.clone()).clock(clock.clone()).lease(LEASE).build();
@@ -110,18 +110,18 @@ impl<S: Store> Played<S> {
     async fn request(&mut self, key: u8, fingerprint: u8, new_owner: bool) -> Result<(), String> {
         let claim = self.model.granted();
         let expected = match self.model.apply(&Step::Begin { key, fingerprint, new_owner }) {
-            Said::Claimed | Said::TookOver => Heard::Ran(claim),
-            Said::Abandoned => Heard::Unknown,
-            Said::Full => Heard::Full,
-            Said::InFlight { fingerprint: other } if other == fingerprint => Heard::InFlight,
+            Said::Claimed | Said::TookOver => Reply::Ran(claim),
+            Said::Abandoned => Reply::Unknown,
+            Said::Full => Reply::Full,
+            Said::InFlight { fingerprint: other } if other == fingerprint => Reply::InFlight,
             Said::Completed { fingerprint: other, claim } if other == fingerprint => {
                 if leaves_tombstone(claim) {
-                    Heard::NotReplayable
+                    Reply::NotReplayable
                 } else {
-                    Heard::Recorded(claim)
+                    Reply::Recorded(claim)
                 }
             }
-            _ => Heard::Mismatch,
+            _ => Reply::Mismatch,
         };
         let abandoned = if new_owner { Abandoned::Rerun } else { Abandoned::Refuse };
         let rules = Rules { ttl: ttl(key), abandoned, ..Rules::DEFAULT };
@@ -139,7 +139,7 @@ impl<S: Store> Played<S> {
         };
         let client = tokio::spawn(async move { engine.run(attempt, body).await });
         if started.await.is_err() {
-            return compare(&heard(client).await, &expected);
+            return compare(&reply_of(client).await, &expected);
         }
         let client = if hangs_up(claim) {
             client.abort();
@@ -148,28 +148,28 @@ impl<S: Store> Played<S> {
             Some(client)
         };
         self.running.push(Execution { claim, key, new_owner, client, end });
-        compare(&Heard::Ran(claim), &expected)
+        compare(&Reply::Ran(claim), &expected)
     }
 
     async fn end(&mut self, step: &Step, index: usize) -> Result<(), String> {
         let Execution { claim, key, new_owner, client, end } = self.running.swap_remove(index);
-        let mut expected = Heard::Ran(claim);
+        let mut expected = Reply::Ran(claim);
         match step {
             Step::Release { .. } => {
                 if self.model.apply(&Step::Release { claim }) == Said::Lost && new_owner {
-                    expected = Heard::Unknown;
+                    expected = Reply::Unknown;
                 }
                 let _ = end.send(Outcome::Release);
             }
             Step::Drop { .. } => {
                 self.model.apply(&Step::Drop { claim });
-                expected = Heard::Unknown;
+                expected = Reply::Unknown;
                 drop(end);
             }
             _ => {
                 // A lost claim cannot be completed. Where another run may have it, its answer is the one that counts.
                 if self.model.apply(&Step::Complete { claim, ttl: ttl(key) }) == Said::Lost && new_owner {
-                    expected = Heard::Unknown;
+                    expected = Reply::Unknown;
                 }
                 let mut builder = RecordBuilder::new();
                 builder.put(&(claim as u64).to_le_bytes());
@@ -178,7 +178,7 @@ impl<S: Store> Played<S> {
             }
         }
         if let Some(client) = client {
-            compare(&heard(client).await, &expected)?;
+            compare(&reply_of(client).await, &expected)?;
         }
         let settled = async {
             while self.engine.executions() != self.running.len() {
@@ -193,25 +193,25 @@ impl<S: Store> Played<S> {
     }
 }
 
-fn compare(heard: &Heard, expected: &Heard) -> Result<(), String> {
-    if heard == expected { Ok(()) } else { Err(format!("the client heard {heard:?}, the reference says {expected:?}")) }
+fn compare(reply: &Reply, expected: &Reply) -> Result<(), String> {
+    if reply == expected { Ok(()) } else { Err(format!("the client got {reply:?}, the reference says {expected:?}")) }
 }
 
-async fn heard(client: Client) -> Heard {
+async fn reply_of(client: Client) -> Reply {
     match client.await {
-        Ok(Ok(RunResult::Executed(execution))) => Heard::Ran(execution),
+        Ok(Ok(RunResult::Executed(execution))) => Reply::Ran(execution),
         Ok(Ok(RunResult::Replayed(replay))) => {
             match replay.content()[..].try_into().map(u64::from_le_bytes).map(usize::try_from) {
-                Ok(Ok(execution)) => Heard::Recorded(execution),
-                _ => Heard::Other(format!("{replay:?}")),
+                Ok(Ok(execution)) => Reply::Recorded(execution),
+                _ => Reply::Other(format!("{replay:?}")),
             }
         }
-        Ok(Err(RefusalReason::Mismatch)) => Heard::Mismatch,
-        Ok(Err(RefusalReason::InFlight)) => Heard::InFlight,
-        Ok(Err(RefusalReason::OutcomeUnknown)) => Heard::Unknown,
-        Ok(Err(RefusalReason::NotReplayable)) => Heard::NotReplayable,
-        Ok(Err(RefusalReason::StoreFull)) => Heard::Full,
-        Ok(Err(refused)) => Heard::Other(refused.to_string()),
-        Err(error) => Heard::Other(error.to_string()),
+        Ok(Err(RefusalReason::Mismatch)) => Reply::Mismatch,
+        Ok(Err(RefusalReason::InFlight)) => Reply::InFlight,
+        Ok(Err(RefusalReason::OutcomeUnknown)) => Reply::Unknown,
+        Ok(Err(RefusalReason::NotReplayable)) => Reply::NotReplayable,
+        Ok(Err(RefusalReason::StoreFull)) => Reply::Full,
+        Ok(Err(refused)) => Reply::Other(refused.to_string()),
+        Err(error) => Reply::Other(error.to_string()),
     }
 }

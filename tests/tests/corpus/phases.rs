@@ -9,7 +9,7 @@ use idem_axum::{
     StoreError,
 };
 use idem_testkit::intercept::{Hooks, Intercept};
-use idem_tests::{Ask, Connection, Probe, Server, Setup, answering, feed, once, post as send, within};
+use idem_tests::{Ask, Connection, Probe, Server, Setup, feed, once, post as send, responding, within};
 
 use crate::app::{assert_alive, routes};
 use crate::{Coded, coded};
@@ -98,7 +98,7 @@ async fn while_the_record_is_written() {
 
 async fn while_the_response_is_sent() {
     let (feed, body) = feed();
-    let mut setup = answering!([], once(body));
+    let mut setup = responding!([], once(body));
     setup.app = std::mem::replace(&mut setup.app, Router::new()).route("/alive", any(async || "alive"));
     let server = setup.serve().await;
     let ask = send("/").key("k");

@@ -12,7 +12,7 @@ use axum::response::Response;
 use axum::routing::{any, post};
 use futures_util::stream;
 use idem_axum::{Clock, Idempotency, MemoryStore, Policy, Timestamp, idempotent};
-use idem_tests::{Ask, Connection, H2, Probe, Server, Setup, answering, feed, once, post as send};
+use idem_tests::{Ask, Connection, H2, Probe, Server, Setup, feed, once, post as send, responding};
 
 use crate::app::{assert_alive, assert_small, routes};
 use crate::{Coded, coded};
@@ -40,7 +40,7 @@ async fn served(setup: &mut Setup) -> Server {
 
 /// The first caller gets `length` bytes, and a retry what is left of them.
 async fn response_of(length: usize, replayed: bool) {
-    let mut setup = answering!([max_response = "64KiB"], move || "x".repeat(length));
+    let mut setup = responding!([max_response = "64KiB"], move || "x".repeat(length));
     let server = served(&mut setup).await;
     let first = ask().at(&server).await;
     assert_eq!((first.status, first.body.len()), (200, length));
@@ -69,7 +69,7 @@ async fn without_an_end() {
         tokio::task::yield_now().await;
         Some((Ok::<_, std::io::Error>(vec![b'x'; 4096]), ()))
     });
-    let mut setup = answering!([max_response = "64KiB"], once(Body::from_stream(forever)));
+    let mut setup = responding!([max_response = "64KiB"], once(Body::from_stream(forever)));
     let server = served(&mut setup).await;
     let mut connection = Connection::open(&server).await;
     connection.send(ask().bytes()).await;
@@ -87,7 +87,7 @@ async fn without_an_end() {
 
 async fn that_breaks_in_the_middle() {
     let (feed, body) = feed();
-    let mut setup = answering!([], once(body));
+    let mut setup = responding!([], once(body));
     let server = served(&mut setup).await;
     let mut connection = Connection::open(&server).await;
     connection.send(ask().bytes()).await;
@@ -117,7 +117,7 @@ fn many(count: usize) -> Response {
 
 /// The handler panics on it, which is a 500 like any other.
 async fn with_more_headers_than_a_map_holds() {
-    let mut setup = answering!([], || many(24_577));
+    let mut setup = responding!([], || many(24_577));
     let server = served(&mut setup).await;
     let first = ask().at(&server).await;
     first.assert_refused(500, "idempotency_handler_panicked");
@@ -128,7 +128,7 @@ async fn with_more_headers_than_a_map_holds() {
 
 /// Most of a map, and all of it but for what hyper adds. A replay carries two headers more than its record.
 async fn with_as_many_headers_as_a_map_holds() {
-    let mut setup = answering!([max_response = "4MiB"], || many(24_000));
+    let mut setup = responding!([max_response = "4MiB"], || many(24_000));
     let server = served(&mut setup).await;
     let first = ask().at(&server).await;
     assert_eq!(first.headers.iter().filter(|(name, _)| name.starts_with("x-")).count(), 24_000);

@@ -7,7 +7,7 @@ use axum::middleware::{Next, from_fn};
 use axum::response::{AppendHeaders, IntoResponse, Response};
 use axum::routing::post;
 use idem_axum::{IdempotencyKey, idempotent};
-use idem_tests::{Ask, Logs, Probe, Setup, answering, feed, once, post as send};
+use idem_tests::{Ask, Logs, Probe, Setup, feed, once, post as send, responding};
 use tracing::Instrument;
 
 const CANARIES: [&str; 7] =
@@ -95,7 +95,7 @@ async fn a_client_that_leaves_a_full_store_and_a_stream_that_breaks() {
     let (feed, body) = feed();
     feed.send("ANSWER-canary");
     feed.fail();
-    let broken = answering!([], once(body));
+    let broken = responding!([], once(body));
     drop(ask().response(&broken.app).await);
     broken.settled().await;
     assert_silent(&logs);

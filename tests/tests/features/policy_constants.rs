@@ -5,7 +5,7 @@ use std::time::Duration;
 use axum::Json;
 use axum::http::StatusCode;
 use idem_axum::{InFlight, Part, Policy, Replay, Scope, Statuses};
-use idem_tests::{Ask, Reply, Setup, answering, post as send};
+use idem_tests::{Ask, Reply, Setup, post as send, responding};
 use serde_json::json;
 
 fn ask() -> Ask {
@@ -30,11 +30,11 @@ async fn during(setup: &Setup, other: Ask) -> Reply {
 
 #[tokio::test]
 async fn in_flight_and_mismatch_may_have_other_statuses() {
-    let setup = answering!([in_flight = reject(423), mismatch = 400], answer);
+    let setup = responding!([in_flight = reject(423), mismatch = 400], answer);
     let locked = during(&setup, ask()).await;
     locked.assert_refused(423, "idempotency_key_locked");
     assert_eq!(locked.header("retry-after"), Some("1"));
-    let setup = answering!([in_flight = reject(423), mismatch = 400], answer);
+    let setup = responding!([in_flight = reject(423), mismatch = 400], answer);
     during(&setup, ask().body("x")).await.assert_refused(400, "idempotency_key_mismatch");
     ask().body("x").to(&setup.app).await.assert_refused(400, "idempotency_key_mismatch");
 }
@@ -55,7 +55,7 @@ const BOOKINGS: Policy = Policy::DEFAULT
 
 #[tokio::test]
 async fn a_policy_is_a_constant_that_endpoints_share() {
-    let setup = answering!([policy = BOOKINGS], answer);
+    let setup = responding!([policy = BOOKINGS], answer);
     send("/").key("k").to(&setup.app).await.assert_refused(400, "idempotency_key_missing");
     let ask = send("/").header("x-idempotency-key", "k");
     ask.to(&setup.app).await.assert_ran(201);
@@ -69,7 +69,7 @@ async fn a_policy_is_a_constant_that_endpoints_share() {
 #[tokio::test]
 async fn options_override_the_policy_they_start_from() {
     const OPTIONAL: Policy = BOOKINGS.optional();
-    let setup = answering!([ttl = "2m", replay_header = none, policy = OPTIONAL, header = "K", record = all], || {
+    let setup = responding!([ttl = "2m", replay_header = none, policy = OPTIONAL, header = "K", record = all], || {
         StatusCode::NOT_FOUND
     });
     send("/").to(&setup.app).await.assert_ran(404);
@@ -84,8 +84,8 @@ async fn options_override_the_policy_they_start_from() {
 
 #[tokio::test]
 async fn the_order_of_terms_makes_no_difference() {
-    let one = answering!([fingerprint = body + path + method + query], || "x");
-    let two = answering!(@routes [fingerprint = query + method + path + body], || "x");
+    let one = responding!([fingerprint = body + path + method + query], || "x");
+    let two = responding!(@routes [fingerprint = query + method + path + body], || "x");
     let first = ask().body("x").to(&one.app).await;
     // The same store behind the other spelling.
     let (app, probe) = Setup::mount(&one.idempotency, two);
@@ -95,7 +95,7 @@ async fn the_order_of_terms_makes_no_difference() {
 
 #[tokio::test]
 async fn stripes_policy_has_stripes_shapes() {
-    let setup = answering!([policy = Policy::STRIPE], answer);
+    let setup = responding!([policy = Policy::STRIPE], answer);
     let error = |reply: &Reply| {
         assert_eq!(reply.header("content-type"), Some("application/json"));
         let body = reply.json();

@@ -1,7 +1,7 @@
 //! `record = ..`: which responses are recorded.
 
 use axum::http::StatusCode;
-use idem_tests::{Ask, Setup, answering, post as send};
+use idem_tests::{Ask, Setup, post as send, responding};
 
 fn ask() -> Ask {
     send("/").key("k")
@@ -17,24 +17,24 @@ async fn record_keeps_what_it_names_and_releases_the_rest() {
     }
     let status = |status: u16| move || StatusCode::from_u16(status).unwrap();
     for (code, expected) in [(200, true), (299, true), (302, false), (404, false), (500, false)] {
-        assert_eq!(recorded(answering!([record = success], status(code))).await, expected, "{code}");
+        assert_eq!(recorded(responding!([record = success], status(code))).await, expected, "{code}");
     }
     for (code, expected) in [(201, true), (303, true), (400, false), (404, true), (422, false), (500, true)] {
-        assert_eq!(recorded(answering!([record = all - 400 - 422], status(code))).await, expected, "{code}");
+        assert_eq!(recorded(responding!([record = all - 400 - 422], status(code))).await, expected, "{code}");
     }
     for (code, expected) in [(201, true), (302, true), (404, true), (500, false), (503, true)] {
-        let setup = answering!([record = success + redirect + client_error + 503], status(code));
+        let setup = responding!([record = success + redirect + client_error + 503], status(code));
         assert_eq!(recorded(setup).await, expected, "{code}");
     }
     for (code, expected) in [(404, true), (500, false), (503, true)] {
-        let setup = answering!([record = all - server_error + 503], status(code));
+        let setup = responding!([record = all - server_error + 503], status(code));
         assert_eq!(recorded(setup).await, expected, "{code}");
     }
 }
 
 #[tokio::test]
 async fn an_interim_status_is_never_recorded() {
-    let setup = answering!([], || StatusCode::SWITCHING_PROTOCOLS);
+    let setup = responding!([], || StatusCode::SWITCHING_PROTOCOLS);
     ask().to(&setup.app).await;
     assert!(!ask().to(&setup.app).await.is_replay());
     setup.assert_nothing_stored();

@@ -2,7 +2,7 @@
 
 use axum::Json;
 use axum::http::StatusCode;
-use idem_tests::{Ask, Reply, Setup, answering, post as send};
+use idem_tests::{Ask, Reply, Setup, post as send, responding};
 use serde_json::json;
 
 fn ask() -> Ask {
@@ -21,7 +21,7 @@ async fn twice(setup: &Setup) -> (Reply, Reply) {
 
 #[tokio::test]
 async fn a_replay_has_status_and_body() {
-    let setup = answering!([replay = status + body], answer);
+    let setup = responding!([replay = status + body], answer);
     let (first, replay) = twice(&setup).await;
     assert_eq!((replay.status, &replay.body), (201, &first.body));
     assert_eq!(replay.header("location"), None);
@@ -31,39 +31,39 @@ async fn a_replay_has_status_and_body() {
 
 #[tokio::test]
 async fn a_replay_has_each_piece_alone() {
-    let (_, replay) = twice(&answering!([replay = body], answer)).await;
+    let (_, replay) = twice(&responding!([replay = body], answer)).await;
     assert_eq!((replay.status, replay.json(), replay.header("location")), (200, json!({ "id": 1 }), None));
-    let (_, replay) = twice(&answering!([replay = status], answer)).await;
+    let (_, replay) = twice(&responding!([replay = status], answer)).await;
     assert_eq!((replay.status, replay.text(), replay.header("content-type")), (201, "", None));
-    let (_, replay) = twice(&answering!([replay = headers], answer)).await;
+    let (_, replay) = twice(&responding!([replay = headers], answer)).await;
     assert_eq!((replay.status, replay.text(), replay.header("location")), (200, "", Some("/1")));
-    let (_, replay) = twice(&answering!([replay = headers + status], answer)).await;
+    let (_, replay) = twice(&responding!([replay = headers + status], answer)).await;
     assert_eq!((replay.status, replay.text(), replay.header("location")), (201, "", Some("/1")));
 }
 
 #[tokio::test]
 async fn without_the_body_its_size_does_not_matter() {
-    let setup = answering!([replay = status, max_response = "1B"], || (StatusCode::CREATED, "larger"));
+    let setup = responding!([replay = status, max_response = "1B"], || (StatusCode::CREATED, "larger"));
     let (first, replay) = twice(&setup).await;
     assert_eq!((first.text(), replay.status, replay.is_replay()), ("larger", 201, true));
 }
 
 #[tokio::test]
 async fn replay_status_is_what_a_replay_is_sent_with() {
-    let (first, replay) = twice(&answering!([replay_status = 409], answer)).await;
+    let (first, replay) = twice(&responding!([replay_status = 409], answer)).await;
     assert_eq!((first.status, replay.status, replay.json()), (201, 409, json!({ "id": 1 })));
     assert!(replay.is_replay());
     // What a status forbids, it forbids here as well.
-    let (_, replay) = twice(&answering!([replay_status = 204], answer)).await;
+    let (_, replay) = twice(&responding!([replay_status = 204], answer)).await;
     assert_eq!((replay.status, replay.text()), (204, ""));
 }
 
 #[tokio::test]
 async fn replay_header_has_the_name_one_wants_or_is_none() {
-    let (first, replay) = twice(&answering!([replay_header = "X-Replay"], answer)).await;
+    let (first, replay) = twice(&responding!([replay_header = "X-Replay"], answer)).await;
     assert_eq!((first.header("x-replay"), replay.header("x-replay")), (None, Some("true")));
     assert_eq!(replay.header("idempotent-replayed"), None);
-    let (first, replay) = twice(&answering!([replay_header = none], answer)).await;
+    let (first, replay) = twice(&responding!([replay_header = none], answer)).await;
     assert_eq!(replay.headers.len(), first.headers.len() + 1, "only `cache-control` is added: {replay:?}");
     assert_eq!((replay.status, replay.body), (first.status, first.body));
 }

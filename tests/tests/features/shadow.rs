@@ -16,7 +16,7 @@ use idem_axum::{
     StoreError, idempotent,
 };
 use idem_testkit::intercept::{Hooks, Intercept};
-use idem_tests::{Ask, Faults, Probe, Reply, Setup, Spans, answering, feed, once, post as send, within};
+use idem_tests::{Ask, Faults, Probe, Reply, Setup, Spans, feed, once, post as send, responding, within};
 
 #[idempotent(required, min_key = 3, shadow)]
 async fn order(State(probe): State<Probe>, body: String) -> (StatusCode, String) {
@@ -127,10 +127,10 @@ async fn duplicates_in_flight_both_run_and_the_first_is_recorded() {
 
 #[tokio::test]
 async fn what_was_recorded_in_shadow_mode_is_replayed_when_the_rules_are_enforced() {
-    let shadow = answering!([shadow], || (StatusCode::ACCEPTED, "1"));
+    let shadow = responding!([shadow], || (StatusCode::ACCEPTED, "1"));
     let first = send("/").key("a").to(&shadow.app).await;
     assert_eq!((first.status, first.text()), (202, "1"));
-    let enforced = answering!(@routes [], || (StatusCode::ACCEPTED, "2"));
+    let enforced = responding!(@routes [], || (StatusCode::ACCEPTED, "2"));
     let (app, probe) = Setup::mount(&shadow.idempotency, enforced);
     let replay = send("/").key("a").to(&app).await;
     assert!(replay.is_replay() && replay.text() == "1", "{replay:?}");
@@ -159,17 +159,17 @@ async fn a_client_that_hangs_up_cuts_the_handler_off_and_releases_the_claim() {
 async fn a_stream_is_recorded_as_its_client_reads_it_and_not_without_it() {
     let (spans, _guard) = Spans::capture();
     let (feeder, body) = feed();
-    let setup = answering!([shadow], once(body));
+    let setup = responding!([shadow], once(body));
     let response = send("/").key("a").response(&setup.app).await;
     feeder.send("one ");
     feeder.send("two");
     drop(feeder);
     assert_eq!(within("the stream", to_bytes(response.into_body(), 100)).await.unwrap(), "one two");
-    let (app, _probe) = Setup::mount(&setup.idempotency, answering!(@routes [], || "another"));
+    let (app, _probe) = Setup::mount(&setup.idempotency, responding!(@routes [], || "another"));
     assert_eq!(send("/").key("a").to(&app).await.text(), "one two");
 
     let (feeder, body) = feed();
-    let left = answering!([shadow], once(body));
+    let left = responding!([shadow], once(body));
     let response = send("/").key("a").response(&left.app).await;
     feeder.send("one ");
     drop(response);

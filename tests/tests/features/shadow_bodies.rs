@@ -15,7 +15,7 @@ use axum::{Extension, RequestExt, Router};
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
 use idem_axum::idempotent;
-use idem_tests::{Setup, Spans, answering, feed, once, post as send, within};
+use idem_tests::{Setup, Spans, feed, once, post as send, responding, within};
 use tower::ServiceExt;
 
 const MIB: usize = 1 << 20;
@@ -158,11 +158,11 @@ async fn a_handler_that_takes_a_body_that_cannot_be_read_is_judged_as_enforced_r
 #[tokio::test]
 async fn a_stream_is_not_asked_for_before_its_client_reads() {
     let pulled = Pulled::default();
-    let setup = answering!([shadow], once(pulled.body(3, b"abc")));
+    let setup = responding!([shadow], once(pulled.body(3, b"abc")));
     let response = send("/").key("a").response(&setup.app).await;
     assert_eq!(pulled.frames(), 0);
     assert_eq!(text(response).await, "abcabcabc");
-    let (app, _probe) = Setup::mount(&setup.idempotency, answering!(@routes [], || "another"));
+    let (app, _probe) = Setup::mount(&setup.idempotency, responding!(@routes [], || "another"));
     assert_eq!(send("/").key("a").to(&app).await.text(), "abcabcabc");
 }
 
@@ -172,7 +172,7 @@ async fn a_body_keeps_what_it_says_of_its_length() {
     let unknown = || Response::new(Pulled::default().body(1, b"abc"));
     let empty = || Response::new(Body::empty());
     for make in [known, unknown, empty] {
-        let (bare, setup) = (make(), answering!([shadow], make));
+        let (bare, setup) = (make(), responding!([shadow], make));
         let response = send("/").key("a").response(&setup.app).await;
         let said = |body: &Body| (body.size_hint().lower(), body.size_hint().upper(), body.is_end_stream());
         assert_eq!(said(response.body()), said(bare.body()));
@@ -183,7 +183,7 @@ async fn a_body_keeps_what_it_says_of_its_length() {
 async fn a_stream_that_panics_has_sent_what_came_before() {
     let frames =
         || stream::iter(0..2).map(|nth| if nth == 0 { Ok::<_, io::Error>("abc") } else { panic!("the stream") });
-    let setup = answering!([shadow], move || Response::new(Body::from_stream(frames())));
+    let setup = responding!([shadow], move || Response::new(Body::from_stream(frames())));
     let mut body = send("/").key("a").response(&setup.app).await.into_body().into_data_stream();
     assert_eq!(body.next().await.unwrap().unwrap(), "abc");
     tokio::spawn(async move { body.next().await }).await.unwrap_err();
@@ -196,11 +196,11 @@ async fn a_body_of_declared_length_is_recorded_when_that_has_come() {
     // As a proxy does: the length of the response behind it, and its stream, which is not read to its end.
     let frames = || stream::iter(["12345", "67890"]).map(Ok::<_, io::Error>).chain(stream::pending());
     let proxied = move || ([("content-length", "10")], Body::from_stream(frames()));
-    let setup = answering!([shadow], proxied);
+    let setup = responding!([shadow], proxied);
     let mut body = send("/").key("a").response(&setup.app).await.into_body().into_data_stream();
     assert_eq!(body.next().await.unwrap().unwrap(), "12345");
     assert_eq!(body.next().await.unwrap().unwrap(), "67890");
     drop(body);
-    let (app, _probe) = Setup::mount(&setup.idempotency, answering!(@routes [], || "another"));
+    let (app, _probe) = Setup::mount(&setup.idempotency, responding!(@routes [], || "another"));
     assert_eq!(send("/").key("a").to(&app).await.text(), "1234567890");
 }

@@ -8,7 +8,7 @@ use axum::http::StatusCode;
 use axum::routing::post;
 use http_body_util::BodyExt;
 use idem_axum::{Idempotency, ManualClock, MemoryStore, idempotent};
-use idem_tests::{Ask, Probe, Setup, answering, feed, once, post as send};
+use idem_tests::{Ask, Probe, Setup, feed, once, post as send, responding};
 
 const NANOSECOND: Duration = Duration::from_nanos(1);
 const HOUR: Duration = Duration::from_secs(60 * 60);
@@ -109,7 +109,7 @@ async fn at_the_end_of_the_ttl_a_crowd_runs_the_handler_once() {
 
 #[tokio::test]
 async fn by_default_a_record_lives_a_day() {
-    let setup = answering!([], || "x");
+    let setup = responding!([], || "x");
     ask().to(&setup.app).await;
     setup.clock.advance(24 * HOUR - NANOSECOND);
     assert!(ask().to(&setup.app).await.is_replay());
@@ -120,11 +120,11 @@ async fn by_default_a_record_lives_a_day() {
 #[tokio::test]
 async fn a_ttl_may_be_short_long_or_composed() {
     let ends = [
-        (answering!([ttl = "1ns"], || "x"), NANOSECOND),
-        (answering!([ttl = "90s"], || "x"), Duration::from_secs(90)),
-        (answering!([ttl = "1h 30m"], || "x"), HOUR + HOUR / 2),
-        (answering!([ttl = "7d"], || "x"), 7 * 24 * HOUR),
-        (answering!([ttl = "36500d"], || "x"), 36_500 * 24 * HOUR),
+        (responding!([ttl = "1ns"], || "x"), NANOSECOND),
+        (responding!([ttl = "90s"], || "x"), Duration::from_secs(90)),
+        (responding!([ttl = "1h 30m"], || "x"), HOUR + HOUR / 2),
+        (responding!([ttl = "7d"], || "x"), 7 * 24 * HOUR),
+        (responding!([ttl = "36500d"], || "x"), 36_500 * 24 * HOUR),
     ];
     for (setup, ttl) in ends {
         ask().to(&setup.app).await;
@@ -138,7 +138,7 @@ async fn a_ttl_may_be_short_long_or_composed() {
 #[tokio::test]
 async fn the_ttl_of_a_stream_counts_from_its_end() {
     let (feed, body) = feed();
-    let setup = answering!([ttl = "1h"], once(body));
+    let setup = responding!([ttl = "1h"], once(body));
     let response = ask().response(&setup.app).await;
     setup.clock.advance(2 * HOUR);
     drop(feed);

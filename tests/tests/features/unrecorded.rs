@@ -7,7 +7,7 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use idem_axum::{Unrecorded, idempotent};
-use idem_tests::{Connection, Probe, Setup, answering, feed, once, post as send};
+use idem_tests::{Connection, Probe, Setup, feed, once, post as send, responding};
 
 struct SoldOut;
 
@@ -75,7 +75,7 @@ async fn without_a_key_it_changes_nothing() {
 #[tokio::test]
 async fn a_stream_that_is_not_recorded_is_sent_as_it_is() {
     let (feed, body) = feed();
-    let setup = answering!([], once((Unrecorded, Body::new(body))));
+    let setup = responding!([], once((Unrecorded, Body::new(body))));
     let response = send("/").key("k").response(&setup.app).await;
     setup.settled().await;
     setup.assert_nothing_stored();

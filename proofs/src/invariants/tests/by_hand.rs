@@ -3,7 +3,7 @@
 use super::*;
 use crate::history::{History, LAST_LOOK};
 
-pub(super) const BOUNDS: Bounds = Bounds { answer: Duration::from_secs(9), replay: Duration::from_millis(400) };
+pub(super) const BOUNDS: Bounds = Bounds { response: Duration::from_secs(9), replay: Duration::from_millis(400) };
 
 /// A history by hand: every event a millisecond after the one before.
 pub(super) struct Tale {
@@ -15,14 +15,14 @@ pub(super) fn asked(tenant: &str, fp: &str) -> Asked {
     Asked { tenant: tenant.into(), scope: tenant.into(), key: "k".into(), fp: fp.into() }
 }
 
-pub(super) fn answer(exec: u64) -> Answer {
+pub(super) fn response(exec: u64) -> SentResponse {
     let headers = [("link", "a"), ("link", "b"), ("set-cookie", "s"), ("x-exec", &canary(exec))];
     let headers = headers.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec();
-    Answer { status: 201, headers, body: format!("{} \u{ff}", canary(exec)) }
+    SentResponse { status: 201, headers, body: format!("{} \u{ff}", canary(exec)) }
 }
 
-pub(super) fn replay(exec: u64) -> Answer {
-    let mut replay = answer(exec);
+pub(super) fn replay(exec: u64) -> SentResponse {
+    let mut replay = response(exec);
     replay.headers.retain(|(name, _)| name != "set-cookie");
     replay.headers.push(("idempotent-replayed".into(), "true".into()));
     replay.headers.push(("cache-control".into(), "no-store".into()));
@@ -34,8 +34,8 @@ pub(super) fn canary(exec: u64) -> String {
     format!("canary-{exec}-")
 }
 
-pub(super) fn refusal(status: u16) -> Answer {
-    Answer { status, headers: Vec::new(), body: "{}".into() }
+pub(super) fn refusal(status: u16) -> SentResponse {
+    SentResponse { status, headers: Vec::new(), body: "{}".into() }
 }
 
 impl Tale {
@@ -72,7 +72,7 @@ impl Tale {
     }
 
     pub(super) fn end(self, exec: u64) -> Self {
-        self.event(Event::End { exec, answer: answer(exec) })
+        self.event(Event::End { exec, response: response(exec) })
     }
 
     pub(super) fn run(self, exec: u64, req: u64, tenant: &str, fp: &str) -> Self {
@@ -80,15 +80,15 @@ impl Tale {
     }
 
     pub(super) fn first(self, id: u64, exec: u64) -> Self {
-        self.event(Event::Resp { id, replayed: false, code: None, answer: answer(exec) })
+        self.event(Event::Resp { id, replayed: false, code: None, response: response(exec) })
     }
 
     pub(super) fn replay(self, id: u64, exec: u64) -> Self {
-        self.event(Event::Resp { id, replayed: true, code: None, answer: replay(exec) })
+        self.event(Event::Resp { id, replayed: true, code: None, response: replay(exec) })
     }
 
     pub(super) fn refuse(self, id: u64, code: &str, status: u16) -> Self {
-        self.event(Event::Resp { id, replayed: false, code: Some(code.into()), answer: refusal(status) })
+        self.event(Event::Resp { id, replayed: false, code: Some(code.into()), response: refusal(status) })
     }
 
     pub(super) fn lost(self, id: u64) -> Self {

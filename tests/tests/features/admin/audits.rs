@@ -1,13 +1,13 @@
 //! What is written down, and what is not.
 
 use idem_admin::{Action, Audit, AuditResult};
-use idem_tests::{Logs, Setup, answering, post as send};
+use idem_tests::{Logs, Setup, post as send, responding};
 use std::sync::{Arc, Mutex};
 
 use super::desk::{Desk, TOKEN, form};
 
 fn answered() -> Setup {
-    answering!([scope = header("X-Tenant")], || ([("x-token", "HEADER-canary")], "BODY-canary"))
+    responding!([scope = header("X-Tenant")], || ([("x-token", "HEADER-canary")], "BODY-canary"))
 }
 
 const FIELDS: &[(&str, &str)] =

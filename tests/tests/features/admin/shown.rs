@@ -5,7 +5,7 @@ use axum::http::{HeaderValue, StatusCode};
 use axum::response::IntoResponse;
 use idem_admin::Admin;
 use idem_axum::Idempotency;
-use idem_tests::{Faults, Reply, Setup, answering, post as send};
+use idem_tests::{Faults, Reply, Setup, post as send, responding};
 
 use super::desk::{Desk, page, setup};
 
@@ -20,7 +20,7 @@ async fn shown(setup: &Setup) -> Reply {
 
 #[tokio::test]
 async fn whatever_was_recorded_is_escaped() {
-    let setup = answering!([], || ([("x-note", SCRIPT), ("content-type", "text/html")], SCRIPT));
+    let setup = responding!([], || ([("x-note", SCRIPT), ("content-type", "text/html")], SCRIPT));
     let page = shown(&setup).await;
     assert_eq!(page.text().matches(ESCAPED).count(), 2, "once in the header and once in the body:\n{}", page.text());
     assert!(!page.text().contains("<script") && !page.text().contains("<img"));
@@ -55,7 +55,7 @@ async fn the_title_and_the_name_of_who_acts_are_escaped() {
 
 #[tokio::test]
 async fn a_long_body_is_cut_between_characters() {
-    let setup = answering!([], || format!("{}é{}", "a".repeat(4095), "b".repeat(100_000)));
+    let setup = responding!([], || format!("{}é{}", "a".repeat(4095), "b".repeat(100_000)));
     let page = shown(&setup).await;
     assert!(page.text().contains("the first 4095 of 104097 bytes") && !page.text().contains("bbb"));
     assert!(page.text().len() < 30_000, "{}", page.text().len());
@@ -63,7 +63,7 @@ async fn a_long_body_is_cut_between_characters() {
 
 #[tokio::test]
 async fn a_body_that_is_no_text_is_told_by_its_first_bytes() {
-    let setup = answering!([], || (0..=255_u8).collect::<Vec<u8>>());
+    let setup = responding!([], || (0..=255_u8).collect::<Vec<u8>>());
     let page = shown(&setup).await;
     assert!(
         page.text().contains("256 bytes that are no text") && page.text().contains("<pre>00 01 02 03 "),
@@ -73,13 +73,13 @@ async fn a_body_that_is_no_text_is_told_by_its_first_bytes() {
     let json = Desk::over(&setup.idempotency).json(&[("key", "k")]).await.json();
     assert_eq!((&json["answer"]["body"], &json["answer"]["body_bytes"]), (&serde_json::Value::Null, &256.into()));
 
-    let empty = answering!([], || StatusCode::NO_CONTENT);
+    let empty = responding!([], || StatusCode::NO_CONTENT);
     assert!(shown(&empty).await.text().contains("It has no body."));
 }
 
 #[tokio::test]
 async fn a_sensitive_header_is_not_shown() {
-    let setup = answering!([], || {
+    let setup = responding!([], || {
         let mut response = "ok".into_response();
         let mut secret = HeaderValue::from_static("CANARY");
         secret.set_sensitive(true);
@@ -95,7 +95,7 @@ async fn a_sensitive_header_is_not_shown() {
 
 #[tokio::test]
 async fn a_response_that_was_too_large_is_not_replayable() {
-    let setup = answering!([max_response = "1KiB"], || "x".repeat(2000));
+    let setup = responding!([max_response = "1KiB"], || "x".repeat(2000));
     let page = shown(&setup).await;
     assert!(page.text().contains("Not replayable") && page.text().contains("POST /") && page.text().contains("forget"));
     let json = Desk::over(&setup.idempotency).json(&[("key", "k")]).await.json();
@@ -104,7 +104,7 @@ async fn a_response_that_was_too_large_is_not_replayable() {
 
 #[tokio::test]
 async fn ages_are_by_the_clock_of_the_engine() {
-    let setup = answering!([ttl = "2h"], || "ok");
+    let setup = responding!([ttl = "2h"], || "ok");
     send("/").key("k").to(&setup.app).await;
     setup.clock.advance(std::time::Duration::from_secs(60 * 61));
     let page = Desk::over(&setup.idempotency).send(&[("key", "k")]).await;

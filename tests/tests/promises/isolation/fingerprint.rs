@@ -1,6 +1,6 @@
 //! What the fingerprint takes of the request.
 
-use idem_tests::{Ask, Setup, answering, post as send};
+use idem_tests::{Ask, Setup, post as send, responding};
 
 fn ask(body: &str) -> Ask {
     send("/").key("k").json(body)
@@ -32,8 +32,8 @@ async fn json_ignores_white_space_order_and_spelling() {
         ("[9007199254740991]", "[ 9007199254740991 ]"),
         ("123456789.012345", "1.23456789012345e8"),
     ] {
-        assert_same(|| answering!([fingerprint = json], || "x"), one, two, true).await;
-        assert_same(|| answering!([], || "x"), one, two, false).await;
+        assert_same(|| responding!([fingerprint = json], || "x"), one, two, true).await;
+        assert_same(|| responding!([], || "x"), one, two, false).await;
     }
 }
 
@@ -50,7 +50,7 @@ async fn json_tells_apart_what_differs() {
         ("[]", "{}"),
         ("null", ""),
     ] {
-        assert_same(|| answering!([fingerprint = json], || "x"), one, two, false).await;
+        assert_same(|| responding!([fingerprint = json], || "x"), one, two, false).await;
     }
 }
 
@@ -75,10 +75,10 @@ async fn what_is_no_i_json_is_compared_byte_for_byte() {
         ("", " "),
         ("\"\\ud800\"", "\"\\ud801\""),
     ] {
-        assert_same(|| answering!([fingerprint = json], || "x"), one, two, false).await;
+        assert_same(|| responding!([fingerprint = json], || "x"), one, two, false).await;
     }
     for body in [r#"{"a":1,"a":2}"#, "9007199254740993", "not json", "", "[[[[", "\u{feff}{}"] {
-        assert!(same(answering!([fingerprint = json], || "x"), body, body).await, "{body}");
+        assert!(same(responding!([fingerprint = json], || "x"), body, body).await, "{body}");
     }
 }
 
@@ -91,20 +91,20 @@ async fn an_integer_beyond_what_readers_agree_on_is_compared_byte_for_byte_in_ev
         ("-9007199254740992", "-9007199254740993.0"),
         ("[9007199254740994.0]", "[9007199254740995.0]"),
     ] {
-        assert_same(|| answering!([fingerprint = json], || "x"), one, two, false).await;
+        assert_same(|| responding!([fingerprint = json], || "x"), one, two, false).await;
     }
 }
 
 #[tokio::test]
 async fn json_as_deep_as_the_stack_is_no_trouble() {
     let deep = |depth| "[".repeat(depth) + &"]".repeat(depth);
-    assert!(same(answering!([fingerprint = json], || "x"), &deep(100_000), &deep(100_000)).await);
-    assert!(!same(answering!([fingerprint = json], || "x"), &deep(100_000), &deep(100_001)).await);
+    assert!(same(responding!([fingerprint = json], || "x"), &deep(100_000), &deep(100_000)).await);
+    assert!(!same(responding!([fingerprint = json], || "x"), &deep(100_000), &deep(100_001)).await);
 }
 
 #[tokio::test]
 async fn pointers_take_what_they_point_at_and_nothing_else() {
-    let setup = || answering!([fingerprint = json("/a", "/b/0")], || "x");
+    let setup = || responding!([fingerprint = json("/a", "/b/0")], || "x");
     let base = r#"{"a":{"x":1},"b":[1,2],"c":1}"#;
     for (other, expected) in [
         (r#"{"b":[1,3,4],"a":{"x":1}}"#, true),
@@ -123,7 +123,7 @@ async fn pointers_take_what_they_point_at_and_nothing_else() {
 
 #[tokio::test]
 async fn missing_differs_from_null_and_from_every_value_under_a_pointer() {
-    let setup = || answering!([fingerprint = json("/a", "/b")], || "x");
+    let setup = || responding!([fingerprint = json("/a", "/b")], || "x");
     for (one, two) in
         [("{}", r#"{"a":null}"#), ("{}", r#"{"a":""}"#), (r#"{"a":1}"#, r#"{"b":1}"#), ("{}", r#"{"b":null}"#)]
     {
@@ -134,7 +134,7 @@ async fn missing_differs_from_null_and_from_every_value_under_a_pointer() {
 
 #[tokio::test]
 async fn pointers_with_escapes_and_spread_over_terms() {
-    let setup = || answering!([fingerprint = json("/a~1b") + method + json("/m~0n")], || "x");
+    let setup = || responding!([fingerprint = json("/a~1b") + method + json("/m~0n")], || "x");
     assert_same(setup, r#"{"a/b":1,"m~n":2}"#, r#"{"m~n":2,"a/b":1,"x":0}"#, true).await;
     assert_same(setup, r#"{"a/b":1,"m~n":2}"#, r#"{"a/b":1,"m~n":3}"#, false).await;
     assert_same(setup, r#"{"a/b":1,"m~n":2}"#, r#"{"a/b":2,"m~n":2}"#, false).await;
@@ -142,14 +142,14 @@ async fn pointers_with_escapes_and_spread_over_terms() {
 
 #[tokio::test]
 async fn the_empty_pointer_is_the_whole_document() {
-    let setup = || answering!([fingerprint = json("")], || "x");
+    let setup = || responding!([fingerprint = json("")], || "x");
     assert_same(setup, r#"{"a":1}"#, r#"{ "a" : 1 }"#, true).await;
     assert_same(setup, r#"{"a":1}"#, r#"{"a":1,"b":1}"#, false).await;
 }
 
 #[tokio::test]
 async fn a_declared_header_takes_part_with_all_its_values() {
-    let setup = || answering!([fingerprint = body + header("Content-Type") + header("X-Version")], || "x");
+    let setup = || responding!([fingerprint = body + header("Content-Type") + header("X-Version")], || "x");
     let base = || send("/").key("k").header("content-type", "text/plain").header("x-version", "1");
     let plain = || send("/").key("k").header("content-type", "text/plain");
     let others = [

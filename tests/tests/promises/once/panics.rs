@@ -6,7 +6,7 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use idem_axum::idempotent;
-use idem_tests::{Ask, Connection, Probe, Server, Setup, answering, post as send};
+use idem_tests::{Ask, Connection, Probe, Server, Setup, post as send, responding};
 
 /// The code of the refusal that a client gets when a handler panics.
 const PANICKED: &str = "idempotency_handler_panicked";
@@ -64,7 +64,7 @@ async fn a_panic_after_the_client_left_is_replayed() {
 
 #[tokio::test]
 async fn where_500_is_not_recorded_a_panic_releases_the_key() {
-    let setup = answering!([record = all - 500], || -> StatusCode { panic!("every time") });
+    let setup = responding!([record = all - 500], || -> StatusCode { panic!("every time") });
     for run in 1..=3 {
         send("/").key("k").to(&setup.app).await.assert_refused(500, PANICKED);
         assert_eq!(setup.probe.runs(), run);
@@ -74,7 +74,7 @@ async fn where_500_is_not_recorded_a_panic_releases_the_key() {
 
 #[tokio::test]
 async fn waiters_get_the_500_as_well() {
-    let setup = answering!([in_flight = wait("5s")], || -> StatusCode { panic!("once") });
+    let setup = responding!([in_flight = wait("5s")], || -> StatusCode { panic!("once") });
     setup.probe.close();
     let app = setup.app.clone();
     let owner = tokio::spawn(async move { send("/").key("k").to(&app).await });

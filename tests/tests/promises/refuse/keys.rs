@@ -5,7 +5,7 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::routing::post;
 use idem_axum::idempotent;
-use idem_tests::{Connection, Probe, Server, Setup, answering, post as send};
+use idem_tests::{Connection, Probe, Server, Setup, post as send, responding};
 
 #[idempotent(required)]
 async fn order(State(probe): State<Probe>) -> StatusCode {
@@ -222,7 +222,7 @@ async fn without_the_key_an_endpoint_that_does_not_require_it_runs_each_time() {
 
 #[tokio::test]
 async fn min_key_counts_characters_after_unquoting() {
-    let setup = answering!([min_key = 8], || "x");
+    let setup = responding!([min_key = 8], || "x");
     for short in ["1234567", "\"1234567\"", r#""\"\"\"\"\"\"\"""#, "\"1\";p=12345678"] {
         send("/").key(short).to(&setup.app).await.assert_refused(400, "idempotency_key_invalid");
     }
@@ -234,7 +234,7 @@ async fn min_key_counts_characters_after_unquoting() {
 
 #[tokio::test]
 async fn a_header_of_another_name() {
-    let setup = answering!([header = "X-Operation-ID", required], || "x");
+    let setup = responding!([header = "X-Operation-ID", required], || "x");
     send("/").key("k").to(&setup.app).await.assert_refused(400, "idempotency_key_missing");
     let ask = send("/").header("x-operation-id", "k");
     ask.to(&setup.app).await.assert_ran(200);

@@ -6,7 +6,7 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use idem_axum::{MemoryStore, Refusal, idempotent};
-use idem_tests::{Ask, Connection, Probe, Reply, Setup, answering, post as send};
+use idem_tests::{Ask, Connection, Probe, Reply, Setup, post as send, responding};
 use serde_json::Value;
 
 #[idempotent(required, max_response = "1KiB")]
@@ -77,7 +77,7 @@ fn own_errors(refusal: &Refusal) -> Response {
 
 #[tokio::test]
 async fn errors_of_ones_own_see_the_refusal() {
-    let setup = answering!([errors = own_errors, required, mismatch = 409, in_flight = reject(423)], || "x");
+    let setup = responding!([errors = own_errors, required, mismatch = 409, in_flight = reject(423)], || "x");
     let ask = send("/").key("k");
     let missing = send("/").to(&setup.app).await;
     assert!(missing.text().starts_with("400 idempotency_key_missing 0 idempotency-key: "), "{missing:?}");
@@ -98,7 +98,7 @@ async fn errors_of_ones_own_see_the_refusal() {
 #[tokio::test]
 async fn refusals_are_never_recorded() {
     // Not even where `errors` makes a response that a policy would record.
-    let setup = answering!([errors = own_errors, required], || "x");
+    let setup = responding!([errors = own_errors, required], || "x");
     for _ in 0..3 {
         assert_eq!(send("/").to(&setup.app).await.status, 418);
     }

@@ -11,7 +11,7 @@ use axum::routing::get;
 use axum::{Extension, Router};
 use futures_util::stream;
 use idem_axum::idempotent;
-use idem_tests::{Connection, Maker, Probe, Reply, Setup, answering, get as fetch, post as send};
+use idem_tests::{Connection, Maker, Probe, Reply, Setup, get as fetch, post as send, responding};
 
 fn with_headers(headers: &[(&'static str, &'static str)], body: impl Into<Body>) -> Response {
     let mut response = Response::new(body.into());
@@ -40,7 +40,7 @@ async fn twice(setup: &Setup) -> (Reply, Reply) {
 #[tokio::test]
 async fn a_wrong_content_length_does_not_reach_the_replay() {
     for wrong in ["3", "100"] {
-        let setup = answering!([], move || with_headers(&[("content-length", wrong)], "0123456789"));
+        let setup = responding!([], move || with_headers(&[("content-length", wrong)], "0123456789"));
         let ask = send("/").key("k");
         assert_eq!(ask.response(&setup.app).await.headers()["content-length"], wrong);
         let (_, replay) = twice(&setup).await;
@@ -50,7 +50,7 @@ async fn a_wrong_content_length_does_not_reach_the_replay() {
 
 #[tokio::test]
 async fn a_transfer_encoding_from_the_handler_does_not_reach_the_replay() {
-    let setup = answering!([], || with_headers(&[("transfer-encoding", "gzip, chunked")], "0123456789"));
+    let setup = responding!([], || with_headers(&[("transfer-encoding", "gzip, chunked")], "0123456789"));
     send("/").key("k").to(&setup.app).await.assert_ran(200);
     let (_, replay) = twice(&setup).await;
     assert_eq!((replay.header("content-length"), replay.text()), (Some("10"), "0123456789"));
@@ -60,7 +60,7 @@ async fn a_transfer_encoding_from_the_handler_does_not_reach_the_replay() {
 #[tokio::test]
 async fn a_body_that_a_status_forbids_does_not_desynchronise() {
     for status in [StatusCode::NO_CONTENT, StatusCode::NOT_MODIFIED] {
-        let setup = answering!([], move || (status, [("x-a", "1")], "HTTP/1.1 200 OK\r\n\r\n"));
+        let setup = responding!([], move || (status, [("x-a", "1")], "HTTP/1.1 200 OK\r\n\r\n"));
         let ask = send("/").key("k");
         ask.to(&setup.app).await;
         let server = setup.serve().await;
@@ -74,7 +74,7 @@ async fn a_body_that_a_status_forbids_does_not_desynchronise() {
 
 #[tokio::test]
 async fn a_stream_is_replayed_with_its_length() {
-    let setup = answering!([], || {
+    let setup = responding!([], || {
         let frames = ["one", "two"].map(Ok::<_, std::io::Error>);
         Body::from_stream(stream::iter(frames))
     });
@@ -137,7 +137,7 @@ async fn the_body_of_a_response_to_head_is_not_waited_for_and_its_length_is_repl
 
 #[tokio::test]
 async fn a_replay_over_http_1_0_is_one_response() {
-    let setup = answering!([], || "body");
+    let setup = responding!([], || "body");
     let server = setup.serve().await;
     let ask = "POST / HTTP/1.0\r\nidempotency-key: k\r\ncontent-length: 0\r\n\r\n";
     for replayed in [false, true] {

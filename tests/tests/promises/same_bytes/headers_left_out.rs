@@ -3,7 +3,7 @@
 use axum::body::Body;
 use axum::http::HeaderValue;
 use axum::response::Response;
-use idem_tests::{Reply, Setup, answering, post as send};
+use idem_tests::{Reply, Setup, post as send, responding};
 
 /// Each with a value that a bare server lets through.
 const NEVER: &[(&str, &str)] = &[
@@ -46,7 +46,7 @@ async fn twice(setup: &Setup) -> (Reply, Reply) {
 
 #[tokio::test]
 async fn headers_of_one_exchange_are_not_replayed() {
-    let setup = answering!([], || {
+    let setup = responding!([], || {
         let mut response = with_headers(NEVER, "body");
         response.headers_mut().append("set-cookie", HeaderValue::from_static("second=1"));
         response.headers_mut().append("connection", HeaderValue::from_static("X-Hop-A, keep-alive"));
@@ -66,7 +66,7 @@ async fn headers_of_one_exchange_are_not_replayed() {
 
 #[tokio::test]
 async fn the_date_of_a_replay_is_its_own() {
-    let setup = answering!([], || with_headers(&[("date", "Sun, 06 Nov 1994 08:49:37 GMT")], "x"));
+    let setup = responding!([], || with_headers(&[("date", "Sun, 06 Nov 1994 08:49:37 GMT")], "x"));
     let (first, replay) = twice(&setup).await;
     assert_eq!(first.header("date"), Some("Sun, 06 Nov 1994 08:49:37 GMT"));
     assert!(replay.header("date").is_some_and(|date| !date.contains("1994")));
@@ -74,7 +74,7 @@ async fn the_date_of_a_replay_is_its_own() {
 
 #[tokio::test]
 async fn headers_named_beside_an_opaque_byte_in_connection_are_not_replayed() {
-    let setup = answering!([], || {
+    let setup = responding!([], || {
         let mut response = with_headers(&[("x-hop-a", "1")], "body");
         response.headers_mut().append("connection", HeaderValue::from_bytes(b"x-hop-a, \xfc").unwrap());
         response

@@ -6,7 +6,7 @@ use axum::body::Body;
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
 use http_body_util::BodyExt;
-use idem_tests::{Ask, Connection, Setup, answering, feed, once, post as send};
+use idem_tests::{Ask, Connection, Setup, feed, once, post as send, responding};
 
 fn ask() -> Ask {
     send("/").key("k")
@@ -22,7 +22,7 @@ async fn assert_tombstone(setup: &Setup) {
 
 #[tokio::test]
 async fn a_response_as_large_as_allowed_is_replayed() {
-    let setup = answering!([max_response = "10B"], || "0123456789");
+    let setup = responding!([max_response = "10B"], || "0123456789");
     let first = ask().to(&setup.app).await;
     first.assert_ran(200);
     ask().to(&setup.app).await.assert_replay_of(&first);
@@ -30,7 +30,7 @@ async fn a_response_as_large_as_allowed_is_replayed() {
 
 #[tokio::test]
 async fn a_response_one_byte_larger_leaves_a_tombstone() {
-    let setup = answering!([max_response = "10B"], || "01234567890");
+    let setup = responding!([max_response = "10B"], || "01234567890");
     let first = ask().to(&setup.app).await;
     first.assert_ran(200);
     assert_eq!(first.text(), "01234567890");
@@ -40,7 +40,7 @@ async fn a_response_one_byte_larger_leaves_a_tombstone() {
 #[tokio::test]
 async fn by_default_a_mebibyte_is_replayed_and_a_byte_more_is_not() {
     for (length, replayed) in [(1024 * 1024, true), (1024 * 1024 + 1, false)] {
-        let setup = answering!([], move || vec![b'x'; length]);
+        let setup = responding!([], move || vec![b'x'; length]);
         let server = setup.serve().await;
         assert_eq!(ask().at(&server).await.body.len(), length);
         let retry = ask().at(&server).await;
@@ -52,7 +52,7 @@ async fn by_default_a_mebibyte_is_replayed_and_a_byte_more_is_not() {
 async fn a_stream_as_large_as_allowed_is_replayed_and_a_larger_one_is_not() {
     for (last, replayed) in [("89", true), ("89x", false)] {
         let (feed, body) = feed();
-        let setup = answering!([max_response = "10B"], once(body));
+        let setup = responding!([max_response = "10B"], once(body));
         let server = setup.serve().await;
         let mut client = Connection::open(&server).await;
         client.send(ask().bytes()).await;
@@ -79,7 +79,7 @@ async fn a_stream_as_large_as_allowed_is_replayed_and_a_larger_one_is_not() {
 #[tokio::test]
 async fn frames_ready_at_once_past_the_limit_reach_the_caller_whole() {
     let frames = (0..100).map(|_| Ok::<_, Infallible>("0123456789"));
-    let setup = answering!([max_response = "100B"], once(Body::from_stream(stream::iter(frames))));
+    let setup = responding!([max_response = "100B"], once(Body::from_stream(stream::iter(frames))));
     assert_eq!(ask().to(&setup.app).await.body.len(), 1000);
     assert_tombstone(&setup).await;
 }
@@ -87,7 +87,7 @@ async fn frames_ready_at_once_past_the_limit_reach_the_caller_whole() {
 #[tokio::test]
 async fn a_stream_without_an_end_reaches_the_caller_and_does_not_run_again() {
     let endless = stream::repeat_with(|| Ok::<_, Infallible>(Bytes::from_static(&[b'x'; 1024])));
-    let setup = answering!([max_response = "4KiB"], once(Body::from_stream(endless)));
+    let setup = responding!([max_response = "4KiB"], once(Body::from_stream(endless)));
     let mut body = ask().response(&setup.app).await.into_body();
     for _ in 0..100 {
         assert_eq!(body.frame().await.unwrap().unwrap().into_data().unwrap().len(), 1024);
@@ -98,7 +98,7 @@ async fn a_stream_without_an_end_reaches_the_caller_and_does_not_run_again() {
 #[tokio::test]
 async fn a_stream_that_fails_leaves_a_tombstone() {
     let (feed, body) = feed();
-    let setup = answering!([], once(body));
+    let setup = responding!([], once(body));
     let server = setup.serve().await;
     let mut client = Connection::open(&server).await;
     client.send(ask().bytes()).await;
@@ -116,7 +116,7 @@ async fn a_stream_that_fails_at_once_leaves_a_tombstone() {
     let (feed, body) = feed();
     feed.send("one");
     feed.fail();
-    let setup = answering!([], once(body));
+    let setup = responding!([], once(body));
     let mut body = ask().response(&setup.app).await.into_body();
     assert_eq!(body.frame().await.unwrap().unwrap().into_data().unwrap(), "one");
     assert!(body.frame().await.unwrap().is_err());
@@ -126,7 +126,7 @@ async fn a_stream_that_fails_at_once_leaves_a_tombstone() {
 #[tokio::test]
 async fn a_stream_that_panics_leaves_a_tombstone() {
     let (feed, body) = feed();
-    let setup = answering!([], once(then_panics(body)));
+    let setup = responding!([], once(then_panics(body)));
     feed.send("one");
     let response = ask().response(&setup.app).await;
     drop(feed);
@@ -141,7 +141,7 @@ async fn a_stream_that_panics_at_once_is_500_and_does_not_run_again() {
     let (feed, body) = feed();
     feed.send("one");
     drop(feed);
-    let setup = answering!([], once(then_panics(body)));
+    let setup = responding!([], once(then_panics(body)));
     let first = ask().to(&setup.app).await;
     first.assert_refused(500, "idempotency_handler_panicked");
     ask().to(&setup.app).await.assert_replay_of(&first);
@@ -156,7 +156,7 @@ fn then_panics(body: Body) -> Body {
 #[tokio::test]
 async fn a_client_that_leaves_a_response_too_large_changes_nothing() {
     let (feed, body) = feed();
-    let setup = answering!([max_response = "1B"], once(body));
+    let setup = responding!([max_response = "1B"], once(body));
     let response = ask().response(&setup.app).await;
     feed.send("larger");
     drop(response);
@@ -166,7 +166,7 @@ async fn a_client_that_leaves_a_response_too_large_changes_nothing() {
 
 #[tokio::test]
 async fn after_its_ttl_a_tombstone_is_gone() {
-    let setup = answering!([max_response = "1B", ttl = "1m"], || "larger");
+    let setup = responding!([max_response = "1B", ttl = "1m"], || "larger");
     ask().to(&setup.app).await.assert_ran(200);
     assert_tombstone(&setup).await;
     setup.clock.advance(std::time::Duration::from_secs(60));

@@ -4,7 +4,7 @@ use axum::http::{HeaderMap, HeaderValue};
 use bytes::Bytes;
 use futures_util::stream;
 use http_body_util::{BodyExt, StreamBody};
-use idem_tests::{Ask, Connection, H2, answering, feed, once, post as send, until, within};
+use idem_tests::{Ask, Connection, H2, feed, once, post as send, responding, until, within};
 
 fn ask() -> Ask {
     send("/").key("k")
@@ -13,7 +13,7 @@ fn ask() -> Ask {
 #[tokio::test]
 async fn each_frame_arrives_before_the_next_is_made() {
     let (feed, body) = feed();
-    let setup = answering!([], once(body));
+    let setup = responding!([], once(body));
     let server = setup.serve().await;
     let mut client = Connection::open(&server).await;
     client.send(ask().bytes()).await;
@@ -36,7 +36,7 @@ async fn each_frame_arrives_before_the_next_is_made() {
 #[tokio::test]
 async fn over_http2_as_well() {
     let (feed, body) = feed();
-    let setup = answering!([], once(body));
+    let setup = responding!([], once(body));
     let server = setup.serve().await;
     let client = H2::open(&server).await;
     let (response, _stream) = client.start(&ask()).await;
@@ -56,7 +56,7 @@ async fn over_http2_as_well() {
 async fn a_client_that_leaves_within_the_stream_gets_the_whole_replay() {
     for reset in [false, true] {
         let (feed, body) = feed();
-        let setup = answering!([], once(body));
+        let setup = responding!([], once(body));
         let server = setup.serve().await;
         let mut client = Connection::open(&server).await;
         client.send(ask().bytes()).await;
@@ -81,7 +81,7 @@ async fn a_client_that_leaves_within_the_stream_gets_the_whole_replay() {
 #[tokio::test]
 async fn a_client_that_does_not_read_does_not_hold_up_the_recording() {
     let (feed, body) = feed();
-    let setup = answering!([], once(body));
+    let setup = responding!([], once(body));
     let unread = ask().response(&setup.app).await;
     // Small frames, and all together far less than what is recorded.
     for _ in 0..5000 {
@@ -97,7 +97,7 @@ async fn a_client_that_does_not_read_does_not_hold_up_the_recording() {
 #[tokio::test]
 async fn frames_that_are_ready_at_once_are_replayed_as_well() {
     let frames = (0..1000).map(|number| Ok::<_, std::io::Error>(format!("{number},")));
-    let setup = answering!([], once(axum::body::Body::from_stream(stream::iter(frames))));
+    let setup = responding!([], once(axum::body::Body::from_stream(stream::iter(frames))));
     let first = ask().to(&setup.app).await;
     assert!(first.text().starts_with("0,1,2,") && first.text().ends_with(",998,999,"));
     ask().to(&setup.app).await.assert_replay_of(&first);
@@ -106,7 +106,7 @@ async fn frames_that_are_ready_at_once_are_replayed_as_well() {
 #[tokio::test]
 async fn an_empty_stream() {
     let (feed, body) = feed();
-    let setup = answering!([], once(body));
+    let setup = responding!([], once(body));
     let response = ask().response(&setup.app).await;
     drop(feed);
     assert_eq!(response.into_body().collect().await.unwrap().to_bytes(), "");
@@ -121,7 +121,7 @@ async fn trailers_reach_the_first_caller_and_are_replayed() {
         Ok::<_, std::io::Error>(http_body::Frame::data(Bytes::from("data"))),
         Ok(http_body::Frame::trailers(trailers)),
     ];
-    let setup = answering!([], once(axum::body::Body::new(StreamBody::new(stream::iter(frames)))));
+    let setup = responding!([], once(axum::body::Body::new(StreamBody::new(stream::iter(frames)))));
     let first = within("the body", ask().response(&setup.app).await.into_body().collect()).await.unwrap();
     assert_eq!(first.trailers().and_then(|trailers| trailers.get("x-sum")), Some(&HeaderValue::from_static("1")));
     let replay = within("the body", ask().response(&setup.app).await.into_body().collect()).await.unwrap();
@@ -132,7 +132,7 @@ async fn trailers_reach_the_first_caller_and_are_replayed() {
 #[tokio::test]
 async fn drain_waits_for_a_stream_that_no_client_reads_any_more() {
     let (feed, body) = feed();
-    let setup = answering!([], once(body));
+    let setup = responding!([], once(body));
     drop(ask().response(&setup.app).await);
     let mut drained = Box::pin(setup.settled());
     assert!(futures_util::poll!(&mut drained).is_pending());
@@ -145,7 +145,7 @@ async fn drain_waits_for_a_stream_that_no_client_reads_any_more() {
 #[tokio::test]
 async fn a_length_that_the_handler_knows_is_kept_for_a_slow_body() {
     let (feed, body) = feed();
-    let setup = answering!([], once(([("content-length", "6")], body)));
+    let setup = responding!([], once(([("content-length", "6")], body)));
     let server = setup.serve().await;
     let mut client = Connection::open(&server).await;
     client.send(ask().bytes()).await;
