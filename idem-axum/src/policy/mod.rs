@@ -1,4 +1,7 @@
 //! The policy: the declared rules of one endpoint.
+//!
+//! `values` has the types of the options, `statuses` the sets of `record`, and `validate` what a value must be. `refusal` has the table of
+//! refusals: status, code, `Retry-After` and event. `render` writes their bodies.
 
 mod refusal;
 mod render;

@@ -1,4 +1,4 @@
-//! Refusals: responses made by the runtime itself.
+//! Refusals: responses made by the runtime itself. Their statuses, codes, `Retry-After` and events.
 
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};

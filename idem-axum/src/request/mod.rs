@@ -1,4 +1,8 @@
 //! What is read from a request: its key, its owner, its body, and the fingerprint over them.
+//!
+//! `key` reads the header or the value of `key = ..`. `owner` says whose key it is: the caller, or the declared `scope`. `body` reads the
+//! body for the fingerprint, and `unread` discards the rest of one that was not read. `fingerprint` joins the declared parts, `json` and
+//! `header` among them.
 
 use axum::extract::{MatchedPath, OriginalUri};
 use http::request::Parts;

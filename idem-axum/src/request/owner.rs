@@ -1,4 +1,4 @@
-//! Whose key it is.
+//! Whose key it is: the caller, or the declared `scope`, which is `global`, `path`, a header or values of the handler's arguments.
 
 use std::fmt::Display;
 

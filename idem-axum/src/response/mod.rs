@@ -1,4 +1,8 @@
 //! Responses: recorded on their way out, and replayed from a record.
+//!
+//! `recorder` records a response up to `max_response`, and passes it on by `body` and `queue`. `headers` says which headers are recorded,
+//! `codec` turns a response into the bytes of a record, and `replay` makes a response of them, as `replay`, `replay_status`, `replay_header`
+//! and `replay_with` say.
 
 use std::convert::Infallible;
 

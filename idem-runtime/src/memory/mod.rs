@@ -1,4 +1,7 @@
 //! The store in this process's memory: claims in maps with a mutex for each key, records in moka caches.
+//!
+//! `claims` and `records` have one part of each, `quota` enforces `max_entries` and `max_bytes`, and `janitor` reclaims memory without
+//! traffic.
 
 use std::fmt;
 use std::hash::BuildHasher;

@@ -1,4 +1,4 @@
-//! How much the store may hold and how much it holds, and the permits that count against it.
+//! The quota: `max_entries` and `max_bytes`, how much of them is used, and the permits that count against them.
 
 use std::fmt;
 use std::sync::Arc;
