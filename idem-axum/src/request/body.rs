@@ -116,7 +116,7 @@ impl ReadBody {
                 (frames.then_notify(noticed).then(rest), state)
             }
             ReadEnd::Failed(error) => {
-                let (noticed, state) = unreadable(is_over_limit(&error));
+                let (noticed, state) = unreadable(exceeds_limit(&error));
                 (frames.then_notify(noticed).failed(error), state)
             }
         }
@@ -253,7 +253,7 @@ async fn read_frames(body: &mut Body, frames: &mut BufferedFrames, hash: &mut Bo
 
 /// Returns whether a body failed because it exceeds the limit that a layer has put on it, such as `RequestBodyLimitLayer` of
 /// tower-http.
-fn is_over_limit(error: &axum::Error) -> bool {
+fn exceeds_limit(error: &axum::Error) -> bool {
     let mut causes = std::iter::successors(Some(error as &dyn Error), |&error| error.source());
     causes.any(<dyn Error>::is::<LengthLimitError>)
 }
