@@ -407,6 +407,23 @@ mod tests {
         .await
     }
 
+    /// The store has something left to do.
+    struct Busy;
+
+    impl Hooks<MemoryStore> for Busy {
+        async fn drained(&self, _: &MemoryStore) {
+            std::future::pending().await
+        }
+    }
+
+    #[tokio::test]
+    async fn a_drain_waits_for_the_store_behind() {
+        let store = CachedStore::new(Intercept::new(MemoryStore::new(), Busy));
+        assert!(polled_once(Box::pin(store.drained()).as_mut()).await.is_none());
+        let store = CachedStore::new(MemoryStore::new());
+        assert!(polled_once(Box::pin(store.drained()).as_mut()).await.is_some());
+    }
+
     #[tokio::test]
     async fn a_cache_without_room_costs_a_round_trip_and_nothing_else() {
         let store = CachedStore::builder(MemoryStore::new()).max_bytes(1).max_age(Duration::MAX).build();

@@ -282,6 +282,14 @@ mod tests {
     }
 
     #[test]
+    fn a_builder_tells_what_was_written() {
+        let mut builder = RecordBuilder::new();
+        assert!(builder.is_empty());
+        builder.put(b"content");
+        assert_eq!((builder.is_empty(), builder.len(), builder.as_slice()), (false, 7, &b"content"[..]));
+    }
+
+    #[test]
     fn a_tombstone_keeps_fingerprint_and_expiry_and_nothing_else() {
         let tombstone = record(b"secret", None).tombstone();
         assert_eq!(tombstone.fingerprint(), &FINGERPRINT);

@@ -142,3 +142,40 @@ fn a_tag_depends_on_handler_key_scope_and_fingerprint_and_on_nothing_else() {
     assert_ne!(one, pointers(&[Part::JsonPointers(&["/a/b"])]));
     assert_eq!(pointers(&[Part::Header("X-A")]), pointers(&[Part::Header("x-a")]));
 }
+
+#[test]
+fn the_shapes_of_stripe_and_of_the_agentic_commerce_protocol_name_the_kind_of_an_error() {
+    use futures_util::FutureExt;
+    type Render = fn(&Refusal) -> axum::response::Response;
+
+    let policy = &Policy::DEFAULT;
+    let source = StoreError::unavailable("reset");
+    let kind = |render: Render, refusal: &Refusal| {
+        let body = axum::body::to_bytes(render(refusal).into_body(), usize::MAX).now_or_never().unwrap().unwrap();
+        let body: serde_json::Value = serde_json::from_slice(&body).unwrap();
+        let error = body.get("error").unwrap_or(&body);
+        error["type"].as_str().unwrap().to_owned()
+    };
+    for (refusal, stripe, acp) in [
+        (Refusal::KeyMissing { policy }, "invalid_request_error", "invalid_request"),
+        (Refusal::Mismatch { policy }, "idempotency_error", "invalid_request"),
+        (Refusal::StoreUnavailable { policy, source }, "api_error", "service_unavailable"),
+        (Refusal::HandlerPanicked { policy }, "api_error", "processing_error"),
+        (Refusal::HandlerTimedOut { policy }, "api_error", "processing_error"),
+    ] {
+        assert_eq!(kind(render::stripe, &refusal), stripe, "{refusal:?}");
+        assert_eq!(kind(render::acp, &refusal), acp, "{refusal:?}");
+    }
+}
+
+#[test]
+fn a_refusal_has_the_error_of_the_store_or_of_the_key_as_its_source() {
+    let policy = &Policy::DEFAULT;
+    let source = |refusal: &Refusal| std::error::Error::source(refusal).map(ToString::to_string);
+    let down = StoreError::unavailable("down");
+    let text = down.to_string();
+    assert_eq!(source(&Refusal::StoreUnavailable { policy, source: down }), Some(text));
+    let reason = idem_runtime::InvalidKey::Empty;
+    assert_eq!(source(&Refusal::KeyInvalid { policy, reason }), Some(reason.to_string()));
+    assert_eq!(source(&Refusal::KeyMissing { policy }), None);
+}

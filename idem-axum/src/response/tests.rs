@@ -190,3 +190,72 @@ async fn a_body_that_is_buffered_is_awaited_to_its_end_whatever_its_trailers_are
     let body = response.into_body().collect().await.unwrap();
     assert!(is_whole && body.trailers().is_some_and(|trailers| trailers.len() == 1));
 }
+
+/// A body that says how long it is, and never comes.
+struct Announced(u64);
+
+impl http_body::Body for Announced {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        self: std::pin::Pin<&mut Self>,
+        _: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        std::task::Poll::Pending
+    }
+
+    fn size_hint(&self) -> http_body::SizeHint {
+        http_body::SizeHint::with_exact(self.0)
+    }
+}
+
+#[tokio::test]
+async fn a_body_that_says_it_is_too_long_is_not_awaited() {
+    for (size, is_awaited) in [(4, true), (5, false), (6, false)] {
+        let buffered = super::buffer(4, Response::new(Body::new(Announced(size)))).now_or_never();
+        assert_eq!(buffered.is_none(), is_awaited, "{size}");
+    }
+}
+
+fn frames<const N: usize>(frames: [Result<Frame<Bytes>, std::io::Error>; N]) -> Body {
+    Body::new(StreamBody::new(stream::iter(frames)))
+}
+
+#[tokio::test]
+async fn what_comes_after_the_declared_length_is_not_asked_for() {
+    let data = Frame::data(Bytes::from_static(b"four"));
+    let body = frames([Ok(data), Err(std::io::Error::other("on purpose"))]);
+    let response = ([(header::CONTENT_LENGTH, "3")], body).into_response();
+    let (_, _, body) = replayed(&Policy::DEFAULT, response).await;
+    assert_eq!(body, b"fou");
+}
+
+#[tokio::test]
+async fn trailers_take_room_by_their_names_and_values() {
+    let trailers = http::HeaderMap::from_iter([(HeaderName::from_static("x-sum"), HeaderValue::from_static("12"))]);
+    for (max, is_recorded) in [(11, true), (10, false)] {
+        let body = frames([Ok(Frame::data(Bytes::from_static(b"four"))), Ok(Frame::trailers(trailers.clone()))]);
+        let ended = record(&Policy::DEFAULT.max_response(max), Response::new(body)).await;
+        assert_eq!(matches!(ended.recording, Recording::Done(Outcome::Record(_))), is_recorded, "{max}");
+    }
+}
+
+#[tokio::test]
+async fn a_body_that_turns_out_too_long_is_not_awaited_and_a_shorter_one_is() {
+    for (data, is_awaited) in [("fou", true), ("four", true), ("four!", false)] {
+        let sent = stream::once(async move { Ok::<_, Infallible>(Bytes::from(data)) });
+        let response = Response::new(Body::from_stream(sent.chain(stream::pending())));
+        let buffered = super::buffer(4, response).now_or_never();
+        assert_eq!(buffered.is_none(), is_awaited, "{data}");
+    }
+}
+
+#[tokio::test]
+async fn a_body_of_its_declared_length_is_recorded_although_its_stream_has_not_ended() {
+    let sent = stream::once(async { Ok::<_, Infallible>(Bytes::from_static(b"four")) });
+    let body = Body::from_stream(sent.chain(stream::pending()));
+    let response = ([(header::CONTENT_LENGTH, "4")], body).into_response();
+    let (_, _, body) = replayed(&Policy::DEFAULT, response).await;
+    assert_eq!(body, b"four");
+}

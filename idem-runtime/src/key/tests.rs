@@ -101,10 +101,9 @@ fn scope_and_key_cannot_be_shifted_into_each_other() {
 #[test]
 fn a_storage_key_is_stable_across_releases() {
     let key = Key::parse(b"abc").unwrap();
-    assert_eq!(
-        hex::<32>(StorageKey::new("", &Scope::GLOBAL, &key).as_bytes()),
-        "2df6aca3efef06cfcd863d6188dde12b59c28e3a4e3e34c68796538aef7bde51"
-    );
+    let key = StorageKey::new("", &Scope::GLOBAL, &key);
+    assert_eq!(hex::<32>(key.as_bytes()), "2df6aca3efef06cfcd863d6188dde12b59c28e3a4e3e34c68796538aef7bde51");
+    assert_eq!(key.to_string(), "2df6aca3", "what logs have of it");
 }
 
 #[test]
@@ -120,4 +119,22 @@ fn a_child_key_is_a_uuid_that_depends_on_request_and_label() {
     assert_ne!(child, key.derive(Some((&theirs, &fingerprint)), "charge"));
     assert_ne!(child, key.derive(Some((&mine, &Fingerprint::from_bytes([8; 32]))), "charge"));
     assert_eq!(&child.as_str()[14..15], "8", "version");
+}
+
+#[test]
+fn a_child_key_is_stable_across_releases() {
+    let key = Key::parse(b"abc").unwrap();
+    let children = ["charge", "refund", "ship"].map(|label| key.derive(None, label));
+    let expected = [
+        "db18acf8-344a-8314-bab5-bb0da5bdd732",
+        "dc7a3ff6-3b31-8189-a214-472fea2a9711",
+        "6449488e-3507-8135-9ac5-4e9ce5897796",
+    ];
+    assert_eq!(children.each_ref().map(Key::as_str), expected);
+}
+
+#[test]
+fn any_text_but_none_is_a_key() {
+    assert_eq!(Key::from_text("Überweisung 7").unwrap().as_str(), "Überweisung 7");
+    assert_eq!(Key::from_text(""), None);
 }

@@ -83,6 +83,17 @@ async fn a_record_expires_at_its_ttl_to_the_nanosecond() {
 }
 
 #[tokio::test]
+async fn what_has_expired_cannot_be_forgotten() {
+    for (age, is_forgotten) in [(TTL - TICK, true), (TTL, false)] {
+        let (store, clock) = with_clock(MemoryStore::new());
+        complete(&store, 1, 1).await;
+        clock.advance(age);
+        assert_eq!(store.forget(&key(1)).await.unwrap(), is_forgotten);
+        assert_eq!(store.usage(), EMPTY);
+    }
+}
+
+#[tokio::test]
 async fn a_full_store_refuses_new_keys_and_replays_existing_ones() {
     let (store, clock) = with_clock(MemoryStore::builder().max_entries(2).build());
     complete(&store, 1, 10).await;
@@ -609,8 +620,9 @@ async fn pages_of_unknown_outcomes_are_of_whole_shards_and_each_key_is_in_one() 
         let (mut seen, mut next) = (Vec::new(), None);
         for page in 1..=pages {
             let found = store.inspect_unknown(next.as_ref()).await.unwrap();
-            seen.extend(found.keys.into_iter().map(|(key, _)| *key.as_bytes()));
+            seen.extend(found.keys.iter().map(|(key, _)| *key.as_bytes()));
             assert_eq!(found.next.is_some(), page < pages, "page {page}");
+            assert!(seen.len() < keys || page == pages, "page {page} has everything");
             next = found.next;
         }
         seen.sort_unstable();

@@ -460,3 +460,39 @@ fn an_error_of_an_operator_says_what_the_key_is_and_what_to_do() {
         assert!(error.to_string().contains(text), "{error}");
     }
 }
+
+/// A store with leases, which loses its reply to the first completion.
+#[derive(Default)]
+struct LosesFirstReply {
+    completions: AtomicUsize,
+    renewals: AtomicUsize,
+}
+
+impl Hooks<MemoryStore> for LosesFirstReply {
+    fn attach(&self, store: &MemoryStore, clock: &Arc<dyn Clock>) -> StoreCapabilities {
+        StoreCapabilities { claims_live_with_owner: false, ..store.attach(clock) }
+    }
+
+    async fn renew(&self, claim: &mut MemoryClaim, lease: Duration) -> Result<(), StoreError> {
+        self.renewals.fetch_add(1, Ordering::SeqCst);
+        claim.renew(lease).await
+    }
+
+    async fn complete(&self, claim: MemoryClaim, record: Record, ttl: Duration) -> Result<(), StoreError> {
+        claim.complete(record, ttl).await?;
+        match self.completions.fetch_add(1, Ordering::SeqCst) {
+            0 => Err(StoreError::unavailable("the reply was lost")),
+            _ => Ok(()),
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_settlement_whose_reply_was_lost_is_found_in_the_store() {
+    let store = MemoryStore::new();
+    let key = from_orders().key;
+    drop(store.begin(&key, &from_orders().fingerprint, &BeginOptions::new(TTL, TTL)).await.unwrap());
+    let idempotency = Idempotency::new(Intercept::new(store, LosesFirstReply::default()));
+    let settled = idempotency.settle(&Scope::GLOBAL, &a(), answer("settled")).await;
+    assert!(matches!(settled, Ok(Settled::Now)), "{settled:?}");
+}
