@@ -286,9 +286,9 @@ mod tests {
 
     #[test]
     fn only_a_body_that_a_layer_has_limited_is_over_the_limit() {
-        assert!(!is_over_limit(&axum::Error::new(std::io::Error::other("reset"))));
+        assert!(!exceeds_limit(&axum::Error::new(std::io::Error::other("reset"))));
         let limited = http_body_util::Limited::new(Body::from("four"), 3);
         let error = axum::body::to_bytes(Body::new(limited), usize::MAX).now_or_never().unwrap().unwrap_err();
-        assert!(is_over_limit(&error));
+        assert!(exceeds_limit(&error));
     }
 }
