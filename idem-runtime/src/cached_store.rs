@@ -407,6 +407,16 @@ mod tests {
         .await
     }
 
+    #[tokio::test]
+    async fn a_claim_ends_here_when_it_ends_there() {
+        let (store, _behind, _clock) = cached();
+        let Begin::Claimed(claim) = begin(&store, &FINGERPRINT).await else { panic!("a free key") };
+        let mut ended = Box::pin(store.ended(&KEY));
+        assert!(polled_once(ended.as_mut()).await.is_none());
+        claim.release().await.unwrap();
+        ended.await;
+    }
+
     /// The store has something left to do.
     struct Busy;
 
