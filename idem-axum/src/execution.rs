@@ -125,7 +125,7 @@ async fn record_in_transaction(
         }
         return Ok(ended(response, Outcome::Release));
     }
-    let (response, is_whole) = response::buffer(policy.max_response, response).await?;
+    let (response, is_whole) = response::buffer(policy, request.is_head, response).await?;
     let succeeded = is_whole && status.as_u16() < 400;
     if succeeded {
         slot.keep_writes();
@@ -145,6 +145,7 @@ pub(crate) fn run_without_key(
     policy: &'static Policy,
     config: Arc<LayerConfig>,
     slot: TransactionSlot,
+    is_head: bool,
     handler: BoxFuture<'static, Response>,
 ) -> BoxFuture<'static, Response> {
     // No two requests may have one storage key. Those of keys are hashes.
@@ -154,7 +155,7 @@ pub(crate) fn run_without_key(
     slot.set_unkeyed();
     Box::pin(async move {
         let span = RequestSpan::default();
-        let request = RecordedRequest { policy, is_head: false, body_failed: false, warnings: config.warnings.clone() };
+        let request = RecordedRequest { policy, is_head, body_failed: false, warnings: config.warnings.clone() };
         let execution = Execution::new(request, &config, &span, Some(slot.clone()));
         let attempt = Attempt::new(StorageKey::from_bytes(key), Fingerprint::from_bytes([0; 32]), policy.rules());
         let run = config.idempotency.run_in_transaction(attempt, slot.clone(), move || execution.run(handler));

@@ -6,10 +6,11 @@ use std::convert::Infallible;
 use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::extract::rejection::BytesRejection;
-use axum::extract::{DefaultBodyLimit, Request};
+use axum::extract::{DefaultBodyLimit, FromRequest, Request};
 use axum::http::{Response, StatusCode};
 use axum::routing::post;
 use futures_util::{StreamExt, stream};
+use http_body_util::BodyExt;
 use idem_axum::{Idempotency, IdempotencyLayer, MemoryStore, idempotent};
 use tower::ServiceExt;
 
@@ -33,11 +34,51 @@ async fn lenient(body: Result<Bytes, BytesRejection>) -> String {
     body.map_or_else(|rejection| rejection.body_text(), |body| body.len().to_string())
 }
 
+/// A body of any size, read by an extractor that has no limit, as those of some other crates.
+struct Everything(Vec<u8>);
+
+impl<S: Sync> FromRequest<S> for Everything {
+    type Rejection = StatusCode;
+
+    async fn from_request(request: Request, _: &S) -> Result<Self, StatusCode> {
+        let read = axum::body::to_bytes(request.into_body(), usize::MAX).await;
+        read.map(|body| Self(body.into())).map_err(|_| StatusCode::BAD_REQUEST)
+    }
+}
+
+#[idempotent]
+async fn everything(Everything(body): Everything) -> String {
+    body.len().to_string()
+}
+
+/// A body of which the extractor has read the start, and the handler reads the rest.
+struct Started(Body);
+
+impl<S: Sync> FromRequest<S> for Started {
+    type Rejection = StatusCode;
+
+    async fn from_request(request: Request, _: &S) -> Result<Self, StatusCode> {
+        let (mut body, mut read) = (request.into_body(), 0);
+        while read < LIMIT + 1000 {
+            let Some(Ok(frame)) = body.frame().await else { return Err(StatusCode::BAD_REQUEST) };
+            read += frame.data_ref().map_or(0, Bytes::len);
+        }
+        Ok(Self(body))
+    }
+}
+
+#[idempotent]
+async fn started(Started(rest): Started) -> String {
+    axum::body::to_bytes(rest, usize::MAX).await.map_or(0, |rest| rest.len()).to_string()
+}
+
 fn app() -> Router {
     let layer = IdempotencyLayer::new(Idempotency::new(MemoryStore::new()));
     let routes = Router::new()
         .route("/upload", post(upload).layer(DefaultBodyLimit::disable()))
-        .route("/limited", post(lenient).layer(DefaultBodyLimit::max(LIMIT)));
+        .route("/limited", post(lenient).layer(DefaultBodyLimit::max(LIMIT)))
+        .route("/everything", post(everything).layer(DefaultBodyLimit::max(LIMIT)))
+        .route("/started", post(started).layer(DefaultBodyLimit::max(LIMIT)));
     routes.layer(layer)
 }
 
@@ -99,6 +140,37 @@ async fn of_a_body_above_the_limit_the_bytes_within_it_count_in_whatever_frames_
             let refused = send(other, size).await;
             assert_eq!(refused.status(), StatusCode::UNPROCESSABLE_ENTITY, "{} bytes, frames of {size}", other.len());
         }
+    }
+}
+
+#[tokio::test]
+async fn what_an_extractor_reads_above_the_limit_counts_in_whatever_frames_it_comes() {
+    let app = app();
+    let chunks = |bytes: &[u8], size| in_frames(bytes.chunks(size).map(Bytes::copy_from_slice).collect());
+    for length in [LIMIT + 1, 20_000] {
+        let bytes = vec![7; length];
+        let key = length.to_string();
+        let send = async |bytes: &[u8], size| send_to(&app, "/everything", &key, chunks(bytes, size)).await;
+        assert_eq!(send(&bytes, 1000).await.status(), StatusCode::OK);
+        let last = [&bytes[1..], b"x"].concat();
+        for size in [100, LIMIT, LIMIT + 1, 30_000] {
+            let replay = send(&bytes, size).await;
+            assert_eq!(replay.headers()["idempotent-replayed"], "true", "{length} bytes in frames of {size}");
+            for other in [&last[..], &[&bytes[..], b"\x07"].concat(), &bytes[1..]] {
+                let refused = send(other, size).await;
+                assert_eq!(refused.status(), StatusCode::UNPROCESSABLE_ENTITY, "{length} bytes in frames of {size}");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_handler_gets_no_rest_of_a_body_that_the_fingerprint_does_not_cover() {
+    let app = app();
+    for end in [7, 8] {
+        let frames = vec![Bytes::from(vec![7; LIMIT]), Bytes::from(vec![7; 2000]), Bytes::from(vec![end; 2000])];
+        let refused = send_to(&app, "/started", "k", in_frames(frames)).await;
+        assert_eq!(refused.status(), StatusCode::PAYLOAD_TOO_LARGE);
     }
 }
 

@@ -89,7 +89,7 @@ impl KeyedRequest {
             unread.release();
             let handler = match slot {
                 None => handler,
-                Some(slot) => execution::run_without_key(policy, Arc::clone(&config), slot, handler),
+                Some(slot) => execution::run_without_key(policy, Arc::clone(&config), slot, request.is_head, handler),
             };
             return Box::pin(shadow::run(config.idempotency.clone(), request, attempt, span, handler));
         }

@@ -7,6 +7,7 @@ use axum::body::Body;
 use axum::extract::{FromRequest, FromRequestParts, Request};
 use axum::response::{IntoResponse, Response};
 use futures_util::future::BoxFuture;
+use http::Method;
 use http::request::Parts;
 use http_body::Body as _;
 use idem_runtime::transaction::TransactionSlot;
@@ -203,7 +204,8 @@ impl OpenRequest {
             None if body.size_hint().upper().is_some_and(|length| length <= SMALL_BODY) => UnreadBody::nothing(),
             None => UnreadBody::share(&parts, &mut body, false),
         };
-        (Request::from_parts(parts, body), ReadyCall { policy, config, key, unread, slot })
+        let is_head = parts.method == Method::HEAD;
+        (Request::from_parts(parts, body), ReadyCall { policy, config, key, unread, slot, is_head })
     }
 
     fn rejected(&mut self, response: Response) -> Box<Refused> {

@@ -26,6 +26,7 @@ pub struct ReadyCall {
     pub(super) key: RequestKey,
     pub(super) unread: UnreadBody,
     pub(super) slot: TransactionSlot,
+    pub(super) is_head: bool,
 }
 
 impl fmt::Debug for ReadyCall {
@@ -62,7 +63,7 @@ impl ReadyCall {
         scope: Option<ScopeValue>,
         handler: BoxFuture<'static, Response>,
     ) -> BoxFuture<'static, Response> {
-        let Self { policy, config, key, unread, slot } = self;
+        let Self { policy, config, key, unread, slot, is_head } = self;
         let slot = slot.is_wanted().then_some(slot);
         match key {
             RequestKey::None => {}
@@ -81,12 +82,19 @@ impl ReadyCall {
             }
         }
         unread.release();
-        unprotected(policy, config, handler, slot)
+        unprotected(policy, config, handler, slot.map(|slot| (slot, is_head)))
     }
 
-    /// Refuses a body that is too large or broke off, if the extractor has not read it and so does not know.
+    /// Refuses a body that is too large or broke off, if the extractor has not read it and so does not know, or if the handler would
+    /// read more of it than the fingerprint covers.
     pub(super) fn checked(mut self, unreadable: Option<UnreadableBody>) -> Result<Self, Box<Refused>> {
-        let Some(unreadable) = unreadable.filter(|unreadable| !unreadable.is_noticed()) else { return Ok(self) };
+        let Some(unreadable) = unreadable else { return Ok(self) };
+        if unreadable.is_noticed() && !(unreadable.goes_on() && self.unread.is_handed()) {
+            if let Some(keyed) = self.key.request() {
+                keyed.fingerprint.beyond_limit(&unreadable);
+            }
+            return Ok(self);
+        }
         let span = self.key.request().map(|keyed| &keyed.span);
         if self.policy.shadow {
             span.iter().for_each(|span| shadow::report(span, "reject"));
@@ -106,10 +114,10 @@ fn unprotected(
     policy: &'static Policy,
     config: Arc<LayerConfig>,
     handler: BoxFuture<'static, Response>,
-    slot: Option<TransactionSlot>,
+    transaction: Option<(TransactionSlot, bool)>,
 ) -> BoxFuture<'static, Response> {
-    if let Some(slot) = slot {
-        return execution::run_without_key(policy, config, slot, handler);
+    if let Some((slot, is_head)) = transaction {
+        return execution::run_without_key(policy, config, slot, is_head, handler);
     }
     match policy.timeout.filter(|_| !policy.shadow) {
         None => handler,

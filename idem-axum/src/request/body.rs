@@ -6,20 +6,20 @@ use std::error::Error;
 use std::future::poll_fn;
 use std::mem;
 use std::pin::{Pin, pin};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use axum::RequestExt;
 use axum::body::Body;
 use axum::extract::{DefaultBodyLimit, FromRequest, Request};
 use axum::response::{IntoResponse, Response};
+use axum::{BoxError, RequestExt};
 use bytes::Bytes;
 use futures_util::{FutureExt, stream};
 use http::StatusCode;
 use http::request::Parts;
-use http_body::{Body as HttpBody, Frame};
+use http_body::{Body as HttpBody, Frame, SizeHint};
 use http_body_util::LengthLimitError;
 use sha2::{Digest, Sha256};
 use tokio::time::timeout;
@@ -68,6 +68,21 @@ pub(crate) struct UnreadableBody {
     /// Whether the extractor has read so far that it knows.
     noticed: Arc<AtomicBool>,
     too_large: bool,
+    /// `None` of a body that failed.
+    beyond: Option<Arc<Mutex<Beyond>>>,
+}
+
+/// What an extractor without a limit reads of a body above the limit.
+#[derive(Clone, Debug, Default)]
+struct Beyond {
+    sha: Sha256,
+    /// Whether it has asked for more than what was buffered.
+    asked: bool,
+    ended: bool,
+}
+
+fn lock(beyond: &Mutex<Beyond>) -> MutexGuard<'_, Beyond> {
+    beyond.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl ReadBody {
@@ -104,19 +119,27 @@ impl ReadBody {
     /// Returns the body for the extractor: the same frames, with the same end.
     pub(crate) fn into_body(self) -> (Body, BodyState) {
         let Self { frames, end, .. } = self;
-        let unreadable = |too_large| {
+        let unreadable = |too_large, beyond| {
             let noticed = Arc::<AtomicBool>::default();
-            (Arc::clone(&noticed), BodyState::Unreadable(UnreadableBody { noticed, too_large }))
+            (Arc::clone(&noticed), BodyState::Unreadable(UnreadableBody { noticed, too_large, beyond }))
         };
         match end {
             ReadEnd::Whole => (frames.whole(), BodyState::Whole),
             ReadEnd::Skipped(rest) => (frames.then(rest), BodyState::Skipped),
-            ReadEnd::TooLarge { rest, .. } => {
-                let (noticed, state) = unreadable(true);
+            ReadEnd::TooLarge { rest, limit } => {
+                let mut beyond = Beyond::default();
+                let mut left = limit;
+                for data in frames.data() {
+                    beyond.sha.update(&data[within(data, left).len()..]);
+                    left = left.saturating_sub(data.len() as u64);
+                }
+                let beyond = Arc::new(Mutex::new(beyond));
+                let rest = Body::new(BodyBeyond { body: rest, beyond: Arc::clone(&beyond) });
+                let (noticed, state) = unreadable(true, Some(beyond));
                 (frames.then_notify(noticed).then(rest), state)
             }
             ReadEnd::Failed(error) => {
-                let (noticed, state) = unreadable(exceeds_limit(&error));
+                let (noticed, state) = unreadable(exceeds_limit(&error), None);
                 (frames.then_notify(noticed).failed(error), state)
             }
         }
@@ -127,6 +150,17 @@ impl UnreadableBody {
     /// Returns whether the extractor has read so far that it knows. Then what it returned is its decision.
     pub(crate) fn is_noticed(&self) -> bool {
         self.noticed.load(Ordering::Acquire)
+    }
+
+    /// Returns whether there may be more than what its reader has read.
+    pub(crate) fn goes_on(&self) -> bool {
+        self.beyond.as_ref().is_some_and(|beyond| !lock(beyond).ended)
+    }
+
+    /// Returns the SHA-256 of what the extractor read above the limit, if it read on.
+    pub(crate) fn digest_beyond(&self) -> Option<[u8; 32]> {
+        let beyond = lock(self.beyond.as_ref()?);
+        beyond.asked.then(|| beyond.sha.clone().finalize().into())
     }
 
     /// Returns axum's own rejection: 413 for a body that is too large, 400 for one that failed.
@@ -143,6 +177,41 @@ impl UnreadableBody {
             Some(Err(rejection)) => rejection.into_response(),
             _ => StatusCode::PAYLOAD_TOO_LARGE.into_response(),
         }
+    }
+}
+
+/// The rest of a body that is too large. It is hashed while an extractor reads it.
+struct BodyBeyond {
+    body: Body,
+    beyond: Arc<Mutex<Beyond>>,
+}
+
+impl HttpBody for BodyBeyond {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let Self { body, beyond } = &mut *self;
+        let polled = Pin::new(&mut *body).poll_frame(cx);
+        let mut beyond = lock(beyond);
+        beyond.asked = true;
+        if let Poll::Ready(Some(Ok(frame))) = &polled
+            && let Some(data) = frame.data_ref()
+        {
+            beyond.sha.update(data);
+        }
+        beyond.ended |= matches!(polled, Poll::Ready(None | Some(Err(_)))) || body.is_end_stream();
+        // `Body::new` wraps the error again.
+        polled.map_err(axum::Error::into_inner)
+    }
+
+    /// Only once it was asked for, or its reader would not need to ask.
+    fn is_end_stream(&self) -> bool {
+        lock(&self.beyond).ended
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
     }
 }
 

@@ -6,7 +6,7 @@ use http::{HeaderValue, Uri};
 use idem_runtime::{Fingerprint, FingerprintBuilder};
 use serde_json::Value;
 
-use super::body::ReadBody;
+use super::body::{ReadBody, UnreadableBody};
 use super::{Caller, header, json, sent_uri};
 use crate::policy::{Part, Policy};
 
@@ -27,6 +27,7 @@ mod tag {
     pub(super) const TRUNCATED_BODY: u8 = b'B';
     pub(super) const LONG_BODY: u8 = b'l';
     pub(super) const LONG_TRUNCATED_BODY: u8 = b'L';
+    pub(super) const BEYOND_LIMIT: u8 = b'r';
     pub(super) const JSON: u8 = b'j';
     pub(super) const POINTER: u8 = b'o';
     pub(super) const VALUE: u8 = b'x';
@@ -111,6 +112,13 @@ impl FingerprintInput {
                 Some(value) => self.json(tag::VALUE, value, body),
                 None => self.builder.part(tag::NO_VALUE, &[]),
             }
+        }
+    }
+
+    /// Adds what an extractor without a limit has read of a body above the limit.
+    pub(crate) fn beyond_limit(&mut self, body: &UnreadableBody) {
+        if let Some(digest) = body.digest_beyond() {
+            self.builder.part(tag::BEYOND_LIMIT, &digest);
         }
     }
 

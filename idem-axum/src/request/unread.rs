@@ -88,6 +88,11 @@ impl UnreadBody {
         self.shared.as_ref().is_some_and(|shared| lock(shared).failed)
     }
 
+    /// Returns whether the extractor has kept it, for the handler.
+    pub(crate) fn is_handed(&self) -> bool {
+        self.shared.as_ref().is_some_and(|shared| lock(shared).handed)
+    }
+
     /// Leaves the body to its reader alone, and drops it if there is none: the handler starts.
     pub(crate) fn release(&self) {
         let Some(shared) = &self.shared else { return };

@@ -138,8 +138,8 @@ pub(crate) fn start(request: &RecordedRequest<'_>, parts: &mut Parts, body: &Bod
     let Some(mut record) = codec::head(policy, parts, expected) else {
         return Err(Outcome::NotReplayable);
     };
-    let declared = parts.headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
     if !keeps_body {
+        let declared = declared(parts);
         let declared = match (is_head, policy.replay.headers, policy.replay.body) {
             (true, _, true) => declared.or(size.exact()),
             (true, true, false) => Some(declared.unwrap_or(0)),
@@ -150,9 +150,7 @@ pub(crate) fn start(request: &RecordedRequest<'_>, parts: &mut Parts, body: &Bod
             None => Outcome::NotReplayable,
         });
     }
-    // The length of a body that is not sent says nothing about its stream.
-    let is_cut = Statuses::CUT.contains(parts.status.as_u16());
-    let remaining = if is_cut { None } else { size.exact().or(declared) };
+    let remaining = known_length(parts, body);
     if size.lower().max(remaining.unwrap_or(0)) > policy.max_response as u64 {
         return Err(Outcome::NotReplayable);
     }
@@ -161,12 +159,30 @@ pub(crate) fn start(request: &RecordedRequest<'_>, parts: &mut Parts, body: &Bod
     Ok(BodyRecorder { start: record.len(), record, room, remaining, trailers, keeps_trailers })
 }
 
-/// Waits for the body of a response, up to `max` bytes. Returns the same response, and whether its body has not failed.
+/// Returns the length that the response declares.
+fn declared(parts: &Parts) -> Option<u64> {
+    parts.headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok())
+}
+
+/// Returns how many bytes of the body a client gets, if that is known. It does not wait for the end of the stream after them.
+fn known_length(parts: &Parts, body: &Body) -> Option<u64> {
+    // The length of a body that is not sent says nothing about its stream.
+    let is_cut = Statuses::CUT.contains(parts.status.as_u16());
+    if is_cut { None } else { body.size_hint().exact().or_else(|| declared(parts)) }
+}
+
+/// Waits for the body of a response, as far as the client gets it and it is recorded. Returns the same response, and whether its body
+/// has not failed.
 ///
 /// # Errors
 /// What a panic of the body left.
-pub(crate) async fn buffer(max: usize, response: Response) -> Result<(Response, bool), Panic> {
+pub(crate) async fn buffer(policy: &Policy, is_head: bool, response: Response) -> Result<(Response, bool), Panic> {
+    if is_head {
+        return Ok((response, true));
+    }
     let (parts, mut body) = response.into_parts();
+    let max = policy.max_response;
+    let known_length = known_length(&parts, &body);
     let mut frames = BufferedFrames::default();
     let mut size = 0_usize;
     // A body that is longer than what is recorded is not waited for.
@@ -175,23 +191,24 @@ pub(crate) async fn buffer(max: usize, response: Response) -> Result<(Response, 
         if is_larger {
             break (frames.then(body), true);
         }
+        let is_complete = known_length.is_some_and(|length| size as u64 >= length);
         let polled = poll_fn(|cx| match poll_body(&mut body, cx) {
-            Ok(Poll::Ready(frame)) => Poll::Ready(Ok(frame)),
-            Ok(Poll::Pending) => Poll::Pending,
-            Err(panic) => Poll::Ready(Err(panic)),
+            Ok(Poll::Pending) if !is_complete => Poll::Pending,
+            polled => Poll::Ready(polled),
         });
         match polled.await {
-            Ok(None) => {
+            Ok(Poll::Pending) => break (frames.then(body), true),
+            Ok(Poll::Ready(None)) => {
                 drop_quietly(body);
                 break (frames.whole(), true);
             }
-            Ok(Some(Ok(frame))) => {
+            Ok(Poll::Ready(Some(Ok(frame)))) => {
                 // Trailers do not count: after them the body ends.
                 size = size.saturating_add(frame.data_ref().map_or(0, Bytes::len));
                 frames.push(frame);
                 is_larger = size > max;
             }
-            Ok(Some(Err(error))) => {
+            Ok(Poll::Ready(Some(Err(error)))) => {
                 drop_quietly(body);
                 break (frames.failed(error), false);
             }

@@ -183,7 +183,8 @@ async fn a_body_that_is_buffered_is_awaited_to_its_end_whatever_its_trailers_are
     let frames = [Frame::data(Bytes::from_static(b"four")), Frame::trailers(trailers)];
     let frames = stream::iter(frames.map(Ok::<_, Infallible>)).chain(stream::once(ended).filter_map(async |_| None));
     let response = Response::new(Body::new(StreamBody::new(Box::pin(frames))));
-    let mut buffered = Box::pin(super::buffer(4, response));
+    let policy = &Policy::DEFAULT.max_response(4);
+    let mut buffered = Box::pin(super::buffer(policy, false, response));
     assert!((&mut buffered).now_or_never().is_none(), "the body has not ended");
     drop(end);
     let (response, is_whole) = buffered.await.unwrap();
@@ -213,7 +214,9 @@ impl http_body::Body for Announced {
 #[tokio::test]
 async fn a_body_that_says_it_is_too_long_is_not_awaited() {
     for (size, is_awaited) in [(4, true), (5, false), (6, false)] {
-        let buffered = super::buffer(4, Response::new(Body::new(Announced(size)))).now_or_never();
+        let buffered =
+            super::buffer(&Policy::DEFAULT.max_response(4), false, Response::new(Body::new(Announced(size))))
+                .now_or_never();
         assert_eq!(buffered.is_none(), is_awaited, "{size}");
     }
 }
@@ -246,7 +249,7 @@ async fn a_body_that_turns_out_too_long_is_not_awaited_and_a_shorter_one_is() {
     for (data, is_awaited) in [("fou", true), ("four", true), ("four!", false)] {
         let sent = stream::once(async move { Ok::<_, Infallible>(Bytes::from(data)) });
         let response = Response::new(Body::from_stream(sent.chain(stream::pending())));
-        let buffered = super::buffer(4, response).now_or_never();
+        let buffered = super::buffer(&Policy::DEFAULT.max_response(4), false, response).now_or_never();
         assert_eq!(buffered.is_none(), is_awaited, "{data}");
     }
 }
@@ -258,4 +261,25 @@ async fn a_body_of_its_declared_length_is_recorded_although_its_stream_has_not_e
     let response = ([(header::CONTENT_LENGTH, "4")], body).into_response();
     let (_, _, body) = replayed(&Policy::DEFAULT, response).await;
     assert_eq!(body, b"four");
+}
+
+#[tokio::test]
+async fn a_body_is_not_awaited_for_longer_than_its_known_length_or_its_method_says() {
+    let open = |text: &'static str| {
+        let data = stream::iter([Ok::<_, Infallible>(Bytes::from_static(text.as_bytes()))]);
+        Body::from_stream(data.chain(stream::pending()))
+    };
+    let of_length = |length: &'static str| ([(header::CONTENT_LENGTH, length)], open("onetwo")).into_response();
+    for (is_head, response) in [(false, of_length("6")), (false, of_length("3")), (true, open("").into_response())] {
+        let (response, is_whole) = super::buffer(&Policy::DEFAULT, is_head, response).now_or_never().unwrap().unwrap();
+        assert!(is_whole);
+        let request = super::RecordedRequest {
+            policy: &Policy::DEFAULT,
+            is_head,
+            body_failed: false,
+            warnings: Warnings::default(),
+        };
+        let executed = super::record(&request, response).now_or_never().unwrap().unwrap();
+        assert!(matches!(executed.recording, Recording::Done(Outcome::Record(_))));
+    }
 }
