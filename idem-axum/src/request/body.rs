@@ -354,7 +354,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_a_body_that_a_layer_has_limited_is_over_the_limit() {
+    fn only_a_body_that_a_layer_has_limited_exceeds_the_limit() {
         assert!(!exceeds_limit(&axum::Error::new(std::io::Error::other("reset"))));
         let limited = http_body_util::Limited::new(Body::from("four"), 3);
         let error = axum::body::to_bytes(Body::new(limited), usize::MAX).now_or_never().unwrap().unwrap_err();
