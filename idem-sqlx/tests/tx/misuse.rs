@@ -68,3 +68,20 @@ where
         assert_eq!(shop.send(path, "a").await.brief(), (500, ""), "{path}");
     }
 }
+
+/// A role that the handler takes, as one does for row level security, is also that of the record.
+#[tokio::test]
+async fn a_role_without_rights_to_the_table_of_records_undoes_a_success() {
+    let shop = Shop::postgres(4).await;
+    shop.keeper.sql("CREATE ROLE guest; GRANT INSERT ON effects TO guest");
+    for runs in [1, 2] {
+        assert_eq!(shop.send("/act/guest-write-201", "a").await.brief(), (500, ""));
+        assert_eq!((shop.app.runs(), shop.effects().await), (runs, 0), "the key is free");
+    }
+    // What is undone is also the role.
+    assert_eq!(shop.send("/act/guest-write-402", "b").await.status, 402);
+    assert!(shop.send("/act/guest-write-402", "b").await.replayed);
+    shop.keeper.sql("GRANT UPDATE, SELECT ON idempotency TO guest");
+    assert_eq!(shop.send("/act/guest-write-201", "a").await.status, 201);
+    assert_eq!(shop.effects().await, 2);
+}

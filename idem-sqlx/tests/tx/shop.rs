@@ -102,6 +102,7 @@ macro_rules! endpoints {
                             let query = sqlx::raw_sql("SELECT pg_sleep(600)").execute(&mut **tx);
                             assert!(tokio::time::timeout(Duration::from_millis(50), query).await.is_err());
                         }
+                        "guest" => drop(sqlx::raw_sql("SET LOCAL ROLE guest").execute(&mut **tx).await.unwrap()),
                         "pool" => drop(sqlx::raw_sql("SELECT 1").execute(&app.pool).await.unwrap()),
                         "large" => return (StatusCode::CREATED, "x".repeat(2 << 20)).into_response(),
                         "unrecorded" => return (Unrecorded, text).into_response(),
