@@ -26,9 +26,9 @@ use super::validate::{self, require};
 pub enum Part {
     /// The method. It always takes part, so this adds nothing.
     Method,
-    /// The path, as it was sent.
+    /// The path, as it was sent, and as the handler sees it.
     Path,
-    /// The query, as it was sent.
+    /// The query, as it was sent, and as the handler sees it.
     Query,
     /// The body, byte for byte.
     Body,

@@ -17,6 +17,7 @@ mod tag {
     pub(super) const TEMPLATE: u8 = b't';
     pub(super) const UNMATCHED: u8 = b'u';
     pub(super) const PATH: u8 = b'p';
+    pub(super) const SEEN_PATH: u8 = b'P';
     pub(super) const QUERY: u8 = b'q';
     pub(super) const NO_QUERY: u8 = b'Q';
     pub(super) const AUTHORIZATION: u8 = b'a';
@@ -47,9 +48,11 @@ impl FingerprintInput {
         // Handler and endpoint always take part: a key used on one endpoint is refused on another of the same scope, and two
         // services that share a store refuse each other's keys.
         builder.part(tag::HANDLER, &policy.handler_hash);
-        let uri = sent_uri(parts);
+        // As it was sent, and as the handler sees it: a layer between two routers may have rewritten it for another header.
+        let (uri, seen) = (sent_uri(parts), &parts.uri);
         builder.part(tag::METHOD, parts.method.as_str().as_bytes());
-        match parts.extensions.get::<MatchedPath>() {
+        let template = parts.extensions.get::<MatchedPath>();
+        match template {
             Some(template) => builder.part(tag::TEMPLATE, template.as_str().as_bytes()),
             // A fallback has no template.
             None => builder.part(tag::UNMATCHED, uri.path().as_bytes()),
@@ -59,8 +62,14 @@ impl FingerprintInput {
         if declares(Part::Path) {
             builder.part(tag::PATH, uri.path().as_bytes());
         }
+        if (declares(Part::Path) || template.is_none()) && seen.path() != uri.path() {
+            builder.part(tag::SEEN_PATH, seen.path().as_bytes());
+        }
         if declares(Part::Query) {
             query(&mut builder, uri);
+            if seen.query() != uri.query() {
+                query(&mut builder, seen);
+            }
         }
         declared_headers(&mut builder, parts, policy);
         Self { builder }

@@ -60,6 +60,13 @@ pub(crate) fn sent_uri(parts: &Parts) -> &Uri {
     parts.extensions.get::<OriginalUri>().map_or(&parts.uri, |OriginalUri(uri)| uri)
 }
 
+/// Returns the path that the handler sees, if a layer between two routers has rewritten the one that was sent. A nested router only cuts off
+/// its start.
+pub(crate) fn rewritten_path(parts: &Parts) -> Option<&str> {
+    let (sent, seen) = (sent_uri(parts).path(), parts.uri.path());
+    (!sent.ends_with(seen) && seen != "/").then_some(seen)
+}
+
 /// Returns the name of a method, and one name for all methods that HTTP does not define: a client can invent any number.
 pub(crate) fn method(method: &Method) -> &str {
     match method.as_str() {

@@ -6,7 +6,7 @@ use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, header};
 use idem_runtime::Scope;
 
-use super::{header as declared_header, sent_uri};
+use super::{header as declared_header, rewritten_path, sent_uri};
 use crate::policy::{Binding, Policy};
 
 /// A scope made from the handler's arguments. It is owned, so that the handler may take the arguments.
@@ -43,7 +43,7 @@ pub(crate) struct KeyOwner {
     declared: Option<Scope>,
     /// Counts unless there is a scope.
     caller: Caller,
-    /// Method and path as sent, if they are part of the scope.
+    /// Method and path as sent, if they are part of the scope. If the path was rewritten, both paths, with a space between them.
     path: Option<Box<(Method, String)>>,
 }
 
@@ -66,7 +66,12 @@ impl KeyOwner {
             // The generated function evaluates the expression later, and its value counts.
             Binding::Arguments | Binding::Caller => None,
         };
-        let path = || Box::new((parts.method.clone(), sent_uri(parts).path().to_owned()));
+        let path = || {
+            let sent = sent_uri(parts).path();
+            // No path has a space.
+            let path = rewritten_path(parts).map_or_else(|| sent.to_owned(), |seen| format!("{sent} {seen}"));
+            Box::new((parts.method.clone(), path))
+        };
         Self { declared, caller: Caller::new(&parts.headers), path: policy.scope.has_path().then(path) }
     }
 

@@ -1,0 +1,81 @@
+//! A layer between two routers that rewrites the path: the endpoint sees another path than the one that was sent.
+#![allow(clippy::unwrap_used, reason = "a test")]
+
+use axum::Router;
+use axum::body::{Body, to_bytes};
+use axum::extract::{Path, RawQuery, Request};
+use axum::http::Uri;
+use axum::routing::post;
+use idem_axum::{Idempotency, IdempotencyLayer, Policy, idempotent};
+use tower::ServiceExt;
+use tower::util::MapRequestLayer;
+
+#[idempotent]
+async fn order(Path(tenant): Path<String>) -> String {
+    tenant
+}
+
+#[idempotent]
+async fn search(RawQuery(query): RawQuery) -> String {
+    query.unwrap_or_default()
+}
+
+#[idempotent(key = event.1, policy = Policy::WEBHOOK)]
+async fn hook(Path(event): Path<(String, String)>) -> String {
+    event.0
+}
+
+#[idempotent(fingerprint = none, scope = global)]
+async fn anything(request: Request) -> String {
+    request.uri().path().to_owned()
+}
+
+/// A tenant is a host, and becomes a part of the path.
+fn app() -> Router {
+    let tenants = Router::new()
+        .route("/tenants/{tenant}/orders", post(order))
+        .route("/search", post(search))
+        .route("/tenants/{tenant}/hooks/{event}", post(hook))
+        .fallback(anything)
+        .layer(IdempotencyLayer::new(Idempotency::in_memory()));
+    let rewrite = MapRequestLayer::new(|mut request: Request| {
+        let tenant = request.headers()["x-tenant"].to_str().unwrap();
+        let path = match request.uri().path() {
+            "/search" => format!("/search?tenant={tenant}"),
+            path => format!("/tenants/{tenant}{path}"),
+        };
+        *request.uri_mut() = Uri::try_from(path).unwrap();
+        request
+    });
+    Router::new().fallback_service(tenants).layer(rewrite)
+}
+
+async fn send(app: &Router, path: &str, tenant: &str) -> (u16, bool, String) {
+    let key = path.split('?').next().unwrap();
+    let request = Request::post(path).header("idempotency-key", key).header("x-tenant", tenant).body(Body::empty());
+    let response = app.clone().oneshot(request.unwrap()).await.unwrap();
+    let (status, replayed) = (response.status().as_u16(), response.headers().contains_key("idempotent-replayed"));
+    let body = to_bytes(response.into_body(), usize::MAX).await.unwrap();
+    (status, replayed, String::from_utf8(body.into()).unwrap())
+}
+
+#[tokio::test]
+async fn the_target_that_the_handler_sees_counts_as_well() {
+    let app = app();
+    for path in ["/orders", "/elsewhere", "/search"] {
+        let (status, replayed, first) = send(&app, path, "acme").await;
+        assert!(status == 200 && !replayed, "{path}");
+        assert_eq!(send(&app, path, "acme").await, (200, true, first), "{path}");
+        assert_eq!(send(&app, path, "other").await.0, 422, "{path}");
+    }
+}
+
+#[tokio::test]
+async fn a_scope_of_the_path_has_the_path_that_the_handler_sees() {
+    let app = app();
+    for tenant in ["acme", "other"] {
+        for replayed in [false, true] {
+            assert_eq!(send(&app, "/hooks/1", tenant).await, (200, replayed, tenant.to_owned()));
+        }
+    }
+}
