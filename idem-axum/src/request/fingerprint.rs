@@ -7,7 +7,7 @@ use idem_runtime::{Fingerprint, FingerprintBuilder};
 use serde_json::Value;
 
 use super::body::{ReadBody, UnreadableBody};
-use super::{Caller, header, json, sent_uri};
+use super::{Caller, header, json, rewritten_path, sent_uri};
 use crate::policy::{Part, Policy};
 
 /// The tags of the parts of a fingerprint. Records outlive releases, so the meaning of a tag never changes.
@@ -62,8 +62,10 @@ impl FingerprintInput {
         if declares(Part::Path) {
             builder.part(tag::PATH, uri.path().as_bytes());
         }
-        if (declares(Part::Path) || template.is_none()) && seen.path() != uri.path() {
-            builder.part(tag::SEEN_PATH, seen.path().as_bytes());
+        if (declares(Part::Path) || template.is_none())
+            && let Some(seen) = rewritten_path(parts)
+        {
+            builder.part(tag::SEEN_PATH, seen.as_bytes());
         }
         if declares(Part::Query) {
             query(&mut builder, uri);
