@@ -112,10 +112,10 @@ fn ended(response: Response, outcome: Outcome) -> Executed<Response> {
 async fn record_in_transaction(
     request: &RecordedRequest<'static>,
     slot: &TransactionSlot,
-    mut response: Response,
+    response: Response,
 ) -> Result<Executed<Response>, Box<dyn Any + Send>> {
     let (policy, status) = (request.policy, response.status());
-    let is_unrecorded = response.extensions_mut().remove::<Unrecorded>().is_some();
+    let is_unrecorded = response.extensions().get::<Unrecorded>().is_some();
     let is_unset = policy.record.is_none() && status.is_server_error();
     // A retry runs the handler again, so what it wrote is undone. Without a claim there are no retries.
     let reruns = is_unset || request.body_failed || response.extensions().get::<Refusal>().is_some();

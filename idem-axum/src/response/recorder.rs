@@ -122,7 +122,8 @@ pub(crate) struct RecordedRequest<'a> {
 /// Starts the recording of a response. `Err` is the outcome if no body is to be recorded.
 pub(crate) fn start(request: &RecordedRequest<'_>, parts: &mut Parts, body: &Body) -> Result<BodyRecorder, Outcome> {
     let &RecordedRequest { policy, is_head, .. } = request;
-    let unrecorded = parts.extensions.remove::<Unrecorded>().is_some();
+    // It stays in the response: an annotated handler that passes it on is not recorded either.
+    let unrecorded = parts.extensions.get::<Unrecorded>().is_some();
     // A refusal of another call says that nothing was done there, or that a retry may succeed.
     let refused = parts.extensions.get::<Refusal>().is_some();
     // 1xx, the 101 of an upgrade among them, are in no set of statuses.

@@ -2,12 +2,13 @@
 
 use axum::Router;
 use axum::body::Body;
-use axum::extract::State;
+use axum::extract::{Request, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
-use idem_axum::{Unrecorded, idempotent};
+use idem_axum::{Idempotency, IdempotencyLayer, Unrecorded, idempotent};
 use idem_tests::{Connection, Probe, Setup, feed, once, post as send, responding};
+use tower::ServiceExt;
 
 struct SoldOut;
 
@@ -49,6 +50,30 @@ async fn after_a_release_the_key_is_free_for_another_request() {
     send("/").key("k").to(&setup.app).await.assert_ran(409);
     send("/").key("k").body("corrected").to(&setup.app).await.assert_ran(409);
     send("/").key("k").body("again").to(&setup.app).await.assert_ran(201);
+}
+
+/// Calls another endpoint, under its own key, and passes the response on.
+#[idempotent]
+async fn outer(State(probe): State<Probe>) -> Response {
+    inner(probe).await
+}
+
+async fn inner(probe: Probe) -> Response {
+    let layer = IdempotencyLayer::new(Idempotency::in_memory());
+    let app = Router::new().route("/", post(order)).layer(layer).with_state(probe);
+    let request = Request::post("/").header("idempotency-key", "inner").body(Body::empty()).unwrap();
+    app.oneshot(request).await.into_response()
+}
+
+#[tokio::test]
+async fn an_endpoint_that_passes_it_on_does_not_record_it_either() {
+    let setup = Setup::of(Router::new().route("/", post(outer)));
+    let ask = send("/").key("k");
+    for status in [409, 409, 201] {
+        setup.assert_nothing_stored();
+        ask.to(&setup.app).await.assert_ran(status);
+    }
+    assert!(ask.to(&setup.app).await.is_replay());
 }
 
 #[tokio::test]
