@@ -121,7 +121,10 @@ async fn record_in_transaction(
     let reruns = is_unset || request.body_failed || response.extensions().get::<Refusal>().is_some();
     if is_unrecorded || (reruns && !slot.is_unkeyed()) {
         if request.body_failed && status.as_u16() < 400 {
-            slot.set_fault("it returned a success although the body of its request had broken off, and what it wrote was rolled back; return an error");
+            slot.set_fault(
+                "it returned a success although the body of its request had broken off, and what it wrote was rolled back; return \
+                 an error",
+            );
         }
         return Ok(ended(response, Outcome::Release));
     }

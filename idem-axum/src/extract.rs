@@ -39,7 +39,7 @@ impl<S: Send + Sync> OptionalFromRequestParts<S> for IdempotencyKey {
         let ParsedKey { policy, key } = parsed_key(parts);
         match key {
             // Nothing is enforced.
-            Err(_) if policy.shadow => Ok(None),
+            Ok(None) | Err(_) if policy.shadow => Ok(None),
             Ok(None) if policy.key_from_arguments => Err(Refusal::KeyMissing { policy }),
             key => key.map_err(|reason| Refusal::KeyInvalid { policy, reason }),
         }

@@ -67,6 +67,9 @@ async fn with_extractor(_: Hidden, Query(order): Query<Order>) {}
 #[idempotent(key = order.id)]
 async fn with_optional_extractor(_: Option<Hidden>, Query(order): Query<Order>) {}
 
+#[idempotent(key = order.id, shadow)]
+async fn shadow_with_extractor(_: Option<Hidden>, Query(order): Query<Order>) {}
+
 fn app(idempotency: &Idempotency) -> Router {
     Router::new()
         .route("/events", post(receive))
@@ -78,6 +81,7 @@ fn app(idempotency: &Idempotency) -> Router {
         .route("/slow", post(slow))
         .route("/with-extractor", post(with_extractor))
         .route("/with-optional-extractor", post(with_optional_extractor))
+        .route("/shadow-with-extractor", post(shadow_with_extractor))
         .layer(IdempotencyLayer::new(idempotency.clone()))
 }
 
@@ -202,6 +206,8 @@ async fn an_extractor_of_the_key_before_the_key_is_known_is_a_mistake_of_the_ser
         assert_eq!((response.status().as_u16(), got(&response)), (500, "ran"), "{path}");
         assert_eq!(text(response).await, "", "{path}");
     }
+    // Shadow mode enforces nothing.
+    assert_eq!(send(&app, "/shadow-with-extractor?id=1", "").await.status().as_u16(), 200);
 }
 
 #[tokio::test]
