@@ -8,7 +8,7 @@ use std::panic::AssertUnwindSafe;
 use std::time::Duration;
 
 use futures_util::FutureExt;
-use idem_runtime::{Abandoned, Idempotency, Once, RefusalReason, Store, WhenInFlight};
+use idem_runtime::{Abandoned, CachedStore, Idempotency, Once, RefusalReason, Store, WhenInFlight};
 use idem_sqlx::{Dialect, OnceExt, PostgresStore, SqliteStore};
 use idem_testkit::postgres::Postgres as Server;
 use sqlx::postgres::PgPoolOptions;
@@ -541,6 +541,17 @@ async fn a_store_in_another_database_is_an_error_that_says_what_to_mount() {
     refuses(&sqlite, &Idempotency::new(store), "a `SqliteStore` over the same database").await;
     assert_eq!(sqlite.deliver(sqlite.once("a")).await.unwrap(), "run 1");
     assert_eq!(postgres.deliver(postgres.once("a")).await.unwrap(), "run 1");
+}
+
+#[tokio::test]
+async fn a_store_behind_a_cache_is_in_its_database() {
+    let mut shop = Shop::postgres().await;
+    let store = PostgresStore::from_pool(shop.pool.clone());
+    shop.idempotency = Idempotency::new(CachedStore::new(store));
+    for _ in 0..2 {
+        assert_eq!(shop.deliver(shop.once("a")).await.unwrap(), "run 1");
+    }
+    assert_eq!(shop.effects("shipped").await, 1);
 }
 
 #[tokio::test]

@@ -17,6 +17,8 @@ use tokio_util::task::TaskTracker;
 use tracing::Instrument;
 use tracing::instrument::WithSubscriber;
 
+#[cfg(feature = "cached")]
+use crate::cached_store::CachedStore;
 use crate::clock::Clock;
 use crate::key::{Key, StorageKey};
 use crate::memory::MemoryStore;
@@ -132,9 +134,13 @@ impl Idempotency {
         IdempotencyBuilder::new(Arc::new(store))
     }
 
-    /// Returns the store, if it is an `S`.
+    /// Returns the store, if it is an `S`, or the one behind a cache.
     pub(crate) fn store<S: Store>(&self) -> Option<&S> {
         let store: &dyn Any = &*self.handle.core.store;
+        #[cfg(feature = "cached")]
+        if let Some(cached) = store.downcast_ref::<CachedStore<S>>() {
+            return Some(cached.store());
+        }
         store.downcast_ref()
     }
 
