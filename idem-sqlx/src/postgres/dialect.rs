@@ -155,8 +155,9 @@ impl sealed::Dialect for Postgres {
         match code.as_deref() {
             // Serialization failure, deadlock, lock not available, cancelled by its time limit: rolled back, all of them.
             Some("40001" | "40P01" | "55P03" | "57014") => Problem::Busy(error),
-            // Shut down, crashed, starting up, and failures of the connection: this connection cannot be used again.
-            Some("57P01" | "57P02" | "57P03" | "57P05") => Problem::Broken(error),
+            // Shut down, crashed, starting up, idle or open for too long, and failures of the connection: this connection cannot be used
+            // again.
+            Some("57P01" | "57P02" | "57P03" | "57P05" | "25P03" | "25P04") => Problem::Broken(error),
             Some(code) if code.starts_with("08") => Problem::Broken(error),
             // A prepared statement that does not exist or exists already, or whose plan no longer fits the table.
             Some("26000" | "42P05" | "0A000") => Problem::Stale(error),
@@ -323,7 +324,7 @@ mod tests {
         for code in ["25006", "26000", "0A000"] {
             assert_eq!(follows(raised(code)), (ConnectionHealth::AllSuspect, true, false), "{code}");
         }
-        for code in ["57P01", "08006"] {
+        for code in ["57P01", "25P03", "08006"] {
             assert_eq!(follows(raised(code)), (ConnectionHealth::AllSuspect, true, true), "{code}");
         }
         assert_eq!(follows(std::io::Error::other("reset").into()), (ConnectionHealth::AllSuspect, true, true));

@@ -138,6 +138,23 @@ async fn transactions_that_cannot_be_serialized_are_503_and_the_key_is_free() {
 }
 
 #[tokio::test]
+async fn a_session_that_the_server_ends_since_the_handler_is_idle_is_503_and_the_key_is_free() {
+    let shop = Shop::postgres(4).await;
+    shop.keeper.sql("ALTER DATABASE postgres SET idle_in_transaction_session_timeout = '200ms'");
+    let pool = PgPoolOptions::new().max_connections(4).connect(&shop.keeper.url()).await.unwrap();
+    let (app, _, router) = postgres_service(pool);
+    let first = start(&router, "/act/wait-201", "a");
+    app.written().await;
+    let idle = "SELECT count(*) FROM pg_stat_activity WHERE state = 'idle in transaction'";
+    shop.keeper.wait_until(idle, "0").await;
+    app.go_on.add_permits(2);
+    let ended = first.await.unwrap();
+    assert!(ended.status == 503 && ended.retry_after, "{ended:?}");
+    assert_eq!(send(&router, "/act/wait-201", "a", "").await.brief(), (201, "run 2"));
+    assert_eq!(shop.effects().await, 1);
+}
+
+#[tokio::test]
 async fn the_timeout_of_the_policy_ends_a_statement_on_the_server() {
     let shop = Shop::postgres(4).await;
     assert_eq!(shop.send("/limited/slow-sleep-201", "a").await.status, 504);
