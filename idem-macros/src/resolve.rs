@@ -258,8 +258,12 @@ pub(crate) fn abandoned(value: &Expr, private: &TokenStream) -> syn::Result<Toke
 
 /// `None` for `none`.
 fn replay_header(value: &Expr, example: &str) -> syn::Result<Option<String>> {
-    if let Some(word) = value::word(value) {
-        return if word == "none" { Ok(None) } else { Err(value::unknown(value, "value", &["none"])) };
+    if value::word(value).is_some_and(|word| word == "none") {
+        return Ok(None);
+    }
+    if value::string(value).is_none() {
+        let message = format!("expected a header name in quotes, or `none`: write for example `{example}`");
+        return Err(syn::Error::new_spanned(value, message));
     }
     match value::header_name(value, example)? {
         none if none == "none" => Err(syn::Error::new_spanned(value, "for no marker, remove the quotes: write `none`")),

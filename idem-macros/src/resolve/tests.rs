@@ -187,7 +187,8 @@ fn values_that_are_refused() {
     refused(quote!(replay_status = 199), "from 200 to 599");
     refused(quote!(replay = status, replay_status = 200), "add `body`");
     refused(quote!(replay_header = "none"), "remove the quotes");
-    refused(quote!(replay_header = nothing), "unknown value `nothing`");
+    refused(quote!(replay_header = nothing), "a header name in quotes, or `none`");
+    refused(quote!(replay_header = 1), "a header name in quotes, or `none`");
     refused(quote!(replay_header = ""), "must not be empty");
     refused(quote!(abandoned = retry), "unknown value `retry`");
     refused(quote!(abandoned = "refuse"), "remove the quotes");
