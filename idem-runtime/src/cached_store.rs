@@ -307,7 +307,7 @@ mod tests {
 
     fn record() -> Record {
         let mut builder = RecordBuilder::new();
-        builder.put(b"the answer");
+        builder.put(b"the response");
         Record::with_content(FINGERPRINT, builder, Timestamp::NEVER, None)
     }
 

@@ -15,7 +15,7 @@ pub fn record(fingerprint: Fingerprint, content: &[u8], expires_at: Timestamp, i
     Record::with_content(fingerprint, builder, expires_at, info)
 }
 
-/// Reads a record: its answer, if it was kept, and its expiry.
+/// Reads a record: its content, if it was kept, and its expiry.
 ///
 /// # Errors
 /// The record cannot be read.

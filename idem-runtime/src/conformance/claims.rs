@@ -28,7 +28,7 @@ pub async fn one_of_many_concurrent_begins_claims<S: Store>(store: &Attached<S>)
             });
         }
         let mut claims = Vec::new();
-        while let Some(begun) = within("all callers have an answer", callers.join_next()).await {
+        while let Some(begun) = within("`begin` returns to all callers", callers.join_next()).await {
             match begun.expect("no panic") {
                 Ok(Begin::Claimed(claim)) => claims.push(claim),
                 Ok(Begin::InFlight(other)) => assert_eq!(other, mine, "the fingerprint of the claim is reported"),
@@ -55,7 +55,7 @@ pub async fn a_claimed_key_is_in_flight_for_everyone_else<S: Store>(store: &Atta
 /// its content.
 pub async fn a_completed_claim_leaves_its_record<S: Store>(store: &Attached<S>) {
     let (key, mine, other) = (key(), fingerprint("mine"), fingerprint("other"));
-    let kept = record(&mine, b"answer", TTL);
+    let kept = record(&mine, b"response", TTL);
     store.claim(&key, &mine).await.complete(kept.clone(), TTL).await.expect("the owner completes");
     for asked in [mine, other, mine] {
         let found = store.record(&key, &asked).await;
@@ -125,7 +125,7 @@ pub async fn a_previous_owner_changes_nothing<S: Store>(store: &Attached<S>) {
     for how in 0..3 {
         let (key, mine) = (key(), fingerprint("mine"));
         let mut previous =
-            match within("`begin` answers", store.store.begin(&key, &mine, &BeginOptions::new(SHORT, TTL))).await {
+            match within("`begin` returns", store.store.begin(&key, &mine, &BeginOptions::new(SHORT, TTL))).await {
                 Ok(Begin::Claimed(claim)) => claim,
                 begun => panic!("a free key can be claimed, but `begin` gave {}", shown(&begun)),
             };
@@ -178,7 +178,7 @@ pub async fn of_many_new_owners_one_takes_over<S: Store>(store: &Attached<S>) {
         });
     }
     let mut owners = Vec::new();
-    while let Some(new_owner) = within("all new_owners have an answer", new_owners.join_next()).await {
+    while let Some(new_owner) = within("`begin` returns to all new owners", new_owners.join_next()).await {
         owners.extend(new_owner.expect("no panic"));
     }
     assert!(owners.len() <= 1, "{} new_owners took one claim over", owners.len());
@@ -195,7 +195,7 @@ pub async fn a_claim_outlives_its_lease_even_if_the_ttl_is_shorter<S: Store>(sto
     for renewed in [false, true] {
         let (key, mine) = (key(), fingerprint("mine"));
         let mut begun_at = Instant::now();
-        let mut claim = match within("`begin` answers", store.store.begin(&key, &mine, &terms)).await {
+        let mut claim = match within("`begin` returns", store.store.begin(&key, &mine, &terms)).await {
             Ok(Begin::Claimed(claim)) => claim,
             begun => panic!("a free key can be claimed, but `begin` gave {}", shown(&begun)),
         };
@@ -206,15 +206,15 @@ pub async fn a_claim_outlives_its_lease_even_if_the_ttl_is_shorter<S: Store>(sto
         // No earlier than so, by any clock, are the lease and the life of the claim over.
         let (lease_until, kept_until) = (begun_at + SHORT, begun_at + SHORT + SHORTER);
         while Instant::now() < kept_until {
-            let begun = within("`begin` answers", store.store.begin(&key, &mine, &terms)).await;
-            let answered_at = Instant::now();
+            let begun = within("`begin` returns", store.store.begin(&key, &mine, &terms)).await;
+            let returned_at = Instant::now();
             match begun {
                 Ok(Begin::InFlight(_)) => tokio::time::sleep(SHORTER / 20).await,
-                Ok(Begin::Abandoned(_)) if answered_at >= lease_until => break,
-                Ok(Begin::Claimed(_)) if answered_at >= kept_until => break,
+                Ok(Begin::Abandoned(_)) if returned_at >= lease_until => break,
+                Ok(Begin::Claimed(_)) if returned_at >= kept_until => break,
                 begun => panic!(
                     "a claim is in flight for its lease, and then abandoned for the TTL, but {:?} after it `begin` gave {}",
-                    answered_at - begun_at,
+                    returned_at - begun_at,
                     shown(&begun)
                 ),
             }
@@ -230,7 +230,7 @@ pub async fn a_renewed_claim_stays<S: Store>(store: &Attached<S>) {
         claim.renew(LEASE).await.expect("the owner renews");
     }
     assert!(matches!(store.begin(&key, &mine).await, Ok(Begin::InFlight(_))), "a renewed claim is in flight");
-    claim.complete(record(&mine, b"answer", TTL), TTL).await.expect("the owner completes");
+    claim.complete(record(&mine, b"response", TTL), TTL).await.expect("the owner completes");
     store.record(&key, &mine).await;
 }
 
@@ -239,9 +239,9 @@ pub async fn a_cloned_claim_repeats_its_completion<S: Store>(store: &Attached<S>
     let (key, mine) = (key(), fingerprint("mine"));
     let claim = store.claim(&key, &mine).await;
     let Some(clone) = claim.try_clone() else { return };
-    claim.complete(record(&mine, b"answer", TTL), TTL).await.expect("the owner completes");
-    clone.complete(record(&mine, b"answer", TTL), TTL).await.expect("the owner completes again");
-    assert_eq!(content(&store.record(&key, &mine).await).as_deref(), Some(&b"answer"[..]));
+    claim.complete(record(&mine, b"response", TTL), TTL).await.expect("the owner completes");
+    clone.complete(record(&mine, b"response", TTL), TTL).await.expect("the owner completes again");
+    assert_eq!(content(&store.record(&key, &mine).await).as_deref(), Some(&b"response"[..]));
 }
 
 /// `ended` resolves for everybody who waits, however the claim ends.
@@ -265,7 +265,7 @@ pub async fn waiters_wake_when_the_claim_ends<S: Store>(store: &Attached<S>) {
             });
         }
         match how {
-            0 => claim.complete(record(&mine, b"answer", TTL), TTL).await.expect("the owner completes"),
+            0 => claim.complete(record(&mine, b"response", TTL), TTL).await.expect("the owner completes"),
             1 => claim.release().await.expect("the owner releases"),
             _ if !store.capabilities.claims_live_with_owner => {
                 // Only the end of the lease frees such a claim.
@@ -289,7 +289,7 @@ pub async fn a_begin_that_is_dropped_leaves_no_claim_without_an_end<S: Store>(st
         poll_fn(|cx| Poll::Ready(begin.as_mut().poll(cx).is_ready())).await
     };
     let begun = tokio::time::timeout(MAX_WAIT, store.store.begin(&key, &mine, &options)).await;
-    match begun.expect("`begin` answers after another was dropped") {
+    match begun.expect("`begin` returns after another was dropped") {
         Ok(Begin::Claimed(_)) => assert!(!done, "a claim that was granted and dropped is not free"),
         Ok(Begin::Abandoned(_) | Begin::InFlight(_)) => {}
         begun => panic!("a dropped `begin` leaves no record, but `begin` gave {}", shown(&begun)),

@@ -24,7 +24,7 @@ fn info(key: &StorageKey, route: &str) -> ExecutionInfo {
 impl<S: Store> Attached<S> {
     /// The state of `key`, or nothing; the outer `None` if the store cannot be inspected.
     async fn inspect(&self, key: &StorageKey) -> Option<Option<StoredEntry>> {
-        match within("`inspect` answers", self.store.inspect(key)).await {
+        match within("`inspect` returns", self.store.inspect(key)).await {
             Ok(found) => Some(found),
             Err(StoreError::CannotInspect) => None,
             Err(error) => panic!("a store tells the state of a key, but `inspect` gave the error: {error}"),
@@ -39,7 +39,7 @@ impl<S: Store> Attached<S> {
         info: &ExecutionInfo,
     ) -> Result<Begin<S::Claim>, StoreError> {
         let terms = BeginOptions::new(lease, TTL).with_info(info.clone());
-        within("`begin` answers", self.store.begin(key, fingerprint, &terms)).await
+        within("`begin` returns", self.store.begin(key, fingerprint, &terms)).await
     }
 
     async fn claim_from(&self, key: &StorageKey, lease: Duration, info: &ExecutionInfo) -> S::Claim {
@@ -87,7 +87,7 @@ pub async fn inspecting_a_record_shows_it_as_it_was_kept<S: Store>(store: &Attac
         return;
     }
     let from = info(&key, "/mine");
-    let kept = record_of(&mine, b"answer", TTL, Some(&from));
+    let kept = record_of(&mine, b"response", TTL, Some(&from));
     store.claim_from(&key, LEASE, &from).await.complete(kept.clone(), TTL).await.expect("the owner completes");
     for _ in 0..2 {
         let found = store.inspect(&key).await.flatten().expect("a record is found");
@@ -104,8 +104,8 @@ pub async fn inspecting_a_record_shows_it_as_it_was_kept<S: Store>(store: &Attac
         }
     }
     let replayed = store.record(&key, &mine).await;
-    assert_eq!((content(&replayed).as_deref(), replayed.execution_info()), (Some(&b"answer"[..]), Some(from)));
-    assert!(store.store.forget(&key).await.expect("`forget` answers"));
+    assert_eq!((content(&replayed).as_deref(), replayed.execution_info()), (Some(&b"response"[..]), Some(from)));
+    assert!(store.store.forget(&key).await.expect("`forget` returns"));
     assert!(store.inspect(&key).await.flatten().is_none(), "what is forgotten is not found");
 }
 
@@ -117,7 +117,7 @@ pub async fn what_has_expired_is_not_found<S: Store>(store: &Attached<S>) {
     }
     let earliest = SystemClock::new().now().after(SHORT);
     let claim = store.claim(&key, &mine).await;
-    claim.complete(record_of(&mine, b"answer", SHORT, None), SHORT).await.expect("the owner completes");
+    claim.complete(record_of(&mine, b"response", SHORT, None), SHORT).await.expect("the owner completes");
     within("the record has expired", async {
         while store.inspect(&key).await.flatten().is_some() {
             tokio::time::sleep(Duration::from_millis(5)).await;
@@ -186,7 +186,7 @@ pub async fn unknown_outcomes_are_listed_and_nothing_else<S: Store>(store: &Atta
         drop(store.claim_from(key, BRIEF, info).await);
     }
     let owned = store.claim_from(&in_flight, LEASE, &info(&in_flight, "/mine")).await;
-    let record = record_of(&fingerprint("mine"), b"answer", TTL, None);
+    let record = record_of(&fingerprint("mine"), b"response", TTL, None);
     store.claim_from(&recorded, LEASE, &info(&recorded, "/mine")).await.complete(record, TTL).await.expect("completes");
     let listed = within("abandoned claims are listed", async {
         loop {

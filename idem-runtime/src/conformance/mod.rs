@@ -149,7 +149,7 @@ pub fn attached<S: Store>(store: S) -> Attached<S> {
 
 impl<S: Store> Attached<S> {
     async fn begin(&self, key: &StorageKey, fingerprint: &Fingerprint) -> Result<Begin<S::Claim>, StoreError> {
-        within("`begin` answers", self.store.begin(key, fingerprint, &options())).await
+        within("`begin` returns", self.store.begin(key, fingerprint, &options())).await
     }
 
     async fn claim(&self, key: &StorageKey, fingerprint: &Fingerprint) -> S::Claim {
@@ -200,13 +200,13 @@ fn fingerprint(text: &str) -> Fingerprint {
     builder.finish()
 }
 
-fn record(fingerprint: &Fingerprint, answer: &[u8], ttl: Duration) -> Record {
-    record_of(fingerprint, answer, ttl, None)
+fn record(fingerprint: &Fingerprint, content: &[u8], ttl: Duration) -> Record {
+    record_of(fingerprint, content, ttl, None)
 }
 
-fn record_of(fingerprint: &Fingerprint, answer: &[u8], ttl: Duration, info: Option<&ExecutionInfo>) -> Record {
-    let mut builder = RecordBuilder::with_capacity(answer.len());
-    builder.put(answer);
+fn record_of(fingerprint: &Fingerprint, content: &[u8], ttl: Duration, info: Option<&ExecutionInfo>) -> Record {
+    let mut builder = RecordBuilder::with_capacity(content.len());
+    builder.put(content);
     Record::with_content(*fingerprint, builder, SystemClock::new().now().after(ttl), info)
 }
 

@@ -66,7 +66,7 @@ pub async fn nothing_live_is_evicted<S: Store>(store: &Attached<S>) {
         match store.begin(key, &mine).await {
             Ok(Begin::Claimed(claim)) if index % 2 == 0 => claims.push(claim),
             Ok(Begin::Claimed(claim)) => {
-                claim.complete(record(&mine, b"answer", TTL), TTL).await.expect("the owner completes");
+                claim.complete(record(&mine, b"response", TTL), TTL).await.expect("the owner completes");
             }
             // A store that is full says so, and keeps what it has.
             Err(StoreError::Full) => return,
@@ -94,7 +94,7 @@ pub async fn a_record_expires_at_its_ttl_and_not_before<S: Store>(store: &Attach
     let claim = store.claim(&key, &mine).await;
     let clock = SystemClock::new();
     let earliest = clock.now().after(SHORT);
-    claim.complete(record(&mine, b"answer", SHORT), SHORT).await.expect("the owner completes");
+    claim.complete(record(&mine, b"response", SHORT), SHORT).await.expect("the owner completes");
     within("the record has expired", async {
         loop {
             match store.begin(&key, &mine).await {
@@ -113,7 +113,12 @@ pub async fn asking_does_not_move_the_ttl<S: Store>(store: &Attached<S>) {
         return;
     }
     let (key, mine) = (key(), fingerprint("mine"));
-    store.claim(&key, &mine).await.complete(record(&mine, b"answer", SHORT), SHORT).await.expect("the owner completes");
+    store
+        .claim(&key, &mine)
+        .await
+        .complete(record(&mine, b"response", SHORT), SHORT)
+        .await
+        .expect("the owner completes");
     let asked = tokio::time::timeout(SHORT * 20, async {
         while matches!(store.begin(&key, &mine).await, Ok(Begin::Completed(_))) {
             tokio::time::sleep(SHORT / 8).await;
@@ -129,7 +134,12 @@ pub async fn of_many_begins_on_an_expired_record_one_claims<S: Store>(store: &At
         return;
     }
     let (key, mine) = (key(), fingerprint("mine"));
-    store.claim(&key, &mine).await.complete(record(&mine, b"answer", SHORT), SHORT).await.expect("the owner completes");
+    store
+        .claim(&key, &mine)
+        .await
+        .complete(record(&mine, b"response", SHORT), SHORT)
+        .await
+        .expect("the owner completes");
     let together = Arc::new(Barrier::new(CALLERS));
     let mut callers = JoinSet::new();
     for _ in 0..CALLERS {
@@ -156,10 +166,10 @@ pub async fn of_many_begins_on_an_expired_record_one_claims<S: Store>(store: &At
 /// A forgotten record is gone, and forgetting says whether there was one.
 pub async fn what_is_forgotten_is_gone<S: Store>(store: &Attached<S>) {
     let (key, mine) = (key(), fingerprint("mine"));
-    assert!(!store.store.forget(&key).await.expect("`forget` answers"), "there was nothing to forget");
-    store.claim(&key, &mine).await.complete(record(&mine, b"answer", TTL), TTL).await.expect("the owner completes");
-    assert!(store.store.forget(&key).await.expect("`forget` answers"), "there was a record to forget");
-    assert!(!store.store.forget(&key).await.expect("`forget` answers"), "it is forgotten");
+    assert!(!store.store.forget(&key).await.expect("`forget` returns"), "there was nothing to forget");
+    store.claim(&key, &mine).await.complete(record(&mine, b"response", TTL), TTL).await.expect("the owner completes");
+    assert!(store.store.forget(&key).await.expect("`forget` returns"), "there was a record to forget");
+    assert!(!store.store.forget(&key).await.expect("`forget` returns"), "it is forgotten");
     store.claim(&key, &mine).await.release().await.expect("the owner releases");
 }
 
@@ -167,8 +177,8 @@ pub async fn what_is_forgotten_is_gone<S: Store>(store: &Attached<S>) {
 pub async fn a_claim_with_an_owner_is_not_forgotten<S: Store>(store: &Attached<S>) {
     let (key, mine) = (key(), fingerprint("mine"));
     let claim = store.claim(&key, &mine).await;
-    assert!(!store.store.forget(&key).await.expect("`forget` answers"), "a claim with an owner stays");
+    assert!(!store.store.forget(&key).await.expect("`forget` returns"), "a claim with an owner stays");
     assert!(matches!(store.begin(&key, &mine).await, Ok(Begin::InFlight(_))), "a claim with an owner stays");
-    claim.complete(record(&mine, b"answer", TTL), TTL).await.expect("the owner completes");
+    claim.complete(record(&mine, b"response", TTL), TTL).await.expect("the owner completes");
     store.record(&key, &mine).await;
 }

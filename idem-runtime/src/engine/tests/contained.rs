@@ -22,13 +22,13 @@ async fn a_clock_that_panics_withholds_no_response_and_lets_nothing_run_twice() 
     let broken = clock.clone();
     let handler = move |_| async move {
         broken.0.store(1, Ordering::SeqCst);
-        Executed { response: 1, recording: Recording::Done(answer("one")) }
+        Executed { response: 1, recording: Recording::Done(response("one")) }
     };
     assert_eq!(ran(idempotency.run(attempt("a", "x"), handler).await), 1);
-    let body = Body::ready();
-    assert_eq!(recorded(idempotency.run(attempt("a", "x"), body.run(answer("two"))).await), "one");
+    let handler = Handler::ready();
+    assert_eq!(recorded(idempotency.run(attempt("a", "x"), handler.run(response("two"))).await), "one");
     clock.0.store(0, Ordering::SeqCst);
-    assert_eq!(recorded(idempotency.run(attempt("a", "x"), body.run(answer("two"))).await), "one");
+    assert_eq!(recorded(idempotency.run(attempt("a", "x"), handler.run(response("two"))).await), "one");
 }
 
 /// The futures of the store panic when they are dropped.
@@ -70,12 +70,12 @@ async fn a_future_of_a_store_that_panics_when_it_is_dropped_harms_no_request() {
     let idempotency = Idempotency::new(Intercept::new(MemoryStore::new(), PanicsOnDrop));
     let mut attempt = attempt("a", "x");
     attempt.rules.wait = Some(Duration::from_secs(1));
-    let body = Body::new();
-    let first = tokio::spawn(idempotency.run(attempt, body.run(answer("one"))));
-    body.started.notified().await;
-    let waited = tokio::spawn(idempotency.run(attempt, body.run(answer("two")))).await;
+    let handler = Handler::new();
+    let first = tokio::spawn(idempotency.run(attempt, handler.run(response("one"))));
+    handler.started.notified().await;
+    let waited = tokio::spawn(idempotency.run(attempt, handler.run(response("two")))).await;
     assert!(matches!(waited, Ok(Err(RefusalReason::InFlight))), "{waited:?}");
-    body.go_on.add_permits(1);
+    handler.may_end.add_permits(1);
     assert_eq!(ran(first.await.unwrap()), 1);
 }
 
@@ -83,9 +83,9 @@ async fn a_future_of_a_store_that_panics_when_it_is_dropped_harms_no_request() {
 fn an_attempt_outside_an_async_runtime_leaves_no_claim() {
     let store = MemoryStore::new();
     let idempotency = Idempotency::new(store.clone());
-    let body = Body::ready();
-    let mut run = Box::pin(idempotency.run(attempt("a", "x"), body.run(answer("one"))));
+    let handler = Handler::ready();
+    let mut run = Box::pin(idempotency.run(attempt("a", "x"), handler.run(response("one"))));
     let refused = poll_now(&mut run).expect("there is nothing to wait for");
     assert!(matches!(refused, Err(RefusalReason::StoreUnavailable(_))), "{refused:?}");
-    assert_eq!((store.usage().entries, body.runs()), (0, 0));
+    assert_eq!((store.usage().entries, handler.runs()), (0, 0));
 }

@@ -1,4 +1,4 @@
-//! What a drain waits for beside the bodies: the store, and what starts while the store is at it.
+//! What a drain waits for beside the handlers: the store, and what starts while the store is at it.
 
 use std::time::Duration;
 
@@ -43,12 +43,12 @@ async fn a_drain_waits_for_the_store_and_for_executions_that_start_meanwhile() {
     });
     store.hooks.asked().await;
     assert!(!drain.is_finished());
-    let body = Body::new();
+    let handler = Handler::new();
     let late = tokio::spawn({
-        let (idempotency, run) = (idempotency.clone(), body.run(answer("late")));
+        let (idempotency, run) = (idempotency.clone(), handler.run(response("late")));
         async move { idempotency.run(attempt("late", "r"), run).await }
     });
-    body.started.notified().await;
+    handler.started.notified().await;
     store.hooks.may_end.add_permits(1);
     // The drain comes back for the store only when the late execution has ended.
     tokio::select! {
@@ -56,7 +56,7 @@ async fn a_drain_waits_for_the_store_and_for_executions_that_start_meanwhile() {
         () = store.hooks.asked.notified() => panic!("an execution runs"),
         () = tokio::task::yield_now() => assert!(!drain.is_finished()),
     }
-    body.go_on.add_permits(1);
+    handler.may_end.add_permits(1);
     store.hooks.asked().await;
     store.hooks.may_end.add_permits(1);
     assert_eq!(drain.await.unwrap(), 0);
@@ -80,18 +80,18 @@ async fn a_drain_does_not_wait_for_ever_for_a_store_that_never_finishes() {
 #[tokio::test]
 async fn a_drain_that_is_stopped_says_how_many_handlers_are_cut_off() {
     let idempotency = Idempotency::in_memory();
-    let body = Body::new();
+    let handler = Handler::new();
     let mut running = Vec::new();
     for (executions, text) in [(1, "while 1 execution was running"), (2, "while 2 executions were running")] {
-        let run = idempotency.clone();
-        let (attempt, handler) = (attempt(&executions.to_string(), "x"), body.run(answer("one")));
-        running.push(tokio::spawn(async move { run.run(attempt, handler).await }));
-        body.started.notified().await;
+        let engine = idempotency.clone();
+        let (attempt, run) = (attempt(&executions.to_string(), "x"), handler.run(response("one")));
+        running.push(tokio::spawn(async move { engine.run(attempt, run).await }));
+        handler.started.notified().await;
         let timeout = idempotency.drain_until(async {}).await.unwrap_err();
         assert_eq!((timeout.executions(), idempotency.executions()), (executions, executions));
         assert!(timeout.to_string().contains(text), "{timeout}");
     }
-    body.go_on.add_permits(2);
+    handler.may_end.add_permits(2);
     for run in running {
         run.await.unwrap().unwrap();
     }
@@ -104,11 +104,11 @@ async fn an_engine_that_is_dropped_while_handlers_run_is_warned_about() {
         let warnings = Arc::<AtomicUsize>::default();
         let _counts = tracing::subscriber::set_default(Warnings(Arc::clone(&warnings)));
         let idempotency = Idempotency::in_memory();
-        let body = Body::new();
+        let handler = Handler::new();
         if runs {
-            let mut first = Box::pin(idempotency.run(attempt("a", "x"), body.run(answer("one"))));
+            let mut first = Box::pin(idempotency.run(attempt("a", "x"), handler.run(response("one"))));
             tokio::select! {
-                () = body.started.notified() => {}
+                () = handler.started.notified() => {}
                 _ = &mut first => panic!("the handler waits"),
             }
         }

@@ -1,4 +1,4 @@
-//! The engine, and the cache in front of it, over a store that is far away: its answers come late, or not at all.
+//! The engine, and the cache in front of it, over a store that is far away: its replies come late, or not at all.
 
 use std::sync::atomic::Ordering::SeqCst;
 use std::sync::atomic::{AtomicU64, AtomicUsize};
@@ -17,7 +17,7 @@ fn attempt(key: u8, fingerprint: u8) -> Attempt {
     Attempt::new(StorageKey::from_bytes([key; 32]), Fingerprint::from_bytes([fingerprint; 32]), Rules::DEFAULT)
 }
 
-async fn answer(text: &'static str) -> Executed<&'static str> {
+async fn response(text: &'static str) -> Executed<&'static str> {
     let mut builder = RecordBuilder::new();
     builder.put(text.as_bytes());
     Executed { response: text, recording: Recording::Done(Outcome::Record(builder)) }
@@ -165,9 +165,9 @@ async fn a_takeover_that_comes_late_is_not_released() {
     far.abandon(a.key, a.fingerprint);
     *far.faults.renew_delay.lock().unwrap() = Duration::from_secs(6);
     let engine = Idempotency::new(far.clone());
-    assert!(engine.run(a, |_| answer("rerun")).await.is_err(), "no answer in time");
+    assert!(engine.run(a, |_| response("rerun")).await.is_err(), "no reply in time");
     engine.drain().await;
-    let foreign = engine.run(attempt(1, 2), |_| answer("foreign fingerprint ran")).await;
+    let foreign = engine.run(attempt(1, 2), |_| response("foreign fingerprint ran")).await;
     assert!(matches!(foreign, Err(RefusalReason::Mismatch)), "{foreign:?}");
 }
 
@@ -186,15 +186,15 @@ async fn the_cache_does_not_outlive_a_record_whose_acknowledgement_was_lost() {
         tokio::time::sleep(Duration::from_millis(20)).await;
         c2.advance(Duration::from_secs(3))
     });
-    engine.run(a, |_| answer("one")).await.unwrap();
+    engine.run(a, |_| response("one")).await.unwrap();
     mover.await.unwrap();
     engine.drain().await;
     clock.advance(Duration::from_secs(3)); // 6 s after the record was made in the store, whose TTL is 5 s
     let other = Idempotency::builder(far.clone()).build(); // another process
     let mut b = attempt(1, 2);
     b.rules.ttl = a.rules.ttl;
-    assert!(matches!(other.run(b, |_| answer("two")).await, Ok(RunResult::Executed("two"))), "expired in the store");
-    let stale = engine.run(a, |_| answer("three")).await;
+    assert!(matches!(other.run(b, |_| response("two")).await, Ok(RunResult::Executed("two"))), "expired in the store");
+    let stale = engine.run(a, |_| response("three")).await;
     assert!(matches!(stale, Err(RefusalReason::Mismatch)), "the store has a record of another fingerprint: {stale:?}");
 }
 
@@ -207,12 +207,12 @@ async fn what_is_forgotten_does_not_come_back_with_a_late_acknowledgement() {
     let engine = Idempotency::new(layered.clone());
     let a = attempt(1, 1);
     let e2 = engine.clone();
-    let run = tokio::spawn(async move { e2.run(a, |_| answer("one")).await });
+    let run = tokio::spawn(async move { e2.run(a, |_| response("one")).await });
     tokio::time::sleep(Duration::from_millis(100)).await; // the store has the record by now
     assert!(layered.forget(&a.key).await.unwrap());
     run.await.unwrap().unwrap();
     assert!(far.rows.lock().unwrap().is_empty());
-    let again = engine.run(a, |_| answer("two")).await;
+    let again = engine.run(a, |_| response("two")).await;
     assert!(matches!(again, Ok(RunResult::Executed("two"))), "forgotten, and yet: {again:?}");
 }
 
@@ -221,7 +221,7 @@ async fn a_store_that_panics_before_its_future_withholds_no_response() {
     let far = Far::new();
     far.faults.panic_sync_complete.store(1, SeqCst);
     let engine = Idempotency::new(far);
-    let r = engine.run(attempt(1, 1), |_| answer("one")).await;
+    let r = engine.run(attempt(1, 1), |_| response("one")).await;
     assert!(matches!(r, Ok(RunResult::Executed("one"))), "{r:?}");
 }
 
@@ -239,13 +239,13 @@ async fn a_store_that_panics_in_ended_wakes_the_request() {
         e2.run(a, move |_| async move {
             s2.notify_one();
             g2.notified().await;
-            answer("one").await
+            response("one").await
         })
         .await
     });
     started.notified().await;
     let e3 = engine.clone();
-    let second = tokio::spawn(async move { e3.run(a, |_| answer("two")).await }).await;
+    let second = tokio::spawn(async move { e3.run(a, |_| response("two")).await }).await;
     go.notify_one();
     first.await.unwrap().unwrap();
     assert!(second.is_ok(), "the request panicked");

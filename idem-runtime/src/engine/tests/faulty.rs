@@ -124,26 +124,26 @@ impl Claim for FaultyClaim {
 async fn a_store_that_fails_refuses_and_the_handler_does_not_start() {
     let store = Faulty(Arc::new(Faults { fail_begin: true, ..Faults::default() }));
     let idempotency = Idempotency::new(store);
-    let body = Body::ready();
-    let refused = idempotency.run(attempt("a", "x"), body.run(answer("one"))).await;
+    let handler = Handler::ready();
+    let refused = idempotency.run(attempt("a", "x"), handler.run(response("one"))).await;
     assert!(matches!(refused, Err(RefusalReason::StoreUnavailable(_))), "{refused:?}");
-    assert_eq!(body.runs(), 0);
+    assert_eq!(handler.runs(), 0);
 }
 
 #[tokio::test]
 async fn what_cannot_be_read_lets_no_handler_run_without_protection_and_a_store_that_is_down_does() {
     for damaged in [true, false] {
         let store = Faulty(Arc::new(Faults { damaged, fail_begin: !damaged, ..Faults::default() }));
-        let body = Body::ready();
+        let handler = Handler::ready();
         let mut attempt = attempt("a", "x");
         attempt.rules.run_without_store = true;
-        let answered = Idempotency::new(store).run(attempt, body.run(answer("one"))).await;
-        match answered {
+        let result = Idempotency::new(store).run(attempt, handler.run(response("one"))).await;
+        match result {
             Err(RefusalReason::StoreUnavailable(StoreError::Unreadable(_))) if damaged => {}
             Ok(RunResult::Executed(1)) if !damaged => {}
             other => panic!("{damaged}: {other:?}"),
         }
-        assert_eq!(body.runs(), usize::from(!damaged));
+        assert_eq!(handler.runs(), usize::from(!damaged));
     }
 }
 
@@ -151,49 +151,49 @@ async fn what_cannot_be_read_lets_no_handler_run_without_protection_and_a_store_
 async fn a_completion_that_fails_is_repeated_and_the_response_is_sent() {
     let store = Faulty(Arc::new(Faults { fail_completions: AtomicUsize::new(5), ..Faults::default() }));
     let idempotency = Idempotency::new(store);
-    let body = Body::ready();
+    let handler = Handler::ready();
     let attempt = attempt("a", "x");
-    assert_eq!(ran(idempotency.run(attempt, body.run(answer("one"))).await), 1);
+    assert_eq!(ran(idempotency.run(attempt, handler.run(response("one"))).await), 1);
     idempotency.drain().await;
-    assert_eq!(recorded(idempotency.run(attempt, body.run(answer("two"))).await), "one");
+    assert_eq!(recorded(idempotency.run(attempt, handler.run(response("two"))).await), "one");
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_store_that_stays_down_leaves_the_claim_and_never_releases_it() {
     let store = Faulty(Arc::new(Faults { fail_completions: AtomicUsize::new(usize::MAX), ..Faults::default() }));
     let idempotency = Idempotency::new(store);
-    let body = Body::ready();
+    let handler = Handler::ready();
     let attempt = attempt("a", "x");
-    assert_eq!(ran(idempotency.run(attempt, body.run(answer("one"))).await), 1);
+    assert_eq!(ran(idempotency.run(attempt, handler.run(response("one"))).await), 1);
     idempotency.drain().await;
-    let retry = idempotency.run(attempt, body.run(answer("two"))).await;
+    let retry = idempotency.run(attempt, handler.run(response("two"))).await;
     assert!(matches!(retry, Err(RefusalReason::InFlight)), "{retry:?}");
-    assert_eq!(body.runs(), 1);
+    assert_eq!(handler.runs(), 1);
 }
 
 #[tokio::test]
 async fn a_begin_that_is_pending_when_the_request_goes_is_not_cut_in_half() {
     let store = Faulty(Arc::new(Faults { gate: Some(Gate::new(0)), ..Faults::default() }));
     let idempotency = Idempotency::new(store.clone());
-    let body = Body::ready();
+    let handler = Handler::ready();
     let attempt = attempt("a", "x");
-    let mut first = Box::pin(idempotency.run(attempt, body.run(answer("one"))));
+    let mut first = Box::pin(idempotency.run(attempt, handler.run(response("one"))));
     assert!(std::future::poll_fn(|cx| Poll::Ready(first.as_mut().poll(cx))).await.is_pending());
     drop(first);
     store.0.gate.as_ref().unwrap().add_permits(2);
     idempotency.drain().await;
-    assert_eq!(body.runs(), 1, "the task that owns `begin` owns the body, too");
-    assert_eq!(recorded(idempotency.run(attempt, body.run(answer("two"))).await), "one");
+    assert_eq!(handler.runs(), 1, "the task that owns `begin` owns the handler, too");
+    assert_eq!(recorded(idempotency.run(attempt, handler.run(response("two"))).await), "one");
 }
 
 #[tokio::test]
 async fn a_pending_begin_that_finds_a_record_gives_a_replay() {
     let store = Faulty(Arc::new(Faults { gate: Some(Gate::new(1)), ..Faults::default() }));
     let idempotency = Idempotency::new(store.clone());
-    let body = Body::ready();
+    let handler = Handler::ready();
     let attempt = attempt("a", "x");
-    assert_eq!(ran(idempotency.run(attempt, body.run(answer("one"))).await), 1);
-    let mut second = Box::pin(idempotency.run(attempt, body.run(answer("two"))));
+    assert_eq!(ran(idempotency.run(attempt, handler.run(response("one"))).await), 1);
+    let mut second = Box::pin(idempotency.run(attempt, handler.run(response("two"))));
     assert!(std::future::poll_fn(|cx| Poll::Ready(second.as_mut().poll(cx))).await.is_pending());
     store.0.gate.as_ref().unwrap().add_permits(1);
     assert_eq!(recorded(second.await), "one");
@@ -203,14 +203,14 @@ async fn a_pending_begin_that_finds_a_record_gives_a_replay() {
 async fn the_engine_expires_records_of_stores_that_do_not() {
     let clock = ManualClock::new();
     let idempotency = Idempotency::builder(Faulty::default()).clock(clock.clone()).build();
-    let body = Body::ready();
+    let handler = Handler::ready();
     let attempt = attempt("a", "x");
-    assert_eq!(ran(idempotency.run(attempt, body.run(answer("one"))).await), 1);
+    assert_eq!(ran(idempotency.run(attempt, handler.run(response("one"))).await), 1);
     clock.advance(Rules::DEFAULT.ttl - Duration::from_nanos(1));
-    assert_eq!(recorded(idempotency.run(attempt, body.run(answer("two"))).await), "one");
+    assert_eq!(recorded(idempotency.run(attempt, handler.run(response("two"))).await), "one");
     clock.advance(Duration::from_nanos(1));
-    assert_eq!(ran(idempotency.run(attempt, body.run(answer("two"))).await), 2);
-    assert_eq!(recorded(idempotency.run(attempt, body.run(answer("three"))).await), "two");
+    assert_eq!(ran(idempotency.run(attempt, handler.run(response("two"))).await), 2);
+    assert_eq!(recorded(idempotency.run(attempt, handler.run(response("three"))).await), "two");
 }
 
 #[tokio::test(start_paused = true)]
@@ -220,7 +220,7 @@ async fn the_lease_is_renewed_three_times_in_its_span_while_the_handler_runs() {
         let idempotency = Idempotency::builder(store.clone()).lease(Duration::from_secs(30)).build();
         let slow = |_| async {
             tokio::time::sleep(Duration::from_secs(95)).await;
-            Executed { response: 1, recording: Recording::Done(answer("slow")) }
+            Executed { response: 1, recording: Recording::Done(response("slow")) }
         };
         assert_eq!(ran(idempotency.run(attempt("a", "x"), slow).await), 1);
         assert_eq!(store.0.renewed_at.lock().unwrap().len(), if lost { 1 } else { 9 });
@@ -232,29 +232,29 @@ async fn a_handler_learns_that_its_lease_was_lost() {
     let lost = Faulty(Arc::new(Faults { lost: true, ..Faults::default() }));
     for (store, is_lost) in [(Faulty::default(), false), (lost, true)] {
         let idempotency = Idempotency::builder(store).lease(Duration::from_secs(30)).build();
-        let body = |lease: Lease| async move {
+        let handler = |lease: Lease| async move {
             assert!(!lease.is_lost(), "the store was not asked yet");
             let told = tokio::time::timeout(Duration::from_secs(60), lease.lost()).await.is_ok();
-            let response = usize::from(told && lease.is_lost());
-            Executed { response, recording: Recording::Done(answer("slow")) }
+            let is_lost = told && lease.is_lost();
+            Executed { response: usize::from(is_lost), recording: Recording::Done(response("slow")) }
         };
-        assert_eq!(ran(idempotency.run(attempt("a", "x"), body).await), usize::from(is_lost));
+        assert_eq!(ran(idempotency.run(attempt("a", "x"), handler).await), usize::from(is_lost));
     }
 }
 
 #[tokio::test]
 async fn a_response_is_withheld_only_if_another_run_may_have_given_one() {
-    for (abandoned, answered) in [(Abandoned::Refuse, true), (Abandoned::Rerun, false)] {
+    for (abandoned, is_sent) in [(Abandoned::Refuse, true), (Abandoned::Rerun, false)] {
         let idempotency = Idempotency::new(Faulty(Arc::new(Faults { lost: true, ..Faults::default() })));
         let mut attempt = attempt("a", "x");
         attempt.rules.abandoned = abandoned;
-        let body = Body::ready();
-        match idempotency.run(attempt, body.run(answer("one"))).await {
-            Ok(RunResult::Executed(1)) if answered => {}
-            Err(RefusalReason::OutcomeUnknown) if !answered => {}
+        let handler = Handler::ready();
+        match idempotency.run(attempt, handler.run(response("one"))).await {
+            Ok(RunResult::Executed(1)) if is_sent => {}
+            Err(RefusalReason::OutcomeUnknown) if !is_sent => {}
             other => panic!("{abandoned:?}: {other:?}"),
         }
-        assert_eq!(body.runs(), 1, "{abandoned:?}");
+        assert_eq!(handler.runs(), 1, "{abandoned:?}");
     }
 }
 
@@ -269,7 +269,7 @@ async fn a_completion_that_has_reached_the_store_is_not_lost() {
         let mut attempt = attempt("a", "x");
         // Another run may have responded, so only a response that was recorded is sent.
         attempt.rules.abandoned = Abandoned::Rerun;
-        match idempotency.run(attempt, Body::ready().run(answer("one"))).await {
+        match idempotency.run(attempt, Handler::ready().run(response("one"))).await {
             Ok(RunResult::Executed(1)) if is_recorded => {}
             Err(RefusalReason::OutcomeUnknown) if !is_recorded => {}
             other => panic!("{is_recorded}: {other:?}"),
@@ -282,7 +282,7 @@ async fn the_lease_is_renewed_between_the_tries_of_a_completion() {
     let lease = Duration::from_secs(3);
     let store = Faulty(Arc::new(Faults { fail_completions: AtomicUsize::new(100), ..Faults::default() }));
     let idempotency = Idempotency::builder(store.clone()).lease(lease).build();
-    assert_eq!(ran(idempotency.run(attempt("a", "x"), Body::ready().run(answer("one"))).await), 1);
+    assert_eq!(ran(idempotency.run(attempt("a", "x"), Handler::ready().run(response("one"))).await), 1);
     idempotency.drain().await;
     let renewed_at = store.0.renewed_at.lock().unwrap();
     assert_eq!(renewed_at.len(), 100);
@@ -298,10 +298,10 @@ async fn a_record_that_cannot_be_read_is_an_error_and_never_a_miss() {
     let attempt = attempt("a", "x");
     let damaged = Record::new(attempt.fingerprint, Bytes::from_static(b"nonsense"));
     store.0.map.lock().unwrap().insert(attempt.key, Some(damaged));
-    let body = Body::ready();
-    let refused = idempotency.run(attempt, body.run(answer("one"))).await;
+    let handler = Handler::ready();
+    let refused = idempotency.run(attempt, handler.run(response("one"))).await;
     assert!(matches!(refused, Err(RefusalReason::StoreUnavailable(_))), "{refused:?}");
-    assert_eq!(body.runs(), 0);
+    assert_eq!(handler.runs(), 0);
 }
 
 #[tokio::test(start_paused = true)]
@@ -311,7 +311,7 @@ async fn a_store_that_wakes_without_a_reason_is_polled_and_not_hammered() {
     let mut attempt = attempt("a", "x");
     attempt.rules.wait = Some(Duration::from_secs(2));
     store.0.map.lock().unwrap().insert(attempt.key, None);
-    let refused = idempotency.run(attempt, Body::ready().run(answer("one"))).await;
+    let refused = idempotency.run(attempt, Handler::ready().run(response("one"))).await;
     assert!(matches!(refused, Err(RefusalReason::InFlight)), "{refused:?}");
 }
 
@@ -325,22 +325,22 @@ async fn a_store_that_hangs_or_panics_withholds_no_response() {
     };
     for step in [Step::Hangs, Step::Panics] {
         let idempotency = Idempotency::new(Faulty(Arc::new(Faults { step, ..Faults::default() })));
-        let body = Body::ready();
+        let handler = Handler::ready();
         let asked = Instant::now();
-        assert_eq!(ran(idempotency.run(attempt("a"), body.run(answer("one"))).await), 1);
-        assert_eq!(ran(idempotency.run(attempt("b"), body.run(Outcome::Release)).await), 2);
+        assert_eq!(ran(idempotency.run(attempt("a"), handler.run(response("one"))).await), 1);
+        assert_eq!(ran(idempotency.run(attempt("b"), handler.run(Outcome::Release)).await), 2);
         let (held, free) = oneshot::channel::<()>();
         let live = move |_| async move {
             let recording =
-                async move { RecordedStream { outcome: answer("live"), delivery: Some(Box::new(Held(held))) } };
+                async move { RecordedStream { outcome: response("live"), delivery: Some(Box::new(Held(held))) } };
             Executed { response: 3, recording: Recording::Live(Box::pin(recording)) }
         };
         assert_eq!(ran(idempotency.run(attempt("c"), live).await), 3);
         let _ = free.await;
         assert!(asked.elapsed() <= Duration::from_secs(4), "{:?}", asked.elapsed());
         idempotency.drain().await;
-        let retry = idempotency.run(attempt("a"), body.run(answer("two"))).await;
-        assert!(matches!(retry, Err(RefusalReason::InFlight)), "the body ran, so the claim stays: {retry:?}");
+        let retry = idempotency.run(attempt("a"), handler.run(response("two"))).await;
+        assert!(matches!(retry, Err(RefusalReason::InFlight)), "the handler ran, so the claim stays: {retry:?}");
     }
 }
 
@@ -350,7 +350,7 @@ async fn a_store_that_panics_while_the_handler_runs_does_not_end_it() {
     let idempotency = Idempotency::builder(store).lease(Duration::from_secs(3)).build();
     let slow = |_| async {
         tokio::time::sleep(Duration::from_secs(10)).await;
-        Executed { response: 1, recording: Recording::Done(answer("slow")) }
+        Executed { response: 1, recording: Recording::Done(response("slow")) }
     };
     assert_eq!(ran(idempotency.run(attempt("a", "x"), slow).await), 1);
 }
@@ -359,13 +359,13 @@ async fn a_store_that_panics_while_the_handler_runs_does_not_end_it() {
 async fn a_begin_without_a_reply_is_refused_and_a_late_claim_is_released() {
     let store = Faulty(Arc::new(Faults { gate: Some(Gate::new(0)), ..Faults::default() }));
     let idempotency = Idempotency::new(store.clone());
-    let body = Body::ready();
-    let refused = idempotency.run(attempt("a", "x"), body.run(answer("one"))).await;
+    let handler = Handler::ready();
+    let refused = idempotency.run(attempt("a", "x"), handler.run(response("one"))).await;
     assert!(matches!(refused, Err(RefusalReason::StoreUnavailable(_))), "{refused:?}");
-    assert_eq!(idempotency.executions(), 0, "no body is running");
+    assert_eq!(idempotency.executions(), 0, "no handler is running");
     store.0.gate.as_ref().unwrap().add_permits(1);
     idempotency.drain().await;
-    assert_eq!(body.runs(), 0);
+    assert_eq!(handler.runs(), 0);
     assert!(store.0.map.lock().unwrap().is_empty(), "the client was told that nothing was done");
 }
 
@@ -373,7 +373,7 @@ async fn a_begin_without_a_reply_is_refused_and_a_late_claim_is_released() {
 async fn a_store_that_never_replies_does_not_keep_drain_waiting_for_ever() {
     let store = Faulty(Arc::new(Faults { gate: Some(Gate::new(0)), ..Faults::default() }));
     let idempotency = Idempotency::new(store.clone());
-    let refused = idempotency.run(attempt("a", "x"), Body::ready().run(answer("one"))).await;
+    let refused = idempotency.run(attempt("a", "x"), Handler::ready().run(response("one"))).await;
     assert!(matches!(refused, Err(RefusalReason::StoreUnavailable(_))), "{refused:?}");
     idempotency.drain().await;
     let mut locks = idempotency.handle.core.expiry_locks.iter();
@@ -387,9 +387,9 @@ async fn waiting_for_ever_is_not_too_long() {
     let mut attempt = attempt("a", "x");
     attempt.rules.wait = Some(Duration::MAX);
     store.0.map.lock().unwrap().insert(attempt.key, None);
-    let body = Body::ready();
+    let handler = Handler::ready();
     let waiting =
-        tokio::time::timeout(Duration::from_secs(60), idempotency.run(attempt, body.run(answer("one")))).await;
+        tokio::time::timeout(Duration::from_secs(60), idempotency.run(attempt, handler.run(response("one")))).await;
     assert!(waiting.is_err(), "{waiting:?}");
 }
 
@@ -398,12 +398,12 @@ async fn a_completion_is_tried_for_as_long_as_the_claim_can_live() {
     for (failures, is_recorded) in [(1_000, true), (usize::MAX, false)] {
         let store = Faulty(Arc::new(Faults { fail_completions: AtomicUsize::new(failures), ..Faults::default() }));
         let idempotency = Idempotency::new(store);
-        let body = Body::ready();
+        let handler = Handler::ready();
         let attempt = attempt("a", "x");
         let asked = Instant::now();
-        assert_eq!(ran(idempotency.run(attempt, body.run(answer("one"))).await), 1);
+        assert_eq!(ran(idempotency.run(attempt, handler.run(response("one"))).await), 1);
         idempotency.drain().await;
-        let retry = idempotency.run(attempt, body.run(answer("two"))).await;
+        let retry = idempotency.run(attempt, handler.run(response("two"))).await;
         if is_recorded {
             assert_eq!(recorded(retry), "one");
         } else {
@@ -421,8 +421,8 @@ async fn a_waiter_does_not_wait_longer_because_the_store_is_slow() {
     attempt.rules.wait = Some(Duration::from_secs(2));
     store.0.map.lock().unwrap().insert(attempt.key, None);
     let asked = Instant::now();
-    // The first look is answered at once, and no later one is.
-    let refused = idempotency.run(attempt, Body::ready().run(answer("one"))).await;
+    // The store replies to the first look at once, and to no later one.
+    let refused = idempotency.run(attempt, Handler::ready().run(response("one"))).await;
     assert!(matches!(refused, Err(RefusalReason::InFlight)), "{refused:?}");
     assert!(asked.elapsed() <= Duration::from_secs(4), "{:?}", asked.elapsed());
     // A claim that is granted later is released.
@@ -457,20 +457,20 @@ async fn a_late_forget_removes_no_live_record() {
         Intercept::new(Faulty::default(), LateForgets { asked: Arc::default(), may_forget: Arc::new(Gate::new(0)) });
     let clock = ManualClock::new();
     let idempotency = Idempotency::builder(store.clone()).lease(Duration::from_secs(3)).clock(clock.clone()).build();
-    let body = Body::ready();
+    let handler = Handler::ready();
     let attempt = attempt("a", "x");
-    assert_eq!(ran(idempotency.run(attempt, body.run(answer("one"))).await), 1);
+    assert_eq!(ran(idempotency.run(attempt, handler.run(response("one"))).await), 1);
     clock.advance(Rules::DEFAULT.ttl);
     // The store replies too late to the one, and may forget at any time what it finds.
     for _ in 0..3 {
-        let refused = idempotency.run(attempt, body.run(answer("two"))).await;
+        let refused = idempotency.run(attempt, handler.run(response("two"))).await;
         assert!(matches!(refused, Err(RefusalReason::StoreUnavailable(_))), "{refused:?}");
         tokio::time::sleep(Duration::from_secs(10)).await;
     }
     store.hooks.may_forget.add_permits(1);
     idempotency.drain().await;
-    assert_eq!(ran(idempotency.run(attempt, body.run(answer("two"))).await), 2);
+    assert_eq!(ran(idempotency.run(attempt, handler.run(response("two"))).await), 2);
     store.hooks.may_forget.add_permits(10);
     tokio::time::sleep(Duration::from_secs(10)).await;
-    assert_eq!(recorded(idempotency.run(attempt, body.run(answer("three"))).await), "two");
+    assert_eq!(recorded(idempotency.run(attempt, handler.run(response("three"))).await), "two");
 }

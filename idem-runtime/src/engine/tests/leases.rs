@@ -171,29 +171,29 @@ fn a_handler_that_blocks_its_thread_keeps_its_lease() {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
         let store = Leased::default();
         let idempotency = Idempotency::builder(store.clone()).lease(Duration::from_millis(900)).build();
-        let (go_on, may_go_on) = mpsc::channel::<()>();
+        let (end, may_end) = mpsc::channel::<()>();
         let handler = move |lease: Lease| async move {
             match blocks {
-                Blocks::InPlace => tokio::task::block_in_place(|| may_go_on.recv()).unwrap(),
-                Blocks::AtOnce => may_go_on.recv().unwrap(),
+                Blocks::InPlace => tokio::task::block_in_place(|| may_end.recv()).unwrap(),
+                Blocks::AtOnce => may_end.recv().unwrap(),
                 Blocks::AfterWaking => {
                     tokio::time::sleep(Duration::from_millis(1)).await;
-                    may_go_on.recv().unwrap();
+                    may_end.recv().unwrap();
                 }
             }
-            Executed { response: usize::from(lease.is_lost()), recording: Recording::Done(answer("one")) }
+            Executed { response: usize::from(lease.is_lost()), recording: Recording::Done(response("one")) }
         };
         let first = runtime.spawn({
             let idempotency = idempotency.clone();
             async move { idempotency.run(rerun(), handler).await }
         });
         assert!(store.wait_for_renewals(4), "{blocks:?}: the lease was renewed {} times", store.sent().len());
-        let second = Body::ready();
-        let retry = runtime.block_on(idempotency.run(rerun(), second.run(answer("two"))));
+        let second = Handler::ready();
+        let retry = runtime.block_on(idempotency.run(rerun(), second.run(response("two"))));
         assert!(matches!(retry, Err(RefusalReason::InFlight)), "{blocks:?}: {retry:?}");
-        go_on.send(()).unwrap();
+        end.send(()).unwrap();
         assert_eq!(ran(runtime.block_on(first).unwrap()), 0, "{blocks:?}: the lease was not lost");
-        assert_eq!(recorded(runtime.block_on(idempotency.run(rerun(), second.run(answer("two"))))), "one");
+        assert_eq!(recorded(runtime.block_on(idempotency.run(rerun(), second.run(response("two"))))), "one");
     }
 }
 
@@ -206,7 +206,7 @@ async fn a_lease_is_renewed_by_the_time_since_the_last_renewal_was_sent() {
     let asked = Instant::now();
     let slow = |_| async {
         tokio::time::sleep(Duration::from_secs(42)).await;
-        Executed { response: 1, recording: Recording::Done(answer("slow")) }
+        Executed { response: 1, recording: Recording::Done(response("slow")) }
     };
     assert_eq!(ran(idempotency.run(attempt("a", "x"), slow).await), 1);
     let sent: Vec<_> = store.sent().iter().map(|sent| (*sent - asked).as_secs()).collect();
@@ -222,7 +222,7 @@ async fn a_renewal_may_take_longer_than_a_third_of_the_lease_and_is_warned_of_on
     let idempotency = builder.lease(Duration::from_millis(2400)).build();
     let slow = |_| async {
         tokio::time::sleep(Duration::from_secs(10)).await;
-        Executed { response: 1, recording: Recording::Done(answer("slow")) }
+        Executed { response: 1, recording: Recording::Done(response("slow")) }
     };
     assert_eq!(ran(idempotency.run(attempt("a", "x"), slow).await), 1);
     let sent = store.sent();
@@ -246,9 +246,9 @@ async fn an_outcome_that_was_recorded_after_all_is_not_unknown() {
         let Ok(Begin::Claimed(claim)) = core.begin(&attempt, info.clone()).await else { panic!("a free key") };
         let permit = core.permit().unwrap();
         let execution = super::super::execute::ClaimedExecution::new(&core, &attempt, &info, claim, permit);
-        let ended = execution.end(answer("one")).await;
+        let ended = execution.end(response("one")).await;
         assert!(matches!(ended, Some(Ok(()))), "{clones}: {ended:?}");
-        assert_eq!(recorded(idempotency.run(attempt, Body::ready().run(answer("two"))).await), "one");
+        assert_eq!(recorded(idempotency.run(attempt, Handler::ready().run(response("two"))).await), "one");
     }
 }
 
@@ -266,6 +266,6 @@ async fn what_an_operator_settled_meanwhile_is_not_what_the_execution_recorded()
     settled.put(b"settled");
     let settled = Record::with_content(attempt.fingerprint, settled, Timestamp::NEVER, Some(&info));
     store.0.rows.lock().unwrap().values_mut().for_each(|row| (row.owner, row.record) = (0, Some(settled.clone())));
-    let ended = execution.end(answer("one")).await;
+    let ended = execution.end(response("one")).await;
     assert!(matches!(ended, Some(Err(StoreError::Lost))), "{ended:?}");
 }

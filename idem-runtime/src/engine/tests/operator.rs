@@ -23,7 +23,7 @@ impl Operated {
 
     /// Runs `outcome` for the key `a`, at an endpoint and within a trace.
     async fn run(&self, outcome: Outcome) {
-        ran(self.idempotency.run(from_orders(), Body::ready().run(outcome)).await);
+        ran(self.idempotency.run(from_orders(), Handler::ready().run(outcome)).await);
     }
 
     /// Leaves a claim under the key `a` whose owner is gone.
@@ -74,7 +74,7 @@ async fn a_record_says_where_it_comes_from_and_how_often_it_was_replayed() {
     let operated = Operated::new();
     let began_at = operated.clock.now();
     assert!(operated.inspect().await.is_none(), "a free key");
-    operated.run(answer("one")).await;
+    operated.run(response("one")).await;
     operated.clock.advance(Duration::from_secs(60));
     for replays in 0..3 {
         for _ in 0..2 {
@@ -87,9 +87,9 @@ async fn a_record_says_where_it_comes_from_and_how_often_it_was_replayed() {
             assert_eq!(found.fingerprint(), &from_orders().fingerprint);
             assert_eq!(found.execution_info().unwrap().trace(), from_orders().trace);
         }
-        let replay = operated.idempotency.run(from_orders(), Body::ready().run(answer("two"))).await;
+        let replay = operated.idempotency.run(from_orders(), Handler::ready().run(response("two"))).await;
         assert_eq!(recorded(replay), "one");
-        let other = operated.idempotency.run(attempt("a", "y"), Body::ready().run(answer("two"))).await;
+        let other = operated.idempotency.run(attempt("a", "y"), Handler::ready().run(response("two"))).await;
         assert!(matches!(other, Err(RefusalReason::Mismatch)), "no replay");
     }
     operated.clock.advance(TTL);
@@ -99,10 +99,10 @@ async fn a_record_says_where_it_comes_from_and_how_often_it_was_replayed() {
 #[tokio::test]
 async fn a_replay_has_the_origin_of_the_execution_and_not_its_own() {
     let operated = Operated::new();
-    operated.run(answer("one")).await;
+    operated.run(response("one")).await;
     let found = operated.inspect().await.unwrap();
     operated.clock.advance(Duration::from_secs(1));
-    match operated.idempotency.run(from_orders().within(None), Body::ready().run(answer("two"))).await {
+    match operated.idempotency.run(from_orders().within(None), Handler::ready().run(response("two"))).await {
         Ok(RunResult::Replayed(replay)) => {
             assert_eq!(replay.execution_info().as_ref(), found.execution_info());
             assert_eq!(replay.execution_info().unwrap().trace(), from_orders().trace);
@@ -115,20 +115,20 @@ async fn a_replay_has_the_origin_of_the_execution_and_not_its_own() {
 async fn a_handler_that_runs_is_in_flight_and_says_since_when() {
     let operated = Operated::new();
     let began_at = operated.clock.now();
-    let body = Body::new();
-    let mut first = Box::pin(operated.idempotency.run(from_orders(), body.run(answer("one"))));
+    let handler = Handler::new();
+    let mut first = Box::pin(operated.idempotency.run(from_orders(), handler.run(response("one"))));
     tokio::select! {
-        () = body.started.notified() => {}
-        _ = &mut first => panic!("the body waits"),
+        () = handler.started.notified() => {}
+        _ = &mut first => panic!("the handler waits"),
     }
     operated.clock.advance(Duration::from_secs(7));
     let running = operated.inspect().await.unwrap();
     assert_eq!((running.status(), running.started_at()), (KeyStatus::InFlight, Some(began_at)));
     assert_eq!((running.age(), running.expires_at()), (Some(Duration::from_secs(7)), None));
     assert_eq!((running.endpoint(), running.replays()), (Some("POST /orders/{id}"), None));
-    assert!(matches!(operated.settle(answer("two")).await, Err(SettleError::NotUnknown(KeyStatus::InFlight))));
-    assert!(!operated.idempotency.forget(&Scope::GLOBAL, &a()).await.unwrap(), "its body runs");
-    body.go_on.add_permits(1);
+    assert!(matches!(operated.settle(response("two")).await, Err(SettleError::NotUnknown(KeyStatus::InFlight))));
+    assert!(!operated.idempotency.forget(&Scope::GLOBAL, &a()).await.unwrap(), "its handler runs");
+    handler.may_end.add_permits(1);
     assert_eq!(ran(first.await), 1);
     let recorded = operated.inspect().await.unwrap();
     assert_eq!(recorded.execution_info(), running.execution_info(), "claim and record are of one execution");
@@ -137,7 +137,7 @@ async fn a_handler_that_runs_is_in_flight_and_says_since_when() {
 #[tokio::test]
 async fn an_unknown_outcome_is_settled_as_the_operator_says() {
     for (outcome, state) in [
-        (answer("found"), Some(KeyStatus::Recorded)),
+        (response("found"), Some(KeyStatus::Recorded)),
         (Outcome::NotReplayable, Some(KeyStatus::NotReplayable)),
         (Outcome::Release, None),
     ] {
@@ -153,7 +153,7 @@ async fn an_unknown_outcome_is_settled_as_the_operator_says() {
             assert_eq!(settled.execution_info(), unknown.execution_info(), "of the execution that it is about");
             assert_eq!(settled.expires_at(), Some(operated.clock.now().after(TTL)), "as the endpoint's records live");
         }
-        let retry = operated.idempotency.run(from_orders(), Body::ready().run(answer("again"))).await;
+        let retry = operated.idempotency.run(from_orders(), Handler::ready().run(response("again"))).await;
         match state {
             Some(KeyStatus::Recorded) => assert_eq!(recorded(retry), "found"),
             Some(_) => assert!(matches!(retry, Err(RefusalReason::NotReplayable)), "{retry:?}"),
@@ -165,14 +165,14 @@ async fn an_unknown_outcome_is_settled_as_the_operator_says() {
 #[tokio::test]
 async fn to_settle_again_changes_nothing_and_returns_the_state() {
     let operated = Operated::new();
-    assert!(matches!(operated.settle(answer("one")).await, Err(SettleError::Free)));
+    assert!(matches!(operated.settle(response("one")).await, Err(SettleError::Free)));
     assert!(operated.inspect().await.is_none(), "a key that was free is free");
     operated.abandon().await;
-    assert_eq!(operated.settle(answer("one")).await.unwrap(), Settled::Now);
+    assert_eq!(operated.settle(response("one")).await.unwrap(), Settled::Now);
     operated.clock.advance(Duration::from_secs(1));
     let first = operated.inspect().await.unwrap();
-    assert_eq!(operated.settle(answer("one")).await.unwrap(), Settled::Already);
-    for other in [answer("two"), Outcome::NotReplayable, Outcome::Release] {
+    assert_eq!(operated.settle(response("one")).await.unwrap(), Settled::Already);
+    for other in [response("two"), Outcome::NotReplayable, Outcome::Release] {
         let refused = operated.settle(other).await;
         assert!(matches!(refused, Err(SettleError::NotUnknown(KeyStatus::Recorded))), "{refused:?}");
     }
@@ -185,7 +185,7 @@ async fn a_settled_record_lives_as_long_as_the_operator_says() {
     let operated = Operated::new();
     operated.abandon().await;
     let day = Duration::from_secs(24 * 60 * 60);
-    operated.idempotency.settle_for(&Scope::GLOBAL, &a(), answer("one"), day).await.unwrap();
+    operated.idempotency.settle_for(&Scope::GLOBAL, &a(), response("one"), day).await.unwrap();
     operated.clock.advance(day - Duration::from_nanos(1));
     assert!(operated.inspect().await.is_some());
     operated.clock.advance(Duration::from_nanos(1));
@@ -200,15 +200,15 @@ async fn of_two_operators_one_settles() {
     let begun = begin(&operated.idempotency).await;
     let Ok(Begin::Abandoned(mut one)) = begun else { panic!("the claim has no owner") };
     one.renew(TTL).await.unwrap();
-    let two = operated.settle(answer("two")).await;
+    let two = operated.settle(response("two")).await;
     assert!(matches!(two, Err(SettleError::NotUnknown(KeyStatus::InFlight))), "{two:?}");
     let ClaimEnd::Complete(record, ttl) =
-        ClaimEnd::new(answer("one"), from_orders().fingerprint, None, TTL, &operated.clock)
+        ClaimEnd::new(response("one"), from_orders().fingerprint, None, TTL, &operated.clock)
     else {
-        panic!("an answer is a record")
+        panic!("a response is a record")
     };
     one.complete(record, ttl).await.unwrap();
-    let two = operated.settle(answer("two")).await;
+    let two = operated.settle(response("two")).await;
     assert!(matches!(two, Err(SettleError::NotUnknown(KeyStatus::Recorded))), "{two:?}");
     assert_eq!(operated.inspect().await.unwrap().content().unwrap(), "one");
 }
@@ -259,13 +259,13 @@ async fn a_later_execution_is_not_settled_for_an_earlier_one() {
 async fn what_has_changed_since_it_was_looked_at_is_left_as_it_is() {
     let store = MemoryStore::new();
     let idempotency = Idempotency::new(Intercept::new(store.clone(), Behind));
-    let settled = idempotency.settle(&Scope::GLOBAL, &a(), answer("settled")).await;
+    let settled = idempotency.settle(&Scope::GLOBAL, &a(), response("settled")).await;
     assert!(matches!(settled, Err(SettleError::Free)), "{settled:?}");
     assert_eq!(store.usage().entries, 0, "a free key takes no room");
-    assert_eq!(ran(idempotency.run(from_orders(), Body::ready().run(answer("one"))).await), 1);
-    let settled = idempotency.settle(&Scope::GLOBAL, &a(), answer("settled")).await;
+    assert_eq!(ran(idempotency.run(from_orders(), Handler::ready().run(response("one"))).await), 1);
+    let settled = idempotency.settle(&Scope::GLOBAL, &a(), response("settled")).await;
     assert!(matches!(settled, Err(SettleError::Store(StoreError::Unavailable(_)))), "{settled:?}");
-    assert_eq!(recorded(idempotency.run(from_orders(), Body::ready().run(answer("two"))).await), "one");
+    assert_eq!(recorded(idempotency.run(from_orders(), Handler::ready().run(response("two"))).await), "one");
 }
 
 #[tokio::test]
@@ -273,12 +273,12 @@ async fn a_forgotten_key_runs_again() {
     let operated = Operated::new();
     let forget = async || operated.idempotency.forget(&Scope::GLOBAL, &a()).await;
     assert!(!forget().await.unwrap(), "nothing is there");
-    operated.run(answer("one")).await;
+    operated.run(response("one")).await;
     assert!(forget().await.unwrap());
     assert!(!forget().await.unwrap(), "to repeat it is safe");
     operated.abandon().await;
     assert!(forget().await.unwrap(), "a claim without an owner goes, too");
-    operated.run(answer("two")).await;
+    operated.run(response("two")).await;
     assert_eq!(operated.inspect().await.unwrap().content().unwrap(), "two");
 }
 
@@ -289,20 +289,20 @@ async fn a_second_run_takes_the_claim_over_with_another_origin() {
     let first = operated.inspect().await.unwrap();
     operated.clock.advance(Duration::from_secs(60));
     // To be refused changes nothing.
-    let refused = operated.idempotency.run(from_orders(), Body::ready().run(answer("two"))).await;
+    let refused = operated.idempotency.run(from_orders(), Handler::ready().run(response("two"))).await;
     assert!(matches!(refused, Err(RefusalReason::OutcomeUnknown)), "{refused:?}");
     assert_eq!(operated.inspect().await.unwrap().execution_info(), first.execution_info());
     let mut again = from_orders();
     again.rules.abandoned = Abandoned::Rerun;
-    let body = Body::new();
-    let mut rerun = Box::pin(operated.idempotency.run(again, body.run(answer("two"))));
+    let handler = Handler::new();
+    let mut rerun = Box::pin(operated.idempotency.run(again, handler.run(response("two"))));
     tokio::select! {
-        () = body.started.notified() => {}
-        _ = &mut rerun => panic!("the body waits"),
+        () = handler.started.notified() => {}
+        _ = &mut rerun => panic!("the handler waits"),
     }
     let running = operated.inspect().await.unwrap();
     assert_eq!((running.status(), running.age()), (KeyStatus::InFlight, Some(Duration::ZERO)), "its own run");
-    body.go_on.add_permits(1);
+    handler.may_end.add_permits(1);
     assert_eq!(ran(rerun.await), 1);
     assert_eq!(operated.inspect().await.unwrap().execution_info(), running.execution_info());
 }
@@ -314,7 +314,7 @@ async fn a_store_that_cannot_be_inspected_says_so_and_is_not_changed() {
     assert!(matches!(inspected, Err(StoreError::CannotInspect)), "{inspected:?}");
     let settled = idempotency.settle(&Scope::GLOBAL, &a(), Outcome::Release).await;
     assert!(matches!(settled, Err(SettleError::Store(StoreError::CannotInspect))), "{settled:?}");
-    assert_eq!(ran(idempotency.run(from_orders(), Body::ready().run(answer("one"))).await), 1);
+    assert_eq!(ran(idempotency.run(from_orders(), Handler::ready().run(response("one"))).await), 1);
 }
 
 #[tokio::test]
@@ -327,7 +327,7 @@ async fn keys_whose_outcome_is_unknown_are_listed_and_can_be_settled() {
         let crashed: Result<RunResult<usize>, _> = operated.idempotency.run(attempt, panics).await;
         assert!(matches!(crashed, Err(RefusalReason::OutcomeUnknown)), "{crashed:?}");
     }
-    operated.run(answer("one")).await;
+    operated.run(response("one")).await;
     let list = async || {
         let (mut listed, mut next) = (Vec::new(), None);
         loop {
@@ -354,32 +354,32 @@ async fn keys_whose_outcome_is_unknown_are_listed_and_can_be_settled() {
 
 #[tokio::test]
 async fn an_operator_takes_the_claim_of_a_hung_execution_away_and_settles_it() {
-    for outcome in [answer("settled"), Outcome::Release] {
+    for outcome in [response("settled"), Outcome::Release] {
         let operated = Operated::new();
         let revoke = async || operated.idempotency.revoke(&Scope::GLOBAL, &a()).await.unwrap();
         assert!(!revoke().await, "a free key has no claim");
         let released = matches!(outcome, Outcome::Release);
-        let hung = Body::new();
-        let first = tokio::spawn(operated.idempotency.run(from_orders(), hung.run(answer("late"))));
+        let hung = Handler::new();
+        let first = tokio::spawn(operated.idempotency.run(from_orders(), hung.run(response("late"))));
         hung.started.notified().await;
         assert!(matches!(operated.settle(outcome_like(&outcome)).await, Err(SettleError::NotUnknown(_))));
         assert!(revoke().await);
         assert!(!revoke().await, "to repeat it is safe");
         assert_eq!(operated.inspect().await.unwrap().status(), KeyStatus::OutcomeUnknown);
         assert_eq!(operated.settle(outcome).await.unwrap(), Settled::Now);
-        let body = Body::ready();
+        let handler = Handler::ready();
         if released {
-            assert_eq!(ran(operated.idempotency.run(from_orders(), body.run(answer("settled"))).await), 1);
+            assert_eq!(ran(operated.idempotency.run(from_orders(), handler.run(response("settled"))).await), 1);
         }
-        hung.go_on.add_permits(1);
+        hung.may_end.add_permits(1);
         assert_eq!(ran(first.await.unwrap()), 1, "its caller gets its response");
-        let retry = operated.idempotency.run(from_orders(), body.run(answer("two"))).await;
+        let retry = operated.idempotency.run(from_orders(), handler.run(response("two"))).await;
         assert_eq!(recorded(retry), "settled");
     }
 }
 
 fn outcome_like(outcome: &Outcome) -> Outcome {
-    if let Outcome::Release = outcome { Outcome::Release } else { answer("settled") }
+    if let Outcome::Release = outcome { Outcome::Release } else { response("settled") }
 }
 
 #[tokio::test]
@@ -493,6 +493,6 @@ async fn a_settlement_whose_reply_was_lost_is_found_in_the_store() {
     let key = from_orders().key;
     drop(store.begin(&key, &from_orders().fingerprint, &BeginOptions::new(TTL, TTL)).await.unwrap());
     let idempotency = Idempotency::new(Intercept::new(store, LosesFirstReply::default()));
-    let settled = idempotency.settle(&Scope::GLOBAL, &a(), answer("settled")).await;
+    let settled = idempotency.settle(&Scope::GLOBAL, &a(), response("settled")).await;
     assert!(matches!(settled, Ok(Settled::Now)), "{settled:?}");
 }

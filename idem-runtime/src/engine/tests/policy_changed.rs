@@ -46,7 +46,7 @@ impl Hooks<MemoryStore> for Inspection {
 
 /// Returns what an attempt gets, enforced and in shadow mode.
 async fn refused(idempotency: &Idempotency, attempt: Attempt) -> RefusalReason {
-    let Err(reason) = idempotency.run(attempt, Body::ready().run(answer("two"))).await else {
+    let Err(reason) = idempotency.run(attempt, Handler::ready().run(response("two"))).await else {
         panic!("the handler ran, or the record of another request was replayed");
     };
     let (report, reported) = oneshot::channel();
@@ -63,11 +63,11 @@ async fn refused(idempotency: &Idempotency, attempt: Attempt) -> RefusalReason {
 async fn another_fingerprint_is_a_changed_policy_only_under_another_tag() {
     for inspection in [Inspection::AtOnce, Inspection::Later, Inspection::Unsupported] {
         let idempotency = Idempotency::new(Intercept::new(MemoryStore::new(), inspection));
-        let body = Body::new();
-        let mut first = Box::pin(idempotency.run(under("x", OLD), body.run(answer("one"))));
+        let handler = Handler::new();
+        let mut first = Box::pin(idempotency.run(under("x", OLD), handler.run(response("one"))));
         tokio::select! {
-            () = body.started.notified() => {}
-            _ = &mut first => panic!("the body waits"),
+            () = handler.started.notified() => {}
+            _ = &mut first => panic!("the handler waits"),
         }
         let claimed = refused(&idempotency, under("y", NEW)).await;
         match inspection {
@@ -79,13 +79,13 @@ async fn another_fingerprint_is_a_changed_policy_only_under_another_tag() {
         let same_request = refused(&idempotency, under("x", NEW)).await;
         assert!(matches!(same_request, RefusalReason::InFlight), "{same_request:?}");
 
-        body.go_on.add_permits(1);
+        handler.may_end.add_permits(1);
         assert_eq!(ran(first.await), 1);
         let recorded_under_old = refused(&idempotency, under("y", NEW)).await;
         assert!(matches!(recorded_under_old, RefusalReason::PolicyChanged), "{recorded_under_old:?}");
         let same_rules = refused(&idempotency, under("y", OLD)).await;
         assert!(matches!(same_rules, RefusalReason::Mismatch), "{same_rules:?}");
-        let replay = idempotency.run(under("x", NEW), body.run(answer("two"))).await;
+        let replay = idempotency.run(under("x", NEW), handler.run(response("two"))).await;
         assert_eq!(recorded(replay), "one", "the fingerprint is equal, so the tag does not count");
     }
 }
@@ -94,7 +94,7 @@ async fn another_fingerprint_is_a_changed_policy_only_under_another_tag() {
 async fn a_request_to_another_endpoint_is_another_request() {
     let idempotency = Idempotency::in_memory();
     let at = |route, request, policy| under(request, policy).at(Endpoint::new("POST", route));
-    assert_eq!(ran(idempotency.run(at("/a", "x", OLD), Body::ready().run(answer("one"))).await), 1);
+    assert_eq!(ran(idempotency.run(at("/a", "x", OLD), Handler::ready().run(response("one"))).await), 1);
     let elsewhere = refused(&idempotency, at("/b", "y", NEW)).await;
     assert!(matches!(elsewhere, RefusalReason::Mismatch), "{elsewhere:?}");
     let here = refused(&idempotency, at("/a", "y", NEW)).await;
@@ -105,7 +105,7 @@ async fn a_request_to_another_endpoint_is_another_request() {
 async fn without_a_tag_nothing_is_known_of_a_change() {
     for (first, second) in [(PolicyTag::NONE, NEW), (OLD, PolicyTag::NONE)] {
         let idempotency = Idempotency::in_memory();
-        assert_eq!(ran(idempotency.run(under("x", first), Body::ready().run(answer("one"))).await), 1);
+        assert_eq!(ran(idempotency.run(under("x", first), Handler::ready().run(response("one"))).await), 1);
         let reason = refused(&idempotency, under("y", second)).await;
         assert!(matches!(reason, RefusalReason::Mismatch), "{reason:?}");
     }

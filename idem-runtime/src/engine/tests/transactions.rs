@@ -51,10 +51,10 @@ fn over(hooks: Opens) -> (MemoryStore, Idempotency, Arc<Opens>) {
 }
 
 /// Runs a handler that takes its transaction out of the slot.
-async fn run(idempotency: &Idempotency, attempt: Attempt, body: &Body, outcome: Outcome) -> Outcomes {
+async fn run(idempotency: &Idempotency, attempt: Attempt, handler: &Handler, outcome: Outcome) -> Outcomes {
     let slot = TransactionSlot::default();
     let taken = slot.clone();
-    let handler = body.run(outcome);
+    let handler = handler.run(outcome);
     let handler = move || {
         assert!(taken.take::<Opened>().is_some(), "the transaction is open before the handler runs");
         handler(Lease::default())
@@ -71,37 +71,37 @@ struct Outcomes {
 #[tokio::test]
 async fn a_claim_that_is_a_transaction_has_ended_before_its_response() {
     let (store, idempotency, _) = over(Opens::default());
-    let body = Body::ready();
-    assert_eq!(ran(run(&idempotency, attempt("a", "x"), &body, Outcome::Release).await.result), 1);
+    let handler = Handler::ready();
+    assert_eq!(ran(run(&idempotency, attempt("a", "x"), &handler, Outcome::Release).await.result), 1);
     assert_eq!(store.usage().entries, 0);
-    assert_eq!(ran(run(&idempotency, attempt("a", "x"), &body, answer("two")).await.result), 2);
+    assert_eq!(ran(run(&idempotency, attempt("a", "x"), &handler, response("two")).await.result), 2);
     assert_eq!(store.usage().completed, 1);
-    assert_eq!(recorded(run(&idempotency, attempt("a", "x"), &body, answer("three")).await.result), "two");
-    let other = run(&idempotency, attempt("a", "y"), &body, answer("three")).await.result;
+    assert_eq!(recorded(run(&idempotency, attempt("a", "x"), &handler, response("three")).await.result), "two");
+    let other = run(&idempotency, attempt("a", "y"), &handler, response("three")).await.result;
     assert!(matches!(other, Err(RefusalReason::Mismatch)), "{other:?}");
-    assert_eq!(body.runs(), 2);
+    assert_eq!(handler.runs(), 2);
 }
 
 #[tokio::test(start_paused = true)]
 async fn an_attempt_waits_for_the_transaction_in_flight_and_gives_up_in_time() {
     let (_, idempotency, _) = over(Opens::default());
-    let body = Body::new();
+    let handler = Handler::new();
     let mut patient = attempt("a", "x");
     patient.rules.wait = Some(Duration::from_secs(5));
-    let mut first = Box::pin(run(&idempotency, patient, &body, answer("one")));
+    let mut first = Box::pin(run(&idempotency, patient, &handler, response("one")));
     tokio::select! {
-        () = body.started.notified() => {}
+        () = handler.started.notified() => {}
         _ = &mut first => panic!("the handler waits"),
     }
-    let refused = run(&idempotency, attempt("a", "x"), &body, answer("two")).await.result;
+    let refused = run(&idempotency, attempt("a", "x"), &handler, response("two")).await.result;
     assert!(matches!(refused, Err(RefusalReason::InFlight)), "{refused:?}");
     let asked = Instant::now();
-    let given_up = run(&idempotency, patient, &body, answer("two")).await.result;
+    let given_up = run(&idempotency, patient, &handler, response("two")).await.result;
     assert!(matches!(given_up, Err(RefusalReason::InFlight)), "{given_up:?}");
     assert_eq!(asked.elapsed().as_secs(), 5);
-    let mut second = Box::pin(run(&idempotency, patient, &body, answer("two")));
+    let mut second = Box::pin(run(&idempotency, patient, &handler, response("two")));
     assert!(poll_once(&mut second).await.is_none(), "it waits");
-    body.go_on.add_permits(1);
+    handler.may_end.add_permits(1);
     assert_eq!(ran(first.await.result), 1);
     assert_eq!(recorded(second.await.result), "one");
 }
@@ -111,24 +111,24 @@ async fn a_transaction_without_room_for_its_execution_leaves_the_key_as_it_was()
     let (store, idempotency, _) = over(Opens::default());
     let lost = attempt("lost", "x");
     drop(store.begin(&lost.key, &lost.fingerprint, &BeginOptions::new(Duration::ZERO, Duration::MAX)).await.unwrap());
-    let body = Body::new();
-    let mut first = Box::pin(run(&idempotency, attempt("a", "x"), &body, answer("one")));
+    let handler = Handler::new();
+    let mut first = Box::pin(run(&idempotency, attempt("a", "x"), &handler, response("one")));
     tokio::select! {
-        () = body.started.notified() => {}
+        () = handler.started.notified() => {}
         _ = &mut first => panic!("the handler waits"),
     }
     let mut rerun = lost;
     rerun.rules.abandoned = Abandoned::Rerun;
     for attempt in [attempt("b", "x"), rerun] {
-        let refused = run(&idempotency, attempt, &body, answer("two")).await.result;
+        let refused = run(&idempotency, attempt, &handler, response("two")).await.result;
         assert!(matches!(refused, Err(RefusalReason::TooManyExecutions)), "{refused:?}");
     }
     assert_eq!(store.usage().entries, 2, "the execution that runs, and the claim whose handler may have run");
-    body.go_on.add_permits(2);
+    handler.may_end.add_permits(2);
     assert_eq!(ran(first.await.result), 1);
-    let refused = run(&idempotency, lost, &body, answer("two")).await.result;
+    let refused = run(&idempotency, lost, &handler, response("two")).await.result;
     assert!(matches!(refused, Err(RefusalReason::OutcomeUnknown)), "{refused:?}");
-    assert_eq!(ran(run(&idempotency, rerun, &body, answer("two")).await.result), 2);
+    assert_eq!(ran(run(&idempotency, rerun, &handler, response("two")).await.result), 2);
 }
 
 #[tokio::test]
@@ -137,32 +137,32 @@ async fn a_transaction_that_another_request_forestalls_asks_again() {
     let mut lost = attempt("a", "x");
     lost.rules.abandoned = Abandoned::Rerun;
     drop(store.begin(&lost.key, &lost.fingerprint, &BeginOptions::new(Duration::ZERO, Duration::MAX)).await.unwrap());
-    assert_eq!(ran(run(&idempotency, lost, &Body::ready(), answer("one")).await.result), 1);
+    assert_eq!(ran(run(&idempotency, lost, &Handler::ready(), response("one")).await.result), 1);
     assert_eq!(hooks.begins.load(Ordering::SeqCst), 3);
 }
 
 #[tokio::test]
 async fn over_a_store_that_opens_no_transactions_the_handler_does_not_run() {
     let (store, idempotency, _) = over(Opens { cannot: true, ..Opens::default() });
-    let body = Body::ready();
-    let Outcomes { result, slot } = run(&idempotency, attempt("a", "x"), &body, answer("one")).await;
+    let handler = Handler::ready();
+    let Outcomes { result, slot } = run(&idempotency, attempt("a", "x"), &handler, response("one")).await;
     assert!(matches!(result, Err(RefusalReason::StoreUnavailable(_))), "{result:?}");
     assert!(slot.fault().is_some_and(|fault| fault.contains("from_pool")), "{:?}", slot.fault());
-    assert_eq!((body.runs(), store.usage().entries), (0, 0));
+    assert_eq!((handler.runs(), store.usage().entries), (0, 0));
 }
 
 #[tokio::test]
 async fn without_its_store_no_transaction_runs_even_if_the_policy_does_without() {
     let idempotency = Idempotency::new(Intercept::new(MemoryStore::new(), Down));
-    let body = Body::ready();
+    let handler = Handler::ready();
     let mut attempt = attempt("a", "x");
     attempt.rules.run_without_store = true;
-    let refused = run(&idempotency, attempt, &body, answer("one")).await.result;
+    let refused = run(&idempotency, attempt, &handler, response("one")).await.result;
     assert!(
         matches!(&refused, Err(RefusalReason::StoreUnavailable(StoreError::Unavailable(cause))) if cause.to_string() == "down"),
         "{refused:?}"
     );
-    assert_eq!(body.runs(), 0);
+    assert_eq!(handler.runs(), 0);
 }
 
 struct Down;
@@ -184,7 +184,7 @@ async fn a_response_that_is_not_whole_commits_nothing() {
     let (store, idempotency, _) = over(Opens::default());
     let slot = TransactionSlot::default();
     let live = || async {
-        let recording = async { RecordedStream { outcome: answer("stream"), delivery: None } };
+        let recording = async { RecordedStream { outcome: response("stream"), delivery: None } };
         Executed { response: 1, recording: Recording::Live(Box::pin(recording)) }
     };
     let result = idempotency.run_in_transaction(attempt("a", "x"), slot.clone(), live).await;
@@ -267,9 +267,9 @@ async fn in_the_callers_transaction_an_end_is_what_the_transaction_says() {
     let lost = || Err(StoreError::Lost);
     let broken = || Err(StoreError::unavailable("the connection is broken"));
     for (outcome, end, expected) in [
-        (answer("one"), Ok(()), "executed"),
-        (answer("one"), lost(), "unknown"),
-        (answer("one"), broken(), "unavailable"),
+        (response("one"), Ok(()), "executed"),
+        (response("one"), lost(), "unknown"),
+        (response("one"), broken(), "unavailable"),
         (Outcome::Release, Ok(()), "executed"),
         (Outcome::Release, lost(), "unknown"),
         (Outcome::Release, broken(), "executed"),
@@ -294,14 +294,14 @@ async fn in_the_callers_transaction_a_claim_is_taken_over_or_refused_and_undone(
     let lost = attempt("a", "x");
     drop(store.begin(&lost.key, &lost.fingerprint, &BeginOptions::new(Duration::ZERO, Duration::MAX)).await.unwrap());
     let mut callers = Callers::new(&store);
-    let other = run_in(&idempotency, attempt("a", "y"), &mut callers, answer("one")).await;
+    let other = run_in(&idempotency, attempt("a", "y"), &mut callers, response("one")).await;
     assert!(matches!(other, Err(RefusalReason::Mismatch)), "{other:?}");
     let mut rerun = lost;
     rerun.rules.abandoned = Abandoned::Rerun;
     callers.lost_take_overs = 2;
-    assert_eq!(ran(run_in(&idempotency, rerun, &mut callers, answer("one")).await), 1);
+    assert_eq!(ran(run_in(&idempotency, rerun, &mut callers, response("one")).await), 1);
     assert_eq!((callers.lost_take_overs, callers.undone), (0, 0));
-    assert_eq!(recorded(run_in(&idempotency, lost, &mut callers, answer("two")).await), "one");
+    assert_eq!(recorded(run_in(&idempotency, lost, &mut callers, response("two")).await), "one");
 }
 
 #[tokio::test(start_paused = true)]
@@ -315,10 +315,10 @@ async fn in_the_callers_transaction_an_attempt_waits_and_gives_up_in_time() {
     let Ok(Begin::Claimed(claim)) = begun else { panic!("the key is free") };
     let mut callers = Callers::new(&store);
     let asked = Instant::now();
-    let given_up = run_in(&idempotency, patient, &mut callers, answer("one")).await;
+    let given_up = run_in(&idempotency, patient, &mut callers, response("one")).await;
     assert!(matches!(given_up, Err(RefusalReason::InFlight)), "{given_up:?}");
     assert_eq!(asked.elapsed().as_secs(), 5);
-    let mut waiting = Box::pin(run_in(&idempotency, patient, &mut callers, answer("one")));
+    let mut waiting = Box::pin(run_in(&idempotency, patient, &mut callers, response("one")));
     assert!(poll_once(&mut waiting).await.is_none(), "it waits");
     claim.release().await.unwrap();
     assert_eq!(ran(waiting.await), 1);
@@ -329,7 +329,7 @@ async fn in_the_callers_transaction_an_execution_without_room_leaves_the_key_fre
     let store = MemoryStore::new();
     let idempotency = Idempotency::builder(store.clone()).max_executions(0).build();
     let mut callers = Callers::new(&store);
-    let refused = run_in(&idempotency, attempt("a", "x"), &mut callers, answer("one")).await;
+    let refused = run_in(&idempotency, attempt("a", "x"), &mut callers, response("one")).await;
     assert!(matches!(refused, Err(RefusalReason::TooManyExecutions)), "{refused:?}");
     assert_eq!((callers.undone, store.usage().entries), (1, 0));
 }

@@ -45,16 +45,16 @@ fn patient(max: Duration) -> Attempt {
 async fn a_waiter_looks_once_more_before_it_gives_up() {
     let idempotency = Idempotency::new(Deaf::over_memory(false));
     let attempt = patient(Duration::from_secs(5));
-    let body = Body::new();
+    let handler = Handler::new();
     let first = tokio::spawn({
-        let (idempotency, run) = (idempotency.clone(), body.run(answer("one")));
+        let (idempotency, run) = (idempotency.clone(), handler.run(response("one")));
         async move { idempotency.run(attempt, run).await }
     });
-    body.started.notified().await;
-    let second = idempotency.run(attempt, body.run(answer("two")));
+    handler.started.notified().await;
+    let second = idempotency.run(attempt, handler.run(response("two")));
     let (second, ()) = tokio::join!(second, async {
         tokio::time::sleep(Duration::from_secs(1)).await;
-        body.go_on.add_permits(1);
+        handler.may_end.add_permits(1);
     });
     assert_eq!(recorded(second), "one", "no wake-up came, and the record is there when the time is up");
     assert_eq!(ran(first.await.unwrap()), 1);
@@ -65,17 +65,17 @@ async fn a_store_that_is_always_ready_is_asked_at_a_bounded_rate() {
     let store = Deaf::over_memory(true);
     let idempotency = Idempotency::new(store.clone());
     let attempt = patient(Duration::from_secs(10));
-    let body = Body::new();
+    let handler = Handler::new();
     let first = tokio::spawn({
-        let (idempotency, run) = (idempotency.clone(), body.run(answer("one")));
+        let (idempotency, run) = (idempotency.clone(), handler.run(response("one")));
         async move { idempotency.run(attempt, run).await }
     });
-    body.started.notified().await;
-    let refused = idempotency.run(attempt, body.run(answer("two"))).await;
+    handler.started.notified().await;
+    let refused = idempotency.run(attempt, handler.run(response("two"))).await;
     assert!(matches!(refused, Err(RefusalReason::InFlight)), "{refused:?}");
     let begins = store.hooks.begins.load(Ordering::SeqCst);
     assert!((50..150).contains(&begins), "{begins} in 10 s");
-    body.go_on.add_permits(1);
+    handler.may_end.add_permits(1);
     assert_eq!(ran(first.await.unwrap()), 1);
 }
 
@@ -136,15 +136,15 @@ fn a_waiter_without_a_time_driver_is_refused() {
     runtime.block_on(async {
         let idempotency = Idempotency::in_memory();
         let attempt = patient(Duration::from_secs(30));
-        let body = Body::new();
+        let handler = Handler::new();
         let first = tokio::spawn({
-            let (idempotency, run) = (idempotency.clone(), body.run(answer("one")));
+            let (idempotency, run) = (idempotency.clone(), handler.run(response("one")));
             async move { idempotency.run(attempt, run).await }
         });
-        body.started.notified().await;
-        let refused = idempotency.run(attempt, body.run(answer("two"))).await;
+        handler.started.notified().await;
+        let refused = idempotency.run(attempt, handler.run(response("two"))).await;
         assert!(matches!(refused, Err(RefusalReason::InFlight)), "{refused:?}");
-        body.go_on.add_permits(1);
+        handler.may_end.add_permits(1);
         assert_eq!(ran(first.await.unwrap()), 1);
     });
 }
