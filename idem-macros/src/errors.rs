@@ -134,6 +134,26 @@ mod tests {
     }
 
     #[test]
+    fn two_swapped_neighbours_are_one_edit() {
+        for (a, b, edits) in [
+            ("", "abc", 3),
+            ("ab", "ba", 1),
+            ("abcd", "abdc", 1),
+            ("abcd", "bacd", 1),
+            ("abcd", "badc", 2),
+            ("xabcd", "abdc", 2),
+            ("abc", "axc", 1),
+            ("aab", "aba", 1),
+            ("abc", "cab", 2),
+            ("ab", "bxa", 3),
+            ("bxa", "ab", 3),
+            ("abcdef", "abcfed", 2),
+        ] {
+            assert_eq!(distance(a, b), edits, "{a} {b}");
+        }
+    }
+
+    #[test]
     fn unknown_names_without_a_near_one_list_what_is_known() {
         assert_eq!(unknown("term", "x", &["refuse", "rerun"]), "unknown term `x`; write one of `refuse` and `rerun`");
         assert_eq!(unknown("term", "rerum", &["refuse", "rerun"]), "unknown term `rerum`; did you mean `rerun`?");

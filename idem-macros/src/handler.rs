@@ -318,5 +318,7 @@ mod tests {
         assert!(refused(parse_quote!(#[instrument(skip_all, fields(length = len(&claims)))])));
         assert!(!refused(parse_quote!(#[instrument(skip_all, fields(tenant, kind = %KIND))])));
         assert!(!refused(parse_quote!(#[instrument(skip_all, fields(tenant = field::Empty))])));
+        assert!(!refused(parse_quote!(#[instrument(skip_all, fields(order.tenant = %KIND))])));
+        assert!(!refused(parse_quote!(#[instrument(skip_all, err(level = tenant))])));
     }
 }

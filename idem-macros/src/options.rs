@@ -261,6 +261,8 @@ mod tests {
             quote!(ttl("24h"), header = "H"),
             quote!(ttl: "24h", header = "H"),
             quote!(ttl "24h", header = "H"),
+            quote!(ttl = "24h" "1h", header = "H"),
+            quote!(ttl = "24h" required "1h", header = "H"),
             quote!(ttl == "24h", header = "H"),
             quote!("24h", header = "H"),
             quote!(in-flight = reject, header = "H"),

@@ -115,3 +115,42 @@ impl VisitMut for BorrowedParts {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use quote::quote;
+    use syn::parse::Parser;
+
+    use super::*;
+
+    fn pattern(tokens: TokenStream) -> Pat {
+        Pat::parse_multi.parse2(tokens).expect("a pattern")
+    }
+
+    #[test]
+    fn a_variable_behind_a_reference_needs_no_mutable_owner() {
+        let bindings = |tokens: TokenStream| {
+            let Bindings { names, by_value, by_reference, mutably, .. } = Bindings::of(&pattern(tokens));
+            (names.len(), by_value, by_reference, mutably)
+        };
+        assert_eq!(bindings(quote!((ref mut a, b))), (2, true, true, true));
+        assert_eq!(bindings(quote!(&mut (ref mut a, b))), (2, false, true, false));
+        assert_eq!(bindings(quote!((&mut (ref mut a, b), c))), (3, true, true, false));
+    }
+
+    #[test]
+    fn only_what_is_borrowed_is_taken_out() {
+        let taken = |tokens: TokenStream| {
+            let mut pattern = pattern(tokens);
+            let mut borrowed = BorrowedParts::default();
+            borrowed.take_from(&[], &mut pattern);
+            let parts: Vec<_> =
+                borrowed.parts.iter().map(|BorrowedPart { pattern, .. }| quote!(#pattern).to_string()).collect();
+            (quote!(#pattern).to_string(), parts)
+        };
+        assert_eq!(taken(quote!(A(ref a, b))), ("A (__r0 , b)".to_owned(), vec!["ref a".to_owned()]));
+        assert_eq!(taken(quote!([a, ref b @ ..])), ("[a , __r0 @ ..]".to_owned(), vec!["ref b".to_owned()]));
+        // Each case of an or-pattern binds the same variables, so none of them alone can be taken out.
+        assert_eq!(taken(quote!(A(ref a, b) | B(b, ref a))).1, Vec::<String>::new());
+    }
+}

@@ -1,4 +1,4 @@
-use super::expand;
+use super::{expand, expand_function};
 use proc_macro2::{Delimiter, Group, TokenStream, TokenTree};
 use quote::quote;
 
@@ -161,6 +161,57 @@ snapshots! {
     a_wrong_item: #[idempotent(ttl = 24)] {
         fn create(&self, body: impl FromRequest) {}
     }
+}
+
+#[test]
+fn hidden_types_are_stated_by_a_function_if_all_of_the_type_can_be() {
+    let is_stated = |output: TokenStream| {
+        let expanded = expand(quote!(), quote!(async fn create() -> #output {})).to_string();
+        assert!(!expanded.contains("compile_error"), "{expanded}");
+        (expanded.contains("fn __output"), expanded.contains("Item ="))
+    };
+    let hidden = quote!(Sse<impl Stream>);
+    let grouped = TokenTree::Group(Group::new(Delimiter::None, hidden.clone()));
+    for output in [hidden.clone(), quote!((#hidden)), grouped.into()] {
+        assert_eq!(is_stated(output.clone()), (true, false), "{output}");
+    }
+    // A function has no name for what is before the `::`.
+    assert_eq!(is_stated(quote!(<T as Family>::Member<impl Stream>)), (false, false));
+    assert_eq!(is_stated(quote!(Sse<impl Stream<Item: Event>>)), (true, true));
+    assert_eq!(is_stated(quote!(Sse<impl Lending<Item<'static>: Event>>)), (true, false));
+}
+
+#[test]
+fn a_mistake_in_the_item_makes_none_of_the_scope() {
+    let expanded = |scope: TokenStream| {
+        expand(
+            quote!(scope = #scope),
+            quote!(
+                struct Order;
+            ),
+        )
+        .to_string()
+    };
+    assert!(!expanded(quote!(user.id)).contains("uses no argument"));
+    assert!(expanded(quote!("orders")).contains("uses no argument"));
+}
+
+#[test]
+fn only_a_text_is_the_name_of_a_function_as_it_is() {
+    let scope = |scope: TokenStream| {
+        let options = quote!(engine = app, key = id, scope = #scope);
+        let expanded = expand_function(
+            options,
+            quote!(
+                async fn ship(app: App, id: Id) -> Result<(), E> {}
+            ),
+        )
+        .to_string();
+        assert!(expanded.contains(":: idem_runtime ::") && !expanded.contains("compile_error"), "{expanded}");
+        expanded.contains("once (:: idem_runtime :: private :: text")
+    };
+    assert!(!scope(quote!("ship")));
+    assert!(scope(quote!(7)));
 }
 
 #[test]

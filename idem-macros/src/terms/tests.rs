@@ -102,3 +102,9 @@ fn what_is_replayed() {
     refused(parse_quote!(body + body), read_replay, &["is sent already"]);
     refused(parse_quote!(status - body), read_replay, &["joined by `+`"]);
 }
+
+#[test]
+fn only_headers_are_added_to_replays() {
+    refused(parse_quote!(trailer("X-Retry", "no")), added_headers, &["expected a header: write for example"]);
+    refused(parse_quote!(header), added_headers, &["expected a header: write for example"]);
+}

@@ -49,6 +49,15 @@ fn durations_that_are_none() {
     assert!(text(duration(&parse_quote!(24), "ttl = \"24h\"", "zero")).is_err_and(|it| it.contains("write `ttl = ")));
 }
 
+#[test]
+fn header_values() {
+    let value = |written: &str| text(header_value(&parse_quote!(#written), "header(\"A\", \"b\")"));
+    assert_eq!(value("a b"), Ok("a b".to_owned()));
+    for (written, part) in [(" a", "begin or end"), ("a ", "begin or end"), ("a\n", "'\\n' is not allowed")] {
+        assert!(value(written).is_err_and(|message| message.contains(part)), "{written:?}");
+    }
+}
+
 fn bytes(written: &str) -> Result<u64, String> {
     text(size(&parse_quote!(#written), "max_response = \"1MiB\""))
 }
