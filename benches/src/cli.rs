@@ -119,7 +119,9 @@ impl Options {
             results.scale = scale::measure(self.keys, self.rounds, 10_000 / shrink)?;
         }
         if self.wants("memory") {
-            results.memory = memory(if self.quick { 1_000 } else { 100_000 })?;
+            for keys in if self.quick { [1_000, 2_000] } else { [100_000, 1_000_000] } {
+                results.memory.extend(memory(keys)?);
+            }
         }
         Ok(results)
     }

@@ -15,8 +15,6 @@ use crate::scale::Scaled;
 pub struct Memory {
     /// How many keys were in the store.
     pub keys: u64,
-    /// The length of each record.
-    pub record: usize,
     /// A moka cache from hash to record.
     pub floor: f64,
     /// The store, with a record for each key.
@@ -44,8 +42,8 @@ pub struct Results {
     pub promises: Vec<Promises>,
     /// The store with few keys and with many.
     pub scale: Vec<Scaled>,
-    /// Bytes per key.
-    pub memory: Option<Memory>,
+    /// Bytes per key, with few keys and with as many as the store is made for.
+    pub memory: Vec<Memory>,
 }
 
 impl Results {
@@ -66,8 +64,8 @@ impl Results {
         if !self.scale.is_empty() {
             tables.push(("scale", scale(&self.scale)));
         }
-        if let Some(memory) = &self.memory {
-            tables.push(("memory", bytes_per_key(memory)));
+        if !self.memory.is_empty() {
+            tables.push(("memory", bytes_per_key(&self.memory)));
         }
         tables
     }
@@ -188,17 +186,26 @@ fn scale(cells: &[Scaled]) -> String {
     table
 }
 
-fn bytes_per_key(memory: &Memory) -> String {
-    let Memory { keys, record, floor, completed, accounted, in_flight } = memory;
-    let over = |bytes: f64| bytes / floor;
-    format!(
-        "| bytes per key, of {keys} keys | | of the floor |\n|---|---|---|\n\
-         | floor: moka alone, hash of the key to a record of {record} bytes | {floor:.0} | 1.00 |\n\
-         | completed key, record of {record} bytes | {completed:.0} | **{:.2}** |\n\
-         | what the store charges itself for it | {accounted:.0} | {:.2} |\n\
-         | claim | {in_flight:.0} | **{:.2}** |",
-        over(*completed),
-        over(*accounted),
-        over(*in_flight),
-    )
+type Bytes = fn(&Memory) -> f64;
+
+fn bytes_per_key(stores: &[Memory]) -> String {
+    let mut table = String::from("| bytes per key |");
+    for Memory { keys, .. } in stores {
+        let _ = write!(table, " of {keys} | of the floor |");
+    }
+    table.push_str("\n|---|");
+    table.push_str(&"---|---|".repeat(stores.len()));
+    let rows: [(&str, Bytes); 4] = [
+        ("floor: moka alone, hash of the key to a record", |memory| memory.floor),
+        ("completed key, with a record", |memory| memory.completed),
+        ("what the store charges itself for it", |memory| memory.accounted),
+        ("claim", |memory| memory.in_flight),
+    ];
+    for (name, bytes) in rows {
+        let _ = write!(table, "\n| {name} |");
+        for memory in stores {
+            let _ = write!(table, " {:.0} | **{:.2}** |", bytes(memory), bytes(memory) / memory.floor);
+        }
+    }
+    table
 }

@@ -250,7 +250,7 @@ pub fn record_bytes() -> Bytes {
 }
 
 /// How long that is: the head of a record, status, one header, and the body.
-pub const RECORD: usize = 10 + 40 + 100;
+const RECORD: usize = 10 + 40 + 100;
 
 fn fingerprint() -> Fingerprint {
     Fingerprint::from_bytes([7; 32])
