@@ -73,8 +73,13 @@ pub(crate) mod sealed {
         /// Creates the table, or brings it up to date.
         fn migrate(location: &Self::Location) -> impl Future<Output = Result<(), MigrateError>> + Send;
 
-        /// Begins a transaction that may write, and returns a number by which [`holder`](Statements::holder) names its session.
+        /// Begins a transaction that may write, and returns a number: that by which [`holder`](Statements::holder) names its session,
+        /// or that of [`CHANGES`](Self::CHANGES).
         const BEGIN: &'static str;
+
+        /// Returns how many rows the connection has changed, those included that were rolled back. `None` if the database leaves
+        /// it to others to roll a transaction back.
+        const CHANGES: Option<&'static str>;
 
         /// Commits, and begins an empty transaction: sqlx counts one, and ends it when the connection returns to its pool.
         const COMMIT: &'static str;

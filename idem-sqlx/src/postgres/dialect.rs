@@ -174,6 +174,8 @@ impl sealed::Dialect for Postgres {
 
     const BEGIN: &'static str = "BEGIN; SELECT pg_backend_pid()::bigint";
 
+    const CHANGES: Option<&'static str> = None;
+
     const COMMIT: &'static str = "COMMIT AND CHAIN";
 
     const ROLLBACK: &'static str = "ROLLBACK AND CHAIN";

@@ -90,7 +90,9 @@ impl sealed::Dialect for Sqlite {
     }
 
     // There are no sessions to name.
-    const BEGIN: &'static str = "BEGIN IMMEDIATE; SELECT 0";
+    const BEGIN: &'static str = "BEGIN IMMEDIATE; SELECT total_changes()";
+
+    const CHANGES: Option<&'static str> = Some("SELECT total_changes()");
 
     const COMMIT: &'static str = "COMMIT; BEGIN";
 

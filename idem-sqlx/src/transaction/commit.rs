@@ -10,7 +10,7 @@ use super::{OpenTransaction, TransactionClaim, fill};
 use crate::dialect::{Dialect, MAX_TIME, TransactionState, Value};
 use crate::errors::{DatabaseError, Problem, Step};
 use crate::execute::key_value;
-use crate::rows::BeginRow;
+use crate::rows::{self, BeginRow};
 
 /// How long is looked whether a commit took effect that was not confirmed.
 const DOUBT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -59,15 +59,19 @@ impl<D: Dialect> TransactionClaim<D> {
             }
             Err(error) => error,
         };
+        let state = self.state(&mut open, &error).await;
         // Before anything is looked up: it closes the connection.
         drop(open);
-        match D::transaction_state(&error) {
+        match state {
             TransactionState::Gone => return Err(self.gone().await),
             TransactionState::Aborted => {
-                self.slot.set_fault(
-                    "it returned a success although a statement had failed in its transaction, which was rolled back; return an \
-                     error, or run the statement in a nested transaction",
-                );
+                // Of a response that is no success, nothing is wrong but the disk.
+                if self.slot.keeps_writes() {
+                    self.slot.set_fault(
+                        "it returned a success although a statement had failed in its transaction, which was rolled back; return an \
+                         error, or run the statement in a nested transaction",
+                    );
+                }
                 return Err(StoreError::unavailable(error));
             }
             TransactionState::Open => {}
@@ -89,14 +93,26 @@ impl<D: Dialect> TransactionClaim<D> {
         match open.run(sql).await {
             Ok(_) => open.put_back(),
             Err(error) => {
+                let state = self.state(&mut open, &error).await;
                 // The database rolls back when the connection is closed.
                 drop(open);
-                if D::transaction_state(&error) == TransactionState::Gone {
+                if state == TransactionState::Gone {
                     return Err(self.gone().await);
                 }
             }
         }
         Ok(())
+    }
+
+    /// Returns what an error says of the transaction. SQLite rolls back by itself if a write finds no room on the disk, and what is
+    /// written after that is committed. Only if the handler has changed no row is it certain that nothing was.
+    async fn state(&mut self, open: &mut OpenTransaction<D>, error: &sqlx::Error) -> TransactionState {
+        let state = D::transaction_state(error);
+        let (TransactionState::Gone, Some(changes)) = (state, D::CHANGES) else { return state };
+        let own = i64::from(!self.slot.is_unkeyed());
+        let rows = open.run(changes.to_owned()).await.unwrap_or_default();
+        let changed = rows.first().and_then(|row| rows::number::<D>(row).ok());
+        if changed == Some(self.session + own) { TransactionState::Aborted } else { state }
     }
 
     fn taken(&self) -> Result<OpenTransaction<D>, StoreError> {

@@ -2,8 +2,14 @@
 
 use std::sync::atomic::Ordering;
 
+use axum::Router;
 use axum::body::Body;
-use sqlx::Database;
+use axum::extract::Path;
+use axum::http::StatusCode;
+use axum::routing::post;
+use idem_axum::{IdempotencyLayer, idempotent};
+use idem_sqlx::Tx;
+use sqlx::{Database, Sqlite};
 
 use crate::shop::{Effects, Shop, over_both, send};
 
@@ -182,4 +188,37 @@ where
     }
     assert_eq!(shop.effects().await, 0);
     assert_eq!(shop.send("/limited/201", "b").await.status, 201);
+}
+
+/// Returns the status in the path, whatever became of its write.
+#[idempotent]
+async fn careless(mut tx: Tx<Sqlite>, Path(status): Path<u16>) -> StatusCode {
+    drop(sqlx::raw_sql("INSERT INTO effects (run) VALUES (1)").execute(&mut *tx).await);
+    StatusCode::from_u16(status).unwrap()
+}
+
+/// SQLite rolls the whole transaction back if a statement of one row finds no room.
+#[tokio::test]
+async fn a_first_write_that_finds_no_room_in_sqlite_undoes_everything_and_frees_the_key() {
+    let shop = Shop::sqlite(1).await;
+    let large = "DROP TABLE effects; CREATE TABLE effects (run INTEGER, padding BLOB DEFAULT (zeroblob(1000000)))";
+    sqlx::raw_sql(large).execute(&shop.app.pool).await.unwrap();
+    let layer = IdempotencyLayer::new(shop.idempotency.clone());
+    let router = Router::new().route("/{status}", post(careless)).layer(layer);
+    // A 422 would be recorded.
+    for (path, key, wanted, retry_after) in [
+        ("/500", Some("a"), 500, false),
+        ("/201", Some("a"), 500, false),
+        ("/422", Some("a"), 503, true),
+        ("/500", None, 500, false),
+        ("/201", None, 500, false),
+        ("/422", None, 422, false),
+    ] {
+        // Of the connection, which is closed afterwards.
+        sqlx::raw_sql("PRAGMA max_page_count = 50").execute(&shop.app.pool).await.unwrap();
+        let reply = send(&router, path, key, "").await;
+        assert_eq!((reply.status, reply.retry_after), (wanted, retry_after), "{path} {key:?}");
+    }
+    assert_eq!(send(&router, "/201", "a", "").await.status, 201);
+    assert_eq!(shop.effects().await, 1);
 }
