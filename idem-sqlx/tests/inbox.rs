@@ -13,7 +13,7 @@ use idem_sqlx::{Dialect, OnceExt, PostgresStore, SqliteStore};
 use idem_testkit::postgres::Postgres as Server;
 use sqlx::postgres::PgPoolOptions;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions};
-use sqlx::{Connection, PgConnection, PgPool, Pool, Postgres, Sqlite, SqlitePool, Transaction};
+use sqlx::{Connection, PgConnection, PgPool, Pool, Postgres, Sqlite, SqliteConnection, SqlitePool, Transaction};
 use tempfile::TempDir;
 use tokio::sync::oneshot;
 
@@ -415,6 +415,24 @@ async fn a_delivery_waits_for_another_one_as_declared() {
         assert_eq!(second.unwrap() == first, commits);
     }
     assert_eq!(shop.effects("shipped").await, 2);
+}
+
+/// SQLite rolls the whole transaction back if a statement of one row finds no room.
+#[tokio::test]
+async fn a_first_write_that_finds_no_room_in_sqlite_leaves_the_key_free() {
+    let shop = Shop::sqlite().await;
+    let mut tx = shop.pool.begin_with("BEGIN IMMEDIATE").await.unwrap();
+    sqlx::raw_sql("INSERT INTO effects VALUES ('before'); PRAGMA max_page_count = 50").execute(&mut *tx).await.unwrap();
+    let write = async |tx: &mut SqliteConnection| {
+        let large = sqlx::raw_sql("INSERT INTO effects VALUES (zeroblob(1000000))").execute(tx).await;
+        large.map(|_| String::new()).map_err(|_| Failure::AsAsked)
+    };
+    let failed = shop.once("a").run_in(&mut tx, write).await.unwrap_err();
+    assert!(matches!(failed, Failure::AsAsked), "{failed:?}");
+    sqlx::raw_sql("PRAGMA max_page_count = 1000000").execute(&mut *tx).await.unwrap();
+    tx.commit().await.unwrap();
+    assert_eq!((shop.effects("before").await, shop.records().await), (0, 0));
+    assert_eq!(shop.deliver(shop.once("a")).await.unwrap(), "run 1");
 }
 
 #[tokio::test]

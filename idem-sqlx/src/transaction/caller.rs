@@ -11,7 +11,7 @@ use crate::claim::retention;
 use crate::dialect::{Dialect, MAX_TIME, TransactionState, Value};
 use crate::errors::{DatabaseError, Problem, Step};
 use crate::execute::key_value;
-use crate::rows::BeginRow;
+use crate::rows::{self, BeginRow};
 use crate::store::SqlStore;
 
 /// The caller's transaction, and the claim in it. What is done to it since the claim is within a savepoint.
@@ -32,6 +32,8 @@ struct ClaimInTransaction {
     savepoint: String,
     /// The owner that disappeared, until its claim is taken over.
     previous_owner: Option<OwnerToken>,
+    /// See [`CHANGES`](crate::dialect::sealed::Dialect::CHANGES). The number after the claim.
+    changes: Option<i64>,
 }
 
 impl ClaimInTransaction {
@@ -59,12 +61,17 @@ impl<'t, D: Dialect> InCallersTransaction<'t, D> {
     }
 
     /// Claims the key, or returns the row that prevents it, or nothing if it has changed meanwhile.
-    async fn claim(&mut self, store: &SqlStore<D>, claim: &ClaimInTransaction) -> Result<Option<BeginRow>, StoreError> {
+    async fn claim(
+        &mut self,
+        store: &SqlStore<D>,
+        claim: &mut ClaimInTransaction,
+    ) -> Result<Option<BeginRow>, StoreError> {
         let statements = &store.executor().statements;
         let claim_sql = claim_sql(statements, |sql| claim.fill::<D>(sql));
         // The claim comes before anything that reads: in SQLite a transaction that has read may be refused the lock to write.
         let savepoint = &claim.savepoint;
-        let sql = format!("SAVEPOINT {savepoint}; SAVEPOINT {savepoint}_; {claim_sql}; {}", D::DATABASE);
+        let changes = D::CHANGES.map(|changes| format!("{changes}; ")).unwrap_or_default();
+        let sql = format!("SAVEPOINT {savepoint}; SAVEPOINT {savepoint}_; {claim_sql}; {changes}{}", D::DATABASE);
         let rows = match self.run(sql).await {
             Ok(rows) => rows,
             Err(error) => {
@@ -76,7 +83,12 @@ impl<'t, D: Dialect> InCallersTransaction<'t, D> {
                 return Err(self.failed(Step::Begin, error));
             }
         };
-        let Some((database, rows)) = rows.split_last() else { return Ok(None) };
+        let Some((database, mut rows)) = rows.split_last() else { return Ok(None) };
+        if D::CHANGES.is_some()
+            && let Some((changes, others)) = rows.split_last()
+        {
+            (claim.changes, rows) = (rows::number::<D>(changes).ok(), others);
+        }
         if let Err(error) = check_database(store, database).await {
             self.roll_back(claim).await?;
             return Err(error);
@@ -117,8 +129,23 @@ impl<'t, D: Dialect> InCallersTransaction<'t, D> {
         check_database(store, row).await
     }
 
+    /// Returns whether the database has rolled everything back by itself, as SQLite does if a write finds no room on the disk. It is
+    /// certain only of the first write: what is written after that is committed.
+    async fn is_unchanged(&mut self, claim: &ClaimInTransaction) -> bool {
+        let Some(changes) = D::CHANGES else { return false };
+        let rows = self.run(changes.to_owned()).await.unwrap_or_default();
+        claim.changes.is_some() && rows.first().and_then(|row| rows::number::<D>(row).ok()) == claim.changes
+    }
+
     /// The function has ended the transaction: what it wrote before may be committed. The outcome is unknown to later calls.
     async fn gone(&mut self, claim: &ClaimInTransaction) -> StoreError {
+        if self.is_unchanged(claim).await {
+            // As below.
+            let _ = self.run("BEGIN".to_owned()).await;
+            return StoreError::unavailable(
+                "the database had no room for a write, and rolled the whole transaction back",
+            );
+        }
         tracing::error!(
             key = %claim.key,
             "a function ended the transaction that `run_in` gave it; leave COMMIT and ROLLBACK to the caller of `run_in`"
@@ -153,9 +180,10 @@ impl<D: Dialect> CallerTransaction for InCallersTransaction<'_, D> {
             ttl: options.ttl,
             savepoint: format!("idem_{}", hex(owner.as_bytes())),
             previous_owner: None,
+            changes: None,
         };
         for _ in 0..MAX_ATTEMPTS {
-            let begun = match self.claim(&store, &claim).await? {
+            let begun = match self.claim(&store, &mut claim).await? {
                 Some(BeginRow::Claimed) => {
                     self.claim = Some(claim);
                     return Ok(Begin::Claimed(()));
