@@ -34,8 +34,8 @@ impl Change {
             (FormStep::ForgetNow, _) => (Action::Forget, ChangeKind::Forget),
             (FormStep::RevokeNow, _) => (Action::Revoke, ChangeKind::Revoke),
             (_, Settle::Happened) => (Action::SettleHappened, ChangeKind::Settle(Outcome::NotReplayable)),
-            (_, Settle::Answer) => {
-                let builder = private::encode(fields.answer()?);
+            (_, Settle::Response) => {
+                let builder = private::encode(fields.response()?);
                 (Action::SettleAnswer, ChangeKind::Settle(builder.map_or(Outcome::NotReplayable, Outcome::Record)))
             }
             (_, Settle::DidNotHappen) => (Action::SettleDidNotHappen, ChangeKind::Settle(Outcome::Release)),

@@ -11,10 +11,10 @@ use serde::Deserialize;
 use super::audit::Action;
 use idem_axum::private::RecordedResponse;
 
-/// The longest response that a person may write down: as much as an endpoint records if nothing else is declared.
-const LONGEST_ANSWER: usize = 1024 * 1024;
+/// The longest body of a response that a person may write down: as much as an endpoint records if nothing else is declared.
+const LONGEST_BODY: usize = 1024 * 1024;
 /// The longest form: a browser sends a line break as the six bytes `%0D%0A`, and no byte of a response as more.
-pub(super) const LONGEST_FORM: usize = 6 * LONGEST_ANSWER + 1024 * 1024;
+pub(super) const LONGEST_FORM: usize = 6 * LONGEST_BODY + 1024 * 1024;
 
 /// The fields as they came. Never logged: the key may be a secret.
 #[derive(Default, Deserialize)]
@@ -72,7 +72,7 @@ pub(super) enum Settle {
     #[default]
     Unsaid,
     Happened,
-    Answer,
+    Response,
     DidNotHappen,
 }
 
@@ -144,7 +144,7 @@ impl Fields {
             (FormStep::ForgetNow, _) => Some(Action::Forget),
             (FormStep::RevokeNow, _) => Some(Action::Revoke),
             (FormStep::SettleNow, Settle::Happened) => Some(Action::SettleHappened),
-            (FormStep::SettleNow, Settle::Answer) => Some(Action::SettleAnswer),
+            (FormStep::SettleNow, Settle::Response) => Some(Action::SettleAnswer),
             (FormStep::SettleNow, Settle::DidNotHappen) => Some(Action::SettleDidNotHappen),
         }
     }
@@ -157,13 +157,13 @@ impl Fields {
     }
 
     /// The response that retries shall get.
-    pub(super) fn answer(&self) -> Result<RecordedResponse, Mistake> {
+    pub(super) fn response(&self) -> Result<RecordedResponse, Mistake> {
         let status = self.status.trim().parse().ok().and_then(|status| StatusCode::from_u16(status).ok());
         let status = status
             .filter(|status| (200..=599).contains(&status.as_u16()))
             .ok_or_else(|| Mistake::new("status", "Write the status as a number from 200 to 599, such as 201."))?;
         let body = self.body.replace("\r\n", "\n");
-        if body.len() > LONGEST_ANSWER {
+        if body.len() > LONGEST_BODY {
             return Err(Mistake::new("body", "The body is longer than 1 MiB."));
         }
         let mut headers = HeaderMap::new();
@@ -241,17 +241,17 @@ mod tests {
 
     #[test]
     fn a_response_is_what_a_server_can_send() {
-        let answer = |status: &str, content_type: &str| {
+        let response = |status: &str, content_type: &str| {
             let (status, content_type) = (status.to_owned(), content_type.to_owned());
-            Fields { status, content_type, body: "a\r\nb".into(), ..Fields::default() }.answer()
+            Fields { status, content_type, body: "a\r\nb".into(), ..Fields::default() }.response()
         };
-        let written = answer(" 201 ", "application/json").unwrap();
+        let written = response(" 201 ", "application/json").unwrap();
         assert_eq!((written.status, &written.body[..]), (StatusCode::CREATED, &b"a\nb"[..]));
         assert_eq!(written.headers["content-type"], "application/json");
-        assert!(answer("204", "").unwrap().headers.is_empty());
+        assert!(response("204", "").unwrap().headers.is_empty());
         for status in ["", "101", "199", "600", "-1", "two hundred"] {
-            assert_eq!(answer(status, "").unwrap_err().field, "status", "{status}");
+            assert_eq!(response(status, "").unwrap_err().field, "status", "{status}");
         }
-        assert_eq!(answer("200", "text/\u{1}").unwrap_err().field, "content-type");
+        assert_eq!(response("200", "text/\u{1}").unwrap_err().field, "content-type");
     }
 }

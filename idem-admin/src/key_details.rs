@@ -28,7 +28,7 @@ pub(super) struct KeyDetails {
     pub(super) expires_at: Option<Timestamp>,
     pub(super) replays: Option<u64>,
     /// What a retry gets. Whatever a handler wrote, so it may be hostile.
-    pub(super) answer: Option<Result<RecordedResponse, DecodeError>>,
+    pub(super) response: Option<Result<RecordedResponse, DecodeError>>,
     /// When it was looked up, by the clock of the engine.
     pub(super) now: Timestamp,
     seen: Fingerprint,
@@ -79,7 +79,7 @@ impl KeyDetails {
                 started_at,
                 expires_at: found.expires_at(),
                 replays: found.replays(),
-                answer: found.content().map(RecordedResponse::decode),
+                response: found.content().map(RecordedResponse::decode),
                 now: now.unwrap_or_else(|| SystemClock::new().now()),
                 seen: seen(&found),
             }
@@ -108,13 +108,13 @@ impl KeyDetails {
 
     /// For scripts.
     pub(super) fn json(&self) -> Value {
-        let answer = self.answer.as_ref().and_then(|answer| answer.as_ref().ok()).map(|answer| {
-            let headers = answer.headers.iter().map(|(name, value)| (name.as_str(), shown(value)));
+        let response = self.response.as_ref().and_then(|response| response.as_ref().ok()).map(|response| {
+            let headers = response.headers.iter().map(|(name, value)| (name.as_str(), shown(value)));
             json!({
-                "status": answer.status.as_u16(),
+                "status": response.status.as_u16(),
                 "headers": headers.collect::<Vec<_>>(),
-                "body": str::from_utf8(&answer.body).ok(),
-                "body_bytes": answer.body.len(),
+                "body": str::from_utf8(&response.body).ok(),
+                "body_bytes": response.body.len(),
             })
         });
         json!({
@@ -125,7 +125,7 @@ impl KeyDetails {
             "started_at": self.started_at.map(date),
             "expires_at": self.expires_at.map(date),
             "replays": self.replays,
-            "answer": answer,
+            "response": response,
         })
     }
 }
@@ -139,8 +139,8 @@ fn seen(found: &KeyReport) -> Fingerprint {
     if let Some(origin) = found.execution_info() {
         parts.part(b'o', &origin.to_bytes());
     }
-    if let Some(answer) = found.content() {
-        parts.part(b'a', answer);
+    if let Some(response) = found.content() {
+        parts.part(b'a', response);
     }
     parts.finish()
 }

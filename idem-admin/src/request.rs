@@ -141,8 +141,8 @@ impl AdminRequest {
             (FormStep::Forget, _) if details.can_be_forgotten() => frame.confirm_forget(fields, details),
             (FormStep::Revoke, _) if details.can_be_revoked() => frame.confirm_revoke(fields, details),
             (FormStep::Settle, Settle::Unsaid) => frame.found(fields, details, None, Some(&Mistake::unsaid())),
-            (FormStep::Settle, Settle::Answer) if details.can_be_settled() => match fields.answer() {
-                Ok(answer) => frame.confirm_settle(fields, details, Some(&answer)),
+            (FormStep::Settle, Settle::Response) if details.can_be_settled() => match fields.response() {
+                Ok(response) => frame.confirm_settle(fields, details, Some(&response)),
                 Err(mistake) => frame.found(fields, details, None, Some(&mistake)),
             },
             (FormStep::Settle, _) if details.can_be_settled() => frame.confirm_settle(fields, details, None),

@@ -120,7 +120,7 @@ pub(super) fn findings(fields: &Fields, mistake: Option<&Mistake>) -> Markup {
             legend { "What did you find?" }
             (problem(wrong("settle")))
             (found(Settle::Happened, "It happened", "A retry is told so (409, not replayable). It does not run again."))
-            (found(Settle::Answer, "It happened, and this is the response", "A retry gets what you write down. It does not run again."))
+            (found(Settle::Response, "It happened, and this is the response", "A retry gets what you write down. It does not run again."))
             .more {
                 .field { label for="status" { "Status" } (line("status", "status", "short", &fields.status, "201")) }
                 .field {
@@ -189,7 +189,7 @@ fn settle(found: Settle) -> &'static str {
     match found {
         Settle::Unsaid => "unsaid",
         Settle::Happened => "happened",
-        Settle::Answer => "answer",
+        Settle::Response => "response",
         Settle::DidNotHappen => "did-not-happen",
     }
 }

@@ -13,7 +13,7 @@ mod fields;
 mod shown;
 
 use fields::{findings, found_out};
-use shown::{StateText, answer, facts, notice, unknown_outcomes};
+use shown::{StateText, facts, notice, response, unknown_outcomes};
 
 const STYLE: &str = include_str!("style.css");
 
@@ -73,9 +73,9 @@ impl Frame<'_> {
                 (notice(said))
                 .note.(code(details.state)) { p { (what) } p { (retry) } }
                 (facts(fields, details))
-                @match &details.answer {
+                @match &details.response {
                     None => {}
-                    Some(Ok(recorded)) => { h3 { "What a retry gets" } (answer(recorded)) }
+                    Some(Ok(recorded)) => { h3 { "What a retry gets" } (response(recorded)) }
                     Some(Err(unreadable)) => .note.alert { p { "The response cannot be shown: " (unreadable) "." } }
                 }
                 @if !self.read_only { (self.changes(fields, details, mistake)) }
@@ -177,7 +177,7 @@ impl Frame<'_> {
                 } },
                 "It did not happen: a retry may run it again",
             ),
-            Settle::Answer => (
+            Settle::Response => (
                 "Did it happen, with this response?",
                 html! { .note.outcome-unknown { p {
                     "Every retry gets the response below, as if the request had ended with it. It does not run again."
@@ -205,7 +205,7 @@ impl Frame<'_> {
                     h2 tabindex="-1" autofocus { (heading) }
                     (before)
                     (facts(fields, details))
-                    @if let Some(written) = written { h3 { "What a retry will get" } (answer(written)) }
+                    @if let Some(written) = written { h3 { "What a retry will get" } (response(written)) }
                     form method="post" autocomplete="off" {
                         (self.carried(fields))
                         input type="hidden" name="seen" value=(details.seen());

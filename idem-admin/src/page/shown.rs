@@ -76,14 +76,14 @@ pub(super) fn facts(fields: &Fields, details: &KeyDetails) -> Markup {
     }
 }
 
-pub(super) fn answer(answer: &RecordedResponse) -> Markup {
-    let length = answer.body.len();
+pub(super) fn response(response: &RecordedResponse) -> Markup {
+    let length = response.body.len();
     html! {
         dl {
-            dt { "Status" } dd { (answer.status) }
-            @for (name, value) in &answer.headers { dt { (name) } dd { code { (shown(value)) } } }
+            dt { "Status" } dd { (response.status) }
+            @for (name, value) in &response.headers { dt { (name) } dd { code { (shown(value)) } } }
         }
-        @match preview(&answer.body) {
+        @match preview(&response.body) {
             Preview::Text("") => p.hint { "It has no body." },
             Preview::Text(text) => {
                 p.hint { "Body, " @if text.len() < length { "the first " (text.len()) " of " } (length) " bytes" }

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 
 use super::desk::{Desk, TOKEN, form};
 
-fn answered() -> Setup {
+fn with_canaries() -> Setup {
     responding!([scope = header("X-Tenant")], || ([("x-token", "HEADER-canary")], "BODY-canary"))
 }
 
@@ -16,7 +16,7 @@ const FIELDS: &[(&str, &str)] =
 #[tokio::test]
 async fn every_look_up_and_every_change_is_logged_without_the_key() {
     let (logs, _guard) = Logs::capture();
-    let setup = answered();
+    let setup = with_canaries();
     send("/").key("KEY-canary").header("x-tenant", "TENANT-canary").to(&setup.app).await.assert_ran(200);
     let desk = Desk::over(&setup.idempotency);
     let shown = desk.json(FIELDS).await;
@@ -47,7 +47,7 @@ async fn every_look_up_and_every_change_is_logged_without_the_key() {
 
 #[tokio::test]
 async fn the_hook_gets_what_is_logged() {
-    let setup = answered();
+    let setup = with_canaries();
     let audits = Arc::<Mutex<Vec<Audit>>>::default();
     let hooked = audits.clone();
     let desk =
@@ -72,7 +72,7 @@ async fn the_hook_gets_what_is_logged() {
 #[tokio::test]
 async fn a_name_cannot_forge_a_line() {
     let (logs, _guard) = Logs::capture();
-    let setup = answered();
+    let setup = with_canaries();
     let actor = |_: &axum::http::request::Parts| Some("eve\n2026 INFO idem_admin::audit: actor=\"ada\"".to_owned());
     let admin = idem_admin::Admin::new(setup.idempotency.clone(), actor);
     super::desk::form(FIELDS).to(&axum::Router::new().nest("/keys", admin.router())).await;
@@ -82,7 +82,7 @@ async fn a_name_cannot_forge_a_line() {
 
 #[tokio::test]
 async fn a_hook_that_panics_breaks_the_page_and_nothing_else() {
-    let setup = answered();
+    let setup = with_canaries();
     let request = send("/").key("KEY-canary").header("x-tenant", "TENANT-canary");
     request.to(&setup.app).await.assert_ran(200);
     let seen = Desk::over(&setup.idempotency).seen(FIELDS, "forget").await;
@@ -96,7 +96,7 @@ async fn a_hook_that_panics_breaks_the_page_and_nothing_else() {
 
 #[tokio::test]
 async fn a_hook_that_panics_at_a_look_up_is_told_to_the_caller() {
-    let setup = answered();
+    let setup = with_canaries();
     let request = send("/").key("KEY-canary").header("x-tenant", "TENANT-canary");
     request.to(&setup.app).await.assert_ran(200);
     let desk = Desk::with(&setup.idempotency, |admin| admin.audit(|_| panic!("the hook panics")));
@@ -113,7 +113,7 @@ async fn a_hook_that_panics_at_a_look_up_is_told_to_the_caller() {
 
 #[tokio::test]
 async fn a_change_that_is_not_let_through_is_audited() {
-    let setup = answered();
+    let setup = with_canaries();
     send("/").key("KEY-canary").header("x-tenant", "TENANT-canary").to(&setup.app).await.assert_ran(200);
     let desk = Desk::over(&setup.idempotency);
     let key = desk.json(FIELDS).await.json()["key"].as_str().unwrap().to_owned();

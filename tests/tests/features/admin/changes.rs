@@ -42,7 +42,7 @@ async fn a_record_that_is_forgotten_runs_again() {
     assert_eq!(setup.probe.runs(), 2);
 }
 
-fn settled(found: &str, more: &[(&str, &str)]) -> (Setup, Reply, Reply) {
+fn settled(found: &str, audited: &str, more: &[(&str, &str)]) -> (Setup, Reply, Reply) {
     let (setup, ask) = (setup(), send("/pay").key("k"));
     torn_down(&setup, &ask);
     runtime().block_on(async {
@@ -54,8 +54,7 @@ fn settled(found: &str, more: &[(&str, &str)]) -> (Setup, Reply, Reply) {
         desk.audits();
         let done = desk.change(&fields, "settle").await;
         assert_eq!(done.status, 200, "{}", done.text());
-        let action = format!("settle_{} POST /pay done", found.replace('-', "_"));
-        assert_eq!(desk.audits(), ["look_up POST /pay done", &action]);
+        assert_eq!(desk.audits(), ["look_up POST /pay done", &format!("{audited} POST /pay done")]);
         let retry = ask.to(&setup.app).await;
         (setup, done, retry)
     })
@@ -63,7 +62,7 @@ fn settled(found: &str, more: &[(&str, &str)]) -> (Setup, Reply, Reply) {
 
 #[test]
 fn it_happened_so_a_retry_is_told_so() {
-    let (setup, done, retry) = settled("happened", &[]);
+    let (setup, done, retry) = settled("happened", "settle_happened", &[]);
     assert!(done.text().contains("Settled: it happened.") && done.text().contains("Not replayable"));
     retry.assert_refused(409, "idempotency_not_replayable");
     assert_eq!(setup.probe.runs(), 1);
@@ -71,8 +70,8 @@ fn it_happened_so_a_retry_is_told_so() {
 
 #[test]
 fn it_happened_so_a_retry_gets_the_response_that_was_written_down() {
-    let answer = [("status", "201"), ("content_type", "text/plain; charset=utf-8"), ("body", "\r\npaid é\r\n")];
-    let (setup, _, retry) = settled("answer", &answer);
+    let response = [("status", "201"), ("content_type", "text/plain; charset=utf-8"), ("body", "\r\npaid é\r\n")];
+    let (setup, _, retry) = settled("response", "settle_answer", &response);
     assert!(retry.is_replay());
     assert_eq!((retry.status, retry.text()), (201, "\npaid é\n"));
     assert_eq!(retry.header("content-type"), Some("text/plain; charset=utf-8"));
@@ -81,7 +80,7 @@ fn it_happened_so_a_retry_gets_the_response_that_was_written_down() {
 
 #[test]
 fn it_did_not_happen_so_a_retry_runs_it_again() {
-    let (setup, done, retry) = settled("did-not-happen", &[]);
+    let (setup, done, retry) = settled("did-not-happen", "settle_did_not_happen", &[]);
     assert!(done.text().contains("Nothing under this key"));
     retry.assert_ran(200);
     assert_eq!(setup.probe.runs(), 2);
@@ -93,7 +92,7 @@ fn a_response_that_cannot_be_sent_is_not_written_down() {
     torn_down(&setup, &ask);
     runtime().block_on(async {
         let desk = Desk::over(&setup.idempotency);
-        let fields = |status| [("key", "k"), ("settle", "answer"), ("status", status), ("body", "<kept>")];
+        let fields = |status| [("key", "k"), ("settle", "response"), ("status", status), ("body", "<kept>")];
         for status in ["", "100", "600", "ok"] {
             let asked = desk.send(&[&fields(status)[..], &[("step", "settle")]].concat()).await;
             assert_eq!(buttons(&asked), ["settle"], "asked again");
@@ -114,7 +113,7 @@ fn a_response_of_the_longest_length_fits_however_a_browser_writes_it() {
     runtime().block_on(async {
         let desk = Desk::over(&setup.idempotency);
         for (line, status) in [("\r\n".repeat(1024 * 1024), 200), ("\"".repeat(1024 * 1024 + 1), 200)] {
-            let fields = [("key", "k"), ("settle", "answer"), ("status", "200"), ("body", line.as_str())];
+            let fields = [("key", "k"), ("settle", "response"), ("status", "200"), ("body", line.as_str())];
             let asked = desk.send(&[&fields[..], &[("step", "settle")]].concat()).await;
             assert_eq!(asked.status, status, "{}", &asked.text()[..200.min(asked.text().len())]);
             let long = asked.text().contains("The body is longer than 1 MiB.");

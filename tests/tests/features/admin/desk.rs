@@ -13,7 +13,7 @@ use idem_axum::idempotent;
 use idem_tests::{Ask, Probe, Reply, Setup, get, post as send};
 use tokio::runtime::{Builder, Runtime};
 
-/// One that answers, as a rule.
+/// A handler whose response is recorded.
 #[idempotent]
 pub async fn pay(State(probe): State<Probe>) -> impl IntoResponse {
     ([("x-run", probe.run().await.to_string())], "paid")
@@ -27,7 +27,7 @@ pub fn runtime() -> Runtime {
     Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap()
 }
 
-/// A key whose body was torn down together with the runtime it ran on, as in a crash.
+/// A key whose handler was dropped together with the runtime it ran on, as in a crash.
 pub fn torn_down(setup: &Setup, ask: &Ask) {
     setup.probe.close();
     let crashing = runtime();

@@ -84,8 +84,8 @@ async fn assert_found(header: &str, ask: Ask, scope: &[(&str, &str)], elsewhere:
             let found = desk.json(&[&[("key", typed)], scope].concat()).await;
             assert_eq!(found.status, 200, "{sent} sent, {typed} looked up with {scope:?}: {found:?}");
             let found = found.json();
-            assert_eq!((&found["state"], &found["answer"]["body"]), (&"recorded".into(), &first.text().into()));
-            assert_eq!((&found["replays"], &found["answer"]["status"]), (&1.into(), &200.into()));
+            assert_eq!((&found["state"], &found["response"]["body"]), (&"recorded".into(), &first.text().into()));
+            assert_eq!((&found["replays"], &found["response"]["status"]), (&1.into(), &200.into()));
         }
         for scope in elsewhere {
             let found = desk.json(&[&[("key", ABC)], *scope].concat()).await;
@@ -140,7 +140,7 @@ async fn in_the_scope_of_a_header() {
     assert_found("x-key", ask.clone(), &header(" x-TENANT ", " acme \r\n"), &elsewhere).await;
     let twice = ask.header("x-tenant", "globex");
     assert_found("x-key", twice, &header("x-tenant", "acme\r\nglobex"), &[&header("x-tenant", "acme")]).await;
-    // Where the header is missing, the caller is bound, and there is no scope.
+    // If the header is missing, the caller is bound, and there is no scope.
     assert_found("x-key", send("/header"), UNSCOPED, &[&header("x-tenant", "\n")]).await;
     let page = page().to(&Desk::over(&Setup::of(Router::new()).idempotency).app).await;
     assert!(page.text().contains("<legend>Whose key is it?</legend>"), "the question above the choices");

@@ -27,7 +27,7 @@ async fn whatever_was_recorded_is_escaped() {
     // To a script it is given as it is, in JSON.
     let json = Desk::over(&setup.idempotency).json(&[("key", "k")]).await;
     assert_eq!(json.header("content-type"), Some("application/json"));
-    assert_eq!(json.json()["answer"]["body"], SCRIPT);
+    assert_eq!(json.json()["response"]["body"], SCRIPT);
 }
 
 #[tokio::test]
@@ -71,7 +71,7 @@ async fn a_body_that_is_no_text_is_told_by_its_first_bytes() {
         page.text()
     );
     let json = Desk::over(&setup.idempotency).json(&[("key", "k")]).await.json();
-    assert_eq!((&json["answer"]["body"], &json["answer"]["body_bytes"]), (&serde_json::Value::Null, &256.into()));
+    assert_eq!((&json["response"]["body"], &json["response"]["body_bytes"]), (&serde_json::Value::Null, &256.into()));
 
     let empty = responding!([], || StatusCode::NO_CONTENT);
     assert!(shown(&empty).await.text().contains("It has no body."));
@@ -99,7 +99,7 @@ async fn a_response_that_was_too_large_is_not_replayable() {
     let page = shown(&setup).await;
     assert!(page.text().contains("Not replayable") && page.text().contains("POST /") && page.text().contains("forget"));
     let json = Desk::over(&setup.idempotency).json(&[("key", "k")]).await.json();
-    assert_eq!((&json["state"], &json["answer"]), (&"not-replayable".into(), &serde_json::Value::Null));
+    assert_eq!((&json["state"], &json["response"]), (&"not-replayable".into(), &serde_json::Value::Null));
 }
 
 #[tokio::test]
