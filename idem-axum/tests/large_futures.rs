@@ -1,4 +1,4 @@
-//! A handler whose future is large answers wherever it does without the attribute, and costs one copy of it.
+//! A handler whose future is large responds wherever it does without the attribute, and costs one copy of it.
 #![allow(clippy::unwrap_used, reason = "a failed check panics")]
 
 use axum::Router;

@@ -106,7 +106,7 @@ struct Resolver<'a> {
 
 impl Resolver<'_> {
     /// The call on `Policy` for one option. The method's name is the option's as the user wrote it: an editor that
-    /// is asked about the option answers with the method.
+    /// is asked about the option shows the method.
     fn call(&mut self, option: &WrittenOption) -> Option<TokenStream> {
         let WrittenOption { name, ident, value } = option;
         let Some(value) = value else {

@@ -65,8 +65,8 @@ pub fn header_filter(input: &[u8]) {
 
         let mut response = Response::new(Body::from("body"));
         *response.headers_mut() = headers.clone();
-        let answer = recorded(policy, response).expect("it is recorded");
-        let mut replayed = replay(policy, &answer).expect("it is replayed");
+        let record = recorded(policy, response).expect("it is recorded");
+        let mut replayed = replay(policy, &record).expect("it is replayed");
         assert_eq!(replayed.headers_mut().remove("idempotent-replayed"), Some(HeaderValue::from_static("true")));
         assert_eq!(sorted(flat(replayed.headers())), sorted(wanted.clone()), "the same headers");
         // Taking the marker out moves the last header to its place, so the order is only seen where it came last.

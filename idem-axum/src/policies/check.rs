@@ -79,7 +79,7 @@ impl ListedEndpoints {
     }
 }
 
-/// axum answers HEAD by the handler of GET.
+/// axum routes HEAD to the handler of GET.
 fn of<'a>(listed: &'a [Listed], method: &Method) -> Option<&'a Listed> {
     let find = |method: &Method| listed.iter().find(|listed| listed.method == *method);
     find(method).or_else(|| if method == Method::HEAD { find(&Method::GET) } else { None })

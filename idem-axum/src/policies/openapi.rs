@@ -122,7 +122,7 @@ fn describe(operation: &mut Operation, rules: &DescribedRules, components: &Comp
     extensions.merge(Extensions::from_iter([(EXTENSION, described)]));
     header_of_the_key(operation.parameters.get_or_insert_default(), rules, components);
     if !rules.enforced {
-        // The operation answers as it would without the attribute.
+        // The operation responds as it would without the attribute.
         return;
     }
     let responses = &mut operation.responses.responses;

@@ -27,9 +27,9 @@ pub(crate) struct RefusalExample {
     pub(crate) body: Option<Value>,
 }
 
-/// All that an endpoint with this policy may answer, in the order in which they are found out.
+/// All refusals that an endpoint with this policy may send, in the order in which they are found out.
 ///
-/// Left out is the one for a router without the layer, which is no answer of a service that works.
+/// Left out is the one for a router without the layer, which no service sends that works.
 pub(super) fn by(policy: &'static Policy) -> Vec<RefusalExample> {
     let source = || StoreError::unavailable("the store cannot be reached");
     let refusals = [

@@ -148,7 +148,7 @@ snapshots! {
         #[axum::debug_handler(state = App)]
         #[allow(unused)]
         async fn create(State(app): State<App>) -> Response {
-            app.answer()
+            app.respond()
         }
     }
 
