@@ -29,10 +29,10 @@ struct Counts {
     ended: AtomicU64,
 }
 
-/// How long the body of the handler takes.
+/// How long the handler takes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Pace {
-    /// It answers at once.
+    /// It responds at once.
     #[default]
     Prompt,
     /// It takes a while.
@@ -42,19 +42,19 @@ pub enum Pace {
 }
 
 impl Shop {
-    /// A shop whose handler answers at this pace.
+    /// A shop whose handler responds at this pace.
     pub fn new(pace: Pace) -> Self {
         Self { pace, ..Self::default() }
     }
 
-    /// A shop whose answers are larger by `padding` bytes.
+    /// A shop whose responses are larger by `padding` bytes.
     #[must_use]
     pub fn with_padding(mut self, padding: usize) -> Self {
         self.padding = padding;
         self
     }
 
-    /// How often the body of the handler was started.
+    /// How often the handler was started.
     pub fn executions(&self) -> u64 {
         self.counts.started.load(Ordering::SeqCst)
     }
@@ -72,7 +72,7 @@ pub struct NewOrder {
     quantity: u32,
 }
 
-/// What it answers.
+/// What it responds with.
 #[derive(Debug, Serialize)]
 pub struct Order {
     id: u64,

@@ -29,7 +29,7 @@ impl Bench {
     /// Makes the router and brings it into the state.
     ///
     /// # Errors
-    /// An answer that is not what the row is about.
+    /// A response that is not what the row is about.
     pub fn new(runtime: &Runtime, subject: Subject, kind: Kind, size: usize) -> Result<Self, Failure> {
         let shop = Shop::new(if kind == Kind::InFlight { Pace::Stuck } else { Pace::Prompt });
         let router = {
@@ -70,7 +70,7 @@ impl Bench {
     /// Sends requests of this row that are neither timed nor counted.
     ///
     /// # Errors
-    /// An answer that is not what the row is about.
+    /// A response that is not what the row is about.
     pub fn warm_up(&mut self, runtime: &Runtime, count: u64) -> Result<(), Failure> {
         let requests = self.requests(count);
         self.checked(count, |router, what| runtime.block_on(send_all(router, requests, what)))
@@ -80,7 +80,7 @@ impl Bench {
     /// in it; looking at the status and for the marker is, in every row.
     ///
     /// # Errors
-    /// An answer that is not what the row is about.
+    /// A response that is not what the row is about.
     pub fn run(&mut self, runtime: &Runtime, requests: Vec<Request<Body>>) -> Result<Duration, Failure> {
         let mut took = Duration::ZERO;
         self.checked(requests.len() as u64, |router, what| {
@@ -100,8 +100,8 @@ impl Bench {
         let before = self.shop.executions();
         let status = self.subject.status(self.kind).ok_or("the subject has no such row")?;
         let tally = send(&mut self.router, Expected { status, marker: self.subject.marker })?;
-        self.expect("answers with the status of the row", tally.as_expected, sent)?;
-        self.expect("answers marked as replays", tally.marked, if self.subject.marks(self.kind) { sent } else { 0 })?;
+        self.expect("responses with the status of the row", tally.as_expected, sent)?;
+        self.expect("responses marked as replays", tally.marked, if self.subject.marks(self.kind) { sent } else { 0 })?;
         self.expect("executions", self.shop.executions() - before, if self.kind.executes() { sent } else { 0 })
     }
 
@@ -111,7 +111,7 @@ impl Bench {
 }
 
 /// # Errors
-/// Where `got` is not `wanted`: the run measured something else than its row says.
+/// If `got` is not `wanted`: the run measured something else than its row says.
 pub(crate) fn expect(subject: &Subject, kind: Kind, what: &str, got: u64, wanted: u64) -> Result<(), Failure> {
     if got == wanted {
         return Ok(());
@@ -120,14 +120,14 @@ pub(crate) fn expect(subject: &Subject, kind: Kind, what: &str, got: u64, wanted
     Err(format!("{name}, row {kind}: {got} {what} instead of {wanted}, so it measured something else").into())
 }
 
-/// What is looked for in every answer.
+/// What is looked for in every response.
 #[derive(Clone, Copy, Debug)]
 struct Expected {
     status: StatusCode,
     marker: Option<&'static str>,
 }
 
-/// What the answers of a batch were.
+/// What the responses of a batch were.
 #[derive(Debug, Default)]
 struct Tally {
     as_expected: u64,
@@ -155,7 +155,8 @@ async fn send_all(router: &mut Router, requests: Vec<Request<Body>>, expected: E
     Ok(tally)
 }
 
-/// Sends one request, and reads its answer to the end, as a server does to write it out: the head, and the length.
+/// Sends one request, and reads its response to the end, as a server does that writes it out. Returns the head and the
+/// length.
 pub(crate) async fn send(router: &mut Router, request: Request<Body>) -> Result<Response<usize>, Failure> {
     let (head, mut body) = router.call(request).await?.into_parts();
     let mut length = 0;

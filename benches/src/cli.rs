@@ -10,7 +10,7 @@ use crate::subject::Subject;
 use crate::{Failure, chart, document, http, in_process, machine, promises, scale};
 
 const USAGE: &str = "usage: idem-benches [--quick] [--write] [--rounds <number>] [--keys <most live keys>] [<part>..]
-parts, all of them where none is named: in-process http promises scale memory
+parts, all of them if none is named: in-process http promises scale memory
   --quick   a round of a few requests, which only shows that everything is measured as it says
   --write   puts the tables into BENCHMARKS.md, and results.json and chart.svg into benches/
   --rounds  how many rounds; the default is 11
@@ -146,7 +146,7 @@ impl Options {
     }
 }
 
-/// Runs the program beside this one that counts bytes; nothing where it was not built.
+/// Runs the program beside this one that counts bytes; nothing if it was not built.
 fn memory(keys: u64) -> Result<Option<Memory>, Failure> {
     let program: PathBuf = env::current_exe()?.with_file_name("memory");
     if !program.exists() {

@@ -1,4 +1,4 @@
-//! A middleware as it is written in an afternoon: a map from key to answer. It shows what the least costs, and the table
+//! A middleware as it is written in an afternoon: a map from key to response. It shows what the least costs, and the table
 //! of promises shows what it gets wrong: two at once both run, another body gets the first one's response, a caller that
 //! hangs up leaves the work half done, and the map grows for ever.
 
@@ -16,16 +16,16 @@ use http_body_util::BodyExt;
 
 use crate::app::{self, Shop};
 
-type Answers = Arc<Mutex<HashMap<String, Answer>>>;
+type Recorded = Arc<Mutex<HashMap<String, RecordedResponse>>>;
 
 #[derive(Clone)]
-struct Answer {
+struct RecordedResponse {
     status: StatusCode,
     headers: HeaderMap,
     body: Bytes,
 }
 
-impl IntoResponse for Answer {
+impl IntoResponse for RecordedResponse {
     fn into_response(self) -> Response {
         let mut response = Response::new(Body::from(self.body));
         *response.status_mut() = self.status;
@@ -36,21 +36,21 @@ impl IntoResponse for Answer {
 
 /// The handler under the middleware.
 pub fn router(shop: &Shop) -> Router {
-    app::bare(shop).layer(middleware::from_fn_with_state(Answers::default(), remember))
+    app::bare(shop).layer(middleware::from_fn_with_state(Recorded::default(), remember))
 }
 
-async fn remember(State(answers): State<Answers>, request: Request, next: Next) -> Response {
+async fn remember(State(recorded): State<Recorded>, request: Request, next: Next) -> Response {
     let key = request.headers().get("idempotency-key").and_then(|key| key.to_str().ok()).map(str::to_owned);
     let Some(key) = key else { return next.run(request).await };
-    let known = answers.lock().unwrap_or_else(PoisonError::into_inner).get(&key).cloned();
-    if let Some(answer) = known {
-        let mut response = answer.into_response();
+    let known = recorded.lock().unwrap_or_else(PoisonError::into_inner).get(&key).cloned();
+    if let Some(known) = known {
+        let mut response = known.into_response();
         response.headers_mut().insert("idempotent-replayed", HeaderValue::from_static("true"));
         return response;
     }
     let (head, body) = next.run(request).await.into_parts();
     let Ok(body) = body.collect().await else { return StatusCode::INTERNAL_SERVER_ERROR.into_response() };
-    let answer = Answer { status: head.status, headers: head.headers, body: body.to_bytes() };
-    answers.lock().unwrap_or_else(PoisonError::into_inner).insert(key, answer.clone());
-    answer.into_response()
+    let response = RecordedResponse { status: head.status, headers: head.headers, body: body.to_bytes() };
+    recorded.lock().unwrap_or_else(PoisonError::into_inner).insert(key, response.clone());
+    response.into_response()
 }

@@ -17,7 +17,7 @@ pub const SIZES: [(usize, u64); 4] = [(30, 2_000), (1024, 2_000), (64 * 1024, 20
 /// hits all of them alike.
 ///
 /// # Errors
-/// An answer that is not what its row is about.
+/// A response that is not what its row is about.
 pub fn measure(subjects: &[Subject], rounds: usize, shrink: u64) -> Result<Vec<Measured>, Failure> {
     let mut all = Vec::new();
     for (size, requests) in SIZES {

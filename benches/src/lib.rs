@@ -1,9 +1,9 @@
 //! What one request costs with `#[idempotent]` and without: in instructions, in time and in memory. `BENCHMARKS.md` says
 //! how to run it and what the numbers mean.
 //!
-//! A benchmark that measures the wrong path is worse than none. So every answer that is timed is also checked, and a run
-//! in which one answer was not what its row is about fails: its status, whether it is marked as a replay, and how often
-//! the body of the handler ran.
+//! A benchmark that measures the wrong path is worse than none. So every response that is timed is also checked, and a run
+//! in which one response was not what its row is about fails: its status, whether it is marked as a replay, and how often
+//! the handler ran.
 
 pub mod app;
 pub mod batch;

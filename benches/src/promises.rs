@@ -15,7 +15,7 @@ use crate::batch::send;
 use crate::row::{Bodies, Kind, request};
 use crate::subject::{KeyedBy, Subject};
 
-/// How long the body takes where something is to happen meanwhile.
+/// How long the handler takes if something is to happen meanwhile.
 const PAUSE: Duration = Duration::from_millis(150);
 /// More than any subject records by default.
 const LARGE: usize = 8 * 1024 * 1024;
@@ -29,20 +29,20 @@ pub struct Promises {
     pub concurrent: u64,
     /// What the same key with another body got. Kept: a refusal.
     pub other_body: String,
-    /// Whether the body reached its end after its caller hung up. Kept: yes.
+    /// Whether the handler reached its end after its caller hung up. Kept: yes.
     pub hang_up: bool,
-    /// What the caller of a large answer got, and what its retry got. Kept: the answer, and no second run.
+    /// What the caller of a large response got, and what its retry got. Kept: the response, and no second run.
     pub large: String,
-    /// Whether the large answer was sent and the handler did not run again.
+    /// Whether the large response was sent and the handler did not run again.
     pub large_kept: bool,
-    /// Whether another caller's request with the same key got this caller's answer. Kept: no.
+    /// Whether another caller's request with the same key got this caller's response. Kept: no.
     pub leaks: bool,
 }
 
 /// Tries the promises on `subject`.
 ///
 /// # Errors
-/// Where a request gets no answer at all.
+/// If a request gets no response at all.
 pub fn try_out(subject: &Subject) -> Result<Promises, Failure> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let kept = Promises {
@@ -89,8 +89,8 @@ async fn other_body(subject: &Subject) -> Result<String, Failure> {
     let shop = Shop::new(Pace::Prompt);
     let (mut router, bodies) = routed(subject, &shop);
     send(&mut router, request(subject, Kind::Replay, 1, &bodies)).await?;
-    let answer = send(&mut router, request(subject, Kind::Mismatch, 1, &bodies)).await?;
-    Ok(match (shop.executions(), answer.status()) {
+    let response = send(&mut router, request(subject, Kind::Mismatch, 1, &bodies)).await?;
+    Ok(match (shop.executions(), response.status()) {
         (1, StatusCode::CREATED) => "gets the first one's response".to_owned(),
         (1, status) => format!("refused with {}", status.as_u16()),
         _ => "runs".to_owned(),
@@ -119,14 +119,14 @@ async fn hang_up(subject: &Subject) -> Result<bool, Failure> {
 async fn large(subject: &Subject) -> Result<(String, bool), Failure> {
     let shop = Shop::new(Pace::Prompt).with_padding(LARGE);
     let (mut router, bodies) = routed(subject, &shop);
-    let mut answers = Vec::new();
+    let mut responses = Vec::new();
     for _ in 0..2 {
-        let answer = send(&mut router, request(subject, Kind::Replay, 1, &bodies)).await?;
-        answers.push(answer);
+        let response = send(&mut router, request(subject, Kind::Replay, 1, &bodies)).await?;
+        responses.push(response);
     }
-    let sent = answers[0].status() == StatusCode::CREATED && *answers[0].body() > LARGE;
-    let first = if sent { "sent".to_owned() } else { format!("lost, {}", answers[0].status().as_u16()) };
-    let retry = match (shop.executions(), answers[1].status()) {
+    let sent = responses[0].status() == StatusCode::CREATED && *responses[0].body() > LARGE;
+    let first = if sent { "sent".to_owned() } else { format!("lost, {}", responses[0].status().as_u16()) };
+    let retry = match (shop.executions(), responses[1].status()) {
         (1, StatusCode::CREATED) => "replayed".to_owned(),
         (1, status) => format!("refused with {}", status.as_u16()),
         _ => "runs again".to_owned(),

@@ -27,11 +27,11 @@ pub enum Kind {
     Bare,
     /// The protection is mounted, but the request has no key.
     Unprotected,
-    /// A new key: the handler runs, and its answer is recorded.
+    /// A new key: the handler runs, and its response is recorded.
     First,
     /// A key whose record is there.
     Replay,
-    /// A key whose body is still running.
+    /// A key whose handler is still running.
     InFlight,
     /// A key whose record is there, with another body of the same length.
     Mismatch,
@@ -59,7 +59,7 @@ impl Kind {
         Self::ALL.into_iter().find(|kind| kind.name() == name)
     }
 
-    /// Whether each request starts the body.
+    /// Whether each request starts the handler.
     pub const fn executes(self) -> bool {
         matches!(self, Self::Bare | Self::Unprotected | Self::First)
     }
@@ -69,7 +69,7 @@ impl Kind {
         matches!(self, Self::Replay | Self::Mismatch)
     }
 
-    /// The key of the request with this number, where `used` keys were used before.
+    /// The key of the request with this number, if `used` keys were used before.
     const fn key(self, number: u64, used: u64) -> u64 {
         match self {
             Self::Bare | Self::Unprotected | Self::First => NEW + number,
@@ -106,7 +106,7 @@ impl Bodies {
         Self { size, usual: body(size, 0, 12), other: body(size, 0, 34), used_keys }
     }
 
-    /// The body of the request with this number: the same for all but mismatches, and where the body itself is the key.
+    /// The body of the request with this number. Bodies differ only in mismatches, and if the body itself is the key.
     pub fn of(&self, subject: &Subject, kind: Kind, number: u64) -> Bytes {
         match (subject.keyed_by, kind) {
             (KeyedBy::Body, _) => body(self.size, kind.key(number, self.used_keys), 12),
@@ -139,7 +139,7 @@ pub fn headers(subject: &Subject, kind: Kind, number: u64, bodies: &Bodies) -> V
     headers
 }
 
-/// The request with this number. A body is shared where it can be, so that making it costs nothing.
+/// The request with this number. A body is shared if it can be, so that making it costs nothing.
 pub fn request(subject: &Subject, kind: Kind, number: u64, bodies: &Bodies) -> Request<Body> {
     let mut request = Request::new(Body::from(bodies.of(subject, kind, number)));
     *request.method_mut() = Method::POST;

@@ -7,7 +7,7 @@ use serde::Serialize;
 pub struct Series(pub Vec<f64>);
 
 impl Series {
-    /// The value in the middle; not a number where there is none.
+    /// The value in the middle; not a number if there is none.
     pub fn median(&self) -> f64 {
         let mut sorted = self.0.clone();
         sorted.sort_by(f64::total_cmp);

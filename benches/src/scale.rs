@@ -18,7 +18,7 @@ use crate::sample::Series;
 
 /// How many keys the store holds, unless fewer are asked for.
 pub const LIVE_KEYS: [u64; 4] = [1_000, 100_000, 1_000_000, 10_000_000];
-/// How long a claim may stand still, which a `MemoryStore` ignores.
+/// How long a claim may go without a renewal, which a `MemoryStore` ignores.
 const LEASE: Duration = Duration::from_secs(60);
 /// So long that nothing expires meanwhile.
 const TTL: Duration = Duration::from_secs(24 * 60 * 60);
@@ -67,7 +67,7 @@ pub struct Scaled {
 /// Measures all work at all sizes up to `most` keys, in rounds in which they take turns.
 ///
 /// # Errors
-/// A `begin` that was answered otherwise than the work expects.
+/// A `begin` that returned something else than the work expects.
 pub fn measure(most: u64, rounds: usize, batch: u64) -> Result<Vec<Scaled>, Failure> {
     let mut stores = Vec::new();
     for live_keys in LIVE_KEYS.into_iter().filter(|keys| *keys <= most) {
@@ -204,7 +204,7 @@ fn timed(filled: &Filled, keys: &[StorageKey], work: Work, together: &Barrier) -
             Work::Replay | Work::ReplayHot => {
                 match ready(store.begin(key, &fingerprint(), &BeginOptions::new(LEASE, TTL)))?? {
                     Begin::Completed(record) => drop(black_box(record)),
-                    other => return Err(format!("a recorded key was answered with {other:?}").into()),
+                    other => return Err(format!("`begin` of a recorded key returned {other:?}").into()),
                 }
             }
             Work::PlainInsert => plain.insert(key),
@@ -219,7 +219,7 @@ fn timed(filled: &Filled, keys: &[StorageKey], work: Work, together: &Barrier) -
 /// Claims `key` and completes it with a record as a response of 100 bytes leaves it.
 ///
 /// # Errors
-/// Where the key was not new.
+/// If the key was not new.
 pub fn execute(store: &MemoryStore, key: &StorageKey) -> Result<(), Failure> {
     let claim = claim(store, key)?;
     Ok(ready(claim.complete(Record::new(fingerprint(), record_bytes()), TTL))??)
@@ -228,11 +228,11 @@ pub fn execute(store: &MemoryStore, key: &StorageKey) -> Result<(), Failure> {
 /// Claims `key`.
 ///
 /// # Errors
-/// Where the key was not new.
+/// If the key was not new.
 pub fn claim(store: &MemoryStore, key: &StorageKey) -> Result<<MemoryStore as Store>::Claim, Failure> {
     match ready(store.begin(key, &fingerprint(), &BeginOptions::new(LEASE, TTL)))?? {
         Begin::Claimed(claim) => Ok(claim),
-        other => Err(format!("a new key was answered with {other:?}").into()),
+        other => Err(format!("`begin` of a new key returned {other:?}").into()),
     }
 }
 

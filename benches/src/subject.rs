@@ -1,4 +1,4 @@
-//! What is compared: something around the handler, how its requests look, and what its answers are told by.
+//! What is compared: something around the handler, how its requests look, and how its responses are recognized.
 
 use axum::Router;
 use axum::http::{HeaderName, HeaderValue, StatusCode};
@@ -18,11 +18,11 @@ pub struct Subject {
     pub keyed_by: KeyedBy,
     /// A header that every request needs, such as a cookie, by the number of the request.
     pub also: Option<fn(u64) -> (HeaderName, HeaderValue)>,
-    /// The header of a replay, where there is one.
+    /// The header of a replay, if there is one.
     pub marker: Option<&'static str>,
-    /// What a request gets whose key is in flight; `None` where it runs the handler again.
+    /// What a request gets whose key is in flight; `None` if it runs the handler again.
     pub in_flight: Option<StatusCode>,
-    /// What a request gets whose key was used with another body; `None` where it is not refused.
+    /// What a request gets whose key was used with another body; `None` if it is not refused.
     pub mismatch: Option<StatusCode>,
 }
 
@@ -61,7 +61,7 @@ pub const HANDWRITTEN: Subject =
     Subject { name: "60 lines by hand", router: handwritten::router, in_flight: None, mismatch: None, ..IDEM };
 
 impl Subject {
-    /// The rows it can be measured in. Where a promise is not kept there is no answer to time.
+    /// The rows it can be measured in. If a promise is not kept, there is no response to time.
     pub fn kinds(&self) -> Vec<Kind> {
         if self.name == BARE.name {
             return vec![Kind::Bare];
@@ -69,7 +69,7 @@ impl Subject {
         Kind::ALL.into_iter().filter(|kind| *kind != Kind::Bare && self.status(*kind).is_some()).collect()
     }
 
-    /// The status of every answer in a row; `None` where the subject has no such row.
+    /// The status of every response in a row; `None` if the subject has no such row.
     pub fn status(&self, kind: Kind) -> Option<StatusCode> {
         match kind {
             Kind::Bare | Kind::First | Kind::Replay => Some(StatusCode::CREATED),
@@ -84,7 +84,7 @@ impl Subject {
         self.name == BARE.name || self.name == IDEM.name
     }
 
-    /// Whether the answers of a row carry the marker.
+    /// Whether the responses of a row carry the marker.
     pub fn marks(&self, kind: Kind) -> bool {
         kind == Kind::Replay && self.marker.is_some()
     }

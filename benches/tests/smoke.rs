@@ -22,12 +22,12 @@ fn complaint(subject: Subject, kind: Kind) -> String {
 #[test]
 fn a_row_that_measures_something_else_fails() {
     let unprotected = Subject { router: app::bare, ..IDEM };
-    assert!(complaint(unprotected, Kind::Replay).contains("0 answers marked as replays instead of 3"));
-    assert!(complaint(unprotected, Kind::Mismatch).contains("0 answers with the status of the row instead of 3"));
+    assert!(complaint(unprotected, Kind::Replay).contains("0 responses marked as replays instead of 3"));
+    assert!(complaint(unprotected, Kind::Mismatch).contains("0 responses with the status of the row instead of 3"));
     let forgetful = Subject { marker: None, ..unprotected };
     assert!(complaint(forgetful, Kind::Replay).contains("3 executions instead of 0"));
     let lying = Subject { marker: Some("content-type"), ..IDEM };
-    assert!(complaint(lying, Kind::First).contains("3 answers marked as replays instead of 0"));
+    assert!(complaint(lying, Kind::First).contains("3 responses marked as replays instead of 0"));
 }
 
 #[test]

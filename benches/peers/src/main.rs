@@ -18,7 +18,7 @@ fn main() -> std::process::ExitCode {
     idem_benches::cli::main(&[BARE, IDEM, AXUM_IDEMPOTENT, AXUM_IDEMPOTENT_HASH, IDEMPOTENT, CRATESTACK, HANDWRITTEN])
 }
 
-/// `axum-idempotent` with the key from the header. It keeps answers in the session, so each request has a cookie.
+/// `axum-idempotent` with the key from the header. It keeps responses in the session, so each request has a cookie.
 const AXUM_IDEMPOTENT: Subject = Subject {
     name: "axum-idempotent 0.6, key",
     router: |shop| {
@@ -47,7 +47,7 @@ fn axum_idempotent(shop: &Shop, options: IdempotentOptions) -> Router {
         .layer(CookieManagerLayer::new())
 }
 
-/// A session for each key. With one session for all, each answer it keeps makes the next one slower.
+/// A session for each key. With one session for all, each response it keeps makes the next one slower.
 fn cookie(key: u64) -> (HeaderName, HeaderValue) {
     let cookie = format!("session={}", session(key));
     // Digits and letters are always a header value.

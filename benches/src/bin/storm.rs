@@ -1,4 +1,4 @@
-//! An expiry storm: a million records that are over at the same moment, while requests go on.
+//! An expiry storm: a million records expire at the same moment, while requests continue.
 //!
 //! `scripts/storm [records]` runs it. It says how long `begin` and `complete` took in a calm and in the storm, what a thread
 //! that does nothing but look at the clock lost to the machine meanwhile, and for how long after the end of the records
@@ -6,7 +6,7 @@
 //!
 //! The times are those of two threads that work without a pause; on a machine that does other things as well they
 //! are only worth something beside the idle thread's.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a measurement that cannot go on stops")]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a measurement that cannot continue stops")]
 #![allow(clippy::cast_possible_truncation, reason = "shares of what fits into memory")]
 
 use std::sync::Arc;
@@ -86,7 +86,7 @@ impl Times {
     }
 }
 
-/// One `begin` and one `complete`; `None` where the store was full.
+/// One `begin` and one `complete`; `None` if the store was full.
 fn run_once(
     store: &MemoryStore,
     number: usize,

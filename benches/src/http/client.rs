@@ -33,9 +33,9 @@ pub(super) fn encode(headers: &[(HeaderName, HeaderValue)], body: &Bytes) -> Enc
     Encoded { head, body: body.clone() }
 }
 
-/// What is looked at in an answer.
+/// What is looked at in a response.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Answer {
+pub(super) struct Response {
     pub(super) status: u16,
     pub(super) marked: bool,
 }
@@ -59,41 +59,41 @@ impl Connection {
         Ok(self.stream.write_all(&request.body).await?)
     }
 
-    /// Sends a request and reads its answer to the end.
-    pub(super) async fn exchange(&mut self, request: &Encoded, marker: Option<&str>) -> Result<Answer, Failure> {
+    /// Sends a request and reads its response to the end.
+    pub(super) async fn exchange(&mut self, request: &Encoded, marker: Option<&str>) -> Result<Response, Failure> {
         self.write(request).await?;
         self.read(marker).await
     }
 
-    async fn read(&mut self, marker: Option<&str>) -> Result<Answer, Failure> {
+    async fn read(&mut self, marker: Option<&str>) -> Result<Response, Failure> {
         self.buffer.clear();
         loop {
             if self.stream.read_buf(&mut self.buffer).await? == 0 {
-                return Err("the server closed the connection in the middle of an answer".into());
+                return Err("the server closed the connection in the middle of a response".into());
             }
-            if let Some((answer, length)) = parse(&self.buffer, marker)?
+            if let Some((response, length)) = parse(&self.buffer, marker)?
                 && self.buffer.len() >= length
             {
-                return Ok(answer);
+                return Ok(response);
             }
         }
     }
 }
 
-/// The answer and the length of all of it, once its head is there.
-fn parse(bytes: &[u8], marker: Option<&str>) -> Result<Option<(Answer, usize)>, Failure> {
+/// The response and the length of all of it, once its head is there.
+fn parse(bytes: &[u8], marker: Option<&str>) -> Result<Option<(Response, usize)>, Failure> {
     let Some(end) = bytes.windows(4).position(|window| window == b"\r\n\r\n") else { return Ok(None) };
     let head = std::str::from_utf8(&bytes[..end])?;
     let mut lines = head.split("\r\n");
-    let status = lines.next().and_then(|line| line.split(' ').nth(1)).ok_or("an answer without a status")?.parse()?;
-    let mut answer = Answer { status, marked: false };
+    let status = lines.next().and_then(|line| line.split(' ').nth(1)).ok_or("a response without a status")?.parse()?;
+    let mut response = Response { status, marked: false };
     let mut body = None;
     for (name, value) in lines.filter_map(|line| line.split_once(':')) {
         if name.eq_ignore_ascii_case("content-length") {
             body = Some(value.trim().parse::<usize>()?);
         }
-        answer.marked |= marker.is_some_and(|marker| name.eq_ignore_ascii_case(marker));
+        response.marked |= marker.is_some_and(|marker| name.eq_ignore_ascii_case(marker));
     }
-    let body = body.ok_or("an answer without its length")?;
-    Ok(Some((answer, end + 4 + body)))
+    let body = body.ok_or("a response without its length")?;
+    Ok(Some((response, end + 4 + body)))
 }

@@ -7,7 +7,7 @@ use std::time::Instant;
 use axum::http::StatusCode;
 use serde::{Deserialize, Serialize};
 
-use super::client::{Answer, Connection, encode};
+use super::client::{Connection, Response, encode};
 use crate::Failure;
 use crate::row::{Bodies, Kind, headers};
 use crate::subject::Subject;
@@ -26,11 +26,11 @@ pub(super) struct Job {
 }
 
 impl Job {
-    /// Requests whose answers are timed.
+    /// Requests whose responses are timed.
     pub(super) const MEASURE: &str = "measure";
     /// Requests that make the records for a row.
     pub(super) const PREPARE: &str = "prepare";
-    /// One request whose answer never comes.
+    /// One request whose response never comes.
     pub(super) const STICK: &str = "stick";
 }
 
@@ -42,14 +42,14 @@ pub(super) struct Report {
     pub(super) created: u64,
     pub(super) as_expected: u64,
     pub(super) marked: u64,
-    /// Requests that got no answer, since the server had closed the connection.
+    /// Requests that got no response, since the server had closed the connection.
     pub(super) broken: u64,
 }
 
 /// Does the jobs until there are no more.
 ///
 /// # Errors
-/// Where a job cannot be understood, or a server breaks off.
+/// If a job cannot be understood, or a server closes a connection too early.
 pub fn run(subjects: &[Subject]) -> Result<(), Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let mut load = Load::default();
@@ -99,37 +99,38 @@ impl Load {
         for (mut connection, share) in connections.drain(..).zip(shares) {
             let (marker, port) = (subject.marker, job.port);
             sending.spawn(async move {
-                let mut answers = Vec::with_capacity(share.len());
+                let mut responses = Vec::with_capacity(share.len());
                 for request in share {
                     let sent = Instant::now();
                     match connection.exchange(&request, marker).await {
-                        Ok(answer) => answers.push((answer, sent.elapsed())),
+                        Ok(response) => responses.push((response, sent.elapsed())),
                         // Its report tells how often.
                         Err(_) => connection = Connection::open(port).await?,
                     }
                 }
-                Ok::<_, Failure>((connection, answers))
+                Ok::<_, Failure>((connection, responses))
             });
         }
-        let mut answers = Vec::new();
+        let mut responses = Vec::new();
         while let Some(done) = sending.join_next().await {
             let (connection, some) = done??;
             connections.push(connection);
-            answers.extend(some);
+            responses.extend(some);
         }
         let nanos = started.elapsed();
-        let mut times: Vec<_> = answers.iter().map(|(_, time)| *time).collect();
+        let mut times: Vec<_> = responses.iter().map(|(_, time)| *time).collect();
         times.sort_unstable();
-        let count =
-            |wanted: &dyn Fn(&Answer) -> bool| answers.iter().filter(|(answer, _)| wanted(answer)).count() as u64;
+        let count = |wanted: &dyn Fn(&Response) -> bool| {
+            responses.iter().filter(|(response, _)| wanted(response)).count() as u64
+        };
         let expected = subject.status(kind).map_or(0, |status| status.as_u16());
         Ok(Report {
             nanos: u64::try_from(nanos.as_nanos())?,
             p99_nanos: times.get(times.len() * 99 / 100).map_or(Ok(0), |time| u64::try_from(time.as_nanos()))?,
-            created: count(&|answer| answer.status == StatusCode::CREATED.as_u16()),
-            as_expected: count(&|answer| answer.status == expected),
-            marked: count(&|answer| answer.marked),
-            broken: job.requests - answers.len() as u64,
+            created: count(&|response| response.status == StatusCode::CREATED.as_u16()),
+            as_expected: count(&|response| response.status == expected),
+            marked: count(&|response| response.marked),
+            broken: job.requests - responses.len() as u64,
         })
     }
 }

@@ -1,5 +1,5 @@
 //! Requests over HTTP/1.1 on loopback: a server process, a process that makes the load, and this one, which measures the
-//! processor time of the server. Where there are two processors, server and load have one each.
+//! processor time of the server. If there are two processors, server and load have one each.
 
 mod client;
 mod load;
@@ -39,7 +39,7 @@ pub struct OverHttp {
 /// Measures every row of every subject, in `rounds` rounds in which the rows take turns.
 ///
 /// # Errors
-/// An answer that is not what its row is about, or a process that failed.
+/// A response that is not what its row is about, or a process that failed.
 pub fn measure(subjects: &[Subject], rounds: usize, shrink: u64) -> Result<OverHttp, Failure> {
     let mut all = OverHttp::default();
     let mut load = Load::start()?;
@@ -157,11 +157,11 @@ impl Row {
 
     fn check(&self, report: &Report, requests: u64, executed: u64) -> Result<(), Failure> {
         let (subject, kind) = (&self.subject, self.kind);
-        expect(subject, kind, "answers with the status of the row", report.as_expected, requests)?;
+        expect(subject, kind, "responses with the status of the row", report.as_expected, requests)?;
         expect(
             subject,
             kind,
-            "answers marked as replays",
+            "responses marked as replays",
             report.marked,
             if subject.marks(kind) { requests } else { 0 },
         )?;

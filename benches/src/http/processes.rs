@@ -35,13 +35,13 @@ impl Server {
         Ok(Duration::from_nanos(nanos))
     }
 
-    /// How often the body of the handler was started, by the server's own count.
+    /// How often the handler was started, by the server's own count.
     pub(super) fn executions(&self) -> Result<u64, Failure> {
         let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, self.port))?;
         stream.write_all(b"GET /executions HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n")?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer)?;
-        let (_, count) = answer.rsplit_once("\r\n\r\n").ok_or("the server did not count")?;
+        let mut response = String::new();
+        stream.read_to_string(&mut response)?;
+        let (_, count) = response.rsplit_once("\r\n\r\n").ok_or("the server did not count")?;
         Ok(count.parse()?)
     }
 
@@ -82,7 +82,7 @@ struct Process {
 }
 
 impl Process {
-    /// Starts this program with `arguments`, on its own processor where there are two and `taskset` is there.
+    /// Starts this program with `arguments`, on its own processor if there are two and `taskset` is there.
     fn start(processor: usize, arguments: &[&str]) -> Result<Self, Failure> {
         let program = std::env::current_exe()?;
         let mut command = if can_pin() {

@@ -14,7 +14,7 @@ use crate::subject::Subject;
 /// Serves `subject` in the way that `kind` needs it.
 ///
 /// # Errors
-/// Where there is no socket to be had.
+/// If there is no free port.
 pub fn run(subject: &Subject, kind: Kind) -> Result<(), Failure> {
     // One worker, since it has one processor.
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;

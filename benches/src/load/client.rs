@@ -99,7 +99,7 @@ impl Client {
                 }
             }
         }
-        // A server may end a connection after any answer, if it says so.
+        // A server may end a connection after any response, if it says so.
         self.connection = (!text.contains("connection: close")).then_some(connection);
         let status = text.split(' ').nth(1).unwrap_or_default().to_owned();
         let problem = String::from_utf8_lossy(&read[head..]);

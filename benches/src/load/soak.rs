@@ -45,7 +45,7 @@ async fn slow(body: String) -> String {
 async fn faulty() -> &'static str {
     tokio::task::yield_now().await;
     // As a panic does, but without a message for each.
-    std::panic::resume_unwind(Box::new("the body panics"))
+    std::panic::resume_unwind(Box::new("the handler panics"))
 }
 
 #[idempotent(ttl = "100ms", in_flight = wait("2s"))]
@@ -96,7 +96,7 @@ pub struct Findings {
 ///
 /// # Panics
 /// If there is no port or no runtime to be had.
-#[allow(clippy::unwrap_used, reason = "a soak that cannot go on stops")]
+#[allow(clippy::unwrap_used, reason = "a soak that cannot continue stops")]
 pub fn soak(duration: Duration) -> Findings {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     let store = MemoryStore::builder().max_entries(MAX_ENTRIES).build();
@@ -119,7 +119,7 @@ pub fn soak(duration: Duration) -> Findings {
     Findings { tally, samples, left }
 }
 
-#[allow(clippy::unwrap_used, reason = "a soak that cannot go on stops")]
+#[allow(clippy::unwrap_used, reason = "a soak that cannot continue stops")]
 async fn traffic(idempotency: &Idempotency, duration: Duration) -> (Tally, Vec<(f64, f64)>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -175,7 +175,7 @@ impl Findings {
         self.tally.iter().filter(|(name, _)| name.starts_with(what)).map(|(_, times)| times).sum()
     }
 
-    /// What is wrong: something is left, memory grew by more than `growth` bytes, a request was not answered, or one of
+    /// What is wrong: something is left, memory grew by more than `growth` bytes, a request got no response, or one of
     /// these was never heard.
     pub fn faults(&self, growth: f64, kinds: &[&str]) -> Vec<String> {
         let mut faults: Vec<_> =
@@ -184,7 +184,7 @@ impl Findings {
             faults.push(format!("memory grew by {:.1} MiB", self.growth() / 1_048_576.0));
         }
         faults.extend(kinds.iter().filter(|kind| self.heard(kind) == 0).map(|kind| format!("never heard: {kind}")));
-        // A client that is not answered would be a promise broken, too.
+        // A client without a response would be a broken promise, too.
         let broken = self.tally.iter().filter(|(what, _)| what.starts_with("broken"));
         faults.extend(broken.map(|(what, times)| format!("{times} times {what}")));
         faults

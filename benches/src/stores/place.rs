@@ -38,7 +38,7 @@ pub struct Compared {
 }
 
 impl Place {
-    /// Starts all of them. Where no disk has to be waited for, what else a step costs shows best, so PostgreSQL and SQLite
+    /// Starts all of them. If no disk has to be waited for, what else a step costs shows best, so PostgreSQL and SQLite
     /// are there twice.
     ///
     /// # Errors
@@ -74,7 +74,7 @@ impl Place {
         }
     }
 
-    /// The port of the server, where there is one.
+    /// The port of the server, if there is one.
     pub fn port(&self) -> Option<u16> {
         match self {
             Self::Redis(server) => Some(server.port()),
@@ -83,7 +83,7 @@ impl Place {
         }
     }
 
-    /// The store and the bare commands, each with a connection through `port`; nothing where there are no commands.
+    /// The store and the bare commands, each with a connection through `port`; nothing if there are no commands.
     ///
     /// # Errors
     /// The server cannot be reached.

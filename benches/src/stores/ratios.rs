@@ -35,7 +35,7 @@ pub struct Ratio {
     pub bare_nanos: Series,
     /// One over the other, round by round.
     pub ratios: Series,
-    /// Round trips per key of the store, where there is a network.
+    /// Round trips per key of the store, if there is a network.
     pub store_trips: Option<f64>,
     /// The same of the bare commands.
     pub bare_trips: Option<f64>,
@@ -71,10 +71,10 @@ struct Row {
 
 const WORKS: [Work; 2] = [Work::Execute, Work::Replay];
 
-/// Measures one place; nothing where there are no bare commands.
+/// Measures one place; nothing if there are no bare commands.
 ///
 /// # Errors
-/// An answer that is not what the row is about.
+/// A response that is not what the row is about.
 pub fn measure(
     runtime: &Runtime,
     place: &Place,

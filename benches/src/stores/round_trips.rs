@@ -11,7 +11,7 @@ use tokio::net::{TcpListener, TcpStream};
 
 use crate::Failure;
 
-/// The most bytes that are passed on at once; more than any answer here has.
+/// The most bytes that are passed on at once; more than any reply here has.
 const CHUNK: usize = 64 << 10;
 
 /// A proxy before one server, for connections that are used one after the other.
@@ -56,15 +56,15 @@ async fn connect(client: TcpStream, port: u16, count: Arc<AtomicU64>) -> io::Res
     server.set_nodelay(true)?;
     // Whether the client's next word begins a round trip.
     let turn = Arc::new(AtomicBool::new(true));
-    let answered = Arc::clone(&turn);
+    let replied = Arc::clone(&turn);
     let ((from_client, to_client), (from_server, to_server)) = (client.into_split(), server.into_split());
     let asking = pass_on(from_client, to_server, move || {
         if turn.swap(false, Ordering::SeqCst) {
             count.fetch_add(1, Ordering::SeqCst);
         }
     });
-    let answering = pass_on(from_server, to_client, move || answered.store(true, Ordering::SeqCst));
-    tokio::try_join!(asking, answering).map(drop)
+    let replying = pass_on(from_server, to_client, move || replied.store(true, Ordering::SeqCst));
+    tokio::try_join!(asking, replying).map(drop)
 }
 
 async fn pass_on(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, note: impl Fn()) -> io::Result<()> {
@@ -74,7 +74,7 @@ async fn pass_on(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, note: impl Fn(
         if length == 0 {
             return to.shutdown().await;
         }
-        // Before it is passed on, since the answer may come at once.
+        // Before it is passed on, since the reply may come at once.
         note();
         to.write_all(&chunk[..length]).await?;
     }

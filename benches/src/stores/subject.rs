@@ -94,7 +94,7 @@ impl<S: Store> Steps for Stored<S> {
     async fn replay(&mut self, key: &StorageKey) -> Result<(), Failure> {
         match self.0.begin(key, &fingerprint(), &BeginOptions::new(LEASE, TTL)).await? {
             Begin::Completed(record) if *record.bytes() == record_bytes() => Ok(()),
-            other => Err(format!("a recorded key was answered with {}", name_of(&other)).into()),
+            other => Err(format!("`begin` of a recorded key returned {}", name_of(&other)).into()),
         }
     }
 }
@@ -131,11 +131,11 @@ impl<S: Store> Load for Stored<S> {
 async fn execute<S: Store>(store: &S, key: &StorageKey) -> Result<(), Failure> {
     match store.begin(key, &fingerprint(), &BeginOptions::new(LEASE, TTL)).await? {
         Begin::Claimed(claim) => Ok(claim.complete(record(), TTL).await?),
-        other => Err(format!("a new key was answered with {}", name_of(&other)).into()),
+        other => Err(format!("`begin` of a new key returned {}", name_of(&other)).into()),
     }
 }
 
-/// What to call an answer that is not the expected one.
+/// The name of a result that is not the expected one.
 const fn name_of<C>(begin: &Begin<C>) -> &'static str {
     match begin {
         Begin::Claimed(_) => "a claim",

@@ -32,7 +32,7 @@ pub struct Throughput {
 /// Measures all places with all numbers of tasks, in rounds in which they take turns.
 ///
 /// # Errors
-/// An answer that is not what the row is about.
+/// A response that is not what the row is about.
 pub fn measure(
     runtime: &Runtime,
     places: &[Place],

@@ -166,7 +166,7 @@ pub struct Beside {
 /// Measures one place; nothing if it is no PostgreSQL server.
 ///
 /// # Errors
-/// An answer that is not what the row is about.
+/// A response that is not what the row is about.
 pub async fn measure(place: &Place, rounds: usize, batch: u64) -> Result<Vec<Beside>, Failure> {
     let Place::Postgres(server, _) = place else { return Ok(Vec::new()) };
     server.sql(TABLES);
