@@ -97,8 +97,8 @@ async fn serve() -> Result<(), String> {
 The page for support is at http://{address}/support/keys. Sign in as support, with the password tea. There is something
 under these keys; ctrl-c stops the service.
 
-order-1     recorded: a retry gets its answer
-order-2     recorded, with an answer that tries to run a script on the page
+order-1     recorded: a retry gets its response
+order-2     recorded, with a response that tries to run a script on the page
 order-3     its outcome is unknown, as after a crash
 closing-1   recorded, in the scope of the header X-Shop: berlin
 "
@@ -116,7 +116,7 @@ async fn something_to_look_at(app: &Router, idempotency: &Idempotency, orders: &
     let closing = Request::post("/closings").header("Idempotency-Key", "closing-1").header("X-Shop", "berlin");
     send(app, closing.body(Body::empty())).await;
 
-    // What a crash leaves behind: a body that is torn down half-way, with the runtime that it ran on. It waits for the orders.
+    // What a crash leaves behind: a handler that is dropped half-way, with its runtime. It waits for the orders.
     let _busy = orders.0.lock().await;
     let (app, engine) = (app.clone(), idempotency.clone());
     let crash = task::spawn_blocking(move || {
@@ -141,9 +141,9 @@ fn order(key: &str, item: &str) -> Result<Request, axum::http::Error> {
 
 async fn send(app: &Router, request: Result<Request, axum::http::Error>) {
     if let Ok(request) = request {
-        let answer = app.clone().oneshot(request).await.into_response();
-        if !answer.status().is_success() {
-            eprintln!("A request that was to leave something to look at was answered with {}.", answer.status());
+        let response = app.clone().oneshot(request).await.into_response();
+        if !response.status().is_success() {
+            eprintln!("A request that was to leave something to look at got {}.", response.status());
         }
     }
 }

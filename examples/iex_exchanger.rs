@@ -88,7 +88,7 @@ fn welcome(address: SocketAddr) -> String {
         "\
 The exchange is at {orders}. Try this in another terminal; ctrl-c stops it.
 
-# A client creates an order, 201, but the connection breaks before it has the answer.
+# A client creates an order, 201, but the connection breaks before it has the response.
 curl -i {orders} -H 'Idempotency-Key: create-order-user-42-001' {json} {order}
 
 # It sends the same line again: the same order, marked with Idempotency-Replayed: true, and not a second one.

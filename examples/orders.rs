@@ -124,7 +124,7 @@ async fn ctrl_c() {
 }
 
 async fn second_ctrl_c() {
-    // Where ctrl-c cannot be listened for, the drain is not cut short by it either.
+    // If ctrl-c cannot be listened for, the drain is not cut short by it either.
     if signal::ctrl_c().await.is_err() {
         std::future::pending::<()>().await;
     }
@@ -141,7 +141,7 @@ The orders are at {url}. Try this in another terminal; ctrl-c stops the service.
 # A first request: 201, the order is made.
 curl -i {url} -H 'Idempotency-Key: order-1' {json} {tea}
 
-# The same line again, as a client that saw no answer: the same answer, marked, and no second order.
+# The same line again, as a client that saw no response: the same response, marked, and no second order.
 curl -i {url} -H 'Idempotency-Key: order-1' {json} {tea}
 
 # The same key with another body: 422.

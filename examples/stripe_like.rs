@@ -19,7 +19,7 @@ use tokio::{net::TcpListener, signal, sync::Mutex};
 async fn create_charge(State(bank): State<Bank>, Params(new): Params<NewCharge>) -> Response {
     let mut charges = bank.0.lock().await;
     let number = charges.len() + 1;
-    let (status, answer) = match new.source.as_deref() {
+    let (status, result) = match new.source.as_deref() {
         Some("tok_chargeDeclined") => ("failed", Err(Error::declined())),
         Some("tok_bankLost") => ("pending", Err(Error::bank_lost())),
         _ => ("succeeded", Ok(())),
@@ -33,7 +33,7 @@ async fn create_charge(State(bank): State<Bank>, Params(new): Params<NewCharge>)
         description: new.description,
     };
     charges.push(charge.clone());
-    ([("Request-Id", format!("req_{number}"))], answer.map(|()| Json(charge))).into_response()
+    ([("Request-Id", format!("req_{number}"))], result.map(|()| Json(charge))).into_response()
 }
 
 /// How many charges there are, and which.
@@ -156,7 +156,7 @@ impl Error {
     }
 
     fn bank_lost() -> Self {
-        let message = "The bank was asked for the charge, and did not answer.".to_owned();
+        let message = "The bank was asked for the charge, and did not reply.".to_owned();
         Self { status: StatusCode::INTERNAL_SERVER_ERROR, r#type: "api_error", code: None, message }
     }
 }

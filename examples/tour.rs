@@ -88,7 +88,7 @@ async fn client_hangs_up(told: &mut Transcript) -> Result<(), BoxError> {
     told.part("A client hangs up and retries");
     shop.bank.open(false);
     tokio::select! {
-        _ = shop.pay("a", "20 EUR") => return Err("the bank is closed, yet there is an answer".into()),
+        _ = shop.pay("a", "20 EUR") => return Err("the bank is closed, yet there is a response".into()),
         // The request that loses is dropped, as a server drops it when the connection breaks.
         () = shop.bank.called() => told.line("A client pays, and hangs up while the handler runs.", "no client there", &shop),
     }
@@ -133,14 +133,14 @@ impl Shop {
     }
 
     /// What a client gets for a payment.
-    async fn pay(&self, key: impl Into<Option<&str>>, amount: &'static str) -> Result<Answer, BoxError> {
+    async fn pay(&self, key: impl Into<Option<&str>>, amount: &'static str) -> Result<Received, BoxError> {
         let mut request = Request::post("/payments");
         if let Some(key) = key.into() {
             request = request.header("Idempotency-Key", key);
         }
         let Ok(response) = self.app.clone().oneshot(request.body(Body::from(amount))?).await;
         let (parts, body) = response.into_parts();
-        Ok(Answer {
+        Ok(Received {
             status: parts.status,
             replayed: parts.headers.contains_key("idempotent-replayed"),
             refusal: parts.extensions.get::<Refusal>().map(Refusal::code),
@@ -149,7 +149,7 @@ impl Shop {
     }
 }
 
-/// A bank that shows how often it was called, and answers while it is open.
+/// A bank that shows how often it was called, and replies while it is open.
 #[derive(Clone, Default)]
 struct Bank {
     calls: Arc<watch::Sender<usize>>,
@@ -179,15 +179,15 @@ impl Bank {
     }
 }
 
-/// What a client sees of an answer.
-struct Answer {
+/// What a client sees of a response.
+struct Received {
     status: StatusCode,
     replayed: bool,
     refusal: Option<&'static str>,
     body: String,
 }
 
-impl Display for Answer {
+impl Display for Received {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { status, replayed, refusal, body } = self;
         let replayed = if *replayed { " (replay)" } else { "" };
@@ -204,8 +204,8 @@ impl Transcript {
         self.0 += &format!("{gap}{title}\n");
     }
 
-    fn line(&mut self, what: &str, answer: impl Display, shop: &Shop) {
-        let answer = answer.to_string();
-        self.0 += &format!("  {what:<52} {answer:<38} handler ran {}x\n", shop.bank.calls());
+    fn line(&mut self, what: &str, response: impl Display, shop: &Shop) {
+        let response = response.to_string();
+        self.0 += &format!("  {what:<52} {response:<38} handler ran {}x\n", shop.bank.calls());
     }
 }

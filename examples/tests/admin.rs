@@ -89,7 +89,7 @@ fn an_unknown_outcome_is_settled_with_the_keyboard() {
     browser.write("application/json");
     browser.tab_to("Body");
     browser.write(r#"{"id":3,"item":"coffee"}"#);
-    picture(&browser, "desktop-answer");
+    picture(&browser, "desktop-response");
     browser.tab_to("Settle …");
     browser.press_and_wait(ENTER);
     assert_eq!(browser.focused(), "Did it happen, with this response?");
@@ -203,8 +203,8 @@ fn on_a_phone_nothing_is_wider_than_the_screen() {
 #[test]
 fn without_the_password_there_is_no_page() {
     let service = Service::start();
-    let answer = curl(&["-i", &service.address("/support/keys")]);
-    assert!(answer.starts_with("HTTP/1.1 401 "), "{answer}");
+    let response = curl(&["-i", &service.address("/support/keys")]);
+    assert!(response.starts_with("HTTP/1.1 401 "), "{response}");
 }
 
 fn picture(browser: &Browser, name: &str) {
@@ -271,7 +271,7 @@ impl Service {
     }
 }
 
-/// Where a test fails half-way, no service stays behind.
+/// If a test fails half-way, no service stays behind.
 impl Drop for Service {
     fn drop(&mut self) {
         let _ = self.process.kill();

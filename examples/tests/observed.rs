@@ -140,22 +140,22 @@ impl Service {
         stream
     }
 
-    /// The status of the answer.
+    /// The status of the response.
     fn pay(&self, key: Option<&str>, body: &str) -> u16 {
         self.send_for_status("/payments", key, body)
     }
 
     fn send_for_status(&self, path: &str, key: Option<&str>, body: &str) -> u16 {
-        let mut answer = String::new();
-        self.send("POST", path, key, body).read_to_string(&mut answer).unwrap();
-        answer.split(' ').nth(1).unwrap().parse().unwrap()
+        let mut response = String::new();
+        self.send("POST", path, key, body).read_to_string(&mut response).unwrap();
+        response.split(' ').nth(1).unwrap().parse().unwrap()
     }
 
     fn scrape(&self) -> String {
-        let mut answer = String::new();
-        self.send("GET", "/metrics", None, "").read_to_string(&mut answer).unwrap();
-        assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
-        answer.split_once("\r\n\r\n").unwrap().1.to_owned()
+        let mut response = String::new();
+        self.send("GET", "/metrics", None, "").read_to_string(&mut response).unwrap();
+        assert!(response.starts_with("HTTP/1.1 200 "), "{response}");
+        response.split_once("\r\n\r\n").unwrap().1.to_owned()
     }
 
     /// Scrapes until this line is there.
@@ -180,7 +180,7 @@ impl Service {
     }
 }
 
-/// Where a test fails half-way, no service stays behind.
+/// If a test fails half-way, no service stays behind.
 impl Drop for Service {
     fn drop(&mut self) {
         let _ = self.process.kill();

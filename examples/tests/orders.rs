@@ -12,7 +12,7 @@ use idem_testkit::postgres::Postgres;
 use idem_testkit::redis::Redis;
 
 /// What `curl` shows for each line that the service prints, in order, without `date`.
-const ANSWERS: [&str; 8] = [
+const RESPONSES: [&str; 8] = [
     r#"HTTP/1.1 201 Created
 content-type: application/json
 content-length: 34
@@ -61,7 +61,7 @@ content-length: 130
 fn the_printed_lines_do_what_they_say() {
     let (mut service, lines) = Service::over("memory");
     let shown: Vec<String> = lines.iter().map(|line| curl(line)).collect();
-    assert_eq!(shown, ANSWERS);
+    assert_eq!(shown, RESPONSES);
 
     let status = service.stop();
     assert!(status.success(), "{status}");
@@ -102,11 +102,11 @@ fn does_the_same_and_remembers(store: &str) {
     let (mut service, lines) = Service::over(store);
     assert_eq!(service.has_migrated, !store.starts_with("redis"), "a store with a table says what became of it");
     let shown: Vec<String> = lines.iter().map(|line| curl(line)).collect();
-    assert_eq!(shown, ANSWERS);
+    assert_eq!(shown, RESPONSES);
     assert!(service.stop().success());
 
     let (_service, lines) = Service::over(store);
-    assert_eq!(curl(&lines[0]), ANSWERS[1], "what the process before had recorded");
+    assert_eq!(curl(&lines[0]), RESPONSES[1], "what the process before had recorded");
 }
 
 #[cfg(feature = "stores")]
@@ -185,7 +185,7 @@ impl Service {
     }
 }
 
-/// Where a test fails half-way, no service stays behind.
+/// If a test fails half-way, no service stays behind.
 impl Drop for Service {
     fn drop(&mut self) {
         let _ = self.process.kill();

@@ -47,10 +47,10 @@ fn webhooks() {
 #[track_caller]
 fn check(name: &str, statuses: &[&str], last_body: &str) {
     let (_program, lines) = start(name, statuses.len());
-    let answers: Vec<String> = lines.iter().map(|line| curl(line)).collect();
-    let shown: Vec<&str> = answers.iter().map(|answer| answer.split(' ').nth(1).unwrap()).collect();
-    assert_eq!(shown, statuses, "{answers:#?}");
-    assert_eq!(answers.last().unwrap().split("\r\n\r\n").nth(1).unwrap(), last_body);
+    let responses: Vec<String> = lines.iter().map(|line| curl(line)).collect();
+    let shown: Vec<&str> = responses.iter().map(|response| response.split(' ').nth(1).unwrap()).collect();
+    assert_eq!(shown, statuses, "{responses:#?}");
+    assert_eq!(responses.last().unwrap().split("\r\n\r\n").nth(1).unwrap(), last_body);
 }
 
 /// Starts the program on a free port, and gives the lines to try.
@@ -81,7 +81,7 @@ struct Program {
     output: Lines<BufReader<ChildStdout>>,
 }
 
-/// Where a test fails half-way, no program stays behind.
+/// If a test fails half-way, no program stays behind.
 impl Drop for Program {
     fn drop(&mut self) {
         let _ = self.process.kill();

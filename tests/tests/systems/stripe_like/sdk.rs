@@ -14,10 +14,10 @@ use serde_json::{Value, json};
 
 use super::program::{self, Bank};
 use super::{made, serve};
-use crate::clients::{answered, python, python_with_packages, watched};
+use crate::clients::{python, python_with_packages, statuses, watched};
 
 const CALLS: u64 = 240;
-/// The client's patience, in seconds, and answers that come before and after its end.
+/// The client's patience, in seconds, and responses that come before and after its end.
 const PATIENCE: &str = "2";
 const IN_TIME: Fault = Fault::Late(Duration::from_millis(50));
 const TOO_LATE: Fault = Fault::Late(Duration::from_millis(2500));
@@ -52,14 +52,14 @@ impl Faults {
         amounts.truncate(amounts.len() / 2);
         let mut draw = |amount| {
             let first = dice.pick(&EVERY_FAULT);
-            // An answer that comes in time ends the call.
+            // A response that comes in time ends the call.
             let second = (first != IN_TIME && dice.percent(50)).then(|| dice.pick(&EVERY_FAULT));
             (amount, std::iter::once(first).chain(second).collect())
         };
         Self(amounts.into_iter().map(&mut draw).collect())
     }
 
-    /// How many attempts reach the bank for certain, although their caller sees no answer.
+    /// How many attempts reach the bank for certain, although their caller sees no response.
     fn lost(&self) -> usize {
         let lost = |&&fault: &&Fault| fault == TOO_LATE || matches!(fault, Fault::Lost(_) | Fault::TornHead(_));
         self.0.values().flatten().filter(lost).count()
@@ -99,7 +99,7 @@ fn assert_each_has_its_own(seen: &[Value], calls: u64, charges: &[Value]) {
     for (call, amount) in seen.iter().zip(1..) {
         assert_eq!((&call["asked"], &call["amount"]), (&json!(amount), &json!(amount)), "{call}");
         let id = call["id"].as_str().expect("a charge");
-        assert!(ids.insert(id), "{id} is the answer of two calls");
+        assert!(ids.insert(id), "{id} is the response of two calls");
         let charge = charges.iter().find(|charge| charge["id"] == id).unwrap_or_else(|| panic!("{id} was never made"));
         assert_eq!(charge["amount"], amount, "{call}");
     }
@@ -138,11 +138,11 @@ async fn without_keys_there_are_more_charges_than_calls() {
     let seen = call(faulty, CALLS, &[]).await;
     let charges = made(&server).await;
     assert_each_has_its_own(&seen, CALLS, &charges);
-    println!("{} charges for {CALLS} calls, {lost} lost answers", charges.len());
+    println!("{} charges for {CALLS} calls, {lost} lost responses", charges.len());
     assert!(charges.len() >= seen.len() + lost);
 }
 
-/// The SDK does not retry where an answer breaks off in its body. Its caller can, with a key that it chose.
+/// The SDK does not retry if a response breaks off in its body. Its caller can, with a key that it chose.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_caller_with_its_own_key_survives_a_torn_body() {
     let system = serve(&Bank::default()).await;
@@ -158,7 +158,7 @@ async fn a_caller_with_its_own_key_survives_a_torn_body() {
 #[tokio::test]
 async fn it_retries_a_409_until_the_first_attempt_is_done() {
     let bank = Bank::default();
-    let (app, mut answers) = watched(program::app(Idempotency::in_memory(), bank.clone()));
+    let (app, mut responses) = watched(program::app(Idempotency::in_memory(), bank.clone()));
     let server = Server::start(app).await;
     let url = format!("http://{}", server.address);
 
@@ -166,32 +166,32 @@ async fn it_retries_a_409_until_the_first_attempt_is_done() {
     // It loses its patience with the first attempt, and the charge is made once another has been told to wait.
     let busy = bank.0.lock().await;
     let conflict = async {
-        assert_eq!(within("the first answer", answers.recv()).await, Some(409));
+        assert_eq!(within("the first response", responses.recv()).await, Some(409));
         drop(busy);
     };
     let arguments = [&*url, "--first", "2000", "--timeout", "1"];
     let (seen, ()) = tokio::join!(python("stripe_client.py", &arguments), conflict);
     assert_eq!(seen, [json!({"asked": 2000, "repeated": 0, "id": "ch_1", "amount": 2000})]);
-    assert_eq!(answered(&mut answers), [200]);
+    assert_eq!(statuses(&mut responses), [200]);
     assert_eq!(made(&server).await.len(), 1);
 }
 
 #[tokio::test]
 async fn it_stops_at_a_recorded_500() {
-    let (app, mut answers) = watched(program::app(Idempotency::in_memory(), Bank::default()));
+    let (app, mut responses) = watched(program::app(Idempotency::in_memory(), Bank::default()));
     let server = Server::start(app).await;
     let url = format!("http://{}", server.address);
     let seen = python("stripe_client.py", &[&url, "--first", "2000", "--source", "tok_bankLost"]).await;
-    let message = "The bank was asked for the charge, and did not answer.";
+    let message = "The bank was asked for the charge, and did not reply.";
     assert_eq!(seen, [json!({"asked": 2000, "repeated": 0, "error": "APIError", "status": 500, "message": message})]);
     // It retried the first one, and the second one told it not to; eight more would have come otherwise.
-    assert_eq!(answered(&mut answers), [500, 500]);
+    assert_eq!(statuses(&mut responses), [500, 500]);
     assert_eq!(made(&server).await.len(), 1);
 }
 
 #[tokio::test]
 async fn its_caller_sees_an_idempotency_error() {
-    let (app, mut answers) = watched(program::app(Idempotency::in_memory(), Bank::default()));
+    let (app, mut responses) = watched(program::app(Idempotency::in_memory(), Bank::default()));
     let server = Server::start(app).await;
     let url = format!("http://{}", server.address);
     let charge = ["--first", "2000", "--keys", "order"];
@@ -200,6 +200,6 @@ async fn its_caller_sees_an_idempotency_error() {
     let changed = python("stripe_client.py", &[&[&*url], &charge[..], &["--source", "tok_visa"]].concat()).await;
     assert_eq!((&changed[0]["error"], &changed[0]["status"]), (&json!("IdempotencyError"), &json!(400)));
     // It does not retry one either.
-    assert_eq!(answered(&mut answers), [200, 400]);
+    assert_eq!(statuses(&mut responses), [200, 400]);
     assert_eq!(made(&server).await.len(), 1);
 }
