@@ -37,9 +37,9 @@ OpenAPIV31SpecValidator(api).validate()
 def differs(endpoint, value):
     """Whether the pattern takes what the service refuses, or the other way round."""
     headers = {endpoint["key"]["header"]: value}
-    answer = requests.request(endpoint["method"], arguments.url + endpoint["path"], headers=headers, timeout=10)
+    response = requests.request(endpoint["method"], arguments.url + endpoint["path"], headers=headers, timeout=10)
     # Without a body it is still an error, but another one.
-    code = answer.json()["code"] if "problem" in answer.headers.get("content-type", "") else None
+    code = response.json()["code"] if "problem" in response.headers.get("content-type", "") else None
     refused = code in ("idempotency_key_invalid", "idempotency_key_missing")
     return refused == bool(re.search(endpoint["key"]["pattern"], value))
 

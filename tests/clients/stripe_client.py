@@ -4,7 +4,7 @@
 
 Makes one charge per amount, from AMOUNT on, and prints a line of JSON for each: what was asked, and what the caller sees.
 The SDK makes the keys, unless a prefix is given; then the caller makes them, and so can do again what the SDK does not: it
-repeats a call whose answer broke off in the middle of its body.
+repeats a call whose response broke off in the middle of its body.
 """
 
 import argparse

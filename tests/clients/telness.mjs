@@ -14,11 +14,11 @@ async function createOrder(body) {
       headers: { "X-API-Key": "secret", "Content-Type": "application/json", "X-Idempotency-Key": key },
       body,
     });
-    const answer = await response.json();
-    attempts.push(answer.code ?? response.status);
+    const json = await response.json();
+    attempts.push(json.code ?? response.status);
     // Only the first of the two codes says that the identical request may be sent again. The caller's patience ends too.
-    if (answer.code !== "idempotency_key_locked" || attempts.length === 50) {
-      return { status: response.status, body: answer, attempts };
+    if (json.code !== "idempotency_key_locked" || attempts.length === 50) {
+      return { status: response.status, body: json, attempts };
     }
     await new Promise((resolve) => setTimeout(resolve, 100 + 400 * Math.random()));
   }

@@ -26,7 +26,7 @@ retry = Retry(
     # POST is not among the methods that are retried by default.
     allowed_methods=arguments.methods.split(","),
     backoff_factor=0.05,
-    # After the last retry the answer is an answer, not an exception.
+    # After the last retry a response is returned, and no exception is raised.
     raise_on_status=False,
 )
 session = requests.Session()

@@ -67,7 +67,7 @@ impl Ask {
     /// Sends it into the router, and gives the response back as it comes.
     pub async fn response(&self, app: &Router) -> Response {
         let request = self.request(&self.target, Body::from(self.body.clone()));
-        within("the router's answer", app.clone().oneshot(request)).await.unwrap_or_else(|never| match never {})
+        within("the router's response", app.clone().oneshot(request)).await.unwrap_or_else(|never| match never {})
     }
 
     /// Sends it into the router, without a socket.

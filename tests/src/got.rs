@@ -1,4 +1,4 @@
-//! What a request got, in one word, and handlers that wait until they may go on.
+//! What a request got, in one word, and handlers that wait until they may continue.
 
 use std::sync::Arc;
 

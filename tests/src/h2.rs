@@ -39,10 +39,10 @@ impl H2 {
 
     pub async fn ask(&self, ask: &Ask) -> Reply {
         let (response, _stream) = self.start(ask).await;
-        let (parts, mut body) = within("the answer", response).await.expect("an answer").into_parts();
+        let (parts, mut body) = within("the response", response).await.expect("a response").into_parts();
         let mut bytes = Vec::new();
-        while let Some(data) = within("more of the answer", body.data()).await {
-            let data = data.expect("a whole answer");
+        while let Some(data) = within("more of the response", body.data()).await {
+            let data = data.expect("a whole response");
             body.flow_control().release_capacity(data.len()).expect("capacity");
             bytes.extend_from_slice(&data);
         }

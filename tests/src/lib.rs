@@ -1,5 +1,5 @@
-//! The harness of the black-box tests: a server on a free port, clients that can misbehave, and bodies that say when they
-//! run and wait until they are told to go on. Tests wait for signals, never for time to pass.
+//! The harness of the black-box tests: a server on a free port, clients that can misbehave, and handlers that say when they
+//! run and wait until they are told to continue. Tests wait for signals, never for time to pass.
 
 mod ask;
 mod faulty;

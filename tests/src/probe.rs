@@ -58,8 +58,8 @@ impl Probe {
             entered: Counter::new("requests entered"),
             over: Counter::new("requests over"),
             left: Counter::new("requests dropped by the server"),
-            started: Counter::new("bodies started"),
-            ended: Counter::new("bodies ended"),
+            started: Counter::new("handlers started"),
+            ended: Counter::new("handlers ended"),
             cut: Counter::new("bodies cut short"),
             open: watch::Sender::new(true),
         }))
@@ -75,12 +75,12 @@ impl Probe {
         run
     }
 
-    /// From now on bodies wait at the gate.
+    /// From now on handlers wait at the gate.
     pub fn close(&self) {
         self.0.open.send_replace(false);
     }
 
-    /// Lets the bodies go on.
+    /// Lets the handlers continue.
     pub fn open(&self) {
         self.0.open.send_replace(true);
     }
@@ -113,12 +113,12 @@ impl Probe {
         self.0.entered.reaches(wanted).await;
     }
 
-    /// Until `wanted` requests were answered or dropped.
+    /// Until `wanted` requests got a response or were dropped.
     pub async fn over(&self, wanted: usize) {
         self.0.over.reaches(wanted).await;
     }
 
-    /// Until the server has dropped `wanted` requests before they were answered: it noticed that the client is gone.
+    /// Until the server has dropped `wanted` requests before they got a response: it noticed that the client is gone.
     pub async fn left(&self, wanted: usize) {
         self.0.left.reaches(wanted).await;
     }

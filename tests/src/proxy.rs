@@ -72,7 +72,7 @@ impl Drop for Proxy {
     }
 }
 
-/// Carries requests and answers until either side, or the plan, ends the connection.
+/// Carries requests and responses until either side, or the plan, ends the connection.
 async fn carry(mut client: TcpStream, server: SocketAddr, plan: Plan) {
     client.set_nodelay(true).expect("no delay");
     let mut read = Vec::new();
@@ -88,20 +88,20 @@ async fn carry(mut client: TcpStream, server: SocketAddr, plan: Plan) {
             finish(upstream, End::Reset);
             return finish(client, End::Reset);
         }
-        let answer = message(&mut upstream, &mut Vec::new()).await.expect("the server answers");
+        let response = message(&mut upstream, &mut Vec::new()).await.expect("the server responds");
         let (sent, end) = match fault {
             Some(Fault::Lost(end)) => (0, Some(end)),
             // Half of `HTTP/1.1 200 OK`, none of the status.
             Some(Fault::TornHead(end)) => ("HTTP/1.1 ".len(), Some(end)),
-            Some(Fault::TornBody(end)) => (answer.head + (answer.bytes.len() - answer.head) / 2, Some(end)),
+            Some(Fault::TornBody(end)) => (response.head + (response.bytes.len() - response.head) / 2, Some(end)),
             Some(Fault::Late(by)) => {
                 tokio::time::sleep(by).await;
-                (answer.bytes.len(), None)
+                (response.bytes.len(), None)
             }
-            _ => (answer.bytes.len(), None),
+            _ => (response.bytes.len(), None),
         };
         // The client may have lost its patience.
-        let passed_on = client.write_all(&answer.bytes[..sent]).await;
+        let passed_on = client.write_all(&response.bytes[..sent]).await;
         match end {
             Some(end) => return finish(client, end),
             None if passed_on.is_err() => return,
@@ -123,7 +123,7 @@ struct Message {
     head: usize,
 }
 
-/// Reads a message. What follows it stays in `read`. `None` where the connection ends before a whole one.
+/// Reads a message. What follows it stays in `read`. `None` if the connection ends before a whole one.
 async fn message(from: &mut TcpStream, read: &mut Vec<u8>) -> Option<Message> {
     let head = loop {
         if let Some(end) = read.windows(4).position(|four| four == b"\r\n\r\n") {

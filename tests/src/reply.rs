@@ -10,7 +10,7 @@ pub struct Reply {
     pub body: Vec<u8>,
 }
 
-/// What differs between two equal answers on their way: framing, the time, and the marks of a replay.
+/// What differs between two equal responses on their way: framing, the time, and the marks of a replay.
 const OF_THE_WAY: &[&str] = &["content-length", "transfer-encoding", "connection", "date", "idempotent-replayed"];
 
 impl Reply {
@@ -52,7 +52,7 @@ impl Reply {
         assert!(!self.is_replay(), "{self:?}");
     }
 
-    /// A response of a body that ran for this request.
+    /// A response of a handler that ran for this request.
     #[track_caller]
     pub fn assert_ran(&self, status: u16) {
         assert_eq!(self.status, status, "{self:?}");

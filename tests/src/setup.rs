@@ -55,7 +55,7 @@ impl Setup {
         Server::start(self.app.clone()).await
     }
 
-    /// Until every body has ended and is recorded.
+    /// Until every handler has ended and is recorded.
     pub async fn settled(&self) {
         crate::within("the end of every execution", self.idempotency.drain()).await;
     }

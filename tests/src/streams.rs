@@ -30,8 +30,8 @@ pub fn feed() -> (Feed, Body) {
     (Feed(sender), Body::from_stream(stream))
 }
 
-/// What makes this response once, and panics where it is made twice.
-pub fn once(answer: impl IntoResponse + Send + 'static) -> impl Fn() -> Response + Send + Sync + 'static {
-    let answer = Mutex::new(Some(answer.into_response()));
-    move || answer.lock().expect("not poisoned").take().expect("the body ran twice")
+/// What makes this response once, and panics if it is made twice.
+pub fn once(response: impl IntoResponse + Send + 'static) -> impl Fn() -> Response + Send + Sync + 'static {
+    let response = Mutex::new(Some(response.into_response()));
+    move || response.lock().expect("not poisoned").take().expect("the handler ran twice")
 }

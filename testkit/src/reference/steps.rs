@@ -48,7 +48,7 @@ fn step(model: &Model) -> BoxedStrategy<Step> {
         new_owner,
     });
     let forget = (0..KEYS).prop_map(|key| Step::Forget { key });
-    // Where bytes are counted no record expires, and time does not pass.
+    // If bytes are counted, no record expires, and time does not pass.
     let timeless = model.profile.bytes.is_some();
     let advance = spans().prop_map(move |by| Step::Advance(if timeless { Duration::ZERO } else { by }));
     let held = model.held();

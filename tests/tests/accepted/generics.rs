@@ -41,8 +41,8 @@ async fn limited<const LIMIT: usize, R: Repo>(State(_): State<R>, mut body: Stri
 }
 
 #[idempotent]
-async fn no_arguments<const ANSWER: u8>() -> String {
-    ANSWER.to_string()
+async fn no_arguments<const NUMBER: u8>() -> String {
+    NUMBER.to_string()
 }
 
 #[idempotent]

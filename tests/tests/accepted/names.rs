@@ -35,7 +35,7 @@ mod types {
     pub(crate) struct Response;
     pub(crate) struct ToString;
     pub(crate) struct KeyExpression;
-    pub(crate) enum Answer {
+    pub(crate) enum Variants {
         Some,
         None,
         Ok,
@@ -43,7 +43,7 @@ mod types {
     }
 }
 
-use types::{Answer::*, KeyExpression, Option, Response, Result, ToString};
+use types::{KeyExpression, Option, Response, Result, ToString, Variants::*};
 
 mod core {}
 mod std {}

@@ -53,14 +53,14 @@ pub fn routes() -> Router<Probe> {
         .layer(DefaultBodyLimit::max(1024))
 }
 
-/// An answer of the runtime is small, whatever came in.
+/// A response of the runtime is small, whatever came in.
 #[track_caller]
 pub fn assert_small(reply: &Reply) {
     let headers: usize = reply.headers.iter().map(|(name, value)| name.len() + value.len() + 4).sum();
     assert!(headers + reply.body.len() <= 1024, "{} bytes", headers + reply.body.len());
 }
 
-/// The server answers, and nothing but an assertion of a test has panicked.
+/// The server responds, and nothing but an assertion of a test has panicked.
 pub async fn assert_alive(server: &Server) {
     assert_eq!(fetch("/alive").at(server).await.text(), "alive");
     let panics = PANICS.lock().expect("not poisoned");
@@ -69,7 +69,7 @@ pub async fn assert_alive(server: &Server) {
 
 static PANICS: Mutex<Vec<String>> = Mutex::new(Vec::new());
 
-/// From now on panics outside the tests are seen by [`assert_alive`]. A body that panics on purpose is in the tests.
+/// From now on panics outside the tests are seen by [`assert_alive`]. A handler that panics on purpose is in the tests.
 pub fn watch_for_panics() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {

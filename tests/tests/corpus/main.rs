@@ -68,14 +68,14 @@ async fn run(input: &Input) {
             Step::Reset => connection.take().expect("a connection").reset(),
             Step::Advance(duration) => setup.clock.advance(*duration),
             Step::Expect(Expected::Cut) => {
-                assert_eq!(connection.as_mut().expect("a connection").rest().await, b"", "an answer");
+                assert_eq!(connection.as_mut().expect("a connection").rest().await, b"", "a response");
             }
             Step::Expect(Expected::Reply { statuses, replay, code }) => {
                 let connection = connection.as_mut().expect("a connection");
                 let reply = if heads { connection.head().await } else { connection.reply().await };
                 assert!(statuses.contains(&reply.status), "{statuses:?}: {reply:?}");
                 assert_eq!(reply.is_replay(), *replay, "{reply:?}");
-                // Where it may be hyper that answers, it has no code.
+                // If the response may be hyper's own, it has no code.
                 assert!(reply.code() == *code || statuses.len() > 1, "{code:?}: {reply:?}");
                 assert_small(&reply);
             }

@@ -116,7 +116,7 @@ async fn while_the_response_is_sent() {
     assert_alive(&server).await;
 }
 
-/// However long the store takes, every one of those who asked meanwhile gets an answer, and the handler runs once.
+/// However long the store takes, every request meanwhile gets a response, and the handler runs once.
 async fn a_store_that_replies_late() {
     let world = world().await;
     world.store.hooks.begin.close();

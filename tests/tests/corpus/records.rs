@@ -1,5 +1,5 @@
 //! Records that a store gives back damaged, forged or swapped: 90 to 102. The handler never runs, nothing panics, and what is
-//! replayed is one whole answer.
+//! replayed is one whole response.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -82,7 +82,7 @@ struct World {
     vault: Vault,
     probe: Probe,
     server: Server,
-    /// Kept open, so that an answer that is longer or shorter than it says would show in the next one.
+    /// Kept open, so that a response that is longer or shorter than it says would show in the next one.
     connection: Connection,
     first: Reply,
     good: Record,
@@ -105,11 +105,11 @@ impl World {
         Self { vault, probe, server, connection, first, good }
     }
 
-    /// The answer where the store gives this back.
+    /// The response if the store returns this record.
     async fn given(&mut self, fingerprint: Fingerprint, bytes: impl Into<Bytes>) -> Reply {
         self.vault.put(Record::new(fingerprint, bytes.into()));
         let reply = ask().over(&mut self.connection).await;
-        assert_eq!(self.probe.runs(), 1, "the body ran again: {reply:?}");
+        assert_eq!(self.probe.runs(), 1, "the handler ran again: {reply:?}");
         assert_small(&reply);
         reply
     }
@@ -136,7 +136,7 @@ impl World {
     }
 }
 
-/// A record of an answer: version, kind, expiry, the lengths of execution info and content; then version, status, number of
+/// A record of a response: version, kind, expiry, the lengths of execution info and content; then version, status, number of
 /// headers; for each the lengths of name and value, and both; the body; the length of the trailers, and of a body not sent.
 fn record(status: u16, headers: &[(&[u8], &[u8])], body: &[u8]) -> Vec<u8> {
     let mut content = [&[1][..], &status.to_le_bytes()].concat();
@@ -188,7 +188,7 @@ async fn of_an_unknown_version() {
         bytes[at] = to;
         bytes
     };
-    // Of the record, its kind, and of the answer in it.
+    // Of the record, its kind, and of the response in it.
     all_refused([
         changed(0, 0),
         changed(0, 2),
@@ -224,7 +224,7 @@ async fn with_a_length_that_is_wrong() {
     }
     for status in [204, 304] {
         let reply = world.given_bytes(record(status, &[], b"HTTP/1.1 200 OK\r\n\r\n")).await;
-        assert_eq!((reply.status, reply.body.len()), (status, 0), "no second answer");
+        assert_eq!((reply.status, reply.body.len()), (status, 0), "no second response");
     }
     world.end().await;
 }

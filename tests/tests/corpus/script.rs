@@ -109,7 +109,7 @@ fn bytes(text: &str) -> Vec<u8> {
     bytes
 }
 
-/// Up to the `*` that ends a repeated part, where one is open, or to the end.
+/// Up to the `*` that ends a repeated part, if one is open, or to the end.
 fn until_brace(rest: &mut &[u8]) -> Vec<u8> {
     let mut bytes = Vec::new();
     while let Some((&byte, after)) = rest.split_first() {

@@ -1,4 +1,4 @@
-//! Stores whose answers are lost, late or refusals: 103 to 105 and 108 (107 is in phases.rs).
+//! Stores whose replies are lost, late or refusals: 103 to 105 and 108 (107 is in phases.rs).
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;

@@ -34,7 +34,7 @@ async fn pay_optional(State(probe): State<Probe>, Json(payment): Json<Payment>) 
     receipt(&probe, &payment).await
 }
 
-/// What the operation answers: whether it worked, and, for the number of its run, which operation it was.
+/// The response of the operation: whether it worked, and, for the number of its run, which operation it was.
 type Receipt = (StatusCode, [(HeaderName, String); 1], String);
 
 async fn receipt(probe: &Probe, payment: &Payment) -> Receipt {

@@ -116,9 +116,9 @@ async fn waiters_that_hang_up_change_nothing() {
     setup.probe.open();
     // Two more, who are gone when it is their turn to be woken.
     waiters.truncate(4);
-    let answer = owner.await.unwrap();
+    let response = owner.await.unwrap();
     for reply in join_all(waiters).await {
-        reply.assert_replay_of(&answer);
+        reply.assert_replay_of(&response);
     }
     assert_eq!((setup.probe.runs(), setup.store.usage().in_flight), (1, 0));
 }

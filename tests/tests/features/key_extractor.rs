@@ -90,11 +90,11 @@ async fn outside_of_an_idempotent_handler_the_default_policy_holds() {
 #[tokio::test]
 async fn child_keys_differ_by_label_and_are_keys() {
     let setup = setup();
-    let answer = text(&setup, send("/derives").key("k")).await;
-    let keys: Vec<&str> = answer.split(' ').collect();
+    let response = text(&setup, send("/derives").key("k")).await;
+    let keys: Vec<&str> = response.split(' ').collect();
     assert_eq!(keys[0], "k");
     for (at, key) in keys.iter().enumerate().skip(1) {
-        assert!(key.len() == 36 && key.is_ascii() && !keys[..at].contains(key), "{answer}");
+        assert!(key.len() == 36 && key.is_ascii() && !keys[..at].contains(key), "{response}");
     }
 }
 

@@ -11,7 +11,7 @@ use idem_tests::{Ask, Logs, Probe, Setup, feed, once, post as send, responding};
 use tracing::Instrument;
 
 const CANARIES: [&str; 7] =
-    ["KEY-canary", "BODY-canary", "TOKEN-canary", "COOKIE-canary", "ANSWER-canary", "TENANT-canary", "PATH-canary"];
+    ["KEY-canary", "BODY-canary", "TOKEN-canary", "COOKIE-canary", "RESPONSE-canary", "TENANT-canary", "PATH-canary"];
 
 #[idempotent(scope = header("X-Tenant"), fingerprint = body + header("Cookie"))]
 async fn order(State(probe): State<Probe>, key: IdempotencyKey, body: String) -> Response {
@@ -21,7 +21,7 @@ async fn order(State(probe): State<Probe>, key: IdempotencyKey, body: String) ->
     tracing::info!(child = %key.derive("charge"), "a child");
     assert!(body.ends_with("canary"), "panics in run {run}");
     let cookies = AppendHeaders([("set-cookie", "s=COOKIE-canary"), ("x-token", "TOKEN-canary")]);
-    (StatusCode::CREATED, cookies, "ANSWER-canary").into_response()
+    (StatusCode::CREATED, cookies, "RESPONSE-canary").into_response()
 }
 
 fn ask() -> Ask {
@@ -93,7 +93,7 @@ async fn a_client_that_leaves_a_full_store_and_a_stream_that_breaks() {
     );
     ask().to(&full.app).await.assert_refused(503, "idempotency_store_full");
     let (feed, body) = feed();
-    feed.send("ANSWER-canary");
+    feed.send("RESPONSE-canary");
     feed.fail();
     let broken = responding!([], once(body));
     drop(ask().response(&broken.app).await);

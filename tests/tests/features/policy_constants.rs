@@ -12,7 +12,7 @@ fn ask() -> Ask {
     send("/").key("k")
 }
 
-fn answer() -> (StatusCode, [(&'static str, &'static str); 2], Json<serde_json::Value>) {
+fn response() -> (StatusCode, [(&'static str, &'static str); 2], Json<serde_json::Value>) {
     (StatusCode::CREATED, [("location", "/1"), ("content-encoding", "identity")], Json(json!({ "id": 1 })))
 }
 
@@ -30,11 +30,11 @@ async fn during(setup: &Setup, other: Ask) -> Reply {
 
 #[tokio::test]
 async fn in_flight_and_mismatch_may_have_other_statuses() {
-    let setup = responding!([in_flight = reject(423), mismatch = 400], answer);
+    let setup = responding!([in_flight = reject(423), mismatch = 400], response);
     let locked = during(&setup, ask()).await;
     locked.assert_refused(423, "idempotency_key_locked");
     assert_eq!(locked.header("retry-after"), Some("1"));
-    let setup = responding!([in_flight = reject(423), mismatch = 400], answer);
+    let setup = responding!([in_flight = reject(423), mismatch = 400], response);
     during(&setup, ask().body("x")).await.assert_refused(400, "idempotency_key_mismatch");
     ask().body("x").to(&setup.app).await.assert_refused(400, "idempotency_key_mismatch");
 }
@@ -55,7 +55,7 @@ const BOOKINGS: Policy = Policy::DEFAULT
 
 #[tokio::test]
 async fn a_policy_is_a_constant_that_endpoints_share() {
-    let setup = responding!([policy = BOOKINGS], answer);
+    let setup = responding!([policy = BOOKINGS], response);
     send("/").key("k").to(&setup.app).await.assert_refused(400, "idempotency_key_missing");
     let ask = send("/").header("x-idempotency-key", "k");
     ask.to(&setup.app).await.assert_ran(201);
@@ -95,7 +95,7 @@ async fn the_order_of_terms_makes_no_difference() {
 
 #[tokio::test]
 async fn stripes_policy_has_stripes_shapes() {
-    let setup = responding!([policy = Policy::STRIPE], answer);
+    let setup = responding!([policy = Policy::STRIPE], response);
     let error = |reply: &Reply| {
         assert_eq!(reply.header("content-type"), Some("application/json"));
         let body = reply.json();

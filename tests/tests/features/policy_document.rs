@@ -80,7 +80,7 @@ fn any_handler_is_listed_as_it_is_mounted() {
     assert_eq!(document["endpoints"][6]["scope"], json!({"kind": "arguments"}));
 }
 
-/// Where a list is merged with routes that have a state, it need not be named.
+/// If a list is merged with routes that have a state, the state need not be named.
 #[tokio::test]
 async fn the_state_is_inferred_from_the_routes() {
     let policies =
@@ -419,7 +419,7 @@ fn a_status_without_a_body_replays_none() {
     assert_eq!(json!(bodies.collect::<Vec<_>>()), json!([true, false, false, false]));
 }
 
-/// Answers before the handler it is put around.
+/// Responds before the handler that it is put around.
 async fn put_in_between(_: String) -> StatusCode {
     StatusCode::OK
 }

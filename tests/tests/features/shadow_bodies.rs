@@ -97,8 +97,8 @@ async fn of_a_large_upload_no_more_is_kept_than_the_fingerprint_may_cost() {
     let pulled = Pulled::default();
     let setup = Setup::of(routes().layer(DefaultBodyLimit::disable()).layer(Extension(pulled.clone())));
     let request = send("/upload").key("large").request("/upload", pulled.body(64, &FRAME));
-    let answer = text(setup.app.clone().oneshot(request).await.unwrap()).await;
-    assert_eq!(answer, format!("3 of {}", 64 * MIB), "the third frame showed that it is too large");
+    let response = text(setup.app.clone().oneshot(request).await.unwrap()).await;
+    assert_eq!(response, format!("3 of {}", 64 * MIB), "the third frame showed that it is too large");
     assert_eq!(would(&spans), ["unread"]);
 }
 
@@ -113,12 +113,12 @@ async fn a_body_that_does_not_come_holds_a_request_up_for_a_second_at_most() {
     assert!(before.elapsed() <= Duration::from_millis(1001), "{:?}", before.elapsed());
 
     let (feeder, slow) = feed();
-    let answer = tokio::spawn(setup.app.clone().oneshot(send("/upload").key("slow").request("/upload", slow)));
+    let response = tokio::spawn(setup.app.clone().oneshot(send("/upload").key("slow").request("/upload", slow)));
     feeder.send("ab");
     tokio::time::sleep(Duration::from_secs(2)).await;
     feeder.send("cde");
     drop(feeder);
-    assert_eq!(text(answer.await.unwrap().unwrap()).await, "0 of 5", "what was read comes before the rest");
+    assert_eq!(text(response.await.unwrap().unwrap()).await, "0 of 5", "what was read comes before the rest");
     assert_eq!(would(&spans), ["unread", "unread"]);
 }
 

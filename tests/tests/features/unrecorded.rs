@@ -38,9 +38,9 @@ async fn a_retry_runs_again_until_there_is_a_response_to_record() {
         assert_eq!(reply.text(), "sold out for now");
         setup.assert_nothing_stored();
     }
-    let answer = ask.at(&server).await;
-    assert_eq!(answer.text(), "run 3");
-    ask.at(&server).await.assert_replay_of(&answer);
+    let response = ask.at(&server).await;
+    assert_eq!(response.text(), "run 3");
+    ask.at(&server).await.assert_replay_of(&response);
     assert_eq!(setup.probe.runs(), 3);
 }
 

@@ -63,7 +63,7 @@ fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
 }
 
-/// The router, and the status of each of its answers, as it answers. A client that left gets none.
+/// The router, and the status of each of its responses, in order. A client that left gets none.
 pub fn watched(app: Router) -> (Router, mpsc::UnboundedReceiver<u16>) {
     let (sender, receiver) = mpsc::unbounded_channel();
     let tell = move |response: Response| {
@@ -74,7 +74,7 @@ pub fn watched(app: Router) -> (Router, mpsc::UnboundedReceiver<u16>) {
     (app.layer(map_response(tell)), receiver)
 }
 
-/// What has been answered, and nothing is still to come.
-pub fn answered(answers: &mut mpsc::UnboundedReceiver<u16>) -> Vec<u16> {
-    std::iter::from_fn(|| answers.try_recv().ok()).collect()
+/// The statuses of all responses so far.
+pub fn statuses(responses: &mut mpsc::UnboundedReceiver<u16>) -> Vec<u16> {
+    std::iter::from_fn(|| responses.try_recv().ok()).collect()
 }

@@ -39,7 +39,7 @@ async fn cancel(system: &System, id: usize) {
     assert_eq!(reply.status, 204);
 }
 
-/// The answer of a body that ran for this request.
+/// The response of a handler that ran for this request.
 #[track_caller]
 fn assert_first(reply: &Reply, status: u16) {
     assert_eq!(reply.status, status, "{reply:?}");
@@ -162,7 +162,7 @@ async fn an_error_that_no_parameter_caused_is_stored() {
 async fn validation_errors_are_not_stored() {
     let system = serve().await;
     let invalid = [
-        // The body of the handler says no.
+        // The handler says no.
         (book(PUDS, ""), 400),
         (book(PUDS, "AB-12345"), 422),
         // Its extractor does: no JSON, no registration number, no type.

@@ -41,7 +41,7 @@ async fn orders(system: &System) -> usize {
     get(ORDERS).at(&system.server).await.json().as_array().map_or(0, Vec::len)
 }
 
-/// The answer of a body that ran for this request.
+/// The response of a handler that ran for this request.
 #[track_caller]
 fn assert_first(reply: &Reply, status: u16) {
     assert_eq!(reply.status, status, "{reply:?}");
@@ -83,7 +83,7 @@ async fn each_write_request_takes_the_key_and_runs_once() {
         assert_eq!(first.json()[member], value, "{ask:?}");
         assert_stored(&keyed.at(&system.server).await, &first);
 
-        // With another key it runs, and an answer shows that: it has the next number, or it is an error the second time.
+        // With another key it runs, and the response shows that: it has the next number, or it is an error the second time.
         let another = ask.key(&format!("operation-{index}-002")).at(&system.server).await;
         assert_eq!(another.header("idempotency-replayed"), None);
         assert_ne!(another.text(), first.text());
@@ -101,7 +101,7 @@ async fn a_repeated_request_gets_the_stored_response_and_the_mark() {
     for _ in 0..3 {
         assert_stored(&ask.at(&system.server).await, &first);
     }
-    // The stored response, also where the state has moved on since.
+    // The stored response, also if the state has changed since.
     assert_first(&confirm("TRK00001").key("confirm-order-TRK00001-001").at(&system.server).await, 200);
     let repeated = ask.at(&system.server).await;
     assert_stored(&repeated, &first);

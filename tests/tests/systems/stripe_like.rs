@@ -34,7 +34,7 @@ async fn made(server: &Server) -> Vec<Value> {
     charges
 }
 
-/// The answer of a body that ran for this request.
+/// The response of a handler that ran for this request.
 #[track_caller]
 fn assert_first(reply: &Reply, status: u16) {
     assert_eq!(reply.status, status, "{reply:?}");

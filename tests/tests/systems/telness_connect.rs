@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use self::program::Orders;
 use crate::System;
-use crate::clients::{answered, node, watched};
+use crate::clients::{node, statuses, watched};
 
 const ORDERS: &str = "/api/v2/orders";
 const KEY: &str = "3f0c9a52-6c43-4b51-9a4b-7f3b7a1f0d11";
@@ -35,7 +35,7 @@ async fn made(server: &Server) -> Value {
 }
 
 /// What counts of a response: its status, its headers and its body. `Date` is that of the way, and `Cache-Control` says
-/// that no cache should answer the next retry.
+/// that no cache should respond to the next retry.
 fn complete(reply: &Reply) -> (u16, Vec<(String, Vec<u8>)>, &str) {
     let of_the_way = ["date", "cache-control"];
     let mut headers = reply.headers.clone();
@@ -150,8 +150,8 @@ async fn whatever_is_changed_is_a_mismatch() {
         ask.at(&system.server).await.assert_refused(409, "idempotency_key_mismatch");
     }
     drop(busy);
-    let answer = client.reply().await;
-    assert_eq!(answer.json()["quantity"], 3);
+    let response = client.reply().await;
+    assert_eq!(response.json()["quantity"], 3);
     for (what, ask) in changed() {
         println!("{what}, when the first has ended");
         ask.at(&system.server).await.assert_refused(409, "idempotency_key_mismatch");
@@ -159,7 +159,7 @@ async fn whatever_is_changed_is_a_mismatch() {
 
     // Nothing was done. Headers that do not affect processing may change.
     let retry = first.header("user-agent", "another").header("x-request-id", "2").header("accept", "*/*");
-    assert_eq!(complete(&retry.at(&system.server).await), complete(&answer));
+    assert_eq!(complete(&retry.at(&system.server).await), complete(&response));
     let listing = made(&system.server).await;
     assert_eq!((&listing["count"], &listing["orders"][0]["quantity"]), (&json!(2), &json!(3)));
 }
@@ -220,14 +220,14 @@ async fn the_documented_client_gets_its_order_both_times() {
 async fn the_documented_client_waits_while_the_key_is_locked() {
     let orders = Orders::default();
     let system = serve(&orders).await;
-    let (app, mut answers) = watched(program::app(system.idempotency.clone(), orders.clone()));
+    let (app, mut responses) = watched(program::app(system.idempotency.clone(), orders.clone()));
     let server = Server::start(app).await;
     let url = format!("http://{}{ORDERS}", server.address);
 
     // Twice at once. The order is made as soon as the later one has been told to wait.
     let busy = orders.0.lock().await;
     let locked = async {
-        assert_eq!(within("the first answer", answers.recv()).await, Some(409));
+        assert_eq!(within("the first response", responses.recv()).await, Some(409));
         drop(busy);
     };
     let arguments = [&*url, KEY, BODY, BODY];
@@ -240,6 +240,6 @@ async fn the_documented_client_waits_while_the_key_is_locked() {
     }
     attempts.sort_by_key(|attempts| attempts.as_array().map(Vec::len));
     assert_eq!(attempts, [json!([201]), json!(["idempotency_key_locked", 201])]);
-    assert_eq!(answered(&mut answers), [201, 201]);
+    assert_eq!(statuses(&mut responses), [201, 201]);
     assert_eq!(made(&system.server).await["count"], 1);
 }

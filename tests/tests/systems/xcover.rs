@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use self::program::Bookings;
 use crate::System;
-use crate::clients::{answered, python, python_with_packages, watched};
+use crate::clients::{python, python_with_packages, statuses, watched};
 
 const KEY: &str = "trip-42-instant-booking";
 /// With the bytes that `requests` sends.
@@ -147,7 +147,7 @@ async fn the_documented_client_takes_409_for_success() {
 async fn the_documented_client_retries_until_the_booking_is_made() {
     let bookings = Bookings::default();
     let system = serve(&bookings).await;
-    let (app, mut answers) = watched(program::app(system.idempotency.clone(), bookings.clone()));
+    let (app, mut responses) = watched(program::app(system.idempotency.clone(), bookings.clone()));
     let server = Server::start(app).await;
     let url = format!("http://{}/x/partners/ACME/instant_booking/", server.address);
 
@@ -155,14 +155,14 @@ async fn the_documented_client_retries_until_the_booking_is_made() {
     // It loses its patience with the first request, and the booking is made once a retry has been told to wait.
     let busy = bookings.0.lock().await;
     let locked = async {
-        assert_eq!(within("the first answer", answers.recv()).await, Some(423));
+        assert_eq!(within("the first response", responses.recv()).await, Some(423));
         drop(busy);
     };
     let arguments = [&*url, KEY, "--timeout", "1"];
     let (seen, ()) = tokio::join!(python("xcover.py", &arguments), locked);
     let retried = ["ReadTimeoutError".into(), json!(423)];
     assert_eq!(seen, [json!({"status": 409, "success": true, "body": first_booking(), "retried": retried})]);
-    assert_eq!(answered(&mut answers), [409]);
+    assert_eq!(statuses(&mut responses), [409]);
     assert_eq!(made(&system.server).await, 1);
 }
 

@@ -88,13 +88,13 @@ fn ask(path: &str) -> Ask {
 async fn a_replay_without_the_credentials_is_refused_by_the_extractor() {
     for path in PATHS {
         let setup = setup();
-        let answer = ask(path).header("x-session", "good").to(&setup.app).await;
-        answer.assert_ran(200);
+        let response = ask(path).header("x-session", "good").to(&setup.app).await;
+        response.assert_ran(200);
         for revoked in [ask(path), ask(path).header("x-session", "revoked")] {
             let reply = revoked.to(&setup.app).await;
             assert_eq!((reply.status, reply.text()), (401, "log in first"), "{path}");
         }
-        ask(path).header("x-session", "good").to(&setup.app).await.assert_replay_of(&answer);
+        ask(path).header("x-session", "good").to(&setup.app).await.assert_replay_of(&response);
         assert_eq!(setup.probe.runs(), 1, "{path}");
     }
 }
@@ -161,8 +161,8 @@ async fn an_extractor_that_empties_the_request_changes_nothing() {
     }
     let setup = Setup::of(Router::new().route("/a", post(meddled)).route("/b", post(meddled)));
     let alice = send("/a").key("k").header("authorization", "alice");
-    let answer = alice.to(&setup.app).await;
-    alice.to(&setup.app).await.assert_replay_of(&answer);
+    let response = alice.to(&setup.app).await;
+    alice.to(&setup.app).await.assert_replay_of(&response);
     alice.clone().body("x").to(&setup.app).await.assert_refused(422, "idempotency_key_mismatch");
     send("/a")
         .key("k")

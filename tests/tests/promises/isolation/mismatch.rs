@@ -79,9 +79,9 @@ async fn any_difference_is_422_while_the_handler_runs() {
         assert_eq!((reply.status, reply.code().as_deref()), (422, Some("idempotency_key_mismatch")), "{difference}");
     }
     setup.probe.open();
-    let answer = first.reply().await;
-    answer.assert_ran(201);
-    ask().at(&server).await.assert_replay_of(&answer);
+    let response = first.reply().await;
+    response.assert_ran(201);
+    ask().at(&server).await.assert_replay_of(&response);
     assert_eq!((setup.probe.runs(), setup.store.usage().entries), (1, 1));
 }
 
@@ -89,13 +89,13 @@ async fn any_difference_is_422_while_the_handler_runs() {
 async fn any_difference_is_422_afterwards_and_the_record_stays() {
     let setup = setup();
     let server = setup.serve().await;
-    let answer = ask().at(&server).await;
+    let response = ask().at(&server).await;
     let usage = setup.store.usage();
     for (difference, other) in others() {
         let reply = other.at(&server).await;
         assert_eq!((reply.status, reply.code().as_deref()), (422, Some("idempotency_key_mismatch")), "{difference}");
         assert!(!reply.text().contains("a book") && !reply.text().contains("order 1"), "{difference}: {reply:?}");
-        ask().at(&server).await.assert_replay_of(&answer);
+        ask().at(&server).await.assert_replay_of(&response);
     }
     assert_eq!((setup.probe.runs(), setup.store.usage()), (1, usage));
 }
@@ -103,9 +103,9 @@ async fn any_difference_is_422_afterwards_and_the_record_stays() {
 #[tokio::test]
 async fn headers_that_are_not_declared_make_no_difference() {
     let setup = setup();
-    let answer = ask().to(&setup.app).await;
+    let response = ask().to(&setup.app).await;
     let retry = ask().header("user-agent", "other").header("x-request-id", "2").header("cookie", "a=b");
-    retry.to(&setup.app).await.assert_replay_of(&answer);
+    retry.to(&setup.app).await.assert_replay_of(&response);
 }
 
 #[tokio::test]

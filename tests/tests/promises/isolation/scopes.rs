@@ -82,15 +82,15 @@ fn ask(path: &str, tenant: &str, user: &str) -> Ask {
 
 /// Each gets its own execution, and then its own replay.
 async fn assert_apart(setup: &Setup, asks: &[Ask]) {
-    let mut answers: Vec<Reply> = Vec::new();
+    let mut responses: Vec<Reply> = Vec::new();
     for ask in asks {
-        let answer = ask.to(&setup.app).await;
-        answer.assert_ran(200);
-        assert!(answers.iter().all(|other| other.body != answer.body));
-        answers.push(answer);
+        let response = ask.to(&setup.app).await;
+        response.assert_ran(200);
+        assert!(responses.iter().all(|other| other.body != response.body));
+        responses.push(response);
     }
-    for (ask, answer) in asks.iter().zip(&answers).rev() {
-        ask.to(&setup.app).await.assert_replay_of(answer);
+    for (ask, response) in asks.iter().zip(&responses).rev() {
+        ask.to(&setup.app).await.assert_replay_of(response);
     }
     assert_eq!(setup.probe.runs(), asks.len());
 }

@@ -120,9 +120,9 @@ async fn while_the_handler_runs_ninety_nine_are_told_to_come_back() {
         assert_locked(&reply);
     }
     setup.probe.open();
-    let answer = first.reply().await;
-    answer.assert_ran(201);
-    ask().over(&mut first).await.assert_replay_of(&answer);
+    let response = first.reply().await;
+    response.assert_ran(201);
+    ask().over(&mut first).await.assert_replay_of(&response);
     assert_eq!(setup.probe.runs(), 1);
 }
 

@@ -1,4 +1,4 @@
-//! A body that panics ran once: 500 to the first caller and to the replay.
+//! A handler that panics ran once: 500 to the first caller and to the replay.
 
 use axum::Router;
 use axum::extract::State;
@@ -11,7 +11,7 @@ use idem_tests::{Ask, Connection, Probe, Server, Setup, post as send, responding
 /// The code of the refusal that a client gets when a handler panics.
 const PANICKED: &str = "idempotency_handler_panicked";
 
-/// Panics where the request says so.
+/// Panics if the request says so.
 #[idempotent]
 async fn order(State(probe): State<Probe>, headers: HeaderMap) -> StatusCode {
     let run = probe.run().await;

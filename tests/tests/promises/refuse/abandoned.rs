@@ -1,4 +1,4 @@
-//! The owner of a claim is gone, and what its body did is unknown: `abandoned = refuse` and `rerun`.
+//! The owner of a claim is gone, and what its handler did is unknown: `abandoned = refuse` and `rerun`.
 
 use axum::Router;
 use axum::extract::State;
@@ -26,7 +26,7 @@ fn runtime() -> Runtime {
     Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap()
 }
 
-/// A body that was torn down together with the runtime it ran on, as in a crash; the store outlives it.
+/// A handler that was dropped together with the runtime it ran on, as in a crash; the store outlives it.
 fn torn_down(path: &str) -> (Setup, Ask) {
     let routes = Router::new()
         .route("/refuses", post(refuses))

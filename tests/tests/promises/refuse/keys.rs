@@ -149,7 +149,7 @@ async fn each_form_of_the_corpus_runs_or_is_refused_before_any_look_up() {
     }
 }
 
-/// 47: hyper's own limit on heads may answer first.
+/// 47: hyper's own limit on heads may respond first.
 #[tokio::test]
 async fn half_a_megabyte_of_key_is_refused() {
     let setup = setup();

@@ -1,4 +1,4 @@
-//! At a limit new keys are refused before the handler starts, existing ones are still answered, and nothing live is dropped.
+//! At a limit new keys are refused before the handler starts, existing ones are still replayed, and nothing live is dropped.
 
 use std::time::Duration;
 
@@ -39,13 +39,13 @@ async fn assert_full(setup: &Setup, key: usize) {
 #[tokio::test]
 async fn at_max_entries_new_keys_are_refused_and_existing_ones_replayed() {
     let setup = setup(MemoryStore::builder().max_entries(3).build());
-    let mut answers = Vec::new();
+    let mut responses = Vec::new();
     for key in 0..3 {
-        answers.push(ask(key).to(&setup.app).await);
+        responses.push(ask(key).to(&setup.app).await);
     }
     assert_full(&setup, 3).await;
-    for (key, answer) in answers.iter().enumerate() {
-        ask(key).to(&setup.app).await.assert_replay_of(answer);
+    for (key, response) in responses.iter().enumerate() {
+        ask(key).to(&setup.app).await.assert_replay_of(response);
         ask(key).body("other").to(&setup.app).await.assert_refused(422, "idempotency_key_mismatch");
     }
     assert_full(&setup, 4).await;
@@ -103,28 +103,28 @@ async fn what_was_refused_uses_up_no_room() {
 async fn at_max_bytes_new_keys_are_refused_and_existing_ones_replayed() {
     let setup = setup(MemoryStore::builder().max_bytes(100_000).build());
     let large = |key| ask(key).body("x".repeat(20_000));
-    let mut answers = Vec::new();
+    let mut responses = Vec::new();
     for key in 0..1000 {
-        let answer = large(key).to(&setup.app).await;
-        if answer.status != 201 {
-            answer.assert_refused(503, "idempotency_store_full");
+        let response = large(key).to(&setup.app).await;
+        if response.status != 201 {
+            response.assert_refused(503, "idempotency_store_full");
             break;
         }
-        answers.push(answer);
+        responses.push(response);
     }
-    assert!((4..1000).contains(&answers.len()), "{}", answers.len());
-    assert_eq!(setup.probe.runs(), answers.len());
+    assert!((4..1000).contains(&responses.len()), "{}", responses.len());
+    assert_eq!(setup.probe.runs(), responses.len());
     assert!(setup.store.usage().bytes <= 100_000);
-    for (key, answer) in answers.iter().enumerate() {
+    for (key, response) in responses.iter().enumerate() {
         let retry = large(key).to(&setup.app).await;
         // A response for whose bytes there was no room has left a tombstone: never a second run.
         if retry.status == 201 {
-            retry.assert_replay_of(answer)
+            retry.assert_replay_of(response)
         } else {
             retry.assert_refused(409, "idempotency_not_replayable")
         }
     }
-    assert_eq!(setup.probe.runs(), answers.len());
+    assert_eq!(setup.probe.runs(), responses.len());
     setup.clock.advance(Duration::from_secs(60 * 60));
     large(1000).to(&setup.app).await.assert_ran(201);
 }

@@ -56,7 +56,7 @@ async fn headers_of_one_exchange_are_not_replayed() {
     });
     let (first, replay) = twice(&setup).await;
     for (name, value) in NEVER {
-        assert!(!first.all(name).is_empty(), "control: `{name}` is in the first answer");
+        assert!(!first.all(name).is_empty(), "control: `{name}` is in the first response");
         assert!(!replay.all(name).contains(&value.as_bytes()), "`{name}` is replayed");
         assert!(*name == "date" || replay.all(name).is_empty(), "`{name}` is replayed");
     }
