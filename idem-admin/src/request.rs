@@ -7,11 +7,10 @@ use axum::response::{IntoResponse, Response};
 use http::StatusCode;
 use http::header::{self, HeaderValue};
 use http::request::Parts;
+use idem_runtime::tasks::in_current_context;
 use idem_runtime::{StorageKey, StoreError};
 use maud::Markup;
 use serde_json::{Value, json};
-use tracing::Instrument;
-use tracing::instrument::WithSubscriber;
 
 use super::audit::{Action, Audit, AuditResult};
 use super::change::{Change, Changed};
@@ -280,7 +279,7 @@ impl AdminRequest {
 
 /// Runs a separate task, which goes on to its end even if the browser leaves. `None` where it panicked.
 async fn apart<T: Send + 'static>(task: impl Future<Output = T> + Send + 'static) -> Option<T> {
-    tokio::spawn(task.in_current_span().with_current_subscriber()).await.ok()
+    tokio::spawn(in_current_context(task)).await.ok()
 }
 
 /// Why the state of a key is not known, for a person.

@@ -125,6 +125,8 @@ pub mod remote;
 mod scope;
 mod store;
 mod sync;
+#[doc(hidden)]
+pub mod tasks;
 mod telemetry;
 mod trace;
 #[doc(hidden)]

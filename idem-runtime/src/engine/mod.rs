@@ -14,8 +14,6 @@ use std::time::Duration;
 use tokio::sync::{Mutex, Semaphore};
 use tokio::task::JoinHandle;
 use tokio_util::task::TaskTracker;
-use tracing::Instrument;
-use tracing::instrument::WithSubscriber;
 
 #[cfg(feature = "cached")]
 use crate::cached_store::CachedStore;
@@ -24,6 +22,7 @@ use crate::key::{Key, StorageKey};
 use crate::memory::MemoryStore;
 use crate::scope::Scope;
 use crate::store::{Store, StoreCapabilities};
+use crate::tasks::in_current_context;
 use crate::telemetry::counters;
 use crate::telemetry::span::RequestSpan;
 
@@ -163,16 +162,16 @@ impl Core {
     /// Spawns a task that [`Idempotency::drain`] waits for, within the request's spans.
     fn spawn<T: Send + 'static>(&self, task: impl Future<Output = T> + Send + 'static) -> JoinHandle<T> {
         match RequestSpan::current().carry(task) {
-            Ok(task) => self.tracker.spawn(task.in_current_span().with_current_subscriber()),
-            Err(task) => self.tracker.spawn(task.in_current_span().with_current_subscriber()),
+            Ok(task) => self.tracker.spawn(in_current_context(task)),
+            Err(task) => self.tracker.spawn(in_current_context(task)),
         }
     }
 
     /// Spawns a task within the request's spans, for a task of [`spawn`](Self::spawn) that waits for it.
     fn spawn_untracked<T: Send + 'static>(task: impl Future<Output = T> + Send + 'static) -> JoinHandle<T> {
         match RequestSpan::current().carry(task) {
-            Ok(task) => tokio::spawn(task.in_current_span().with_current_subscriber()),
-            Err(task) => tokio::spawn(task.in_current_span().with_current_subscriber()),
+            Ok(task) => tokio::spawn(in_current_context(task)),
+            Err(task) => tokio::spawn(in_current_context(task)),
         }
     }
 

@@ -4,14 +4,13 @@ use std::future::Future;
 use std::time::Duration;
 
 use idem_runtime::remote::OwnerToken;
+use idem_runtime::tasks::in_current_context;
 use idem_runtime::transaction::TransactionSlot;
 use idem_runtime::{ExecutionInfo, Fingerprint, StorageKey, StoreError};
 use tokio::runtime::Handle;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::task::AbortHandle;
 use tokio::time::sleep;
-use tracing::Instrument;
-use tracing::instrument::WithSubscriber;
 
 use super::{Beginner, Entered, NO_LEASE, OpenTransaction, fill, hex};
 use crate::claim::retention;
@@ -94,7 +93,7 @@ impl<D: Dialect> TransactionClaim<D> {
     fn watch(&self) -> impl Future<Output = ()> + Send + 'static {
         let (store, session) = (self.store.clone(), self.session);
         let endpoint = self.info.as_ref().map(|info| info.endpoint().to_owned());
-        async move {
+        in_current_context(async move {
             let mut idle = Duration::ZERO;
             while idle < LONG {
                 sleep(LONG.saturating_sub(idle)).await;
@@ -104,9 +103,7 @@ impl<D: Dialect> TransactionClaim<D> {
                 endpoint,
                 "a handler has kept its `Tx` waiting for more than a second; calls to other services belong before or after it"
             );
-        }
-        .in_current_span()
-        .with_current_subscriber()
+        })
     }
 
     /// Takes over the claim of an owner that disappeared, within the transaction.
