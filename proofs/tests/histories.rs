@@ -8,14 +8,14 @@ use std::sync::atomic::Ordering;
 use idem_proofs::map_store::MapStore;
 use idem_runtime::MemoryStore;
 use idem_testkit::reference::steps::histories;
-use idem_testkit::reference::{Claims, KEY_BYTES, Model, Profile, RECORD_BYTES, Said, Step, drive, engine};
+use idem_testkit::reference::{Claims, KEY_BYTES, Model, Profile, RECORD_BYTES, Step, StoreReply, drive, engine};
 use proptest::prelude::*;
 use proptest::strategy::ValueTree;
 use proptest::test_runner::{Config, TestRunner};
 
 const IN_PROCESS: Profile = Profile { claims: Claims::LiveWithOwner, capacity: 3, bytes: None };
 /// As many keys as fit, and one response when they are there.
-const ONE_ANSWER: Profile = Profile { bytes: Some(IN_PROCESS.capacity * KEY_BYTES + RECORD_BYTES), ..IN_PROCESS };
+const ONE_RECORD: Profile = Profile { bytes: Some(IN_PROCESS.capacity * KEY_BYTES + RECORD_BYTES), ..IN_PROCESS };
 const REMOTE: Profile = Profile { claims: Claims::LiveForLease, capacity: 3, bytes: None };
 
 fn config() -> Config {
@@ -80,8 +80,8 @@ fn the_engine_over_a_limit_in_bytes_does_as_the_reference() {
 
 #[test]
 fn responses_without_room_leave_tombstones_as_the_reference_says() {
-    check(ONE_ANSWER, |model, steps| async move {
-        let store = MemoryStore::builder().max_bytes(ONE_ANSWER.bytes.unwrap()).max_entries(ONE_ANSWER.capacity);
+    check(ONE_RECORD, |model, steps| async move {
+        let store = MemoryStore::builder().max_bytes(ONE_RECORD.bytes.unwrap()).max_entries(ONE_RECORD.capacity);
         drive::play(store.build(), model, &steps).await
     });
 }
@@ -89,7 +89,7 @@ fn responses_without_room_leave_tombstones_as_the_reference_says() {
 #[test]
 fn a_store_that_does_not_count_the_bytes_of_its_records_is_found() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let found = TestRunner::new(config()).run(&histories(ONE_ANSWER, 60), |(model, steps, seen)| {
+    let found = TestRunner::new(config()).run(&histories(ONE_RECORD, 60), |(model, steps, seen)| {
         seen.iter().for_each(|seen| seen.store(steps.len(), Ordering::SeqCst));
         runtime.block_on(drive::play(memory(), model, &steps)).map_err(TestCaseError::fail)
     });
@@ -99,25 +99,25 @@ fn a_store_that_does_not_count_the_bytes_of_its_records_is_found() {
 /// The histories are worth something only if a store has to say everything in them that it can say.
 #[test]
 fn histories_go_everywhere() {
-    for profile in [IN_PROCESS, ONE_ANSWER, REMOTE] {
+    for profile in [IN_PROCESS, ONE_RECORD, REMOTE] {
         let mut runner = TestRunner::deterministic();
-        let mut said = Vec::new();
+        let mut replies = Vec::new();
         for _ in 0..200 {
             let (mut model, steps, _) = histories(profile, 60).new_tree(&mut runner).unwrap().current();
-            said.extend(steps.iter().map(|step| model.apply(step)));
+            replies.extend(steps.iter().map(|step| model.apply(step)));
         }
-        let count = |what: fn(&Said) -> bool| said.iter().filter(|said| what(said)).count();
-        assert!(count(|said| *said == Said::Claimed) > 100);
-        assert!(count(|said| *said == Said::TookOver) > 20, "{profile:?}");
-        assert!(count(|said| *said == Said::Abandoned) > 20);
-        assert!(count(|said| matches!(said, Said::InFlight { .. })) > 100);
-        assert!(count(|said| matches!(said, Said::Completed { .. })) > 50);
-        let tombstones = count(|said| matches!(said, Said::Tombstone { .. }));
+        let count = |what: fn(&StoreReply) -> bool| replies.iter().filter(|reply| what(reply)).count();
+        assert!(count(|reply| *reply == StoreReply::Claimed) > 100);
+        assert!(count(|reply| *reply == StoreReply::TookOver) > 20, "{profile:?}");
+        assert!(count(|reply| *reply == StoreReply::Abandoned) > 20);
+        assert!(count(|reply| matches!(reply, StoreReply::InFlight { .. })) > 100);
+        assert!(count(|reply| matches!(reply, StoreReply::Completed { .. })) > 50);
+        let tombstones = count(|reply| matches!(reply, StoreReply::Tombstone { .. }));
         assert_eq!(tombstones > 20, profile.bytes.is_some(), "{tombstones}");
-        assert!(count(|said| *said == Said::Full) > 20);
-        assert!(count(|said| *said == Said::Forgot(true)) > 20);
-        assert!(count(|said| *said == Said::Forgot(false)) > 20);
+        assert!(count(|reply| *reply == StoreReply::Full) > 20);
+        assert!(count(|reply| *reply == StoreReply::Forgot(true)) > 20);
+        assert!(count(|reply| *reply == StoreReply::Forgot(false)) > 20);
         // In this process the compiler keeps an owner from losing its claim.
-        assert_eq!(count(|said| *said == Said::Lost) > 20, profile.claims == Claims::LiveForLease);
+        assert_eq!(count(|reply| *reply == StoreReply::Lost) > 20, profile.claims == Claims::LiveForLease);
     }
 }

@@ -17,7 +17,7 @@ use tempfile::TempDir;
 /// How long a page may take to come. A browser that starts on a busy machine is slow.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Keys that stand for no character, as WebDriver names them.
+/// Keys that produce no character, as WebDriver names them.
 pub const TAB: char = '\u{e004}';
 /// Sends a form, or presses a button.
 pub const ENTER: char = '\u{e007}';
@@ -121,7 +121,7 @@ impl Browser {
         }
     }
 
-    /// The label of what has the focus, or its text where it has no label.
+    /// The label of what has the focus, or its text if it has no label.
     pub fn focused(&self) -> String {
         let script = "const e = document.activeElement; return (e.labels?.[0] ?? e).textContent.trim()";
         self.run(script).as_str().unwrap_or_default().to_owned()

@@ -19,7 +19,7 @@ impl Dice {
         dice
     }
 
-    /// Dice that roll otherwise each time, where a run must not be the same as another.
+    /// Dice that roll otherwise each time, if a run must not be the same as another.
     pub fn unseeded() -> Self {
         Self(RandomState::new().build_hasher().finish())
     }

@@ -129,12 +129,12 @@ impl Postgres {
         assert!(self.is_ready().await, "`postgres` does not start again on port {}", self.port);
     }
 
-    /// Stops all processes of the server where they are. Connections stay open, and nothing is answered.
+    /// Pauses all processes of the server. Connections stay open, and it does not reply.
     pub fn stall(&self) {
         self.signal_all("STOP");
     }
 
-    /// Lets a stalled server go on.
+    /// Resumes a stalled server.
     pub fn resume(&self) {
         self.signal_all("CONT");
     }
@@ -297,7 +297,7 @@ fn copy_of_template(to: &Path, user: Option<User>) {
         let mut initdb = as_user(user, &initdb);
         initdb.args(["-U", "idem", "-A", "trust", "-E", "UTF8", "--no-locale", "--no-sync", "--wal-segsize=1", "-D"]);
         succeed("initdb", initdb.arg(&made));
-        // Fails where another has won, which is as good.
+        // Fails if another has won, which is as good.
         let _ = fs::rename(&made, &template);
     }
     let owner = fs::metadata(&template).expect("the template").uid();
@@ -386,7 +386,7 @@ mod tests {
         let asked = std::thread::scope(|scope| {
             let asked = scope.spawn(|| server.sql("SELECT 1"));
             server.resume();
-            asked.join().expect("it is answered")
+            asked.join().expect("it replies")
         });
         assert_eq!(asked.trim(), "1");
     }

@@ -7,7 +7,7 @@
 //! let server = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
 //! let proxy = Proxy::to(server.local_addr().unwrap().port()).await;
 //! proxy.set(Direction::ToClient, Fault::Drop);
-//! // A client of `proxy.port()` now talks to the server, and hears nothing.
+//! // A client of `proxy.port()` now talks to the server, and gets no reply.
 //! proxy.heal();
 //! # });
 //! ```
@@ -30,7 +30,7 @@ use tokio::time::sleep;
 pub enum Direction {
     /// Requests.
     ToServer,
-    /// Answers.
+    /// Replies.
     ToClient,
 }
 
@@ -153,7 +153,7 @@ impl Proxy {
         self.cut();
     }
 
-    /// No faults any more. What was held goes on its way.
+    /// No faults any more. What was held is passed on.
     pub fn heal(&self) {
         self.shared.refuses.send_replace(false);
         self.set(Direction::ToServer, Fault::None);

@@ -32,7 +32,7 @@ impl Redis {
         Self::with(&["--save", ""]).await
     }
 
-    /// Starts a server that writes every change to disk before it answers.
+    /// Starts a server that writes every change to disk before it replies.
     pub async fn durable() -> Self {
         Self::with(&["--save", "", "--appendonly", "yes", "--appendfsync", "always"]).await
     }
@@ -65,7 +65,7 @@ impl Redis {
             let port = free_port();
             let child = spawn(port, folder.path(), &options);
             let mut server = Self { child: Some(child), port, folder, options: options.clone() };
-            if server.answers().await {
+            if server.replies().await {
                 return server;
             }
             // Another process was faster with the port.
@@ -100,15 +100,15 @@ impl Redis {
     pub async fn restart(&mut self) {
         self.kill();
         self.child = Some(spawn(self.port, self.folder.path(), &self.options));
-        assert!(self.answers().await, "`redis-server` does not start again on port {}", self.port);
+        assert!(self.replies().await, "`redis-server` does not start again on port {}", self.port);
     }
 
-    /// Stops the process where it is. Connections stay open, and nothing is answered.
+    /// Pauses the process. Connections stay open, and it does not reply.
     pub fn stall(&self) {
         signal(self.child.as_ref().expect("a running server").id(), "STOP");
     }
 
-    /// Lets a stalled process go on.
+    /// Resumes a stalled process.
     pub fn resume(&self) {
         signal(self.child.as_ref().expect("a running server").id(), "CONT");
     }
@@ -116,14 +116,14 @@ impl Redis {
     /// Sends one command, its words separated by spaces, and gives back what the server says to it, as it is on the wire.
     ///
     /// # Panics
-    /// If the server does not answer.
+    /// If the server does not reply.
     pub async fn say(&self, command: &str) -> String {
         let said = timeout(PATIENCE, ask(self.port, command)).await;
-        said.ok().and_then(Result::ok).unwrap_or_else(|| panic!("no answer to {command} on port {}", self.port))
+        said.ok().and_then(Result::ok).unwrap_or_else(|| panic!("no reply to {command} on port {}", self.port))
     }
 
-    /// Waits until the server answers. `false` if it has ended.
-    async fn answers(&mut self) -> bool {
+    /// Waits until the server replies. `false` if it has ended.
+    async fn replies(&mut self) -> bool {
         let start = Instant::now();
         while start.elapsed() < PATIENCE {
             if !matches!(self.child.as_mut().map(Child::try_wait), Some(Ok(None))) {
@@ -138,7 +138,7 @@ impl Redis {
             }
             sleep(Duration::from_millis(5)).await;
         }
-        panic!("`redis-server` runs on port {}, but does not answer", self.port);
+        panic!("`redis-server` runs on port {}, but does not reply", self.port);
     }
 }
 
@@ -169,7 +169,7 @@ fn spawn(port: u16, folder: &Path, options: &[String]) -> Child {
     }
 }
 
-/// Says one command over its own connection, and QUIT, so that the answer ends where the connection ends.
+/// Sends one command over its own connection, and QUIT, so that the reply ends with the connection.
 async fn ask(port: u16, command: &str) -> std::io::Result<String> {
     let mut connection = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await?;
     connection.write_all(format!("{command}\r\nQUIT\r\n").as_bytes()).await?;

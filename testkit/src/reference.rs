@@ -1,4 +1,4 @@
-//! The reference: what a store must say to any sequence of calls, in a plain map. It serves every store, and the engine.
+//! The reference: what a store must reply to any sequence of calls, in a plain map. It serves every store, and the engine.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -10,7 +10,7 @@ pub mod steps;
 /// The lease of every claim in a history.
 pub const LEASE: Duration = Duration::from_secs(30);
 
-/// What a key costs the store in memory apart from its answer.
+/// What a key costs the store in memory apart from its response.
 pub const KEY_BYTES: usize = 640;
 /// The length of every record in a history: what is read of it, and as much as the info of an execution takes that names no
 /// endpoint.
@@ -32,7 +32,7 @@ pub struct Profile {
     pub claims: Claims,
     /// How many keys fit in.
     pub capacity: usize,
-    /// For how many bytes there is room: [`KEY_BYTES`] for each key, [`RECORD_BYTES`] for each answer. `None` where there
+    /// For how many bytes there is room: [`KEY_BYTES`] for each key, [`RECORD_BYTES`] for each response. `None` if there
     /// is always room. Exact in histories in which no record expires: one that has expired still counts until it is
     /// taken away, and when, no caller can tell.
     pub bytes: Option<usize>,
@@ -51,10 +51,10 @@ pub enum Step {
     Advance(Duration),
 }
 
-/// What the store says.
+/// What the store replies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(missing_docs, reason = "the words of the store")]
-pub enum Said {
+pub enum StoreReply {
     Claimed,
     /// The claim had no owner, and the new owner has it now.
     TookOver,
@@ -68,7 +68,7 @@ pub enum Said {
         fingerprint: u8,
         claim: usize,
     },
-    /// The record of a completion for whose answer there was no room.
+    /// The record of a completion for whose response there was no room.
     Tombstone {
         fingerprint: u8,
     },
@@ -76,16 +76,16 @@ pub enum Said {
     Done,
     Lost,
     Forgot(bool),
-    /// Only the reference says this: the record has expired, and whether its remains are still there no caller can tell.
+    /// Only the reference replies this: the record has expired, and no caller can tell whether its remains are still there.
     ForgotOrNot,
 }
 
-impl Said {
-    /// Whether a store may say `said` where the reference says this.
-    pub fn allows(self, said: Self) -> bool {
+impl StoreReply {
+    /// Whether a store may reply `reply` if this is the reply of the reference.
+    pub fn allows(self, reply: Self) -> bool {
         match self {
-            Self::ForgotOrNot => matches!(said, Self::Forgot(_)),
-            _ => self == said,
+            Self::ForgotOrNot => matches!(reply, Self::Forgot(_)),
+            _ => self == reply,
         }
     }
 }
@@ -122,29 +122,29 @@ impl Model {
         self.granted.len()
     }
 
-    /// What a store must say.
-    pub fn apply(&mut self, step: &Step) -> Said {
+    /// What a store must reply.
+    pub fn apply(&mut self, step: &Step) -> StoreReply {
         match *step {
             Step::Begin { key, fingerprint, new_owner } => self.begin(key, fingerprint, new_owner),
             Step::Complete { claim, ttl } => match self.granted[claim].take() {
                 Some(key) if self.owns(key, claim) => {
                     let Some(Entry::Claim { fingerprint, .. }) = self.entries.get(&key).copied() else {
-                        return Said::Lost;
+                        return StoreReply::Lost;
                     };
                     self.entries.insert(
                         key,
                         Entry::Record { fingerprint, claim, until: self.now + ttl, whole: self.has_room(RECORD_BYTES) },
                     );
-                    Said::Done
+                    StoreReply::Done
                 }
-                _ => Said::Lost,
+                _ => StoreReply::Lost,
             },
             Step::Release { claim } => match self.granted[claim].take() {
                 Some(key) if self.owns(key, claim) => {
                     self.entries.remove(&key);
-                    Said::Done
+                    StoreReply::Done
                 }
-                _ => Said::Lost,
+                _ => StoreReply::Lost,
             },
             Step::Drop { claim } => {
                 if let Some(Entry::Claim { owner, .. }) =
@@ -153,52 +153,56 @@ impl Model {
                 {
                     *owner = None;
                 }
-                Said::Done
+                StoreReply::Done
             }
             Step::Renew { claim } => match self.granted[claim] {
                 Some(key) if self.owns(key, claim) => self.hold(key, claim),
-                _ => Said::Lost,
+                _ => StoreReply::Lost,
             },
             Step::Forget { key } => match self.entries.get(&key) {
-                None => Said::Forgot(false),
-                Some(Entry::Claim { .. }) if !self.abandoned(key) => Said::Forgot(false),
+                None => StoreReply::Forgot(false),
+                Some(Entry::Claim { .. }) if !self.abandoned(key) => StoreReply::Forgot(false),
                 Some(Entry::Record { until, .. }) if *until <= self.now => {
                     self.entries.remove(&key);
-                    Said::ForgotOrNot
+                    StoreReply::ForgotOrNot
                 }
-                Some(_) => Said::Forgot(self.entries.remove(&key).is_some()),
+                Some(_) => StoreReply::Forgot(self.entries.remove(&key).is_some()),
             },
             Step::Advance(by) => {
                 self.now += by;
-                Said::Done
+                StoreReply::Done
             }
         }
     }
 
-    /// What a store must say of `key` to a caller that only looks; `None` if it is free.
-    pub fn state_of(&self, key: u8) -> Option<Said> {
+    /// What a store must show of `key` to a caller that only looks; `None` if it is free.
+    pub fn state_of(&self, key: u8) -> Option<StoreReply> {
         Some(match *self.entries.get(&key)? {
-            Entry::Claim { .. } if self.abandoned(key) => Said::Abandoned,
-            Entry::Claim { fingerprint, .. } => Said::InFlight { fingerprint },
+            Entry::Claim { .. } if self.abandoned(key) => StoreReply::Abandoned,
+            Entry::Claim { fingerprint, .. } => StoreReply::InFlight { fingerprint },
             Entry::Record { until, .. } if until <= self.now => return None,
-            Entry::Record { fingerprint, claim, whole: true, .. } => Said::Completed { fingerprint, claim },
-            Entry::Record { fingerprint, .. } => Said::Tombstone { fingerprint },
+            Entry::Record { fingerprint, claim, whole: true, .. } => StoreReply::Completed { fingerprint, claim },
+            Entry::Record { fingerprint, .. } => StoreReply::Tombstone { fingerprint },
         })
     }
 
-    fn begin(&mut self, key: u8, fingerprint: u8, new_owner: bool) -> Said {
+    fn begin(&mut self, key: u8, fingerprint: u8, new_owner: bool) -> StoreReply {
         match self.entries.get(&key).copied() {
             Some(Entry::Claim { fingerprint: other, .. }) if other != fingerprint || !self.abandoned(key) => {
-                return Said::InFlight { fingerprint: other };
+                return StoreReply::InFlight { fingerprint: other };
             }
-            Some(Entry::Claim { .. }) if !new_owner => return Said::Abandoned,
+            Some(Entry::Claim { .. }) if !new_owner => return StoreReply::Abandoned,
             Some(Entry::Claim { .. }) => {
                 self.granted.push(Some(key));
                 self.hold(key, self.granted.len() - 1);
-                return Said::TookOver;
+                return StoreReply::TookOver;
             }
             Some(Entry::Record { fingerprint, claim, until, whole }) if self.now < until => {
-                return if whole { Said::Completed { fingerprint, claim } } else { Said::Tombstone { fingerprint } };
+                return if whole {
+                    StoreReply::Completed { fingerprint, claim }
+                } else {
+                    StoreReply::Tombstone { fingerprint }
+                };
             }
             _ => {}
         }
@@ -207,12 +211,12 @@ impl Model {
         if self.entries.values().filter(|entry| !over(entry)).count() >= self.profile.capacity
             || !self.has_room(KEY_BYTES)
         {
-            return Said::Full;
+            return StoreReply::Full;
         }
         self.granted.push(Some(key));
         let claim = Entry::Claim { fingerprint, owner: Some(self.granted.len() - 1), until: now + LEASE };
         self.entries.insert(key, claim);
-        Said::Claimed
+        StoreReply::Claimed
     }
 
     fn has_room(&self, bytes: usize) -> bool {
@@ -228,11 +232,11 @@ impl Model {
         matches!(self.entries.get(&key), Some(Entry::Claim { owner, .. }) if *owner == Some(claim))
     }
 
-    fn hold(&mut self, key: u8, claim: usize) -> Said {
+    fn hold(&mut self, key: u8, claim: usize) -> StoreReply {
         if let Some(Entry::Claim { owner, until, .. }) = self.entries.get_mut(&key) {
             (*owner, *until) = (Some(claim), self.now + LEASE);
         }
-        Said::Done
+        StoreReply::Done
     }
 
     fn abandoned(&self, key: u8) -> bool {

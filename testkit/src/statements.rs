@@ -11,7 +11,7 @@ use tokio::task::JoinHandle;
 
 /// Where an exchange stops.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Stop {
+pub enum StopPoint {
     /// The statement does not reach the server.
     Before,
     /// The server has run the statement, and its reply does not reach the client.
@@ -29,7 +29,7 @@ pub struct Statements {
 #[derive(Debug)]
 struct Shared {
     server: u16,
-    seen: Mutex<Seen>,
+    log: Mutex<Log>,
     /// Whether the statement was met.
     stopped: watch::Sender<bool>,
     /// Ends the connections that stopped.
@@ -37,9 +37,9 @@ struct Shared {
 }
 
 #[derive(Debug, Default)]
-struct Seen {
+struct Log {
     statements: Vec<String>,
-    stop_at: Option<(usize, Stop)>,
+    stop_at: Option<(usize, StopPoint)>,
 }
 
 impl Statements {
@@ -50,8 +50,8 @@ impl Statements {
     pub async fn to(port: u16) -> Self {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a free port");
         let own = listener.local_addr().expect("a bound port").port();
-        let (seen, stopped, cut) = (Mutex::default(), watch::Sender::new(false), Notify::new());
-        let shared = Arc::new(Shared { server: port, seen, stopped, cut });
+        let (log, stopped, cut) = (Mutex::default(), watch::Sender::new(false), Notify::new());
+        let shared = Arc::new(Shared { server: port, log, stopped, cut });
         let listening = tokio::spawn(listen(listener, Arc::clone(&shared)));
         Self { port: own, shared, listening }
     }
@@ -62,9 +62,9 @@ impl Statements {
     }
 
     /// Counts from now on, and stops at the statement with this number, of which the first is 0.
-    pub fn stop_at(&self, statement: usize, stop: Stop) {
+    pub fn stop_at(&self, statement: usize, stop: StopPoint) {
         self.shared.stopped.send_replace(false);
-        *self.shared.seen() = Seen { statements: Vec::new(), stop_at: Some((statement, stop)) };
+        *self.shared.log() = Log { statements: Vec::new(), stop_at: Some((statement, stop)) };
     }
 
     /// Waits until the statement was met.
@@ -78,13 +78,13 @@ impl Statements {
 
     /// Ends the connection that stopped, and passes everything on from now on.
     pub fn cut(&self) {
-        self.shared.seen().stop_at = None;
+        self.shared.log().stop_at = None;
         self.shared.cut.notify_waiters();
     }
 
     /// What was sent since [`stop_at`](Self::stop_at): the text of a simple query, or the letters of the messages of another one.
     pub fn statements(&self) -> Vec<String> {
-        self.shared.seen().statements.clone()
+        self.shared.log().statements.clone()
     }
 }
 
@@ -96,16 +96,16 @@ impl Drop for Statements {
 }
 
 impl Shared {
-    fn seen(&self) -> std::sync::MutexGuard<'_, Seen> {
-        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+    fn log(&self) -> std::sync::MutexGuard<'_, Log> {
+        self.log.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Counts a statement. Returns where to stop if it is the one.
-    fn count(&self, text: String) -> Option<Stop> {
-        let mut seen = self.seen();
-        seen.statements.push(text);
-        let number = seen.statements.len() - 1;
-        seen.stop_at.filter(|(at, _)| *at == number).map(|(_, stop)| stop)
+    fn count(&self, text: String) -> Option<StopPoint> {
+        let mut log = self.log();
+        log.statements.push(text);
+        let number = log.statements.len() - 1;
+        log.stop_at.filter(|(at, _)| *at == number).map(|(_, stop)| stop)
     }
 
     /// Stops until the connection is to end.
@@ -159,8 +159,8 @@ async fn requests(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, shared: &Shar
         }
         if let Some(text) = text {
             match shared.count(text) {
-                Some(Stop::Before) => return shared.stop().await,
-                Some(Stop::After) => *awaited.lock().unwrap_or_else(PoisonError::into_inner) = true,
+                Some(StopPoint::Before) => return shared.stop().await,
+                Some(StopPoint::After) => *awaited.lock().unwrap_or_else(PoisonError::into_inner) = true,
                 None => {}
             }
         }

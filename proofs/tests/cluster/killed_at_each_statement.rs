@@ -7,7 +7,7 @@ use idem_proofs::cluster::client::{Client, Reply};
 use idem_proofs::cluster::processes::Service;
 use idem_proofs::cluster::transactions::{STEPS, effects};
 use idem_testkit::postgres::Postgres;
-use idem_testkit::statements::{Statements, Stop};
+use idem_testkit::statements::{Statements, StopPoint};
 use idem_testkit::wait::until;
 use tempfile::TempDir;
 
@@ -81,7 +81,7 @@ async fn over_postgres_before_and_after_each_statement() {
 
     // The last ones are sent when the response is on its way.
     let process = start().await;
-    proxy.stop_at(usize::MAX, Stop::Before);
+    proxy.stop_at(usize::MAX, StopPoint::Before);
     resolve(&mut Client::new(process.port()), "measured", "measured").await;
     until("all is sent", async || proxy.statements().iter().any(|text| text == "ROLLBACK")).await;
     drop(process);
@@ -92,7 +92,7 @@ async fn over_postgres_before_and_after_each_statement() {
 
     let mut committed = Vec::new();
     for number in 0..statements.len() {
-        for stop in [Stop::Before, Stop::After] {
+        for stop in [StopPoint::Before, StopPoint::After] {
             let (key, context) = (format!("{stop:?}-{number}"), format!("{stop:?} {:?}", statements[number]));
             let mut process = start().await;
             proxy.stop_at(number, stop);
@@ -111,8 +111,9 @@ async fn over_postgres_before_and_after_each_statement() {
     }
     // The commit is where it is, and nothing before it is found.
     let commit = statements.iter().position(|text| text.contains("COMMIT")).unwrap();
-    let later = (commit + 1..statements.len()).flat_map(|number| [(number, Stop::Before), (number, Stop::After)]);
-    let expected: Vec<_> = std::iter::once((commit, Stop::After)).chain(later).collect();
+    let later =
+        (commit + 1..statements.len()).flat_map(|number| [(number, StopPoint::Before), (number, StopPoint::After)]);
+    let expected: Vec<_> = std::iter::once((commit, StopPoint::After)).chain(later).collect();
     assert_eq!(committed, expected);
 }
 

@@ -1,4 +1,4 @@
-//! Plays a history to a store and compares what it says with the reference.
+//! Plays a history to a store and compares what it replies with the reference.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,7 +10,7 @@ use idem_runtime::{
 };
 
 use super::steps::KEYS;
-use super::{LEASE, Model, RECORD_BYTES, Said, Step};
+use super::{LEASE, Model, RECORD_BYTES, Step, StoreReply};
 
 /// No claim expires in a history: an abandoned one stays.
 const OPTIONS: BeginOptions = BeginOptions::new(LEASE, Duration::MAX);
@@ -20,21 +20,21 @@ const HEAD_BYTES: usize = 20;
 /// What a store keeps of a record without room for its content, if it has no execution info.
 const TOMBSTONE_BYTES: usize = HEAD_BYTES;
 
-/// Plays `steps` to a new store. The error says where it first said something else.
+/// Plays `steps` to a new store. The error names the first step with another reply.
 ///
 /// # Errors
-/// What the store said, and what it should have said.
+/// What the store replied, and what it should have replied.
 pub async fn play<S: Store>(store: S, mut model: Model, steps: &[Step]) -> Result<(), String> {
-    let mut driven = Driven::new(store);
+    let mut driver = StoreDriver::new(store);
     for (index, step) in steps.iter().enumerate() {
         let expected = model.apply(step);
-        let said = driven.apply(step).await.map_err(|error| format!("step {index}, {step:?}: {error}"))?;
-        if !expected.allows(said) && !leaves_out_content(step, expected, said) {
-            return Err(format!("step {index}, {step:?}: the store said {said:?}, the reference {expected:?}"));
+        let reply = driver.apply(step).await.map_err(|error| format!("step {index}, {step:?}: {error}"))?;
+        if !expected.allows(reply) && !leaves_out_content(step, expected, reply) {
+            return Err(format!("step {index}, {step:?}: the store replied {reply:?}, the reference {expected:?}"));
         }
         // Looking changes nothing, so it may be done between any two steps; one key after the other, to save time.
         let key = u8::try_from(index % usize::from(KEYS)).unwrap_or(0);
-        let (shown, expected) = (driven.look(key).await, model.state_of(key));
+        let (shown, expected) = (driver.look(key).await, model.state_of(key));
         match shown.map_err(|error| format!("after step {index}, {step:?}: {error}"))? {
             Some(shown) if shown != expected => {
                 return Err(format!(
@@ -48,17 +48,17 @@ pub async fn play<S: Store>(store: S, mut model: Model, steps: &[Step]) -> Resul
 }
 
 /// Whether the store reports a record of another fingerprint without its content, as it may.
-fn leaves_out_content(step: &Step, expected: Said, said: Said) -> bool {
+fn leaves_out_content(step: &Step, expected: StoreReply, reply: StoreReply) -> bool {
     let Step::Begin { fingerprint: asked, .. } = step else { return false };
     matches!(
-        (expected, said),
-        (Said::Completed { fingerprint, .. }, Said::Tombstone { fingerprint: said })
-            if *asked != fingerprint && said == fingerprint
+        (expected, reply),
+        (StoreReply::Completed { fingerprint, .. }, StoreReply::Tombstone { fingerprint: other })
+            if *asked != fingerprint && other == fingerprint
     )
 }
 
 /// A store, with the claims it has granted.
-struct Driven<S: Store> {
+struct StoreDriver<S: Store> {
     store: S,
     clock: ManualClock,
     judge: bool,
@@ -66,7 +66,7 @@ struct Driven<S: Store> {
     fingerprints: Vec<u8>,
 }
 
-impl<S: Store> Driven<S> {
+impl<S: Store> StoreDriver<S> {
     fn new(store: S) -> Self {
         let clock = ManualClock::new();
         let shared: Arc<dyn Clock> = Arc::new(clock.clone());
@@ -74,10 +74,10 @@ impl<S: Store> Driven<S> {
         Self { store, clock, judge, granted: Vec::new(), fingerprints: Vec::new() }
     }
 
-    async fn apply(&mut self, step: &Step) -> Result<Said, StoreError> {
+    async fn apply(&mut self, step: &Step) -> Result<StoreReply, StoreError> {
         let ended = match *step {
             Step::Begin { key, fingerprint, new_owner } => return self.begin(key, fingerprint, new_owner).await,
-            Step::Forget { key } => return self.store.forget(&storage_key(key)).await.map(Said::Forgot),
+            Step::Forget { key } => return self.store.forget(&storage_key(key)).await.map(StoreReply::Forgot),
             Step::Advance(by) => {
                 self.clock.advance(by);
                 Ok(())
@@ -103,52 +103,52 @@ impl<S: Store> Driven<S> {
             },
         };
         match ended {
-            Ok(()) => Ok(Said::Done),
-            Err(StoreError::Lost) => Ok(Said::Lost),
+            Ok(()) => Ok(StoreReply::Done),
+            Err(StoreError::Lost) => Ok(StoreReply::Lost),
             Err(error) => Err(error),
         }
     }
 
-    /// The state of `key`, or nothing; the outer `None` where the store cannot be inspected.
-    async fn look(&self, key: u8) -> Result<Option<Option<Said>>, StoreError> {
+    /// The state of `key`, or nothing; the outer `None` if the store cannot be inspected.
+    async fn look(&self, key: u8) -> Result<Option<Option<StoreReply>>, StoreError> {
         let found = match self.store.inspect(&storage_key(key)).await {
             Err(StoreError::CannotInspect) => return Ok(None),
             found => found?,
         };
         let Some(found) = found else { return Ok(Some(None)) };
         Ok(Some(Some(match found.state {
-            KeyState::Abandoned(_) => Said::Abandoned,
-            KeyState::InFlight(fingerprint) => Said::InFlight { fingerprint: fingerprint.as_bytes()[0] },
+            KeyState::Abandoned(_) => StoreReply::Abandoned,
+            KeyState::InFlight(fingerprint) => StoreReply::InFlight { fingerprint: fingerprint.as_bytes()[0] },
             KeyState::Completed(kept) => {
                 let fingerprint = kept.fingerprint().as_bytes()[0];
                 if kept.bytes().len() == TOMBSTONE_BYTES {
-                    return Ok(Some(Some(Said::Tombstone { fingerprint })));
+                    return Ok(Some(Some(StoreReply::Tombstone { fingerprint })));
                 }
                 let (claim, expires_at) = read(&kept)?;
                 if self.judge && expires_at <= self.clock.now() {
                     // As the engine does for a store that leaves expiry to it.
                     return Ok(Some(None));
                 }
-                Said::Completed { fingerprint, claim }
+                StoreReply::Completed { fingerprint, claim }
             }
         })))
     }
 
-    async fn begin(&mut self, key: u8, fingerprint: u8, new_owner: bool) -> Result<Said, StoreError> {
+    async fn begin(&mut self, key: u8, fingerprint: u8, new_owner: bool) -> Result<StoreReply, StoreError> {
         let number = key;
         let key = storage_key(key);
         loop {
-            let (claim, said) = match self.store.begin(&key, &self::fingerprint(fingerprint), &OPTIONS).await {
-                Ok(Begin::Claimed(claim)) => (claim, Said::Claimed),
-                Ok(Begin::Abandoned(_)) if !new_owner => return Ok(Said::Abandoned),
+            let (claim, reply) = match self.store.begin(&key, &self::fingerprint(fingerprint), &OPTIONS).await {
+                Ok(Begin::Claimed(claim)) => (claim, StoreReply::Claimed),
+                Ok(Begin::Abandoned(_)) if !new_owner => return Ok(StoreReply::Abandoned),
                 Ok(Begin::Abandoned(mut claim)) => {
                     claim.renew(LEASE).await?;
-                    (claim, Said::TookOver)
+                    (claim, StoreReply::TookOver)
                 }
-                Ok(Begin::InFlight(other)) => return Ok(Said::InFlight { fingerprint: other.as_bytes()[0] }),
+                Ok(Begin::InFlight(other)) => return Ok(StoreReply::InFlight { fingerprint: other.as_bytes()[0] }),
                 // What a tombstone says is the engine's business; that it is one shows in its length.
                 Ok(Begin::Completed(kept)) if kept.bytes().len() == TOMBSTONE_BYTES => {
-                    let tombstone = Said::Tombstone { fingerprint: kept.fingerprint().as_bytes()[0] };
+                    let tombstone = StoreReply::Tombstone { fingerprint: kept.fingerprint().as_bytes()[0] };
                     // Of another request's record a store need not return more.
                     let is_own = *kept.fingerprint() == self::fingerprint(fingerprint);
                     let whole = if is_own { None } else { self.look(number).await?.flatten() };
@@ -161,14 +161,14 @@ impl<S: Store> Driven<S> {
                         self.store.forget(&key).await?;
                         continue;
                     }
-                    return Ok(Said::Completed { fingerprint: kept.fingerprint().as_bytes()[0], claim });
+                    return Ok(StoreReply::Completed { fingerprint: kept.fingerprint().as_bytes()[0], claim });
                 }
-                Err(StoreError::Full) => return Ok(Said::Full),
+                Err(StoreError::Full) => return Ok(StoreReply::Full),
                 Err(error) => return Err(error),
             };
             self.granted.push(Some(claim));
             self.fingerprints.push(fingerprint);
-            return Ok(said);
+            return Ok(reply);
         }
     }
 }

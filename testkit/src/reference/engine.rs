@@ -1,4 +1,4 @@
-//! Plays a history to the engine. Every claim becomes a body that runs until the history ends it, so that requests meet
+//! Plays a history to the engine. Every claim becomes a handler that runs until the history ends it, so that requests meet
 //! handlers that run, have ended, have panicked, and have lost their client.
 
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 use super::drive::{fingerprint, storage_key};
-use super::{LEASE, Model, Said, Step};
+use super::{LEASE, Model, Step, StoreReply};
 
 /// What a client gets. Executions are numbered as the claims are.
 #[derive(Debug, PartialEq, Eq)]
@@ -40,17 +40,17 @@ struct Execution {
     end: oneshot::Sender<Outcome>,
 }
 
-struct Played<S> {
+struct EngineDriver<S> {
     engine: Idempotency,
     store: S,
     clock: ManualClock,
     model: Model,
     running: Vec<Execution>,
-    bodies: Arc<AtomicUsize>,
+    handlers: Arc<AtomicUsize>,
 }
 
-/// Plays `steps` to an engine over a new store, whose clones share their contents. The error says where a client first
-/// got something else than the reference allows, or a handler ran too often.
+/// Plays `steps` to an engine over a new store, whose clones share their contents. The error names the first step at
+/// which a client got something else than the reference allows, or a handler ran too often.
 ///
 /// A claim is named by its place among those that run. Renewing is left to the engine, and the TTL to the key.
 ///
@@ -59,18 +59,18 @@ struct Played<S> {
 pub async fn play<S: Store + Clone>(store: S, model: Model, steps: &[Step]) -> Result<(), String> {
     let clock = ManualClock::new();
     let engine = Idempotency::builder(store.clone()).clock(clock.clone()).lease(LEASE).build();
-    let mut played = Played { engine, store, clock, model, running: Vec::new(), bodies: Arc::default() };
+    let mut driver = EngineDriver { engine, store, clock, model, running: Vec::new(), handlers: Arc::default() };
     for (index, step) in steps.iter().enumerate() {
-        played.apply(step).await.map_err(|error| format!("step {index}, {step:?}: {error}"))?;
-        let (bodies, claims) = (played.bodies.load(Ordering::SeqCst), played.model.granted());
-        if bodies != claims {
-            return Err(format!("step {index}, {step:?}: {bodies} bodies have run, the reference grants {claims}"));
+        driver.apply(step).await.map_err(|error| format!("step {index}, {step:?}: {error}"))?;
+        let (handlers, claims) = (driver.handlers.load(Ordering::SeqCst), driver.model.granted());
+        if handlers != claims {
+            return Err(format!("step {index}, {step:?}: {handlers} handlers have run, the reference grants {claims}"));
         }
     }
     Ok(())
 }
 
-/// The answers of these executions are not kept.
+/// The responses of these executions are not recorded.
 fn leaves_tombstone(claim: usize) -> bool {
     claim % 5 == 4
 }
@@ -84,7 +84,7 @@ fn ttl(key: u8) -> Duration {
     LEASE * [1, 2, 3, 50][usize::from(key % 4)]
 }
 
-impl<S: Store> Played<S> {
+impl<S: Store> EngineDriver<S> {
     async fn apply(&mut self, step: &Step) -> Result<(), String> {
         match *step {
             Step::Begin { key, fingerprint, new_owner } => return self.request(key, fingerprint, new_owner).await,
@@ -93,10 +93,10 @@ impl<S: Store> Played<S> {
             }
             Step::Renew { .. } => {}
             Step::Forget { key } => {
-                let said = self.store.forget(&storage_key(key)).await.map_err(|error| error.to_string())?;
+                let forgot = self.store.forget(&storage_key(key)).await.map_err(|error| error.to_string())?;
                 let expected = self.model.apply(step);
-                if !expected.allows(Said::Forgot(said)) {
-                    return Err(format!("the store forgot: {said}, the reference: {expected:?}"));
+                if !expected.allows(StoreReply::Forgot(forgot)) {
+                    return Err(format!("the store forgot: {forgot}, the reference: {expected:?}"));
                 }
             }
             Step::Advance(by) => {
@@ -109,35 +109,32 @@ impl<S: Store> Played<S> {
 
     async fn request(&mut self, key: u8, fingerprint: u8, new_owner: bool) -> Result<(), String> {
         let claim = self.model.granted();
-        let expected = match self.model.apply(&Step::Begin { key, fingerprint, new_owner }) {
-            Said::Claimed | Said::TookOver => Reply::Ran(claim),
-            Said::Abandoned => Reply::Unknown,
-            Said::Full => Reply::Full,
-            Said::InFlight { fingerprint: other } if other == fingerprint => Reply::InFlight,
-            Said::Completed { fingerprint: other, claim } if other == fingerprint => {
-                if leaves_tombstone(claim) {
-                    Reply::NotReplayable
-                } else {
-                    Reply::Recorded(claim)
+        let expected =
+            match self.model.apply(&Step::Begin { key, fingerprint, new_owner }) {
+                StoreReply::Claimed | StoreReply::TookOver => Reply::Ran(claim),
+                StoreReply::Abandoned => Reply::Unknown,
+                StoreReply::Full => Reply::Full,
+                StoreReply::InFlight { fingerprint: other } if other == fingerprint => Reply::InFlight,
+                StoreReply::Completed { fingerprint: other, claim } if other == fingerprint => {
+                    if leaves_tombstone(claim) { Reply::NotReplayable } else { Reply::Recorded(claim) }
                 }
-            }
-            _ => Reply::Mismatch,
-        };
+                _ => Reply::Mismatch,
+            };
         let abandoned = if new_owner { Abandoned::Rerun } else { Abandoned::Refuse };
         let rules = Rules { ttl: ttl(key), abandoned, ..Rules::DEFAULT };
         let attempt = Attempt::new(storage_key(key), self::fingerprint(fingerprint), rules);
         let (starts, started) = oneshot::channel();
         let (end, ended) = oneshot::channel();
-        let (engine, bodies) = (self.engine.clone(), Arc::clone(&self.bodies));
-        let body = move |_| {
-            bodies.fetch_add(1, Ordering::SeqCst);
+        let (engine, handlers) = (self.engine.clone(), Arc::clone(&self.handlers));
+        let handler = move |_| {
+            handlers.fetch_add(1, Ordering::SeqCst);
             let _ = starts.send(());
             async move {
-                let Ok(outcome) = ended.await else { std::panic::resume_unwind(Box::new("the body panics")) };
+                let Ok(outcome) = ended.await else { std::panic::resume_unwind(Box::new("the handler panics")) };
                 Executed { response: claim, recording: Recording::Done(outcome) }
             }
         };
-        let client = tokio::spawn(async move { engine.run(attempt, body).await });
+        let client = tokio::spawn(async move { engine.run(attempt, handler).await });
         if started.await.is_err() {
             return compare(&reply_of(client).await, &expected);
         }
@@ -156,7 +153,7 @@ impl<S: Store> Played<S> {
         let mut expected = Reply::Ran(claim);
         match step {
             Step::Release { .. } => {
-                if self.model.apply(&Step::Release { claim }) == Said::Lost && new_owner {
+                if self.model.apply(&Step::Release { claim }) == StoreReply::Lost && new_owner {
                     expected = Reply::Unknown;
                 }
                 let _ = end.send(Outcome::Release);
@@ -167,8 +164,8 @@ impl<S: Store> Played<S> {
                 drop(end);
             }
             _ => {
-                // A lost claim cannot be completed. Where another run may have it, its answer is the one that counts.
-                if self.model.apply(&Step::Complete { claim, ttl: ttl(key) }) == Said::Lost && new_owner {
+                // A lost claim cannot be completed. If another run may have it, the response of that run counts.
+                if self.model.apply(&Step::Complete { claim, ttl: ttl(key) }) == StoreReply::Lost && new_owner {
                     expected = Reply::Unknown;
                 }
                 let mut builder = RecordBuilder::new();
