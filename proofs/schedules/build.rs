@@ -1,6 +1,6 @@
 //! Takes the files of the store in memory as they are, and once more with each seeded fault, for the library to compile
 //! them over other primitives.
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a build that cannot go on stops")]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a build that cannot continue stops")]
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};

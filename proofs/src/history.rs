@@ -19,9 +19,9 @@ pub struct Line {
 
 /// Whose request it is, and for what.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-pub struct Asked {
+pub struct RequestIdentity {
     pub tenant: String,
-    /// Whose key it is by the policy of the endpoint: not the tenant's where the policy binds the caller otherwise.
+    /// Whose key it is by the policy of the endpoint: not the tenant's if the policy binds the caller otherwise.
     pub scope: String,
     pub key: String,
     /// What must be equal on a retry, readable.
@@ -41,10 +41,10 @@ pub struct SentResponse {
 #[serde(tag = "event", rename_all = "lowercase")]
 pub enum Event {
     /// A client sends a request.
-    Req { id: u64, client: String, asked: Asked },
+    Req { id: u64, client: String, identity: RequestIdentity },
     /// A handler starts, on behalf of the request `req`. Its whole response holds its canary.
-    Start { exec: u64, req: u64, asked: Asked, canary: String },
-    /// A body has its `n`th effect.
+    Start { exec: u64, req: u64, identity: RequestIdentity, canary: String },
+    /// A handler has its `n`th effect.
     Effect { exec: u64, n: u32 },
     /// A handler ends.
     End { exec: u64, response: SentResponse },
@@ -74,38 +74,38 @@ pub const LAST_LOOK: &str = "last-look";
 
 /// A history that is being written. Clones write to the same one.
 #[derive(Clone, Debug, Default)]
-pub struct History(Arc<Mutex<Written>>);
+pub struct History(Arc<Mutex<Inner>>);
 
 #[derive(Debug, Default)]
-struct Written {
+struct Inner {
     lines: Vec<Line>,
     last_id: u64,
 }
 
 impl History {
-    fn written(&self) -> MutexGuard<'_, Written> {
+    fn inner(&self) -> MutexGuard<'_, Inner> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Writes an event. Hosts of one simulated tick run one after the other, each from the beginning of the tick; time is
     /// not allowed to go back between them.
     pub fn write(&self, at: Duration, event: Event) {
-        let mut written = self.written();
+        let mut inner = self.inner();
         let at = u64::try_from(at.as_nanos()).unwrap_or(u64::MAX);
-        let at = written.lines.last().map_or(at, |last| last.at.max(at));
-        let seq = written.lines.len() as u64;
-        written.lines.push(Line { seq, at, event });
+        let at = inner.lines.last().map_or(at, |last| last.at.max(at));
+        let seq = inner.lines.len() as u64;
+        inner.lines.push(Line { seq, at, event });
     }
 
     /// A number that nothing else in this history has.
     pub fn id(&self) -> u64 {
-        let mut written = self.written();
-        written.last_id += 1;
-        written.last_id
+        let mut inner = self.inner();
+        inner.last_id += 1;
+        inner.last_id
     }
 
     pub fn lines(&self) -> Vec<Line> {
-        self.written().lines.clone()
+        self.inner().lines.clone()
     }
 }
 
@@ -122,7 +122,7 @@ pub fn from_json(text: &str) -> Result<Vec<Line>, serde_json::Error> {
     text.lines().map(serde_json::from_str).collect()
 }
 
-/// Keeps a history where it can be looked at, and says where.
+/// Writes a history to a file, and returns its path.
 ///
 /// # Errors
 /// If it cannot be written.
@@ -148,12 +148,13 @@ mod tests {
     #[test]
     fn a_history_survives_its_json_lines() {
         let history = History::default();
-        let asked = Asked { tenant: "a".into(), scope: "a".into(), key: "k".into(), fp: "POST / {}".into() };
+        let identity =
+            RequestIdentity { tenant: "a".into(), scope: "a".into(), key: "k".into(), fp: "POST / {}".into() };
         let bytes: Vec<u8> = (0..=255).collect();
         let response =
             SentResponse { status: 201, headers: vec![("link".into(), latin1(b"\xff\n\"")); 2], body: latin1(&bytes) };
-        history.write(Duration::from_nanos(5), Event::Req { id: 1, client: "c".into(), asked: asked.clone() });
-        history.write(Duration::from_nanos(3), Event::Start { exec: 2, req: 1, asked, canary: "x".into() });
+        history.write(Duration::from_nanos(5), Event::Req { id: 1, client: "c".into(), identity: identity.clone() });
+        history.write(Duration::from_nanos(3), Event::Start { exec: 2, req: 1, identity, canary: "x".into() });
         history.write(Duration::from_nanos(7), Event::End { exec: 2, response: response.clone() });
         history.write(Duration::from_nanos(8), Event::Resp { id: 1, replayed: false, code: None, response });
         history.write(Duration::from_nanos(9), Event::Calm);

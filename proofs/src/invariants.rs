@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
-use crate::history::{Asked, Event, Line, SERVER, SentResponse};
+use crate::history::{Event, Line, RequestIdentity, SERVER, SentResponse};
 
 mod executions;
 mod responses;
@@ -33,9 +33,9 @@ impl fmt::Display for Violation {
 /// How long a response may take once nothing goes wrong any more.
 #[derive(Clone, Copy, Debug)]
 pub struct Bounds {
-    /// From the request to the response, the body and every wait included.
+    /// From the request to the response, the handler and every wait included.
     pub response: Duration,
-    /// From the end of the body, or from the request if that is later, to the replay.
+    /// From the end of the handler, or from the request if that is later, to the replay.
     pub replay: Duration,
 }
 
@@ -43,7 +43,7 @@ pub struct Bounds {
 type Findings = Vec<(u64, String)>;
 
 /// A check, with the number of its invariant.
-type Check = (&'static str, fn(&Story<'_>) -> Findings);
+type Check = (&'static str, fn(&ParsedHistory<'_>) -> Findings);
 
 /// One lease after the last fault each key is recorded, free, or reported unknown.
 pub const SETTLED: &str = "I27 settled";
@@ -70,15 +70,15 @@ const CHECKS: &[Check] = &[
 
 /// Everything in the history that must not be, in the order of the invariants.
 pub fn check(lines: &[Line], bounds: Bounds) -> Vec<Violation> {
-    let story = Story::read(lines, bounds);
+    let history = ParsedHistory::read(lines, bounds);
     let violations = CHECKS.iter().flat_map(|&(invariant, check)| {
-        check(&story).into_iter().map(move |(seq, text)| Violation { invariant, seq, text })
+        check(&history).into_iter().map(move |(seq, text)| Violation { invariant, seq, text })
     });
     violations.collect()
 }
 
 /// Whose key, and which: the storage key.
-type Place<'a> = (&'a str, &'a str);
+type ScopedKey<'a> = (&'a str, &'a str);
 
 /// When something happened.
 #[derive(Clone, Copy, Debug)]
@@ -92,7 +92,7 @@ struct Moment {
 struct Request<'a> {
     sent: Moment,
     client: &'a str,
-    asked: &'a Asked,
+    identity: &'a RequestIdentity,
     /// `None` while nothing is known.
     outcome: Option<(Moment, Outcome<'a>)>,
 }
@@ -102,17 +102,17 @@ enum Outcome<'a> {
     Lost,
 }
 
-/// One run of a body.
+/// One run of a handler.
 struct Execution<'a> {
     started: Moment,
     req: u64,
-    asked: &'a Asked,
+    identity: &'a RequestIdentity,
     canary: &'a str,
     ended: Option<(Moment, &'a SentResponse)>,
 }
 
 /// A history by its requests and executions.
-struct Story<'a> {
+struct ParsedHistory<'a> {
     lines: &'a [Line],
     bounds: Bounds,
     requests: BTreeMap<u64, Request<'a>>,
@@ -123,9 +123,9 @@ struct Story<'a> {
 }
 
 /// A response that a client got, with the request it belongs to.
-struct Given<'s> {
+struct ReceivedResponse<'s> {
     id: u64,
-    asked: &'s Asked,
+    identity: &'s RequestIdentity,
     sent: Moment,
     got: Moment,
     replayed: bool,
@@ -133,38 +133,38 @@ struct Given<'s> {
     response: &'s SentResponse,
 }
 
-impl<'a> Story<'a> {
+impl<'a> ParsedHistory<'a> {
     fn read(lines: &'a [Line], bounds: Bounds) -> Self {
         let last = Moment { seq: 0, at: 0, window: 0 };
-        let mut story =
+        let mut history =
             Self { lines, bounds, requests: BTreeMap::new(), executions: BTreeMap::new(), calm: None, last };
         for Line { seq, at, event } in lines {
-            let now = Moment { seq: *seq, at: *at, window: story.last.window };
-            story.last = now;
+            let now = Moment { seq: *seq, at: *at, window: history.last.window };
+            history.last = now;
             match event {
-                Event::Req { id, client, asked } => {
-                    story.requests.entry(*id).or_insert(Request { sent: now, client, asked, outcome: None });
+                Event::Req { id, client, identity } => {
+                    history.requests.entry(*id).or_insert(Request { sent: now, client, identity, outcome: None });
                 }
-                Event::Start { exec, req, asked, canary } => {
-                    let execution = Execution { started: now, req: *req, asked, canary, ended: None };
-                    story.executions.entry(*exec).or_insert(execution);
+                Event::Start { exec, req, identity, canary } => {
+                    let execution = Execution { started: now, req: *req, identity, canary, ended: None };
+                    history.executions.entry(*exec).or_insert(execution);
                 }
                 Event::End { exec, response } => {
-                    if let Some(execution) = story.executions.get_mut(exec) {
+                    if let Some(execution) = history.executions.get_mut(exec) {
                         execution.ended.get_or_insert((now, response));
                     }
                 }
                 Event::Resp { id, replayed, code, response } => {
                     let outcome = Outcome::Responded { replayed: *replayed, code: code.as_deref(), response };
-                    story.learn(*id, now, outcome);
+                    history.learn(*id, now, outcome);
                 }
-                Event::Lost { id, .. } => story.learn(*id, now, Outcome::Lost),
-                Event::Crash { node } if node == SERVER => story.last.window += 1,
-                Event::Calm => story.calm = Some(now),
+                Event::Lost { id, .. } => history.learn(*id, now, Outcome::Lost),
+                Event::Crash { node } if node == SERVER => history.last.window += 1,
+                Event::Calm => history.calm = Some(now),
                 _ => {}
             }
         }
-        story
+        history
     }
 
     fn learn(&mut self, id: u64, now: Moment, outcome: Outcome<'a>) {
@@ -174,11 +174,11 @@ impl<'a> Story<'a> {
     }
 
     /// The responses that clients got.
-    fn given(&self) -> impl Iterator<Item = Given<'_>> {
+    fn given(&self) -> impl Iterator<Item = ReceivedResponse<'_>> {
         self.requests.iter().filter_map(|(&id, request)| match &request.outcome {
-            Some((got, Outcome::Responded { replayed, code, response })) => Some(Given {
+            Some((got, Outcome::Responded { replayed, code, response })) => Some(ReceivedResponse {
                 id,
-                asked: request.asked,
+                identity: request.identity,
                 sent: request.sent,
                 got: *got,
                 replayed: *replayed,
@@ -198,16 +198,16 @@ impl<'a> Story<'a> {
         self.executions.iter().filter(|(_, execution)| holds(execution.canary)).map(|(&id, it)| (id, it)).collect()
     }
 
-    /// The executions by place and window.
-    fn by_place(&self) -> BTreeMap<(Place<'a>, usize), Vec<(u64, &Execution<'a>)>> {
-        let mut by_place = BTreeMap::<_, Vec<_>>::new();
+    /// The executions by key and window.
+    fn by_key(&self) -> BTreeMap<(ScopedKey<'a>, usize), Vec<(u64, &Execution<'a>)>> {
+        let mut by_key = BTreeMap::<_, Vec<_>>::new();
         for (&id, execution) in &self.executions {
-            by_place.entry((place(execution.asked), execution.started.window)).or_default().push((id, execution));
+            by_key.entry((scoped_key(execution.identity), execution.started.window)).or_default().push((id, execution));
         }
-        by_place
+        by_key
     }
 }
 
-fn place(asked: &Asked) -> Place<'_> {
-    (&asked.scope, &asked.key)
+fn scoped_key(identity: &RequestIdentity) -> ScopedKey<'_> {
+    (&identity.scope, &identity.key)
 }

@@ -152,7 +152,7 @@ impl Store for MapStore {
 }
 
 impl MapClaim {
-    /// Changes the entry if it is still `owner`'s: a compare-and-set. It goes where `change` leaves nothing.
+    /// Changes the entry if it is still `owner`'s: a compare-and-set. The entry is removed if `change` leaves nothing.
     fn change(&self, owner: u64, change: impl FnOnce(Entry) -> Option<Entry>) -> Result<(), StoreError> {
         let mut map = self.store.lock();
         let Place::Occupied(mut place) = map.entries.entry(self.key) else { return Err(StoreError::Lost) };

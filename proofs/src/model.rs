@@ -28,7 +28,7 @@ pub enum Abandoned {
 pub enum HangUp {
     /// Clients stay.
     Never,
-    /// The body has its own task and goes on. What the engine does.
+    /// The handler has its own task and continues. What the engine does.
     GoesOn,
     /// The body is cut off and its claim left as it is.
     CutsOff,
@@ -45,7 +45,7 @@ pub struct Protocol {
     pub abandoned: Abandoned,
     /// Owners crash, at any step.
     pub crash: bool,
-    /// Owners stand still for longer than their lease, once each, and then go on.
+    /// Owners pause for longer than their lease, once each, and then continue.
     pub pause: bool,
     /// The replies to `begin` and `complete` get lost, once each; the attempt repeats the call or, for `begin`, gives up.
     pub lost_acks: bool,
@@ -63,7 +63,7 @@ pub struct Protocol {
     pub shared_lease: bool,
     /// The store loses an acknowledged record, once. A failover does; no protocol can repair it.
     pub loses_record: bool,
-    /// An owner that lost its claim sends its own response to the client. What the engine does under `refuse`, where the loss
+    /// An owner that lost its claim sends its own response to the client. What the engine does under `refuse`, if the loss
     /// has no other run behind it, and never under `rerun`, unless the response was sent before the loss was known.
     pub lost_owner_replies: bool,
     /// The effect and the completion are one transaction.
@@ -89,7 +89,7 @@ impl Protocol {
         transaction: false,
     };
 
-    /// The engine where the policy is to run again.
+    /// The engine if the policy is to run again.
     pub const RERUN: Self = Self { abandoned: Abandoned::Rerun, lost_owner_replies: false, ..Self::CALM };
 }
 

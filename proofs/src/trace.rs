@@ -19,7 +19,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use serde::{Deserialize, Serialize};
 
 pub use observe::Observer;
-pub use replay::{Unexplained, validate};
+pub use replay::{UnexplainedKey, validate};
 
 /// What the engine reported of one request.
 ///
@@ -69,11 +69,11 @@ pub struct Trace(Arc<Sink>);
 #[derive(Debug)]
 struct Sink {
     process: AtomicU64,
-    out: Out,
+    output: Output,
 }
 
 #[derive(Debug)]
-enum Out {
+enum Output {
     Memory(Mutex<Vec<Line>>),
     File(File),
 }
@@ -81,7 +81,7 @@ enum Out {
 impl Trace {
     /// A trace in memory, of a process with the number 0.
     pub fn in_memory() -> Self {
-        Self(Arc::new(Sink { process: AtomicU64::new(0), out: Out::Memory(Mutex::default()) }))
+        Self(Arc::new(Sink { process: AtomicU64::new(0), output: Output::Memory(Mutex::default()) }))
     }
 
     /// A trace that this process appends to a file, as other processes may: each line in one piece, so that a process is killed
@@ -91,7 +91,7 @@ impl Trace {
     /// As for any file.
     pub fn append(path: &Path) -> io::Result<Self> {
         let file = OpenOptions::new().create(true).append(true).open(path)?;
-        Ok(Self(Arc::new(Sink { process: AtomicU64::new(std::process::id().into()), out: Out::File(file) })))
+        Ok(Self(Arc::new(Sink { process: AtomicU64::new(std::process::id().into()), output: Output::File(file) })))
     }
 
     /// The process starts again: what it writes from now on is of another one.
@@ -101,9 +101,9 @@ impl Trace {
 
     /// The lines of a trace in memory.
     pub fn lines(&self) -> Vec<Line> {
-        match &self.0.out {
-            Out::Memory(lines) => lines.lock().unwrap_or_else(PoisonError::into_inner).clone(),
-            Out::File(_) => Vec::new(),
+        match &self.0.output {
+            Output::Memory(lines) => lines.lock().unwrap_or_else(PoisonError::into_inner).clone(),
+            Output::File(_) => Vec::new(),
         }
     }
 
@@ -112,9 +112,9 @@ impl Trace {
     }
 
     fn write(&self, line: Line) {
-        match &self.0.out {
-            Out::Memory(lines) => lines.lock().unwrap_or_else(PoisonError::into_inner).push(line),
-            Out::File(file) => {
+        match &self.0.output {
+            Output::Memory(lines) => lines.lock().unwrap_or_else(PoisonError::into_inner).push(line),
+            Output::File(file) => {
                 let line = serde_json::to_string(&line).unwrap_or_default() + "\n";
                 // A trace with a hole would accuse the engine.
                 let mut file = file;

@@ -190,7 +190,7 @@ async fn a_run_that_is_dropped_at_any_poll_leaves_the_key_absent_running_or_reco
     }
 }
 
-/// The control: a run inside the future of the request, where it is cut off together with its claim.
+/// The control: a run inside the future of the request, which is cut off together with its claim.
 #[tokio::test(start_paused = true)]
 async fn a_run_inside_the_future_that_is_dropped_leaves_the_key_without_an_owner() {
     let mut left = Vec::new();

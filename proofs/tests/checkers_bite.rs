@@ -155,7 +155,7 @@ fn histories_find_records_that_have_expired() {
     histories_find(Fault::ReportsExpired);
 }
 
-/// A record that cannot be read refuses the retry, and its body does not run again.
+/// A record that cannot be read refuses the retry, and its handler does not run again.
 async fn unreadable_is_refused(store: impl Store + Clone) -> bool {
     let engine = Idempotency::new(store.clone());
     let (key, fingerprint) = (StorageKey::from_bytes([1; 32]), Fingerprint::from_bytes([2; 32]));

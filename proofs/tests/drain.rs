@@ -8,7 +8,7 @@ use std::time::Duration;
 use idem_axum::Idempotency;
 use idem_proofs::history::{Event, History, Line, SERVER, keep};
 use idem_proofs::invariants::check;
-use idem_proofs::network::{BOUNDS, Client, Protection, Server, Shop, asked, listen, script};
+use idem_proofs::network::{BOUNDS, Client, Protection, Server, Shop, identity, listen, script};
 use tokio::time::{sleep, sleep_until, timeout};
 use turmoil::Sim;
 
@@ -131,7 +131,7 @@ fn shut_down(seed: u64, ending: Ending) -> Outcome {
 fn run(sim: &mut Sim<'_>, history: &History) {
     sim.run().expect("the simulation ends");
     while !history.lines().iter().any(|line| matches!(line.event, Event::Drained { .. })) {
-        sim.step().expect("the simulation goes on");
+        sim.step().expect("the simulation continues");
     }
 }
 
@@ -161,26 +161,26 @@ async fn audit(shop: Shop) -> turmoil::Result {
     let orders: BTreeSet<_> = CLIENTS.iter().flat_map(|client| script(shop.seed, client)).collect();
     let client = Client { name: AUDIT.to_owned(), shop };
     for order in orders {
-        if ran.contains(&asked(order.path, order.tenant, &order.key, &order.body)) {
+        if ran.contains(&identity(order.path, order.tenant, &order.key, &order.body)) {
             client.ask(&order, Duration::from_secs(1)).await;
         }
     }
     Ok(())
 }
 
-fn started(line: Line) -> Option<idem_proofs::history::Asked> {
-    if let Event::Start { asked, .. } = line.event { Some(asked) } else { None }
+fn started(line: Line) -> Option<idem_proofs::history::RequestIdentity> {
+    if let Event::Start { identity, .. } = line.event { Some(identity) } else { None }
 }
 
 /// How often the audit got a replay.
 fn replays_to_the_audit(lines: &[Line]) -> usize {
-    let mut asked = BTreeSet::new();
+    let mut audits = BTreeSet::new();
     let replayed = lines.iter().filter(|line| match &line.event {
         Event::Req { id, client, .. } if client == AUDIT => {
-            asked.insert(*id);
+            audits.insert(*id);
             false
         }
-        Event::Resp { id, replayed: true, .. } => asked.contains(id),
+        Event::Resp { id, replayed: true, .. } => audits.contains(id),
         _ => false,
     });
     replayed.count()
@@ -193,12 +193,16 @@ fn drain_loses_nothing() {
         let outcome = shut_down(seed, Ending::Drain);
         outcome.assert_good(&format!("drain-{seed}"));
         assert_eq!(outcome.abandoned(), 0, "seed {seed}");
-        let bodies = outcome.lines.iter().filter(|line| matches!(line.event, Event::Start { .. })).count();
-        assert_eq!(replays_to_the_audit(&outcome.lines), bodies, "seed {seed}: every body that started is replayed");
+        let handlers = outcome.lines.iter().filter(|line| matches!(line.event, Event::Start { .. })).count();
+        assert_eq!(
+            replays_to_the_audit(&outcome.lines),
+            handlers,
+            "seed {seed}: every handler that started is replayed"
+        );
         without_a_client += outcome.left_by_the_server;
-        replays += bodies;
+        replays += handlers;
     }
-    println!("{without_a_client} of {replays} bodies ran when the server had stopped; all are recorded");
+    println!("{without_a_client} of {replays} handlers ran when the server had stopped; all are recorded");
     assert!(without_a_client > 10, "the server left hardly any body behind: {without_a_client}");
 }
 
@@ -207,7 +211,7 @@ fn control_a_graceful_shutdown_alone_leaves_handlers_behind() {
     let seeds = (0..SEEDS).map(|seed| shut_down(seed, Ending::NoDrain));
     let left =
         seeds.filter(|outcome| outcome.violations().iter().any(|violation| violation.starts_with("I26"))).count();
-    println!("{left} of {SEEDS} shutdowns left bodies behind");
+    println!("{left} of {SEEDS} shutdowns left handlers behind");
     assert!(left > 0);
 }
 

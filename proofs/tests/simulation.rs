@@ -67,7 +67,7 @@ fn the_invariants_hold_whatever_goes_wrong() {
     let kinds = [
         "quiet seeds",
         "body",
-        "body went on without its client",
+        "handler continued without its client",
         "crash of a client",
         "crash of the server",
         "lost",
@@ -106,7 +106,7 @@ fn tally(outcome: &Outcome, seen: &mut BTreeMap<String, usize>) {
             Event::End { exec, .. } => {
                 running.retain(|_, (running, lost)| {
                     if running == exec && *lost {
-                        count("body went on without its client");
+                        count("handler continued without its client");
                     }
                     running != exec
                 });
@@ -158,7 +158,7 @@ fn control_a_handler_inside_the_future_of_the_request_does_not_run_to_the_end() 
     assert!(violated.contains_key("I17 to the end"), "{violated:#?}");
     assert!(
         violated.contains_key("I2 at most once"),
-        "the retry of a body that was cut starts it again: {violated:#?}"
+        "the retry of a handler that was cut starts it again: {violated:#?}"
     );
     // All the rest it does right, so it is the future that breaks the promise.
     assert!(!violated.contains_key("I7 replay identity") && !violated.contains_key("I11 isolation"), "{violated:#?}");

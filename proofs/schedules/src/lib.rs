@@ -1,4 +1,4 @@
-//! The store in memory under a scheduler that decides which thread goes on at every step: the very files of
+//! The store in memory under a scheduler that decides which thread runs at every step: the very files of
 //! `idem-runtime/src/memory`, compiled over the primitives in `sync`, and once more with each of the seeded [`faults`].
 //!
 //! What is explored: every order of the steps at the locks of the claims, of the records and of the sweeps, and at the counters

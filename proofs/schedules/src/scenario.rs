@@ -48,7 +48,7 @@ pub enum Step {
 /// What is known of a key from outside. It is written before a step that takes something away, and after one that puts
 /// something there, so it never claims more than the store must hold.
 #[derive(Default)]
-struct Known {
+struct KeyExpectation {
     /// A thread has the claim.
     held: bool,
     /// Its owner is completing it: until the record is there the claim is, and the key is never free.
@@ -64,8 +64,8 @@ struct Known {
 }
 
 #[derive(Default)]
-struct Ledger {
-    keys: [Known; 4],
+struct Expectations {
+    keys: [KeyExpectation; 4],
     claims: u64,
 }
 
@@ -74,13 +74,18 @@ pub struct World<S> {
     store: S,
     clock: ManualClock,
     max_entries: usize,
-    ledger: Arc<StdMutex<Ledger>>,
+    expectations: Arc<StdMutex<Expectations>>,
 }
 
 impl<S: Clone> Clone for World<S> {
     fn clone(&self) -> Self {
-        let Self { store, clock, max_entries, ledger } = self;
-        Self { store: store.clone(), clock: clock.clone(), max_entries: *max_entries, ledger: Arc::clone(ledger) }
+        let Self { store, clock, max_entries, expectations } = self;
+        Self {
+            store: store.clone(),
+            clock: clock.clone(),
+            max_entries: *max_entries,
+            expectations: Arc::clone(expectations),
+        }
     }
 }
 
@@ -118,24 +123,24 @@ impl<S: Subject> World<S> {
         let shared: Arc<dyn Clock> = Arc::new(clock.clone());
         let store = S::limited(max_entries, max_bytes);
         store.attach(&shared);
-        Self { store, clock, max_entries, ledger: Arc::default() }
+        Self { store, clock, max_entries, expectations: Arc::default() }
     }
 
-    fn ledger(&self) -> StdGuard<'_, Ledger> {
-        self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
+    fn expectations(&self) -> StdGuard<'_, Expectations> {
+        self.expectations.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn change(&self, key: u8, change: impl FnOnce(&mut Known)) -> u64 {
-        let known = &mut self.ledger().keys[usize::from(key)];
+    fn change(&self, key: u8, change: impl FnOnce(&mut KeyExpectation)) -> u64 {
+        let known = &mut self.expectations().keys[usize::from(key)];
         known.version += 1;
         change(known);
         known.version
     }
 
     /// Writes down what a step has put there, unless something else has happened to the key meanwhile.
-    fn change_if(&self, key: u8, version: u64, change: impl FnOnce(&mut Known)) {
+    fn change_if(&self, key: u8, version: u64, change: impl FnOnce(&mut KeyExpectation)) {
         let unchanged = {
-            let known = &self.ledger().keys[usize::from(key)];
+            let known = &self.expectations().keys[usize::from(key)];
             known.version == version && known.forgetting == 0
         };
         if unchanged {
@@ -191,7 +196,7 @@ impl<S: Subject> World<S> {
     /// One `begin` and the end of its claim. `Some` if the key is in flight.
     fn attempt(&self, key: u8, end: End, take_over: bool) -> Option<()> {
         let (version, must_replay, no_record, not_free) = {
-            let known = &self.ledger().keys[usize::from(key)];
+            let known = &self.expectations().keys[usize::from(key)];
             (
                 known.version,
                 known.record,
@@ -200,7 +205,7 @@ impl<S: Subject> World<S> {
             )
         };
         let begun = block_on(self.store.begin(&storage_key(key), &fingerprint(), &OPTIONS));
-        let unchanged = self.ledger().keys[usize::from(key)].version == version;
+        let unchanged = self.expectations().keys[usize::from(key)].version == version;
         match begun {
             Ok(Begin::Completed(kept)) => {
                 if let (true, Some(claim), Some(kept)) = (unchanged, must_replay, left_by(&kept)) {
@@ -240,15 +245,16 @@ impl<S: Subject> World<S> {
 
     fn end(&self, key: u8, claim: S::Claim, end: End) {
         let number = {
-            let mut ledger = self.ledger();
-            ledger.claims += 1;
-            let number = ledger.claims;
-            let known = &mut ledger.keys[usize::from(key)];
+            let mut expectations = self.expectations();
+            expectations.claims += 1;
+            let number = expectations.claims;
+            let known = &mut expectations.keys[usize::from(key)];
             assert!(!known.held && !known.abandoned, "two claims on one key");
             assert_eq!(known.record, None, "a claim beside a record");
             known.version += 1;
             (known.held, known.completing) = (true, false);
-            let there = ledger.keys.iter().filter(|known| known.held || known.abandoned || known.record.is_some());
+            let there =
+                expectations.keys.iter().filter(|known| known.held || known.abandoned || known.record.is_some());
             assert!(there.count() <= self.max_entries, "more keys than the store may hold");
             number
         };

@@ -13,9 +13,9 @@ pub(crate) use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard};
 
 /// A point at which any other thread may go first.
 #[derive(Default)]
-struct Turn(shuttle::sync::atomic::AtomicBool);
+struct SwitchPoint(shuttle::sync::atomic::AtomicBool);
 
-impl Turn {
+impl SwitchPoint {
     fn step(&self) {
         self.0.load(Ordering::SeqCst);
     }
@@ -23,12 +23,12 @@ impl Turn {
 
 /// A counter, each operation of which is one step: a compare-and-set that fails is tried again, so that all of
 /// `fetch_update` happens at once.
-pub(crate) struct AtomicUsize(Turn, std::sync::atomic::AtomicUsize);
+pub(crate) struct AtomicUsize(SwitchPoint, std::sync::atomic::AtomicUsize);
 
 #[allow(dead_code, reason = "the faults use more than the store")]
 impl AtomicUsize {
     pub(crate) fn new(value: usize) -> Self {
-        Self(Turn::default(), std::sync::atomic::AtomicUsize::new(value))
+        Self(SwitchPoint::default(), std::sync::atomic::AtomicUsize::new(value))
     }
 
     pub(crate) fn load(&self, order: Ordering) -> usize {
@@ -62,9 +62,9 @@ impl AtomicUsize {
     }
 }
 
-/// What waiters wait on. Others may go first before it is called, and those that it wakes before the caller goes on.
+/// What waiters wait on. Others may go first before it is called, and those that it wakes before the caller continues.
 #[derive(Default)]
-pub(crate) struct Notify(Turn, Arc<tokio::sync::Notify>);
+pub(crate) struct Notify(SwitchPoint, Arc<tokio::sync::Notify>);
 
 impl Notify {
     pub(crate) fn notify_waiters(&self) {

@@ -115,5 +115,5 @@ async fn main() {
         .layer(IdempotencyLayer::new(idempotency));
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     println!("{}", listener.local_addr().expect("a bound port").port());
-    axum::serve(listener, app).await.expect("the server goes on");
+    axum::serve(listener, app).await.expect("the server continues");
 }

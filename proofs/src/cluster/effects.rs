@@ -20,7 +20,7 @@ pub struct Line {
     pub kind: Kind,
     /// The key of the request.
     pub key: String,
-    /// The execution, which is another one each time the body is started.
+    /// The execution, which is another one each time the handler is started.
     pub execution: String,
 }
 

@@ -59,7 +59,7 @@ pub struct Findings {
 /// What must not be.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Fault {
-    /// A body was started, or had its effect, more than once.
+    /// A handler was started, or had its effect, more than once.
     Twice(Kind, String),
     /// Something was done for a key that no client asked for.
     Unasked(String),
@@ -76,7 +76,7 @@ pub enum Fault {
 }
 
 impl Findings {
-    /// Everything that must not be where `abandoned = refuse`.
+    /// Everything that must not be if `abandoned = refuse`.
     pub fn faults(&self) -> Vec<Fault> {
         let mut faults = Vec::new();
         let asked: BTreeSet<&str> = self.operations.iter().map(|operation| operation.key.as_str()).collect();

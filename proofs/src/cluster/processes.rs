@@ -16,7 +16,7 @@ pub struct Service {
     pub store: String,
     /// For how long a claim lives without renewal.
     pub lease: Duration,
-    /// Where bodies leave their lines.
+    /// Where handlers leave their lines.
     pub effects: PathBuf,
 }
 
@@ -43,7 +43,7 @@ impl Service {
         process
     }
 
-    /// Where bodies leave their lines.
+    /// Where handlers leave their lines.
     pub fn effects(&self) -> &Path {
         &self.effects
     }
@@ -77,7 +77,7 @@ impl Process {
         signal(self.child.id(), "STOP");
     }
 
-    /// Lets a stopped process go on.
+    /// Resumes a stopped process.
     pub fn resume(&self) {
         signal(self.child.id(), "CONT");
     }

@@ -12,12 +12,12 @@ use tokio::task::JoinHandle;
 #[derive(Debug)]
 pub struct RoundRobin {
     port: u16,
-    turns: Arc<Turns>,
+    backends: Arc<Backends>,
     listening: JoinHandle<()>,
 }
 
 #[derive(Debug)]
-struct Turns {
+struct Backends {
     ports: Vec<AtomicU16>,
     next: AtomicUsize,
 }
@@ -25,12 +25,12 @@ struct Turns {
 impl RoundRobin {
     /// A proxy in front of these ports.
     pub async fn over(ports: impl IntoIterator<Item = u16>) -> Self {
-        let turns =
-            Arc::new(Turns { ports: ports.into_iter().map(AtomicU16::new).collect(), next: AtomicUsize::new(0) });
+        let backends =
+            Arc::new(Backends { ports: ports.into_iter().map(AtomicU16::new).collect(), next: AtomicUsize::new(0) });
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a free port");
         let port = listener.local_addr().expect("a bound port").port();
-        let listening = tokio::spawn(listen(listener, Arc::clone(&turns)));
-        Self { port, turns, listening }
+        let listening = tokio::spawn(listen(listener, Arc::clone(&backends)));
+        Self { port, backends, listening }
     }
 
     /// The port that clients connect to.
@@ -40,7 +40,7 @@ impl RoundRobin {
 
     /// A process has been replaced by one on another port.
     pub fn replace(&self, place: usize, port: u16) {
-        self.turns.ports[place].store(port, Ordering::Relaxed);
+        self.backends.ports[place].store(port, Ordering::Relaxed);
     }
 }
 
@@ -50,11 +50,11 @@ impl Drop for RoundRobin {
     }
 }
 
-async fn listen(listener: TcpListener, turns: Arc<Turns>) {
+async fn listen(listener: TcpListener, backends: Arc<Backends>) {
     loop {
         let Ok((mut client, _)) = listener.accept().await else { continue };
-        let turn = turns.next.fetch_add(1, Ordering::Relaxed) % turns.ports.len();
-        let port = turns.ports[turn].load(Ordering::Relaxed);
+        let turn = backends.next.fetch_add(1, Ordering::Relaxed) % backends.ports.len();
+        let port = backends.ports[turn].load(Ordering::Relaxed);
         tokio::spawn(async move {
             // A process that is dead is the client's to find out, as it is with any proxy that checks from time to time.
             let Ok(mut server) = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await else { return };

@@ -104,7 +104,7 @@ async fn due(kill: Kill, mut through: watch::Receiver<usize>) {
     }
 }
 
-/// Kills a process, and starts another one in its place. Clients go on meanwhile, in tasks of their own.
+/// Kills a process, and starts another one in its place. Clients continue meanwhile, in tasks of their own.
 async fn replace_one(service: &Service, processes: &mut [Process], proxy: &RoundRobin) {
     let place = usize::try_from(Dice::unseeded().within(0..=PROCESSES as u64 - 1)).unwrap_or_default();
     processes[place].kill();

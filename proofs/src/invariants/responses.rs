@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use idem_runtime::codes;
 
-use super::{Execution, Findings, Given, Outcome, Story, place};
+use super::{Execution, Findings, Outcome, ParsedHistory, ReceivedResponse, scoped_key};
 use crate::history::{LAST_LOOK, SentResponse};
 
 /// Headers that no record keeps, in the words of the promise, not of the implementation.
@@ -65,10 +65,10 @@ fn differ(expected: Headers<'_>, got: Headers<'_>) -> bool {
 }
 
 /// Every replay is what the body gave back, byte for byte, but for the headers that are never replayed.
-pub(super) fn replays_are_identical(story: &Story<'_>) -> Findings {
+pub(super) fn replays_are_identical(history: &ParsedHistory<'_>) -> Findings {
     let mut wrong = Vec::new();
-    for given in story.given().filter(|given| given.replayed) {
-        let sources = story.sources(given.response);
+    for given in history.given().filter(|given| given.replayed) {
+        let sources = history.sources(given.response);
         let [(exec, execution)] = sources[..] else {
             wrong.push((given.got.seq, format!("a replay of {} executions", sources.len())));
             continue;
@@ -88,10 +88,10 @@ pub(super) fn replays_are_identical(story: &Story<'_>) -> Findings {
 }
 
 /// The first client to get the response gets the real one, which is also the recorded one.
-pub(super) fn first_responses_are_the_recorded_ones(story: &Story<'_>) -> Findings {
+pub(super) fn first_responses_are_the_recorded_ones(history: &ParsedHistory<'_>) -> Findings {
     let mut wrong = Vec::new();
-    for given in story.given().filter(|given| !given.replayed && given.code.is_none()) {
-        let sources = story.sources(given.response);
+    for given in history.given().filter(|given| !given.replayed && given.code.is_none()) {
+        let sources = history.sources(given.response);
         let [(exec, execution)] = sources[..] else { continue };
         let Some((_, real)) = execution.ended else { continue };
         let SentResponse { status, body, .. } = given.response;
@@ -103,11 +103,11 @@ pub(super) fn first_responses_are_the_recorded_ones(story: &Story<'_>) -> Findin
     wrong
 }
 
-/// Whatever is no refusal comes from one execution of the place, and in one window from the same one.
-pub(super) fn single_source(story: &Story<'_>) -> Findings {
+/// Whatever is no refusal comes from one execution of the key, and in one window from the same one.
+pub(super) fn single_source(history: &ParsedHistory<'_>) -> Findings {
     let (mut known, mut wrong) = (BTreeMap::new(), Vec::new());
-    for given in story.given().filter(|given| given.code.is_none()) {
-        let sources = story.sources(given.response);
+    for given in history.given().filter(|given| given.code.is_none()) {
+        let sources = history.sources(given.response);
         let [(exec, execution)] = sources[..] else {
             wrong.push((
                 given.got.seq,
@@ -116,10 +116,12 @@ pub(super) fn single_source(story: &Story<'_>) -> Findings {
             continue;
         };
         let window = execution.started.window;
-        if place(execution.asked) != place(given.asked) || !(given.sent.window..=given.got.window).contains(&window) {
+        if scoped_key(execution.identity) != scoped_key(given.identity)
+            || !(given.sent.window..=given.got.window).contains(&window)
+        {
             wrong.push((given.got.seq, format!("execution {exec} belongs elsewhere")));
         }
-        let first = *known.entry((place(given.asked), window)).or_insert(exec);
+        let first = *known.entry((scoped_key(given.identity), window)).or_insert(exec);
         if first != exec {
             wrong.push((given.got.seq, format!("a response of execution {exec}, after one of execution {first}")));
         }
@@ -127,24 +129,26 @@ pub(super) fn single_source(story: &Story<'_>) -> Findings {
     wrong
 }
 
-/// A request with another fingerprint than the execution of its place gets 422 and nothing else; one with the same
+/// A request with another fingerprint than the execution of its key gets 422 and nothing else; one with the same
 /// fingerprint never does.
-pub(super) fn mismatch(story: &Story<'_>) -> Findings {
-    let by_place = story.by_place();
+pub(super) fn mismatch(history: &ParsedHistory<'_>) -> Findings {
+    let by_key = history.by_key();
     let mut wrong = Vec::new();
-    for given in story.given() {
+    for given in history.given() {
         let mut say = |text: String| wrong.push((given.got.seq, text));
-        let here = |window| by_place.get(&(place(given.asked), window)).into_iter().flatten();
+        let here = |window| by_key.get(&(scoped_key(given.identity), window)).into_iter().flatten();
         let refused = given.code == Some("idempotency_key_mismatch");
-        for (exec, execution) in story.sources(given.response) {
-            if place(execution.asked) == place(given.asked) && execution.asked.fp != given.asked.fp {
+        for (exec, execution) in history.sources(given.response) {
+            if scoped_key(execution.identity) == scoped_key(given.identity)
+                && execution.identity.fp != given.identity.fp
+            {
                 say(format!("holds the response of execution {exec}, which had another fingerprint"));
             }
         }
         if refused {
             let mut windows = given.sent.window..=given.got.window;
             let other = |(_, other): &(u64, &Execution<'_>)| {
-                other.asked.fp != given.asked.fp && other.started.seq < given.got.seq
+                other.identity.fp != given.identity.fp && other.started.seq < given.got.seq
             };
             if given.response.status != 422 || !windows.any(|window| here(window).any(other)) {
                 say("refused as a mismatch, and there is none".to_owned());
@@ -152,7 +156,7 @@ pub(super) fn mismatch(story: &Story<'_>) -> Findings {
         } else if given.sent.window == given.got.window {
             let first = here(given.sent.window).next();
             if let Some((exec, first)) = first.filter(|(_, first)| first.started.seq < given.sent.seq)
-                && first.asked.fp != given.asked.fp
+                && first.identity.fp != given.identity.fp
             {
                 say(format!("not refused, though execution {exec} had another fingerprint"));
             }
@@ -162,25 +166,25 @@ pub(super) fn mismatch(story: &Story<'_>) -> Findings {
 }
 
 /// No response to one tenant holds anything of an execution for another.
-pub(super) fn isolation(story: &Story<'_>) -> Findings {
-    let foreign = |given: Given<'_>| {
-        let sources = story.sources(given.response).into_iter();
-        let mut foreign = sources.filter(|(_, execution)| execution.asked.tenant != given.asked.tenant);
+pub(super) fn isolation(history: &ParsedHistory<'_>) -> Findings {
+    let foreign = |given: ReceivedResponse<'_>| {
+        let sources = history.sources(given.response).into_iter();
+        let mut foreign = sources.filter(|(_, execution)| execution.identity.tenant != given.identity.tenant);
         foreign.next().map(|(exec, _)| (given.got.seq, format!("holds something of execution {exec}")))
     };
-    story.given().filter_map(foreign).collect()
+    history.given().filter_map(foreign).collect()
 }
 
-/// Once a body has ended, each later request of the same window with the same fingerprint gets its replay: nothing is lost
+/// Once a handler has ended, each later request of the same window with the same fingerprint gets its replay: nothing is lost
 /// because the client had gone, and nothing is dropped to make room.
-pub(super) fn recorded(story: &Story<'_>) -> Findings {
-    let by_place = story.by_place();
+pub(super) fn recorded(history: &ParsedHistory<'_>) -> Findings {
+    let by_key = history.by_key();
     let mut wrong = Vec::new();
-    for given in story.given().filter(|given| given.sent.window == given.got.window && !given.replayed) {
-        let here = by_place.get(&(place(given.asked), given.sent.window));
+    for given in history.given().filter(|given| given.sent.window == given.got.window && !given.replayed) {
+        let here = by_key.get(&(scoped_key(given.identity), given.sent.window));
         for (exec, execution) in here.into_iter().flatten() {
             let ended_before = execution.ended.is_some_and(|(ended, _)| ended.seq < given.sent.seq);
-            if ended_before && execution.asked.fp == given.asked.fp {
+            if ended_before && execution.identity.fp == given.identity.fp {
                 let got = given.code.unwrap_or("a response that is no replay");
                 wrong.push((given.got.seq, format!("{got}, though execution {exec} had ended before")));
             }
@@ -191,21 +195,21 @@ pub(super) fn recorded(story: &Story<'_>) -> Findings {
 
 /// Once nothing goes wrong any more, every request gets a response in time, and waiters get it soon after the end of the
 /// body.
-pub(super) fn liveness(story: &Story<'_>) -> Findings {
-    let Some(calm) = story.calm else { return Vec::new() };
+pub(super) fn liveness(history: &ParsedHistory<'_>) -> Findings {
+    let Some(calm) = history.calm else { return Vec::new() };
     let nanos = |bound: std::time::Duration| u64::try_from(bound.as_nanos()).unwrap_or(u64::MAX);
-    let (response, replay) = (nanos(story.bounds.response), nanos(story.bounds.replay));
+    let (response, replay) = (nanos(history.bounds.response), nanos(history.bounds.replay));
     let mut wrong = Vec::new();
-    for (id, request) in story.requests.iter().filter(|(_, request)| request.sent.seq > calm.seq) {
-        let until = request.outcome.as_ref().map_or(story.last, |(got, _)| *got);
+    for (id, request) in history.requests.iter().filter(|(_, request)| request.sent.seq > calm.seq) {
+        let until = request.outcome.as_ref().map_or(history.last, |(got, _)| *got);
         let known = matches!(request.outcome, Some((_, Outcome::Responded { .. })));
         if until.at - request.sent.at > response {
             let what = if known { "got its response late" } else { "got no response" };
             wrong.push((request.sent.seq, format!("request {id} {what}")));
         }
     }
-    for given in story.given().filter(|given| given.replayed && given.sent.seq > calm.seq) {
-        let [(exec, execution)] = story.sources(given.response)[..] else { continue };
+    for given in history.given().filter(|given| given.replayed && given.sent.seq > calm.seq) {
+        let [(exec, execution)] = history.sources(given.response)[..] else { continue };
         let Some((ended, _)) = execution.ended else { continue };
         if given.got.at - given.got.at.min(ended.at.max(given.sent.at)) > replay {
             wrong.push((given.got.seq, format!("the replay of execution {exec} came late")));
@@ -216,14 +220,14 @@ pub(super) fn liveness(story: &Story<'_>) -> Findings {
 
 /// A request of the last look learns what became of its key: a response, that the outcome is unknown, or why the key is not for
 /// this request. A key that is still in flight then belongs to an owner that is gone.
-pub(super) fn settled(story: &Story<'_>) -> Findings {
+pub(super) fn settled(history: &ParsedHistory<'_>) -> Findings {
     const SETTLED: [&str; 3] = [codes::OUTCOME_UNKNOWN, codes::KEY_MISMATCH, codes::STORE_FULL];
-    let looks = story.requests.iter().filter(|(_, request)| request.client == LAST_LOOK);
+    let looks = history.requests.iter().filter(|(_, request)| request.client == LAST_LOOK);
     let wrong = looks.filter_map(|(id, request)| {
         let (what, got) = match &request.outcome {
             Some((got, Outcome::Responded { code, .. })) => (code.filter(|code| !SETTLED.contains(code))?, *got),
             Some((got, Outcome::Lost)) => ("no response", *got),
-            None => ("no response", story.last),
+            None => ("no response", history.last),
         };
         Some((got.seq, format!("the last look {id} at a key got: {what}")))
     });

@@ -4,16 +4,16 @@ use super::*;
 
 mod by_hand;
 
-use by_hand::{BOUNDS, Tale, canary, refusal, replay, response};
+use by_hand::{BOUNDS, HistoryBuilder, canary, refusal, replay, response};
 
 /// Request 1 of tenant a ran as execution 10.
-fn told() -> Tale {
-    Tale::new().req(1, "a", "x").run(10, 1, "a", "x").first(1, 10)
+fn told() -> HistoryBuilder {
+    HistoryBuilder::new().req(1, "a", "x").run(10, 1, "a", "x").first(1, 10)
 }
 
 #[test]
 fn a_good_history_passes() {
-    let running = Tale::new().req(1, "a", "x").start(10, 1, "a", "x").req(2, "a", "x").req(3, "a", "y");
+    let running = HistoryBuilder::new().req(1, "a", "x").start(10, 1, "a", "x").req(2, "a", "x").req(3, "a", "y");
     let refused = running.refuse(2, "idempotency_key_locked", 409).refuse(3, "idempotency_key_mismatch", 422);
     let two_tenants = refused.req(4, "b", "x").run(11, 4, "b", "x").effect(10).end(10).lost(1).first(4, 11);
     let replayed = two_tenants.req(5, "a", "x").replay(5, 10).req(6, "b", "x").replay(6, 11);
@@ -29,7 +29,7 @@ fn a_response_may_arrive_after_the_crash_of_its_server() {
 
 #[test]
 fn i0_a_handler_that_goes_on_after_the_crash() {
-    Tale::new().req(1, "a", "x").start(10, 1, "a", "x").crash().effect(10).violates(&["I0"]);
+    HistoryBuilder::new().req(1, "a", "x").start(10, 1, "a", "x").crash().effect(10).violates(&["I0"]);
 }
 
 #[test]
@@ -46,19 +46,26 @@ fn i0_lines_out_of_order() {
 
 #[test]
 fn i1_two_handlers_at_once() {
-    let both = Tale::new().req(1, "a", "x").req(2, "a", "x").start(10, 1, "a", "x").start(11, 2, "a", "x");
+    let both = HistoryBuilder::new().req(1, "a", "x").req(2, "a", "x").start(10, 1, "a", "x").start(11, 2, "a", "x");
     both.end(10).end(11).violates(&["I1", "I2"]);
 }
 
 #[test]
 fn i2_a_second_start_for_a_client_that_learned_nothing() {
-    let first = Tale::new().req(1, "a", "x").start(10, 1, "a", "x").end(10).lost(1);
+    let first = HistoryBuilder::new().req(1, "a", "x").start(10, 1, "a", "x").end(10).lost(1);
     first.req(2, "a", "x").start(11, 2, "a", "x").end(11).lost(2).violates(&["I2"]);
 }
 
 #[test]
 fn i4_an_effect_twice() {
-    Tale::new().req(1, "a", "x").start(10, 1, "a", "x").effect(10).effect(10).end(10).first(1, 10).violates(&["I4"]);
+    HistoryBuilder::new()
+        .req(1, "a", "x")
+        .start(10, 1, "a", "x")
+        .effect(10)
+        .effect(10)
+        .end(10)
+        .first(1, 10)
+        .violates(&["I4"]);
 }
 
 #[test]
@@ -81,7 +88,13 @@ fn i7_a_replay_with_other_bytes() {
 
 #[test]
 fn i7_a_replay_before_the_end() {
-    Tale::new().req(1, "a", "x").start(10, 1, "a", "x").req(2, "a", "x").replay(2, 10).end(10).violates(&["I7"]);
+    HistoryBuilder::new()
+        .req(1, "a", "x")
+        .start(10, 1, "a", "x")
+        .req(2, "a", "x")
+        .replay(2, 10)
+        .end(10)
+        .violates(&["I7"]);
 }
 
 #[test]
@@ -89,18 +102,24 @@ fn i8_a_first_response_that_is_not_the_recorded_one() {
     let mut other = response(10);
     other.body.push(' ');
     let resp = Event::Resp { id: 1, replayed: false, code: None, response: other };
-    Tale::new().req(1, "a", "x").run(10, 1, "a", "x").event(resp).violates(&["I8"]);
+    HistoryBuilder::new().req(1, "a", "x").run(10, 1, "a", "x").event(resp).violates(&["I8"]);
 }
 
 #[test]
 fn i8_a_response_for_another_request_without_the_marker() {
-    Tale::new().req(1, "a", "x").req(2, "a", "x").run(10, 1, "a", "x").first(1, 10).first(2, 10).violates(&["I8"]);
+    HistoryBuilder::new()
+        .req(1, "a", "x")
+        .req(2, "a", "x")
+        .run(10, 1, "a", "x")
+        .first(1, 10)
+        .first(2, 10)
+        .violates(&["I8"]);
 }
 
 #[test]
 fn i9_a_response_from_nowhere() {
     let resp = Event::Resp { id: 1, replayed: false, code: None, response: refusal(500) };
-    Tale::new().req(1, "a", "x").run(10, 1, "a", "x").event(resp).violates(&["I9"]);
+    HistoryBuilder::new().req(1, "a", "x").run(10, 1, "a", "x").event(resp).violates(&["I9"]);
 }
 
 #[test]
@@ -120,7 +139,7 @@ fn i10_another_fingerprint_gets_the_record() {
 
 #[test]
 fn i10_another_fingerprint_is_told_that_the_first_runs() {
-    let running = Tale::new().req(1, "a", "x").start(10, 1, "a", "x").req(2, "a", "y");
+    let running = HistoryBuilder::new().req(1, "a", "x").start(10, 1, "a", "x").req(2, "a", "y");
     running.refuse(2, "idempotency_key_locked", 409).end(10).first(1, 10).violates(&["I10"]);
 }
 
@@ -141,8 +160,8 @@ fn i11_another_tenant_gets_the_record() {
     told().req(2, "b", "x").replay(2, 10).violates(&["I9", "I11"]);
 }
 
-fn room(entries: usize) -> Tale {
-    Tale::new().event(Event::Room { entries })
+fn room(entries: usize) -> HistoryBuilder {
+    HistoryBuilder::new().event(Event::Room { entries })
 }
 
 #[test]
@@ -175,7 +194,7 @@ fn i14_an_entry_that_is_left_or_missing() {
 
 #[test]
 fn i17_a_handler_that_was_cut_off() {
-    Tale::new().req(1, "a", "x").start(10, 1, "a", "x").lost(1).violates(&["I17"]);
+    HistoryBuilder::new().req(1, "a", "x").start(10, 1, "a", "x").lost(1).violates(&["I17"]);
 }
 
 #[test]
@@ -192,15 +211,16 @@ fn i22_a_refused_request_that_started_a_handler() {
 
 #[test]
 fn i22_a_handler_that_no_request_started() {
-    Tale::new().run(10, 1, "a", "x").violates(&["I22"]);
-    Tale::new().req(1, "a", "x").run(10, 1, "a", "y").lost(1).violates(&["I22"]);
+    HistoryBuilder::new().run(10, 1, "a", "x").violates(&["I22"]);
+    HistoryBuilder::new().req(1, "a", "x").run(10, 1, "a", "y").lost(1).violates(&["I22"]);
 }
 
 #[test]
 fn i24_no_response_or_a_late_one() {
     told().event(Event::Calm).req(2, "a", "x").wait(10).lost(2).violates(&["I24"]);
     told().event(Event::Calm).req(2, "a", "x").wait(10).event(Event::Fault { what: "none".into() }).violates(&["I24"]);
-    let waiting = Tale::new().event(Event::Calm).req(1, "a", "x").start(10, 1, "a", "x").req(2, "a", "x").end(10);
+    let waiting =
+        HistoryBuilder::new().event(Event::Calm).req(1, "a", "x").start(10, 1, "a", "x").req(2, "a", "x").end(10);
     waiting.first(1, 10).wait(1).replay(2, 10).violates(&["I24"]);
 }
 
@@ -212,7 +232,7 @@ fn i24_says_nothing_of_clients_that_give_up_early_or_while_things_go_wrong() {
 #[test]
 fn i26_a_handler_that_outlives_the_shutdown() {
     let drained = |abandoned| Event::Drained { abandoned };
-    let running = || Tale::new().req(1, "a", "x").start(10, 1, "a", "x").lost(1);
+    let running = || HistoryBuilder::new().req(1, "a", "x").start(10, 1, "a", "x").lost(1);
     running().event(drained(0)).end(10).violates(&["I26"]);
     running().event(drained(1)).passes();
     running().event(drained(2)).violates(&["I26"]);
@@ -222,7 +242,7 @@ fn i26_a_handler_that_outlives_the_shutdown() {
 
 #[test]
 fn i27_a_key_that_is_in_flight_for_good() {
-    let dead = || Tale::new().req(1, "a", "x").start(10, 1, "a", "x").lost(1).crash();
+    let dead = || HistoryBuilder::new().req(1, "a", "x").start(10, 1, "a", "x").lost(1).crash();
     dead().look(2, "a", "x").refuse(2, "idempotency_key_locked", 409).violates(&["I27"]);
     dead().look(2, "a", "x").lost(2).violates(&["I27"]);
     dead().look(2, "a", "x").violates(&["I27"]);

@@ -218,7 +218,7 @@ fn simulate(seed: u64, protection: Protection, keeps: Keeps, trace: &Trace) -> (
 /// Simulates one more tick, and returns whether all clients that come to an end have done so.
 fn step(sim: &mut Sim<'_>, clock: &SimulatedClock) -> bool {
     clock.set(sim.elapsed());
-    sim.step().expect("the simulation goes on")
+    sim.step().expect("the simulation continues")
 }
 
 /// Everything that any client wants.

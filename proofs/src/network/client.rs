@@ -13,7 +13,7 @@ use tokio::time::{sleep, timeout};
 use turmoil::net::TcpStream;
 
 use super::server::PORT;
-use super::shop::{Shop, asked};
+use super::shop::{Shop, identity};
 use crate::history::{Event, SERVER, SentResponse, latin1};
 use idem_testkit::dice::Dice;
 
@@ -28,7 +28,7 @@ pub struct Order {
 
 /// What a client learned of one request.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Learned {
+pub enum Reply {
     /// It got a response; with the code of the refusal, if it was one.
     Response(Option<String>),
     /// Nothing: the connection broke, or the client hung up.
@@ -67,9 +67,9 @@ impl Client {
             for _ in 0..10 {
                 let patience = if hasty { dice.millis(20..=2500) } else { Duration::from_secs(10) };
                 match self.ask(&order, patience).await {
-                    Learned::Response(Some(code)) if code != "idempotency_key_mismatch" => {}
-                    Learned::Response(_) => break,
-                    Learned::Nothing => {}
+                    Reply::Response(Some(code)) if code != "idempotency_key_mismatch" => {}
+                    Reply::Response(_) => break,
+                    Reply::Nothing => {}
                 }
                 sleep(dice.millis(10..=400)).await;
             }
@@ -77,22 +77,22 @@ impl Client {
     }
 
     /// Sends a request, and writes down what came of it.
-    pub async fn ask(&self, order: &Order, patience: Duration) -> Learned {
+    pub async fn ask(&self, order: &Order, patience: Duration) -> Reply {
         let Order { path, tenant, key, body } = order;
         let id = self.shop.history.id();
-        self.write(Event::Req { id, client: self.name.clone(), asked: asked(path, tenant, key, body) });
+        self.write(Event::Req { id, client: self.name.clone(), identity: identity(path, tenant, key, body) });
         let why = match timeout(patience, exchange(order, id)).await {
             Ok(Ok((headers, response))) => {
                 let code = code(&headers, &response.body);
                 let replayed = headers.contains_key("idempotent-replayed");
                 self.write(Event::Resp { id, replayed, code: code.clone(), response });
-                return Learned::Response(code);
+                return Reply::Response(code);
             }
             Ok(Err(error)) => error.to_string(),
             Err(_) => "hung up".to_owned(),
         };
         self.write(Event::Lost { id, why });
-        Learned::Nothing
+        Reply::Nothing
     }
 
     fn write(&self, event: Event) {

@@ -11,14 +11,14 @@ use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 
-use super::shop::asked;
-use crate::history::{Asked, latin1};
+use super::shop::identity;
+use crate::history::{RequestIdentity, latin1};
 
-type Place = (String, String);
+type ScopedKey = (String, String);
 
 /// What was begun and what was recorded.
 #[derive(Default)]
-pub(super) struct Inline(Mutex<HashMap<Place, Slot>>);
+pub(super) struct Inline(Mutex<HashMap<ScopedKey, Slot>>);
 
 struct Slot {
     fp: String,
@@ -26,12 +26,12 @@ struct Slot {
 }
 
 /// Frees a key whose request was dropped, so that a retry may run.
-struct Guard(Arc<Inline>, Option<Place>);
+struct Guard(Arc<Inline>, Option<ScopedKey>);
 
 impl Drop for Guard {
     fn drop(&mut self) {
-        if let Some(place) = self.1.take() {
-            self.0.0.lock().unwrap().remove(&place);
+        if let Some(key) = self.1.take() {
+            self.0.0.lock().unwrap().remove(&key);
         }
     }
 }
@@ -42,26 +42,26 @@ pub(super) async fn run_inline(State(inline): State<Arc<Inline>>, request: Reque
     let header =
         |name| parts.headers.get(name).map_or_else(String::new, |value: &HeaderValue| latin1(value.as_bytes()));
     let (tenant, key) = (header("x-tenant"), header("idempotency-key"));
-    let Asked { scope, key, fp, .. } = asked(parts.uri.path(), &tenant, &key, &latin1(&body));
-    let place = (scope, key);
-    if let Some(response) = begin(&inline, &place, &fp) {
+    let RequestIdentity { scope, key, fp, .. } = identity(parts.uri.path(), &tenant, &key, &latin1(&body));
+    let key = (scope, key);
+    if let Some(response) = begin(&inline, &key, &fp) {
         return response;
     }
-    let mut guard = Guard(inline.clone(), Some(place.clone()));
+    let mut guard = Guard(inline.clone(), Some(key.clone()));
     let response = next.run(Request::from_parts(parts, Body::from(body))).await;
     let (parts, body) = response.into_parts();
     let Ok(body) = to_bytes(body, usize::MAX).await else { return StatusCode::BAD_GATEWAY.into_response() };
     guard.1 = None;
     let recorded = Some((parts.status, parts.headers.clone(), body.clone()));
-    inline.0.lock().unwrap().insert(place, Slot { fp, recorded });
+    inline.0.lock().unwrap().insert(key, Slot { fp, recorded });
     Response::from_parts(parts, Body::from(body))
 }
 
-/// The response that the state of the key makes; `None` where it was free, and is not any more.
-fn begin(inline: &Inline, place: &Place, fp: &str) -> Option<Response> {
+/// The response that the state of the key makes; `None` if it was free, and is not any more.
+fn begin(inline: &Inline, key: &ScopedKey, fp: &str) -> Option<Response> {
     let mut slots = inline.0.lock().unwrap();
-    let Some(slot) = slots.get(place) else {
-        slots.insert(place.clone(), Slot { fp: fp.to_owned(), recorded: None });
+    let Some(slot) = slots.get(key) else {
+        slots.insert(key.clone(), Slot { fp: fp.to_owned(), recorded: None });
         return None;
     };
     if slot.fp != fp {

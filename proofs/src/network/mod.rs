@@ -7,9 +7,9 @@ mod server;
 mod shop;
 
 pub use chaos::{Outcome, Plan, run, run_over};
-pub use client::{Client, Learned, Order, script};
+pub use client::{Client, Order, Reply, script};
 pub use server::{Keeps, RemoteFault, Server, listen};
-pub use shop::{Protection, Shop, asked};
+pub use shop::{Protection, Shop, identity};
 
 /// How long a response may take once nothing goes wrong any more: the longest body, the longest wait, and the network.
 pub const BOUNDS: crate::invariants::Bounds = crate::invariants::Bounds {

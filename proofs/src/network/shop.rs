@@ -1,4 +1,4 @@
-//! The endpoints of the simulation, and the bodies that write down what they do.
+//! The endpoints of the simulation, and the handlers that write down what they do.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -17,7 +17,7 @@ use idem_axum::{Idempotency, IdempotencyLayer, idempotent};
 use tokio::time::sleep;
 
 use super::inline::{Inline, run_inline};
-use crate::history::{Asked, Event, History, SentResponse, latin1};
+use crate::history::{Event, History, RequestIdentity, SentResponse, latin1};
 use idem_testkit::dice::Dice;
 
 /// What is between a retry and the handler.
@@ -32,13 +32,13 @@ pub enum Protection {
 }
 
 /// What a request is by the policies below. The client and the body come to it separately.
-pub fn asked(path: &str, tenant: &str, key: &str, body: &str) -> Asked {
+pub fn identity(path: &str, tenant: &str, key: &str, body: &str) -> RequestIdentity {
     // Without a declared scope the key has no owner, and the caller takes part in the fingerprint.
     let (scope, fp) = match path {
         "/transfers" => ("", format!("{path} {body} {tenant}")),
         _ => (tenant, format!("{path} {body}")),
     };
-    Asked { tenant: tenant.to_owned(), scope: scope.to_owned(), key: key.to_owned(), fp }
+    RequestIdentity { tenant: tenant.to_owned(), scope: scope.to_owned(), key: key.to_owned(), fp }
 }
 
 /// What the bodies work with.
@@ -51,14 +51,14 @@ pub struct Shop {
 }
 
 /// The headers that say which request this is.
-struct Presented {
+struct RequestHeaders {
     req: u64,
     path: String,
     tenant: String,
     key: String,
 }
 
-impl<S: Sync> FromRequestParts<S> for Presented {
+impl<S: Sync> FromRequestParts<S> for RequestHeaders {
     type Rejection = Infallible;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Infallible> {
@@ -70,30 +70,30 @@ impl<S: Sync> FromRequestParts<S> for Presented {
 }
 
 #[idempotent(required, scope = header("X-Tenant"))]
-async fn order(State(shop): State<Shop>, presented: Presented, body: Bytes) -> Response {
-    shop.work(presented, body).await
+async fn order(State(shop): State<Shop>, headers: RequestHeaders, body: Bytes) -> Response {
+    shop.work(headers, body).await
 }
 
 #[idempotent(required, scope = header("X-Tenant"), in_flight = wait("5s"))]
-async fn payment(State(shop): State<Shop>, presented: Presented, body: Bytes) -> Response {
-    shop.work(presented, body).await
+async fn payment(State(shop): State<Shop>, headers: RequestHeaders, body: Bytes) -> Response {
+    shop.work(headers, body).await
 }
 
 #[idempotent(required)]
-async fn transfer(State(shop): State<Shop>, presented: Presented, body: Bytes) -> Response {
-    shop.work(presented, body).await
+async fn transfer(State(shop): State<Shop>, headers: RequestHeaders, body: Bytes) -> Response {
+    shop.work(headers, body).await
 }
 
 #[idempotent(required, scope = header("X-Tenant"), in_flight = wait("5s"))]
-async fn export(State(shop): State<Shop>, presented: Presented, body: Bytes) -> Response {
-    shop.stream(presented, body).await
+async fn export(State(shop): State<Shop>, headers: RequestHeaders, body: Bytes) -> Response {
+    shop.stream(headers, body).await
 }
 
-async fn bare(State(shop): State<Shop>, presented: Presented, body: Bytes) -> Response {
-    shop.work(presented, body).await
+async fn bare(State(shop): State<Shop>, headers: RequestHeaders, body: Bytes) -> Response {
+    shop.work(headers, body).await
 }
 
-/// A body that has started.
+/// A handler that has started.
 struct Run {
     exec: u64,
     dice: Dice,
@@ -122,8 +122,8 @@ impl Shop {
         paths.into_iter().fold(Router::new(), |router, path| router.route(path, post(bare)))
     }
 
-    async fn work(self, presented: Presented, body: Bytes) -> Response {
-        let mut run = self.start(&presented, &body);
+    async fn work(self, headers: RequestHeaders, body: Bytes) -> Response {
+        let mut run = self.start(&headers, &body);
         self.effects(&mut run).await;
         let response = respond(&run.response, Body::from(run.frames.concat()));
         self.write(Event::End { exec: run.exec, response: run.response });
@@ -131,8 +131,8 @@ impl Shop {
     }
 
     /// As [`work`](Self::work), with a response that flows while the body still works.
-    async fn stream(self, presented: Presented, body: Bytes) -> Response {
-        let mut run = self.start(&presented, &body);
+    async fn stream(self, headers: RequestHeaders, body: Bytes) -> Response {
+        let mut run = self.start(&headers, &body);
         self.effects(&mut run).await;
         let (shop, response) = (self, run.response.clone());
         let frames = unfold((shop, run, 0), |(shop, mut run, next)| async move {
@@ -146,8 +146,8 @@ impl Shop {
         respond(&response, Body::from_stream(frames))
     }
 
-    fn start(&self, presented: &Presented, body: &[u8]) -> Run {
-        let Presented { req, path, tenant, key } = presented;
+    fn start(&self, headers: &RequestHeaders, body: &[u8]) -> Run {
+        let RequestHeaders { req, path, tenant, key } = headers;
         let exec = self.history.id();
         let mut dice = Dice::new(self.seed, &format!("execution {exec}"));
         let canary = format!("canary-{:016x}", dice.roll());
@@ -162,8 +162,8 @@ impl Shop {
         let headers = headers.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec();
         let status = dice.pick(&[200, 201, 202, 404, 500]);
         let response = SentResponse { status, headers, body: latin1(&frames.concat()) };
-        let asked = asked(path, tenant, key, &latin1(body));
-        self.write(Event::Start { exec, req: *req, asked, canary });
+        let identity = identity(path, tenant, key, &latin1(body));
+        self.write(Event::Start { exec, req: *req, identity, canary });
         Run { exec, dice, response, frames }
     }
 

@@ -3,7 +3,7 @@
 use idem_runtime::codes;
 
 use super::Event;
-use super::replay::{At, Story, Traced};
+use super::replay::{KeyTrace, Progress, Traced};
 use crate::model::{Abandoned, Action, Protocol, Reply, Slot, State, Step};
 
 impl Traced for Protocol {
@@ -11,7 +11,7 @@ impl Traced for Protocol {
         Self { attempts: requests, ..self.clone() }
     }
 
-    fn explain(&self, story: &Story<'_>, state: &State, me: usize, event: &Event) -> Option<State> {
+    fn explain(&self, trace: &KeyTrace<'_>, state: &State, me: usize, event: &Event) -> Option<State> {
         let now = state.attempts[me].step;
         let owns = matches!(state.slot, Slot::Claim { owner, .. } if owner == me);
         let becomes = |action, step| self.step(state, action).filter(|next| next.attempts[me].step == step);
@@ -37,34 +37,34 @@ impl Traced for Protocol {
             // Nothing is known of the store.
             Event::Unconfirmed => (now == Step::Ran).then(|| state.clone()),
             Event::Replayed(execution) => {
-                becomes(Action::Begin(me), Step::Replied(Reply::From(story.request_of(execution)?)))
+                becomes(Action::Begin(me), Step::Replied(Reply::From(trace.request_of(execution)?)))
             }
             Event::Refused(code) => refused(self, state, me, code),
         }
     }
 
-    fn unseen(&self, story: &Story<'_>, at: &At<'_>, state: &State) -> Vec<State> {
+    fn unseen(&self, trace: &KeyTrace<'_>, progress: &Progress<'_>, state: &State) -> Vec<State> {
         let mut states = Vec::new();
         if let Slot::Claim { owner, live } = state.slot {
             states.extend(self.step(state, Action::LeaseEnds));
-            if at.reached(owner) {
+            if progress.reached(owner) {
                 // Its owner was slow, or died.
                 states.extend(self.steps(state, [Action::Pause(owner), Action::LeaseEnds, Action::Resume(owner)]));
                 states.extend(self.step(state, Action::Renew(owner)));
-                if at.may_be_dead(owner) {
+                if progress.may_be_dead(owner) {
                     states.extend(self.steps(state, [Action::Crash(owner), Action::LeaseEnds]));
                 }
-                if at.is_silent(owner) {
+                if progress.is_silent(owner) {
                     states.extend(self.step(state, Action::CompleteLosesAck(owner)));
                 }
-                if story.gave_up(owner) && live {
+                if trace.gave_up(owner) && live {
                     states.extend(self.steps(state, release_late(owner)));
                 }
             }
         }
         if !matches!(state.slot, Slot::Record(_) | Slot::Claim { live: true, .. }) {
             for me in 0..state.attempts.len() {
-                if at.reached(me) && at.is_silent(me) {
+                if progress.reached(me) && progress.is_silent(me) {
                     let claimed = self.step(state, Action::BeginLosesAck(me));
                     states.extend(claimed.filter(|claimed| claimed.slot != state.slot));
                 }
@@ -73,15 +73,15 @@ impl Traced for Protocol {
         states
     }
 
-    fn describe(story: &Story<'_>, state: &State) -> String {
+    fn describe(trace: &KeyTrace<'_>, state: &State) -> String {
         let attempts = state.attempts.iter().enumerate();
-        let attempts = attempts.map(|(me, attempt)| format!("{} {:?}", story.name(me), attempt.step));
+        let attempts = attempts.map(|(me, attempt)| format!("{} {:?}", trace.name(me), attempt.step));
         let slot = match state.slot {
             Slot::Free => "free".to_owned(),
             Slot::Claim { owner, live } => {
-                format!("claimed by {}, {}", story.name(owner), if live { "live" } else { "abandoned" })
+                format!("claimed by {}, {}", trace.name(owner), if live { "live" } else { "abandoned" })
             }
-            Slot::Record(owner) => format!("recorded by {}", story.name(owner)),
+            Slot::Record(owner) => format!("recorded by {}", trace.name(owner)),
         };
         format!("{slot}; {}", attempts.collect::<Vec<_>>().join(", "))
     }

@@ -11,7 +11,7 @@ use super::{Event, Line};
 
 /// A key whose trace is no run of the model.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Unexplained {
+pub struct UnexplainedKey {
     /// The key.
     pub key: String,
     /// The first line that no order explains, and its place in the trace.
@@ -19,16 +19,16 @@ pub struct Unexplained {
     /// The model's state before it, in the order that came furthest.
     pub state: String,
     /// All lines of the key.
-    pub story: String,
+    pub trace: String,
 }
 
-impl fmt::Display for Unexplained {
+impl fmt::Display for UnexplainedKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { key, line: (place, line), state, story } = self;
+        let Self { key, line: (place, line), state, trace } = self;
         let (process, request, event) = (line.process, line.request, &line.event);
         writeln!(f, "key {key}: the model has no step for line {place}, {event:?} of request {process}/{request}")?;
         writeln!(f, "  in the state {state}")?;
-        write!(f, "{story}")
+        write!(f, "{trace}")
     }
 }
 
@@ -38,13 +38,13 @@ pub trait Traced: Model<State: Clone + Eq + Hash, Action: PartialEq> {
     fn with_requests(&self, requests: usize) -> Self;
 
     /// Returns the state after what was reported of a request, if the model can take that step.
-    fn explain(&self, story: &Story<'_>, state: &Self::State, me: usize, event: &Event) -> Option<Self::State>;
+    fn explain(&self, trace: &KeyTrace<'_>, state: &Self::State, me: usize, event: &Event) -> Option<Self::State>;
 
     /// Returns the states after steps of which the engine cannot know. Each changes what is in the store: others explain no line.
-    fn unseen(&self, story: &Story<'_>, at: &At<'_>, state: &Self::State) -> Vec<Self::State>;
+    fn unseen(&self, trace: &KeyTrace<'_>, progress: &Progress<'_>, state: &Self::State) -> Vec<Self::State>;
 
     /// Describes a state to a reader.
-    fn describe(story: &Story<'_>, state: &Self::State) -> String;
+    fn describe(trace: &KeyTrace<'_>, state: &Self::State) -> String;
 
     /// Takes a step that the model allows here.
     fn step(&self, state: &Self::State, action: Self::Action) -> Option<Self::State> {
@@ -64,7 +64,7 @@ pub trait Traced: Model<State: Clone + Eq + Hash, Action: PartialEq> {
 /// `model` says what may go wrong; how many requests there are is read from the trace. Steps of which the engine cannot know are
 /// added as needed, if `model` has them: the end of a lease, an owner that is slow, the death of one, and what the store did
 /// for a request that did not hear of it.
-pub fn validate<M: Traced>(model: &M, lines: &[Line]) -> Vec<Unexplained> {
+pub fn validate<M: Traced>(model: &M, lines: &[Line]) -> Vec<UnexplainedKey> {
     let mut keys = BTreeMap::<&str, Vec<(usize, &Line)>>::new();
     let mut ends = HashMap::new();
     for (place, line) in lines.iter().enumerate() {
@@ -72,8 +72,8 @@ pub fn validate<M: Traced>(model: &M, lines: &[Line]) -> Vec<Unexplained> {
         ends.insert(line.process, place);
     }
     let search = |lines: Vec<_>| {
-        let story = Story::of(&lines, &ends);
-        Search { model: model.with_requests(story.requests.len()), story, visited: HashSet::new() }.run()
+        let trace = KeyTrace::of(&lines, &ends);
+        Search { model: model.with_requests(trace.requests.len()), trace, visited: HashSet::new() }.run()
     };
     keys.into_values().filter_map(search).collect()
 }
@@ -95,14 +95,14 @@ impl Event {
 }
 
 /// What was reported of a key.
-pub struct Story<'a> {
+pub struct KeyTrace<'a> {
     lines: Vec<(usize, &'a Line)>,
     requests: Vec<Request<'a>>,
     /// The request of each execution.
     executions: HashMap<&'a str, usize>,
 }
 
-impl<'a> Story<'a> {
+impl<'a> KeyTrace<'a> {
     fn of(lines: &[(usize, &'a Line)], ends: &HashMap<u64, usize>) -> Self {
         let mut numbers = HashMap::new();
         let mut requests = Vec::<Request<'a>>::new();
@@ -155,29 +155,29 @@ impl<'a> Story<'a> {
 }
 
 /// How far the lines of a key have been explained.
-pub struct At<'a> {
-    story: &'a Story<'a>,
+pub struct Progress<'a> {
+    trace: &'a KeyTrace<'a>,
     /// How many lines of each request.
     explained: &'a [usize],
     /// The place of the first line that is not.
     next: usize,
 }
 
-impl At<'_> {
+impl Progress<'_> {
     /// Returns whether the line of the request before its next one is explained, and all before that, so that it may take a step.
     pub fn reached(&self, me: usize) -> bool {
-        self.story.requests[me].lines[self.explained[me] - 1].0 < self.next
+        self.trace.requests[me].lines[self.explained[me] - 1].0 < self.next
     }
 
     /// Returns whether the store may have done more than it told the request, before its process died or it gave up.
     pub fn is_silent(&self, me: usize) -> bool {
-        let next = self.story.requests[me].lines.get(self.explained[me]).map(|(_, line)| &line.event);
+        let next = self.trace.requests[me].lines.get(self.explained[me]).map(|(_, line)| &line.event);
         next.is_none_or(|event| *event == Event::Unconfirmed || event.gives_up())
     }
 
     /// Returns whether the process of the request may have died.
     pub fn may_be_dead(&self, me: usize) -> bool {
-        let request = &self.story.requests[me];
+        let request = &self.trace.requests[me];
         self.explained[me] == request.lines.len() && request.process_ends < self.next
     }
 }
@@ -191,16 +191,16 @@ struct Node<S> {
 
 struct Search<'a, M: Traced> {
     model: M,
-    story: Story<'a>,
+    trace: KeyTrace<'a>,
     visited: HashSet<Node<M::State>>,
 }
 
 impl<M: Traced> Search<'_, M> {
     /// Depth first, until no line is left to explain. A node that has been visited leads nowhere.
-    fn run(mut self) -> Option<Unexplained> {
+    fn run(mut self) -> Option<UnexplainedKey> {
         // The first line of each request says that it asks, which is no step.
         let start = Node {
-            explained: vec![1; self.story.requests.len()],
+            explained: vec![1; self.trace.requests.len()],
             state: self.model.init_states().pop().expect("the model has a first state"),
         };
         let mut furthest = (0, start.clone());
@@ -214,11 +214,11 @@ impl<M: Traced> Search<'_, M> {
             if furthest.0 < explained {
                 furthest = (explained, node.clone());
             }
-            let at = At { story: &self.story, explained: &node.explained, next };
+            let progress = Progress { trace: &self.trace, explained: &node.explained, next };
             // What was seen comes last, so that it is tried first, the earliest line before the others.
-            let unseen = self.model.unseen(&self.story, &at, &node.state).into_iter();
+            let unseen = self.model.unseen(&self.trace, &progress, &node.state).into_iter();
             open.extend(unseen.map(|state| Node { explained: node.explained.clone(), state }));
-            open.extend(self.seen(&node, &at).into_iter().rev());
+            open.extend(self.seen(&node, &progress).into_iter().rev());
         }
         Some(self.unexplained(&furthest.1))
     }
@@ -227,17 +227,17 @@ impl<M: Traced> Search<'_, M> {
     fn next_line(&self, node: &Node<M::State>) -> Option<usize> {
         let next =
             |(request, &explained): (&Request<'_>, &usize)| request.lines.get(explained).map(|(place, _)| *place);
-        self.story.requests.iter().zip(&node.explained).filter_map(next).min()
+        self.trace.requests.iter().zip(&node.explained).filter_map(next).min()
     }
 
     /// The nodes after one more line, the earliest line first. Its step lies after the line of its request before it, so that each
     /// line up to there must have been explained.
-    fn seen(&self, node: &Node<M::State>, at: &At<'_>) -> Vec<Node<M::State>> {
+    fn seen(&self, node: &Node<M::State>, progress: &Progress<'_>) -> Vec<Node<M::State>> {
         let mut nodes = Vec::new();
-        for (me, (request, &explained)) in self.story.requests.iter().zip(&node.explained).enumerate() {
+        for (me, (request, &explained)) in self.trace.requests.iter().zip(&node.explained).enumerate() {
             let Some((place, line)) = request.lines.get(explained) else { continue };
-            if at.reached(me)
-                && let Some(state) = self.model.explain(&self.story, &node.state, me, &line.event)
+            if progress.reached(me)
+                && let Some(state) = self.model.explain(&self.trace, &node.state, me, &line.event)
             {
                 let mut node = Node { explained: node.explained.clone(), state };
                 node.explained[me] += 1;
@@ -248,18 +248,18 @@ impl<M: Traced> Search<'_, M> {
         nodes.into_iter().map(|(_, node)| node).collect()
     }
 
-    fn unexplained(&self, furthest: &Node<M::State>) -> Unexplained {
+    fn unexplained(&self, furthest: &Node<M::State>) -> UnexplainedKey {
         let next = self.next_line(furthest).expect("a line is left");
-        let lines = &self.story.lines;
+        let lines = &self.trace.lines;
         let line = lines.iter().find(|(place, _)| *place == next).expect("it is a line of the key");
-        let story = lines
+        let trace = lines
             .iter()
             .map(|(place, line)| format!("  {place:>6} {}/{} {:?}\n", line.process, line.request, line.event));
-        Unexplained {
+        UnexplainedKey {
             key: line.1.key.clone(),
             line: (next, line.1.clone()),
-            state: M::describe(&self.story, &furthest.state),
-            story: story.collect(),
+            state: M::describe(&self.trace, &furthest.state),
+            trace: trace.collect(),
         }
     }
 }

@@ -3,7 +3,7 @@
 use idem_runtime::codes;
 
 use super::Event;
-use super::replay::{At, Story, Traced};
+use super::replay::{KeyTrace, Progress, Traced};
 use crate::model::transaction::{Action, Reply, Session, State, Step, TransactionProtocol};
 
 impl Traced for TransactionProtocol {
@@ -11,7 +11,7 @@ impl Traced for TransactionProtocol {
         Self { fingerprints: vec![0; requests], ..self.clone() }
     }
 
-    fn explain(&self, story: &Story<'_>, state: &State, me: usize, event: &Event) -> Option<State> {
+    fn explain(&self, trace: &KeyTrace<'_>, state: &State, me: usize, event: &Event) -> Option<State> {
         let (now, session) = state.requests[me];
         let becomes = |action, step| self.step(state, action).filter(|next| next.requests[me].0 == step);
         match event {
@@ -30,28 +30,28 @@ impl Traced for TransactionProtocol {
             },
             Event::Released => self.step(state, Action::RollBack(me)),
             Event::Replayed(execution) => {
-                becomes(Action::Begin(me), Step::Replied(Reply::From(story.request_of(execution)?)))
+                becomes(Action::Begin(me), Step::Replied(Reply::From(trace.request_of(execution)?)))
             }
-            Event::Refused(code) => self.refused(story, state, me, code),
+            Event::Refused(code) => self.refused(trace, state, me, code),
             // A transaction has no lease, and the client waits for its end.
             Event::Asked | Event::TakenOver | Event::Lost | Event::Unconfirmed => None,
         }
     }
 
-    fn unseen(&self, _: &Story<'_>, at: &At<'_>, state: &State) -> Vec<State> {
+    fn unseen(&self, _: &KeyTrace<'_>, progress: &Progress<'_>, state: &State) -> Vec<State> {
         let mut states = Vec::new();
         for (me, &(step, session)) in state.requests.iter().enumerate() {
-            if !at.reached(me) {
+            if !progress.reached(me) {
                 continue;
             }
-            if step == Step::Asking && at.is_silent(me) && state.holder().is_none() && state.record.is_none() {
+            if step == Step::Asking && progress.is_silent(me) && state.holder().is_none() && state.record.is_none() {
                 states.extend(self.step(state, Action::Begin(me)));
             }
             if session != Session::Idle {
                 states.extend(self.step(state, Action::SendCommit(me)));
                 states.extend(self.step(state, Action::CommitArrives(me)));
                 states.extend(self.step(state, Action::SessionEnds(me)));
-                if at.may_be_dead(me) {
+                if progress.may_be_dead(me) {
                     states.extend(self.step(state, Action::Crash(me)));
                 }
             }
@@ -59,12 +59,12 @@ impl Traced for TransactionProtocol {
         states
     }
 
-    fn describe(story: &Story<'_>, state: &State) -> String {
+    fn describe(trace: &KeyTrace<'_>, state: &State) -> String {
         let requests = state.requests.iter().enumerate();
-        let requests = requests.map(|(me, (step, session))| format!("{} {step:?} {session:?}", story.name(me)));
+        let requests = requests.map(|(me, (step, session))| format!("{} {step:?} {session:?}", trace.name(me)));
         let key = match (state.holder(), state.record) {
-            (_, Some(execution)) => format!("recorded by {}", story.name(execution)),
-            (Some(holder), None) => format!("locked by {}", story.name(holder)),
+            (_, Some(execution)) => format!("recorded by {}", trace.name(execution)),
+            (Some(holder), None) => format!("locked by {}", trace.name(holder)),
             (None, None) => "free".to_owned(),
         };
         format!("{key}; {}", requests.collect::<Vec<_>>().join(", "))
@@ -73,12 +73,12 @@ impl Traced for TransactionProtocol {
 
 impl TransactionProtocol {
     /// Refusals that change nothing must be true of the state.
-    fn refused(&self, story: &Story<'_>, state: &State, me: usize, code: &str) -> Option<State> {
+    fn refused(&self, trace: &KeyTrace<'_>, state: &State, me: usize, code: &str) -> Option<State> {
         let is_free = state.holder().is_none() && state.record.is_none();
         let is_so = match (state.requests[me].0, code) {
             // One that asks in the same process goes first, and is not yet known to the database.
             (Step::Asking, codes::KEY_LOCKED) => {
-                state.holder().is_some() || (state.record.is_none() && story.is_second(me))
+                state.holder().is_some() || (state.record.is_none() && trace.is_second(me))
             }
             // Here all requests have one fingerprint. Whatever the other one is, a free key is granted.
             (Step::Asking, codes::KEY_MISMATCH | codes::POLICY_CHANGED) => !is_free,

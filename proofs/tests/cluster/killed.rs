@@ -92,7 +92,7 @@ async fn over_sqlite_no_kill_makes_an_effect_twice_or_changes_a_response() {
     assert_once(&killed(&format!("sqlite://{}", file.display()), "/orders").await);
 }
 
-/// The same run where the policy asks for a second start: the checker finds the effects that there are twice, and nothing else.
+/// The same run if the policy asks for a second start: the checker finds the effects that there are twice, and nothing else.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn with_rerun_the_same_kills_make_effects_twice_and_that_is_found() {
     // A few kills need not hit a handler, so there are more runs if they did not.

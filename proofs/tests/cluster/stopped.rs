@@ -1,4 +1,4 @@
-//! The owner of a claim is stopped for longer than its lease, and goes on when others have given it up.
+//! The owner of a claim is stopped for longer than its lease, and continues when others have given it up.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -17,15 +17,15 @@ use tokio::task::JoinHandle;
 const LEASE: Duration = Duration::from_secs(1);
 const KEY: &str = "order-1";
 
-/// Two processes over one store. The first one runs a body that waits, and is stopped.
-struct Stopped {
+/// Two processes over one store. The first one runs a handler that waits, and is stopped.
+struct StoppedOwner {
     folder: TempDir,
     owner: Process,
     other: Process,
     first: JoinHandle<std::io::Result<Reply>>,
 }
 
-impl Stopped {
+impl StoppedOwner {
     async fn over(store: &str, path: &'static str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let service = Service {
@@ -44,7 +44,7 @@ impl Stopped {
         stopped
     }
 
-    /// Lets the owner go on, and its body come to its end.
+    /// Lets the owner continue, and its handler come to its end.
     fn resume(&self) {
         self.owner.resume();
         std::fs::write(gate(self.folder.path()), "").unwrap();
@@ -88,7 +88,7 @@ fn response(execution: &str, replayed: bool) -> Reply {
 }
 
 async fn refused_until_the_owner_goes_on(store: &str) {
-    let mut stopped = Stopped::over(store, "/orders").await;
+    let mut stopped = StoppedOwner::over(store, "/orders").await;
     let reply = stopped.retry("/orders").await;
     assert!(reply.is_refusal("idempotency_outcome_unknown"), "{reply:?}");
     stopped.resume();
@@ -106,7 +106,7 @@ async fn refused_until_the_owner_goes_on(store: &str) {
 }
 
 async fn overtaken_by_the_second_run(store: &str) {
-    let mut stopped = Stopped::over(store, "/rerun").await;
+    let mut stopped = StoppedOwner::over(store, "/rerun").await;
     let second = stopped.retry("/rerun").await;
     let starts = stopped.executions(Kind::Start);
     assert_eq!(starts.len(), 2);

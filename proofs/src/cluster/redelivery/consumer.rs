@@ -13,7 +13,7 @@ use idem_testkit::dice::Dice;
 use tokio::task::yield_now;
 
 use super::Order;
-use super::queue::{Delivery, Queue, Why};
+use super::queue::{DeadLetterReason, Delivery, Queue};
 use super::shop::{Parcel, Point, ShipError, Shop};
 
 /// What a consumer can do wrong. The checker has to find each.
@@ -135,7 +135,7 @@ impl Consumer {
         }
     }
 
-    /// Lets others go on. Claims of dead processes expire in real time.
+    /// Lets others run. Claims of dead processes expire in real time.
     async fn pause(&self) {
         match self.pace {
             Some(pace) => tokio::time::sleep(pace).await,
@@ -181,13 +181,13 @@ impl Consumer {
             Ok(Err(ShipError::Refused(reason))) if reason.is_retryable() => shop.count("in flight"),
             Ok(Err(ShipError::Refused(RefusalReason::Mismatch))) => {
                 shop.count("mismatch");
-                delivery.bury(Why::Mismatch);
+                delivery.bury(DeadLetterReason::Mismatch);
             }
             Ok(Err(ShipError::Refused(RefusalReason::OutcomeUnknown))) => {
                 shop.count("outcome unknown");
-                delivery.bury(Why::OutcomeUnknown);
+                delivery.bury(DeadLetterReason::OutcomeUnknown);
             }
-            Ok(Err(ShipError::Refused(_))) => delivery.bury(Why::Other),
+            Ok(Err(ShipError::Refused(_))) => delivery.bury(DeadLetterReason::Other),
         }
     }
 

@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-use super::queue::{Queue, Why};
-use super::shop::{Parcel, Shop, Trouble};
+use super::queue::{DeadLetterReason, Queue};
+use super::shop::{OrderFault, Parcel, Shop};
 use super::{Order, Plan};
 
 /// A broken promise.
@@ -29,7 +29,7 @@ pub struct Findings {
     plan: Plan,
     parcels: Vec<Order>,
     told: Vec<(u64, Parcel)>,
-    dead: Vec<(Order, Why)>,
+    dead: Vec<(Order, DeadLetterReason)>,
     /// How often each thing happened.
     pub seen: BTreeMap<&'static str, usize>,
     /// How many processes died.
@@ -45,10 +45,10 @@ impl Findings {
     /// Compares effects with distinct orders.
     pub fn faults(&self) -> Vec<Fault> {
         let mut faults = Vec::new();
-        for (&id, trouble) in &self.plan.troubles {
+        for (&id, fault) in &self.plan.faults {
             let parcels: Vec<usize> =
                 (1..).zip(&self.parcels).filter(|(_, order)| order.id == id).map(|(number, _)| number).collect();
-            let poison = matches!(trouble, Trouble::AlwaysFails | Trouble::AlwaysPanics);
+            let poison = matches!(fault, OrderFault::AlwaysFails | OrderFault::AlwaysPanics);
             match parcels.len() {
                 0 if !poison => faults.push(Fault::Lost(id)),
                 1.. if poison => faults.push(Fault::Shipped(id)),
@@ -75,7 +75,7 @@ impl Findings {
             return dead.count() == messages.count();
         }
         let contents: BTreeSet<&Order> = messages.collect();
-        dead.all(|(_, why)| contents.len() > 1 && *why == Why::Mismatch)
+        dead.all(|(_, why)| contents.len() > 1 && *why == DeadLetterReason::Mismatch)
     }
 }
 
@@ -86,6 +86,6 @@ impl fmt::Display for Findings {
         writeln!(f, "  {} messages, {} parcels, {deaths} deaths, {seen:?}", plan.messages.len(), parcels.len())?;
         writeln!(f, "  dead letters: {dead:?}")?;
         writeln!(f, "  parcels: {parcels:?}")?;
-        writeln!(f, "  troubles: {:?}", plan.troubles)
+        writeln!(f, "  faults: {:?}", plan.faults)
     }
 }

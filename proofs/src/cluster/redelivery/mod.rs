@@ -22,8 +22,8 @@ use tokio::runtime::{Builder, Runtime};
 use self::consumer::{Consumer, Exit};
 pub use self::consumer::{Mistake, dropped_after};
 pub use self::findings::{Fault, Findings};
-use self::queue::{Queue, Why};
-use self::shop::{Shop, Trouble};
+use self::queue::{DeadLetterReason, Queue};
+use self::shop::{OrderFault, Shop};
 
 /// Consumers that take messages at the same time.
 const CONSUMERS: usize = 2;
@@ -45,27 +45,27 @@ pub struct Order {
 #[derive(Debug)]
 struct Plan {
     messages: Vec<Order>,
-    troubles: BTreeMap<u64, Trouble>,
+    faults: BTreeMap<u64, OrderFault>,
 }
 
 impl Plan {
     fn of(seed: u64, orders: u64) -> Self {
         let mut dice = Dice::new(seed, "plan");
-        let (mut messages, mut troubles) = (Vec::new(), BTreeMap::new());
+        let (mut messages, mut faults) = (Vec::new(), BTreeMap::new());
         for id in 0..orders {
-            let trouble = match dice.within(0..=19) {
-                0 => Trouble::AlwaysFails,
-                1 => Trouble::AlwaysPanics,
-                2..=7 => Trouble::Fails(dice.within(1..=2)),
-                _ => Trouble::None,
+            let fault = match dice.within(0..=19) {
+                0 => OrderFault::AlwaysFails,
+                1 => OrderFault::AlwaysPanics,
+                2..=7 => OrderFault::Fails(dice.within(1..=2)),
+                _ => OrderFault::None,
             };
             // A sender that is not sure sends again, and now and then it has changed its mind.
             for _ in 0..dice.within(1..=3) {
                 messages.push(Order { id, item: if dice.percent(5) { "coffee" } else { "tea" } });
             }
-            troubles.insert(id, trouble);
+            faults.insert(id, fault);
         }
-        Self { messages, troubles }
+        Self { messages, faults }
     }
 }
 
@@ -75,7 +75,7 @@ impl Plan {
 /// If no runtime can be made.
 pub fn in_one_process(seed: u64, orders: u64, mistake: Option<Mistake>) -> Findings {
     let plan = Plan::of(seed, orders);
-    let (queue, shop) = (Queue::of(&plan.messages), Arc::new(Shop::new(plan.troubles.clone())));
+    let (queue, shop) = (Queue::of(&plan.messages), Arc::new(Shop::new(plan.faults.clone())));
     current_thread().block_on(async {
         let idempotency = Idempotency::in_memory();
         let consumers = (0..CONSUMERS).map(|number| {
@@ -95,7 +95,7 @@ pub fn in_one_process(seed: u64, orders: u64, mistake: Option<Mistake>) -> Findi
 /// If the store cannot be reached.
 pub fn in_processes(seed: u64, orders: u64, store: &str, mistake: Option<Mistake>) -> Findings {
     let plan = Plan::of(seed, orders);
-    let (queue, shop) = (Queue::of(&plan.messages), Arc::new(Shop::new(plan.troubles.clone())));
+    let (queue, shop) = (Queue::of(&plan.messages), Arc::new(Shop::new(plan.faults.clone())));
     let (deaths, run) = (AtomicUsize::new(0), format!("run-{seed}-{mistake:?}"));
     let consume = |number: usize| {
         // No seed dies for ever.
@@ -190,6 +190,6 @@ pub async fn dropped_once(idempotency: &Idempotency, id: u64, polls: u64) -> (us
 }
 
 /// Whether nothing of it needs a person.
-fn is_final(why: Why) -> bool {
-    why != Why::OutcomeUnknown
+fn is_final(why: DeadLetterReason) -> bool {
+    why != DeadLetterReason::OutcomeUnknown
 }

@@ -12,7 +12,7 @@ const MOST_FAILURES: u32 = 5;
 
 /// Why a message is a dead letter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Why {
+pub(super) enum DeadLetterReason {
     Failed,
     Mismatch,
     OutcomeUnknown,
@@ -27,7 +27,7 @@ pub(super) struct Queue(Mutex<State>);
 struct State {
     next: usize,
     messages: BTreeMap<usize, Message>,
-    dead: Vec<(Order, Why)>,
+    dead: Vec<(Order, DeadLetterReason)>,
 }
 
 #[derive(Debug)]
@@ -83,7 +83,7 @@ impl Queue {
         unknown
     }
 
-    pub(super) fn dead(&self) -> Vec<(Order, Why)> {
+    pub(super) fn dead(&self) -> Vec<(Order, DeadLetterReason)> {
         self.state().dead.clone()
     }
 
@@ -112,17 +112,17 @@ impl Delivery {
         let Some(message) = state.messages.get_mut(&self.number) else { return };
         message.failures += 1;
         if message.failures == MOST_FAILURES {
-            state.bury(self.number, Why::Failed);
+            state.bury(self.number, DeadLetterReason::Failed);
         }
     }
 
-    pub(super) fn bury(self, why: Why) {
+    pub(super) fn bury(self, why: DeadLetterReason) {
         self.queue.state().bury(self.number, why);
     }
 }
 
 impl State {
-    fn bury(&mut self, number: usize, why: Why) {
+    fn bury(&mut self, number: usize, why: DeadLetterReason) {
         if let Some(message) = self.messages.remove(&number) {
             self.dead.push((message.order, why));
         }

@@ -13,7 +13,7 @@ use super::Order;
 
 /// What is wrong with an order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Trouble {
+pub(super) enum OrderFault {
     None,
     /// This many runs fail, before they have an effect.
     Fails(u64),
@@ -51,7 +51,7 @@ pub(super) enum Point {
 
 #[derive(Debug)]
 pub(super) struct Shop {
-    troubles: BTreeMap<u64, Trouble>,
+    faults: BTreeMap<u64, OrderFault>,
     /// The point that the last run of each order has reached.
     points: watch::Sender<BTreeMap<u64, Point>>,
     ledger: Mutex<Ledger>,
@@ -66,8 +66,8 @@ struct Ledger {
 }
 
 impl Shop {
-    pub(super) fn new(troubles: BTreeMap<u64, Trouble>) -> Self {
-        Self { troubles, points: watch::Sender::default(), ledger: Mutex::default() }
+    pub(super) fn new(faults: BTreeMap<u64, OrderFault>) -> Self {
+        Self { faults, points: watch::Sender::default(), ledger: Mutex::default() }
     }
 
     /// Ships an order, with a few points before and after the effect at which it can be dropped.
@@ -104,12 +104,12 @@ impl Shop {
             *run += 1;
             *run
         };
-        match self.troubles.get(&id).unwrap_or(&Trouble::None) {
-            Trouble::Fails(runs) if run <= *runs => Err(ShipError::OutOfStock),
-            Trouble::None | Trouble::Fails(_) => Ok(()),
-            Trouble::AlwaysFails => Err(ShipError::OutOfStock),
+        match self.faults.get(&id).unwrap_or(&OrderFault::None) {
+            OrderFault::Fails(runs) if run <= *runs => Err(ShipError::OutOfStock),
+            OrderFault::None | OrderFault::Fails(_) => Ok(()),
+            OrderFault::AlwaysFails => Err(ShipError::OutOfStock),
             // A panic without the message that the hook prints.
-            Trouble::AlwaysPanics => resume_unwind(Box::new("poison")),
+            OrderFault::AlwaysPanics => resume_unwind(Box::new("poison")),
         }
     }
 

@@ -6,13 +6,13 @@ use crate::history::{History, LAST_LOOK};
 pub(super) const BOUNDS: Bounds = Bounds { response: Duration::from_secs(9), replay: Duration::from_millis(400) };
 
 /// A history by hand: every event a millisecond after the one before.
-pub(super) struct Tale {
+pub(super) struct HistoryBuilder {
     pub(super) history: History,
     now: Duration,
 }
 
-pub(super) fn asked(tenant: &str, fp: &str) -> Asked {
-    Asked { tenant: tenant.into(), scope: tenant.into(), key: "k".into(), fp: fp.into() }
+pub(super) fn identity(tenant: &str, fp: &str) -> RequestIdentity {
+    RequestIdentity { tenant: tenant.into(), scope: tenant.into(), key: "k".into(), fp: fp.into() }
 }
 
 pub(super) fn response(exec: u64) -> SentResponse {
@@ -38,7 +38,7 @@ pub(super) fn refusal(status: u16) -> SentResponse {
     SentResponse { status, headers: Vec::new(), body: "{}".into() }
 }
 
-impl Tale {
+impl HistoryBuilder {
     pub(super) fn new() -> Self {
         Self { history: History::default(), now: Duration::ZERO }
     }
@@ -55,16 +55,16 @@ impl Tale {
     }
 
     pub(super) fn req(self, id: u64, tenant: &str, fp: &str) -> Self {
-        self.event(Event::Req { id, client: "c".into(), asked: asked(tenant, fp) })
+        self.event(Event::Req { id, client: "c".into(), identity: identity(tenant, fp) })
     }
 
     /// The last look at the key.
     pub(super) fn look(self, id: u64, tenant: &str, fp: &str) -> Self {
-        self.event(Event::Req { id, client: LAST_LOOK.into(), asked: asked(tenant, fp) })
+        self.event(Event::Req { id, client: LAST_LOOK.into(), identity: identity(tenant, fp) })
     }
 
     pub(super) fn start(self, exec: u64, req: u64, tenant: &str, fp: &str) -> Self {
-        self.event(Event::Start { exec, req, asked: asked(tenant, fp), canary: canary(exec) })
+        self.event(Event::Start { exec, req, identity: identity(tenant, fp), canary: canary(exec) })
     }
 
     pub(super) fn effect(self, exec: u64) -> Self {
