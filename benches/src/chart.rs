@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use crate::report::Results;
-use crate::sample::Measured;
+use crate::sample::Measurement;
 
 const WIDTH: f64 = 860.0;
 const LABELS: f64 = 260.0;
@@ -33,8 +33,8 @@ fn caption(results: &Results) -> String {
     format!("JSON body of 30 bytes; median of {} rounds, the line spans all of them.", results.rounds)
 }
 
-fn panel(svg: &mut String, y: &mut f64, title: &str, measured: &[Measured]) {
-    let bars: Vec<&Measured> =
+fn panel(svg: &mut String, y: &mut f64, title: &str, measured: &[Measurement]) {
+    let bars: Vec<&Measurement> =
         measured.iter().filter(|one| one.bytes == 30 && one.row != "bare" && one.subject != "floor").collect();
     if bars.is_empty() {
         return;

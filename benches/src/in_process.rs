@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::Failure;
 use crate::batch::Bench;
 use crate::floors;
-use crate::sample::{Measured, Series, relate_to_bare};
+use crate::sample::{Measurement, Series, relate_to_bare};
 use crate::subject::Subject;
 
 /// The sizes of request bodies, and how many requests make a batch of some milliseconds.
@@ -18,7 +18,7 @@ pub const SIZES: [(usize, u64); 4] = [(30, 2_000), (1024, 2_000), (64 * 1024, 20
 ///
 /// # Errors
 /// A response that is not what its row is about.
-pub fn measure(subjects: &[Subject], rounds: usize, shrink: u64) -> Result<Vec<Measured>, Failure> {
+pub fn measure(subjects: &[Subject], rounds: usize, shrink: u64) -> Result<Vec<Measurement>, Failure> {
     let mut all = Vec::new();
     for (size, requests) in SIZES {
         eprintln!("in process, {size} bytes");
@@ -28,7 +28,7 @@ pub fn measure(subjects: &[Subject], rounds: usize, shrink: u64) -> Result<Vec<M
     Ok(all)
 }
 
-fn one_size(subjects: &[Subject], size: usize, requests: u64, rounds: usize) -> Result<Vec<Measured>, Failure> {
+fn one_size(subjects: &[Subject], size: usize, requests: u64, rounds: usize) -> Result<Vec<Measurement>, Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let mut rows = Vec::new();
     for subject in subjects {
@@ -64,8 +64,8 @@ enum Row {
     Floor(floors::Ready),
 }
 
-fn empty(subject: &'static str, row: &'static str, bytes: usize) -> Measured {
-    Measured { subject, row, bytes, values: Series::default(), ratios: Series::default() }
+fn empty(subject: &'static str, row: &'static str, bytes: usize) -> Measurement {
+    Measurement { subject, row, bytes, values: Series::default(), ratios: Series::default() }
 }
 
 fn per_request(took: Duration, requests: u64) -> f64 {

@@ -7,8 +7,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::http::OverHttp;
 use crate::promises::Promises;
-use crate::sample::Measured;
-use crate::scale::Scaled;
+use crate::sample::Measurement;
+use crate::scale::ScaleMeasurement;
 
 /// Bytes per key.
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -35,13 +35,13 @@ pub struct Results {
     /// How many rounds there were.
     pub rounds: usize,
     /// Nanoseconds per request through `Router::call`.
-    pub in_process: Vec<Measured>,
+    pub in_process: Vec<Measurement>,
     /// Over HTTP/1.1 on loopback.
     pub http: OverHttp,
     /// Which promises hold.
     pub promises: Vec<Promises>,
     /// The store with few keys and with many.
-    pub scale: Vec<Scaled>,
+    pub scale: Vec<ScaleMeasurement>,
     /// Bytes per key, with few keys and with as many as the store is made for.
     pub memory: Vec<Memory>,
 }
@@ -90,7 +90,7 @@ fn size(bytes: usize) -> String {
 }
 
 /// A row for each subject and kind, a column for each size: value, **multiple of bare**, and its spread.
-fn by_size(measured: &[Measured], show: impl Fn(f64) -> String) -> String {
+fn by_size(measured: &[Measurement], show: impl Fn(f64) -> String) -> String {
     let mut sizes: Vec<usize> = measured.iter().map(|one| one.bytes).collect();
     sizes.sort_unstable();
     sizes.dedup();
@@ -101,7 +101,7 @@ fn by_size(measured: &[Measured], show: impl Fn(f64) -> String) -> String {
     table.push_str("\n|---|---|");
     table.push_str(&"---|".repeat(sizes.len()));
     let mut seen = HashSet::new();
-    for Measured { subject, row, .. } in measured.iter().filter(|one| seen.insert((one.subject, one.row))) {
+    for Measurement { subject, row, .. } in measured.iter().filter(|one| seen.insert((one.subject, one.row))) {
         let _ = write!(table, "\n| {subject} | {row} |");
         for bytes in &sizes {
             let cell = measured.iter().find(|one| (one.subject, one.row, one.bytes) == (*subject, *row, *bytes));
@@ -112,7 +112,7 @@ fn by_size(measured: &[Measured], show: impl Fn(f64) -> String) -> String {
     table
 }
 
-fn cell_of(one: &Measured, show: &impl Fn(f64) -> String) -> String {
+fn cell_of(one: &Measurement, show: &impl Fn(f64) -> String) -> String {
     if one.values.0.is_empty() {
         return "closes the connection".to_owned();
     }
@@ -125,7 +125,7 @@ fn cell_of(one: &Measured, show: &impl Fn(f64) -> String) -> String {
 }
 
 /// What a large body may cost by our own budget: the bare handler, and 1.1 times SHA-256 over the body.
-fn budget_of_large_bodies(measured: &[Measured], table: &mut String) {
+fn budget_of_large_bodies(measured: &[Measurement], table: &mut String) {
     let find = |row: &str, bytes: usize| measured.iter().find(|one| one.row == row && one.bytes == bytes);
     let mut sizes: Vec<usize> = measured.iter().map(|one| one.bytes).collect();
     sizes.sort_unstable();
@@ -162,7 +162,7 @@ fn promises(promises: &[Promises]) -> String {
     table
 }
 
-fn scale(cells: &[Scaled]) -> String {
+fn scale(cells: &[ScaleMeasurement]) -> String {
     let mut keys: Vec<u64> = cells.iter().map(|cell| cell.live_keys).collect();
     keys.sort_unstable();
     keys.dedup();
@@ -173,9 +173,10 @@ fn scale(cells: &[Scaled]) -> String {
     table.push_str(" most over fewest |\n|---|---|---|");
     table.push_str(&"---|".repeat(keys.len()));
     let mut seen = HashSet::new();
-    for Scaled { work, threads, .. } in cells.iter().filter(|cell| seen.insert((cell.work, cell.threads))) {
+    for ScaleMeasurement { work, threads, .. } in cells.iter().filter(|cell| seen.insert((cell.work, cell.threads))) {
         let _ = write!(table, "\n| {work} | {threads} |");
-        let row: Vec<&Scaled> = cells.iter().filter(|cell| (cell.work, cell.threads) == (*work, *threads)).collect();
+        let row: Vec<&ScaleMeasurement> =
+            cells.iter().filter(|cell| (cell.work, cell.threads) == (*work, *threads)).collect();
         for cell in &row {
             let nanos = &cell.nanos;
             let _ = write!(table, " {} ({}..{}) |", time(nanos.median()), time(nanos.min()), time(nanos.max()));

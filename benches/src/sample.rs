@@ -38,7 +38,7 @@ impl Series {
 
 /// One row of a table at one size.
 #[derive(Clone, Debug, Serialize)]
-pub struct Measured {
+pub struct Measurement {
     /// What was around the handler.
     pub subject: &'static str,
     /// What happened to each request.
@@ -52,7 +52,7 @@ pub struct Measured {
 }
 
 /// Fills in the ratios: each round over the bare handler of that round, at the same size.
-pub fn relate_to_bare(measured: &mut [Measured]) {
+pub fn relate_to_bare(measured: &mut [Measurement]) {
     let bare: Vec<(usize, Series)> =
         measured.iter().filter(|one| one.row == "bare").map(|one| (one.bytes, one.values.clone())).collect();
     for one in measured {

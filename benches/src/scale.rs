@@ -53,7 +53,7 @@ impl Work {
 
 /// One cell of the table.
 #[derive(Clone, Debug, Serialize)]
-pub struct Scaled {
+pub struct ScaleMeasurement {
     /// What was done.
     pub work: &'static str,
     /// By how many threads at once.
@@ -68,11 +68,11 @@ pub struct Scaled {
 ///
 /// # Errors
 /// A `begin` that returned something else than the work expects.
-pub fn measure(most: u64, rounds: usize, batch: u64) -> Result<Vec<Scaled>, Failure> {
+pub fn measure(most: u64, rounds: usize, batch: u64) -> Result<Vec<ScaleMeasurement>, Failure> {
     let mut stores = Vec::new();
     for live_keys in LIVE_KEYS.into_iter().filter(|keys| *keys <= most) {
         eprintln!("filling a store with {live_keys} keys");
-        stores.push(Filled::new(live_keys)?);
+        stores.push(FilledStore::new(live_keys)?);
     }
     // Reading comes first: after records were forgotten, the maps may be larger than the keys in them need.
     let mut cells = phase(&mut stores, &[Work::Replay, Work::PlainRead, Work::ReplayHot], rounds, batch)?;
@@ -80,13 +80,18 @@ pub fn measure(most: u64, rounds: usize, batch: u64) -> Result<Vec<Scaled>, Fail
     Ok(cells)
 }
 
-fn phase(stores: &mut [Filled], works: &[Work], rounds: usize, batch: u64) -> Result<Vec<Scaled>, Failure> {
+fn phase(
+    stores: &mut [FilledStore],
+    works: &[Work],
+    rounds: usize,
+    batch: u64,
+) -> Result<Vec<ScaleMeasurement>, Failure> {
     let mut cells = Vec::new();
     for (store, filled) in stores.iter().enumerate() {
         for work in works {
             for threads in [1, 2] {
                 let nanos = Series::default();
-                let scaled = Scaled { work: work.name(), threads, live_keys: filled.live_keys, nanos };
+                let scaled = ScaleMeasurement { work: work.name(), threads, live_keys: filled.live_keys, nanos };
                 cells.push((store, *work, scaled));
             }
         }
@@ -105,14 +110,14 @@ fn phase(stores: &mut [Filled], works: &[Work], rounds: usize, batch: u64) -> Re
     Ok(cells.into_iter().map(|(_, _, scaled)| scaled).collect())
 }
 
-struct Filled {
+struct FilledStore {
     store: MemoryStore,
     plain: Plain,
     live_keys: u64,
     next: u64,
 }
 
-impl Filled {
+impl FilledStore {
     fn new(live_keys: u64) -> Result<Self, Failure> {
         let store = MemoryStore::builder().max_entries(20_000_000).max_bytes(64 << 30).build();
         let plain = Plain::new();
@@ -194,8 +199,8 @@ impl Plain {
     }
 }
 
-fn timed(filled: &Filled, keys: &[StorageKey], work: Work, together: &Barrier) -> Result<Duration, Failure> {
-    let Filled { store, plain, .. } = filled;
+fn timed(filled: &FilledStore, keys: &[StorageKey], work: Work, together: &Barrier) -> Result<Duration, Failure> {
+    let FilledStore { store, plain, .. } = filled;
     together.wait();
     let started = Instant::now();
     for key in keys {

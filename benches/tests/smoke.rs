@@ -58,7 +58,7 @@ fn a_quick_run_has_every_table_and_every_row() {
 
 #[test]
 fn ratios_are_taken_round_by_round() {
-    let row = |row, values: &[f64]| sample::Measured {
+    let row = |row, values: &[f64]| sample::Measurement {
         subject: "any",
         row,
         bytes: 30,

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use idem_benches::Failure;
 use idem_benches::stores::place::Place;
-use idem_benches::stores::subject::{Load, Stored, Subject, Work, key};
+use idem_benches::stores::subject::{Load, StoreSubject, Subject, Work, key};
 use idem_runtime::{MemoryStore, StorageKey};
 
 /// The whole program, as `scripts/bench-stores --quick` runs it, with every table and every row.
@@ -43,7 +43,7 @@ async fn complaint(subject: &mut dyn Subject, work: Work, keys: &[StorageKey]) -
 #[tokio::test]
 async fn work_that_is_something_else_fails_for_stores_and_for_bare_commands() {
     let keys = [key(1), key(2)];
-    let mut subjects: Vec<Box<dyn Subject>> = vec![Box::new(Stored::new(MemoryStore::new()))];
+    let mut subjects: Vec<Box<dyn Subject>> = vec![Box::new(StoreSubject::new(MemoryStore::new()))];
     let places = Place::all().await.unwrap();
     for place in &places {
         if let Some(compared) = place.compared(place.port()).await.unwrap() {
@@ -66,7 +66,7 @@ async fn work_that_is_something_else_fails_for_stores_and_for_bare_commands() {
 async fn a_load_counts_its_executions() {
     let store = MemoryStore::new();
     let next = Arc::default();
-    let rate = Stored::new(store.clone()).load(3, Duration::from_millis(20), Arc::clone(&next)).await.unwrap();
+    let rate = StoreSubject::new(store.clone()).load(3, Duration::from_millis(20), Arc::clone(&next)).await.unwrap();
     let completed = store.usage().completed as f64;
     assert_eq!(store.usage().completed as u64, next.load(Ordering::SeqCst));
     assert!(completed >= 3.0 && rate <= completed / 0.02, "{rate} per second, {completed} in all");

@@ -17,7 +17,7 @@ use self::processes::{Load, Server};
 use crate::Failure;
 use crate::batch::expect;
 use crate::row::{Bodies, Kind};
-use crate::sample::{Measured, Series, relate_to_bare};
+use crate::sample::{Measurement, Series, relate_to_bare};
 use crate::subject::Subject;
 
 /// The sizes of request bodies, how many requests make a batch of some ten milliseconds or more, and over how many
@@ -29,11 +29,11 @@ pub const SIZES: [(usize, u64, usize); 4] =
 #[derive(Debug, Default, Serialize)]
 pub struct OverHttp {
     /// Nanoseconds of the server's processor time per request.
-    pub cpu: Vec<Measured>,
+    pub cpu: Vec<Measurement>,
     /// Requests per second.
-    pub rate: Vec<Measured>,
+    pub rate: Vec<Measurement>,
     /// The 99th percentile of the time a request took, in microseconds.
-    pub p99: Vec<Measured>,
+    pub p99: Vec<Measurement>,
 }
 
 /// Measures every row of every subject, in `rounds` rounds in which the rows take turns.
@@ -73,7 +73,7 @@ fn start(subjects: &[Subject], bytes: usize, connections: usize, load: &mut Load
     let mut rows = Vec::new();
     for subject in subjects {
         for kind in subject.kinds() {
-            let empty = Measured {
+            let empty = Measurement {
                 subject: subject.name,
                 row: kind.name(),
                 bytes,
@@ -113,9 +113,9 @@ struct Row {
     connections: usize,
     next: u64,
     closes: bool,
-    cpu: Measured,
-    rate: Measured,
-    p99: Measured,
+    cpu: Measurement,
+    rate: Measurement,
+    p99: Measurement,
 }
 
 impl Row {

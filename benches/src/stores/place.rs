@@ -13,7 +13,7 @@ use crate::Failure;
 use crate::stores::bare::postgres::BarePostgres;
 use crate::stores::bare::redis::BareRedis;
 use crate::stores::bare::sqlite::BareSqlite;
-use crate::stores::subject::{Load, Stored, Subject};
+use crate::stores::subject::{Load, StoreSubject, Subject};
 
 /// A place, with what ends when it is dropped.
 #[derive(Debug)]
@@ -30,7 +30,7 @@ pub enum Place {
 
 /// A store, and what it is compared with.
 #[allow(missing_debug_implementations, reason = "any subject is in it")]
-pub struct Compared {
+pub struct Comparison {
     /// The store.
     pub store: Box<dyn Subject>,
     /// The bare commands, by name.
@@ -87,7 +87,7 @@ impl Place {
     ///
     /// # Errors
     /// The server cannot be reached.
-    pub async fn compared(&self, port: Option<u16>) -> Result<Option<Compared>, Failure> {
+    pub async fn compared(&self, port: Option<u16>) -> Result<Option<Comparison>, Failure> {
         let port = port.unwrap_or_default();
         Ok(match self {
             Self::Memory => None,
@@ -95,20 +95,20 @@ impl Place {
                 let url = redis_url(port);
                 let commands = Box::new(BareRedis::commands(&url).await?) as _;
                 let scripts = Box::new(BareRedis::scripts(&url).await?) as _;
-                let store = Box::new(Stored::new(RedisStore::connect(url).await?));
-                Some(Compared { store, bare: vec![("SET NX GET, SET", commands), ("EVALSHA twice", scripts)] })
+                let store = Box::new(StoreSubject::new(RedisStore::connect(url).await?));
+                Some(Comparison { store, bare: vec![("SET NX GET, SET", commands), ("EVALSHA twice", scripts)] })
             }
             Self::Postgres(server, _) => {
                 let url = server.url_through(port);
                 let store = PostgresStore::builder().max_connections(1).connect(&url).await?;
                 let bare = Box::new(BarePostgres::connect(&url).await?) as _;
-                Some(Compared { store: Box::new(Stored::new(store)), bare: vec![("INSERT, UPDATE", bare)] })
+                Some(Comparison { store: Box::new(StoreSubject::new(store)), bare: vec![("INSERT, UPDATE", bare)] })
             }
             Self::Sqlite(folder, _) => {
                 let file = file_in(folder);
                 let bare = Box::new(BareSqlite::open(&file).await?) as _;
                 let store = SqliteStore::open(&file).await?;
-                Some(Compared { store: Box::new(Stored::new(store)), bare: vec![("INSERT, UPDATE", bare)] })
+                Some(Comparison { store: Box::new(StoreSubject::new(store)), bare: vec![("INSERT, UPDATE", bare)] })
             }
         })
     }
@@ -121,14 +121,14 @@ impl Place {
         Ok(match self {
             Self::Memory => {
                 let builder = MemoryStore::builder().max_entries(usize::MAX).max_bytes(usize::MAX);
-                Box::new(Stored::new(builder.build()))
+                Box::new(StoreSubject::new(builder.build()))
             }
-            Self::Redis(server) => Box::new(Stored::new(RedisStore::connect(server.url()).await?)),
+            Self::Redis(server) => Box::new(StoreSubject::new(RedisStore::connect(server.url()).await?)),
             Self::Postgres(server, _) => {
                 let builder = PostgresStore::builder().max_connections(tasks);
-                Box::new(Stored::new(builder.connect(&server.url()).await?))
+                Box::new(StoreSubject::new(builder.connect(&server.url()).await?))
             }
-            Self::Sqlite(folder, _) => Box::new(Stored::new(SqliteStore::open(file_in(folder)).await?)),
+            Self::Sqlite(folder, _) => Box::new(StoreSubject::new(SqliteStore::open(file_in(folder)).await?)),
         })
     }
 

@@ -9,7 +9,7 @@ use tokio::runtime::Runtime;
 
 use crate::Failure;
 use crate::sample::Series;
-use crate::stores::place::{Compared, Place};
+use crate::stores::place::{Comparison, Place};
 use crate::stores::round_trips::RoundTrips;
 use crate::stores::subject::{Subject, Work, key};
 
@@ -117,7 +117,7 @@ pub fn measure(
 }
 
 /// The store first.
-fn rows_of(compared: Compared) -> Vec<Row> {
+fn rows_of(compared: Comparison) -> Vec<Row> {
     let store = (None, compared.store);
     let bare = compared.bare.into_iter().map(|(name, subject)| (Some(name), subject));
     let row = |(name, subject)| Row {

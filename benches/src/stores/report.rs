@@ -8,7 +8,7 @@ use crate::report::time;
 use crate::sample::Series;
 use crate::stores::ratios::Ratio;
 use crate::stores::throughput::Throughput;
-use crate::stores::transactions::{self, Beside};
+use crate::stores::transactions::{self, TransactionRow};
 
 /// Everything that was measured in one run.
 #[derive(Debug, Default, Serialize)]
@@ -24,7 +24,7 @@ pub struct Results {
     /// First executions per second.
     pub throughput: Vec<Throughput>,
     /// `Tx` beside a bare transaction.
-    pub transactions: Vec<Beside>,
+    pub transactions: Vec<TransactionRow>,
 }
 
 impl Results {

@@ -77,16 +77,16 @@ pub trait Load: Send + Sync {
 
 /// A store, as a subject.
 #[derive(Debug)]
-pub struct Stored<S>(Arc<S>);
+pub struct StoreSubject<S>(Arc<S>);
 
-impl<S: Store> Stored<S> {
+impl<S: Store> StoreSubject<S> {
     /// This store.
     pub fn new(store: S) -> Self {
         Self(Arc::new(store))
     }
 }
 
-impl<S: Store> Steps for Stored<S> {
+impl<S: Store> Steps for StoreSubject<S> {
     async fn execute(&mut self, key: &StorageKey) -> Result<(), Failure> {
         execute(&*self.0, key).await
     }
@@ -99,7 +99,7 @@ impl<S: Store> Steps for Stored<S> {
     }
 }
 
-impl<S: Store> Load for Stored<S> {
+impl<S: Store> Load for StoreSubject<S> {
     fn load(&self, tasks: usize, time: Duration, next: Arc<AtomicU64>) -> Boxed<'_, f64> {
         let store = Arc::clone(&self.0);
         Box::pin(async move {

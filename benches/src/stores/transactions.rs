@@ -150,7 +150,7 @@ impl Row {
 
 /// A row beside the bare transaction.
 #[derive(Clone, Debug, Serialize)]
-pub struct Beside {
+pub struct TransactionRow {
     /// Whose numbers these are.
     pub place: &'static str,
     /// What has the transaction.
@@ -167,7 +167,7 @@ pub struct Beside {
 ///
 /// # Errors
 /// A response that is not what the row is about.
-pub async fn measure(place: &Place, rounds: usize, batch: u64) -> Result<Vec<Beside>, Failure> {
+pub async fn measure(place: &Place, rounds: usize, batch: u64) -> Result<Vec<TransactionRow>, Failure> {
     let Place::Postgres(server, _) = place else { return Ok(Vec::new()) };
     server.sql(TABLES);
     let trips = count(server).await?;
@@ -190,7 +190,7 @@ pub async fn measure(place: &Place, rounds: usize, batch: u64) -> Result<Vec<Bes
         row.trips = trips;
     }
     let bare = rows[0].nanos.clone();
-    let beside = |(row, name): (Row, _)| Beside {
+    let beside = |(row, name): (Row, _)| TransactionRow {
         place: place.name(),
         row: name,
         ratios: row.nanos.over(&bare),
@@ -215,10 +215,10 @@ async fn count(server: &Server) -> Result<Vec<f64>, Failure> {
 }
 
 /// The table of `BENCHMARKS.md`.
-pub fn table(rows: &[Beside], spread: impl Fn(&Series) -> String) -> String {
+pub fn table(rows: &[TransactionRow], spread: impl Fn(&Series) -> String) -> String {
     let mut table =
         String::from("| server | | a request takes | over the bare transaction | round trips |\n|---|---|---|---|---|");
-    for Beside { place, row, nanos, ratios, trips } in rows {
+    for TransactionRow { place, row, nanos, ratios, trips } in rows {
         let ratio = format!("**{:.2}** ({:.2}..{:.2})", ratios.median(), ratios.min(), ratios.max());
         let _ = write!(table, "\n| {place} | {row} | {} | {ratio} | {trips:.1} |", spread(nanos));
     }

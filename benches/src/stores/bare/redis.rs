@@ -16,7 +16,7 @@ const HEAD: usize = 26;
 
 /// What is sent.
 #[derive(Debug)]
-enum Sent {
+enum CommandMode {
     /// `SET NX GET`, `SET` and `GET`.
     Commands,
     /// `EVALSHA` of scripts with one command each.
@@ -27,7 +27,7 @@ enum Sent {
 #[derive(Debug)]
 pub struct BareRedis {
     connection: MultiplexedConnection,
-    sent: Sent,
+    sent: CommandMode,
     record: Bytes,
     ttl: u128,
 }
@@ -41,7 +41,7 @@ impl BareRedis {
         let config = AsyncConnectionConfig::new().set_connection_timeout(None).set_response_timeout(None);
         let connection = Client::open(url)?.get_multiplexed_async_connection_with_config(&config).await?;
         let record = [&[b'r'; HEAD][..], &checksummed()].concat().into();
-        Ok(Self { connection, sent: Sent::Commands, record, ttl: TTL.as_millis() })
+        Ok(Self { connection, sent: CommandMode::Commands, record, ttl: TTL.as_millis() })
     }
 
     /// Connects, to run scripts that the server is given here.
@@ -56,13 +56,13 @@ impl BareRedis {
         let begin = load("return redis.call('SET', KEYS[1], ARGV[1], 'NX', 'GET', 'PX', ARGV[2])").await?;
         let complete = load("return redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])").await?;
         let read = load("return redis.call('GET', KEYS[1])").await?;
-        bare.sent = Sent::Scripts { begin, complete, read };
+        bare.sent = CommandMode::Scripts { begin, complete, read };
         Ok(bare)
     }
 
     /// Each kind has its own keys, as long as those of the store.
     fn name(&self, key: &StorageKey) -> String {
-        let prefix = if matches!(self.sent, Sent::Commands) { "cmds" } else { "luas" };
+        let prefix = if matches!(self.sent, CommandMode::Commands) { "cmds" } else { "luas" };
         format!("{prefix}:{}", key.as_bytes().iter().map(|byte| format!("{byte:02x}")).collect::<String>())
     }
 
@@ -82,12 +82,12 @@ impl Steps for BareRedis {
         let (name, ttl) = (self.name(key), self.ttl.to_string());
         let (mut begin, mut complete);
         match &self.sent {
-            Sent::Commands => {
+            CommandMode::Commands => {
                 (begin, complete) = (cmd("SET"), cmd("SET"));
                 begin.arg(&name).arg(&CLAIM).arg("NX").arg("GET").arg("PX").arg(&ttl);
                 complete.arg(&name).arg(&*self.record).arg("PX").arg(&ttl);
             }
-            Sent::Scripts { begin: first, complete: second, .. } => {
+            CommandMode::Scripts { begin: first, complete: second, .. } => {
                 (begin, complete) = (script(first, &name), script(second, &name));
                 begin.arg(&CLAIM).arg(&ttl);
                 complete.arg(&*self.record).arg(&ttl);
@@ -102,8 +102,8 @@ impl Steps for BareRedis {
     async fn replay(&mut self, key: &StorageKey) -> Result<(), Failure> {
         let name = self.name(key);
         let read = match &self.sent {
-            Sent::Commands => cmd("GET").arg(&name).clone(),
-            Sent::Scripts { read, .. } => script(read, &name),
+            CommandMode::Commands => cmd("GET").arg(&name).clone(),
+            CommandMode::Scripts { read, .. } => script(read, &name),
         };
         let found = self.ask(&read).await?;
         expect(matches!(found, Value::BulkString(bytes) if bytes == *self.record), "a recorded key was not there")
