@@ -18,7 +18,7 @@ use idem_axum::{Idempotency, IdempotencyLayer, Policy, Refusal, Replay, Scope, S
 use serde::{Deserialize, Serialize};
 use tokio::{net::TcpListener, signal, sync::Mutex};
 
-/// Any `POST`: the operation runs once, and its status and body are kept for a day, except where the parameters were
+/// Any `POST`: the operation runs once, and its status and body are kept for a day, except if the parameters were
 /// invalid. A key is its company's, which is known by its token (that a real service checks).
 const POSTED: Policy = Policy::DEFAULT
     .scope(Scope::Header("x-api-token"))

@@ -1,4 +1,4 @@
-//! The programs that stand for public APIs, as a user meets them: processes of their own, and the `curl` lines they print.
+//! The programs that imitate public APIs, as a user meets them: processes of their own, and the `curl` lines they print.
 #![cfg(unix)]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test says what it expected by failing")]
 

@@ -5,7 +5,7 @@ use idem_axum::fuzzing::{Key, Scope, StorageKey};
 
 use crate::input::Input;
 
-/// The input is cut into parts in two ways. The lists are equal where their fingerprints are, and nowhere else.
+/// The input is cut into parts in two ways. The lists are equal if and only if their fingerprints are.
 pub(crate) fn parts(input: &[u8]) {
     let mut input = Input(input);
     let (one, other) = (cuts(&mut input), cuts(&mut input));

@@ -69,7 +69,7 @@ pub fn header_filter(input: &[u8]) {
         let mut replayed = replay(policy, &record).expect("it is replayed");
         assert_eq!(replayed.headers_mut().remove("idempotent-replayed"), Some(HeaderValue::from_static("true")));
         assert_eq!(sorted(flat(replayed.headers())), sorted(wanted.clone()), "the same headers");
-        // Taking the marker out moves the last header to its place, so the order is only seen where it came last.
+        // Taking the marker out moves the last header to its place, so the order is only checked if it came last.
         if !headers.contains_key("idempotent-replayed") {
             assert_eq!(flat(replayed.headers()), wanted, "in order");
         }

@@ -37,7 +37,7 @@ pub fn key_parser(input: &[u8]) {
     if let Ok(longer) = longer {
         assert_ne!(StorageKey::new("", &Scope::GLOBAL, &longer), StorageKey::new("", &Scope::GLOBAL, &key));
     }
-    // Eight characters and more cannot stand in eight hex digits by chance.
+    // Eight characters and more cannot be in eight hex digits by chance.
     if text.len() > 8 {
         assert!(!format!("{key} {key:?}").contains(text), "a key in a log");
     }

@@ -16,12 +16,12 @@ const JSON: Policy = Policy::DEFAULT.fingerprint(&[Part::Json]);
 const POINTERS: Policy = Policy::DEFAULT.fingerprint(&[Part::JsonPointers(&["/a", "/b/0", ""])]);
 
 /// A request as it is written in the input: method, target, header lines up to an empty one, body.
-struct Asked<'a> {
+struct ParsedRequest<'a> {
     parts: Parts,
     body: &'a [u8],
 }
 
-impl<'a> Asked<'a> {
+impl<'a> ParsedRequest<'a> {
     fn read(input: &'a [u8]) -> Option<Self> {
         let mut input = Input(input);
         let mut first = Input(input.until(b'\n'));
@@ -53,13 +53,13 @@ fn values<'a>(headers: &'a HeaderMap, name: &str) -> Vec<&'a [u8]> {
     headers.get_all(name).iter().map(|value| value.as_bytes()).collect()
 }
 
-/// The input is two requests, parted by a zero byte. They have one fingerprint where they are equal in what the policy
+/// The input is two requests, parted by a zero byte. They have one fingerprint if they are equal in what the policy
 /// declares, and nowhere else.
 pub(crate) fn requests(input: &[u8]) {
     let mut input = Input(input);
-    let (Some(one), Some(other)) = (Asked::read(input.until(0)), Asked::read(input.0)) else { return };
+    let (Some(one), Some(other)) = (ParsedRequest::read(input.until(0)), ParsedRequest::read(input.0)) else { return };
     let agree = |policy: &Policy| one.fingerprint(policy) == other.fingerprint(policy);
-    let query = |asked: &Asked| asked.parts.uri.query().map(str::to_owned);
+    let query = |request: &ParsedRequest| request.parts.uri.query().map(str::to_owned);
 
     let same = one.always() == other.always() && query(&one) == query(&other) && one.body == other.body;
     assert_eq!(agree(&DEFAULT), same, "by default");
