@@ -28,18 +28,18 @@ pub async fn send(app: &Router, path: &str, headers: &[(&str, &str)], body: &'st
 
 /// What a request got: a run of the handler, a replay, or the code of a refusal.
 #[derive(Debug, PartialEq)]
-pub enum Got {
+pub enum ResponseKind {
     Ran,
     Replay,
     Refused(&'static str),
 }
 
-use Got::{Ran, Refused, Replay};
+use ResponseKind::{Ran, Refused, Replay};
 
-pub const MISMATCH: Got = Refused("idempotency_key_mismatch");
-pub const POLICY_CHANGED: Got = Refused("idempotency_policy_changed");
+pub const MISMATCH: ResponseKind = Refused("idempotency_key_mismatch");
+pub const POLICY_CHANGED: ResponseKind = Refused("idempotency_policy_changed");
 
-pub fn got(response: &Response<Body>) -> Got {
+pub fn got(response: &Response<Body>) -> ResponseKind {
     match response.extensions().get::<Refusal>() {
         Some(refusal) => Refused(refusal.code()),
         None if response.headers().contains_key(REPLAYED) => Replay,
@@ -55,19 +55,19 @@ pub async fn json_of(response: Response<Body>) -> Value {
 #[derive(Clone)]
 pub struct Gate {
     pub started: Arc<Notify>,
-    pub go_on: Arc<Semaphore>,
+    pub may_end: Arc<Semaphore>,
 }
 
 impl Default for Gate {
     fn default() -> Self {
-        Self { started: Arc::default(), go_on: Arc::new(Semaphore::new(0)) }
+        Self { started: Arc::default(), may_end: Arc::new(Semaphore::new(0)) }
     }
 }
 
 impl Gate {
     pub async fn pass(&self) -> &'static str {
         self.started.notify_one();
-        self.go_on.acquire().await.unwrap().forget();
+        self.may_end.acquire().await.unwrap().forget();
         "done"
     }
 }

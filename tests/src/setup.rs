@@ -69,7 +69,7 @@ impl Setup {
 
 /// Makes the response of the handler that `responding!` declares.
 #[derive(Clone)]
-pub struct Maker(pub Arc<dyn Fn() -> Response + Send + Sync>);
+pub struct ResponseFactory(pub Arc<dyn Fn() -> Response + Send + Sync>);
 
 /// An application with one endpoint, `POST /`: `responding!([options of the attribute], || response)`.
 #[macro_export]
@@ -81,15 +81,16 @@ macro_rules! responding {
         #[::idem_axum::idempotent($($options)*)]
         async fn responds_as_told(
             ::axum::extract::State(probe): ::axum::extract::State<$crate::Probe>,
-            ::axum::Extension(maker): ::axum::Extension<$crate::Maker>,
+            ::axum::Extension(factory): ::axum::Extension<$crate::ResponseFactory>,
         ) -> ::axum::response::Response {
             probe.run().await;
-            (maker.0)()
+            (factory.0)()
         }
         let make = $make;
-        let maker = $crate::Maker(::std::sync::Arc::new(move || ::axum::response::IntoResponse::into_response(make())));
+        let respond = move || ::axum::response::IntoResponse::into_response(make());
+        let factory = $crate::ResponseFactory(::std::sync::Arc::new(respond));
         ::axum::Router::<$crate::Probe>::new()
             .route("/", ::axum::routing::post(responds_as_told))
-            .layer(::axum::Extension(maker))
+            .layer(::axum::Extension(factory))
     }};
 }

@@ -13,7 +13,7 @@ use tracing_subscriber::registry::LookupSpan;
 
 /// A span, closed or not.
 #[derive(Clone, Debug)]
-pub struct SeenSpan {
+pub struct CapturedSpan {
     pub name: &'static str,
     pub target: &'static str,
     pub level: Level,
@@ -23,7 +23,7 @@ pub struct SeenSpan {
 
 /// An event, and the names of the spans it is in, innermost first.
 #[derive(Clone, Debug)]
-pub struct SeenEvent {
+pub struct CapturedEvent {
     pub level: Level,
     pub target: &'static str,
     pub fields: BTreeMap<&'static str, String>,
@@ -36,8 +36,8 @@ pub struct Spans(Arc<Mutex<Inner>>);
 
 #[derive(Default)]
 struct Inner {
-    spans: Vec<(u64, SeenSpan)>,
-    events: Vec<SeenEvent>,
+    spans: Vec<(u64, CapturedSpan)>,
+    events: Vec<CapturedEvent>,
 }
 
 impl Spans {
@@ -52,17 +52,17 @@ impl Spans {
     }
 
     /// The spans of this name, oldest first.
-    pub fn named(&self, name: &str) -> Vec<SeenSpan> {
+    pub fn named(&self, name: &str) -> Vec<CapturedSpan> {
         self.inner().spans.iter().map(|(_, span)| span.clone()).filter(|span| span.name == name).collect()
     }
 
     /// The events whose target starts so, oldest first.
-    pub fn events(&self, target: &str) -> Vec<SeenEvent> {
+    pub fn events(&self, target: &str) -> Vec<CapturedEvent> {
         self.inner().events.iter().filter(|event| event.target.starts_with(target)).cloned().collect()
     }
 }
 
-impl SeenSpan {
+impl CapturedSpan {
     pub fn get(&self, field: &str) -> Option<&str> {
         self.fields.get(field).map(String::as_str)
     }
@@ -74,7 +74,7 @@ impl SeenSpan {
     }
 }
 
-impl SeenEvent {
+impl CapturedEvent {
     pub fn get(&self, field: &str) -> Option<&str> {
         self.fields.get(field).map(String::as_str)
     }
@@ -100,7 +100,7 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Spans {
         let mut fields = BTreeMap::new();
         attributes.record(&mut Fields(&mut fields));
         let (name, target, level) = (metadata.name(), metadata.target(), *metadata.level());
-        self.inner().spans.push((id.into_u64(), SeenSpan { name, target, level, fields, closed: false }));
+        self.inner().spans.push((id.into_u64(), CapturedSpan { name, target, level, fields, closed: false }));
     }
 
     fn on_record(&self, id: &Id, values: &Record<'_>, _: Context<'_, S>) {
@@ -115,7 +115,7 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Spans {
         event.record(&mut Fields(&mut fields));
         let within = context.event_scope(event).into_iter().flatten().map(|span| span.name()).collect();
         let (level, target) = (*event.metadata().level(), event.metadata().target());
-        self.inner().events.push(SeenEvent { level, target, fields, within });
+        self.inner().events.push(CapturedEvent { level, target, fields, within });
     }
 
     fn on_close(&self, id: Id, _: Context<'_, S>) {

@@ -16,12 +16,12 @@ use tower::ServiceExt;
 pub const LONG: Duration = Duration::from_secs(60);
 
 /// An application on a free port.
-pub struct Served {
+pub struct TestServer {
     pub address: SocketAddr,
     pub idempotency: Idempotency,
 }
 
-impl Served {
+impl TestServer {
     pub async fn new(routes: Router) -> Self {
         Self::over(Idempotency::in_memory(), routes).await
     }

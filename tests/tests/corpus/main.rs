@@ -16,7 +16,7 @@ use app::{Named, assert_alive, assert_small, routes, watch_for_panics};
 use script::{Expected, Input, Step, inputs};
 
 /// An input that data does not describe: its number, what it is, and the code that sends it and looks at what comes of it.
-pub struct Coded {
+pub struct CodedInput {
     pub id: u16,
     pub name: &'static str,
     pub run: fn() -> LocalBoxFuture<'static, ()>,
@@ -26,11 +26,11 @@ pub struct Coded {
 #[macro_export]
 macro_rules! coded {
     ($($id:literal => $name:ident),* $(,)?) => {
-        &[$($crate::Coded { id: $id, name: stringify!($name), run: || Box::pin($name()) }),*]
+        &[$($crate::CodedInput { id: $id, name: stringify!($name), run: || Box::pin($name()) }),*]
     };
 }
 
-const CODED: &[&[Coded]] = &[responses::INPUTS, phases::INPUTS, records::INPUTS, stores::INPUTS];
+const CODED: &[&[CodedInput]] = &[responses::INPUTS, phases::INPUTS, records::INPUTS, stores::INPUTS];
 
 /// Inputs that are sent nowhere, and why.
 const NOT_RUN: &[(u16, &str)] = &[
@@ -97,7 +97,7 @@ async fn run_group(group: &str) {
     }
 }
 
-async fn run_coded(inputs: &[Coded]) {
+async fn run_coded(inputs: &[CodedInput]) {
     watch_for_panics();
     for input in inputs {
         let _named = Named(format!("{} {}", input.id, input.name));

@@ -12,9 +12,9 @@ use idem_testkit::intercept::{Hooks, Intercept};
 use idem_tests::{Ask, Connection, Probe, Server, Setup, feed, once, post as send, responding, within};
 
 use crate::app::{assert_alive, routes};
-use crate::{Coded, coded};
+use crate::{CodedInput, coded};
 
-pub const INPUTS: &[Coded] = coded![
+pub const INPUTS: &[CodedInput] = coded![
     89 => while_the_store_is_asked,
     89 => while_the_handler_runs,
     89 => while_the_record_is_written,

@@ -12,9 +12,9 @@ use idem_axum::{
 use idem_tests::{Ask, Connection, Probe, Reply, Server, Setup, post as send};
 
 use crate::app::{assert_alive, assert_small, routes};
-use crate::{Coded, coded};
+use crate::{CodedInput, coded};
 
-pub const INPUTS: &[Coded] = coded![
+pub const INPUTS: &[CodedInput] = coded![
     90 => nothing,
     91 => cut_short_at_each_byte,
     92 => of_an_unknown_version,

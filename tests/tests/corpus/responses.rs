@@ -15,9 +15,9 @@ use idem_axum::{Clock, Idempotency, MemoryStore, Policy, Timestamp, idempotent};
 use idem_tests::{Ask, Connection, H2, Probe, Server, Setup, feed, once, post as send, responding};
 
 use crate::app::{assert_alive, assert_small, routes};
-use crate::{Coded, coded};
+use crate::{CodedInput, coded};
 
-pub const INPUTS: &[Coded] = coded![
+pub const INPUTS: &[CodedInput] = coded![
     54 => as_large_as_allowed,
     55 => a_byte_larger,
     56 => without_an_end,
@@ -189,9 +189,9 @@ async fn times_to_live_at_the_edges() {
 
 /// A clock that can be set, forwards and backwards, as `SystemClock` cannot.
 #[derive(Clone)]
-struct Wall(Arc<AtomicU64>);
+struct WallClock(Arc<AtomicU64>);
 
-impl Clock for Wall {
+impl Clock for WallClock {
     fn now(&self) -> Timestamp {
         Timestamp::from_nanos(self.0.load(Ordering::SeqCst))
     }
@@ -199,7 +199,7 @@ impl Clock for Wall {
 
 async fn a_clock_that_is_set() {
     const HOUR: u64 = 3_600_000_000_000;
-    let wall = Wall(Arc::new(AtomicU64::new(500_000 * HOUR)));
+    let wall = WallClock(Arc::new(AtomicU64::new(500_000 * HOUR)));
     let idempotency = Idempotency::builder(MemoryStore::new()).clock(wall.clone()).build();
     let (app, probe) = Setup::mount(&idempotency, routes());
     let server = Server::start(app).await;

@@ -10,9 +10,9 @@ use idem_testkit::intercept::{Hooks, Intercept};
 use idem_tests::{Ask, Probe, Server, Setup, Shelf, ShelfClaim, post as send, within};
 
 use crate::app::{assert_alive, assert_small, routes};
-use crate::{Coded, coded};
+use crate::{CodedInput, coded};
 
-pub const INPUTS: &[Coded] = coded![
+pub const INPUTS: &[CodedInput] = coded![
     103 => the_reply_to_begin_is_lost,
     104 => the_reply_to_complete_is_lost,
     105 => a_completion_after_a_takeover,
@@ -33,12 +33,12 @@ enum Fault {
     ReadOnly,
 }
 
-struct Unsure {
+struct FaultHooks {
     fault: Fault,
     once: AtomicBool,
 }
 
-impl Unsure {
+impl FaultHooks {
     fn fails_now(&self, fault: Fault) -> bool {
         self.fault == fault && !self.once.swap(true, Ordering::SeqCst)
     }
@@ -48,7 +48,7 @@ fn lost() -> StoreError {
     StoreError::unavailable("the connection was lost")
 }
 
-impl Hooks<Shelf> for Unsure {
+impl Hooks<Shelf> for FaultHooks {
     async fn begin(
         &self,
         store: &Shelf,
@@ -78,7 +78,7 @@ impl Hooks<Shelf> for Unsure {
 }
 
 async fn world(fault: Fault) -> (Idempotency, Probe, Server) {
-    let store = Intercept::new(Shelf::default(), Unsure { fault, once: AtomicBool::new(false) });
+    let store = Intercept::new(Shelf::default(), FaultHooks { fault, once: AtomicBool::new(false) });
     let idempotency = Idempotency::new(store);
     let (app, probe) = Setup::mount(&idempotency, routes());
     (idempotency, probe, Server::start(app).await)

@@ -17,7 +17,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use idem_axum::{Idempotency, IdempotencyKey, MemoryStore, Part, Policy, idempotent};
 use idem_runtime::{Begin, BeginOptions, Claim, Fingerprint, Record, StorageKey, Store, StoreError};
-use idem_tests::support::{self, Served};
+use idem_tests::support::{self, TestServer};
 use tokio::net::TcpListener;
 use tokio::process::Command;
 use tokio::sync::Notify;
@@ -30,7 +30,7 @@ const SMALL: Policy = WITHOUT_BODY.max_response(1);
 struct Shop {
     runs: Arc<AtomicUsize>,
     started: Arc<Notify>,
-    go_on: Arc<Notify>,
+    may_end: Arc<Notify>,
 }
 
 async fn length(body: Body) -> String {
@@ -80,7 +80,7 @@ async fn too_large() -> &'static str {
 #[idempotent(policy = WITHOUT_BODY)]
 async fn waits(State(shop): State<Shop>) {
     shop.started.notify_one();
-    shop.go_on.notified().await;
+    shop.may_end.notified().await;
 }
 
 fn routes(shop: &Shop) -> Router {
@@ -276,15 +276,15 @@ fn file(mebibytes: usize) -> PathBuf {
 
 async fn assert_all_are_read(mebibytes: usize) {
     let shop = Shop::default();
-    let usual = Served::new(routes(&shop)).await;
+    let usual = TestServer::new(routes(&shop)).await;
     let version = Router::new().route("/upload", post(another_version));
-    let changed = Served::over(usual.idempotency.clone(), version).await;
+    let changed = TestServer::over(usual.idempotency.clone(), version).await;
     let full = Idempotency::new(MemoryStore::builder().max_entries(1).build());
-    let full = Served::over(full, routes(&shop)).await;
+    let full = TestServer::over(full, routes(&shop)).await;
     let busy = Idempotency::builder(MemoryStore::new()).max_executions(1).build();
-    let busy = Served::over(busy, routes(&shop)).await;
-    let down = Served::over(Idempotency::new(Broken { down: true }), routes(&shop)).await;
-    let gone = Served::over(Idempotency::new(Broken { down: false }), routes(&shop)).await;
+    let busy = TestServer::over(busy, routes(&shop)).await;
+    let down = TestServer::over(Idempotency::new(Broken { down: true }), routes(&shop)).await;
+    let gone = TestServer::over(Idempotency::new(Broken { down: false }), routes(&shop)).await;
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let bare = listener.local_addr().unwrap();
     let without_layer = routes(&shop);
@@ -338,7 +338,7 @@ async fn assert_all_are_read(mebibytes: usize) {
     }
     std::fs::remove_file(file).unwrap();
     assert_eq!(shop.runs.load(Ordering::SeqCst), CLIENTS.len());
-    shop.go_on.notify_waiters();
+    shop.may_end.notify_waiters();
     for served in [&usual, &changed, &full, &busy, &down, &gone] {
         served.idempotency.drain().await;
     }
@@ -399,7 +399,7 @@ async fn printed(program: &str, arguments: &[&str]) -> String {
 async fn the_clients_of_the_guide_repeat_the_same_request_until_they_get_its_response() {
     let (shop, tries) = (Shop::default(), Arc::new(AtomicUsize::new(0)));
     let lost = from_fn_with_state(Arc::clone(&tries), twice_lost);
-    let served = Served::new(Router::new().route("/", post(pay)).with_state(shop.clone()).layer(lost)).await;
+    let served = TestServer::new(Router::new().route("/", post(pay)).with_state(shop.clone()).layer(lost)).await;
     let url = format!("http://{}/", served.address);
 
     let python = format!(

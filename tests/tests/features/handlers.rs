@@ -234,7 +234,7 @@ async fn described(State(probe): State<Probe>, _request: Request) -> (StatusCode
     (StatusCode::CREATED, Body::from("described"))
 }
 
-/// The same below it, where alone `debug_handler` can stand: above, it calls the generated function with the arguments
+/// The same below it, which is the only place for `debug_handler`: above, it calls the generated function with the arguments
 /// of the written one.
 #[idempotent(ttl = "1h")]
 #[tracing::instrument(skip_all)]

@@ -350,7 +350,7 @@ async fn the_policy_is_published_and_errors_link_to_it(version: Version) {
     exchange.assert_runs(published(20).key(UUID)).await;
 }
 
-/// 2.5 Responsibilities: a client may send a key where it does not know that the resource respects it.
+/// 2.5 Responsibilities: a client may send a key if it does not know that the resource respects it.
 async fn a_client_may_send_a_key_where_none_is_required(version: Version) {
     let mut exchange = Exchange::over(version).await;
     let optional = || send("/payments/optional").json(r#"{"amount":20,"card":"visa"}"#);
@@ -417,7 +417,7 @@ async fn a_retry_may_come_over_another_version(version: Version) {
     exchange.assert_replays(payment().key(UUID), &first).await;
 }
 
-/// 2.7 Error Handling: a missing key is 400 where one is required.
+/// 2.7 Error Handling: a missing key is 400 if one is required.
 async fn a_missing_key_is_400_where_one_is_required(version: Version) {
     let mut exchange = Exchange::over(version).await;
     for ask in [payment(), payment().header("x-idempotency-key", UUID)] {
@@ -483,7 +483,7 @@ async fn a_conflict_needs_no_correction(version: Version) {
     exchange.assert_replays(payment().key(UUID), &first).await;
 }
 
-/// 2.7 Error Handling, other errors: where nothing ran, there is no result to keep.
+/// 2.7 Error Handling, other errors: if nothing ran, there is no result to keep.
 async fn a_request_that_was_rejected_before_it_ran_can_be_corrected(version: Version) {
     let mut exchange = Exchange::over(version).await;
     let rejected = [

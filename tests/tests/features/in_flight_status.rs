@@ -4,7 +4,7 @@ use axum::routing::post;
 use axum::{Extension, Router};
 use http_body_util::BodyExt;
 use idem_axum::{InFlight, Policy, idempotent};
-use idem_tests::got::Got::{Refused, Replay};
+use idem_tests::got::ResponseKind::{Refused, Replay};
 use idem_tests::got::{Gate, app, got, send};
 use serde_json::Value;
 
@@ -44,7 +44,7 @@ async fn a_success_status_acknowledges_what_is_in_flight() {
             assert_eq!(body["status"], 202);
             assert!(!body["detail"].as_str().unwrap().contains("Retry"), "{body}");
         }
-        gate.go_on.add_permits(1);
+        gate.may_end.add_permits(1);
         assert_eq!(first.await.unwrap().status(), 200);
         assert_eq!(got(&send(&app, path, &[], "").await), Replay);
     }

@@ -38,7 +38,7 @@ fn replayed(response: &Response) -> bool {
 #[derive(Clone, Default)]
 struct Gate {
     started: Arc<Notify>,
-    go_on: Arc<Notify>,
+    may_end: Arc<Notify>,
     runs: Arc<AtomicUsize>,
 }
 
@@ -46,7 +46,7 @@ struct Gate {
 async fn waits(State(gate): State<Gate>) -> StatusCode {
     gate.runs.fetch_add(1, Ordering::SeqCst);
     gate.started.notify_one();
-    gate.go_on.notified().await;
+    gate.may_end.notified().await;
     StatusCode::CREATED
 }
 
@@ -88,7 +88,7 @@ async fn a_timeout_layer_ends_the_wait_and_not_the_execution() {
     let app = app(&idempotency, routes);
     assert_eq!(send(&app, "/", "a", "").await.status(), 504);
     assert_eq!(send(&app, "/", "a", "").await.status(), 409);
-    gate.go_on.notify_one();
+    gate.may_end.notify_one();
     idempotency.drain().await;
     let retry = send(&app, "/", "a", "").await;
     assert_eq!((retry.status(), replayed(&retry), gate.runs.load(Ordering::SeqCst)), (StatusCode::CREATED, true, 1));
@@ -169,7 +169,7 @@ async fn a_trace_layer_reports_replays_and_no_execution_whose_client_left() {
     gate.started.notified().await;
     request.abort();
     assert!(request.await.is_err());
-    gate.go_on.notify_one();
+    gate.may_end.notify_one();
     idempotency.drain().await;
     assert_eq!(seen.load(Ordering::SeqCst), 0);
     assert!(replayed(&send(&app, "/", "a", "").await));
@@ -180,7 +180,7 @@ async fn a_trace_layer_reports_replays_and_no_execution_whose_client_left() {
 #[tokio::test]
 async fn cors_belongs_to_the_exchange_and_not_to_the_record() {
     let gate = Gate::default();
-    gate.go_on.notify_one();
+    gate.may_end.notify_one();
     let origins = ["https://a.example".parse().unwrap(), "https://b.example".parse().unwrap()];
     let cors = CorsLayer::new()
         .allow_origin(origins)
@@ -294,7 +294,7 @@ async fn a_session_is_saved_after_the_record_unless_the_handler_saves_it() {
     async fn adds(session: Session, State(gate): State<Gate>) -> StatusCode {
         session.insert("order", 1).await.unwrap();
         gate.started.notify_one();
-        gate.go_on.notified().await;
+        gate.may_end.notified().await;
         StatusCode::CREATED
     }
     #[idempotent]
@@ -302,7 +302,7 @@ async fn a_session_is_saved_after_the_record_unless_the_handler_saves_it() {
         session.insert("order", 1).await.unwrap();
         session.save().await.unwrap();
         gate.started.notify_one();
-        gate.go_on.notified().await;
+        gate.may_end.notified().await;
         StatusCode::CREATED
     }
     async fn login(session: Session) {
@@ -332,7 +332,7 @@ async fn a_session_is_saved_after_the_record_unless_the_handler_saves_it() {
         // The client disconnects.
         first.abort();
         assert!(first.await.is_err());
-        gate.go_on.notify_one();
+        gate.may_end.notify_one();
         idempotency.drain().await;
         let retry = ask(path).await.unwrap();
         assert_eq!((retry.status(), replayed(&retry)), (StatusCode::CREATED, true), "{path}");
@@ -395,7 +395,7 @@ async fn a_concurrency_limit_forgets_executions_whose_client_left_and_max_execut
     assert_eq!(idempotency.executions(), 2);
     let third = send(&app, "/", "c", "").await;
     assert!(third.status() == 503 && text(third).await.contains("idempotency_too_many_executions"));
-    gate.go_on.notify_waiters();
+    gate.may_end.notify_waiters();
     idempotency.drain().await;
 }
 

@@ -127,7 +127,7 @@ async fn dropping_the_engine_while_a_handler_runs_is_a_warning() {
     drop(setup);
     let text = logs.text();
     assert!(text.contains("WARN") && text.contains("drain"), "{text}");
-    // The handler still goes on.
+    // The handler still runs.
     probe.open();
     probe.ended(1).await;
 }

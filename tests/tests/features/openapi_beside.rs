@@ -1,4 +1,4 @@
-//! An operation's own words in an OpenAPI document, where a refusal or a replay comes beside them.
+//! An operation's own words in an OpenAPI document, if a refusal or a replay comes beside them.
 
 use axum::http::Method;
 use idem_axum::{Policies, idempotent};

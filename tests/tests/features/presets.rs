@@ -5,7 +5,7 @@ use axum::http::{Request, StatusCode};
 use axum::routing::post;
 use axum::{Extension, Router};
 use idem_axum::{Idempotency, IdempotencyLayer, Policy, idempotent};
-use idem_tests::got::Got::{Ran, Replay};
+use idem_tests::got::ResponseKind::{Ran, Replay};
 use idem_tests::got::{REPLAYED, got, json_of, send};
 use serde_json::json;
 use tower::ServiceExt;

@@ -155,12 +155,12 @@ async fn text_that_is_not_utf8_is_rejected_and_uses_up_nothing() {
 
 /// The first part of the streamed body goes to the test, which only then sends the second.
 #[derive(Clone)]
-struct Seen(mpsc::UnboundedSender<Bytes>);
+struct ReceivedParts(mpsc::UnboundedSender<Bytes>);
 
 #[idempotent(fingerprint = method + path)]
 async fn streamed(
     State(probe): State<Probe>,
-    axum::Extension(seen): axum::Extension<Seen>,
+    axum::Extension(parts): axum::Extension<ReceivedParts>,
     body: Body,
 ) -> (StatusCode, String) {
     probe.run().await;
@@ -168,7 +168,7 @@ async fn streamed(
     let mut stream = body.into_data_stream();
     while let Some(Ok(part)) = stream.next().await {
         length += part.len();
-        seen.0.send(part).unwrap();
+        parts.0.send(part).unwrap();
     }
     (StatusCode::CREATED, length.to_string())
 }
@@ -176,7 +176,7 @@ async fn streamed(
 #[tokio::test]
 async fn a_body_that_the_fingerprint_leaves_out_reaches_the_handler_as_it_comes() {
     let (sender, mut seen) = mpsc::unbounded_channel();
-    let setup = Setup::of(Router::new().route("/", post(streamed)).layer(axum::Extension(Seen(sender))));
+    let setup = Setup::of(Router::new().route("/", post(streamed)).layer(axum::Extension(ReceivedParts(sender))));
     let server = setup.serve().await;
     let ask = send("/").key("k").body("a retry is a retry, whatever its body");
     let mut client = Connection::open(&server).await;
@@ -209,7 +209,7 @@ async fn a_limit_found_by_the_handler_gives_a_response_like_any_other() {
 #[tokio::test]
 async fn a_client_that_leaves_while_the_handler_reads_gets_what_the_handler_made_of_it() {
     let (sender, mut seen) = mpsc::unbounded_channel();
-    let setup = Setup::of(Router::new().route("/", post(streamed)).layer(axum::Extension(Seen(sender))));
+    let setup = Setup::of(Router::new().route("/", post(streamed)).layer(axum::Extension(ReceivedParts(sender))));
     let server = setup.serve().await;
     let ask = send("/").key("k");
     let mut client = Connection::open(&server).await;

@@ -22,17 +22,17 @@ const MIB: usize = 1 << 20;
 
 /// How many frames were asked for.
 #[derive(Clone, Default)]
-struct Pulled(Arc<AtomicUsize>);
+struct FrameCounter(Arc<AtomicUsize>);
 
-impl Pulled {
+impl FrameCounter {
     fn frames(&self) -> usize {
         self.0.load(Ordering::SeqCst)
     }
 
     fn body(&self, frames: usize, frame: &'static [u8]) -> Body {
-        let pulled = self.clone();
+        let counter = self.clone();
         Body::from_stream(stream::iter(0..frames).map(move |_| {
-            pulled.0.fetch_add(1, Ordering::SeqCst);
+            counter.0.fetch_add(1, Ordering::SeqCst);
             Ok::<_, io::Error>(Bytes::from_static(frame))
         }))
     }
@@ -40,8 +40,8 @@ impl Pulled {
 
 /// Says how much had been asked for when it began, and how much came.
 #[idempotent(shadow)]
-async fn upload(Extension(pulled): Extension<Pulled>, request: Request) -> String {
-    let before = pulled.frames();
+async fn upload(Extension(counter): Extension<FrameCounter>, request: Request) -> String {
+    let before = counter.frames();
     let whole = to_bytes(request.into_body(), usize::MAX).await.unwrap();
     format!("{before} of {}", whole.len())
 }
@@ -94,9 +94,9 @@ async fn text(response: Response) -> String {
 async fn of_a_large_upload_no_more_is_kept_than_the_fingerprint_may_cost() {
     static FRAME: [u8; MIB] = [0; MIB];
     let (spans, _guard) = Spans::capture();
-    let pulled = Pulled::default();
-    let setup = Setup::of(routes().layer(DefaultBodyLimit::disable()).layer(Extension(pulled.clone())));
-    let request = send("/upload").key("large").request("/upload", pulled.body(64, &FRAME));
+    let counter = FrameCounter::default();
+    let setup = Setup::of(routes().layer(DefaultBodyLimit::disable()).layer(Extension(counter.clone())));
+    let request = send("/upload").key("large").request("/upload", counter.body(64, &FRAME));
     let response = text(setup.app.clone().oneshot(request).await.unwrap()).await;
     assert_eq!(response, format!("3 of {}", 64 * MIB), "the third frame showed that it is too large");
     assert_eq!(would(&spans), ["unread"]);
@@ -105,7 +105,7 @@ async fn of_a_large_upload_no_more_is_kept_than_the_fingerprint_may_cost() {
 #[tokio::test(start_paused = true)]
 async fn a_body_that_does_not_come_holds_a_request_up_for_a_second_at_most() {
     let (spans, _guard) = Spans::capture();
-    let setup = Setup::of(routes().layer(Extension(Pulled::default())));
+    let setup = Setup::of(routes().layer(Extension(FrameCounter::default())));
     let (_feeder, never) = feed();
     let before = tokio::time::Instant::now();
     let request = send("/bodiless").key("never").request("/bodiless", never);
@@ -133,7 +133,7 @@ async fn a_limit_that_a_layer_sets_gives_the_response_that_it_gives_without_the_
     let setup = Setup::of(routes());
     let app = setup.app.clone().layer(map_request(limited));
     for path in ["/bare", "/enforced", "/buffered"] {
-        let large = send(path).key("large").request(path, Pulled::default().body(5, b"12345678"));
+        let large = send(path).key("large").request(path, FrameCounter::default().body(5, b"12345678"));
         assert_eq!(app.clone().oneshot(large).await.unwrap().status(), 413, "{path}");
     }
 }
@@ -157,10 +157,10 @@ async fn a_handler_that_takes_a_body_that_cannot_be_read_is_judged_as_enforced_r
 
 #[tokio::test]
 async fn a_stream_is_not_asked_for_before_its_client_reads() {
-    let pulled = Pulled::default();
-    let setup = responding!([shadow], once(pulled.body(3, b"abc")));
+    let counter = FrameCounter::default();
+    let setup = responding!([shadow], once(counter.body(3, b"abc")));
     let response = send("/").key("a").response(&setup.app).await;
-    assert_eq!(pulled.frames(), 0);
+    assert_eq!(counter.frames(), 0);
     assert_eq!(text(response).await, "abcabcabc");
     let (app, _probe) = Setup::mount(&setup.idempotency, responding!(@routes [], || "another"));
     assert_eq!(send("/").key("a").to(&app).await.text(), "abcabcabc");
@@ -169,7 +169,7 @@ async fn a_stream_is_not_asked_for_before_its_client_reads() {
 #[tokio::test]
 async fn a_body_keeps_what_it_says_of_its_length() {
     let known = || "abc".into_response();
-    let unknown = || Response::new(Pulled::default().body(1, b"abc"));
+    let unknown = || Response::new(FrameCounter::default().body(1, b"abc"));
     let empty = || Response::new(Body::empty());
     for make in [known, unknown, empty] {
         let (bare, setup) = (make(), responding!([shadow], make));

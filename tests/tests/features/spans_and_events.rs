@@ -11,7 +11,7 @@ use idem_axum::{
     StorageKey, Store, StoreError, idempotent,
 };
 use idem_testkit::intercept::{Hooks, Intercept};
-use idem_tests::{Ask, Faults, Probe, SeenSpan, Setup, Spans, post as send};
+use idem_tests::{Ask, CapturedSpan, Faults, Probe, Setup, Spans, post as send};
 use tracing::Level;
 
 #[idempotent]
@@ -38,7 +38,7 @@ fn ask() -> Ask {
 }
 
 #[track_caller]
-fn only(spans: &Spans) -> SeenSpan {
+fn only(spans: &Spans) -> CapturedSpan {
     let seen = spans.named("idempotency");
     assert_eq!(seen.len(), 1, "{seen:?}");
     seen[0].clone()
@@ -46,7 +46,7 @@ fn only(spans: &Spans) -> SeenSpan {
 
 fn outcomes(spans: &Spans) -> Vec<(String, Option<String>)> {
     let spans = spans.named("idempotency");
-    let text = |span: &SeenSpan, field| span.get(field).map(str::to_owned);
+    let text = |span: &CapturedSpan, field| span.get(field).map(str::to_owned);
     spans.iter().map(|span| (text(span, "outcome").unwrap_or_default(), text(span, "code"))).collect()
 }
 
@@ -170,7 +170,7 @@ async fn what_a_handler_says_is_within_the_span_also_when_no_client_waits_any_mo
     request.abort();
     setup.probe.left(1).await;
     let left = spans.named("idempotency")[1].clone();
-    assert!(!left.closed && left.get("outcome").is_none(), "its execution goes on: {left:?}");
+    assert!(!left.closed && left.get("outcome").is_none(), "its execution continues: {left:?}");
     setup.probe.open();
     setup.settled().await;
     let left = spans.named("idempotency")[1].clone();

@@ -12,7 +12,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use axum::{Json, Router};
 use idem_axum::{Part, Policy, idempotent};
-use idem_tests::support::{self, Served, read_all, read_until};
+use idem_tests::support::{self, TestServer, read_all, read_until};
 use tokio::io::AsyncWriteExt;
 
 const WITHOUT_BODY: Policy = Policy::DEFAULT.fingerprint(&[Part::Method, Part::Path]);
@@ -60,7 +60,7 @@ const SIZE: usize = 8 << 20;
 
 #[tokio::test]
 async fn a_connection_is_used_again_after_a_body_was_discarded() {
-    let served = Served::new(routes(&Runs::default())).await;
+    let served = TestServer::new(routes(&Runs::default())).await;
     let mut connection = served.connect().await;
     let request = format!("POST /unread HTTP/1.1\r\nhost: a\r\nidempotency-key: a\r\ncontent-length: {SIZE}\r\n\r\n");
     let mut request = request.into_bytes();
@@ -78,7 +78,7 @@ async fn a_connection_is_used_again_after_a_body_was_discarded() {
 
 #[tokio::test]
 async fn a_client_that_awaits_100_continue_is_not_asked_for_its_body() {
-    let served = Served::new(routes(&Runs::default())).await;
+    let served = TestServer::new(routes(&Runs::default())).await;
     let head = |path: &str, key: &str| {
         format!("POST {path} HTTP/1.1\r\nhost: a\r\n{key}content-length: {SIZE}\r\nexpect: 100-continue\r\n\r\n")
     };
@@ -107,7 +107,7 @@ async fn a_client_that_awaits_100_continue_is_not_asked_for_its_body() {
 
 #[tokio::test]
 async fn an_endless_upload_is_cut_off_and_holds_no_claim() {
-    let served = Served::new(routes(&Runs::default())).await;
+    let served = TestServer::new(routes(&Runs::default())).await;
     served.send(b"POST /upload HTTP/1.1\r\nhost: a\r\nidempotency-key: a\r\nconnection: close\r\n\r\n").await;
     let connection = served.connect().await;
     let (mut read, mut write) = connection.into_split();
@@ -184,7 +184,7 @@ async fn with_trailers(State(seen): State<Trailers>, mut body: Body) -> String {
 #[tokio::test]
 async fn request_trailers_reach_the_handler_with_a_key() {
     let seen = Trailers::default();
-    let served = Served::new(Router::new().route("/", post(with_trailers)).with_state(seen.clone())).await;
+    let served = TestServer::new(Router::new().route("/", post(with_trailers)).with_state(seen.clone())).await;
     let request = "POST / HTTP/1.1\r\nhost: a\r\nidempotency-key: a\r\nconnection: close\r\ntrailer: x-sum\r\n\
                    transfer-encoding: chunked\r\n\r\n3\r\none\r\n0\r\nx-sum: 3\r\n\r\n";
     let response = served.send(request.as_bytes()).await;
@@ -227,7 +227,7 @@ async fn an_extractor_decides_about_a_body_over_the_limit() {
         ("/request", "application/json", 413, "length limit exceeded"),
         ("/none", "application/json", 413, "length limit exceeded"),
     ] {
-        let served = Served::new(routes()).await;
+        let served = TestServer::new(routes()).await;
         let mut connection = served.connect().await;
         let request = format!(
             "POST {path} HTTP/1.1\r\nhost: a\r\nidempotency-key: a\r\ncontent-type: {content_type}\r\n\

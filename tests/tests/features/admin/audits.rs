@@ -4,7 +4,7 @@ use idem_admin::{Action, Audit, AuditResult};
 use idem_tests::{Logs, Setup, post as send, responding};
 use std::sync::{Arc, Mutex};
 
-use super::desk::{Desk, TOKEN, form};
+use super::support_page::{SupportPage, TOKEN, form};
 
 fn with_canaries() -> Setup {
     responding!([scope = header("X-Tenant")], || ([("x-token", "HEADER-canary")], "BODY-canary"))
@@ -18,12 +18,12 @@ async fn every_look_up_and_every_change_is_logged_without_the_key() {
     let (logs, _guard) = Logs::capture();
     let setup = with_canaries();
     send("/").key("KEY-canary").header("x-tenant", "TENANT-canary").to(&setup.app).await.assert_ran(200);
-    let desk = Desk::over(&setup.idempotency);
-    let shown = desk.json(FIELDS).await;
+    let support = SupportPage::over(&setup.idempotency);
+    let shown = support.json(FIELDS).await;
     let key = shown.json()["key"].as_str().unwrap().to_owned();
     assert_eq!(key.len(), 8);
-    desk.change(FIELDS, "forget").await;
-    desk.send(&[("key", "KEY-canary, KEY-canary")]).await;
+    support.change(FIELDS, "forget").await;
+    support.send(&[("key", "KEY-canary, KEY-canary")]).await;
     let text = logs.text();
     let audits: Vec<_> =
         text.lines().filter(|line| line.contains(" INFO ") && line.contains("idem_admin::audit:")).collect();
@@ -50,11 +50,12 @@ async fn the_hook_gets_what_is_logged() {
     let setup = with_canaries();
     let audits = Arc::<Mutex<Vec<Audit>>>::default();
     let hooked = audits.clone();
-    let desk =
-        Desk::with(&setup.idempotency, |admin| admin.audit(move |audit| hooked.lock().unwrap().push(audit.clone())));
-    desk.send(FIELDS).await;
+    let support = SupportPage::with(&setup.idempotency, |admin| {
+        admin.audit(move |audit| hooked.lock().unwrap().push(audit.clone()))
+    });
+    support.send(FIELDS).await;
     send("/").key("KEY-canary").header("x-tenant", "TENANT-canary").to(&setup.app).await.assert_ran(200);
-    desk.change(FIELDS, "forget").await;
+    support.change(FIELDS, "forget").await;
     let audits = audits.lock().unwrap();
     let told: Vec<_> = audits.iter().map(|audit| (audit.action, audit.endpoint.as_deref(), audit.result)).collect();
     assert_eq!(
@@ -75,7 +76,7 @@ async fn a_name_cannot_forge_a_line() {
     let setup = with_canaries();
     let actor = |_: &axum::http::request::Parts| Some("eve\n2026 INFO idem_admin::audit: actor=\"ada\"".to_owned());
     let admin = idem_admin::Admin::new(setup.idempotency.clone(), actor);
-    super::desk::form(FIELDS).to(&axum::Router::new().nest("/keys", admin.router())).await;
+    super::support_page::form(FIELDS).to(&axum::Router::new().nest("/keys", admin.router())).await;
     let text = logs.text();
     assert_eq!(text.lines().filter(|line| line.contains("idem_admin::audit:")).count(), 1, "{text}");
 }
@@ -85,13 +86,13 @@ async fn a_hook_that_panics_breaks_the_page_and_nothing_else() {
     let setup = with_canaries();
     let request = send("/").key("KEY-canary").header("x-tenant", "TENANT-canary");
     request.to(&setup.app).await.assert_ran(200);
-    let seen = Desk::over(&setup.idempotency).seen(FIELDS, "forget").await;
+    let seen = SupportPage::over(&setup.idempotency).seen(FIELDS, "forget").await;
     let panics = |audit: &Audit| assert!(audit.action == Action::LookUp, "the hook panics");
-    let desk = Desk::with(&setup.idempotency, |admin| admin.audit(panics));
-    let page = desk.send(&[FIELDS, &[("step", "forget-now"), ("seen", &seen)]].concat()).await;
+    let support = SupportPage::with(&setup.idempotency, |admin| admin.audit(panics));
+    let page = support.send(&[FIELDS, &[("step", "forget-now"), ("seen", &seen)]].concat()).await;
     assert_eq!(page.status, 500);
     assert!(page.text().contains("it is not known whether it was made"));
-    assert_eq!(Desk::over(&setup.idempotency).json(FIELDS).await.status, 404);
+    assert_eq!(SupportPage::over(&setup.idempotency).json(FIELDS).await.status, 404);
 }
 
 #[tokio::test]
@@ -99,14 +100,14 @@ async fn a_hook_that_panics_at_a_look_up_is_told_to_the_caller() {
     let setup = with_canaries();
     let request = send("/").key("KEY-canary").header("x-tenant", "TENANT-canary");
     request.to(&setup.app).await.assert_ran(200);
-    let desk = Desk::with(&setup.idempotency, |admin| admin.audit(|_| panic!("the hook panics")));
-    let page = desk.send(FIELDS).await;
+    let support = SupportPage::with(&setup.idempotency, |admin| admin.audit(|_| panic!("the hook panics")));
+    let page = support.send(FIELDS).await;
     assert_eq!(page.status, 500);
     assert!(!page.text().contains("BODY-canary"), "what could not be written down is not shown");
-    let json = desk.json(FIELDS).await;
+    let json = support.json(FIELDS).await;
     assert_eq!((json.status, json.header("content-type")), (500, Some("application/problem+json")));
     // Neither at a change that is refused.
-    let refused = form(&[FIELDS, &[("step", "forget-now")]].concat()).to(&desk.app).await;
+    let refused = form(&[FIELDS, &[("step", "forget-now")]].concat()).to(&support.app).await;
     assert_eq!(refused.status, 500);
     assert!(refused.text().contains("Nothing was changed"), "{}", refused.text());
 }
@@ -115,21 +116,21 @@ async fn a_hook_that_panics_at_a_look_up_is_told_to_the_caller() {
 async fn a_change_that_is_not_let_through_is_audited() {
     let setup = with_canaries();
     send("/").key("KEY-canary").header("x-tenant", "TENANT-canary").to(&setup.app).await.assert_ran(200);
-    let desk = Desk::over(&setup.idempotency);
-    let key = desk.json(FIELDS).await.json()["key"].as_str().unwrap().to_owned();
-    desk.audits();
+    let support = SupportPage::over(&setup.idempotency);
+    let key = support.json(FIELDS).await.json()["key"].as_str().unwrap().to_owned();
+    support.audits();
     let (logs, _guard) = Logs::capture();
     let now = [FIELDS, &[("step", "forget-now")]].concat();
-    let evil = form(&now).header("sec-fetch-site", "cross-site").to(&desk.app).await;
-    let bare = form(&now).to(&desk.app).await;
+    let evil = form(&now).header("sec-fetch-site", "cross-site").to(&support.app).await;
+    let bare = form(&now).to(&support.app).await;
     let settle = [FIELDS, &[("step", "settle-now"), ("settle", "did-not-happen")]].concat();
-    let settle = form(&settle).to(&desk.app).await;
+    let settle = form(&settle).to(&support.app).await;
     let odd =
-        form(&[("key", "a b"), ("step", "forget-now")]).header("sec-fetch-site", "cross-site").to(&desk.app).await;
-    let wrong = desk.send(&[("key", "a b"), ("step", "forget-now")]).await;
+        form(&[("key", "a b"), ("step", "forget-now")]).header("sec-fetch-site", "cross-site").to(&support.app).await;
+    let wrong = support.send(&[("key", "a b"), ("step", "forget-now")]).await;
     assert_eq!([evil.status, bare.status, settle.status, odd.status, wrong.status], [403, 403, 403, 403, 400]);
     assert_eq!(
-        desk.audits(),
+        support.audits(),
         [
             "forget - refused",
             "forget - refused",
@@ -145,7 +146,7 @@ async fn a_change_that_is_not_let_through_is_audited() {
     assert!(lines[3..].iter().all(|line| !line.contains("key=")), "{text}");
     assert!(!text.contains("canary") && !text.contains("a b"), "{text}");
 
-    let reader = Desk::with(&setup.idempotency, idem_admin::Admin::read_only);
+    let reader = SupportPage::with(&setup.idempotency, idem_admin::Admin::read_only);
     assert_eq!(reader.send(&now).await.status, 403);
     assert_eq!(reader.audits(), ["forget - refused"]);
 }

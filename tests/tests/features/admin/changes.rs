@@ -10,7 +10,7 @@ use idem_testkit::intercept::{Hooks, Intercept};
 use idem_tests::{Reply, Setup, post as send, within};
 use tokio::sync::Notify;
 
-use super::desk::{Desk, TOKEN, page, pay, runtime, setup, torn_down};
+use super::support_page::{SupportPage, TOKEN, page, pay, runtime, setup, torn_down};
 
 const KEY: &[(&str, &str)] = &[("key", "k")];
 
@@ -26,18 +26,18 @@ fn buttons(page: &Reply) -> Vec<&str> {
 async fn a_record_that_is_forgotten_runs_again() {
     let (setup, ask) = (setup(), send("/pay").key("k"));
     ask.to(&setup.app).await.assert_ran(200);
-    let desk = Desk::over(&setup.idempotency);
-    assert_eq!(buttons(&desk.send(KEY).await), ["forget"]);
-    assert_eq!(desk.audits(), ["look_up POST /pay done"]);
-    let asked = desk.send(&[("key", "k"), ("step", "forget")]).await;
+    let support = SupportPage::over(&setup.idempotency);
+    assert_eq!(buttons(&support.send(KEY).await), ["forget"]);
+    assert_eq!(support.audits(), ["look_up POST /pay done"]);
+    let asked = support.send(&[("key", "k"), ("step", "forget")]).await;
     assert_eq!((asked.status, buttons(&asked)), (200, vec!["forget-now"]));
     assert!(ask.to(&setup.app).await.is_replay(), "to ask changes nothing");
-    desk.audits();
+    support.audits();
 
-    let done = desk.change(KEY, "forget").await;
+    let done = support.change(KEY, "forget").await;
     assert!(done.status == 200 && done.text().contains("Forgotten. The next request with this key runs again."));
-    assert_eq!(desk.audits(), ["look_up POST /pay done", "forget POST /pay done"]);
-    assert_eq!(desk.json(KEY).await.status, 404);
+    assert_eq!(support.audits(), ["look_up POST /pay done", "forget POST /pay done"]);
+    assert_eq!(support.json(KEY).await.status, 404);
     ask.to(&setup.app).await.assert_ran(200);
     assert_eq!(setup.probe.runs(), 2);
 }
@@ -47,14 +47,14 @@ fn settled(found: &str, audited: &str, more: &[(&str, &str)]) -> (Setup, Reply, 
     torn_down(&setup, &ask);
     runtime().block_on(async {
         ask.to(&setup.app).await.assert_refused(409, "idempotency_outcome_unknown");
-        let desk = Desk::over(&setup.idempotency);
-        let shown = desk.send(KEY).await;
+        let support = SupportPage::over(&setup.idempotency);
+        let shown = support.send(KEY).await;
         assert_eq!((shown.status, buttons(&shown)), (200, vec!["settle"]));
         let fields = [KEY, &[("settle", found)], more].concat();
-        desk.audits();
-        let done = desk.change(&fields, "settle").await;
+        support.audits();
+        let done = support.change(&fields, "settle").await;
         assert_eq!(done.status, 200, "{}", done.text());
-        assert_eq!(desk.audits(), ["look_up POST /pay done", &format!("{audited} POST /pay done")]);
+        assert_eq!(support.audits(), ["look_up POST /pay done", &format!("{audited} POST /pay done")]);
         let retry = ask.to(&setup.app).await;
         (setup, done, retry)
     })
@@ -91,16 +91,16 @@ fn a_response_that_cannot_be_sent_is_not_written_down() {
     let (setup, ask) = (setup(), send("/pay").key("k"));
     torn_down(&setup, &ask);
     runtime().block_on(async {
-        let desk = Desk::over(&setup.idempotency);
+        let support = SupportPage::over(&setup.idempotency);
         let fields = |status| [("key", "k"), ("settle", "response"), ("status", status), ("body", "<kept>")];
         for status in ["", "100", "600", "ok"] {
-            let asked = desk.send(&[&fields(status)[..], &[("step", "settle")]].concat()).await;
+            let asked = support.send(&[&fields(status)[..], &[("step", "settle")]].concat()).await;
             assert_eq!(buttons(&asked), ["settle"], "asked again");
             assert!(asked.text().contains("Write the status as a number") && asked.text().contains("&lt;kept&gt;"));
-            let made = desk.send(&[&fields(status)[..], &[("step", "settle-now")]].concat()).await;
+            let made = support.send(&[&fields(status)[..], &[("step", "settle-now")]].concat()).await;
             assert_eq!(made.status, 403);
         }
-        let unsaid = desk.send(&[("key", "k"), ("step", "settle")]).await;
+        let unsaid = support.send(&[("key", "k"), ("step", "settle")]).await;
         assert!(unsaid.text().contains("Choose what you found."));
         ask.to(&setup.app).await.assert_refused(409, "idempotency_outcome_unknown");
     });
@@ -111,15 +111,15 @@ fn a_response_of_the_longest_length_fits_however_a_browser_writes_it() {
     let (setup, ask) = (setup(), send("/pay").key("k"));
     torn_down(&setup, &ask);
     runtime().block_on(async {
-        let desk = Desk::over(&setup.idempotency);
+        let support = SupportPage::over(&setup.idempotency);
         for (line, status) in [("\r\n".repeat(1024 * 1024), 200), ("\"".repeat(1024 * 1024 + 1), 200)] {
             let fields = [("key", "k"), ("settle", "response"), ("status", "200"), ("body", line.as_str())];
-            let asked = desk.send(&[&fields[..], &[("step", "settle")]].concat()).await;
+            let asked = support.send(&[&fields[..], &[("step", "settle")]].concat()).await;
             assert_eq!(asked.status, status, "{}", &asked.text()[..200.min(asked.text().len())]);
             let long = asked.text().contains("The body is longer than 1 MiB.");
             assert_eq!(long, line.starts_with('"'));
         }
-        let beyond = desk.send(&[("key", "k"), ("body", &"x".repeat(3 * 1024 * 1024))]).await;
+        let beyond = support.send(&[("key", "k"), ("body", &"x".repeat(3 * 1024 * 1024))]).await;
         assert_eq!(beyond.status, 413, "three bytes of the form each");
     });
 }
@@ -131,27 +131,28 @@ async fn what_is_in_flight_cannot_be_forgotten_or_settled() {
     let (app, first) = (setup.app.clone(), ask.clone());
     let first = tokio::spawn(async move { first.to(&app).await });
     setup.probe.started(1).await;
-    let desk = Desk::over(&setup.idempotency);
-    let shown = desk.send(KEY).await;
+    let support = SupportPage::over(&setup.idempotency);
+    let shown = support.send(KEY).await;
     assert!(shown.text().contains("In flight") && shown.text().contains("POST /pay"));
     assert_eq!(buttons(&shown), ["look-up", "revoke"]);
     for step in ["forget", "settle"] {
-        let asked = desk.send(&[("key", "k"), ("step", step), ("settle", "happened")]).await;
+        let asked = support.send(&[("key", "k"), ("step", step), ("settle", "happened")]).await;
         assert_eq!(buttons(&asked), ["look-up", "revoke"]);
     }
-    desk.audits();
+    support.audits();
 
     // A form that is written by hand gets no further.
-    let started = desk.json(KEY).await.json()["started_at"].as_str().unwrap().to_owned();
+    let started = support.json(KEY).await.json()["started_at"].as_str().unwrap().to_owned();
     assert!(started.ends_with('Z'));
     for step in ["forget-now", "settle-now"] {
-        let refused =
-            desk.send(&[("key", "k"), ("step", step), ("settle", "did-not-happen"), ("seen", "in-flight-0-0")]).await;
+        let refused = support
+            .send(&[("key", "k"), ("step", step), ("settle", "did-not-happen"), ("seen", "in-flight-0-0")])
+            .await;
         assert_eq!(refused.status, 409, "{}", refused.text());
         assert!(refused.text().contains("Nothing was changed"));
     }
     assert_eq!(
-        desk.audits(),
+        support.audits(),
         ["look_up POST /pay done", "forget POST /pay refused", "settle_did_not_happen POST /pay refused"]
     );
     ask.to(&setup.app).await.assert_refused(409, "idempotency_key_locked");
@@ -167,13 +168,13 @@ async fn what_hangs_loses_its_key_and_is_settled() {
     let (app, hung) = (setup.app.clone(), ask.clone());
     let hung = tokio::spawn(async move { hung.to(&app).await });
     setup.probe.started(1).await;
-    let desk = Desk::over(&setup.idempotency);
-    let revoked = desk.change(KEY, "revoke").await;
+    let support = SupportPage::over(&setup.idempotency);
+    let revoked = support.change(KEY, "revoke").await;
     assert!(revoked.status == 200 && revoked.text().contains("has lost this key"), "{}", revoked.text());
     assert_eq!(buttons(&revoked), ["settle"]);
-    assert_eq!(desk.audits(), ["look_up POST /pay done", "revoke POST /pay done"]);
+    assert_eq!(support.audits(), ["look_up POST /pay done", "revoke POST /pay done"]);
     ask.to(&setup.app).await.assert_refused(409, "idempotency_outcome_unknown");
-    let settled = desk.change(&[KEY, &[("settle", "happened")]].concat(), "settle").await;
+    let settled = support.change(&[KEY, &[("settle", "happened")]].concat(), "settle").await;
     assert_eq!(settled.status, 200, "{}", settled.text());
     setup.probe.open();
     hung.await.unwrap().assert_ran(200);
@@ -184,27 +185,27 @@ async fn what_hangs_loses_its_key_and_is_settled() {
 #[test]
 fn unknown_outcomes_are_listed() {
     let (setup, ask) = (setup(), send("/pay").key("k"));
-    let desk = Desk::over(&setup.idempotency);
+    let support = SupportPage::over(&setup.idempotency);
     let list = [("step", "unknown")];
     runtime().block_on(async {
-        assert!(page().to(&desk.app).await.text().contains("value=\"unknown\""), "the page offers it");
-        let none = desk.send(&list).await;
+        assert!(page().to(&support.app).await.text().contains("value=\"unknown\""), "the page offers it");
+        let none = support.send(&list).await;
         assert!(none.status == 200 && none.text().contains("No unknown outcomes here"), "{}", none.text());
     });
     torn_down(&setup, &ask);
     runtime().block_on(async {
         send("/pay").key("other").to(&setup.app).await.assert_ran(200);
-        let key = desk.json(KEY).await.json()["key"].as_str().unwrap().to_owned();
-        desk.audits();
-        let shown = desk.send(&list).await;
+        let key = support.json(KEY).await.json()["key"].as_str().unwrap().to_owned();
+        support.audits();
+        let shown = support.send(&list).await;
         assert!(shown.text().contains("POST /pay") && shown.text().contains(&key), "{}", shown.text());
-        let listed = desk.json(&list).await.json();
+        let listed = support.json(&list).await.json();
         assert_eq!((listed["unknown"].as_array().unwrap().len(), &listed["next"]), (1, &serde_json::Value::Null));
         assert_eq!(
             (&listed["unknown"][0]["key"], &listed["unknown"][0]["endpoint"]),
             (&key.into(), &"POST /pay".into())
         );
-        assert_eq!(desk.audits(), ["list_unknown - done", "list_unknown - done"]);
+        assert_eq!(support.audits(), ["list_unknown - done", "list_unknown - done"]);
     });
 }
 
@@ -212,24 +213,24 @@ fn unknown_outcomes_are_listed() {
 async fn what_is_no_longer_what_one_saw_is_left_alone() {
     let (setup, ask) = (setup(), send("/pay").key("k"));
     ask.to(&setup.app).await.assert_ran(200);
-    let desk = Desk::over(&setup.idempotency);
-    let seen = desk.seen(KEY, "forget").await;
+    let support = SupportPage::over(&setup.idempotency);
+    let seen = support.seen(KEY, "forget").await;
     // Another operator was faster, and a retry ran.
-    assert_eq!(desk.change(KEY, "forget").await.status, 200);
+    assert_eq!(support.change(KEY, "forget").await.status, 200);
     let stale = [("key", "k"), ("step", "forget-now"), ("seen", &seen)];
-    desk.audits();
-    let refused = desk.send(&stale).await;
-    assert_eq!((refused.status, desk.audits()), (409, vec!["forget - absent".to_owned()]));
+    support.audits();
+    let refused = support.send(&stale).await;
+    assert_eq!((refused.status, support.audits()), (409, vec!["forget - absent".to_owned()]));
     setup.clock.advance(Duration::from_secs(1));
     ask.to(&setup.app).await.assert_ran(200);
-    let refused = desk.send(&stale).await;
-    assert_eq!((refused.status, desk.audits()), (409, vec!["forget POST /pay refused".to_owned()]));
+    let refused = support.send(&stale).await;
+    assert_eq!((refused.status, support.audits()), (409, vec!["forget POST /pay refused".to_owned()]));
     assert!(refused.text().contains("the key's state has changed since you opened this page"));
     assert!(ask.to(&setup.app).await.is_replay());
     // An outcome that is known is not settled.
-    let seen = desk.seen(KEY, "forget").await;
+    let seen = support.seen(KEY, "forget").await;
     let settle = [("key", "k"), ("step", "settle-now"), ("settle", "did-not-happen"), ("seen", &seen)];
-    assert_eq!(desk.send(&settle).await.status, 409);
+    assert_eq!(support.send(&settle).await.status, 409);
     assert!(ask.to(&setup.app).await.is_replay());
 }
 
@@ -237,12 +238,12 @@ async fn what_is_no_longer_what_one_saw_is_left_alone() {
 async fn a_later_run_within_the_same_instant_is_another_record() {
     let (setup, ask) = (setup(), send("/pay").key("k"));
     ask.to(&setup.app).await.assert_ran(200);
-    let desk = Desk::over(&setup.idempotency);
-    let seen = desk.seen(KEY, "forget").await;
-    assert_eq!(desk.change(KEY, "forget").await.status, 200);
+    let support = SupportPage::over(&setup.idempotency);
+    let seen = support.seen(KEY, "forget").await;
+    assert_eq!(support.change(KEY, "forget").await.status, 200);
     // The clock is stopped.
     ask.to(&setup.app).await.assert_ran(200);
-    let refused = desk.send(&[("key", "k"), ("step", "forget-now"), ("seen", &seen)]).await;
+    let refused = support.send(&[("key", "k"), ("step", "forget-now"), ("seen", &seen)]).await;
     assert_eq!(refused.status, 409, "{}", refused.text());
     assert!(ask.to(&setup.app).await.is_replay());
 }
@@ -254,19 +255,19 @@ async fn a_change_goes_on_and_is_audited_when_the_browser_leaves() {
     let (app, _) = Setup::mount(&idempotency, Router::new().route("/pay", post(pay)));
     let ask = send("/pay").key("k");
     ask.to(&app).await.assert_ran(200);
-    let desk = Desk::over(&idempotency);
-    let seen = desk.seen(KEY, "forget").await;
-    desk.audits();
+    let support = SupportPage::over(&idempotency);
+    let seen = support.seen(KEY, "forget").await;
+    support.audits();
 
     let audited = Arc::new(Notify::new());
     let hooked = audited.clone();
-    let hasty = Desk::with(&idempotency, |admin| admin.audit(move |_| hooked.notify_one()));
+    let hasty = SupportPage::with(&idempotency, |admin| admin.audit(move |_| hooked.notify_one()));
     let form = hasty.at_home(&[("key", "k"), ("step", "forget-now"), ("seen", &seen), ("token", TOKEN)]);
     let browser = tokio::spawn(async move { form.to(&hasty.app).await });
     within("the store to be asked", store.hooks.asked.notified()).await;
     browser.abort();
     assert!(browser.await.unwrap_err().is_cancelled());
-    store.hooks.go_on.notify_one();
+    store.hooks.may_end.notify_one();
     within("the audit", audited.notified()).await;
     ask.to(&app).await.assert_ran(200);
 }
@@ -275,13 +276,13 @@ async fn a_change_goes_on_and_is_audited_when_the_browser_leaves() {
 #[derive(Default)]
 struct ForgetsLater {
     asked: Notify,
-    go_on: Notify,
+    may_end: Notify,
 }
 
 impl Hooks<MemoryStore> for ForgetsLater {
     async fn forget(&self, store: &MemoryStore, key: &StorageKey) -> Result<bool, StoreError> {
         self.asked.notify_one();
-        self.go_on.notified().await;
+        self.may_end.notified().await;
         store.forget(key).await
     }
 }

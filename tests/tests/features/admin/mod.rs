@@ -3,8 +3,8 @@
 
 mod audits;
 mod changes;
-mod desk;
 mod guard;
 mod scopes;
 mod shown;
 mod stores;
+mod support_page;

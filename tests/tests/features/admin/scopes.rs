@@ -7,7 +7,7 @@ use axum::routing::{post, put};
 use idem_axum::{Policy, idempotent};
 use idem_tests::{Ask, Probe, Setup, post as send, put as send_put};
 
-use super::desk::{Desk, page};
+use super::support_page::{SupportPage, page};
 
 async fn canary(probe: &Probe) -> String {
     format!("canary-{}", probe.run().await)
@@ -79,19 +79,19 @@ async fn assert_found(header: &str, ask: Ask, scope: &[(&str, &str)], elsewhere:
         let first = ask.to(&setup.app).await;
         first.assert_ran(200);
         assert!(ask.to(&setup.app).await.is_replay());
-        let desk = Desk::over(&setup.idempotency);
+        let support = SupportPage::over(&setup.idempotency);
         for typed in [ABC, QUOTED, " abc-1 ", "\"abc-1\";v=1"] {
-            let found = desk.json(&[&[("key", typed)], scope].concat()).await;
+            let found = support.json(&[&[("key", typed)], scope].concat()).await;
             assert_eq!(found.status, 200, "{sent} sent, {typed} looked up with {scope:?}: {found:?}");
             let found = found.json();
             assert_eq!((&found["state"], &found["response"]["body"]), (&"recorded".into(), &first.text().into()));
             assert_eq!((&found["replays"], &found["response"]["status"]), (&1.into(), &200.into()));
         }
         for scope in elsewhere {
-            let found = desk.json(&[&[("key", ABC)], *scope].concat()).await;
+            let found = support.json(&[&[("key", ABC)], *scope].concat()).await;
             assert_eq!(found.status, 404, "{scope:?}");
         }
-        let other = desk.json(&[&[("key", "ABC-1")], scope].concat()).await;
+        let other = support.json(&[&[("key", "ABC-1")], scope].concat()).await;
         assert_eq!(other.status, 404, "capitals count");
     }
 }
@@ -142,7 +142,7 @@ async fn in_the_scope_of_a_header() {
     assert_found("x-key", twice, &header("x-tenant", "acme\r\nglobex"), &[&header("x-tenant", "acme")]).await;
     // If the header is missing, the caller is bound, and there is no scope.
     assert_found("x-key", send("/header"), UNSCOPED, &[&header("x-tenant", "\n")]).await;
-    let page = page().to(&Desk::over(&Setup::of(Router::new()).idempotency).app).await;
+    let page = page().to(&SupportPage::over(&Setup::of(Router::new()).idempotency).app).await;
     assert!(page.text().contains("<legend>Whose key is it?</legend>"), "the question above the choices");
     let (_, hint) = page.text().split_once("id=\"scope-unscoped-hint\"").unwrap();
     let hint = hint.split_once("</p>").unwrap().0;
@@ -183,22 +183,22 @@ async fn in_a_scope_with_the_path_and_a_value() {
 async fn a_path_that_is_missing_or_wrong_is_explained() {
     let setup = Setup::of(Router::new().route("/path/{id}", post(by_path)));
     send("/path/7").header("idempotency-key", ABC).to(&setup.app).await.assert_ran(200);
-    let desk = Desk::over(&setup.idempotency);
+    let support = SupportPage::over(&setup.idempotency);
     for wrong in
         ["/path/7", "POST", "POST path/7", "POST https://shop.example/path/7", "POST /path/7 8", "P\u{e4} /path/7"]
     {
         let fields = [("key", ABC), ("path", wrong)];
-        let reply = desk.send(&fields).await;
+        let reply = support.send(&fields).await;
         let text = "Write the method and the path as the client sent them, such as POST /orders/7.";
         assert!(reply.status == 400 && reply.text().contains(text), "{wrong}: {}", reply.text());
         assert!(reply.text().contains("id=\"path-wrong\"") && reply.text().contains(&format!("value=\"{wrong}\"")));
-        let json = desk.json(&fields).await;
+        let json = support.json(&fields).await;
         assert!(json.status == 400 && json.text().contains(text), "{wrong}: {}", json.text());
     }
-    let missing = desk.send(&[("key", ABC)]).await;
+    let missing = support.send(&[("key", ABC)]).await;
     let hint = "If the scope of the endpoint contains <code>path</code>, the method and the path are needed as well.";
     assert!(missing.status == 404 && missing.text().contains(hint), "{}", missing.text());
-    let other = desk.send(&[("key", ABC), ("path", "POST /path/8")]).await;
+    let other = support.send(&[("key", ABC), ("path", "POST /path/8")]).await;
     assert!(other.status == 404 && !other.text().contains(hint), "{}", other.text());
     assert!(other.text().contains("so do the method and the path"), "{}", other.text());
 }
@@ -209,12 +209,12 @@ async fn a_change_is_made_under_the_path_that_was_looked_up() {
     for path in ["/path/7", "/path/8"] {
         send(path).header("idempotency-key", ABC).to(&setup.app).await.assert_ran(200);
     }
-    let desk = Desk::over(&setup.idempotency);
+    let support = SupportPage::over(&setup.idempotency);
     let fields = [("key", ABC), ("path", "POST /path/7")];
-    let found = desk.send(&fields).await;
+    let found = support.send(&fields).await;
     assert!(found.text().contains("<dt>On</dt><dd><code>POST /path/7</code></dd>"), "{}", found.text());
     assert!(found.text().contains("<input type=\"hidden\" name=\"path\" value=\"POST /path/7\">"), "{}", found.text());
-    assert_eq!(desk.change(&fields, "forget").await.status, 200);
-    assert_eq!(desk.json(&fields).await.status, 404);
-    assert_eq!(desk.json(&[("key", ABC), ("path", "POST /path/8")]).await.status, 200);
+    assert_eq!(support.change(&fields, "forget").await.status, 200);
+    assert_eq!(support.json(&fields).await.status, 404);
+    assert_eq!(support.json(&[("key", ABC), ("path", "POST /path/8")]).await.status, 200);
 }

@@ -1,4 +1,4 @@
-//! What is shown of a key: escaped, cut short where it is long, and never what is marked as sensitive.
+//! What is shown of a key: escaped, cut short if it is long, and never what is marked as sensitive.
 
 use axum::Router;
 use axum::http::{HeaderValue, StatusCode};
@@ -7,7 +7,7 @@ use idem_admin::Admin;
 use idem_axum::Idempotency;
 use idem_tests::{Faults, Reply, Setup, post as send, responding};
 
-use super::desk::{Desk, page, setup};
+use super::support_page::{SupportPage, page, setup};
 
 const SCRIPT: &str = "</pre><script>alert('x')</script><img src=x onerror=\"alert(1)\">&amp;";
 const ESCAPED: &str =
@@ -15,7 +15,7 @@ const ESCAPED: &str =
 
 async fn shown(setup: &Setup) -> Reply {
     send("/").key("k").to(&setup.app).await;
-    Desk::over(&setup.idempotency).send(&[("key", "k")]).await
+    SupportPage::over(&setup.idempotency).send(&[("key", "k")]).await
 }
 
 #[tokio::test]
@@ -25,7 +25,7 @@ async fn whatever_was_recorded_is_escaped() {
     assert_eq!(page.text().matches(ESCAPED).count(), 2, "once in the header and once in the body:\n{}", page.text());
     assert!(!page.text().contains("<script") && !page.text().contains("<img"));
     // To a script it is given as it is, in JSON.
-    let json = Desk::over(&setup.idempotency).json(&[("key", "k")]).await;
+    let json = SupportPage::over(&setup.idempotency).json(&[("key", "k")]).await;
     assert_eq!(json.header("content-type"), Some("application/json"));
     assert_eq!(json.json()["response"]["body"], SCRIPT);
 }
@@ -36,10 +36,10 @@ async fn whatever_was_typed_is_escaped() {
     let fields =
         [("key", quoted), ("scope", "header"), ("header", "x\"><script>"), ("header_values", "</textarea><script>")];
     let setup = setup();
-    let desk = Desk::over(&setup.idempotency);
+    let support = SupportPage::over(&setup.idempotency);
     for fields in [&fields[..1], &fields[..]] {
         for step in ["look-up", "forget", "settle"] {
-            let page = desk.send(&[fields, &[("step", step)]].concat()).await;
+            let page = support.send(&[fields, &[("step", step)]].concat()).await;
             assert!(!page.text().contains("<script") && page.text().contains("&lt;script&gt;"), "{}", page.text());
         }
     }
@@ -70,7 +70,7 @@ async fn a_body_that_is_no_text_is_told_by_its_first_bytes() {
         "{}",
         page.text()
     );
-    let json = Desk::over(&setup.idempotency).json(&[("key", "k")]).await.json();
+    let json = SupportPage::over(&setup.idempotency).json(&[("key", "k")]).await.json();
     assert_eq!((&json["response"]["body"], &json["response"]["body_bytes"]), (&serde_json::Value::Null, &256.into()));
 
     let empty = responding!([], || StatusCode::NO_CONTENT);
@@ -89,7 +89,7 @@ async fn a_sensitive_header_is_not_shown() {
     });
     let page = shown(&setup).await;
     assert!(page.text().contains("(sensitive, not shown)") && page.text().contains("\\xff&lt;"), "{}", page.text());
-    let json = Desk::over(&setup.idempotency).json(&[("key", "k")]).await;
+    let json = SupportPage::over(&setup.idempotency).json(&[("key", "k")]).await;
     assert!(!page.text().contains("CANARY") && !json.text().contains("CANARY"));
 }
 
@@ -98,7 +98,7 @@ async fn a_response_that_was_too_large_is_not_replayable() {
     let setup = responding!([max_response = "1KiB"], || "x".repeat(2000));
     let page = shown(&setup).await;
     assert!(page.text().contains("Not replayable") && page.text().contains("POST /") && page.text().contains("forget"));
-    let json = Desk::over(&setup.idempotency).json(&[("key", "k")]).await.json();
+    let json = SupportPage::over(&setup.idempotency).json(&[("key", "k")]).await.json();
     assert_eq!((&json["state"], &json["response"]), (&"not-replayable".into(), &serde_json::Value::Null));
 }
 
@@ -107,24 +107,24 @@ async fn ages_are_by_the_clock_of_the_engine() {
     let setup = responding!([ttl = "2h"], || "ok");
     send("/").key("k").to(&setup.app).await;
     setup.clock.advance(std::time::Duration::from_secs(60 * 61));
-    let page = Desk::over(&setup.idempotency).send(&[("key", "k")]).await;
+    let page = SupportPage::over(&setup.idempotency).send(&[("key", "k")]).await;
     assert!(
         page.text().contains(" UTC</time>, 61 minutes ago") && page.text().contains(", in 59 minutes"),
         "{}",
         page.text()
     );
     send("/").key("k").to(&setup.app).await;
-    assert!(Desk::over(&setup.idempotency).send(&[("key", "k")]).await.text().contains("<dd>once</dd>"));
+    assert!(SupportPage::over(&setup.idempotency).send(&[("key", "k")]).await.text().contains("<dd>once</dd>"));
     setup.clock.advance(std::time::Duration::from_secs(60 * 59));
-    assert_eq!(Desk::over(&setup.idempotency).send(&[("key", "k")]).await.status, 404);
+    assert_eq!(SupportPage::over(&setup.idempotency).send(&[("key", "k")]).await.status, 404);
 }
 
 #[tokio::test]
 async fn a_store_that_cannot_tell_is_no_miss() {
-    let desk = Desk::over(&Idempotency::new(Faults::default().over_a_shelf()));
-    let page = desk.send(&[("key", "k")]).await;
-    assert_eq!((page.status, desk.audits()), (503, vec!["look_up - failed".to_owned()]));
+    let support = SupportPage::over(&Idempotency::new(Faults::default().over_a_shelf()));
+    let page = support.send(&[("key", "k")]).await;
+    assert_eq!((page.status, support.audits()), (503, vec!["look_up - failed".to_owned()]));
     assert!(page.text().contains("The store of this service cannot tell the state of a key."), "{}", page.text());
-    let json = desk.json(&[("key", "k")]).await;
+    let json = support.json(&[("key", "k")]).await;
     assert_eq!((json.status, json.header("content-type")), (503, Some("application/problem+json")));
 }

@@ -11,21 +11,21 @@ use idem_testkit::intercept::{Hooks, Intercept};
 use idem_testkit::redis::Redis;
 use idem_tests::{Setup, post as send};
 
-use super::desk::{Desk, pay};
+use super::support_page::{SupportPage, pay};
 
 const KEY: &[(&str, &str)] = &[("key", "k")];
 
 async fn assert_forgotten(idempotency: &Idempotency) {
     let (app, probe) = Setup::mount(idempotency, Router::new().route("/pay", post(pay)));
-    let (ask, desk) = (send("/pay").key("k"), Desk::over(idempotency));
+    let (ask, support) = (send("/pay").key("k"), SupportPage::over(idempotency));
     for run in 1..=5 {
         ask.to(&app).await.assert_ran(200);
         // A replay while the person decides changes nothing of what they decided about.
-        let seen = desk.seen(KEY, "forget").await;
+        let seen = support.seen(KEY, "forget").await;
         assert!(ask.to(&app).await.is_replay());
-        let done = desk.send(&[KEY, &[("step", "forget-now"), ("seen", &seen)]].concat()).await;
+        let done = support.send(&[KEY, &[("step", "forget-now"), ("seen", &seen)]].concat()).await;
         assert_eq!((done.status, probe.runs()), (200, run), "{}", done.text());
-        assert_eq!(desk.audits(), ["look_up POST /pay done", "forget POST /pay done"]);
+        assert_eq!(support.audits(), ["look_up POST /pay done", "forget POST /pay done"]);
     }
 }
 

@@ -41,12 +41,12 @@ pub fn torn_down(setup: &Setup, ask: &Ask) {
 }
 
 /// The page, at `/keys`, for those who say in `X-Employee` who they are.
-pub struct Desk {
+pub struct SupportPage {
     pub app: Router,
     audits: Arc<Mutex<Vec<Audit>>>,
 }
 
-impl Desk {
+impl SupportPage {
     pub fn over(idempotency: &Idempotency) -> Self {
         Self::with(idempotency, |admin| admin)
     }

@@ -32,9 +32,9 @@ impl<S: Sync> FromRequestParts<S> for Session {
 }
 
 /// The same, as an extractor of the whole request, which signs the body, say.
-struct Signed(Session);
+struct SignedRequest(Session);
 
-impl<S: Sync> FromRequest<S> for Signed {
+impl<S: Sync> FromRequest<S> for SignedRequest {
     type Rejection = Rejection;
 
     async fn from_request(request: Request, _: &S) -> Result<Self, Rejection> {
@@ -58,7 +58,7 @@ async fn last(State(probe): State<Probe>, session: Session) -> String {
 }
 
 #[idempotent]
-async fn signed(State(probe): State<Probe>, Signed(session): Signed) -> String {
+async fn signed(State(probe): State<Probe>, SignedRequest(session): SignedRequest) -> String {
     format!("secret {} of {}", probe.run().await, session.0)
 }
 
@@ -139,9 +139,9 @@ async fn middleware_that_authenticates_guards_the_record_as_well() {
 }
 
 /// An extractor that changes the request must not change what a retry is compared with.
-struct Meddler;
+struct RequestEraser;
 
-impl<S: Sync> FromRequestParts<S> for Meddler {
+impl<S: Sync> FromRequestParts<S> for RequestEraser {
     type Rejection = Rejection;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Rejection> {
@@ -156,10 +156,10 @@ impl<S: Sync> FromRequestParts<S> for Meddler {
 #[tokio::test]
 async fn an_extractor_that_empties_the_request_changes_nothing() {
     #[idempotent]
-    async fn meddled(_: Meddler, State(probe): State<Probe>) -> String {
+    async fn erased(_: RequestEraser, State(probe): State<Probe>) -> String {
         format!("run {}", probe.run().await)
     }
-    let setup = Setup::of(Router::new().route("/a", post(meddled)).route("/b", post(meddled)));
+    let setup = Setup::of(Router::new().route("/a", post(erased)).route("/b", post(erased)));
     let alice = send("/a").key("k").header("authorization", "alice");
     let response = alice.to(&setup.app).await;
     alice.to(&setup.app).await.assert_replay_of(&response);

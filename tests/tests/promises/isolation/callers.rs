@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use axum::Router;
 use axum::routing::post;
 use idem_axum::idempotent;
-use idem_tests::got::Got::{Ran, Replay};
+use idem_tests::got::ResponseKind::{Ran, Replay};
 use idem_tests::got::{MISMATCH, app, got, send};
 use tracing::field::{Field, Visit};
 use tracing::span;

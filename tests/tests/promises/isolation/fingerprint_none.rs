@@ -3,7 +3,7 @@
 use axum::Router;
 use axum::routing::post;
 use idem_axum::{Part, Policy, idempotent};
-use idem_tests::got::Got::{Ran, Replay};
+use idem_tests::got::ResponseKind::{Ran, Replay};
 use idem_tests::got::{MISMATCH, app, got, send};
 
 const NONE: Policy = Policy::DEFAULT.no_fingerprint();

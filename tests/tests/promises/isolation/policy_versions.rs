@@ -3,7 +3,7 @@
 use axum::routing::post;
 use axum::{Extension, Router};
 use idem_axum::{Idempotency, IdempotencyLayer, MemoryStore, Refusal, idempotent};
-use idem_tests::got::Got::{self, Ran, Refused, Replay};
+use idem_tests::got::ResponseKind::{self, Ran, Refused, Replay};
 use idem_tests::got::{Gate, MISMATCH, POLICY_CHANGED, got, json_of, send};
 
 mod v1 {
@@ -22,13 +22,17 @@ fn version(store: &MemoryStore, gate: &Gate, handler: axum::routing::MethodRoute
 }
 
 /// What a request gets while another version runs, and after it recorded.
-async fn both(old: axum::routing::MethodRouter, new: axum::routing::MethodRouter, body: &'static str) -> (Got, Got) {
+async fn both(
+    old: axum::routing::MethodRouter,
+    new: axum::routing::MethodRouter,
+    body: &'static str,
+) -> (ResponseKind, ResponseKind) {
     let (store, gate) = (MemoryStore::new(), Gate::default());
     let (old, new) = (version(&store, &gate, old), version(&store, &gate, new));
     let first = tokio::spawn(async move { send(&old, "/orders", &[("x-key", "a")], "one").await });
     gate.started.notified().await;
     let running = send(&new, "/orders", &[("x-key", "a")], body).await;
-    gate.go_on.add_permits(1);
+    gate.may_end.add_permits(1);
     assert_eq!(got(&first.await.unwrap()), Ran);
     let recorded = send(&new, "/orders", &[("x-key", "a")], body).await;
     if running.extensions().get::<Refusal>().is_some_and(|refusal| refusal.code().ends_with("policy_changed")) {
@@ -80,7 +84,7 @@ async fn two_services_on_one_store_refuse_each_other() {
 #[tokio::test]
 async fn with_namespaces_services_on_one_store_never_meet() {
     let (store, gate) = (MemoryStore::new(), Gate::default());
-    gate.go_on.add_permits(2);
+    gate.may_end.add_permits(2);
     let service = |name: &str| {
         let idempotency = Idempotency::builder(store.clone()).namespace(name).build();
         let routes = Router::new().route("/orders", post(v1::order)).layer(IdempotencyLayer::new(idempotency));
@@ -100,7 +104,7 @@ async fn create(Extension(gate): Extension<Gate>) -> &'static str {
 #[tokio::test]
 async fn shadow_mode_runs_whatever_the_policy_was() {
     let (store, gate) = (MemoryStore::new(), Gate::default());
-    gate.go_on.add_permits(2);
+    gate.may_end.add_permits(2);
     let old = version(&store, &gate, handler!());
     let new = version(&store, &gate, post(create));
     assert_eq!(got(&send(&old, "/orders", &[], "one").await), Ran);

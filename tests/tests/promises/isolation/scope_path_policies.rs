@@ -5,7 +5,7 @@ use axum::body::Body;
 use axum::http::Request;
 use axum::routing::post;
 use idem_axum::{Idempotency, IdempotencyLayer, Key, Policy, Scope, idempotent};
-use idem_tests::got::Got::{Ran, Replay};
+use idem_tests::got::ResponseKind::{Ran, Replay};
 use idem_tests::got::{MISMATCH, got, send};
 use tower::ServiceExt;
 

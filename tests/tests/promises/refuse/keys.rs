@@ -24,7 +24,7 @@ fn setup() -> Setup {
 }
 
 /// What becomes of a request with these header lines.
-enum Then {
+enum KeyOutcome {
     /// The handler runs.
     Runs,
     /// Refused by the runtime with this code.
@@ -33,13 +33,13 @@ enum Then {
     ByHyper,
 }
 
-use Then::{ByHyper, Refused, Runs};
+use KeyOutcome::{ByHyper, Refused, Runs};
 
-const MISSING: Then = Refused("idempotency_key_missing");
-const INVALID: Then = Refused("idempotency_key_invalid");
+const MISSING: KeyOutcome = Refused("idempotency_key_missing");
+const INVALID: KeyOutcome = Refused("idempotency_key_invalid");
 
 /// Header lines, each with its line end, and what becomes of them.
-fn corpus() -> Vec<(&'static str, Vec<u8>, Then)> {
+fn corpus() -> Vec<(&'static str, Vec<u8>, KeyOutcome)> {
     let key = |value: &[u8]| [b"idempotency-key: ", value, b"\r\n"].concat();
     let long = |length: usize| key("k".repeat(length).as_bytes());
     vec![

@@ -97,7 +97,7 @@ async fn errors_of_ones_own_see_the_refusal() {
 
 #[tokio::test]
 async fn refusals_are_never_recorded() {
-    // Not even where `errors` makes a response that a policy would record.
+    // Not even if `errors` makes a response that a policy would record.
     let setup = responding!([errors = own_errors, required], || "x");
     for _ in 0..3 {
         assert_eq!(send("/").to(&setup.app).await.status, 418);

@@ -11,7 +11,7 @@ use axum::routing::get;
 use axum::{Extension, Router};
 use futures_util::stream;
 use idem_axum::idempotent;
-use idem_tests::{Connection, Maker, Probe, Reply, Setup, get as fetch, post as send, responding};
+use idem_tests::{Connection, Probe, Reply, ResponseFactory, Setup, get as fetch, post as send, responding};
 
 fn with_headers(headers: &[(&'static str, &'static str)], body: impl Into<Body>) -> Response {
     let mut response = Response::new(body.into());
@@ -102,9 +102,9 @@ async fn head_is_another_method_and_its_replay_has_no_body() {
 }
 
 #[idempotent]
-async fn made(State(probe): State<Probe>, Extension(maker): Extension<Maker>) -> Response {
+async fn made(State(probe): State<Probe>, Extension(factory): Extension<ResponseFactory>) -> Response {
     probe.run().await;
-    (maker.0)()
+    (factory.0)()
 }
 
 #[tokio::test]
@@ -120,7 +120,7 @@ async fn the_body_of_a_response_to_head_is_not_waited_for_and_its_length_is_repl
         (|| Response::new(Body::empty()), Some("0")),
     ];
     for (make, length) in makers {
-        let setup = Setup::of(Router::new().route("/", get(made)).layer(Extension(Maker(Arc::new(make)))));
+        let setup = Setup::of(Router::new().route("/", get(made)).layer(Extension(ResponseFactory(Arc::new(make)))));
         let server = setup.serve().await;
         let mut connection = Connection::open(&server).await;
         let ask = idem_tests::Ask::new("HEAD", "/").key("k");

@@ -15,7 +15,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{any, post};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use idem_axum::{Idempotency, idempotent};
-use idem_tests::support::{self, Served, app, comparable, post as send, read_until, text};
+use idem_tests::support::{self, TestServer, app, comparable, post as send, read_until, text};
 use tokio::io::AsyncWriteExt;
 use tokio::sync::Semaphore;
 
@@ -135,7 +135,7 @@ async fn a_replay_is_equal_to_the_first_response_on_the_wire() {
         ("POST", "204"),
         ("HEAD", "head"),
     ] {
-        let served = Served::new(routes()).await;
+        let served = TestServer::new(routes()).await;
         let first = served.send(&request(method, &format!("/{kind}"))).await;
         let second = served.send(&request(method, &format!("/{kind}"))).await;
         assert!(second.contains("idempotent-replayed: true"), "{kind}: {second}");
@@ -150,7 +150,7 @@ async fn a_replay_is_equal_to_the_first_response_on_the_wire() {
         }
         assert_eq!(second, first, "{kind}");
     }
-    let served = Served::new(routes()).await;
+    let served = TestServer::new(routes()).await;
     for _ in 0..2 {
         let response = served.send(&request("HEAD", "/head")).await;
         assert!(response.contains("content-length: 1234"), "{response}");
@@ -162,7 +162,7 @@ async fn a_replay_is_equal_to_the_first_response_over_http2() {
     for (method, path) in
         [("POST", "/204"), ("POST", "/205"), ("POST", "/trailers"), ("POST", "/trailers-live"), ("HEAD", "/head")]
     {
-        let served = Served::new(routes()).await;
+        let served = TestServer::new(routes()).await;
         let mut responses = Vec::new();
         for _ in 0..2 {
             let url = format!("http://{}{path}", served.address);
@@ -213,7 +213,7 @@ async fn trailers_and_bodies_are_equal_without_a_server_too() {
 #[tokio::test]
 async fn a_recording_is_complete_when_the_known_length_was_delivered() {
     for (kind, length) in [("known-header", 6), ("known-header-ready", 6), ("known-hint", 6), ("beyond", 5)] {
-        let served = Served::new(routes()).await;
+        let served = TestServer::new(routes()).await;
         let mut connection = served.connect().await;
         let request = format!("POST /{kind} HTTP/1.1\r\nhost: a\r\nidempotency-key: a\r\n\r\n");
         connection.write_all(request.as_bytes()).await.unwrap();
@@ -229,7 +229,7 @@ async fn a_recording_is_complete_when_the_known_length_was_delivered() {
 
 #[tokio::test]
 async fn a_stream_shorter_than_its_known_length_is_not_replayed() {
-    let served = Served::new(routes()).await;
+    let served = TestServer::new(routes()).await;
     let first = served.send(&request("POST", "/short")).await;
     assert!(first.ends_with("onetwo"), "{first}");
     let second = served.send(&request("POST", "/short")).await;

@@ -54,7 +54,7 @@ async fn leave(way: &str, server: &Server, probe: &Probe) {
     probe.left(1).await;
 }
 
-/// What the attribute is for: the handler goes on, and the retry gets its response.
+/// What the attribute is for: the handler continues, and the retry gets its response.
 async fn a_client_that_leaves(way: &str) {
     let setup = Setup::of(Router::new().route("/orders", post(order)));
     let server = setup.serve().await;

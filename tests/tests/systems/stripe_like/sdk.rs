@@ -37,7 +37,7 @@ const EVERY_FAULT: [Fault; 9] = [
 struct Faults(BTreeMap<u64, Vec<Fault>>);
 
 /// The faults that have not happened yet.
-type Left = Arc<Mutex<BTreeMap<u64, Vec<Fault>>>>;
+type RemainingFaults = Arc<Mutex<BTreeMap<u64, Vec<Fault>>>>;
 
 impl Faults {
     /// One or two for each call of one half, drawn by lot, and none for the other half.
@@ -66,8 +66,8 @@ impl Faults {
     }
 
     /// A proxy to the server that makes them happen, and what is left of them.
-    async fn between(self, server: &Server) -> (Proxy, Left) {
-        let left = Left::new(Mutex::new(self.0));
+    async fn between(self, server: &Server) -> (Proxy, RemainingFaults) {
+        let left = RemainingFaults::new(Mutex::new(self.0));
         let faults = left.clone();
         let plan = move |request: &str| {
             let (_, params) = request.split_once("\r\n\r\n").expect("a body");
@@ -83,7 +83,7 @@ impl Faults {
 }
 
 /// Makes the calls, meets every fault, and gives back what each caller sees.
-async fn call((proxy, left): (Proxy, Left), calls: u64, more: &[&str]) -> Vec<Value> {
+async fn call((proxy, left): (Proxy, RemainingFaults), calls: u64, more: &[&str]) -> Vec<Value> {
     let (url, calls) = (format!("http://{}", proxy.address), calls.to_string());
     let mut arguments = vec![&*url, "--calls", &calls, "--threads", "16", "--timeout", PATIENCE];
     arguments.extend(more);
