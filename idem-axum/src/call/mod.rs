@@ -10,10 +10,13 @@ mod refused;
 
 use std::convert::Infallible;
 use std::fmt;
+use std::future::{Future, ready};
 
 use axum::Extension;
+use axum::body::Body;
 use axum::extract::{FromRequest, Request};
 use axum::response::{IntoResponse, Response};
+use http::request::Parts;
 
 pub use self::open::OpenCall;
 pub use self::ready::ReadyCall;
@@ -22,11 +25,23 @@ use crate::policy::Policy;
 /// A request to a generated function. It is an axum extractor, and the only argument of that function.
 pub struct Call<S>(Kind<S>);
 
-#[allow(clippy::large_enum_variant, reason = "a box would cost every request an allocation, and probes are few")]
 enum Kind<S> {
-    Request(Request, S),
+    /// Boxed, since it goes from state to state, and the futures of the extractors hold it.
+    Request(Box<SplitRequest>, S),
     /// No request: only the policy is asked for.
     Probe,
+}
+
+/// A request, as extractors take it.
+struct SplitRequest {
+    parts: Parts,
+    body: Body,
+}
+
+impl SplitRequest {
+    fn join(self: Box<Self>) -> Request {
+        Request::from_parts(self.parts, self.body)
+    }
 }
 
 impl<S> fmt::Debug for Call<S> {
@@ -41,8 +56,10 @@ where
 {
     type Rejection = Infallible;
 
-    async fn from_request(request: Request, state: &S) -> Result<Self, Infallible> {
-        Ok(Self(Kind::Request(request, state.clone())))
+    /// Not an async function, whose future would hold the request.
+    fn from_request(request: Request, state: &S) -> impl Future<Output = Result<Self, Infallible>> + Send {
+        let (parts, body) = request.into_parts();
+        ready(Ok(Self(Kind::Request(Box::new(SplitRequest { parts, body }), state.clone()))))
     }
 }
 

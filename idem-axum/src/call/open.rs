@@ -3,8 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use axum::body::Body;
-use axum::extract::{FromRequest, FromRequestParts, Request};
+use axum::extract::{FromRequest, FromRequestParts};
 use axum::response::{IntoResponse, Response};
 use futures_util::future::BoxFuture;
 use http::Method;
@@ -12,9 +11,9 @@ use http::request::Parts;
 use http_body::Body as _;
 use idem_runtime::transaction::TransactionSlot;
 
-use super::ReadyCall;
 use super::keyed::{KeyedRequest, RequestKey};
 use super::refused::{Refused, rejected};
+use super::{ReadyCall, SplitRequest};
 use crate::context::{LayerConfig, ParsedKey, RequestContext};
 use crate::key::IdempotencyKey;
 use crate::policy::{Policy, Refusal};
@@ -24,8 +23,7 @@ use crate::{shadow, telemetry};
 
 /// A call whose key is known. It is asked for each argument in order.
 pub struct OpenCall<S> {
-    /// Boxed, since the futures of the extractors hold it.
-    request: Result<Box<OpenRequest>, Box<Refused>>,
+    request: Result<OpenRequest, Box<Refused>>,
     state: S,
 }
 
@@ -36,8 +34,8 @@ impl<S> fmt::Debug for OpenCall<S> {
 }
 
 impl<S> OpenCall<S> {
-    pub(super) fn new(request: Request, state: S, policy: &'static Policy) -> Self {
-        Self { request: OpenRequest::new(request, policy).map(Box::new), state }
+    pub(super) fn new(request: Box<SplitRequest>, state: S, policy: &'static Policy) -> Self {
+        Self { request: OpenRequest::new(request, policy), state }
     }
 }
 
@@ -55,13 +53,13 @@ where
     pub fn part<'a, T: FromRequestParts<S> + 'a>(&'a mut self) -> BoxFuture<'a, Result<T, Response>> {
         let Self { request, state } = self;
         Box::pin(async move {
-            let request = match request {
-                Ok(request) => request,
+            let open = match request {
+                Ok(open) => open,
                 Err(refused) => return Err(refused.send().await),
             };
-            let mut rejected = match T::from_request_parts(&mut request.parts, state).await {
+            let mut rejected = match T::from_request_parts(&mut open.request.parts, state).await {
                 Ok(value) => return Ok(value),
-                Err(rejection) => request.rejected(rejection.into_response()),
+                Err(rejection) => open.rejected(rejection.into_response()),
             };
             Err(rejected.send().await)
         })
@@ -74,13 +72,13 @@ where
     pub fn last<'a, T: FromRequest<S, M> + 'a, M: 'a>(self) -> BoxFuture<'a, Result<(T, ReadyCall), Response>> {
         Box::pin(async move {
             let Self { request, state } = self;
-            let mut request = match request {
-                Ok(request) => request,
+            let mut open = match request {
+                Ok(open) => open,
                 Err(mut refused) => return Err(refused.send().await),
             };
-            let unreadable = request.read_body().await;
-            let (request, call) = request.split(unreadable.is_some());
-            let mut rejected = match T::from_request(request, &state).await {
+            let unreadable = open.read_body().await;
+            let (request, call) = open.ready(unreadable.is_some());
+            let mut rejected = match T::from_request(request.join(), &state).await {
                 Ok(value) => match call.checked(unreadable) {
                     Ok(call) => return Ok((value, call)),
                     Err(refused) => refused,
@@ -98,12 +96,12 @@ where
     pub fn ready(self) -> BoxFuture<'static, Result<ReadyCall, Response>> {
         let request = self.request;
         Box::pin(async move {
-            let mut request = match request {
-                Ok(request) => request,
+            let mut open = match request {
+                Ok(open) => open,
                 Err(mut refused) => return Err(refused.send().await),
             };
-            let unreadable = request.read_body().await;
-            let (request, call) = request.split(unreadable.is_some());
+            let unreadable = open.read_body().await;
+            let (request, call) = open.ready(unreadable.is_some());
             drop(request);
             match call.checked(unreadable) {
                 Ok(call) => Ok(call),
@@ -115,8 +113,7 @@ where
 
 /// A request whose key is known, unless its arguments say the key.
 struct OpenRequest {
-    parts: Parts,
-    body: Body,
+    request: Box<SplitRequest>,
     policy: &'static Policy,
     config: Arc<LayerConfig>,
     key: RequestKey,
@@ -128,22 +125,22 @@ struct OpenRequest {
 const SMALL_BODY: u64 = 8 * 1024;
 
 impl OpenRequest {
-    fn new(request: Request, policy: &'static Policy) -> Result<Self, Box<Refused>> {
-        let (mut parts, mut body) = request.into_parts();
+    fn new(mut request: Box<SplitRequest>, policy: &'static Policy) -> Result<Self, Box<Refused>> {
+        let SplitRequest { parts, body } = &mut *request;
         let mut refused = |parts: &Parts, response| {
-            let unread = UnreadBody::share(parts, &mut body, false);
+            let unread = UnreadBody::share(parts, body, false);
             Err(Box::new(Refused { response, unread }))
         };
         let Some(context) = parts.extensions.get_mut::<RequestContext>() else {
-            let response = telemetry::refuse(&telemetry::span(&parts), Refusal::LayerMissing { policy });
-            return refused(&parts, response);
+            let response = telemetry::refuse(&telemetry::span(parts), Refusal::LayerMissing { policy });
+            return refused(parts, response);
         };
         let config = Arc::clone(&context.config);
         let key = if policy.key_from_arguments { Ok(None) } else { request::key(&parts.headers, policy) };
         let key = key.map(|key| key.map(IdempotencyKey::new));
         context.parsed = Some(ParsedKey { policy, key: key.clone() });
         if let Some(check) = &config.check {
-            check(&parts, policy);
+            check(parts, policy);
         }
         let refusal = match &key {
             Ok(Some(_)) => None,
@@ -153,19 +150,19 @@ impl OpenRequest {
         };
         let key = key.ok().flatten();
         match refusal {
-            Some(refusal) if policy.shadow => shadow::unprotected(&parts, &refusal),
-            Some(refusal) => return refused(&parts, config.refuse(&telemetry::span(&parts), refusal)),
-            None if key.is_none() && !policy.key_from_arguments => telemetry::count_unprotected(&parts),
+            Some(refusal) if policy.shadow => shadow::unprotected(parts, &refusal),
+            Some(refusal) => return refused(parts, config.refuse(&telemetry::span(parts), refusal)),
+            None if key.is_none() && !policy.key_from_arguments => telemetry::count_unprotected(parts),
             None => {}
         }
         let key = match key {
-            Some(key) => RequestKey::Known(Box::new(KeyedRequest::new(&parts, policy)), key),
-            None if policy.key_from_arguments => RequestKey::OfArguments(Box::new(KeyedRequest::new(&parts, policy))),
+            Some(key) => RequestKey::Known(Box::new(KeyedRequest::new(parts, policy)), key),
+            None if policy.key_from_arguments => RequestKey::OfArguments(Box::new(KeyedRequest::new(parts, policy))),
             None => RequestKey::None,
         };
         let slot = TransactionSlot::default();
         parts.extensions.insert(slot.clone());
-        Ok(Self { parts, body, policy, config, key, slot })
+        Ok(Self { request, policy, config, key, slot })
     }
 
     /// Reads the body if the fingerprint needs it, and puts it back for the extractor. Returns a body that cannot be read: then
@@ -173,15 +170,15 @@ impl OpenRequest {
     async fn read_body(&mut self) -> Option<UnreadableBody> {
         let policy = self.policy;
         let keyed = self.key.request().filter(|_| policy.reads_body())?;
-        let body = std::mem::take(&mut self.body);
+        let body = std::mem::take(&mut self.request.body);
         let read = if policy.shadow {
-            body::read_in_shadow(&mut self.parts, body, policy).await
+            body::read_in_shadow(&mut self.request.parts, body, policy).await
         } else {
-            body::read(&mut self.parts, body, policy).await
+            body::read(&mut self.request.parts, body, policy).await
         };
         keyed.fingerprint.body(&read, policy);
         let (body, state) = read.into_body();
-        self.body = body;
+        self.request.body = body;
         match state {
             BodyState::Whole => None,
             BodyState::Unreadable(unreadable) => Some(unreadable),
@@ -195,21 +192,22 @@ impl OpenRequest {
 
     /// Returns the request for the last extractor, and what goes on with the call. `unreadable` says whether the body was read
     /// for the fingerprint, but not to its end.
-    fn split(self, unreadable: bool) -> (Request, ReadyCall) {
-        let Self { parts, mut body, policy, config, mut key, slot } = self;
+    fn ready(self, unreadable: bool) -> (Box<SplitRequest>, ReadyCall) {
+        let Self { mut request, policy, config, mut key, slot } = self;
+        let SplitRequest { parts, body } = &mut *request;
         let unread = match key.request() {
             Some(_) if policy.reads_body() && !unreadable => UnreadBody::nothing(),
-            Some(_) => UnreadBody::share(&parts, &mut body, unreadable),
+            Some(_) => UnreadBody::share(parts, body, unreadable),
             // Only the extractor of the key refuses such a request.
             None if body.size_hint().upper().is_some_and(|length| length <= SMALL_BODY) => UnreadBody::nothing(),
-            None => UnreadBody::share(&parts, &mut body, false),
+            None => UnreadBody::share(parts, body, false),
         };
         let is_head = parts.method == Method::HEAD;
-        (Request::from_parts(parts, body), ReadyCall { policy, config, key, unread, slot, is_head })
+        (request, ReadyCall { policy, config, key, unread, slot, is_head })
     }
 
     fn rejected(&mut self, response: Response) -> Box<Refused> {
-        let unread = UnreadBody::share(&self.parts, &mut self.body, false);
+        let unread = UnreadBody::share(&self.request.parts, &mut self.request.body, false);
         rejected(&self.config, &mut self.key, unread, response)
     }
 }
