@@ -35,7 +35,7 @@ pub(super) struct Fields {
     pub(super) body: String,
     /// What the person saw when they asked for a change.
     pub(super) seen: String,
-    /// Where a list goes on, in hex digits.
+    /// Where a list continues, in hex digits.
     pub(super) from: String,
 }
 
@@ -149,7 +149,7 @@ impl Fields {
         }
     }
 
-    /// Where a list goes on. `None` at its start.
+    /// Where a list continues. `None` at its start.
     pub(super) fn from(&self) -> Option<Bytes> {
         let digits = self.from.as_bytes().chunks_exact(2);
         let bytes = digits.map(|pair| u8::from_str_radix(str::from_utf8(pair).ok()?, 16).ok());

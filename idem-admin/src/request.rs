@@ -277,7 +277,7 @@ impl AdminRequest {
     }
 }
 
-/// Runs a separate task, which goes on to its end even if the browser leaves. `None` where it panicked.
+/// Runs a separate task, which runs to its end even if the browser leaves. `None` if it panicked.
 async fn apart<T: Send + 'static>(task: impl Future<Output = T> + Send + 'static) -> Option<T> {
     tokio::spawn(in_current_context(task)).await.ok()
 }

@@ -34,7 +34,7 @@ use crate::warnings::Warnings;
 /// # Order of layers
 /// Every extractor runs on every request, so authentication in an extractor always guards the record. Authentication in middleware guards
 /// it as well, since the record is looked up in the handler, within all layers. A `TimeoutLayer` ends only the client's wait: the handler
-/// goes on, and a retry gets its response.
+/// continues, and a retry gets its response.
 ///
 /// # Request bodies that were not read
 /// A replay or a refusal may be ready before the request body was read. Many clients cannot read a response that comes during their upload.

@@ -84,7 +84,7 @@ pub(crate) fn krate(options: &[WrittenOption], home: &TokenStream, errors: &mut 
     let Some(value) = written.and_then(|option| option.value.as_ref()) else { return home.clone() };
     match errors.keep(value::path(value, "crate")) {
         Some(path) => path.to_token_stream(),
-        // What the string says is clear enough to go on with, and spares errors about a missing crate.
+        // What the string says is clear enough to continue with, and spares errors about a missing crate.
         None => {
             let path = value::string(value).and_then(|path| path.parse::<ExprPath>().ok());
             path.map_or_else(|| home.clone(), ExprPath::into_token_stream)

@@ -102,7 +102,7 @@ impl Shared {
         }
     }
 
-    /// Returns whether there is a claim whose lease has not expired. `true` also if that is unknown, so that the poll goes on.
+    /// Returns whether there is a claim whose lease has not expired. `true` also if that is unknown, so that the poll continues.
     async fn is_claimed(&self, key: &StorageKey) -> bool {
         let name = self.client.name(key);
         let Ok(found) = self.client.peek(&name, self.client.deadline()).await else { return true };

@@ -259,7 +259,7 @@ async fn in_a_storm_of_faults_each_handler_runs_once_and_all_its_clients_get_the
             tokio::time::sleep(Duration::from_millis(15)).await;
             one_proxy.heal();
             other_proxy.heal();
-            // What was dropped is missing in the stream, and only another connection can go on.
+            // What was dropped is missing in the stream, and only another connection can be used.
             one_proxy.cut();
             other_proxy.cut();
             tokio::time::sleep(Duration::from_millis(40)).await;

@@ -166,7 +166,7 @@ pub struct State {
     pub slot: Slot,
     /// The attempts.
     pub attempts: Vec<Attempt>,
-    /// How many times the body had its effect.
+    /// How many times the handler had its effect.
     pub effects: u8,
     overwritten: bool,
     foreign: bool,

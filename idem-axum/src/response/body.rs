@@ -234,7 +234,7 @@ impl HttpBody for ForwardedBody {
     }
 }
 
-/// Splits a body that has not ended: what the caller gets, and its recording, which goes on when the caller is gone.
+/// Splits a body that has not ended: what the caller gets, and its recording, which continues when the caller is gone.
 pub(super) fn record_live(body: Body, recorder: BodyRecorder) -> (Body, impl Future<Output = RecordedStream> + Send) {
     let remaining = body.size_hint().exact().map(|rest| rest.saturating_add(recorder.body().len() as u64));
     let (writer, reader) = queue::new(recorder);

@@ -75,7 +75,7 @@ impl Shared {
     fn close(&mut self) -> impl Sized + use<> {
         self.done = true;
         let source = match self.source {
-            // The recording goes on.
+            // The recording continues.
             Source::Recording(_) if self.end.is_none() => None,
             _ => Some(std::mem::replace(&mut self.source, Source::Ending)),
         };

@@ -83,7 +83,7 @@ impl Idempotency {
     /// Waits as [`drain`](Self::drain) does, but stops when `until` resolves: a timeout, or a second signal. The error says how many
     /// executions were running then, and a warning with the same words is logged.
     ///
-    /// Executions go on as long as the process does, so `drain` or `drain_until` can be called again.
+    /// Executions continue as long as the process does, so `drain` or `drain_until` can be called again.
     ///
     /// ```no_run
     /// # async fn example(idempotency: idem_runtime::Idempotency) -> std::io::Result<()> {

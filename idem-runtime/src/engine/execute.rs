@@ -22,7 +22,7 @@ use crate::outcome::{Executed, Outcome, RecordedStream, Recording, RefusalReason
 use crate::telemetry::span::HandlerTimer;
 use crate::transaction::TransactionSlot;
 
-/// How long a slow store may delay a response. After that the client gets it, and the completion goes on.
+/// How long a slow store may delay a response. After that the client gets it, and the completion continues.
 const MAX_RESPONSE_DELAY: Duration = Duration::from_secs(1);
 
 /// A claim, and what the handler needs to run under it.
@@ -151,7 +151,7 @@ impl ClaimedExecution {
         }
     }
 
-    /// Ends the claim. Returns `None` if that takes longer than [`MAX_RESPONSE_DELAY`], and goes on in a task: a slow store is
+    /// Ends the claim. Returns `None` if that takes longer than [`MAX_RESPONSE_DELAY`], and continues in a task: a slow store is
     /// no reason to delay the response.
     ///
     /// What the store does at once is done when this returns. The future is small, since only the rest is boxed.
@@ -180,7 +180,7 @@ impl ClaimedExecution {
         }
     }
 
-    /// Ends the claim from code that cannot wait. What the store does not do at once, a task goes on with.
+    /// Ends the claim from code that cannot wait. What the store does not do at once, a task continues.
     pub(super) fn end_in_background(self, outcome: Outcome) {
         let end = self.claim_end(outcome);
         let Self { core, key, rules, claim, renewal, permit, .. } = self;
@@ -206,7 +206,7 @@ impl ClaimedExecution {
     }
 }
 
-/// Waits for the end of a claim, for [`MAX_RESPONSE_DELAY`] at most. Later a task goes on.
+/// Waits for the end of a claim, for [`MAX_RESPONSE_DELAY`] at most. Later a task continues.
 async fn finish_in_time(
     core: Arc<Core>,
     completion: ClaimCompletion,

@@ -70,7 +70,7 @@ impl Core {
                 () = reached(due, &mut ticks), if !*renewal.lost.borrow() => {}
             }
             let sent_at = Instant::now();
-            // The handler goes on while the store replies, and whatever it replies: it has started.
+            // The handler continues while the store replies, and whatever it replies: it has started.
             let renewed = tokio::select! {
                 biased;
                 ended = &mut task => return result_of(ended).await,
@@ -110,7 +110,7 @@ impl Core {
     }
 }
 
-/// Returns what the task of a handler returned. Its panic goes on here.
+/// Returns what the task of a handler returned. Its panic continues here.
 async fn result_of<R>(ended: Result<R, JoinError>) -> R {
     match ended.map_err(JoinError::try_into_panic) {
         Ok(result) => result,

@@ -68,7 +68,7 @@ impl fmt::Debug for Shadow {
 }
 
 impl Shadow {
-    /// The handler has ended. Neither this nor a drop ever waits: what the store does not do at once, a task goes on with.
+    /// The handler has ended. Neither this nor a drop ever waits: what the store does not do at once, a task continues.
     pub fn ended(mut self, outcome: Outcome) {
         self.end(outcome);
     }

@@ -6,7 +6,7 @@ use super::{Action, Attempt, HangUp, Protocol, Reply, Slot, State, Step};
 
 /// The names of the properties.
 pub mod property {
-    /// The body has its effect at most once.
+    /// The handler has its effect at most once.
     pub const ONE_EFFECT: &str = "at most one effect";
     /// All responses that clients get stem from one execution.
     pub const ONE_SOURCE: &str = "one response source";
