@@ -185,7 +185,7 @@ fn method_and_path(text: &str) -> Option<(Method, PathAndQuery)> {
     ends.then_some((method, path))
 }
 
-/// Adds each line as a value; `None` where there is none. A line break at the end ends the last line, and browsers send
+/// Adds each line as a value; `None` if there is none. A line break at the end ends the last line, and browsers send
 /// each as `\r\n`.
 fn with_lines(scope: Scope, text: &str, value: impl Fn(&str) -> &str) -> Option<Scope> {
     let lines = text.strip_suffix('\n').map_or(text, |rest| rest.strip_suffix('\r').unwrap_or(rest));

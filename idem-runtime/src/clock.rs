@@ -46,7 +46,7 @@ impl Timestamp {
         Self(self.0.saturating_add(nanos))
     }
 
-    /// How long `earlier` was before this time; zero where it was not.
+    /// How long `earlier` was before this time; zero if it was not.
     #[must_use]
     pub fn since(self, earlier: Self) -> Duration {
         Duration::from_nanos(self.0.saturating_sub(earlier.0))

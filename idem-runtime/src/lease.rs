@@ -31,7 +31,7 @@ use tokio::sync::watch;
 /// ```
 #[derive(Clone, Default)]
 pub struct Lease {
-    /// `None` where claims live as long as their owners. The value says whether the lease was lost.
+    /// `None` if claims live as long as their owners. The value says whether the lease was lost.
     lost: Option<watch::Receiver<bool>>,
 }
 

@@ -6,7 +6,7 @@ use super::super::form::{Fields, Mistake, ScopeKind, Settle};
 use super::Frame;
 
 impl Frame<'_> {
-    /// The form for a look-up. The focus goes to what is wrong in it, or to the key where `first`.
+    /// The form for a look-up. The focus goes to what is wrong in it, or to the key if `first`.
     pub(super) fn look_up(&self, heading: &str, fields: &Fields, mistake: Option<&Mistake>, first: bool) -> Markup {
         let wrong = |field: &str| mistake.filter(|mistake| mistake.field == field);
         let focus = |field: &str| if mistake.is_some() { wrong(field).is_some() } else { first && field == "key" };

@@ -266,7 +266,7 @@ impl Time {
     }
 }
 
-/// As the attribute has it: `24h`, `1h 30m`. Days only where nothing is left over, since a day is also 24 hours.
+/// As the attribute has it: `24h`, `1h 30m`. Days only if nothing is left over, since a day is also 24 hours.
 fn duration(time: Duration) -> String {
     let seconds = time.as_secs();
     let in_days = seconds >= 2 * 86_400 && seconds.is_multiple_of(86_400);

@@ -30,13 +30,13 @@ impl<S> Policies<S> {
     /// Adds to the operation of each endpoint, in an OpenAPI document that `utoipa` made:
     ///
     /// - the header of the key as a parameter, unless the endpoint has `key = ..`;
-    /// - the refusals as responses, each with an example of its body and, where it is problem details, the schema
+    /// - the refusals as responses, each with an example of its body and, if it is problem details, the schema
     ///   `IdempotencyProblem`;
     /// - the header that marks a replay, on its own responses that are recorded;
-    /// - `x-idempotency`, with the endpoint's rules as they stand in the policy document.
+    /// - `x-idempotency`, with the endpoint's rules as they are in the policy document.
     ///
     /// An endpoint in shadow mode refuses and replays nothing, so its operation gets only the parameter, which is optional, and
-    /// `x-idempotency`, where `enforced` is false.
+    /// `x-idempotency`, in which `enforced` is false.
     ///
     /// What an operation says itself of the same header, status or media type stays beside it. The document must have the
     /// paths as clients see them, and as they are listed here; `{*rest}` is `{rest}` in OpenAPI. An operation that has
@@ -152,7 +152,7 @@ const PARAMETERS: &str = "#/components/parameters/";
 const RESPONSES: &str = "#/components/responses/";
 const MEDIA_TYPES: &str = "#/components/mediaTypes/";
 
-/// The component that is meant: the reference itself where there is none.
+/// The component that is meant: the reference itself if there is none.
 fn resolved<'a, T>(of: &'a RefOr<T>, kind: &str, components: &'a BTreeMap<String, RefOr<T>>) -> Result<&'a T, &'a str> {
     match of {
         RefOr::T(value) => Ok(value),

@@ -263,7 +263,7 @@ async fn a_record_gets_the_room_of_expired_ones() {
     assert!(matches!(begin(&store, 2).await, Ok(Begin::Completed(kept)) if kept == record(500)));
 }
 
-/// What is left of a record of `bytes` bytes for which a full store must make room, where there are more expired records than it
+/// What is left of a record of `bytes` bytes for which a full store must make room, if there are more expired records than it
 /// removes.
 async fn recorded_over_expired(bytes: usize) -> Record {
     let expired = (MAX_SWEEPS_FOR_BYTES + 1) * MAX_REMOVED;

@@ -25,7 +25,7 @@ pub(crate) enum Operation {
     Revoke,
 }
 
-/// Functions that count where the feature is on, and do nothing where it is off.
+/// Functions that count if the feature is on, and do nothing if it is off.
 macro_rules! counted {
     ($($(#[$attribute:meta])* fn $name:ident($($argument:ident: $ty:ty),*) $body:block)*) => {$(
         $(#[$attribute])*

@@ -72,7 +72,7 @@ impl Process {
         self.port
     }
 
-    /// Stops the process where it is, with all its threads. Connections stay open.
+    /// Pauses the process, with all its threads. Connections stay open.
     pub fn stop(&self) {
         signal(self.child.id(), "STOP");
     }
