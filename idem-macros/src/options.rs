@@ -278,6 +278,14 @@ mod tests {
     }
 
     #[test]
+    fn what_is_written_instead_fits_a_function() {
+        let (_, mistakes) = collect(|errors| parse(quote!(key, scope, fingerprint), Target::Function, errors));
+        for example in ["`key = order.id`", "`scope = \\\"ship\\\"`", "`fingerprint = order`"] {
+            assert!(mistakes.to_string().contains(example), "{example}: {mistakes}");
+        }
+    }
+
+    #[test]
     fn a_missing_comma_hides_nothing() {
         let (keys, mistakes) = read(quote!(ttl = "1h" header = "H" required));
         assert_eq!(keys, [OptionName::Header, OptionName::Required, OptionName::Ttl]);

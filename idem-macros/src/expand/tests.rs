@@ -197,6 +197,46 @@ fn a_mistake_in_the_item_makes_none_of_the_scope() {
 }
 
 #[test]
+fn a_function_owns_its_receiver() {
+    let expanded = |receiver: TokenStream| {
+        let options = quote!(engine = self.app, key = self.id, scope = "ship");
+        expand_function(options, quote!(async fn ship(#receiver) -> Result<(), E> {})).to_string()
+    };
+    for receiver in [quote!(self), quote!(mut self), quote!(self: Arc<Self>), quote!(self: &'static Self)] {
+        assert!(!expanded(receiver.clone()).contains("compile_error"), "{receiver}");
+    }
+    for receiver in [quote!(&self), quote!(&mut self), quote!(self: &Self)] {
+        assert!(expanded(receiver.clone()).contains("cannot borrow"), "{receiver}");
+    }
+}
+
+#[test]
+fn a_call_that_is_no_value_of_in_flight_is_named() {
+    let expanded = |value: TokenStream| {
+        let options = quote!(engine = app, key = id, scope = "ship", in_flight = #value);
+        expand_function(
+            options,
+            quote!(
+                async fn ship(app: App, id: Id) -> Result<(), E> {}
+            ),
+        )
+        .to_string()
+    };
+    assert!(expanded(quote!(soon("5s"))).contains("unknown value `soon`"));
+    assert!(expanded(quote!(reject(409))).contains("a function has no status"));
+}
+
+#[test]
+fn a_lifetime_that_is_left_out_is_static() {
+    let item = quote!(
+        async fn create(State(name): State<&str>, call: State<fn(&str)>) {}
+    );
+    let expanded = expand(quote!(), item).to_string();
+    assert!(expanded.contains("State < & 'static str > :"), "{expanded}");
+    assert!(expanded.contains("State < fn (& str) > :"), "those of a function are declared by it: {expanded}");
+}
+
+#[test]
 fn only_a_text_is_the_name_of_a_function_as_it_is() {
     let scope = |scope: TokenStream| {
         let options = quote!(engine = app, key = id, scope = #scope);
