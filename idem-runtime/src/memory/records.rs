@@ -80,7 +80,7 @@ impl Records {
             .cache
             .get_or_init(|| Cache::builder().name("idem").expire_after(ReclaimAfter).build_with_hasher(self.hasher));
         // moka could remove the new record instead of an expired one that it has not removed yet, if it looks at the old one's
-        // time while the value is replaced.
+        // time while the value is replaced. So a value is never replaced, and needs no time for that.
         drop(self.remove(&key));
         cache.insert(key, Arc::new(Entry { recorded: Mutex::new(Some(recorded)), reclaim_after }));
         // After the insertion: a sweep that begins later sees the record, and one that began earlier gets its time.
@@ -232,17 +232,6 @@ impl Expiry<StorageKey, Arc<Entry>> for ReclaimAfter {
     fn expire_after_create(&self, _: &StorageKey, entry: &Arc<Entry>, _: Instant) -> Option<Duration> {
         entry.reclaim_after
     }
-
-    /// By default an update keeps the time of the old value.
-    fn expire_after_update(
-        &self,
-        _: &StorageKey,
-        entry: &Arc<Entry>,
-        _: Instant,
-        _: Option<Duration>,
-    ) -> Option<Duration> {
-        entry.reclaim_after
-    }
 }
 
 /// Hashes the sixteen bytes that [`StorageKey`] writes, by one multiplication with two random words. A storage key is an unsalted
@@ -300,4 +289,58 @@ const fn halves(word: u128) -> [u64; 2] {
 #[cfg(feature = "metrics")]
 pub(super) fn lag(earliest: Timestamp, now: Timestamp) -> Duration {
     now.since(earliest).saturating_sub(RECLAIMED_AFTER)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::quota::Quota;
+    use super::*;
+    use crate::record::RecordBuilder;
+
+    const TTL: Duration = Duration::from_secs(60);
+
+    fn key(number: u8) -> StorageKey {
+        StorageKey::from_bytes([number; 32])
+    }
+
+    fn at(seconds: u64) -> Timestamp {
+        Timestamp::from_nanos(0).after(Duration::from_secs(seconds))
+    }
+
+    fn insert(records: &Records, number: u8, expires_at: Timestamp) {
+        let record = Record::with_content(Fingerprint::from_bytes([7; 32]), RecordBuilder::new(), expires_at, None);
+        let permit = Arc::new(Quota::new(1, usize::MAX)).admit().expect("there is room");
+        records.insert(key(number), Recorded { record, expires_at, replays: 0, _permit: permit }, TTL, true);
+    }
+
+    #[test]
+    fn a_sweep_remembers_when_the_next_record_expires() {
+        let records = Records::new(KeyHasher::random());
+        insert(&records, 1, at(1));
+        insert(&records, 2, at(2));
+        assert_eq!(records.earliest(), at(1));
+        let Swept { removed, looked_at } = records.sweep(at(1), 8, 8, || ());
+        assert_eq!((removed, looked_at, records.earliest()), (1, 2, at(2)));
+        let Swept { removed, looked_at } = records.sweep(at(2), 8, 8, || ());
+        assert_eq!((removed, looked_at, records.earliest()), (1, 1, Timestamp::NEVER));
+    }
+
+    #[test]
+    fn records_that_expire_together_are_not_reclaimed_together() {
+        let records = Records::new(KeyHasher::random());
+        let times: std::collections::BTreeSet<_> = (0..100)
+            .map(|number| {
+                insert(&records, number, at(60));
+                records.reclaim_after(&key(number)).flatten().expect("moka has a time")
+            })
+            .collect();
+        assert!(times.len() > 10, "{times:?}");
+    }
+
+    #[cfg(feature = "metrics")]
+    #[test]
+    fn the_lag_is_what_a_record_waits_beyond_the_time_that_moka_takes() {
+        assert_eq!(lag(at(1), at(1).after(RECLAIMED_AFTER)), Duration::ZERO);
+        assert_eq!(lag(at(1), at(6).after(RECLAIMED_AFTER)), Duration::from_secs(5));
+    }
 }

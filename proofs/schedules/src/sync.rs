@@ -100,7 +100,6 @@ impl BuildHasher for RandomState {
 #[allow(dead_code, reason = "never called")]
 pub(crate) trait Expiry<K, V> {
     fn expire_after_create(&self, key: &K, value: &V, created_at: Instant) -> Option<Duration>;
-    fn expire_after_update(&self, key: &K, value: &V, updated_at: Instant, left: Option<Duration>) -> Option<Duration>;
 }
 
 /// In the place of moka: a map, each operation of which is one step under a lock. Like moka's, its iterator sees what is there
