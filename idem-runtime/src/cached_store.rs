@@ -288,6 +288,7 @@ mod tests {
     use crate::intercept::{Hooks, Intercept};
     use std::future::{Future, poll_fn};
     use std::pin::Pin;
+    use std::sync::atomic::{AtomicUsize, Ordering};
     use std::task::Poll;
 
     use super::*;
@@ -374,6 +375,52 @@ mod tests {
         complete(&store).await;
         assert!(store.forget(&KEY).await.unwrap());
         assert!(matches!(begin(&store, &FINGERPRINT).await, Begin::Claimed(_)));
+    }
+
+    #[test]
+    fn the_limits_are_those_of_the_documentation() {
+        let CachedStoreBuilder { max_bytes, max_age, .. } = CachedStore::builder(MemoryStore::new());
+        assert_eq!((max_bytes, max_age), (64 << 20, Duration::from_secs(60)));
+    }
+
+    /// A claim of a store that loses the reply to the first completion.
+    struct Repeated {
+        completions: Arc<AtomicUsize>,
+    }
+
+    impl Claim for Repeated {
+        async fn renew(&mut self, _: Duration) -> Result<(), StoreError> {
+            Ok(())
+        }
+
+        async fn complete(self, _: Record, _: Duration) -> Result<(), StoreError> {
+            let is_first = self.completions.fetch_add(1, Ordering::SeqCst) == 0;
+            if is_first { Err(StoreError::unavailable("the reply was lost")) } else { Ok(()) }
+        }
+
+        async fn release(self) -> Result<(), StoreError> {
+            Ok(())
+        }
+
+        fn try_clone(&self) -> Option<Self> {
+            Some(Self { completions: Arc::clone(&self.completions) })
+        }
+    }
+
+    #[tokio::test]
+    async fn a_record_whose_completion_was_repeated_expires_by_the_first_try() {
+        let (store, _behind, clock) = cached();
+        let claim = Repeated { completions: Arc::default() };
+        let claim = CachedClaim { claim, key: KEY, cache: store.cache.clone(), completed_at: Arc::default() };
+        let again = claim.try_clone().expect("the store behind can be asked again");
+        assert!(claim.complete(record(), TTL).await.is_err());
+        assert!(store.cache.get(&KEY).is_none());
+        clock.advance(TTL / 2);
+        again.complete(record(), TTL).await.unwrap();
+        clock.advance(TTL / 2 - Duration::from_nanos(1));
+        assert!(store.cache.get(&KEY).is_some());
+        clock.advance(Duration::from_nanos(1));
+        assert!(store.cache.get(&KEY).is_none());
     }
 
     /// The store forgets a key, and never says so.

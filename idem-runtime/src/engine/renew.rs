@@ -174,3 +174,21 @@ impl Shared {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn the_thread_ticks_several_times_in_a_lease() {
+        // In real time, as the thread does. A lease that is long enough for a slow machine.
+        let lease = Duration::from_secs(3);
+        let mut ticks = Ticks::new().watch(lease);
+        let ticked = tokio::time::timeout(lease, async {
+            for _ in 0..2 {
+                ticks.changed().await.expect("the thread runs");
+            }
+        });
+        assert!(ticked.await.is_ok());
+    }
+}

@@ -79,3 +79,20 @@ pub(super) fn round(shared: &Weak<Shared>) -> bool {
     }
     true
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use super::*;
+
+    #[test]
+    fn a_round_begins_after_its_time_and_none_once_the_store_is_gone() {
+        let janitor = Janitor::new();
+        let started = Instant::now();
+        assert!(!janitor.stop.wait());
+        assert!(started.elapsed() >= ROUND);
+        janitor.stop();
+        assert!(janitor.stop.wait());
+    }
+}

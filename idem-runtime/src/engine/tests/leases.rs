@@ -21,6 +21,8 @@ struct Inner {
     renewed: Condvar,
     /// How long a reply to `renew` takes.
     renewal_time: Duration,
+    /// What `renew` reports instead of renewing.
+    renewal_errors: Mutex<Vec<StoreError>>,
     /// How long a reply to `begin` takes.
     begin_time: Duration,
     /// What `complete` reports although it took effect.
@@ -118,6 +120,9 @@ impl Claim for LeasedClaim {
         let inner = &self.store.0;
         inner.renewals.lock().unwrap().push(Instant::now());
         inner.renewed.notify_all();
+        if let Some(error) = inner.renewal_errors.lock().unwrap().pop() {
+            return Err(error);
+        }
         let renewed = match inner.rows.lock().unwrap().get_mut(&self.key) {
             Some(row) if row.record.is_none() && (row.owner == self.owner || Some(row.owner) == self.previous) => {
                 row.owner = self.owner;
@@ -199,10 +204,12 @@ fn a_handler_that_blocks_its_thread_keeps_its_lease() {
 
 #[tokio::test(start_paused = true)]
 async fn a_lease_is_renewed_by_the_time_since_the_last_renewal_was_sent() {
+    let warnings = Arc::<AtomicUsize>::default();
+    let _counts = tracing::subscriber::set_default(Warnings(Arc::clone(&warnings)));
     let times = [Duration::from_secs(4), Duration::from_secs(3)];
     let [renewal_time, begin_time] = times;
     let store = Leased::new(Inner { renewal_time, begin_time, ..Inner::default() });
-    let idempotency = Idempotency::builder(store.clone()).lease(Duration::from_secs(30)).build();
+    let idempotency = Idempotency::builder(store.clone()).namespace("shop").lease(Duration::from_secs(30)).build();
     let asked = Instant::now();
     let slow = |_| async {
         tokio::time::sleep(Duration::from_secs(42)).await;
@@ -211,6 +218,22 @@ async fn a_lease_is_renewed_by_the_time_since_the_last_renewal_was_sent() {
     assert_eq!(ran(idempotency.run(attempt("a", "x"), slow).await), 1);
     let sent: Vec<_> = store.sent().iter().map(|sent| (*sent - asked).as_secs()).collect();
     assert_eq!(sent, [10, 20, 30, 40]);
+    assert_eq!(warnings.load(SeqCst), 0, "no reply took a third of the lease");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_renewal_that_failed_is_repeated_long_before_the_lease_expires() {
+    let renewal_errors = Mutex::new(vec![StoreError::unavailable("the network is down")]);
+    let store = Leased::new(Inner { renewal_errors, ..Inner::default() });
+    let idempotency = Idempotency::builder(store.clone()).lease(Duration::from_secs(30)).build();
+    let asked = Instant::now();
+    let slow = |_| async {
+        tokio::time::sleep(Duration::from_secs(18)).await;
+        Executed { response: 1, recording: Recording::Done(response("slow")) }
+    };
+    assert_eq!(ran(idempotency.run(attempt("a", "x"), slow).await), 1);
+    let sent: Vec<_> = store.sent().iter().map(|sent| (*sent - asked).as_secs()).collect();
+    assert!(matches!(sent[..], [10, 10..=15]), "{sent:?}");
 }
 
 #[tokio::test(start_paused = true)]
