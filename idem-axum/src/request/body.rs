@@ -360,4 +360,32 @@ mod tests {
         let error = axum::body::to_bytes(Body::new(limited), usize::MAX).now_or_never().unwrap().unwrap_err();
         assert!(exceeds_limit(&error));
     }
+
+    /// How shadow mode reads a body of `bytes` bytes, whose length is known, under a limit for extractors.
+    fn read_in_shadow_mode(bytes: u64, limit: Option<u64>) -> ReadBody {
+        let mut request = Request::new(());
+        match limit {
+            Some(limit) => DefaultBodyLimit::max(usize::try_from(limit).unwrap()).apply(&mut request),
+            None => DefaultBodyLimit::disable().apply(&mut request),
+        }
+        let (mut parts, ()) = request.into_parts();
+        let body = Body::from(vec![0; usize::try_from(bytes).unwrap()]);
+        read_in_shadow(&mut parts, body, &Policy::DEFAULT).now_or_never().unwrap()
+    }
+
+    #[test]
+    fn shadow_mode_reads_up_to_the_limit_and_not_what_takes_long() {
+        let (most, more) = (SHADOW_BYTES, SHADOW_BYTES + 1);
+        // A body that no extractor may read is read as far as the limit, so that the fingerprint has its length.
+        for limit in [4, most] {
+            assert!(matches!(read_in_shadow_mode(limit, Some(limit)).end, ReadEnd::Whole), "{limit}");
+            assert!(matches!(read_in_shadow_mode(more, Some(limit)).end, ReadEnd::TooLarge { .. }), "{limit}");
+        }
+        for limit in [Some(more), None] {
+            assert!(matches!(read_in_shadow_mode(most, limit).end, ReadEnd::Whole), "{limit:?}");
+            let skipped = read_in_shadow_mode(more, limit);
+            assert!(matches!(skipped.end, ReadEnd::Skipped(_)), "{limit:?}");
+            assert_eq!(skipped.frames.data().count(), 0, "nothing was read of it");
+        }
+    }
 }

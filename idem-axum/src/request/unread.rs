@@ -202,6 +202,7 @@ mod tests {
     use axum::body::to_bytes;
     use futures_util::{StreamExt, stream};
     use http::Request;
+    use http_body_util::BodyExt;
 
     use super::*;
 
@@ -256,6 +257,38 @@ mod tests {
         tokio::task::yield_now().await;
         unread.discard(Response::default()).await;
         assert!(reader.await.unwrap().unwrap_err().to_string().contains("discarded"));
+    }
+
+    #[tokio::test]
+    async fn a_body_ends_for_its_reader_when_it_ends() {
+        let mut body = Body::from("x");
+        let unread = UnreadBody::share(&parts(Version::HTTP_11, None), &mut body, false);
+        assert!(!body.is_end_stream());
+        assert!(body.frame().await.is_some());
+        assert!(body.is_end_stream());
+        drop(unread);
+    }
+
+    #[tokio::test]
+    async fn a_body_of_the_largest_size_is_discarded_and_a_larger_one_is_not() {
+        /// Says how long it is, and has ended.
+        struct Sized(u64);
+
+        impl HttpBody for Sized {
+            type Data = Bytes;
+            type Error = Infallible;
+
+            fn poll_frame(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+                Poll::Ready(None)
+            }
+
+            fn size_hint(&self) -> SizeHint {
+                SizeHint::with_exact(self.0)
+            }
+        }
+
+        assert!(read_to_end(Body::new(Sized(MAX_BYTES))).await);
+        assert!(!read_to_end(Body::new(Sized(MAX_BYTES + 1))).await);
     }
 
     #[tokio::test]

@@ -298,3 +298,52 @@ fn pump_step(body: &mut Body, caller: &mut Writer, cx: &mut Context<'_>) -> Poll
         None => Pumped::Whole,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt;
+    use http::HeaderMap;
+
+    use super::*;
+
+    fn data(bytes: &'static [u8]) -> Frame<Bytes> {
+        Frame::data(Bytes::from_static(bytes))
+    }
+
+    #[test]
+    fn many_frames_take_the_memory_of_their_bytes_and_lose_none() {
+        let mut frames = Frames::default();
+        for number in 0..FRAMES + 100 {
+            frames.push(data(if number % 2 == 0 { b"a" } else { b"b" }));
+        }
+        assert_eq!((frames.frames.len(), frames.tail.len()), (FRAMES, 99));
+        assert_eq!(frames.size(), (FRAMES + 100) as u64);
+        assert_eq!(frames.bytes(), "ab".repeat(FRAMES / 2 + 50).as_bytes());
+        frames.push(Frame::trailers(HeaderMap::new()));
+        let mut seen = (0, 0, false);
+        while let Some(frame) = frames.pop() {
+            seen = (seen.0 + 1, seen.1 + frame.data_ref().map_or(0, Bytes::len), frame.is_trailers());
+        }
+        assert_eq!(seen, (FRAMES + 3, FRAMES + 100, true), "the rest is one frame, and the trailers are the last");
+    }
+
+    #[test]
+    fn a_body_of_frames_says_how_long_it_is_and_when_it_ends() {
+        let frames = |last: Frame<Bytes>| {
+            let mut frames = BufferedFrames::default();
+            frames.push(data(b"one"));
+            frames.push(last);
+            frames
+        };
+        let length = |body: &Body| (body.size_hint().lower(), body.size_hint().upper());
+        let mut body = frames(data(b"two")).whole();
+        assert_eq!((length(&body), body.is_end_stream()), ((6, Some(6)), false));
+        for left in [3, 0] {
+            assert!(poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).now_or_never().is_some());
+            assert_eq!((length(&body), body.is_end_stream()), ((left, Some(left)), left == 0));
+        }
+        // Trailers can only be sent with a body of unknown length.
+        assert_eq!(length(&frames(Frame::trailers(HeaderMap::new())).whole()), (3, None));
+        assert_eq!(length(&frames(data(b"two")).then(Body::from("three"))), (11, Some(11)));
+    }
+}

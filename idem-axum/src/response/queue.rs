@@ -307,6 +307,19 @@ mod tests {
     }
 
     #[test]
+    fn the_last_bytes_of_a_known_length_are_held_until_the_claim_has_ended() {
+        let (mut writer, mut reader) = recording(([("content-length", "6")], stream()).into_response());
+        writer.write(&frame("one"));
+        assert_eq!(data(&mut reader).as_deref(), Some(&b"one"[..]));
+        writer.write(&frame("two"));
+        assert!(writer.is_complete() && read(&mut reader).is_pending(), "a retry would not find the record");
+        let RecordedStream { outcome, delivery } = writer.finish(End::Whole);
+        let delivered = delivery.unwrap().recorded(content(outcome));
+        assert_eq!(data(&mut reader).as_deref(), Some(&b"two"[..]));
+        drop(delivered);
+    }
+
+    #[test]
     fn a_recording_that_is_torn_down_breaks_the_body_off() {
         let (mut writer, mut reader) = recording(stream());
         writer.write(&frame("one"));

@@ -81,6 +81,42 @@ async fn only_what_the_policy_names_is_recorded_and_replayed() {
 }
 
 #[tokio::test]
+async fn a_policy_that_came_later_sends_no_more_than_it_says() {
+    let content = recorded(&Policy::DEFAULT, response()).await;
+    let replayed = replay(&Policy::DEFAULT.replay(Replay::STATUS), &content).unwrap();
+    assert_eq!(replayed.status(), StatusCode::CREATED);
+    assert!(axum::body::to_bytes(replayed.into_body(), 9).await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn an_empty_response_to_head_gets_no_length() {
+    let policy = &Policy::DEFAULT;
+    let request = super::RecordedRequest { policy, is_head: true, body_failed: false, warnings: Warnings::default() };
+    for (response, length) in [(().into_response(), None), ("four".into_response(), Some("4"))] {
+        let Executed { recording: Recording::Done(Outcome::Record(builder)), .. } =
+            super::record(&request, response).await.unwrap()
+        else {
+            panic!("not recorded")
+        };
+        let replayed = super::replay(policy, true, &builder.bytes()).unwrap();
+        let declared = replayed.headers().get(header::CONTENT_LENGTH).map(HeaderValue::as_bytes);
+        assert_eq!(declared, length.map(str::as_bytes));
+    }
+}
+
+#[tokio::test]
+async fn a_trailer_without_a_value_comes_back() {
+    let trailers = http::HeaderMap::from_iter([(HeaderName::from_static("x-sum"), HeaderValue::from_static(""))]);
+    let body = Body::new(StreamBody::new(stream::iter([
+        Ok::<_, Infallible>(Frame::data(Bytes::from_static(b"one"))),
+        Ok(Frame::trailers(trailers.clone())),
+    ])));
+    let content = recorded(&Policy::DEFAULT, body).await;
+    let replayed = replay(&Policy::DEFAULT, &content).unwrap().into_body().collect().await.unwrap();
+    assert_eq!(replayed.trailers(), Some(&trailers));
+}
+
+#[tokio::test]
 async fn headers_are_added_by_the_recorded_status() {
     let should_retry = async |policy: &Policy, status: u16| {
         let (_, headers, _) = replayed(policy, StatusCode::from_u16(status).unwrap()).await;
