@@ -1,6 +1,9 @@
 //! The engine over a store that fails.
 
+use super::super::complete::{ClaimCompletion, ClaimEnd};
 use super::*;
+use crate::clock::Timestamp;
+use crate::execution_info::ExecutionInfo;
 
 /// A plain map with faults: what the engine must make up for.
 #[derive(Clone, Default)]
@@ -473,4 +476,22 @@ async fn a_late_forget_removes_no_live_record() {
     store.hooks.may_forget.add_permits(10);
     tokio::time::sleep(Duration::from_secs(10)).await;
     assert_eq!(recorded(idempotency.run(attempt, handler.run(response("three"))).await), "two");
+}
+
+#[tokio::test]
+async fn a_record_without_the_id_of_its_execution_is_not_known_by_its_tombstone() {
+    let tombstone = |record: &Record| record.tombstone();
+    let store = Faulty(Arc::new(Faults { lost: true, keeps: Some(tombstone), ..Faults::default() }));
+    let idempotency = Idempotency::new(store);
+    let core = Arc::clone(&idempotency.handle.core);
+    let attempt = attempt("a", "x");
+    let info = ExecutionInfo::start(&attempt, core.clock.now());
+    let Ok(Begin::Claimed(claim)) = core.begin(&attempt, info).await else { panic!("a free key") };
+    let mut content = RecordBuilder::new();
+    content.put(b"one");
+    let record = Record::with_content(attempt.fingerprint, content, Timestamp::NEVER, None);
+    let (lease, ttl) = (Duration::from_secs(30), Rules::DEFAULT.ttl);
+    let end = ClaimEnd::Complete(record, ttl);
+    let ended = ClaimCompletion::begin(attempt.key, claim, end, Some(lease), ttl).finish(core).await;
+    assert!(matches!(ended, Err(StoreError::Lost)), "{ended:?}");
 }
