@@ -351,6 +351,7 @@ impl HttpBody for UnknownLength {
 
 #[cfg(test)]
 mod tests {
+    use super::super::fingerprint::FingerprintInput;
     use super::*;
 
     #[test]
@@ -371,6 +372,19 @@ mod tests {
         let (mut parts, ()) = request.into_parts();
         let body = Body::from(vec![0; usize::try_from(bytes).unwrap()]);
         read_in_shadow(&mut parts, body, &Policy::DEFAULT).now_or_never().unwrap()
+    }
+
+    #[test]
+    fn a_body_that_was_cut_at_the_limit_is_not_one_of_that_length() {
+        let policy = &Policy::DEFAULT;
+        let fingerprint = |bytes| {
+            let mut input = FingerprintInput::new(&Request::new(()).into_parts().0, policy);
+            input.body(&read_in_shadow_mode(bytes, Some(4)), policy);
+            input.finish()
+        };
+        assert_eq!(fingerprint(4), fingerprint(4));
+        assert_ne!(fingerprint(5), fingerprint(4));
+        assert_ne!(fingerprint(5), fingerprint(3));
     }
 
     #[test]
