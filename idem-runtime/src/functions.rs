@@ -180,6 +180,9 @@ impl Once {
     /// not reach it. Its `Ok` is recorded as JSON before this returns. Its `Err` and its panic release the claim, so the next call
     /// runs its function again: what was done before the error is done twice unless it is undone.
     ///
+    /// JSON does not tell `Some(())` from `None`, and has no `NaN`, which becomes `null`: later calls get `None`, or an error. So return a
+    /// value that JSON keeps.
+    ///
     /// A value that does not serialize, or whose serialization panics, is returned to this caller, and an error is logged. Later calls get
     /// [`RefusalReason::NotReplayable`], since the function ran.
     ///

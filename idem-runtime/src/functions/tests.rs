@@ -649,3 +649,11 @@ async fn the_span_of_a_call_tells_its_outcome_and_the_code_of_a_refusal() {
     assert!(matches!(refused(call("b").await), RefusalReason::OutcomeUnknown));
     assert_eq!(written.take(), ["refused", codes::OUTCOME_UNKNOWN].map(|text| Some(text.to_owned())));
 }
+
+#[tokio::test]
+async fn json_does_not_tell_some_of_nothing_from_none() {
+    let once = Idempotency::in_memory().once("ship", "a");
+    for wanted in [Some(()), None] {
+        assert_eq!(once.clone().run(async || Ok::<_, RefusalReason>(Some(()))).await.unwrap(), wanted);
+    }
+}
