@@ -100,7 +100,7 @@ fn an_unknown_outcome_is_settled_with_the_keyboard() {
     browser.press_and_wait(ENTER);
     assert_eq!(browser.focused(), "Recorded");
     assert!(browser.text("[role=status]").starts_with("Settled: it happened."));
-    assert_eq!(service.audit(), "audit: support settle_answer key # POST /orders: done");
+    assert_eq!(service.audit(), "audit: support settle_response key # POST /orders: done");
     picture(&browser, "desktop-settled");
 
     let order = service.order("order-3");

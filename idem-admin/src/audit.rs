@@ -39,7 +39,7 @@ pub enum Action {
     /// An unknown outcome was settled: it happened, and retries are told so.
     SettleHappened,
     /// An unknown outcome was settled: it happened, and retries get the response that was written down.
-    SettleAnswer,
+    SettleResponse,
     /// An unknown outcome was settled: it did not happen, and a retry may run the handler again.
     SettleDidNotHappen,
 }
@@ -53,7 +53,7 @@ impl Action {
             Self::Forget => "forget",
             Self::Revoke => "revoke",
             Self::SettleHappened => "settle_happened",
-            Self::SettleAnswer => "settle_answer",
+            Self::SettleResponse => "settle_response",
             Self::SettleDidNotHappen => "settle_did_not_happen",
         }
     }
@@ -66,7 +66,7 @@ impl Action {
             Self::Forget => "Forgotten. The next request with this key runs again.",
             Self::Revoke => "The request that hung has lost this key. Now settle what became of it.",
             Self::SettleHappened => "Settled: it happened. A retry is told so, and does not run again.",
-            Self::SettleAnswer => "Settled: it happened. A retry gets the response that you wrote down.",
+            Self::SettleResponse => "Settled: it happened. A retry gets the response that you wrote down.",
             Self::SettleDidNotHappen => "Settled: it did not happen. The next request with this key runs again.",
         }
     }

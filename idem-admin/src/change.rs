@@ -36,7 +36,7 @@ impl Change {
             (_, Settle::Happened) => (Action::SettleHappened, ChangeKind::Settle(Outcome::NotReplayable)),
             (_, Settle::Response) => {
                 let builder = private::encode(fields.response()?);
-                (Action::SettleAnswer, ChangeKind::Settle(builder.map_or(Outcome::NotReplayable, Outcome::Record)))
+                (Action::SettleResponse, ChangeKind::Settle(builder.map_or(Outcome::NotReplayable, Outcome::Record)))
             }
             (_, Settle::DidNotHappen) => (Action::SettleDidNotHappen, ChangeKind::Settle(Outcome::Release)),
             (_, Settle::Unsaid) => return Err(Mistake::unsaid()),

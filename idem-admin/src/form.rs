@@ -144,7 +144,7 @@ impl Fields {
             (FormStep::ForgetNow, _) => Some(Action::Forget),
             (FormStep::RevokeNow, _) => Some(Action::Revoke),
             (FormStep::SettleNow, Settle::Happened) => Some(Action::SettleHappened),
-            (FormStep::SettleNow, Settle::Response) => Some(Action::SettleAnswer),
+            (FormStep::SettleNow, Settle::Response) => Some(Action::SettleResponse),
             (FormStep::SettleNow, Settle::DidNotHappen) => Some(Action::SettleDidNotHappen),
         }
     }

@@ -71,7 +71,7 @@ fn it_happened_so_a_retry_is_told_so() {
 #[test]
 fn it_happened_so_a_retry_gets_the_response_that_was_written_down() {
     let response = [("status", "201"), ("content_type", "text/plain; charset=utf-8"), ("body", "\r\npaid é\r\n")];
-    let (setup, _, retry) = settled("response", "settle_answer", &response);
+    let (setup, _, retry) = settled("response", "settle_response", &response);
     assert!(retry.is_replay());
     assert_eq!((retry.status, retry.text()), (201, "\npaid é\n"));
     assert_eq!(retry.header("content-type"), Some("text/plain; charset=utf-8"));
