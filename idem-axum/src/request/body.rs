@@ -375,6 +375,24 @@ mod tests {
     }
 
     #[test]
+    fn a_body_above_the_limit_ends_for_its_reader_when_all_of_it_was_read() {
+        let mut request = Request::new(());
+        DefaultBodyLimit::max(4).apply(&mut request);
+        let (mut parts, ()) = request.into_parts();
+        let frames = ["12345", "678"].map(|data| Ok::<_, Infallible>(Bytes::from_static(data.as_bytes())));
+        let body = Body::from_stream(stream::iter(frames));
+        let read = read(&mut parts, body, &Policy::DEFAULT).now_or_never().unwrap();
+        let (mut body, BodyState::Unreadable(state)) = read.into_body() else { panic!("above the limit") };
+        for frame in [Some("12345"), Some("678"), None] {
+            assert!(state.goes_on() && !body.is_end_stream(), "before {frame:?}");
+            let read = poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).now_or_never().unwrap();
+            let data = read.map(|frame| frame.unwrap().into_data().unwrap());
+            assert_eq!(data.as_deref(), frame.map(str::as_bytes));
+        }
+        assert!(!state.goes_on() && body.is_end_stream());
+    }
+
+    #[test]
     fn a_body_that_was_cut_at_the_limit_is_not_one_of_that_length() {
         let policy = &Policy::DEFAULT;
         let fingerprint = |bytes| {
