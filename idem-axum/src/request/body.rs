@@ -390,6 +390,8 @@ mod tests {
             assert_eq!(data.as_deref(), frame.map(str::as_bytes));
         }
         assert!(!state.goes_on() && body.is_end_stream());
+        let rest = BodyBeyond { body: Body::from("678"), beyond: Arc::default() };
+        assert_eq!(rest.size_hint().exact(), Some(3));
     }
 
     #[test]
