@@ -553,6 +553,11 @@ async fn a_store_in_another_database_is_an_error_that_says_what_to_mount() {
     PostgresStore::from_pool(other.clone()).migrate().await.unwrap();
     let other = Idempotency::new(PostgresStore::from_pool(other));
     refuses(&postgres, &other, "a `PostgresStore` over the same database").await;
+    postgres.keeper.sql("CREATE DATABASE empty");
+    let mut tx = PgPool::connect(&url.replace("/other?", "/empty?")).await.unwrap().begin().await.unwrap();
+    let call = postgres.once("a").run_in(&mut tx, async |tx| postgres.ship(tx).await);
+    let refused = call.await.unwrap_err().chain();
+    assert!(refused.contains("a `PostgresStore` over the same database"), "no table: {refused}");
 
     let pool = file(&sqlite.keeper, "other.db").await;
     let store = SqliteStore::from_pool(pool);
@@ -591,6 +596,21 @@ async fn a_store_that_cannot_be_reached_leaves_the_transaction_as_it_was() {
     assert_eq!(shop.deliver(shop.once("a")).await.unwrap(), "run 1");
 }
 
+#[tokio::test]
+async fn after_the_connection_broke_an_error_is_that_of_the_function_and_the_key_is_free() {
+    let shop = Shop::postgres().await;
+    let mut tx = shop.begin().await;
+    let call = shop.once("a").run_in(&mut tx, async |tx| {
+        shop.ship(tx).await?;
+        sqlx::query("SELECT pg_terminate_backend(pg_backend_pid())").execute(&mut *tx).await.unwrap_err();
+        Err::<String, _>(Failure::AsAsked)
+    });
+    assert!(matches!(call.await, Err(Failure::AsAsked)));
+    drop(tx);
+    assert_eq!(shop.deliver(shop.once("a")).await.unwrap(), "run 2");
+    assert_eq!(shop.effects("shipped").await, 1);
+}
+
 /// What `run_in` did before it refused would keep others from the key until the caller ends its transaction.
 #[tokio::test]
 async fn a_call_that_is_refused_as_unknown_keeps_nothing() {
@@ -611,6 +631,9 @@ async fn a_call_that_is_refused_as_unknown_keeps_nothing() {
     let mut tx = shop.begin().await;
     let refused = shop.once("a").run_in(&mut tx, async |tx| shop.ship(tx).await).await.unwrap_err();
     assert!(matches!(refused.reason(), RefusalReason::OutcomeUnknown), "{refused:?}");
+    let other = shop.once("a").fingerprint(&"another").run_in(&mut tx, async |tx| shop.ship(tx).await).await;
+    let refused = other.unwrap_err();
+    assert!(matches!(refused.reason(), RefusalReason::Mismatch), "{refused:?}");
     let other = other_process(&shop).await.once("ship", "a");
     assert!(other.forget().await.unwrap());
     assert_eq!(shop.deliver(other).await.unwrap(), "run 2");

@@ -2,7 +2,7 @@
 
 use sqlx::Database;
 
-use crate::shop::{Effects, Shop, over_both};
+use crate::shop::{Effects, Shop, over_both, send};
 
 over_both!(
     a_handler_that_ends_its_transaction_gets_500_and_its_retries_are_refused,
@@ -26,6 +26,8 @@ where
             assert_eq!((reply.status, reply.body.as_str()), (500, ""), "{key}");
             let retry = shop.send(&path, &*key).await;
             assert!(retry.status == 409 && retry.is("idempotency_outcome_unknown"), "{key}: {retry:?}");
+            let other = send(&shop.router, &path, &*key, "another request").await;
+            assert!(other.status == 422 && other.is("idempotency_key_mismatch"), "{key}: {other:?}");
             assert_eq!(shop.app.runs(), runs + 1, "{key}");
             // What the handler committed itself stays.
             effects += usize::from(misuse.contains("commit") || misuse.contains("write"));
