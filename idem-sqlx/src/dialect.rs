@@ -73,9 +73,12 @@ pub(crate) mod sealed {
         /// Creates the table, or brings it up to date.
         fn migrate(location: &Self::Location) -> impl Future<Output = Result<(), MigrateError>> + Send;
 
-        /// Begins a transaction that may write, and returns a number: that by which [`holder`](Statements::holder) names its session,
-        /// or that of [`CHANGES`](Self::CHANGES).
+        /// Begins a transaction that may write.
         const BEGIN: &'static str;
+
+        /// Returns the number by which [`holder`](Statements::holder) names the session. `None` if the database has no sessions that
+        /// can be asked for.
+        const SESSION: Option<&'static str>;
 
         /// Returns how many rows the connection has changed, those included that were rolled back. `None` if the database leaves
         /// it to others to roll a transaction back.

@@ -172,7 +172,9 @@ impl sealed::Dialect for Postgres {
         migrations::run(location).await
     }
 
-    const BEGIN: &'static str = "BEGIN; SELECT pg_backend_pid()::bigint";
+    const BEGIN: &'static str = "BEGIN";
+
+    const SESSION: Option<&'static str> = Some("SELECT pg_backend_pid()::bigint");
 
     const CHANGES: Option<&'static str> = None;
 

@@ -89,8 +89,9 @@ impl sealed::Dialect for Sqlite {
         migrations::run(location).await
     }
 
-    // There are no sessions to name.
-    const BEGIN: &'static str = "BEGIN IMMEDIATE; SELECT total_changes()";
+    const BEGIN: &'static str = "BEGIN IMMEDIATE";
+
+    const SESSION: Option<&'static str> = None;
 
     const CHANGES: Option<&'static str> = Some("SELECT total_changes()");
 

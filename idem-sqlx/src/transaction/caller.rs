@@ -6,7 +6,7 @@ use idem_runtime::caller_transaction::CallerTransaction;
 use idem_runtime::remote::OwnerToken;
 use idem_runtime::{Begin, BeginOptions, ExecutionInfo, Fingerprint, Record, StorageKey, StoreError};
 
-use super::{MAX_ATTEMPTS, NO_LEASE, claim_sql, fill, fill_claim, hex};
+use super::{MAX_ATTEMPTS, NO_LEASE, claim_sql, fill, fill_claim, hex, nothing_is_left};
 use crate::claim::retention;
 use crate::dialect::{Dialect, MAX_TIME, TransactionState, Value};
 use crate::errors::{DatabaseError, Problem, Step};
@@ -129,17 +129,11 @@ impl<'t, D: Dialect> InCallersTransaction<'t, D> {
         check_database(store, row).await
     }
 
-    /// Returns whether the database has rolled everything back by itself, as SQLite does if a write finds no room on the disk. It is
-    /// certain only of the first write: what is written after that is committed.
-    async fn is_unchanged(&mut self, claim: &ClaimInTransaction) -> bool {
-        let Some(changes) = D::CHANGES else { return false };
-        let rows = self.run(changes.to_owned()).await.unwrap_or_default();
-        claim.changes.is_some() && rows.first().and_then(|row| rows::number::<D>(row).ok()) == claim.changes
-    }
-
     /// The function has ended the transaction: what it wrote before may be committed. The outcome is unknown to later calls.
     async fn gone(&mut self, claim: &ClaimInTransaction) -> StoreError {
-        if self.is_unchanged(claim).await {
+        if let Some(store) = &self.store
+            && nothing_is_left(self.connection, store, (&claim.key, &claim.owner), claim.changes).await
+        {
             // As below.
             let _ = self.run("BEGIN".to_owned()).await;
             return StoreError::unavailable(

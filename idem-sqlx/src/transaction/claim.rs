@@ -31,8 +31,10 @@ pub(crate) struct TransactionClaim<D: Dialect> {
     pub(super) owner: OwnerToken,
     info: Option<ExecutionInfo>,
     pub(super) ttl: Duration,
-    /// See [`BEGIN`](crate::dialect::sealed::Dialect::BEGIN).
-    pub(super) session: i64,
+    /// See [`SESSION`](crate::dialect::sealed::Dialect::SESSION).
+    pub(super) session: Option<i64>,
+    /// See [`CHANGES`](crate::dialect::sealed::Dialect::CHANGES). The number before the claim.
+    pub(super) changes: Option<i64>,
     /// No other code knows the name: if it is gone, other code has ended the transaction.
     pub(super) savepoint: String,
     /// Warns of a handler that keeps its transaction waiting.
@@ -49,7 +51,7 @@ pub(crate) struct TransactionClaim<D: Dialect> {
 impl<D: Dialect> TransactionClaim<D> {
     pub(super) fn new(
         beginner: &Beginner<'_, D>,
-        session: i64,
+        changes: Option<i64>,
         open: OpenTransaction<D>,
         (entered, permit): (Option<Entered>, OwnedSemaphorePermit),
     ) -> Self {
@@ -61,7 +63,8 @@ impl<D: Dialect> TransactionClaim<D> {
             owner: beginner.owner,
             info: beginner.options.info.clone(),
             ttl: beginner.options.ttl,
-            session,
+            session: open.session,
+            changes,
             savepoint: format!("idem_{}", hex(beginner.owner.as_bytes())),
             watch: None,
             open: Some(open),

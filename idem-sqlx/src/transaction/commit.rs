@@ -6,11 +6,11 @@ use idem_runtime::remote::jitter;
 use idem_runtime::{Record, StoreError};
 use tokio::time::{Instant, sleep};
 
-use super::{OpenTransaction, TransactionClaim, fill};
+use super::{OpenTransaction, TransactionClaim, fill, nothing_is_left};
 use crate::dialect::{Dialect, MAX_TIME, TransactionState, Value};
 use crate::errors::{DatabaseError, Problem, Step};
 use crate::execute::key_value;
-use crate::rows::{self, BeginRow};
+use crate::rows::BeginRow;
 
 /// How long is looked whether a commit took effect that was not confirmed.
 const DOUBT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -104,15 +104,16 @@ impl<D: Dialect> TransactionClaim<D> {
         Ok(())
     }
 
-    /// Returns what an error says of the transaction. SQLite rolls back by itself if a write finds no room on the disk, and what is
-    /// written after that is committed. Only if the handler has changed no row is it certain that nothing was.
+    /// Returns what an error says of the transaction.
     async fn state(&mut self, open: &mut OpenTransaction<D>, error: &sqlx::Error) -> TransactionState {
         let state = D::transaction_state(error);
-        let (TransactionState::Gone, Some(changes)) = (state, D::CHANGES) else { return state };
-        let own = i64::from(!self.slot.is_unkeyed());
-        let rows = open.run(changes.to_owned()).await.unwrap_or_default();
-        let changed = rows.first().and_then(|row| rows::number::<D>(row).ok());
-        if changed == Some(self.session + own) { TransactionState::Aborted } else { state }
+        let claimed = self.changes.map(|changes| changes + i64::from(!self.slot.is_unkeyed()));
+        if state == TransactionState::Gone
+            && nothing_is_left(open.connection_mut(), &self.store, (&self.key, &self.owner), claimed).await
+        {
+            return TransactionState::Aborted;
+        }
+        state
     }
 
     fn taken(&self) -> Result<OpenTransaction<D>, StoreError> {
@@ -153,7 +154,7 @@ impl<D: Dialect> TransactionClaim<D> {
     /// Returns whether the record is there. `None` if the session may still commit.
     async fn look(&mut self) -> Result<Option<bool>, DatabaseError> {
         let holder = self.store.holder(&self.key, &self.fingerprint, None).await?;
-        if holder.is_some_and(|holder| holder.session == self.session) {
+        if holder.is_some_and(|holder| Some(holder.session) == self.session) {
             return Ok(None);
         }
         // The session has ended, and this sees what it committed.

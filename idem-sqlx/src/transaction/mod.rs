@@ -135,9 +135,11 @@ impl<D: Dialect> Beginner<'_, D> {
                     None => continue,
                 },
             };
-            let session = rows.first().map_or(Ok(0), rows::number::<D>)?;
-            open.session = Some(session);
-            let row = match rows.get(1) {
+            let mut rows = rows.iter();
+            let mut number = |sql: Option<_>| sql.and_then(|_| rows.next()).map(rows::number::<D>).transpose();
+            let (session, changes) = (number(D::SESSION)?, number(D::CHANGES)?);
+            open.session = session;
+            let row = match rows.next() {
                 _ if self.slot.is_unkeyed() => Some(BeginRow::Claimed),
                 Some(row) => Some(BeginRow::read::<D>(row, &self.key)?),
                 None if executor.statements.claim.is_none() => None,
@@ -173,7 +175,7 @@ impl<D: Dialect> Beginner<'_, D> {
                 }
             };
             let Some(guards) = guards.take() else { break };
-            let mut claim = TransactionClaim::new(self, session, open, guards);
+            let mut claim = TransactionClaim::new(self, changes, open, guards);
             if let Some(previous_owner) = previous_owner {
                 claim.wait_for_take_over(previous_owner);
                 return Ok(Begin::Abandoned(SqlClaim(ClaimKind::Transaction(Box::new(claim)))));
@@ -223,7 +225,12 @@ impl<D: Dialect> Beginner<'_, D> {
 
     fn begin_sql(&self) -> String {
         let limit = self.slot.timeout().map(D::limit).unwrap_or_default();
-        let mut sql = format!("{}{limit}", D::BEGIN);
+        let mut sql = D::BEGIN.to_owned();
+        for number in [D::SESSION, D::CHANGES].into_iter().flatten() {
+            sql.push_str("; ");
+            sql.push_str(number);
+        }
+        sql.push_str(&limit);
         if !self.slot.is_unkeyed() {
             sql.push_str("; ");
             sql.push_str(&claim_sql(&self.store.executor().statements, |sql| self.fill(sql)));
@@ -254,8 +261,10 @@ impl<D: Dialect> SqlStore<D> {
 
     /// Returns for how long the transaction of a session has waited for its next statement. `None` if it runs one. A database that
     /// cannot be asked has one writer, whom every open transaction keeps waiting.
-    async fn idle(&self, session: i64) -> Option<Duration> {
-        let Some(idle) = &self.executor().statements.idle else { return Some(Duration::MAX) };
+    async fn idle(&self, session: Option<i64>) -> Option<Duration> {
+        let (Some(idle), Some(session)) = (&self.executor().statements.idle, session) else {
+            return Some(Duration::MAX);
+        };
         let result = self.executor().read(Step::Wait, idle, &[Value::Number(session)]).await.ok()?;
         let milliseconds = rows::number::<D>(result.rows.first()?).ok()?;
         Some(Duration::from_millis(u64::try_from(milliseconds).ok()?))
@@ -323,6 +332,29 @@ pub(crate) fn policy_lock(key: &StorageKey, info: Option<&ExecutionInfo>) -> Opt
         let [a, b, c, d, ..] = tag.to_bytes();
         i64::from(u32::from_le_bytes([a, b, c, d]) >> 1)
     }))
+}
+
+/// Returns whether the database has rolled the whole transaction back by itself, as SQLite does if a write finds no room on the disk,
+/// and nothing was written after that. `claimed` is the number of [`CHANGES`](sealed::Dialect::CHANGES) after the claim: if it is still
+/// the same, no row was changed. If the claim is there, it was committed.
+async fn nothing_is_left<D: Dialect>(
+    connection: &mut D::Connection,
+    store: &SqlStore<D>,
+    (key, owner): (&StorageKey, &OwnerToken),
+    claimed: Option<i64>,
+) -> bool {
+    let (Some(changes), Some(claimed)) = (D::CHANGES, claimed) else { return false };
+    // Of no owner, since an owner does not see its own claim.
+    let look = fill::<D>(&store.executor().statements.look, &[key_value(key), Value::Bytes(&[])]);
+    let Ok(rows) = D::run(connection, format!("{changes}; {look}")).await else { return false };
+    let changed = rows.first().and_then(|row| rows::number::<D>(row).ok());
+    let is_committed = match rows.get(1).map(|row| BeginRow::read::<D>(row, key)) {
+        None => false,
+        // One that was to be taken over.
+        Some(Ok(BeginRow::Claim { owner: found, .. })) => found == *owner,
+        Some(_) => true,
+    };
+    changed == Some(claimed) && !is_committed
 }
 
 /// Returns a statement with its values in it, so that it can be sent together with others.

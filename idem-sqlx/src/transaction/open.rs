@@ -21,7 +21,7 @@ const MAX_PAUSE: Duration = Duration::from_secs(1);
 pub(crate) struct OpenTransaction<D: Dialect> {
     store: SqlStore<D>,
     connection: Option<PoolConnection<D>>,
-    /// See [`BEGIN`](crate::dialect::sealed::Dialect::BEGIN). `None` until it is known.
+    /// See [`SESSION`](crate::dialect::sealed::Dialect::SESSION). `None` also until it is known.
     pub(super) session: Option<i64>,
     sent: Option<Sent>,
 }
@@ -101,9 +101,10 @@ impl<D: Dialect> OpenTransaction<D> {
 impl<D: Dialect> Drop for OpenTransaction<D> {
     fn drop(&mut self) {
         let Some(connection) = self.connection.take() else { return };
-        match (self.sent, self.session, Handle::try_current()) {
-            (Some(sent), Some(session), Ok(runtime)) => {
-                drop(runtime.spawn(end(self.store.clone(), connection, session, sent)));
+        match (self.sent, Handle::try_current()) {
+            // A session that is not known yet cannot be asked for.
+            (Some(sent), Ok(runtime)) if self.session.is_some() || D::SESSION.is_none() => {
+                drop(runtime.spawn(end(self.store.clone(), connection, self.session, sent)));
             }
             _ => drop(connection.detach()),
         }
@@ -111,10 +112,12 @@ impl<D: Dialect> Drop for OpenTransaction<D> {
 }
 
 /// Keeps the place of a connection in its pool until the server has ended the step that was sent.
-async fn end<D: Dialect>(store: SqlStore<D>, mut connection: PoolConnection<D>, session: i64, sent: Sent) {
+async fn end<D: Dialect>(store: SqlStore<D>, mut connection: PoolConnection<D>, session: Option<i64>, sent: Sent) {
     let ended = async {
         let executor = store.executor();
-        let Some(end) = &executor.statements.end else { return std::future::pending().await };
+        let (Some(end), Some(session)) = (&executor.statements.end, session) else {
+            return std::future::pending().await;
+        };
         let values = [Value::Number(session), Value::Number(i64::from(sent == Sent::Within))];
         let mut pause = FIRST_PAUSE;
         loop {

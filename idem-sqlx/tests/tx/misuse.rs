@@ -17,7 +17,15 @@ where
 {
     let mut effects = 0;
     let endings = ["201", "402", "500", "unrecorded"];
-    let misuses = ["commit", "rollback", "commit-begin", "rollback-begin", "rollback-write"];
+    let misuses = [
+        "commit",
+        "rollback",
+        "commit-begin",
+        "rollback-begin",
+        "rollback-write",
+        "blank-commit",
+        "blank-commit-write",
+    ];
     for misuse in misuses {
         for ending in endings {
             let (path, key) = (format!("/act/{misuse}-{ending}"), format!("{misuse}-{ending}"));
@@ -30,7 +38,8 @@ where
             assert!(other.status == 422 && other.is("idempotency_key_mismatch"), "{key}: {other:?}");
             assert_eq!(shop.app.runs(), runs + 1, "{key}");
             // What the handler committed itself stays.
-            effects += usize::from(misuse.contains("commit") || misuse.contains("write"));
+            let wrote = !misuse.contains("blank") && misuse.contains("commit");
+            effects += usize::from(wrote || misuse.contains("write"));
             assert_eq!(shop.effects().await, effects, "{key}");
         }
     }
