@@ -151,8 +151,8 @@ impl ClaimedExecution {
         }
     }
 
-    /// Ends the claim. Returns `None` if that takes longer than [`MAX_RESPONSE_DELAY`], and continues in a task: a slow store is
-    /// no reason to delay the response.
+    /// Ends the claim. Returns `None` if that takes too long, and continues in a task: a slow store is no reason to delay the
+    /// response.
     ///
     /// What the store does at once is done when this returns. The future is small, since only the rest is boxed.
     pub(super) fn end(mut self, outcome: Outcome) -> impl Future<Output = Option<Result<(), StoreError>>> {
@@ -171,7 +171,8 @@ impl ClaimedExecution {
     ) -> impl Future<Output = Option<Result<(), StoreError>>> + use<P> {
         let Self { core, key, rules, claim, renewal, .. } = self;
         let mut completion = ClaimCompletion::begin(key, claim, end, renewal.map(|renewal| renewal.lease), rules.ttl);
-        let rest = (!completion.is_done_at_once()).then(|| Box::pin(finish_in_time(core, completion, permit)));
+        let rest = (!completion.is_done_at_once())
+            .then(|| Box::pin(finish_in_time(core, completion, rules.abandoned, permit)));
         async move {
             match rest {
                 None => Some(Ok(())),
@@ -206,14 +207,20 @@ impl ClaimedExecution {
     }
 }
 
-/// Waits for the end of a claim, for [`MAX_RESPONSE_DELAY`] at most. Later a task continues.
+/// Waits for the end of a claim, for [`MAX_RESPONSE_DELAY`], or twice that if another run may take the claim over. Later a task
+/// continues.
 async fn finish_in_time(
     core: Arc<Core>,
     completion: ClaimCompletion,
+    abandoned: Abandoned,
     permit: impl Send + 'static,
 ) -> Option<Result<(), StoreError>> {
     let mut finish = Box::pin(completion.finish(Arc::clone(&core)));
-    let in_time = timeout(MAX_RESPONSE_DELAY, &mut finish).await;
+    let mut in_time = timeout(MAX_RESPONSE_DELAY, &mut finish).await;
+    if in_time.is_err() && abandoned == Abandoned::Rerun {
+        // If this process was suspended meanwhile, the store says in a moment whether its claim was taken over.
+        in_time = timeout(MAX_RESPONSE_DELAY, &mut finish).await;
+    }
     if in_time.is_err() {
         drop(core.spawn(async move {
             let _permit = permit;

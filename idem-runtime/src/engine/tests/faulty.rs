@@ -261,6 +261,31 @@ async fn a_response_is_withheld_only_if_another_run_may_have_given_one() {
     }
 }
 
+/// As an owner that was suspended: its time is up when it goes on, and then the store says that another run took the claim over.
+struct LateLoss;
+
+impl Hooks<Faulty> for LateLoss {
+    async fn complete(&self, _: FaultyClaim, _: Record, _: Duration) -> Result<(), StoreError> {
+        tokio::time::sleep(Duration::from_millis(1_500)).await;
+        Err(StoreError::Lost)
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_owner_that_was_suspended_learns_of_the_run_that_took_over_before_it_responds() {
+    for (abandoned, is_sent) in [(Abandoned::Refuse, true), (Abandoned::Rerun, false)] {
+        let store = Intercept::new(Faulty::default(), LateLoss);
+        let idempotency = Idempotency::builder(store).lease(Duration::from_secs(30)).build();
+        let mut attempt = attempt("a", "x");
+        attempt.rules.abandoned = abandoned;
+        match idempotency.run(attempt, Handler::ready().run(response("one"))).await {
+            Ok(RunResult::Executed(1)) if is_sent => {}
+            Err(RefusalReason::OutcomeUnknown) if !is_sent => {}
+            other => panic!("{abandoned:?}: {other:?}"),
+        }
+    }
+}
+
 #[tokio::test]
 async fn a_completion_that_has_reached_the_store_is_not_lost() {
     let same = |record: &Record| record.clone();
