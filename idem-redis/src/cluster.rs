@@ -78,8 +78,16 @@ impl Cluster {
 
     /// Returns the node that has the key, as far as is known.
     pub(crate) fn node(&self, name: &Name) -> Option<Arc<Node>> {
+        self.owner(name).map(|(_, node)| node)
+    }
+
+    /// As [`node`](Self::node), with its address.
+    fn owner(&self, name: &Name) -> Option<(Address, Arc<Node>)> {
         let slot = usize::from(slot(&name.0));
-        self.read(|state| state.slots.get(slot)?.as_ref().and_then(|at| state.nodes.get(at)).cloned())
+        self.read(|state| {
+            let (at, node) = state.nodes.get_key_value(state.slots.get(slot)?.as_ref()?)?;
+            Some((at.clone(), Arc::clone(node)))
+        })
     }
 
     /// Returns the nodes that have slots, in the order of their addresses.
@@ -115,22 +123,22 @@ impl Cluster {
                     let mut commands = Pipeline::new();
                     commands.cmd("ASKING").add_command(command.clone());
                     let sent = self.node_at(&to).connection.send(&commands, deadline).await;
-                    sent.map(|reply| Reply { value: last(reply.value), repeated: reply.repeated })
+                    sent.map(|reply| (to, Reply { value: last(reply.value), repeated: reply.repeated }))
                 }
-                _ => match self.node(name) {
-                    Some(node) => node.connection.send(command, deadline).await,
+                _ => match self.owner(name) {
+                    Some((at, node)) => node.connection.send(command, deadline).await.map(|reply| (at, reply)),
                     None => Err(Error::NotConnected(self.new.timeout)),
                 },
             };
             match sent {
-                Ok(mut reply) => {
+                Ok((asked, mut reply)) => {
                     let code = match &reply.value {
                         Value::ServerError(error) => error.code(),
                         _ => "",
                     };
                     match code {
                         "MOVED" | "ASK" => {
-                            redirection = redirected(&reply.value);
+                            redirection = redirected(&reply.value, &asked);
                             if let Some(Redirection { slot, to, once: false }) = &redirection {
                                 self.moved(*slot, to);
                             }
@@ -262,17 +270,21 @@ fn parse_range(range: Value, asked: &Address) -> Option<(u16, u16, Address)> {
     let mut primary = primary.into_iter();
     let host: Option<String> = redis::from_redis_value(primary.next()?).ok()?;
     let port = redis::from_redis_value(primary.next()?).ok()?;
-    // A node that does not know its own name is where it was asked.
-    let host = host.filter(|host| !host.is_empty() && host != "?").unwrap_or_else(|| asked.host.clone());
-    Some((first, last, Address { host, port }))
+    Some((first, last, address(host.as_deref().unwrap_or_default(), port, asked)))
 }
 
-/// Reads `MOVED 3999 host:port` or `ASK 3999 host:port`.
-fn redirected(reply: &Value) -> Option<Redirection> {
+/// Returns where a node is that another one names. A host that it does not name is its own.
+fn address(host: &str, port: u16, asked: &Address) -> Address {
+    let is_named = !host.is_empty() && host != "?";
+    Address { host: if is_named { host } else { &asked.host }.to_owned(), port }
+}
+
+/// Reads `MOVED 3999 host:port` or `ASK 3999 host:port`, which the node at `asked` has replied.
+fn redirected(reply: &Value, asked: &Address) -> Option<Redirection> {
     let Value::ServerError(error) = reply else { return None };
     let (slot, to) = error.details()?.split_once(' ')?;
     let (host, port) = to.rsplit_once(':')?;
-    let to = Address { host: host.into(), port: port.parse().ok()? };
+    let to = address(host, port.parse().ok()?, asked);
     Some(Redirection { slot: slot.parse().ok()?, to, once: error.code() == "ASK" })
 }
 

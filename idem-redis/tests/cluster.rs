@@ -54,9 +54,25 @@ async fn claims_and_records_are_on_all_nodes_and_waiters_get_messages_from_any()
 #[tokio::test]
 async fn a_slot_that_moves_takes_its_claims_along_and_no_step_is_lost() {
     let cluster = RedisCluster::start().await;
-    let store = builder(&cluster).connect().await.unwrap();
+    slot_moves(&cluster).await;
+}
+
+/// Behind a proxy that has one address for all nodes, they name only ports.
+#[tokio::test]
+async fn a_slot_that_moves_is_found_if_the_nodes_do_not_name_their_hosts() {
+    for endpoint in ["unknown-endpoint", "hostname"] {
+        let cluster = RedisCluster::start().await;
+        for node in &cluster.nodes {
+            ok(node, &format!("CONFIG SET cluster-preferred-endpoint-type {endpoint}")).await;
+        }
+        slot_moves(&cluster).await;
+    }
+}
+
+async fn slot_moves(cluster: &RedisCluster) {
+    let store = builder(cluster).connect().await.unwrap();
     let mut running = claim(&store, 1).await;
-    let (from, slot) = owner(&cluster, 1).await;
+    let (from, slot) = owner(cluster, 1).await;
     let to = cluster.nodes.iter().find(|node| node.port() != from.port()).unwrap();
     let (from_id, to_id) = (id(from).await, id(to).await);
     ok(to, &format!("CLUSTER SETSLOT {slot} IMPORTING {from_id}")).await;
