@@ -22,7 +22,7 @@ pub(crate) struct Client {
     servers: Servers,
     pub(crate) scripts: Scripts,
     pub(crate) prefix: String,
-    timeout: Duration,
+    pub(crate) timeout: Duration,
 }
 
 enum Servers {

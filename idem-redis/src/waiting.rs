@@ -14,7 +14,7 @@ use idem_runtime::StorageKey;
 use idem_runtime::remote::{Listener, jitter};
 use redis::{RedisResult, Value};
 use tokio::sync::{Notify, watch};
-use tokio::time::{sleep, timeout_at};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use crate::client::Client;
 use crate::inspect::decode;
@@ -52,8 +52,8 @@ struct Subscriptions {
 
 /// A key that is waited for.
 struct Awaited {
-    /// Tells all who wait that the claim may have ended.
-    ended: watch::Sender<()>,
+    /// Tells all who wait that the claim may have ended. Its value is when the poll has begun to look.
+    ended: watch::Sender<Instant>,
     /// Asks the poll to look at once.
     look: Notify,
 }
@@ -71,7 +71,12 @@ impl Waiting {
             self.listener.ensure_running(|| Arc::clone(&self.shared).listen());
         }
         // An error says that the poll has ended with its runtime.
-        let _ = ended.changed().await;
+        while timeout(self.shared.longest_round(), ended.changed()).await.is_err() {
+            // The runtime of the poll may stand still. Then this one asks, and the next to wait starts another poll.
+            if self.shared.forget_stalled(key, *ended.borrow()) {
+                return;
+            }
+        }
     }
 }
 
@@ -80,9 +85,26 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Returns for how long a poll looks and pauses at most.
+    fn longest_round(&self) -> Duration {
+        self.client.timeout + 2 * MAX_PAUSE
+    }
+
+    /// Returns whether a poll that has begun to look at this time has stalled. Forgets the poll of the key if it has.
+    fn forget_stalled(&self, key: &StorageKey, looked: Instant) -> bool {
+        let has_stalled = |looked: Instant| looked.elapsed() >= self.longest_round();
+        let mut state = self.state();
+        if state.awaited.get(key).is_some_and(|awaited| has_stalled(*awaited.ended.borrow())) {
+            state.awaited.remove(key);
+            state.changes.insert(*key);
+            self.changed.notify_one();
+        }
+        has_stalled(looked)
+    }
+
     /// Starts the poll of the key unless it is running. If it is, it looks once more: the claim may have ended before this request
     /// came.
-    fn register(self: &Arc<Self>, key: &StorageKey) -> watch::Receiver<()> {
+    fn register(self: &Arc<Self>, key: &StorageKey) -> watch::Receiver<Instant> {
         let mut state = self.state();
         match state.awaited.entry(*key) {
             Entry::Occupied(known) => {
@@ -90,7 +112,7 @@ impl Shared {
                 known.get().ended.subscribe()
             }
             Entry::Vacant(new) => {
-                let (ended, receiver) = watch::channel(());
+                let (ended, receiver) = watch::channel(Instant::now());
                 let awaited = Arc::clone(new.insert(Arc::new(Awaited { ended, look: Notify::new() })));
                 state.changes.insert(*key);
                 self.changed.notify_one();
@@ -163,7 +185,7 @@ impl Shared {
                     message = messages.next() => match message {
                         Some(message) => {
                             if let Some(key) = subscribed.get(message.get_channel_name()) {
-                                self.tell(key, |awaited| awaited.ended.send_replace(()));
+                                self.tell(key, |awaited| awaited.ended.send_replace(Instant::now()));
                             }
                         }
                         None => return Err(std::io::Error::from(std::io::ErrorKind::ConnectionReset).into()),
@@ -178,7 +200,7 @@ impl Shared {
         }
     }
 
-    fn tell(&self, key: &StorageKey, tell: impl FnOnce(&Awaited)) {
+    fn tell<T>(&self, key: &StorageKey, tell: impl FnOnce(&Awaited) -> T) {
         if let Some(awaited) = self.state().awaited.get(key) {
             tell(awaited);
         }
@@ -208,8 +230,12 @@ impl Poll {
             if self.has_ended(&shared) {
                 return;
             }
+            awaited.ended.send_if_modified(|looked| {
+                *looked = Instant::now();
+                false
+            });
             if !shared.is_claimed(key).await {
-                awaited.ended.send_replace(());
+                awaited.ended.send_replace(Instant::now());
             }
             drop(shared);
             tokio::select! {
@@ -255,7 +281,6 @@ mod tests {
 
     use futures_util::FutureExt;
     use tokio::runtime::{Builder, Runtime};
-    use tokio::time::timeout;
 
     use super::*;
     use crate::config::Durability;

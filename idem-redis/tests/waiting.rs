@@ -12,7 +12,9 @@ use std::time::Duration;
 use common::*;
 use idem_runtime::{Begin, BeginOptions, Claim, Store};
 use idem_testkit::redis::Redis;
+use tokio::runtime::Builder;
 use tokio::task::JoinSet;
+use tokio::time::timeout;
 
 async fn subscribers(server: &Redis, number: u8) -> bool {
     server.say(&format!("PUBSUB NUMSUB {}:ended", name(number))).await.contains(":1\r\n")
@@ -118,6 +120,29 @@ async fn without_the_rights_to_publish_and_subscribe_waiters_poll() {
     let [one, other] = waiters;
     assert!(matches!(one.await.unwrap(), Begin::Completed(found) if found == record("response")));
     assert!(matches!(other.await.unwrap(), Begin::Claimed(_)));
+}
+
+/// As that of a test which has ended, and keeps its runtime.
+#[tokio::test]
+async fn a_waiter_does_not_depend_on_the_runtime_of_the_one_that_came_first() {
+    let server = Redis::start().await;
+    let (owner, waiter) = (store(&server).await, store(&server).await);
+    let claimed = claim(&owner, 1).await;
+    let first = waiter.clone();
+    let idle = tokio::task::spawn_blocking(move || {
+        let runtime = Builder::new_current_thread().enable_all().build().unwrap();
+        let waits = async { timeout(Duration::from_millis(50), first.ended(&key(1))).await };
+        runtime.block_on(waits).unwrap_err();
+        runtime
+    });
+    let idle = idle.await.unwrap();
+    let waiting = Arc::<AtomicUsize>::default();
+    let waits = tokio::spawn(wait(waiter, 1, Arc::clone(&waiting)));
+    until("it waits", async || waiting.load(SeqCst) == 1).await;
+    claimed.complete(record("response"), TTL).await.unwrap();
+    let ended = within("the record", waits).await.unwrap();
+    assert!(matches!(ended, Begin::Completed(found) if found == record("response")));
+    idle.shutdown_background();
 }
 
 #[tokio::test]

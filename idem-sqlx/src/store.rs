@@ -22,7 +22,7 @@ use crate::execute::{Executor, key_value};
 use crate::replay_count::ReplayCounter;
 use crate::rows::{self, BeginRow};
 use crate::transaction::{OpenTransaction, Running, Transactions, policy_lock};
-use crate::watches::Watches;
+use crate::watches::{Turn, Watches};
 
 /// How often `begin` looks again if, each time, another request changed the key.
 const MAX_ATTEMPTS: usize = 16;
@@ -248,9 +248,16 @@ impl<D: Dialect> SqlStore<D> {
     }
 
     /// Returns the time that is left of the lease of a claim in flight.
-    async fn lease_left(&self, key: &StorageKey, sql: &Arc<str>) -> Result<Option<Duration>, DatabaseError> {
+    async fn lease_left(
+        &self,
+        turn: &Turn<'_>,
+        key: &StorageKey,
+        sql: &Arc<str>,
+    ) -> Result<Option<Duration>, DatabaseError> {
+        turn.asks();
         let result = self.inner.executor.read(Step::Wait, sql, &[key_value(key)]).await?;
         let Some(row) = result.rows.first() else {
+            turn.asks();
             // Whether it has this fingerprint or another one does not matter.
             let holder = self.holder(key, &Fingerprint::from_bytes([0; 32]), None).await?;
             return Ok(holder.map(|_| MAX_WAIT_PAUSE));
@@ -348,13 +355,13 @@ impl<D: Dialect> Store for SqlStore<D> {
     async fn ended(&self, key: &StorageKey) {
         let StoreInner { location, executor, waiters, watches, listener, .. } = &*self.inner;
         let watcher = watches.join(key);
-        let Some(turn) = watcher.turn().await else { return };
+        let Some(turn) = watcher.turn(executor.timeout + 2 * MAX_WAIT_PAUSE).await else { return };
         let mut waiter = waiters.register(key);
         D::ensure_listening(listener, location, waiters);
         let mut sql = &executor.statements.wait;
         let mut pause = FIRST_WAIT_PAUSE;
         loop {
-            let left = match self.lease_left(key, sql).await {
+            let left = match self.lease_left(&turn, key, sql).await {
                 // A transaction is woken for, unless it is of another process.
                 _ if self.inner.running.fingerprint(key).is_some() => MAX_WAIT_PAUSE,
                 Ok(Some(left)) => left,

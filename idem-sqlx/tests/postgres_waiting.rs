@@ -13,6 +13,7 @@ use idem_runtime::{Abandoned, Attempt, Claim, Idempotency, RefusalReason, Rules,
 use idem_sqlx::PostgresStore;
 use idem_testkit::postgres::Postgres;
 use idem_testkit::proxy::Proxy;
+use idem_testkit::wait::within;
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
@@ -184,6 +185,26 @@ async fn a_retry_after_its_owner_is_gone_is_refused_or_runs_again_as_the_policy_
     }
     assert!(matches!(ask(Abandoned::Rerun).await, Ok(RunResult::Executed(_))));
     assert!(matches!(ask(Abandoned::Refuse).await, Ok(RunResult::Replayed(_))));
+}
+
+/// As the futures of `buffer_unordered`, while their consumer does something else.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_waiter_does_not_depend_on_one_that_is_not_polled() {
+    let (server, here, there) = two_stores().await;
+    let key = key();
+    let claim = claim(&here, &key).await;
+    let mut first = Box::pin(there.ended(&key));
+    tokio::select! {
+        () = &mut first => panic!("the claim has not ended"),
+        () = server.wait_until("SELECT count(*) FROM idempotency WHERE awaited", "1") => {}
+    }
+    let waits = tokio::spawn({
+        let there = there.clone();
+        async move { there.ended(&key).await }
+    });
+    claim.complete(record("response"), TTL).await.unwrap();
+    within("the second one", waits).await.unwrap();
+    within("the first one", first).await;
 }
 
 /// A thousand duplicates of one request, in one process.
