@@ -81,6 +81,23 @@ async fn a_standby_that_is_away_costs_the_server_no_more_processes_than_the_stor
     }
 }
 
+/// Such a server does not say what its processes run, so no statement is cancelled.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_standby_that_is_away_costs_no_more_if_the_server_does_not_track_activities() {
+    let (server, store) = with_a_store(small().timeout(Duration::from_millis(400))).await;
+    reload(&server, "ALTER SYSTEM SET track_activities = off");
+    server.wait_until("SHOW track_activities", "off").await;
+    reload(&server, "ALTER SYSTEM SET synchronous_standby_names = 'away'");
+    server.wait_until("SHOW synchronous_standby_names", "away").await;
+    let most = most_processes(&server, refused_begins(&store, 40)).await;
+    assert!(most <= POOL + 1, "{most} processes, one of which asks");
+    reload(&server, "ALTER SYSTEM RESET synchronous_standby_names");
+    let asked = Instant::now();
+    while state_of(&store, &key()).await != "claimed" {
+        assert!(asked.elapsed() < Duration::from_secs(20), "no claim although the standby is not needed any more");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_table_that_is_locked_costs_the_server_no_more_processes_than_the_store_has_connections() {
     let (server, store) = with_a_store(small().timeout(Duration::from_millis(400))).await;

@@ -25,10 +25,12 @@ const GREET: &str = "SELECT pid, (extract(epoch FROM backend_start) * 1000000)::
      current_setting('transaction_read_only') \
      FROM pg_stat_activity WHERE pid = pg_backend_pid()";
 
-/// The server cuts the texts that it shows.
-const CANCEL: &str = "SELECT pg_cancel_backend(pid) FROM pg_stat_activity \
+/// The server cuts the texts that it shows. With `track_activities = off` it shows none, only whether a process waits for its client:
+/// what the process runs may be of another client of a proxy, and is not cancelled.
+const CANCEL: &str = "SELECT CASE state WHEN 'active' THEN pg_cancel_backend(pid) END FROM pg_stat_activity \
      WHERE pid = $1 AND (extract(epoch FROM backend_start) * 1000000)::bigint = $2 \
-         AND state = 'active' AND starts_with($3, query)";
+         AND (state = 'active' AND starts_with($3, query) \
+             OR state = 'disabled' AND wait_event IS DISTINCT FROM 'ClientRead')";
 
 /// Reads bytes as a session with `bytea_output = 'escape'` writes them: a backslash twice, a byte that is not printed by three octal
 /// digits after a backslash, and every other byte as it is.

@@ -46,7 +46,8 @@ pub use builder::PostgresStoreBuilder;
 /// a request waits, and closed when none has waited for a while.
 ///
 /// A key costs two round trips and about 590 bytes of WAL, beside its response; a renewal costs about 130, and changes no index. A
-/// statement that times out, or whose caller leaves, is cancelled before its connection is replaced.
+/// statement that times out, or whose caller leaves, is cancelled before its connection is replaced. With `track_activities = off` it is
+/// not cancelled: the connection is replaced when the statement has ended.
 ///
 /// # Requirements
 ///
