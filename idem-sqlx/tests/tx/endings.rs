@@ -190,35 +190,59 @@ where
     assert_eq!(shop.send("/limited/201", "b").await.status, 201);
 }
 
-/// Returns the status in the path, whatever became of its write.
+/// Returns the status in the path, whatever became of its large write.
 #[idempotent]
-async fn careless(mut tx: Tx<Sqlite>, Path(status): Path<u16>) -> StatusCode {
+async fn careless(mut tx: Tx<Sqlite>, Path((small, status)): Path<(usize, u16)>) -> StatusCode {
+    for _ in 0..small {
+        sqlx::raw_sql("INSERT INTO effects (run, padding) VALUES (1, NULL)").execute(&mut *tx).await.unwrap();
+    }
     drop(sqlx::raw_sql("INSERT INTO effects (run) VALUES (1)").execute(&mut *tx).await);
     StatusCode::from_u16(status).unwrap()
+}
+
+/// A service whose handler is [`careless`], with a large write that finds no room once the connection is [`full`].
+async fn careless_shop() -> (Shop<Sqlite, tempfile::TempDir>, Router) {
+    let shop = Shop::sqlite(1).await;
+    let large = "DROP TABLE effects; CREATE TABLE effects (run INTEGER, padding BLOB DEFAULT (zeroblob(1000000)))";
+    sqlx::raw_sql(large).execute(&shop.app.pool).await.unwrap();
+    let layer = IdempotencyLayer::new(shop.idempotency.clone());
+    let router = Router::new().route("/{small}/{status}", post(careless)).layer(layer);
+    (shop, router)
+}
+
+/// Of the connection, which is closed afterwards.
+async fn full(shop: &Shop<Sqlite, tempfile::TempDir>) {
+    sqlx::raw_sql("PRAGMA max_page_count = 50").execute(&shop.app.pool).await.unwrap();
 }
 
 /// SQLite rolls the whole transaction back if a statement of one row finds no room.
 #[tokio::test]
 async fn a_first_write_that_finds_no_room_in_sqlite_undoes_everything_and_frees_the_key() {
-    let shop = Shop::sqlite(1).await;
-    let large = "DROP TABLE effects; CREATE TABLE effects (run INTEGER, padding BLOB DEFAULT (zeroblob(1000000)))";
-    sqlx::raw_sql(large).execute(&shop.app.pool).await.unwrap();
-    let layer = IdempotencyLayer::new(shop.idempotency.clone());
-    let router = Router::new().route("/{status}", post(careless)).layer(layer);
+    let (shop, router) = careless_shop().await;
     // A 422 would be recorded.
     for (path, key, wanted, retry_after) in [
-        ("/500", Some("a"), 500, false),
-        ("/201", Some("a"), 500, false),
-        ("/422", Some("a"), 503, true),
-        ("/500", None, 500, false),
-        ("/201", None, 500, false),
-        ("/422", None, 422, false),
+        ("/0/500", Some("a"), 500, false),
+        ("/0/201", Some("a"), 500, false),
+        ("/0/422", Some("a"), 503, true),
+        ("/0/500", None, 500, false),
+        ("/0/201", None, 500, false),
+        ("/0/422", None, 422, false),
     ] {
-        // Of the connection, which is closed afterwards.
-        sqlx::raw_sql("PRAGMA max_page_count = 50").execute(&shop.app.pool).await.unwrap();
+        full(&shop).await;
         let reply = send(&router, path, key, "").await;
         assert_eq!((reply.status, reply.retry_after), (wanted, retry_after), "{path} {key:?}");
     }
-    assert_eq!(send(&router, "/201", "a", "").await.status, 201);
+    assert_eq!(send(&router, "/0/201", "a", "").await.status, 201);
     assert_eq!(shop.effects().await, 1);
+}
+
+/// What was changed and rolled back is counted as if it was changed after that, and so committed.
+#[tokio::test]
+async fn a_later_write_that_finds_no_room_in_sqlite_undoes_everything_and_leaves_an_unknown_outcome() {
+    let (shop, router) = careless_shop().await;
+    full(&shop).await;
+    assert_eq!(send(&router, "/1/201", "a", "").await.status, 500);
+    let retry = send(&router, "/1/201", "a", "").await;
+    assert!(retry.status == 409 && retry.is("idempotency_outcome_unknown"), "{retry:?}");
+    assert_eq!(shop.effects().await, 0);
 }
