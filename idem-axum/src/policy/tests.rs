@@ -95,6 +95,43 @@ fn what_the_attribute_refuses_a_policy_refuses_and_says_what_to_write() {
 }
 
 #[test]
+fn what_a_policy_says_of_itself_is_what_it_was_given() {
+    let policy = Policy::DEFAULT;
+    assert_eq!((policy.header_name(), policy.is_required(), policy.max_response), ("idempotency-key", false, 1 << 20));
+    let policy = policy.header("X-Key").required().ttl(Duration::from_secs(99 * 31_557_600));
+    assert_eq!((policy.header_name(), policy.is_required()), ("X-Key", true));
+    assert_eq!(policy.time_to_live(), Duration::from_secs(99 * 31_557_600));
+    assert_eq!([InFlight::reject(423).status(), InFlight::wait(Duration::from_secs(5)).status()], [423, 409]);
+    const POINTERS: Part = Part::JsonPointers(&["/a", "/b"]);
+    assert_eq!((POINTERS.pointers(), Part::Json.pointers()), (&["/a", "/b"][..], &[][..]));
+    let reads_body = |parts| Policy::DEFAULT.fingerprint(parts).reads_body();
+    assert!(!reads_body(&[Part::Method, Part::Path]) && reads_body(&[Part::Path, Part::Body]));
+    assert!(reads_body(&[Part::Json]) && reads_body(&[POINTERS]));
+    for (one, other, parts) in [
+        (Replay::STATUS, Replay::HEADERS, [true, true, false]),
+        (Replay::HEADERS, Replay::BODY, [false, true, true]),
+        (Replay::BODY, Replay::STATUS, [true, false, true]),
+    ] {
+        for Replay { status, headers, body } in [one.and(other), other.and(one)] {
+            assert_eq!([status, headers, body], parts);
+        }
+    }
+}
+
+#[test]
+fn a_scope_binds_the_header_that_says_whose_key_it_is() {
+    for (scope, bound) in [
+        (Scope::Caller, &["Authorization", "cookie"][..]),
+        (Scope::Header("X-Tenant"), &["x-tenant"][..]),
+        (Scope::Global, &[]),
+    ] {
+        for name in ["Authorization", "cookie", "x-tenant", "accept"] {
+            assert_eq!(scope.binds(name.as_bytes()), bound.contains(&name), "{scope:?} {name}");
+        }
+    }
+}
+
+#[test]
 fn an_unset_record_is_all_and_differs_from_a_declared_one() {
     assert_eq!((Policy::DEFAULT.record, Policy::DEFAULT.recorded()), (None, Statuses::ALL));
     assert_eq!(Policy::DEFAULT.record(Statuses::ALL).record, Some(Statuses::ALL));

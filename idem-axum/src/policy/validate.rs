@@ -333,6 +333,14 @@ mod tests {
     use super::*;
 
     #[test]
+    fn texts_are_the_same_if_length_and_case_are() {
+        assert!(is_same("", "") && is_same("/a", "/a"));
+        for (text, other) in [("/a", "/ab"), ("/ab", "/a"), ("/a", "/A"), ("", "/"), ("/a", "/b")] {
+            assert!(!is_same(text, other), "{text} {other}");
+        }
+    }
+
+    #[test]
     fn a_json_pointer_is_empty_or_starts_with_a_slash_and_escapes_its_tildes() {
         for good in ["", "/", "/amount", "/a/0", "/a~0b", "/a~1b", "/~01", "/ä"] {
             assert_eq!(json_pointer(good), Ok(()), "{good}");
