@@ -261,6 +261,19 @@ async fn a_response_is_withheld_only_if_another_run_may_have_given_one() {
     }
 }
 
+#[tokio::test]
+async fn a_response_that_streams_is_sent_before_anyone_knows_of_another_run() {
+    let idempotency = Idempotency::new(Faulty(Arc::new(Faults { lost: true, ..Faults::default() })));
+    let mut attempt = attempt("a", "x");
+    attempt.rules.abandoned = Abandoned::Rerun;
+    let live = move |_| async move {
+        let recording = async move { RecordedStream { outcome: response("live"), delivery: None } };
+        Executed { response: 1, recording: Recording::Live(Box::pin(recording)) }
+    };
+    assert_eq!(ran(idempotency.run(attempt, live).await), 1);
+    idempotency.drain().await;
+}
+
 /// As an owner that was suspended: its time is up when it goes on, and then the store says that another run took the claim over.
 struct LateLoss;
 
