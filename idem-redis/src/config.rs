@@ -237,4 +237,12 @@ mod tests {
         let builder = RedisStoreBuilder::new(Server::Url("redis://:secret@localhost".into()));
         assert!(!format!("{builder:?}").contains("secret"));
     }
+
+    #[test]
+    fn the_shortest_and_the_longest_wait_are_accepted() {
+        for wait in [Duration::from_millis(1), Duration::from_secs(3600)] {
+            let builder = RedisStoreBuilder::new(Server::Url("redis://localhost".into())).timeout(wait);
+            builder.durability(Durability::Replicas { count: 1, within: wait }).validate().unwrap();
+        }
+    }
 }

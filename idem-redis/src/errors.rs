@@ -234,4 +234,21 @@ mod tests {
             assert!(error.after_another_try().is_in_doubt(), "{shown}");
         }
     }
+
+    #[test]
+    fn an_error_names_what_caused_it() {
+        let unreachable = || RedisError::from(io::Error::other("refused by a firewall"));
+        let cause = |error: &dyn StdError| error.source().map(ToString::to_string);
+        let expected = Some(unreachable().to_string());
+        assert_eq!(cause(&ConnectError::Unreachable(unreachable())), expected);
+        assert_eq!(cause(&Error::Unreachable(unreachable())), expected);
+        assert_eq!(cause(&Error::Broken(unreachable())), expected);
+        let unfit = Error::Unfit { error: ConnectError::Replica, repeated: false };
+        assert_eq!(cause(&unfit), Some(ConnectError::Replica.to_string()));
+        let Ok(redis::Value::ServerError(error)) = redis::parse_redis_value(b"-READONLY it takes no writes\r\n") else {
+            panic!("an error of the server");
+        };
+        let expected = Some(error.to_string());
+        assert_eq!(cause(&Error::Refused { error, repeated: false }), expected);
+    }
 }

@@ -10,7 +10,7 @@ use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use common::*;
-use idem_redis::RedisStore;
+use idem_redis::{Durability, RedisStore};
 use idem_runtime::{Begin, BeginOptions, Claim, Idempotency, Store, StoreError};
 use idem_testkit::proxy::{Direction, Fault};
 use idem_testkit::redis::Redis;
@@ -93,6 +93,23 @@ async fn a_release_that_times_out_is_repeated_by_the_copy() {
     proxy.heal();
     copy.release().await.unwrap();
     assert!(matches!(claim(&store, 1).await.release().await, Ok(())));
+}
+
+#[tokio::test]
+async fn a_copy_releases_what_was_released_and_learns_that_a_claim_was_lost() {
+    let server = Redis::start().await;
+    let store = common::store(&server).await;
+    let claimed = claim(&store, 1).await;
+    let copy = claimed.try_clone().unwrap();
+    claimed.release().await.unwrap();
+    copy.release().await.unwrap();
+    let claimed = claim(&store, 2).await;
+    let copy = claimed.try_clone().unwrap();
+    server.say(&format!("DEL {}", name(2))).await;
+    for claim in [claimed, copy] {
+        let released = claim.release().await;
+        assert!(matches!(released, Err(StoreError::Lost)), "{released:?}");
+    }
 }
 
 #[tokio::test]
@@ -290,6 +307,15 @@ async fn without_the_first(text: String, server: &Redis) -> (u16, oneshot::Recei
     (port, first)
 }
 
+/// Sends the first try of a `begin` after all.
+async fn arrives_late_and_claims(first: oneshot::Receiver<Vec<u8>>, server: &Redis) {
+    let mut late = TcpStream::connect(("127.0.0.1", server.port())).await.unwrap();
+    late.write_all(&first.await.unwrap()).await.unwrap();
+    let mut reply = [0; 4];
+    late.read_exact(&mut reply).await.unwrap();
+    assert_eq!(&reply, b":1\r\n", "the key was free, so it is claimed");
+}
+
 /// The first try of a `begin` may arrive as long as there is a claim, so its release is tried again and again.
 async fn assert_not_drained(store: &RedisStore, server: &Redis) {
     let before = calls(server, "evalsha").await;
@@ -309,11 +335,7 @@ async fn a_repeated_begin_that_was_refused_is_released_if_its_first_try_arrives_
     assert_in_flight(&begin(&store, 1).await);
     assert_not_drained(&store, &server).await;
     others.release().await.unwrap();
-    let mut late = TcpStream::connect(("127.0.0.1", server.port())).await.unwrap();
-    late.write_all(&first.await.unwrap()).await.unwrap();
-    let mut reply = [0; 4];
-    late.read_exact(&mut reply).await.unwrap();
-    assert_eq!(&reply, b":1\r\n", "the key was free, so it is claimed");
+    arrives_late_and_claims(first, &server).await;
     store.drained().await;
     claim(&near, 1).await;
 }
@@ -328,11 +350,22 @@ async fn a_claim_whose_begin_was_repeated_leaves_nothing_if_the_first_try_arrive
     let begun = store.begin(&key(1), &fingerprint(1), &BeginOptions::new(lease, TTL)).await;
     let Ok(Begin::Claimed(claimed)) = begun else { panic!("the second try claims, but it gave {begun:?}") };
     claimed.release().await.unwrap();
-    let mut late = TcpStream::connect(("127.0.0.1", server.port())).await.unwrap();
-    late.write_all(&first.await.unwrap()).await.unwrap();
-    let mut reply = [0; 4];
-    late.read_exact(&mut reply).await.unwrap();
-    assert_eq!(&reply, b":1\r\n", "the key was free, so it is claimed");
+    arrives_late_and_claims(first, &server).await;
+    store.drained().await;
+    claim(&near, 1).await;
+}
+
+#[tokio::test]
+async fn a_repeated_begin_that_no_replica_has_leaves_nothing_if_its_first_try_arrives_late() {
+    let server = Redis::start().await;
+    let near = common::store(&server).await;
+    let (port, first) = without_the_first(name(1), &server).await;
+    let durability = Durability::Replicas { count: 1, within: Duration::from_millis(50) };
+    let builder = RedisStore::builder(format!("redis://127.0.0.1:{port}")).durability(durability);
+    let store = builder.connect().await.unwrap();
+    let said = unavailable(begin(&store, 1).await);
+    assert!(said.contains("0 of 1 replicas"), "{said}");
+    arrives_late_and_claims(first, &server).await;
     store.drained().await;
     claim(&near, 1).await;
 }

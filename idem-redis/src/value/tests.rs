@@ -21,6 +21,33 @@ fn a_name_has_the_prefix_and_the_hash_and_shows_eight_digits_of_it() {
 }
 
 #[test]
+fn a_name_is_read_back_and_nothing_else_is_one() {
+    let digits = "a5".repeat(32);
+    let key = |name: &str| Name::key("shop", name.as_bytes());
+    assert_eq!(key(&name().0), Some(KEY));
+    let (longer, letters) = (format!("{digits}a5"), "\u{e9}".repeat(32));
+    for other in [&digits[2..], &longer, &letters, &"xy".repeat(32)] {
+        assert_eq!(key(&format!("shop:{other}")), None, "{other}");
+    }
+    assert_eq!(key(&format!("other:{digits}")), None);
+    assert_eq!(key(&name().channel()), None);
+}
+
+#[test]
+fn a_lease_has_expired_when_less_than_the_ttl_is_left() {
+    let stored = StoredClaim { fingerprint: FINGERPRINT, ttl: 30, info: None };
+    assert!(!stored.has_expired(30) && stored.has_expired(29));
+}
+
+/// Redis says of a key that less than a millisecond is left to it: 0. It says of one without an expiry: -1.
+#[test]
+fn a_claim_has_an_age_until_its_last_millisecond() {
+    let claim = encode_claim(&name(), OWNER, TTL, &FINGERPRINT, None);
+    assert!(crate::inspect::decode(&name(), &claim, 0).is_ok());
+    assert!(crate::inspect::decode(&name(), &claim, -1).is_err());
+}
+
+#[test]
 fn times_are_rounded_up_and_never_too_long_or_zero() {
     assert_eq!(milliseconds(Duration::from_micros(29_001)), 30);
     assert_eq!(milliseconds(Duration::ZERO), 1);
