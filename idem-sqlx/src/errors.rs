@@ -408,3 +408,66 @@ impl From<sqlx::Error> for MigrateError {
         Self::Database(source)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn failure() -> sqlx::Error {
+        sqlx::Error::Protocol("a byte too many".into())
+    }
+
+    #[test]
+    fn a_failed_step_is_named_with_what_it_leaves_and_why() {
+        let error = DatabaseError { step: Step::Renew, problem: Problem::ReadOnly };
+        let start = "`renew` failed, and it is unknown whether the lease was extended: the database is read-only. ";
+        assert!(error.to_string().starts_with(start), "{error}");
+        let error = MigrateError::Newer { found: 7, known: 3 };
+        let start = "nothing was migrated: the table has version 7, and this `idem-sqlx` knows versions up to 3. ";
+        assert!(error.to_string().starts_with(start), "{error}");
+    }
+
+    #[test]
+    fn an_error_names_what_caused_it() {
+        let cause = |error: &dyn Error| error.source().map(ToString::to_string);
+        let of_step = |problem| cause(&DatabaseError { step: Step::Begin, problem });
+        let waited = Duration::from_secs(1);
+        let expected = Some(failure().to_string());
+        let unreachable = |source| Problem::Unreachable { waited, source };
+        let problems = [Problem::Refused, Problem::Broken, Problem::Stale, Problem::Busy, Problem::Full];
+        for problem in problems.map(|problem| problem(failure())).into_iter().chain([unreachable(Some(failure()))]) {
+            let shown = problem.to_string();
+            assert_eq!(of_step(problem), expected, "{shown}");
+        }
+        assert_eq!(of_step(unreachable(None)), None);
+        assert_eq!(cause(&ConnectError::Url(failure())), expected);
+        assert_eq!(cause(&ConnectError::Connection(failure())), expected);
+        assert_eq!(cause(&MigrateError::Database(failure())), expected);
+        let name = || crate::names::check("a b").unwrap_err();
+        assert_eq!(cause(&ConnectError::Name(name())), Some(name().to_string()));
+    }
+
+    #[test]
+    fn time_has_run_out_only_if_nothing_was_heard() {
+        let waited = Duration::from_secs(1);
+        for (problem, expected) in [
+            (Problem::TimedOut { waited }, true),
+            (Problem::Unreachable { waited, source: None }, true),
+            (Problem::Unreachable { waited, source: Some(failure()) }, false),
+            (Problem::NoConnection { max_connections: 1, waited }, false),
+            (Problem::Broken(failure()), false),
+        ] {
+            assert_eq!(problem.is_timeout(), expected, "{problem}");
+        }
+    }
+
+    #[test]
+    fn a_timeout_is_more_than_nothing_and_an_hour_at_most() {
+        for accepted in [Duration::from_nanos(1), Duration::from_secs(3600)] {
+            check_timeout(accepted).unwrap();
+        }
+        for refused in [Duration::ZERO, Duration::from_secs(3601)] {
+            assert!(matches!(check_timeout(refused), Err(ConnectError::Setting(_))), "{refused:?}");
+        }
+    }
+}

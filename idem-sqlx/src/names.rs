@@ -55,4 +55,11 @@ mod tests {
             assert!(check(name).is_err(), "{name:?}");
         }
     }
+
+    #[test]
+    fn a_refusal_shows_the_start_of_the_name_and_says_what_to_write() {
+        let said = check(&"A".repeat(1000)).unwrap_err().to_string();
+        let start = format!("\"{}\" cannot be the name of a schema or a table; ", "A".repeat(80));
+        assert!(said.starts_with(&start) && said.contains("Use 1 to 40 of a-z, 0-9 and _"), "{said}");
+    }
 }

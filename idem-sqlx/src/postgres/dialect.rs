@@ -278,6 +278,15 @@ mod tests {
         }
     }
 
+    /// The clock of the database leaves a part of a tick out, at both ends of the time that has passed.
+    #[test]
+    fn a_time_is_rounded_up_and_has_one_tick_more() {
+        for (nanos, ticks) in [(0, 1), (1, 2), (1000, 2), (1001, 3)] {
+            assert_eq!(Postgres::ticks(Duration::from_nanos(nanos)), ticks, "{nanos} ns");
+        }
+        assert_eq!(Postgres::ticks(Duration::MAX), i64::MAX);
+    }
+
     /// Behind a proxy the process of a statement that timed out may work for another client by now.
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn a_statement_is_cancelled_only_if_its_process_still_runs_it() {
