@@ -236,6 +236,18 @@ mod tests {
     }
 
     #[test]
+    fn what_was_not_sent_or_was_refused_once_leaves_no_doubt() {
+        for error in [
+            Error::Unreachable(io::Error::other("refused").into()),
+            Error::NotConnected(Duration::from_secs(1)),
+            Error::Unfit { error: ConnectError::Replica, repeated: false },
+            Error::Unreadable { name: "idem:a5*".into(), cause: None },
+        ] {
+            assert!(!error.is_in_doubt(), "{error}");
+        }
+    }
+
+    #[test]
     fn an_error_names_what_caused_it() {
         let unreachable = || RedisError::from(io::Error::other("refused by a firewall"));
         let cause = |error: &dyn StdError| error.source().map(ToString::to_string);

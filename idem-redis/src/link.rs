@@ -125,3 +125,22 @@ impl Link {
         }
     }
 }
+
+#[cfg(all(test, feature = "tls"))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_node_of_a_cluster_is_reached_as_the_first_one_is() {
+        let first = Client::open("rediss://user:password@first:6380/#insecure").unwrap();
+        let LinkSource::Url(info) = LinkSource::at(&first, &Address { host: "second".into(), port: 6381 }) else {
+            panic!("it is not a connection of the service");
+        };
+        assert!(
+            matches!(info.addr(), ConnectionAddr::TcpTls { host, port: 6381, insecure: true, .. } if host == "second"),
+            "{:?}",
+            info.addr()
+        );
+        assert_eq!(info.redis_settings().username(), Some("user"));
+    }
+}

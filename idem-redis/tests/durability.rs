@@ -89,6 +89,19 @@ async fn without_a_replica_in_time_no_handler_may_run_and_the_key_stays_free() {
 }
 
 #[tokio::test]
+async fn after_a_demotion_the_replicas_of_the_new_primary_are_waited_for() {
+    let (old, new) = (Redis::start().await, Redis::start().await);
+    let proxy = Proxy::to(old.port()).await;
+    let store = replicated(&proxy).await;
+    unavailable(begin(&store, 1).await);
+    let _replica = new.replica().await;
+    proxy.redirect(new.port());
+    old.say(&format!("REPLICAOF 127.0.0.1 {}", new.port())).await;
+    until("the old primary is up to date", async || old.say("INFO replication").await.contains("link_status:up")).await;
+    claim_in_time(&store, 2).await;
+}
+
+#[tokio::test]
 async fn a_claim_that_is_found_again_after_a_lost_reply_must_be_in_the_replica_too() {
     let primary = Redis::start().await;
     let replica = primary.replica().await;

@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 use common::{TIMEOUT, TTL, fingerprint, key, store, through_proxy, until};
 use idem_redis::RedisStore;
 use idem_runtime::{
-    Abandoned, Attempt, Executed, Idempotency, Lease, Outcome, RecordBuilder, Recording, RefusalReason, Rules,
-    RunResult, Store,
+    Abandoned, Attempt, Executed, Idempotency, Lease, ManualClock, Outcome, RecordBuilder, Recording, RefusalReason,
+    Rules, RunResult, Store,
 };
 use idem_testkit::proxy::{Direction, Fault};
 use idem_testkit::redis::Redis;
@@ -42,6 +42,18 @@ fn text(result: RunResult<String>) -> String {
     match result {
         RunResult::Executed(text) => text,
         RunResult::Replayed(replay) => String::from_utf8(replay.content().to_vec()).unwrap(),
+    }
+}
+
+#[tokio::test]
+async fn a_record_is_replayed_as_long_as_the_server_has_it_whatever_the_time_is_here() {
+    let server = Redis::start().await;
+    let clock = ManualClock::new();
+    let engine = Idempotency::builder(store(&server).await).clock(clock.clone()).build();
+    let runs = Arc::new(AtomicUsize::new(0));
+    for _ in 0..2 {
+        assert_eq!(text(engine.run(attempt(1, None, Abandoned::Rerun), handler(&runs)).await.unwrap()), "run 1");
+        clock.advance(2 * TTL);
     }
 }
 

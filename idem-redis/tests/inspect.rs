@@ -96,3 +96,38 @@ async fn what_cannot_be_read_or_asked_is_an_error() {
     server.kill();
     assert!(matches!(store.inspect(&key(1)).await, Err(StoreError::Unavailable(_))));
 }
+
+#[tokio::test]
+async fn a_claim_is_revoked_once_and_an_abandoned_one_has_no_owner_to_lose() {
+    let server = Redis::start().await;
+    let store = store(&server).await;
+    let claimed = claim(&store, 1).await;
+    assert!(store.revoke(&key(1)).await.unwrap());
+    assert!(!store.revoke(&key(1)).await.unwrap());
+    assert!(matches!(claimed.release().await, Err(StoreError::Lost)));
+}
+
+#[tokio::test]
+async fn unknown_outcomes_are_found_among_many_keys_page_by_page() {
+    let server = Redis::start().await;
+    let store = store(&server).await;
+    drop(claim(&store, 1).await);
+    // As if the owner had been gone for a minute.
+    server.say(&format!("PEXPIRE {} {}", name(1), (TTL - Duration::from_secs(60)).as_millis())).await;
+    let others: Vec<_> = (0..5000).map(|number| format!("other:{number} 1")).collect();
+    server.say(&format!("MSET {}", others.join(" "))).await;
+    let (mut found, mut pages, mut from) = (Vec::new(), 0, None);
+    loop {
+        let page = store.inspect_unknown(from.as_ref()).await.unwrap();
+        found.extend(page.keys.into_iter().map(|(key, _)| key));
+        pages += 1;
+        assert!(pages < 100, "the pages do not end");
+        from = page.next;
+        if from.is_none() {
+            break;
+        }
+    }
+    found.dedup();
+    assert_eq!(found, [key(1)]);
+    assert!(pages > 1, "5,000 keys are more than a page");
+}

@@ -355,6 +355,23 @@ async fn a_claim_whose_begin_was_repeated_leaves_nothing_if_the_first_try_arrive
     claim(&near, 1).await;
 }
 
+/// Without the right to load them beforehand, the server learns of a script when the step sends it.
+#[tokio::test]
+async fn a_begin_that_was_repeated_and_then_sent_in_full_leaves_nothing_either() {
+    let server = Redis::start().await;
+    set_user(&server, &documented_rights()).await;
+    let (port, first) = without_the_first(name(1).replace("idem", "shop"), &server).await;
+    let connect = async |url: String| RedisStore::builder(url).prefix("shop").connect().await.unwrap();
+    let store = connect(format!("redis://shop:password@127.0.0.1:{port}")).await;
+    let lease = Duration::from_secs(5);
+    let begun = store.begin(&key(1), &fingerprint(1), &BeginOptions::new(lease, TTL)).await;
+    let Ok(Begin::Claimed(claimed)) = begun else { panic!("the second try claims, but it gave {begun:?}") };
+    claimed.release().await.unwrap();
+    arrives_late_and_claims(first, &server).await;
+    store.drained().await;
+    claim(&connect(server.url()).await, 1).await;
+}
+
 #[tokio::test]
 async fn a_repeated_begin_that_no_replica_has_leaves_nothing_if_its_first_try_arrives_late() {
     let server = Redis::start().await;
