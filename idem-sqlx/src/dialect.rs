@@ -44,7 +44,8 @@ pub(crate) mod sealed {
             must_take_writes: bool,
         ) -> impl Future<Output = Result<Result<Self::Session, Problem>, sqlx::Error>> + Send;
 
-        /// Cancels a statement that a connection still runs although no caller waits for it, unless it may be another one. Returns whether it ran.
+        /// Cancels a statement that a connection still runs although no caller waits for it, unless it may be that of another client.
+        /// Returns whether one runs.
         fn cancel(
             connect: impl Future<Output = Result<Self::Connection, Problem>> + Send,
             session: &Self::Session,
