@@ -15,6 +15,7 @@ use crate::connection::{Connection, Reply};
 use crate::errors::{ConnectError, Error};
 use crate::link::{Address, LinkSource};
 use crate::node::{NewNode, Node};
+use crate::turns::Turns;
 use crate::value::Name;
 
 const SLOTS: u16 = 16384;
@@ -31,7 +32,7 @@ pub(crate) struct Cluster {
     /// A node did not reply, so another one may have its slots by now.
     is_stale: AtomicBool,
     /// At most one task asks for the nodes.
-    asking: tokio::sync::Mutex<()>,
+    asking: Turns,
 }
 
 #[derive(Default)]
@@ -53,7 +54,7 @@ struct Redirection {
 
 impl Cluster {
     pub(crate) fn new(client: Client, seeds: Vec<Address>, new: NewNode) -> Self {
-        let (state, is_stale, asking) = (RwLock::default(), AtomicBool::new(true), tokio::sync::Mutex::default());
+        let (state, is_stale, asking) = (RwLock::default(), AtomicBool::new(true), Turns::new());
         Self { client, seeds, new, state, is_stale, asking }
     }
 
@@ -178,7 +179,7 @@ impl Cluster {
 
     /// Asks the nodes which slots they have, unless that has been done since `version`.
     async fn ask(&self, version: u64) -> Result<(), ConnectError> {
-        let _asking = self.asking.lock().await;
+        let _asking = self.asking.take(self.new.timeout).await;
         if self.read(|state| state.version) > version {
             return Ok(());
         }

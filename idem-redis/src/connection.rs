@@ -12,6 +12,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 use crate::checks::Checks;
 use crate::errors::{ConnectError, Error};
 use crate::link::{Link, LinkSource};
+use crate::turns::Turns;
 
 /// How often a step is sent at most.
 const MAX_ATTEMPTS: u32 = 3;
@@ -26,7 +27,7 @@ pub(crate) struct Connection {
     patience: Duration,
     current: Mutex<Option<Numbered>>,
     /// At most one connection is being made. A step that waits for it waits no longer than its deadline.
-    connecting: tokio::sync::Mutex<()>,
+    connecting: Turns,
     made: AtomicU64,
 }
 
@@ -104,7 +105,7 @@ impl Connection {
             timeout: timeout.saturating_add(wait),
             patience: wait.saturating_add(timeout / 2),
             current: Mutex::new(None),
-            connecting: tokio::sync::Mutex::new(()),
+            connecting: Turns::new(),
             made: AtomicU64::new(0),
         }
     }
@@ -222,7 +223,7 @@ impl Connection {
         if let Some(current) = self.current().clone() {
             return Ok((current, false));
         }
-        let _connecting = self.connecting.lock().await;
+        let _connecting = self.connecting.take(self.timeout).await;
         if let Some(current) = self.current().clone() {
             return Ok((current, false));
         }

@@ -106,6 +106,7 @@ mod node;
 mod replicas;
 mod scripts;
 mod store;
+mod turns;
 mod unconfirmed;
 mod value;
 mod waiting;

@@ -426,3 +426,20 @@ async fn a_connection_that_a_firewall_has_forgotten_costs_a_second_try_and_no_st
     proxy.forget();
     assert!(store.forget(&key(1)).await.unwrap());
 }
+
+/// As a future of `buffer_unordered` while its consumer does something else, or a task whose runtime is blocked.
+#[tokio::test]
+async fn a_step_that_is_not_polled_while_it_connects_keeps_no_other_from_connecting() {
+    let server = Redis::start().await;
+    let timeout = Duration::from_millis(500);
+    let store = RedisStore::builder(server.url()).prefix("shop").timeout(timeout).connect().await.unwrap();
+    server.say("CLIENT KILL TYPE normal").await;
+    server.stall();
+    let key = key(1);
+    let mut set_aside = Box::pin(store.inspect(&key));
+    assert!(tokio::time::timeout(timeout / 2, &mut set_aside).await.is_err(), "the server does not reply");
+    server.resume();
+    unavailable(begin(&store, 1).await);
+    until("another one connects", async || begin(&store, 1).await.is_ok()).await;
+    drop(set_aside);
+}
