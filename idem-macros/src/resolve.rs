@@ -230,7 +230,7 @@ fn in_flight(value: &Expr, private: &TokenStream) -> syn::Result<TokenStream> {
         _ if matches!(value::bare(value), Expr::Lit(_)) && value::string(value).is_none() => {
             "to refuse with a status, write for example `reject(423)`"
         }
-        _ => return Err(value::unknown(value, "value", &["reject", "wait(\"5s\")"])),
+        _ => return Err(value::unknown(value, "value", &["reject", "reject(423)", "wait(\"5s\")"])),
     };
     Err(syn::Error::new_spanned(value, message))
 }

@@ -61,7 +61,11 @@ pub(crate) fn read(value: &Expr, variables: Option<&Variables>) -> syn::Result<D
             let message = "a scope has one header at most: extract the other as an argument of the handler, and write a tuple, such as `scope = (tenant, user.id)`";
             return Err(syn::Error::new_spanned(second, message));
         }
-        (Some((header, _)), None) if global || !expressions.is_empty() => {
+        (Some((header, _)), None) if global => {
+            let message = "`global` is for all callers, and `header(..)` tells them apart: write one of the two, such as `scope = header(\"X-Tenant\")`";
+            return Err(syn::Error::new_spanned(header, message));
+        }
+        (Some((header, _)), None) if !expressions.is_empty() => {
             let message = "only `path` may be beside `header(..)`: extract the header as an argument of the handler, and write that argument, such as `scope = (tenant, user.id)`";
             return Err(syn::Error::new_spanned(header, message));
         }
@@ -75,9 +79,12 @@ pub(crate) fn read(value: &Expr, variables: Option<&Variables>) -> syn::Result<D
         }
         (None, _) => {
             if is_constant(&expressions, variables) {
-                let message = "this uses no argument of the handler, so it is the same for every request: write \
-                    `scope = global` for one scope that all callers share, `scope = header(\"Name\")`, or an expression over \
-                    the arguments, such as `scope = user.id`";
+                let shared = if path { "(global, path)" } else { "global" };
+                let message = format!(
+                    "this uses no argument of the handler, so it is the same for every request: write `scope = {shared}` for one \
+                     scope that all callers share, `scope = header(\"Name\")`, or an expression over the arguments, such as \
+                     `scope = user.id`"
+                );
                 return Err(syn::Error::new_spanned(value, message));
             }
             Owner::Arguments(expressions)

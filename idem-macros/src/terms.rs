@@ -73,11 +73,15 @@ pub(crate) fn fingerprint(sum: &Expr, private: &TokenStream, errors: &mut Errors
         let Some(part) = errors.keep(part(term.value, known)) else { continue };
         let repeated = match part {
             // Pointers are one part however they are spread over terms.
-            FingerprintTerm::JsonPointers(new) => new.into_iter().any(|pointer| !pointers.insert(pointer)),
-            part => !parts.insert(part),
+            FingerprintTerm::JsonPointers(new) => {
+                let repeated = pointer_among(term.value, &pointers);
+                pointers.extend(new);
+                repeated
+            }
+            part => (!parts.insert(part)).then_some(term.value),
         };
-        if repeated {
-            errors.at(term.value, "this is part of the fingerprint already: remove it here");
+        if let Some(repeated) = repeated {
+            errors.at(repeated, "this is part of the fingerprint already: remove it here");
         }
     }
     if !pointers.is_empty() {
@@ -117,6 +121,12 @@ fn part(term: &Expr, known: &[&str]) -> syn::Result<FingerprintTerm> {
         }
         _ => Err(value::unknown(term, "term", known)),
     }
+}
+
+/// Returns the first pointer of a term that is among those of earlier terms.
+fn pointer_among<'a>(term: &'a Expr, pointers: &BTreeSet<String>) -> Option<&'a Expr> {
+    let (_, arguments) = value::call(term)?;
+    arguments.iter().find(|argument| value::string(argument).is_some_and(|pointer| pointers.contains(&pointer.value())))
 }
 
 fn pointers(term: &Expr, arguments: &Punctuated<Expr, Token![,]>) -> syn::Result<FingerprintTerm> {

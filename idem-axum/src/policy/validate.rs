@@ -148,7 +148,9 @@ const fn replayable(name: &str) -> Check {
         return Err(wrong);
     }
     if is_among(name, NEVER_REPLAYED) {
-        return Err("this header belongs to one connection or one exchange, and no replay has it: choose another name");
+        return Err(
+            "this header belongs to one connection or one exchange, and no replay has it: write another name, such as `X-Replay-Info`",
+        );
     }
     Ok(())
 }
@@ -160,7 +162,7 @@ pub(crate) const fn added_header(name: &str) -> Check {
     }
     if is_among(name, OF_THE_RECORD) {
         return Err(
-            "a replay has this header as it was recorded, and it describes the recorded response: choose another name",
+            "a replay has this header as it was recorded, and it describes the recorded response: write another name, such as `X-Replay-Info`",
         );
     }
     Ok(())

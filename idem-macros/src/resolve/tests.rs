@@ -148,7 +148,7 @@ fn values_that_are_refused() {
     refused(quote!(scope = header()), "`header` takes one name");
     refused(quote!(scope = header(user)), "header name in quotes");
     refused(quote!(scope = (user.id, header("X"))), "only `path` may be beside");
-    refused(quote!(scope = (global, header("X"))), "only `path` may be beside");
+    refused(quote!(scope = (global, header("X"))), "write one of the two");
     refused(quote!(scope = (header("X"), header("Y"))), "one header at most");
     refused(quote!(scope = (path, path)), "`path` is part of the scope already");
     for constant in
@@ -160,11 +160,11 @@ fn values_that_are_refused() {
     refused(quote!(scope = (1, user.id()?)), "cannot use `.await`, `?` or `return`");
     refused(quote!(in_flight = rejct), "did you mean `reject`?");
     refused(quote!(in_flight = wiat), "did you mean `wait(\"5s\")`?");
-    refused(quote!(in_flight = "wait"), "write one of `reject` and `wait(\"5s\")`");
+    refused(quote!(in_flight = "wait"), "write one of `reject`, `reject(423)` and `wait(\"5s\")`");
     refused(quote!(in_flight = "reject"), "remove the quotes: write `reject`");
     refused(quote!(in_flight = 423), "write for example `reject(423)`");
     refused(quote!(in_flight = (reject)), "parentheses");
-    refused(quote!(in_flight = a::b), "write one of `reject` and `wait(\"5s\")`");
+    refused(quote!(in_flight = a::b), "write one of `reject`, `reject(423)` and `wait(\"5s\")`");
     refused(quote!(in_flight = reject(300)), "from 400 to 599, or from 200 to 299");
     refused(quote!(in_flight = reject(199)), "from 400 to 599, or from 200 to 299");
     refused(quote!(in_flight = reject(600)), "from 400 to 599, or from 200 to 299");
