@@ -49,11 +49,12 @@
 //! the parts of the request that a retry must repeat. The *record* is the stored response, and a *replay* is a response made from the
 //! record. These guarantees hold for one scope and key, until the record expires:
 //!
-//! - **Once.** The handler starts at most once, unless its policy or the handler itself allows more.
+//! - **Once.** The handler starts at most once, unless its policy, the handler itself or an operator allows more, or the request's body
+//!   did not arrive whole.
 //! - **To the end.** A client that disconnects does not stop the handler.
 //! - **The same bytes.** A replay has the recorded status, headers, body and trailers.
-//! - **Never another caller's.** No caller gets another caller's record, unless the scope is `global`. A request with another fingerprint
-//!   or to another endpoint is refused, even while the first one runs.
+//! - **Never another caller's.** No caller gets another caller's record, if callers differ by `Authorization`, by `Cookie`, or by the
+//!   declared [scope](guide::scopes). A request with another fingerprint or to another endpoint is refused, even while the first one runs.
 //! - **Extractors first.** Every extractor runs on every request, replays included.
 //! - **Refuse rather than guess.** If these promises cannot be kept, the handler does not run, and the client gets a clear error.
 //!
@@ -73,12 +74,12 @@
 //! | [`Policies`] | publishing the rules for clients |
 //! | [`Store`] | the trait to implement for your own store |
 //!
-//! The [`guide`] has a page for each question that comes up later: [fingerprints](guide::fingerprints),
-//! [scopes and rotating tokens](guide::scopes), [layers and sessions](guide::layers), [what is recorded](guide::recording),
-//! [crashes](guide::crashes), [exactly once](guide::exactly_once), [stores behind a load balancer](guide::stores),
-//! [deployments](guide::deployments), [webhooks and jobs](guide::jobs), [tests](guide::testing),
-//! [running it](guide::operating), [observing](guide::observing), [known APIs](guide::apis), and
-//! [what client authors must know](guide::clients).
+//! The [`guide`] has a page for each question that comes up later: [fingerprints](guide::fingerprints), [scopes and rotating
+//! tokens](guide::scopes), [layers and sessions](guide::layers), [what is recorded](guide::recording), [the states of a
+//! key](guide::states), [crashes](guide::crashes), [exactly once](guide::exactly_once), [stores behind a load balancer](guide::stores),
+//! [deployments](guide::deployments), [webhooks and jobs](guide::jobs), [tests](guide::testing), [running it](guide::operating),
+//! [observing and rolling out](guide::observing), [axum](guide::axum), [publishing the rules](guide::publishing),
+//! [migrating](guide::migrating), [known APIs](guide::apis), and [what client authors must know](guide::clients).
 
 mod call;
 mod context;

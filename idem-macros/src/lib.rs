@@ -100,7 +100,7 @@ use proc_macro::TokenStream;
 ///
 /// ```ignore
 /// // For webhooks: the extractor of `event` has verified the signature.
-/// #[idempotent(key = event.id, policy = Policy::WEBHOOK)]
+/// #[idempotent(key = event.id, policy = Policy::WEBHOOK, required)]
 /// async fn receive(event: StripeEvent) -> StatusCode {
 ///     process(event).await
 /// }
@@ -117,8 +117,8 @@ use proc_macro::TokenStream;
 ///
 /// # Plain functions
 ///
-/// With `engine` the attribute makes a plain async function run at most once for its key. It keeps its arguments, its `Ok` value is
-/// recorded, and it returns a refusal as its error:
+/// With `engine` the attribute makes a plain async function succeed at most once for its key. It keeps its arguments, its `Ok` value is
+/// recorded, and it returns a refusal as its error. After an `Err` or a panic the next call runs it again:
 ///
 /// ```ignore
 /// #[idempotent(engine = app.idempotency, scope = "ship", key = order.id, ttl = "7d")]
@@ -141,10 +141,10 @@ use proc_macro::TokenStream;
 ///
 /// - The function can be mounted on a router, but no longer called with its arguments. Move code that is also called from
 ///   elsewhere into another function.
-/// - The handler runs in its own task, to its end even if the client disconnects. It must be `Send`, and task-locals of the
-///   request's task are not visible in it.
-/// - If `key` or `scope` is an expression, a value that no pattern binds, such as the second one of `(user, _)`, is dropped before the
-///   handler ends.
+/// - If the request has a key, the handler runs in its own task, to its end even if the client disconnects. It must be `Send`, and
+///   task-locals of the request's task are not visible in it. Without a key it runs as it would without the attribute.
+/// - If `key` or `scope` is an expression, do not keep a guard in `_`. In `(user, _)` the second value is dropped before the handler ends.
+///   Give it a name, such as `_guard`.
 ///
 /// ## Generic functions
 ///
