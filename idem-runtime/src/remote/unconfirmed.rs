@@ -87,7 +87,7 @@ impl<R: ReleaseUnconfirmed> UnconfirmedClaims<R> {
 
     /// Returns a guard for a `begin` that is about to be sent. If it is dropped while the claim is
     /// [in doubt](UnconfirmedGuard::in_doubt), the claim is followed up in a task of the current runtime, or of the one in which the
-    /// next claim is.
+    /// next claim is, or a [drain](Self::drained).
     pub fn guard(&self, claim: R::Claim, lease: Duration) -> UnconfirmedGuard<'_, R> {
         UnconfirmedGuard { claims: self, claim: Some(claim), lease, in_doubt: InDoubt::default() }
     }
@@ -96,8 +96,18 @@ impl<R: ReleaseUnconfirmed> UnconfirmedClaims<R> {
     ///
     /// Cancel safe: dropping the future only stops the waiting.
     pub async fn drained(&self) {
+        let mut count = self.shared.count.subscribe();
+        if *count.borrow_and_update() > 0 {
+            self.ensure_running();
+        }
         // The sender lives as long as this value does, so there is no error.
-        let _ = self.shared.count.subscribe().wait_for(|count| *count == 0).await;
+        let _ = count.wait_for(|count| *count == 0).await;
+    }
+
+    fn ensure_running(&self) {
+        if Handle::try_current().is_ok() {
+            self.task.ensure_running(|| Arc::clone(&self.shared).run());
+        }
     }
 
     fn follow_up(&self, claim: R::Claim, lease: Duration) {
@@ -110,9 +120,7 @@ impl<R: ReleaseUnconfirmed> UnconfirmedClaims<R> {
             _counted: Counted::new(&self.shared.count),
         });
         self.shared.added.notify_one();
-        if Handle::try_current().is_ok() {
-            self.task.ensure_running(|| Arc::clone(&self.shared).run());
-        }
+        self.ensure_running();
     }
 }
 
@@ -299,6 +307,7 @@ mod tests {
     use tokio::time::sleep;
 
     use super::*;
+    use crate::wait::within;
 
     const LEASE: Duration = Duration::from_secs(30);
 
@@ -378,6 +387,15 @@ mod tests {
             claims.drained().await;
         });
         assert_eq!(tries.load(SeqCst), 2);
+    }
+
+    #[test]
+    fn a_drain_follows_up_a_claim_whose_runtime_has_ended() {
+        let (claims, tries) = claims(1);
+        let runtime = || tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        runtime().block_on(async { leave_in_doubt(&claims, ()) });
+        runtime().block_on(within("the drain", claims.drained()));
+        assert_eq!(tries.load(SeqCst), 1);
     }
 
     /// A server that does not reply before `end`, and then holds `held`.
