@@ -1,4 +1,4 @@
-//! One at a time, but never behind one that stands still.
+//! One at a time, but never behind one that is not polled.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
