@@ -101,3 +101,15 @@ fn timestamp<D: Dialect>(ticks: i64) -> Timestamp {
     let nanos = u128::from(ticks.unsigned_abs()) * D::TICK.as_nanos();
     Timestamp::from_nanos(if ticks < 0 { 0 } else { u64::try_from(nanos).unwrap_or(u64::MAX) })
 }
+
+#[cfg(all(test, feature = "sqlite"))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_time_before_1970_is_its_beginning() {
+        for (ticks, nanos) in [(-2, 0), (0, 0), (2, 2_000_000), (i64::MAX, u64::MAX)] {
+            assert_eq!(timestamp::<sqlx::Sqlite>(ticks), Timestamp::from_nanos(nanos), "{ticks}");
+        }
+    }
+}

@@ -223,3 +223,17 @@ async fn first_connection(executor: &Executor<Sqlite>) -> Result<(), ConnectErro
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_setting_that_cannot_work_is_refused() {
+        let builder = SqliteStoreBuilder::new;
+        for refused in [builder().max_readers(0), builder().cleanup_batch(0), builder().max_bytes(PAGE - 1)] {
+            assert!(matches!(refused.check(), Err(ConnectError::Setting(_))), "{refused:?}");
+        }
+        builder().max_readers(1).cleanup_batch(1).max_bytes(PAGE).check().unwrap();
+    }
+}

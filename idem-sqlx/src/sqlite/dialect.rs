@@ -135,3 +135,81 @@ impl sealed::Dialect for Sqlite {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::borrow::Cow;
+    use std::fmt;
+
+    use sqlx::error::{DatabaseError, ErrorKind};
+
+    use super::*;
+    use crate::dialect::sealed::Dialect;
+
+    /// An error with this code and this text.
+    #[derive(Debug)]
+    struct Raised(&'static str, &'static str);
+
+    impl fmt::Display for Raised {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str(self.1)
+        }
+    }
+
+    impl std::error::Error for Raised {}
+
+    impl DatabaseError for Raised {
+        fn message(&self) -> &str {
+            self.1
+        }
+
+        fn code(&self) -> Option<Cow<'_, str>> {
+            Some(self.0.into())
+        }
+
+        fn as_error(&self) -> &(dyn std::error::Error + Send + Sync + 'static) {
+            self
+        }
+
+        fn as_error_mut(&mut self) -> &mut (dyn std::error::Error + Send + Sync + 'static) {
+            self
+        }
+
+        fn into_error(self: Box<Self>) -> Box<dyn std::error::Error + Send + Sync + 'static> {
+            self
+        }
+
+        fn kind(&self) -> ErrorKind {
+            ErrorKind::Other
+        }
+    }
+
+    fn raised(code: &'static str, text: &'static str) -> sqlx::Error {
+        sqlx::Error::Database(Box::new(Raised(code, text)))
+    }
+
+    #[test]
+    fn an_error_means_what_its_code_says() {
+        let problem = |code, text| Sqlite::problem(raised(code, text), "t");
+        // The last one is BUSY_SNAPSHOT.
+        for code in ["5", "6", "517"] {
+            assert!(matches!(problem(code, "locked"), Problem::Busy(_)), "{code}");
+        }
+        assert!(matches!(problem("8", "read-only"), Problem::ReadOnly));
+        assert!(matches!(problem("13", "full"), Problem::Full(_)));
+        assert!(matches!(problem("1", "no such table: t"), Problem::TableMissing { table } if table == "t"));
+        for (code, text) in [("1", "no such column: c"), ("26", "not a database")] {
+            assert!(matches!(problem(code, text), Problem::Refused(_)), "{code}");
+        }
+        for error in [sqlx::Error::WorkerCrashed, std::io::Error::other("gone").into()] {
+            assert!(matches!(Sqlite::problem(error, "t"), Problem::Broken(_)));
+        }
+    }
+
+    #[test]
+    fn a_transaction_is_gone_if_its_savepoint_is() {
+        let state = |text| Sqlite::transaction_state(&raised("1", text));
+        assert_eq!(state("no such savepoint: idem"), TransactionState::Gone);
+        assert_eq!(state("cannot commit"), TransactionState::Open);
+    }
+}
