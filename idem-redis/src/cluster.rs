@@ -313,6 +313,28 @@ fn slot(key: &str) -> u16 {
 mod tests {
     use super::*;
 
+    #[tokio::test]
+    async fn each_slot_of_a_range_has_its_node_and_a_page_of_keys_comes_from_each() {
+        let at = |host: &str| Address { host: host.into(), port: 6379 };
+        let (prefix, timeout) = ("idem".to_owned(), Duration::from_secs(1));
+        let new = NewNode { texts: [""; 8], prefix, durability: crate::Durability::None, timeout };
+        let cluster = Cluster::new(Client::open("redis://b").unwrap(), vec![at("b")], new);
+        assert!(cluster.subscriber().is_none());
+        for version in 1..3 {
+            cluster.set(vec![(0, 99, at("b")), (100, SLOTS - 1, at("a"))]);
+            assert_eq!(cluster.read(|state| state.version), version);
+        }
+        for (slot, host) in [(0, "b"), (99, "b"), (100, "a"), (SLOTS - 1, "a")] {
+            let found = cluster.read(|state| state.slots[usize::from(slot)].clone());
+            assert_eq!(found, Some(at(host)), "{slot}");
+        }
+        assert!(cluster.subscriber().is_some());
+        cluster.is_stale.store(false, Ordering::SeqCst);
+        let primaries = cluster.primaries(Instant::now() + timeout).await.unwrap();
+        let names: Vec<_> = primaries.iter().map(|(name, _)| name.as_str()).collect();
+        assert_eq!(names, ["a:6379", "b:6379"]);
+    }
+
     #[test]
     fn slots_are_those_of_the_specification() {
         // CLUSTER KEYSLOT of a server says so.

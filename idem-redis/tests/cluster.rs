@@ -95,6 +95,24 @@ async fn slot_moves(cluster: &RedisCluster) {
 }
 
 #[tokio::test]
+async fn a_step_waits_for_a_slot_that_no_node_has_for_a_moment() {
+    let cluster = RedisCluster::start().await;
+    let store = builder(&cluster).connect().await.unwrap();
+    claim(&store, 1).await.release().await.unwrap();
+    let (owner, slot) = owner(&cluster, 1).await;
+    ok(owner, &format!("CLUSTER DELSLOTS {slot}")).await;
+    let step = tokio::spawn({
+        let store = store.clone();
+        async move { begin(&store, 1).await }
+    });
+    let refused = async || owner.say("INFO errorstats").await.contains("errorstat_CLUSTERDOWN");
+    until("the step is refused", refused).await;
+    ok(owner, &format!("CLUSTER ADDSLOTS {slot}")).await;
+    let begun = step.await.unwrap();
+    assert!(matches!(begun, Ok(Begin::Claimed(_))), "{begun:?}");
+}
+
+#[tokio::test]
 async fn a_failover_keeps_what_the_replica_has() {
     let mut cluster = RedisCluster::start().await;
     let durability = Durability::Replicas { count: 1, within: Duration::from_secs(2) };
