@@ -1,5 +1,6 @@
 //! What an operator sees: one span for each protected request, and events at the level that fits.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::State;
@@ -7,8 +8,8 @@ use axum::http::StatusCode;
 use axum::routing::{any, post};
 use axum::{Json, Router};
 use idem_axum::{
-    Begin, BeginOptions, Claim, Fingerprint, Idempotency, IdempotencyBuilder, MemoryClaim, MemoryStore, Policy, Record,
-    StorageKey, Store, StoreError, idempotent,
+    Begin, BeginOptions, Claim, Clock, Fingerprint, Idempotency, IdempotencyBuilder, MemoryClaim, MemoryStore, Policy,
+    Record, StorageKey, Store, StoreCapabilities, StoreError, idempotent,
 };
 use idem_testkit::intercept::{Hooks, Intercept};
 use idem_tests::{Ask, CapturedSpan, Faults, Probe, Setup, Spans, post as send};
@@ -317,4 +318,30 @@ async fn each_step_of_a_claim_is_an_event_within_the_span() {
         events.iter().all(|event| event.within == ["idempotency"] && event.get("key") == span.get("key")),
         "{events:?}"
     );
+}
+
+/// A store that other processes may use as well.
+struct Shared;
+
+impl Hooks<MemoryStore> for Shared {
+    fn attach(&self, store: &MemoryStore, clock: &Arc<dyn Clock>) -> StoreCapabilities {
+        StoreCapabilities { claims_live_with_owner: false, ..store.attach(clock) }
+    }
+}
+
+fn warnings(build: impl FnOnce() -> Idempotency) -> Vec<String> {
+    let (spans, _guard) = Spans::capture();
+    let idempotency = build();
+    drop(idempotency.clone());
+    let events = spans.events("idem_runtime").into_iter().filter(|event| event.level == Level::WARN);
+    events.map(|event| event.get("message").unwrap_or_default().to_owned()).collect()
+}
+
+#[tokio::test]
+async fn an_engine_over_a_shared_store_without_a_namespace_warns_once() {
+    let shared = || Idempotency::builder(Intercept::new(MemoryStore::new(), Shared));
+    let warned = warnings(|| shared().build());
+    assert!(matches!(&warned[..], [warning] if warning.contains("no namespace is set")), "{warned:?}");
+    let quiet = [warnings(|| shared().namespace("orders").build()), warnings(Idempotency::in_memory)];
+    assert_eq!(quiet, [const { Vec::<String>::new() }; 2]);
 }
