@@ -347,6 +347,15 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn the_number_of_replays_is_not_known_since_those_from_here_are_not_counted() {
+        let (store, behind, _clock) = cached();
+        complete(&store).await;
+        assert!(matches!(begin(&store, &FINGERPRINT).await, Begin::Completed(_)));
+        assert_eq!(behind.inspect(&KEY).await.unwrap().unwrap().replays, Some(0));
+        assert_eq!(store.inspect(&KEY).await.unwrap().unwrap().replays, None);
+    }
+
+    #[tokio::test]
     async fn what_another_process_completed_is_always_asked_for() {
         let (store, behind, _clock) = cached();
         let Begin::Claimed(claim) = begin(&behind, &FINGERPRINT).await else { panic!("a free key") };
