@@ -400,7 +400,7 @@ impl Core {
                 };
             }
             let ttl = ttl.or(found.execution_info().map(ExecutionInfo::ttl)).unwrap_or(Rules::DEFAULT.ttl);
-            let rules = Rules { ttl, abandoned: Abandoned::Rerun, ..Rules::DEFAULT };
+            let rules = Rules { abandoned: Abandoned::Rerun, ..Rules::DEFAULT };
             let attempt = Attempt::new(key, *found.fingerprint(), rules);
             let mut options = BeginOptions::new(self.lease, ttl);
             options.info = found.execution_info().cloned();
