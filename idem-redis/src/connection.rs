@@ -26,7 +26,7 @@ pub(crate) struct Connection {
     /// How long a step waits for a reply before it also tries a new connection.
     patience: Duration,
     current: Mutex<Option<Numbered>>,
-    /// At most one connection is being made. A step that waits for it waits no longer than its deadline.
+    /// One step makes a connection, unless it is not polled. The others wait for it, but no longer than their deadlines.
     connecting: Turns,
     made: AtomicU64,
 }

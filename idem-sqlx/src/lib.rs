@@ -100,8 +100,6 @@ mod transaction;
 #[cfg(all(feature = "axum", feature = "_database"))]
 mod tx;
 #[cfg(feature = "_database")]
-mod watches;
-
 #[cfg(feature = "_database")]
 pub use claim::SqlClaim;
 #[cfg(feature = "_database")]

@@ -3,6 +3,7 @@
 use std::convert::Infallible;
 use std::fmt;
 use std::future::Future;
+use std::mem;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -12,7 +13,7 @@ use idem_runtime::{
     Begin, BeginOptions, Clock, ExecutionInfo, Fingerprint, KeyPage, Record, StorageKey, Store, StoreCapabilities,
     StoreError, StoredEntry,
 };
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
 
 use crate::claim::{ClaimKind, ClaimReleaser, LeasedClaim, SqlClaim, announce, retention};
 use crate::cleanup;
@@ -22,7 +23,6 @@ use crate::execute::{Executor, key_value};
 use crate::replay_count::ReplayCounter;
 use crate::rows::{self, BeginRow};
 use crate::transaction::{OpenTransaction, Running, Transactions, policy_lock};
-use crate::watches::{Turn, Watches};
 
 /// How often `begin` looks again if, each time, another request changed the key.
 const MAX_ATTEMPTS: usize = 16;
@@ -30,10 +30,10 @@ const MAX_ATTEMPTS: usize = 16;
 /// How many rows are read for a page of unknown outcomes.
 const MAX_SCANNED: i64 = 1000;
 
-/// The pause before the database is asked again whether a claim has ended; it doubles up to [`MAX_WAIT_PAUSE`], which is how
-/// late a waiter is at most if nothing wakes it.
-const FIRST_WAIT_PAUSE: Duration = Duration::from_millis(10);
-const MAX_WAIT_PAUSE: Duration = Duration::from_millis(500);
+/// How long waiters wait for a claim whose lease the database could not be asked for.
+const ERROR_PAUSE: Duration = Duration::from_millis(500);
+/// Of a claim that is a transaction: it has no lease.
+const NO_LIMIT: Duration = Duration::MAX;
 
 /// Claims and records in a table of an SQL database: a [`PostgresStore`](crate::PostgresStore) or a
 /// [`SqliteStore`](crate::SqliteStore), whose pages say what is particular to each.
@@ -61,7 +61,6 @@ struct StoreInner<D: Dialect> {
     location: Arc<D::Location>,
     executor: Arc<Executor<D>>,
     waiters: Arc<Waiters>,
-    watches: Watches,
     listener: Listener,
     unconfirmed: Arc<UnconfirmedClaims<ClaimReleaser<D>>>,
     /// `None` if replays are not counted.
@@ -118,7 +117,6 @@ impl<D: Dialect> SqlStore<D> {
             cleanup_batch,
             running: Arc::new(Running::new(Arc::clone(&waiters))),
             waiters,
-            watches: Watches::default(),
             transactions: pool.map(Transactions::new),
             database: Mutex::default(),
         };
@@ -248,19 +246,12 @@ impl<D: Dialect> SqlStore<D> {
     }
 
     /// Returns the time that is left of the lease of a claim in flight.
-    async fn lease_left(
-        &self,
-        turn: &Turn<'_>,
-        key: &StorageKey,
-        sql: &Arc<str>,
-    ) -> Result<Option<Duration>, DatabaseError> {
-        turn.asks();
+    async fn lease_left(&self, key: &StorageKey, sql: &Arc<str>) -> Result<Option<Duration>, DatabaseError> {
         let result = self.inner.executor.read(Step::Wait, sql, &[key_value(key)]).await?;
         let Some(row) = result.rows.first() else {
-            turn.asks();
             // Whether it has this fingerprint or another one does not matter.
             let holder = self.holder(key, &Fingerprint::from_bytes([0; 32]), None).await?;
-            return Ok(holder.map(|_| MAX_WAIT_PAUSE));
+            return Ok(holder.map(|_| NO_LIMIT));
         };
         let left = rows::number::<D>(row).map_err(|problem| DatabaseError { step: Step::Wait, problem })?;
         // At least a moment: the lease may end within the unit that is counted.
@@ -351,33 +342,30 @@ impl<D: Dialect> Store for SqlStore<D> {
     }
 
     /// Resolves when the claim under `key` has ended, or its lease. One of the requests that wait for it polls the database, and
-    /// earlier if it is woken.
+    /// earlier if it is told to.
     async fn ended(&self, key: &StorageKey) {
-        let StoreInner { location, executor, waiters, watches, listener, .. } = &*self.inner;
-        let watcher = watches.join(key);
-        let Some(turn) = watcher.turn(executor.timeout + 2 * MAX_WAIT_PAUSE).await else { return };
-        let mut waiter = waiters.register(key);
-        D::ensure_listening(listener, location, waiters);
+        let StoreInner { location, executor, waiters, listener, .. } = &*self.inner;
         let mut sql = &executor.statements.wait;
-        let mut pause = FIRST_WAIT_PAUSE;
-        loop {
-            let left = match self.lease_left(&turn, key, sql).await {
-                // A transaction is woken for, unless it is of another process.
-                _ if self.inner.running.fingerprint(key).is_some() => MAX_WAIT_PAUSE,
-                Ok(Some(left)) => left,
-                Ok(None) => break,
-                Err(error) => {
-                    // `begin` will report the error. Not at once, or many waiters would keep the database busy with it.
-                    tracing::debug!(%key, %error, "could not ask whether a claim has ended");
-                    sleep(jitter(MAX_WAIT_PAUSE)).await;
-                    break;
+        // It may ask twice.
+        let longest = executor.timeout.saturating_mul(2);
+        let ask = || {
+            D::ensure_listening(listener, location, waiters);
+            let sql = mem::replace(&mut sql, &executor.statements.poll);
+            async move {
+                match self.lease_left(key, sql).await {
+                    // A transaction is woken for, unless it is of another process.
+                    _ if self.inner.running.fingerprint(key).is_some() => Some(NO_LIMIT),
+                    Ok(left) => left,
+                    Err(error) => {
+                        // `begin` will report the error. Not at once, or many waiters would keep the database busy with it.
+                        tracing::debug!(%key, %error, "could not ask whether a claim has ended");
+                        sleep(jitter(ERROR_PAUSE)).await;
+                        None
+                    }
                 }
-            };
-            sql = &executor.statements.poll;
-            let _ = timeout(jitter(pause).min(left), waiter.woken()).await;
-            pause = (pause * 2).min(MAX_WAIT_PAUSE);
-        }
-        turn.end();
+            }
+        };
+        waiters.ended(key, longest, ask).await;
     }
 
     async fn forget(&self, key: &StorageKey) -> Result<bool, StoreError> {

@@ -4,7 +4,7 @@
 //! |---|---|
 //! | [`OwnerToken`] | the random token that makes a claim one owner's |
 //! | [`UnconfirmedClaims`] | claims that may have been granted although no acknowledgement arrived: they are released |
-//! | [`Waiters`], [`Listener`] | the requests in this process that wait for claims of other processes to end |
+//! | [`Waiters`], [`Listener`] | the requests in this process that wait for claims to end, of which one asks the store |
 //! | [`jitter`] | pauses that processes do not take at the same time |
 
 mod jitter;
@@ -17,4 +17,4 @@ pub use jitter::jitter;
 pub use listener::Listener;
 pub use owner::OwnerToken;
 pub use unconfirmed::{InDoubt, ReleaseUnconfirmed, UnconfirmedClaims, UnconfirmedGuard};
-pub use waiters::{Waiter, Waiters};
+pub use waiters::Waiters;

@@ -1,66 +1,150 @@
-//! The requests in this process that wait for claims of other processes to end.
+//! The requests in this process that wait for claims to end. Of those that wait for one claim, one asks the store.
 
 use std::collections::HashMap;
-use std::collections::hash_map::Entry;
-use std::future::pending;
+use std::future::Future;
+use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
-use tokio::sync::{Notify, watch};
+use tokio::sync::Notify;
+use tokio::time::{Instant, sleep, timeout};
 
 use crate::key::StorageKey;
+use crate::remote::jitter;
 
-/// The keys whose claims are waited for. Those who wait ask the store now and then, and sooner if they are
-/// [woken](Self::wake): a message may be lost, and nothing depends on it.
+/// The pause before the store is asked again: short at first, for handlers that end soon.
+const FIRST_PAUSE: Duration = Duration::from_millis(10);
+const MAX_PAUSE: Duration = Duration::from_millis(500);
+
+/// The keys whose claims are waited for. One of the requests that wait for a key asks the store now and then, and at once if it is
+/// told [to ask](Self::ask). A message that a claim has ended [wakes](Self::wake) all of them. Nothing depends on a message: it may
+/// be lost.
+///
+/// No one depends on one that is not polled, such as a request whose runtime is blocked: if the one that asks has not done so for too
+/// long, another one asks.
 ///
 /// ```
-/// use std::sync::Arc;
+/// use std::time::Duration;
 /// use idem_runtime::StorageKey;
 /// use idem_runtime::remote::Waiters;
 ///
 /// # #[tokio::main(flavor = "current_thread")]
 /// # async fn main() {
-/// let (waiters, key) = (Arc::new(Waiters::default()), StorageKey::from_bytes([7; 32]));
-/// let mut waiter = waiters.register(&key);
-/// // .. ask the store whether the claim has ended; if it has not: ..
-/// waiters.wake(&key);
-/// waiter.woken().await;
+/// let (waiters, key) = (Waiters::default(), StorageKey::from_bytes([7; 32]));
+/// let mut leases = [Some(Duration::from_secs(30)), None].into_iter();
+/// // .. ask the store how long the lease of the claim still runs; it is gone the second time ..
+/// waiters.ended(&key, Duration::from_secs(5), || std::future::ready(leases.next().flatten())).await;
+/// assert!(waiters.is_empty());
 /// # }
 /// ```
 #[derive(Debug, Default)]
 pub struct Waiters {
-    keys: Mutex<HashMap<StorageKey, watch::Sender<()>>>,
+    keys: Mutex<HashMap<StorageKey, Awaited>>,
     changed: Notify,
 }
 
+/// A key that is waited for, until its claim may have ended.
+#[derive(Debug, Default)]
+struct Awaited {
+    /// Those who wait know by them for which claim they do.
+    signals: Arc<Signals>,
+    waiters: usize,
+    /// How often another waiter has begun to ask.
+    turn: u64,
+    /// When the one whose turn it is has begun to ask. `None` if it is no one's.
+    asked: Option<Instant>,
+}
+
+#[derive(Debug, Default)]
+struct Signals {
+    /// Something has changed for all who wait.
+    all: Notify,
+    /// The store is to be asked now.
+    ask: Notify,
+}
+
+/// A request that waits, until this is dropped.
+struct Waiter<'a> {
+    waiters: &'a Waiters,
+    key: StorageKey,
+    signals: Arc<Signals>,
+    /// The turn that it took last.
+    turn: Option<u64>,
+}
+
+/// What a waiter does next.
+enum Next {
+    /// The claim may have ended.
+    Return,
+    Ask,
+    /// Another one asks. If it does not for this time, it is not polled.
+    Wait(Duration),
+}
+
 impl Waiters {
-    fn lock(&self) -> MutexGuard<'_, HashMap<StorageKey, watch::Sender<()>>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<StorageKey, Awaited>> {
         self.keys.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Registers a waiter. It misses no wake-up from now on, so register first and ask the store then.
-    pub fn register(self: &Arc<Self>, key: &StorageKey) -> Waiter {
-        let woken = match self.lock().entry(*key) {
-            Entry::Occupied(known) => known.get().subscribe(),
-            Entry::Vacant(new) => {
-                let woken = new.insert(watch::Sender::new(())).subscribe();
-                self.changed.notify_one();
-                woken
+    /// Waits until the claim under `key` may have ended. If no other request asks the store, this one does: `ask` takes no longer than
+    /// `longest`, and returns for how long the claim's lease still runs, or `None` if there is no claim.
+    ///
+    /// Cancel safe: if the one that asks is dropped, another one asks.
+    pub async fn ended<F>(&self, key: &StorageKey, longest: Duration, mut ask: impl FnMut() -> F)
+    where
+        F: Future<Output = Option<Duration>>,
+    {
+        let mut waiter = self.join(key);
+        let signals = Arc::clone(&waiter.signals);
+        let mut pause = FIRST_PAUSE;
+        loop {
+            // From now on it misses no change.
+            let mut changed = pin!(signals.all.notified());
+            changed.as_mut().enable();
+            match waiter.next(longest.saturating_add(2 * MAX_PAUSE)) {
+                Next::Return => return,
+                Next::Wait(most) => drop(timeout(most, changed).await),
+                Next::Ask => {
+                    let Some(left) = ask().await else { return waiter.end() };
+                    tokio::select! {
+                        () = sleep(jitter(pause).min(left)) => pause = (pause * 2).min(MAX_PAUSE),
+                        () = signals.ask.notified() => {}
+                        () = changed => {}
+                    }
+                }
             }
-        };
-        Waiter { waiters: Arc::clone(self), key: *key, woken: Some(woken) }
+        }
+    }
+
+    fn join(&self, key: &StorageKey) -> Waiter<'_> {
+        let mut keys = self.lock();
+        let awaited = keys.entry(*key).or_insert_with(|| {
+            self.changed.notify_one();
+            Awaited::default()
+        });
+        awaited.waiters += 1;
+        Waiter { waiters: self, key: *key, signals: Arc::clone(&awaited.signals), turn: None }
     }
 
     /// Wakes those who wait for the claim under `key`: it may have ended.
     pub fn wake(&self, key: &StorageKey) {
-        if let Some(sender) = self.lock().get(key) {
-            sender.send_replace(());
+        if let Some(awaited) = self.lock().remove(key) {
+            self.changed.notify_one();
+            awaited.signals.all.notify_waiters();
         }
     }
 
-    /// Wakes everyone: a message may have been missed.
-    pub fn wake_all(&self) {
-        for sender in self.lock().values() {
-            sender.send_replace(());
+    /// Has the store be asked at once about the claim under `key`: a message may have been missed.
+    pub fn ask(&self, key: &StorageKey) {
+        if let Some(awaited) = self.lock().get(key) {
+            awaited.signals.ask.notify_one();
+        }
+    }
+
+    /// Has the store be asked at once about each claim.
+    pub fn ask_all(&self) {
+        for awaited in self.lock().values() {
+            awaited.signals.ask.notify_one();
         }
     }
 
@@ -83,83 +167,209 @@ impl Waiters {
     }
 }
 
-/// One who waits for the claim under a key, until it is dropped.
-#[derive(Debug)]
-pub struct Waiter {
-    waiters: Arc<Waiters>,
-    key: StorageKey,
-    /// Always there until the waiter is dropped.
-    woken: Option<watch::Receiver<()>>,
-}
+impl Waiter<'_> {
+    /// Finds what the request waits for, unless the claim may have ended.
+    fn awaited<'k>(&self, keys: &'k mut HashMap<StorageKey, Awaited>) -> Option<&'k mut Awaited> {
+        keys.get_mut(&self.key).filter(|awaited| Arc::ptr_eq(&awaited.signals, &self.signals))
+    }
 
-impl Waiter {
-    /// Resolves when the waiter was woken since it was registered, or since this resolved last.
-    ///
-    /// Cancel safe: a wake-up that was not returned is returned the next time.
-    pub async fn woken(&mut self) {
-        match &mut self.woken {
-            // The sender lives as long as a receiver does, so there is no error.
-            Some(woken) => drop(woken.changed().await),
-            None => pending().await,
+    /// Takes the turn if it is no one's, or of one that has asked the last time `longest` ago.
+    fn next(&mut self, longest: Duration) -> Next {
+        let mut keys = self.waiters.lock();
+        let Some(awaited) = self.awaited(&mut keys) else { return Next::Return };
+        if self.turn != Some(awaited.turn) {
+            let left = awaited.asked.map(|asked| longest.saturating_sub(asked.elapsed())).unwrap_or_default();
+            if !left.is_zero() {
+                return Next::Wait(left);
+            }
+            awaited.turn += 1;
+            self.turn = Some(awaited.turn);
+        }
+        awaited.asked = Some(Instant::now());
+        Next::Ask
+    }
+
+    /// Tells all others that the claim may have ended.
+    fn end(self) {
+        let mut keys = self.waiters.lock();
+        if self.awaited(&mut keys).is_some() {
+            keys.remove(&self.key);
+            self.waiters.changed.notify_one();
+            self.signals.all.notify_waiters();
         }
     }
 }
 
-impl Drop for Waiter {
+impl Drop for Waiter<'_> {
     fn drop(&mut self) {
         let mut keys = self.waiters.lock();
-        self.woken = None;
-        if keys.get(&self.key).is_some_and(|sender| sender.receiver_count() == 0) {
+        let Some(awaited) = self.awaited(&mut keys) else { return };
+        awaited.waiters -= 1;
+        if awaited.waiters == 0 {
             keys.remove(&self.key);
             self.waiters.changed.notify_one();
+        } else if self.turn == Some(awaited.turn) {
+            awaited.asked = None;
+            self.signals.all.notify_waiters();
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
+    use std::future::{Future, pending, ready};
+    use std::task::{Context, Poll, Waker};
+
+    use tokio::time::advance;
+
     use super::*;
 
     const ONE: StorageKey = StorageKey::from_bytes([1; 32]);
     const OTHER: StorageKey = StorageKey::from_bytes([2; 32]);
+    const LONGEST: Duration = Duration::from_secs(5);
+    const LEASE: Duration = Duration::from_secs(60);
 
-    async fn is_woken(waiter: &mut Waiter) -> bool {
-        tokio::select! {
-            biased;
-            () = waiter.woken() => true,
-            () = std::future::ready(()) => false,
+    type Wait<'a> = std::pin::Pin<Box<dyn Future<Output = ()> + 'a>>;
+
+    /// A claim, and how often each of two waiters has asked for it.
+    #[derive(Default)]
+    struct Claim {
+        has_ended: Cell<bool>,
+        asked: [Cell<usize>; 2],
+    }
+
+    impl Claim {
+        fn wait<'a>(&'a self, waiters: &'a Waiters, who: usize) -> Wait<'a> {
+            Box::pin(waiters.ended(&ONE, LONGEST, move || {
+                self.asked[who].set(self.asked[who].get() + 1);
+                ready((!self.has_ended.get()).then_some(LEASE))
+            }))
+        }
+
+        fn asked(&self) -> [usize; 2] {
+            self.asked.each_ref().map(Cell::take)
         }
     }
 
-    #[tokio::test]
-    async fn those_who_wait_for_a_key_are_woken_and_no_one_else() {
-        let waiters = Arc::new(Waiters::default());
-        let (mut first, mut second, mut other) =
-            (waiters.register(&ONE), waiters.register(&ONE), waiters.register(&OTHER));
+    /// Polls once, and returns whether the wait has ended.
+    fn has_ended(wait: &mut Wait<'_>) -> bool {
+        wait.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_ready()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_asks_for_all_and_pauses_for_longer_each_time() {
+        let (waiters, claim) = (Waiters::default(), Claim::default());
+        let (mut first, mut second) = (claim.wait(&waiters, 0), claim.wait(&waiters, 1));
+        for _ in 0..4000 {
+            assert!(!has_ended(&mut first) && !has_ended(&mut second));
+            advance(Duration::from_millis(1)).await;
+        }
+        let [asked, none] = claim.asked();
+        assert!((8..24).contains(&asked), "{asked} times in 4 s");
+        assert_eq!(none, 0);
+        claim.has_ended.set(true);
+        advance(MAX_PAUSE).await;
+        assert!(!has_ended(&mut second), "the first one asks");
+        assert!(has_ended(&mut first) && has_ended(&mut second));
+        assert!(waiters.is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn if_the_one_that_asks_leaves_another_one_asks() {
+        let (waiters, claim) = (Waiters::default(), Claim::default());
+        let (mut first, mut second) = (claim.wait(&waiters, 0), claim.wait(&waiters, 1));
+        assert!(!has_ended(&mut first) && !has_ended(&mut second));
+        assert_eq!(claim.asked(), [1, 0]);
+        drop(first);
+        assert!(!has_ended(&mut second));
+        assert_eq!(claim.asked(), [0, 1]);
+        drop(second);
+        assert!(waiters.is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_that_is_not_polled_holds_up_no_one_for_long() {
+        let (waiters, claim) = (Waiters::default(), Claim::default());
+        let (mut first, mut second) = (claim.wait(&waiters, 0), claim.wait(&waiters, 1));
+        assert!(!has_ended(&mut first));
+        advance(LONGEST).await;
+        assert!(!has_ended(&mut second));
+        assert_eq!(claim.asked(), [1, 0], "the first one may still ask");
+        advance(2 * MAX_PAUSE).await;
+        assert!(!has_ended(&mut second));
+        assert_eq!(claim.asked(), [0, 1]);
+        assert!(!has_ended(&mut first));
+        assert_eq!(claim.asked(), [0, 0], "it has lost its turn");
+        drop(first);
+        advance(MAX_PAUSE).await;
+        assert!(!has_ended(&mut second));
+        assert_eq!(claim.asked(), [0, 1], "the second one has kept it");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_lease_that_ends_sooner_shortens_the_pause() {
+        let (waiters, asked) = (Waiters::default(), Cell::new(0));
+        let mut wait: Wait<'_> = Box::pin(waiters.ended(&ONE, LONGEST, || {
+            asked.set(asked.get() + 1);
+            ready(Some(Duration::from_millis(1)))
+        }));
+        for _ in 0..10 {
+            assert!(!has_ended(&mut wait));
+            advance(Duration::from_millis(1)).await;
+        }
+        assert_eq!(asked.get(), 10);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_message_wakes_all_or_has_the_store_be_asked_at_once() {
+        let (waiters, claim) = (Waiters::default(), Claim::default());
+        let (mut first, mut second) = (claim.wait(&waiters, 0), claim.wait(&waiters, 1));
+        for ask in [|waiters: &Waiters| waiters.ask(&ONE), Waiters::ask_all] {
+            assert!(!has_ended(&mut first) && !has_ended(&mut second));
+            let _ = claim.asked();
+            waiters.ask(&OTHER);
+            waiters.wake(&OTHER);
+            assert!(!has_ended(&mut first) && !has_ended(&mut second));
+            assert_eq!(claim.asked(), [0, 0]);
+            ask(&waiters);
+            assert!(!has_ended(&mut first) && !has_ended(&mut second));
+            assert_eq!(claim.asked(), [1, 0]);
+        }
         waiters.wake(&ONE);
-        assert!(is_woken(&mut first).await && is_woken(&mut second).await);
-        assert!(!is_woken(&mut first).await && !is_woken(&mut other).await);
-        waiters.wake_all();
-        assert!(is_woken(&mut first).await && is_woken(&mut other).await);
+        let mut next = claim.wait(&waiters, 1);
+        assert!(!has_ended(&mut next), "it waits for the next claim");
+        assert!(has_ended(&mut second) && has_ended(&mut first));
+        assert!(!waiters.is_empty());
     }
 
     #[tokio::test]
+    async fn a_message_that_comes_while_the_store_is_asked_is_not_missed() {
+        for ask in [Waiters::wake, Waiters::ask] {
+            let (waiters, rounds) = (Waiters::default(), Cell::new(0));
+            let wait = waiters.ended(&ONE, LONGEST, || {
+                rounds.set(rounds.get() + 1);
+                ask(&waiters, &ONE);
+                ready((rounds.get() == 1).then_some(LEASE))
+            });
+            timeout(FIRST_PAUSE / 4, wait).await.unwrap();
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn a_key_is_listed_while_someone_waits_for_it_and_its_changes_are_told() {
-        let waiters = Arc::new(Waiters::default());
-        let changed = async || {
-            tokio::select! {
-                biased;
-                () = waiters.changed() => true,
-                () = std::future::ready(()) => false,
-            }
-        };
-        assert!(waiters.is_empty() && !changed().await);
-        let (first, second) = (waiters.register(&ONE), waiters.register(&ONE));
+        let waiters = Waiters::default();
+        let changed =
+            || matches!(pin!(waiters.changed()).poll(&mut Context::from_waker(Waker::noop())), Poll::Ready(()));
+        assert!(waiters.is_empty() && !changed());
+        let wait = || -> Wait<'_> { Box::pin(waiters.ended(&ONE, LONGEST, pending)) };
+        let (mut first, mut second) = (wait(), wait());
+        assert!(!has_ended(&mut first) && !has_ended(&mut second));
         assert_eq!(waiters.keys(), [ONE]);
-        assert!(changed().await && !changed().await);
+        assert!(changed() && !changed());
         drop(first);
-        assert!(!waiters.is_empty() && !changed().await, "another one waits");
+        assert!(!waiters.is_empty() && !changed(), "another one waits");
         drop(second);
-        assert!(waiters.is_empty() && changed().await);
+        assert!(waiters.is_empty() && changed());
     }
 }

@@ -45,13 +45,13 @@ async fn receive(location: &Location, waiters: &Waiters) -> Result<(), sqlx::Err
     listener.listen(&location.channel).await?;
     loop {
         // Notifications before this moment, or while the connection was lost, were missed.
-        waiters.wake_all();
+        waiters.ask_all();
         loop {
             match timeout(LINGER, listener.try_recv()).await {
                 Ok(notification) => match notification? {
                     Some(notification) => match parse_key(notification.payload()) {
                         Some(key) => waiters.wake(&key),
-                        None => waiters.wake_all(),
+                        None => waiters.ask_all(),
                     },
                     None => break,
                 },

@@ -335,7 +335,7 @@ pub(crate) fn policy_lock(key: &StorageKey, info: Option<&ExecutionInfo>) -> Opt
 }
 
 /// Returns whether the database has rolled the whole transaction back by itself, as SQLite does if a write finds no room on the disk,
-/// and nothing was written after that. `claimed` is the number of [`CHANGES`](sealed::Dialect::CHANGES) after the claim: if it is still
+/// and nothing was written after that. `claimed` is the number of [`CHANGES`](crate::dialect::sealed::Dialect::CHANGES) after the claim: if it is still
 /// the same, no row was changed. If the claim is there, it was committed.
 async fn nothing_is_left<D: Dialect>(
     connection: &mut D::Connection,

@@ -53,7 +53,7 @@ impl Running {
     }
 }
 
-/// A key that is entered. Those who wait for it are woken when this is dropped.
+/// A key that is entered. When this is dropped, one of those who wait for it asks whether it is free: another process may hold it.
 pub(crate) struct Entered {
     running: Arc<Running>,
     key: StorageKey,
@@ -62,6 +62,6 @@ pub(crate) struct Entered {
 impl Drop for Entered {
     fn drop(&mut self) {
         self.running.keys().remove(&self.key);
-        self.running.waiters.wake(&self.key);
+        self.running.waiters.ask(&self.key);
     }
 }
