@@ -26,6 +26,9 @@ const SLICES: u64 = 10;
 /// How many requests the counting of round trips takes.
 const COUNTED: u64 = 16;
 
+/// As of a disk that takes longer: the server waits 2 ms before it writes what a commit has to have on the disk.
+const SLOWER: [&str; 2] = ["commit_delay = 2000", "commit_siblings = 0"];
+
 const TABLES: &str = "CREATE TABLE accounts (id bigint PRIMARY KEY, balance bigint NOT NULL); \
      CREATE TABLE transfers (id bigserial PRIMARY KEY, account bigint NOT NULL, amount bigint NOT NULL); \
      INSERT INTO accounts SELECT number, 0 FROM generate_series(0, 99) AS number";
@@ -93,7 +96,7 @@ struct Row {
 }
 
 /// Three services over the database that is reached at `url`.
-async fn rows(url: &str) -> Result<Vec<Row>, Failure> {
+async fn services(url: &str) -> Result<Vec<Row>, Failure> {
     let mut rows = Vec::new();
     for name in ROWS {
         let pool = PgPoolOptions::new().max_connections(4).connect(url).await?;
@@ -163,52 +166,70 @@ pub struct TransactionRow {
     pub trips: f64,
 }
 
-/// Measures one place; nothing if it is no PostgreSQL server.
+/// Measures one place; nothing if it is no PostgreSQL server. A disk that commits wait for is measured again as a slower one.
 ///
 /// # Errors
 /// A response that is not what the row is about.
 pub async fn measure(place: &Place, rounds: usize, batch: u64) -> Result<Vec<TransactionRow>, Failure> {
-    let Place::Postgres(server, _) = place else { return Ok(Vec::new()) };
+    let Place::Postgres(server, waits_for_disk) = place else { return Ok(Vec::new()) };
     server.sql(TABLES);
-    let trips = count(server).await?;
-    let mut rows = rows(&server.url()).await?;
-    let (turns, slice) = (rows.len(), batch.div_ceil(SLICES));
+    let mut measured = side_by_side(server, place.name(), "as-it-is", rounds, batch).await?;
+    if *waits_for_disk {
+        for setting in SLOWER {
+            server.sql(&format!("ALTER ROLE CURRENT_USER SET {setting}"));
+        }
+        measured.extend(side_by_side(server, "PostgresStore, commits 2 ms slower", "slower", rounds, batch).await?);
+    }
+    Ok(measured)
+}
+
+/// Measures all rows over one server, with keys that begin with `run`.
+async fn side_by_side(
+    server: &Server,
+    name: &'static str,
+    run: &str,
+    rounds: usize,
+    batch: u64,
+) -> Result<Vec<TransactionRow>, Failure> {
+    let trips = count(server, &format!("{run}-counted")).await?;
+    let mut services = services(&server.url()).await?;
+    let (turns, slice) = (services.len(), batch.div_ceil(SLICES));
     for round in 0..=rounds {
         let mut took = vec![Duration::ZERO; turns];
         for turn in 0..turns * usize::try_from(SLICES)? {
             let at = (round + turn) % turns;
-            took[at] += rows[at].send(slice, "measured").await?;
+            took[at] += services[at].send(slice, run).await?;
         }
         // The first round warms up.
         if round > 0 {
-            for (row, took) in rows.iter_mut().zip(took) {
-                row.nanos.0.push(took.as_secs_f64() * 1e9 / (slice * SLICES) as f64);
+            for (service, took) in services.iter_mut().zip(took) {
+                service.nanos.0.push(took.as_secs_f64() * 1e9 / (slice * SLICES) as f64);
             }
         }
     }
-    for (row, trips) in rows.iter_mut().zip(trips) {
-        row.trips = trips;
+    for (service, trips) in services.iter_mut().zip(trips) {
+        service.trips = trips;
     }
-    let bare = rows[0].nanos.clone();
-    let beside = |(row, name): (Row, _)| TransactionRow {
-        place: place.name(),
-        row: name,
-        ratios: row.nanos.over(&bare),
-        nanos: row.nanos,
-        trips: row.trips,
+    let bare = services[0].nanos.clone();
+    let beside = |(service, row): (Row, _)| TransactionRow {
+        place: name,
+        row,
+        ratios: service.nanos.over(&bare),
+        nanos: service.nanos,
+        trips: service.trips,
     };
-    Ok(rows.into_iter().zip(ROWS).map(beside).collect())
+    Ok(services.into_iter().zip(ROWS).map(beside).collect())
 }
 
 /// Counts the round trips per request of each row.
-async fn count(server: &Server) -> Result<Vec<f64>, Failure> {
+async fn count(server: &Server, run: &str) -> Result<Vec<f64>, Failure> {
     let proxy = RoundTrips::to(server.port()).await?;
     let mut trips = Vec::new();
-    for row in &mut rows(&server.url_through(proxy.port())).await? {
+    for row in &mut services(&server.url_through(proxy.port())).await? {
         // Statements are prepared when they are first used.
-        row.send(4, "counted").await?;
+        row.send(4, run).await?;
         let before = proxy.count();
-        row.send(COUNTED, "counted").await?;
+        row.send(COUNTED, run).await?;
         trips.push((proxy.count() - before) as f64 / COUNTED as f64);
     }
     Ok(trips)
