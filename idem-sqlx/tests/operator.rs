@@ -10,8 +10,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use common::*;
 use idem_runtime::{
-    Attempt, Claim, Endpoint, Idempotency, Key, KeyReport, KeyStatus, Outcome, RecordBuilder, Rules, RunResult, Scope,
-    SettleError, Settled, StorageKey, Store, StoreError,
+    Attempt, Claim, Endpoint, Idempotency, Key, KeyReport, KeyStatus, ManualClock, Outcome, RecordBuilder, Rules,
+    RunResult, Scope, SettleError, Settled, StorageKey, Store, StoreError,
 };
 use idem_sqlx::{PostgresStore, SqliteStore};
 use idem_testkit::postgres::Postgres;
@@ -98,8 +98,31 @@ async fn reports_the_state<S: Store + Clone>(store: S) {
         let replayed = engine.run(from_orders("a"), |_| async { executed("two") }).await;
         assert!(matches!(&replayed, Ok(RunResult::Replayed(replay)) if replay.content() == "one"), "{replayed:?}");
     }
+    // Whether it has expired is for the database to say.
+    let clock = ManualClock::new();
+    clock.advance(2 * TTL);
+    let ahead = Idempotency::builder(store).clock(clock).build();
+    let replayed = ahead.run(from_orders("a"), |_| async { executed("two") }).await;
+    assert!(matches!(replayed, Ok(RunResult::Replayed(_))), "{replayed:?}");
     assert!(engine.forget(&Scope::GLOBAL, &parsed("a")).await.unwrap());
     assert!(inspect(&engine, "a").await.is_none());
+}
+
+/// The task that counts ends with the runtime in which it began.
+#[test]
+fn replays_are_counted_after_the_end_of_an_earlier_runtime() {
+    let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let key = key();
+    let (store, _folder) = runtime().block_on(async {
+        let (store, folder) = sqlite().await;
+        leave_record(&store, &key, "response").await;
+        assert_eq!(state_of(&store, &key).await, "completed: response");
+        (store, folder)
+    });
+    runtime().block_on(async {
+        assert_eq!(state_of(&store, &key).await, "completed: response");
+        until("replays are counted", async || store.inspect(&key).await.unwrap().unwrap().replays != Some(0)).await;
+    });
 }
 
 /// The key, once this many replays of its record are counted.

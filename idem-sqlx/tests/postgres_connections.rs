@@ -10,6 +10,8 @@ use common::*;
 use idem_runtime::{Store, StoreError};
 use idem_sqlx::{ConnectError, PostgresStore, PostgresStoreBuilder};
 use idem_testkit::postgres::Postgres;
+use idem_testkit::proxy::Proxy;
+use idem_testkit::wait::until;
 use sqlx::postgres::{PgConnectOptions, PgConnection};
 use sqlx::{Connection, Executor};
 use tokio::task::JoinSet;
@@ -153,6 +155,37 @@ async fn connections_that_are_idle_are_closed_and_opened_again() {
             assert!(idle.elapsed() < Duration::from_secs(10), "{} connections stay open", processes(&server));
         }
     }
+}
+
+/// The task that closes them ends with the runtime in which it began.
+#[test]
+fn connections_are_closed_after_the_end_of_an_earlier_runtime_too() {
+    let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let (server, store) = runtime().block_on(with_a_store(small().idle_timeout(Duration::from_millis(500))));
+    runtime().block_on(async {
+        leave_record(&store, &key(), "response").await;
+        until("no connection is idle", async || processes(&server) == 0).await;
+    });
+}
+
+#[tokio::test]
+async fn a_server_that_has_no_connection_left_is_asked_again() {
+    let server = Postgres::with(&["fsync=off", "max_connections=6"]).await;
+    PostgresStore::from_options(server.url().parse().unwrap()).migrate().await.unwrap();
+    let mut others = Vec::new();
+    let full = loop {
+        match PgConnection::connect(&server.url()).await {
+            Ok(other) => others.push(other),
+            Err(error) => break error,
+        }
+    };
+    assert!(full.to_string().contains("too many clients"), "{full}");
+    let proxy = Proxy::to(server.port()).await;
+    let store = PostgresStore::from_options(server.url_through(proxy.port()).parse().unwrap());
+    let step = tokio::spawn(async move { state_of(&store, &key()).await });
+    until("the server was asked again", async || proxy.connections() > 1).await;
+    drop(others);
+    assert_eq!(step.await.unwrap(), "claimed");
 }
 
 #[tokio::test]

@@ -11,9 +11,10 @@ use std::time::Duration;
 
 use common::*;
 use idem_runtime::{Claim, Store};
-use idem_sqlx::{ConnectError, PostgresStore, Problem};
+use idem_sqlx::{ConnectError, MigrateError, PostgresStore, Problem};
 use idem_testkit::postgres::Postgres;
 use idem_testkit::process::free_port;
+use sqlx::PgPool;
 use tokio::task::JoinSet;
 
 const LISTENS: &str = "SELECT count(*) FROM pg_stat_activity WHERE query LIKE 'LISTEN%'";
@@ -46,9 +47,17 @@ async fn demote(server: &Postgres) {
 #[tokio::test]
 async fn a_host_that_is_closed_is_passed_over() {
     let server = Postgres::quick().await;
-    let store = PostgresStore::connect(&url(&[free_port(), server.port()])).await.unwrap();
+    let closed = free_port();
+    let store = PostgresStore::connect(&url(&[closed, server.port()])).await.unwrap();
     store.migrate().await.unwrap();
     assert_eq!(state_of(&store, &key()).await, "claimed");
+    // Alone it is an error, of no connection that broke.
+    let pool = PgPool::connect_lazy(&url(&[closed])).unwrap();
+    let store = PostgresStore::builder().timeout(Duration::from_millis(300)).with_pool(pool).unwrap();
+    let refused = store.begin(&key(), &MINE, &OPTIONS).await.unwrap_err();
+    let away = problem(&refused);
+    assert!(matches!(away, Problem::Unreachable { .. } | Problem::NoConnection { .. }), "{refused:?}");
+    assert!(matches!(store.migrate().await, Err(MigrateError::Database(_))));
 }
 
 #[tokio::test]
@@ -219,9 +228,9 @@ async fn when_no_host_takes_writes_the_error_says_of_each_why() {
 #[tokio::test]
 async fn a_url_with_a_mistake_in_its_hosts_is_refused_with_what_to_write() {
     for (url, advice) in [
-        ("postgres://idem:secret@a.example,,b.example/shop", "empty host"),
-        ("postgres://idem:secret@a.example,:5433/shop", "empty host"),
-        ("postgres:///shop?host=a.example,", "empty host"),
+        ("postgres://idem:secret@a.example,,b.example/shop", "empty host among several"),
+        ("postgres://idem:secret@a.example,:5433/shop", "empty host among several"),
+        ("postgres:///shop?host=a.example,", "empty host among several"),
         ("postgres://idem:secret@a.example,b.example/shop?port=1,2,3", "one port for all hosts, or one for each"),
         ("postgres://idem:secret@a.example/shop?port=1,2", "one port for all hosts, or one for each"),
         (

@@ -120,6 +120,8 @@ async fn a_connection_on_which_an_acknowledged_claim_could_be_lost_is_refused() 
         assert!(what.contains(&format!("ALTER ROLE .. SET {setting}")), "{what}");
         let refused = store.begin(&key(), &MINE, &OPTIONS).await.unwrap_err();
         assert!(matches!(problem(&refused), Problem::Setting(_)), "{refused:?}");
+        let refused = store.migrate().await.unwrap_err();
+        assert!(refused.to_string().contains(&format!("ALTER ROLE .. SET {setting}")), "{refused}");
         // Without a proxy the store sets it.
         let near = PostgresStore::connect(&server.url()).await.unwrap();
         leave_record(&near, &key(), "response").await;

@@ -10,6 +10,8 @@ use common::*;
 use idem_runtime::{Begin, BeginOptions, Claim, Idempotency, RefusalReason, RunResult, Store, StoreError};
 use idem_sqlx::{PostgresStore, Problem};
 use idem_testkit::postgres::Postgres;
+use idem_testkit::proxy::Proxy;
+use idem_testkit::wait::until;
 use sqlx::postgres::PgConnection;
 use sqlx::{Connection, Executor};
 
@@ -179,6 +181,22 @@ async fn a_read_only_database_is_an_error_that_says_what_to_do() {
     server.sql("BEGIN READ WRITE; ALTER DATABASE postgres RESET default_transaction_read_only; COMMIT");
     server.sql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = '' AND pid <> pg_backend_pid()");
     copy.complete(record("response"), TTL).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_database_that_was_read_only_and_then_silent_is_reported_as_read_only() {
+    let server = Postgres::quick().await;
+    let proxy = Proxy::to(server.port()).await;
+    PostgresStore::connect(&server.url()).await.unwrap().migrate().await.unwrap();
+    server.sql("ALTER DATABASE postgres SET default_transaction_read_only = on");
+    let builder = PostgresStore::builder().timeout(Duration::from_secs(2));
+    let store = builder.connect(&server.url_through(proxy.port())).await.unwrap();
+    let step = tokio::spawn(async move { store.begin(&key(), &MINE, &OPTIONS).await });
+    // A connection on which a statement was refused is not used again.
+    until("the statement was refused", async || proxy.connections() > 1).await;
+    proxy.black_hole();
+    let refused = step.await.unwrap().unwrap_err();
+    assert!(matches!(problem(&refused), Problem::ReadOnly), "{refused:?}");
 }
 
 #[tokio::test]

@@ -11,6 +11,7 @@ use common::*;
 use idem_runtime::{Begin, Claim, Endpoint, Idempotency, Store, StoreError};
 use idem_sqlx::{ConnectError, MigrateError, PostgresStore};
 use idem_testkit::postgres::Postgres;
+use idem_testkit::wait::within;
 use sqlx::postgres::PgConnection;
 use sqlx::{Connection, Executor};
 use tokio::sync::Barrier;
@@ -196,6 +197,9 @@ async fn a_role_needs_few_rights_once_the_table_is_there() {
     released.unwrap();
     server.sql("UPDATE shop.idempotency SET clean_after = now(), expires_at = now()");
     assert_eq!(store.clean_once().await.unwrap(), 1);
+    server.sql("REVOKE SELECT ON shop.idempotency_migrations FROM app");
+    let refused = within("the refusal", store.migrate()).await.unwrap_err();
+    assert!(matches!(refused, MigrateError::Database(_)), "{refused:?}");
 }
 
 #[tokio::test]

@@ -251,6 +251,12 @@ async fn what_cannot_be_opened_is_refused() {
         let refused = SqliteStore::connect(url).await.unwrap_err();
         assert!(matches!(refused, ConnectError::Url(_)), "{url}: {refused:?}");
     }
+    // It is tried again as long as there is time.
+    let locked = folder.path().join("locked.db");
+    let mut other = SqliteConnectOptions::new().filename(&locked).create_if_missing(true).connect().await.unwrap();
+    other.execute("BEGIN EXCLUSIVE").await.unwrap();
+    let refused = SqliteStore::builder().timeout(Duration::from_millis(300)).open(&locked).await.unwrap_err();
+    assert!(matches!(refused, ConnectError::TimedOut(_)), "{refused:?}");
     let file = File::new().await;
     file.sql("INSERT INTO idempotency_migrations (version) VALUES (99)".into()).await;
     assert!(matches!(file.store.migrate().await, Err(MigrateError::Newer { found: 99, .. })));

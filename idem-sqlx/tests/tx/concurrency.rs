@@ -3,7 +3,10 @@
 use std::time::Duration;
 
 use idem_axum::Idempotency;
+use idem_runtime::{Key, Scope};
 use idem_sqlx::PostgresStore;
+use idem_testkit::proxy::Proxy;
+use idem_testkit::wait::until;
 use sqlx::Database;
 use sqlx::postgres::PgPoolOptions;
 use tokio::task::JoinSet;
@@ -48,6 +51,12 @@ where
     Shop<D, K>: Effects,
 {
     assert_eq!(shop.send("/act/201", "a").await.brief(), (201, "run 1"));
+    // The connection is on its way back to its pool.
+    let pool = &shop.app.pool;
+    until("all connections are idle", async || pool.num_idle() == usize::try_from(pool.size()).unwrap()).await;
+    let connections = pool.size();
+    assert!(shop.send("/act/201", "a").await.replayed);
+    assert_eq!(pool.size(), connections, "a replay closes none");
     let retries: Vec<_> = (0..16).map(|_| shop.start("/act/201", "a")).collect();
     for retry in retries {
         let retry = retry.await.unwrap();
@@ -112,6 +121,19 @@ async fn an_endpoint_without_a_transaction_does_not_wait_for_one_with_its_key() 
     assert_eq!(send(&other, "/leased", "b", "").await.status, 200);
     assert_eq!(shop.send("/global", "b").await.status, 422);
     assert_eq!(app.runs(), 1);
+
+    // In SQLite, whose writers wait for each other, this process knows of the key, and an operator learns that it has an owner.
+    let shop = Shop::sqlite(4).await;
+    let first = shop.start("/global", "a");
+    shop.app.written().await;
+    let at_once = Duration::from_secs(2);
+    let refused = timeout(at_once, shop.send("/leased", "a")).await.expect("at once");
+    assert_eq!(refused.status, 422, "{refused:?}");
+    let key = Key::parse("a".as_bytes()).unwrap();
+    let revoked = timeout(at_once, shop.idempotency.revoke(&Scope::GLOBAL, &key)).await.expect("at once");
+    assert!(!revoked.unwrap());
+    shop.app.go_on.add_permits(1);
+    assert_eq!(first.await.unwrap().status, 201);
 }
 
 #[tokio::test]
@@ -241,6 +263,20 @@ async fn requests_that_are_dropped_leave_no_connection_in_a_transaction() {
     let keys: usize =
         shop.keeper.sql("SELECT count(*) FROM idempotency WHERE record IS NOT NULL").trim().parse().unwrap();
     assert_eq!(shop.effects().await, keys, "each run has its record");
+}
+
+/// The number of its session has not arrived, so no one can be asked what became of it.
+#[tokio::test]
+async fn a_transaction_that_does_not_begin_keeps_no_place_in_the_pool() {
+    let shop = Shop::postgres(1).await;
+    let proxy = Proxy::to(shop.keeper.port()).await;
+    let pool = PgPoolOptions::new().max_connections(1).test_before_acquire(false);
+    let (app, _, router) = postgres_service(pool.connect(&shop.keeper.url_through(proxy.port())).await.unwrap());
+    proxy.forget();
+    let refused = send(&router, "/act/201", "a", "").await;
+    assert!(refused.status == 503 && refused.retry_after, "{refused:?}");
+    let ran = timeout(Duration::from_secs(20), send(&router, "/act/201", "b", "")).await.expect("a new connection");
+    assert_eq!((ran.brief(), app.runs()), ((201, "run 1"), 1));
 }
 
 #[tokio::test]

@@ -59,6 +59,8 @@ where
     Shop<D, K>: Effects,
 {
     let (mut warnings, _guard) = warnings();
+    // One that has ended is not waited for.
+    assert_eq!(shop.send("/all/201", "b").await.status, 201);
     let first = shop.start("/act/wait-201", "a");
     shop.app.written().await;
     let warning = timeout(Duration::from_secs(60), warnings.recv()).await.expect("a warning").unwrap();
