@@ -2,20 +2,23 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test says what it expected by failing")]
 
 use std::collections::BTreeMap;
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
-use axum::extract::State;
+use axum::extract::{FromRequestParts, State};
 use axum::http::Request;
+use axum::http::request::Parts;
 use axum::routing::{any, post};
 use idem_axum::metrics::{ALL, Kind};
 use idem_axum::{
     Begin, BeginOptions, Clock, Fingerprint, Idempotency, IdempotencyLayer, MemoryClaim, MemoryStore, Policy, Record,
     StorageKey, Store, StoreCapabilities, StoreError, idempotent,
 };
+use idem_runtime::transaction::TransactionSlot;
 use idem_testkit::intercept::{Hooks, Intercept};
 use idem_testkit::wait::until;
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
@@ -253,6 +256,67 @@ fn in_shadow_mode_only_what_would_have_happened_is_counted() {
         let of_endpoint = counted.lines().keys().filter(|line| line.contains("/refund")).count();
         assert_eq!(of_endpoint, seen.len(), "{:#?}", counted.lines());
         counted.assert(&[("executions_in_flight", 0.0)]);
+    });
+}
+
+/// An argument that wants a transaction, as the `Tx` of `idem-sqlx` does.
+struct Tx;
+
+struct Transaction;
+
+impl<S: Sync> FromRequestParts<S> for Tx {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Infallible> {
+        assert!(parts.extensions.get::<TransactionSlot>().unwrap().want::<Transaction>());
+        Ok(Self)
+    }
+}
+
+/// The store opens transactions.
+struct Opens;
+
+impl Hooks<MemoryStore> for Opens {
+    async fn begin(
+        &self,
+        store: &MemoryStore,
+        key: &StorageKey,
+        fingerprint: &Fingerprint,
+        options: &BeginOptions,
+    ) -> Result<Begin<MemoryClaim>, StoreError> {
+        if let Some(slot) = &options.transaction {
+            slot.put(Transaction);
+        }
+        store.begin(key, fingerprint, options).await
+    }
+}
+
+#[idempotent]
+async fn transfer(_tx: Tx) {}
+
+#[idempotent(shadow)]
+async fn rehearse(_tx: Tx) {}
+
+#[test]
+fn a_transaction_without_a_key_or_in_shadow_mode_is_no_execution_and_takes_no_place_of_one() {
+    Counted::during(|counted| async move {
+        let store = Intercept::new(MemoryStore::new(), Opens);
+        let app = Router::new()
+            .route("/transfer", post(transfer))
+            .route("/rehearse", post(rehearse))
+            .layer(IdempotencyLayer::new(Idempotency::builder(store).max_executions(0).build()));
+        assert_eq!(ask(&app, "POST", "/transfer", Some("a")).await, 503);
+        assert_eq!(ask(&app, "POST", "/transfer", None).await, 200);
+        assert_eq!(ask(&app, "POST", "/rehearse", Some("b")).await, 200);
+        let wanted = [
+            (r#"refusals_total{endpoint="POST /transfer",code="idempotency_too_many_executions"}"#, 1.0),
+            (r#"unprotected_total{endpoint="POST /transfer",reason="key_missing"}"#, 1.0),
+            (r#"shadow_total{endpoint="POST /rehearse",would="idempotency_too_many_executions"}"#, 1.0),
+        ];
+        counted.assert(&wanted);
+        let lines = counted.lines();
+        let of_endpoints = lines.keys().filter(|line| line.contains("endpoint=")).count();
+        assert_eq!(of_endpoints, wanted.len(), "{lines:#?}");
     });
 }
 

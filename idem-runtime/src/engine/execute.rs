@@ -35,7 +35,7 @@ pub(super) struct ClaimedExecution {
     claim: BoxClaim,
     /// `None` if the store's claims need no renewal.
     renewal: Option<Renewal>,
-    /// `None` once the claim ends.
+    /// `None` once the claim ends, and for a transaction without a claim.
     permit: Option<Permit>,
 }
 
@@ -45,7 +45,7 @@ impl ClaimedExecution {
         attempt: &Attempt,
         info: &ExecutionInfo,
         claim: BoxClaim,
-        permit: Permit,
+        permit: impl Into<Option<Permit>>,
     ) -> Self {
         let renewal = || Renewal::new(core.lease);
         Self {
@@ -56,7 +56,7 @@ impl ClaimedExecution {
             info: info.clone(),
             claim,
             renewal: (!core.capabilities.claims_live_with_owner).then(renewal),
-            permit: Some(permit),
+            permit: permit.into(),
         }
     }
 
@@ -121,13 +121,14 @@ impl ClaimedExecution {
     }
 
     /// As [`run`](Self::run), with a claim that is the transaction in `slot`. The response waits for its end: until the commit is
-    /// confirmed, nothing has happened.
+    /// confirmed, nothing has happened. Without a key there is no claim, and neither this nor the handler is reported: the adapter has
+    /// counted the request as unprotected or as one in shadow mode.
     pub(super) async fn run_in_transaction<H, F, T>(self, slot: TransactionSlot, handler: H) -> Result<T, RefusalReason>
     where
         H: FnOnce() -> F,
         F: Future<Output = Executed<T>>,
     {
-        let timer = HandlerTimer::protected(&self.info);
+        let timer = (!slot.is_unkeyed()).then(|| HandlerTimer::protected(&self.info));
         let Executed { response, recording } = handler().await;
         drop(timer);
         let outcome = match recording {
@@ -141,7 +142,7 @@ impl ClaimedExecution {
         // The claim limits its own time, and finds out itself whether a commit took effect that was not confirmed.
         let step = end.step();
         let ended = end.ask(self.claim).0.await;
-        if ended.is_ok() {
+        if ended.is_ok() && !slot.is_unkeyed() {
             step.report(&self.key);
         }
         match (ended, slot.fault()) {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::begin::{Blocked, Next, Pending, STORE_TIMEOUT, within};
 use super::complete::{ClaimCompletion, ClaimEnd};
-use super::decide::Decision;
+use super::decide::{Decision, decide};
 use super::execute::ClaimedExecution;
 use super::wait::InFlightWait;
 use super::{Core, Idempotency};
@@ -169,13 +169,16 @@ impl Core {
             let info = ExecutionInfo::start(attempt, self.clock.now());
             let options = BeginOptions::new(self.lease, attempt.rules.ttl).with_info(info.clone());
             let begun = self.begin_with(attempt, options.in_transaction(slot.clone())).await;
-            let decision = self.decide(attempt, begun);
+            // Without a key there is no claim to report, and no execution that would take a permit.
+            let is_unkeyed = slot.is_unkeyed();
+            let decision = if is_unkeyed { decide(attempt, begun) } else { self.decide(attempt, begun) };
             if let Decision::Run(claim) = decision {
-                let Some(permit) = self.permit() else {
+                let permit = if is_unkeyed { None } else { self.permit() };
+                if permit.is_none() && !is_unkeyed {
                     // Before the refusal is sent, so that a retry does not find the key in flight. Failures are logged.
                     let _ = ClaimCompletion::release(attempt.key, claim).finish(Arc::clone(self)).await;
                     return Err(Blocked::Refuse(RefusalReason::TooManyExecutions));
-                };
+                }
                 return self.opened(ClaimedExecution::new(self, attempt, &info, claim, permit), slot).await;
             }
             let execution = match self.next(attempt, &info, decision) {

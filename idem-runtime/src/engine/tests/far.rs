@@ -251,12 +251,12 @@ async fn a_store_that_panics_in_ended_wakes_the_request() {
     assert!(second.is_ok(), "the request panicked");
 }
 
-/// Counts warnings.
-pub(super) struct Warnings(pub(super) Arc<AtomicUsize>);
+/// Counts the events of one level.
+pub(super) struct Events(pub(super) tracing::Level, pub(super) Arc<AtomicUsize>);
 
-impl tracing::Subscriber for Warnings {
+impl tracing::Subscriber for Events {
     fn enabled(&self, metadata: &tracing::Metadata<'_>) -> bool {
-        *metadata.level() == tracing::Level::WARN
+        *metadata.level() == self.0
     }
     fn new_span(&self, _: &tracing::span::Attributes<'_>) -> tracing::span::Id {
         tracing::span::Id::from_u64(1)
@@ -264,7 +264,7 @@ impl tracing::Subscriber for Warnings {
     fn record(&self, _: &tracing::span::Id, _: &tracing::span::Record<'_>) {}
     fn record_follows_from(&self, _: &tracing::span::Id, _: &tracing::span::Id) {}
     fn event(&self, _: &tracing::Event<'_>) {
-        self.0.fetch_add(1, SeqCst);
+        self.1.fetch_add(1, SeqCst);
     }
     fn enter(&self, _: &tracing::span::Id) {}
     fn exit(&self, _: &tracing::span::Id) {}
@@ -274,7 +274,7 @@ impl tracing::Subscriber for Warnings {
 fn a_store_outside_the_process_without_a_namespace_is_warned_about_once() {
     let warnings = |build: &dyn Fn()| {
         let count = Arc::new(AtomicUsize::new(0));
-        tracing::subscriber::with_default(Warnings(Arc::clone(&count)), build);
+        tracing::subscriber::with_default(Events(tracing::Level::WARN, Arc::clone(&count)), build);
         count.load(SeqCst)
     };
     assert_eq!(warnings(&|| drop(Idempotency::new(Far::new()).clone())), 1);

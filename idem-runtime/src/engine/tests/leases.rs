@@ -3,7 +3,7 @@
 use std::sync::atomic::Ordering::SeqCst;
 use std::sync::{Condvar, mpsc};
 
-use super::far::Warnings;
+use super::far::Events;
 use super::*;
 use crate::clock::Timestamp;
 use crate::execution_info::ExecutionInfo;
@@ -205,7 +205,7 @@ fn a_handler_that_blocks_its_thread_keeps_its_lease() {
 #[tokio::test(start_paused = true)]
 async fn a_lease_is_renewed_by_the_time_since_the_last_renewal_was_sent() {
     let warnings = Arc::<AtomicUsize>::default();
-    let _counts = tracing::subscriber::set_default(Warnings(Arc::clone(&warnings)));
+    let _counts = tracing::subscriber::set_default(Events(tracing::Level::WARN, Arc::clone(&warnings)));
     let times = [Duration::from_secs(4), Duration::from_secs(3)];
     let [renewal_time, begin_time] = times;
     let store = Leased::new(Inner { renewal_time, begin_time, ..Inner::default() });
@@ -239,7 +239,7 @@ async fn a_renewal_that_failed_is_repeated_long_before_the_lease_expires() {
 #[tokio::test(start_paused = true)]
 async fn a_renewal_may_take_longer_than_a_third_of_the_lease_and_is_warned_of_once() {
     let warnings = Arc::<AtomicUsize>::default();
-    let _counts = tracing::subscriber::set_default(Warnings(Arc::clone(&warnings)));
+    let _counts = tracing::subscriber::set_default(Events(tracing::Level::WARN, Arc::clone(&warnings)));
     let store = Leased::new(Inner { renewal_time: Duration::from_secs(1), ..Inner::default() });
     let builder = Idempotency::builder(store.clone()).namespace("shop");
     let idempotency = builder.lease(Duration::from_millis(2400)).build();

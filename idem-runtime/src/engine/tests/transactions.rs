@@ -1,5 +1,6 @@
 //! Claims that are transactions: the engine's part, over a store in memory that opens them.
 
+use super::far::Events;
 use super::*;
 use crate::caller_transaction::CallerTransaction;
 use crate::transaction::TransactionSlot;
@@ -129,6 +130,25 @@ async fn a_transaction_without_room_for_its_execution_leaves_the_key_as_it_was()
     let refused = run(&idempotency, lost, &handler, response("two")).await.result;
     assert!(matches!(refused, Err(RefusalReason::OutcomeUnknown)), "{refused:?}");
     assert_eq!(ran(run(&idempotency, rerun, &handler, response("two")).await.result), 2);
+}
+
+#[tokio::test]
+async fn the_steps_of_a_claim_are_reported_unless_the_request_has_no_key() {
+    let (_, idempotency, _) = over(Opens::default());
+    for (is_unkeyed, steps) in [(false, 2), (true, 0)] {
+        for (key, outcome) in [("completed", response("one")), ("released", Outcome::Release)] {
+            let reported = Arc::new(AtomicUsize::new(0));
+            let _counts = tracing::subscriber::set_default(Events(tracing::Level::DEBUG, Arc::clone(&reported)));
+            let slot = TransactionSlot::default();
+            if is_unkeyed {
+                slot.set_unkeyed();
+            }
+            let handler = async || Executed { response: 1, recording: Recording::Done(outcome) };
+            let attempt = attempt(&format!("{key}-{is_unkeyed}"), "x");
+            ran(idempotency.run_in_transaction(attempt, slot, handler).await);
+            assert_eq!(reported.load(Ordering::SeqCst), steps, "{key}, unkeyed: {is_unkeyed}");
+        }
+    }
 }
 
 #[tokio::test]
