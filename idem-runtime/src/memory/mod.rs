@@ -34,7 +34,7 @@ pub use self::claims::MemoryClaim;
 
 /// How many keys a shard is meant for. moka removes everything in a cache that is due in one call, so caches are small.
 const KEYS_PER_SHARD: usize = 4096;
-/// The most shards: each has a cache, whose tables take 100 KB once they are used, and what is spread over more memory is slower.
+/// The most shards: each has a cache, which takes 43 KB even if it is nearly empty, and what is spread over more memory is slower.
 const MAX_SHARDS: usize = 256;
 /// How many expired records a request removes from a shard if the store is full.
 const MAX_REMOVED: usize = 64;

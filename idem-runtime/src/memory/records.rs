@@ -23,6 +23,8 @@ const TICK: Duration = Duration::from_nanos(1 << 30);
 const SPREAD: Duration = Duration::from_secs(16);
 /// After how long moka has removed an expired record at the latest.
 const RECLAIMED_AFTER: Duration = GRACE.saturating_add(SPREAD).saturating_add(TICK);
+/// With a capacity, however small, the tables of a cache begin with 1,024 places, and without it with 8,192, once they are all used.
+const INITIAL_CAPACITY: usize = 1;
 /// Records with a longer TTL are never reclaimed by moka, which panics if a time is longer than a thousand years.
 const MAX_TTL: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
 
@@ -76,9 +78,13 @@ impl Records {
     pub(super) fn insert(&self, key: StorageKey, recorded: Recorded, ttl: Duration, real_time: bool) {
         let expires_at = recorded.expires_at;
         let reclaim_after = (real_time && ttl <= MAX_TTL).then(|| ttl + GRACE + self.share(&key, ttl.min(SPREAD)));
-        let cache = self
-            .cache
-            .get_or_init(|| Cache::builder().name("idem").expire_after(ReclaimAfter).build_with_hasher(self.hasher));
+        let cache = self.cache.get_or_init(|| {
+            Cache::builder()
+                .name("idem")
+                .initial_capacity(INITIAL_CAPACITY)
+                .expire_after(ReclaimAfter)
+                .build_with_hasher(self.hasher)
+        });
         // moka could remove the new record instead of an expired one that it has not removed yet, if it looks at the old one's
         // time while the value is replaced. So a value is never replaced, and needs no time for that.
         drop(self.remove(&key));

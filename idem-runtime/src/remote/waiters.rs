@@ -272,6 +272,7 @@ mod tests {
         advance(MAX_PAUSE).await;
         assert!(!has_ended(&mut second), "the first one asks");
         assert!(has_ended(&mut first) && has_ended(&mut second));
+        assert_eq!(claim.asked(), [1, 0], "and tells the second one");
         assert!(waiters.is_empty());
     }
 

@@ -148,6 +148,10 @@ impl<K, V> CacheBuilder<K, V> {
         self
     }
 
+    pub(crate) fn initial_capacity(self, _: usize) -> Self {
+        self
+    }
+
     pub(crate) fn expire_after<E>(self, _: E) -> Self {
         self
     }
