@@ -9,6 +9,7 @@ use std::time::Duration;
 use common::*;
 use idem_redis::{ConnectError, Durability, RedisStore, RedisStoreBuilder};
 use idem_runtime::{Begin, BeginOptions, Claim, Store};
+use idem_testkit::proxy::{Direction, Fault, Proxy};
 use idem_testkit::redis::Redis;
 use idem_testkit::redis_cluster::{RedisCluster, id, node, ok};
 
@@ -110,6 +111,36 @@ async fn a_step_waits_for_a_slot_that_no_node_has_for_a_moment() {
     ok(owner, &format!("CLUSTER ADDSLOTS {slot}")).await;
     let begun = step.await.unwrap();
     assert!(matches!(begun, Ok(Begin::Claimed(_))), "{begun:?}");
+}
+
+/// A node deletes the claim, its reply is lost, and then another node has the slot: it knows of no claim, which is as it should be.
+#[tokio::test]
+async fn a_release_whose_reply_is_lost_has_released_although_the_slot_moves() {
+    // The node is away, or it says where the slot is.
+    for lose in [Proxy::refuse, Proxy::cut] {
+        let cluster = RedisCluster::start().await;
+        let (from, slot) = owner(&cluster, 1).await;
+        let to = cluster.nodes.iter().find(|node| node.port() != from.port()).unwrap();
+        let to_id = id(to).await;
+        let proxy = Proxy::to(from.port()).await;
+        ok(from, &format!("CONFIG SET cluster-announce-port {}", proxy.port())).await;
+        let is_known = format!(":{}\r\n", proxy.port());
+        for node in &cluster.nodes {
+            until("the proxy is known", async || node.say("CLUSTER SLOTS").await.contains(&is_known)).await;
+        }
+        let store = RedisStore::cluster_builder([to.url()]).timeout(Duration::from_secs(5)).connect().await.unwrap();
+        let claimed = claim(&store, 1).await;
+        proxy.set(Direction::ToClient, Fault::Drop);
+        let released = tokio::spawn(claimed.release());
+        proxy.seen(Direction::ToClient).await;
+        for node in [to, from] {
+            ok(node, &format!("CLUSTER SETSLOT {slot} NODE {to_id}")).await;
+        }
+        proxy.heal();
+        lose(&proxy);
+        released.await.unwrap().unwrap();
+        claim(&store, 1).await.release().await.unwrap();
+    }
 }
 
 #[tokio::test]
