@@ -73,7 +73,7 @@ struct Waiter<'a> {
 }
 
 /// What a waiter does next.
-enum Next {
+enum WaiterStep {
     /// The claim may have ended.
     Return,
     Ask,
@@ -102,9 +102,9 @@ impl Waiters {
             let mut changed = pin!(signals.all.notified());
             changed.as_mut().enable();
             match waiter.next(longest.saturating_add(2 * MAX_PAUSE)) {
-                Next::Return => return,
-                Next::Wait(most) => drop(timeout(most, changed).await),
-                Next::Ask => {
+                WaiterStep::Return => return,
+                WaiterStep::Wait(most) => drop(timeout(most, changed).await),
+                WaiterStep::Ask => {
                     let Some(left) = ask().await else { return waiter.end() };
                     tokio::select! {
                         () = sleep(jitter(pause).min(left)) => pause = (pause * 2).min(MAX_PAUSE),
@@ -174,19 +174,19 @@ impl Waiter<'_> {
     }
 
     /// Takes the turn if it is no one's, or of one that has asked the last time `longest` ago.
-    fn next(&mut self, longest: Duration) -> Next {
+    fn next(&mut self, longest: Duration) -> WaiterStep {
         let mut keys = self.waiters.lock();
-        let Some(awaited) = self.awaited(&mut keys) else { return Next::Return };
+        let Some(awaited) = self.awaited(&mut keys) else { return WaiterStep::Return };
         if self.turn != Some(awaited.turn) {
             let left = awaited.asked.map(|asked| longest.saturating_sub(asked.elapsed())).unwrap_or_default();
             if !left.is_zero() {
-                return Next::Wait(left);
+                return WaiterStep::Wait(left);
             }
             awaited.turn += 1;
             self.turn = Some(awaited.turn);
         }
         awaited.asked = Some(Instant::now());
-        Next::Ask
+        WaiterStep::Ask
     }
 
     /// Tells all others that the claim may have ended.
