@@ -100,6 +100,8 @@ async fn stream(Path(kind): Path<String>) -> Response {
         "trailers-unannounced" => body(two().trailer("x-sum", "6")),
         "205" => (StatusCode::RESET_CONTENT, "five5").into_response(),
         "204" => (StatusCode::NO_CONTENT, "five5").into_response(),
+        // Nothing of that length is sent, so nothing is waited for.
+        "204-length" => (StatusCode::NO_CONTENT, [("content-length", "5")], body(Frames::new(&[]))).into_response(),
         "known-header" => ([("content-length", "6")], body(two().live().endless())).into_response(),
         "known-header-ready" => ([("content-length", "6")], body(two().endless())).into_response(),
         "known-hint" => body(two().live().endless().exact(6)),
@@ -133,6 +135,7 @@ async fn a_replay_is_equal_to_the_first_response_on_the_wire() {
         ("POST", "trailers-unannounced"),
         ("POST", "205"),
         ("POST", "204"),
+        ("POST", "204-length"),
         ("HEAD", "head"),
     ] {
         let served = TestServer::new(routes()).await;
