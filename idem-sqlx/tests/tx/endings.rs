@@ -22,6 +22,7 @@ over_both!(
     a_nested_transaction_is_a_savepoint,
     a_response_that_is_too_large_commits_a_tombstone,
     a_response_that_breaks_off_undoes_everything,
+    a_response_that_panics_when_it_is_dropped_is_recorded_with_the_writes,
     a_refusal_of_another_call_undoes_everything,
     a_request_body_that_breaks_off_undoes_everything,
     without_a_key_it_is_an_ordinary_transaction,
@@ -125,6 +126,17 @@ where
         shop.send("/act/broken", "a").await;
         assert_eq!((shop.effects().await, shop.app.runs()), (0, run));
     }
+}
+
+async fn a_response_that_panics_when_it_is_dropped_is_recorded_with_the_writes<D: Database, K>(shop: Shop<D, K>)
+where
+    Shop<D, K>: Effects,
+{
+    for replayed in [false, true] {
+        let reply = shop.send("/act/brittle", "a").await;
+        assert_eq!((reply.brief(), reply.replayed), ((200, "whole"), replayed));
+    }
+    assert_eq!((shop.effects().await, shop.app.runs()), (1, 1));
 }
 
 async fn a_refusal_of_another_call_undoes_everything<D: Database, K>(shop: Shop<D, K>)

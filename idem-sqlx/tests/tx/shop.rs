@@ -11,6 +11,7 @@ use axum::extract::{FromRequestParts, Path, State};
 use axum::http::{Request, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
+use futures_util::StreamExt;
 use idem_axum::{Idempotency, IdempotencyKey, IdempotencyLayer, Unrecorded, idempotent};
 use idem_sqlx::{PostgresStore, SqliteStore, Tx};
 use idem_testkit::postgres::Postgres as Server;
@@ -54,6 +55,15 @@ impl<D: sqlx::Database> App<D> {
     /// Waits until a handler has written its row and waits.
     pub(crate) async fn written(&self) {
         self.written.acquire().await.unwrap().forget();
+    }
+}
+
+/// Panics when it is dropped.
+struct Brittle;
+
+impl Drop for Brittle {
+    fn drop(&mut self) {
+        panic!("as asked")
     }
 }
 
@@ -120,6 +130,14 @@ macro_rules! endpoints {
                         "broken" => {
                             let chunks = [Ok("half"), Err(std::io::Error::other("as asked"))];
                             return Body::from_stream(futures_util::stream::iter(chunks)).into_response();
+                        }
+                        "brittle" => {
+                            let brittle = Brittle;
+                            let chunks = futures_util::stream::iter(["whole"]).map(move |chunk| {
+                                let _ = &brittle;
+                                Ok::<_, std::io::Error>(chunk)
+                            });
+                            return Body::from_stream(chunks).into_response();
                         }
                         status => {
                             let status = StatusCode::from_u16(status.parse().unwrap()).unwrap();
