@@ -264,6 +264,18 @@ async fn what_cannot_be_opened_is_refused() {
     file.store.migrate().await.unwrap();
 }
 
+/// As in a container to which a file was given and not its folder. The test takes a mount that every Linux has: the store looks at the
+/// place before SQLite does, so it does not matter that this one is a folder.
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn a_file_that_is_mounted_without_its_folder_is_refused() {
+    for refused in [SqliteStore::open("/proc").await, SqliteStore::connect("sqlite:///proc?mode=rwc").await] {
+        let refused = refused.unwrap_err();
+        let ConnectError::Setting(what) = refused else { panic!("{refused:?}") };
+        assert!(what.contains("mount the folder"), "{what}");
+    }
+}
+
 #[tokio::test]
 async fn a_cleanup_deletes_what_has_expired_batch_by_batch() {
     let file = File::new().await;
