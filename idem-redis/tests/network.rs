@@ -427,6 +427,29 @@ async fn a_connection_that_a_firewall_has_forgotten_costs_a_second_try_and_no_st
     assert!(store.forget(&key(1)).await.unwrap());
 }
 
+/// A firewall does not forget it, and one that does is found out before a step needs the connection.
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn an_idle_connection_is_kept_alive() {
+    let server = Redis::start().await;
+    let (store, proxy) = through_proxy(&server).await;
+    claim(&store, 1).await;
+    // Only the store connects to the proxy. The fifth column after the number is the timer of the socket, of which `02` is that of
+    // keepalive, and when it expires, in hundredths of a second: <https://docs.kernel.org/networking/proc_net_tcp.html>.
+    let peer = format!(":{:04X}", proxy.port());
+    until("the connection has a timer of half a minute", async || {
+        let sockets = std::fs::read_to_string("/proc/self/net/tcp").unwrap();
+        let of_store = sockets.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+        let mut timers =
+            of_store.filter(|socket| socket[2].ends_with(&peer) && socket[3] == "01").map(|socket| socket[5]);
+        timers
+            .next()
+            .and_then(|timer| timer.strip_prefix("02:"))
+            .is_some_and(|left| u64::from_str_radix(left, 16).unwrap() <= 3000)
+    })
+    .await;
+}
+
 /// As a future of `buffer_unordered` while its consumer does something else, or a task whose runtime is blocked.
 #[tokio::test]
 async fn a_step_that_is_not_polled_while_it_connects_keeps_no_other_from_connecting() {
