@@ -104,6 +104,24 @@ async fn a_duplicate_in_another_process_is_refused_or_waits() {
     assert_eq!((shop.effects().await, app.runs()), (2, 0));
 }
 
+/// A pool of one connection has none left for a `LISTEN`.
+#[tokio::test]
+async fn who_waits_for_another_process_takes_no_connection_of_the_pool() {
+    let shop = Shop::postgres(4).await;
+    let pool = PgPoolOptions::new().max_connections(1).connect(&shop.keeper.url()).await.unwrap();
+    let (app, _, other) = postgres_service(pool);
+    let first = shop.start("/waits/wait-201", "a");
+    shop.app.written().await;
+    let waiter = start(&other, "/waits/wait-201", "a");
+    shop.keeper.wait_until("SELECT count(*) FROM pg_stat_activity WHERE query LIKE 'LISTEN %'", "1").await;
+    let meanwhile = timeout(Duration::from_secs(10), send(&other, "/act/201", "b", "")).await.expect("at once");
+    assert_eq!(meanwhile.status, 201);
+    assert_eq!(app.pool.size(), 1);
+    shop.app.go_on.add_permits(1);
+    assert_eq!(first.await.unwrap().brief(), (201, "run 1"));
+    assert_eq!(waiter.await.unwrap().brief(), (201, "run 1"));
+}
+
 /// The row of a transaction is not committed, and a statement that met it would wait for its end.
 #[tokio::test]
 async fn an_endpoint_without_a_transaction_does_not_wait_for_one_with_its_key() {

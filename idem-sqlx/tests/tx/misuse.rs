@@ -1,8 +1,14 @@
 //! Handlers that do to their transaction what they should not.
 
-use sqlx::Database;
+use axum::Router;
+use axum::extract::FromRequestParts;
+use axum::http::request::Parts;
+use axum::routing::post;
+use idem_axum::{IdempotencyLayer, idempotent};
+use idem_sqlx::{Tx, TxRejection};
+use sqlx::{Database, Sqlite, SqliteConnection};
 
-use crate::shop::{Effects, Shop, over_both, send};
+use crate::shop::{Effects, Shop, over_both, send, start};
 
 over_both!(
     a_handler_that_ends_its_transaction_gets_500_and_its_retries_are_refused,
@@ -78,6 +84,53 @@ where
     for path in ["/two", "/plain"] {
         assert_eq!(shop.send(path, "a").await.brief(), (500, ""), "{path}");
     }
+}
+
+/// Uses a transaction, wherever that is.
+fn used(tx: &Tx<Sqlite>) -> &'static str {
+    let _: &SqliteConnection = tx;
+    "used"
+}
+
+/// An extractor that uses it.
+struct Hasty;
+
+impl<S: Sync> FromRequestParts<S> for Hasty {
+    type Rejection = TxRejection;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, TxRejection> {
+        used(&Tx::from_request_parts(parts, state).await?);
+        Ok(Self)
+    }
+}
+
+#[idempotent]
+async fn in_an_extractor(_: Hasty) {}
+
+#[idempotent(scope = used(&tx))]
+async fn in_the_scope(tx: Tx<Sqlite>) {
+    drop(tx);
+}
+
+#[idempotent(key = used(&tx))]
+async fn in_the_key(tx: Tx<Sqlite>) {
+    drop(tx);
+}
+
+#[tokio::test]
+async fn a_transaction_that_is_used_before_the_handler_runs_is_a_panic_that_says_why() {
+    let shop = Shop::sqlite(2).await;
+    let router = Router::new()
+        .route("/extractor", post(in_an_extractor))
+        .route("/scope", post(in_the_scope))
+        .route("/key", post(in_the_key))
+        .layer(IdempotencyLayer::new(shop.idempotency.clone()));
+    for path in ["/extractor", "/scope", "/key"] {
+        let panic = start(&router, path, "a").await.expect_err(path).into_panic();
+        let text = panic.downcast::<String>().expect("a text");
+        assert!(text.contains("used before its transaction has begun; use it in the handler"), "{path}: {text}");
+    }
+    assert_eq!(shop.send("/act/201", "a").await.status, 201);
 }
 
 /// A role that the handler takes, as one does for row level security, is also that of the record.

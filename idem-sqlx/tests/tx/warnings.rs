@@ -1,8 +1,9 @@
-//! The warning of a handler that keeps its transaction waiting.
+//! What is logged: a handler that keeps its transaction waiting, and a store that cannot open it.
 
 use std::fmt;
 use std::time::Duration;
 
+use idem_axum::Idempotency;
 use sqlx::Database;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::time::timeout;
@@ -10,14 +11,18 @@ use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Level, Metadata, Subscriber, subscriber};
 
-use crate::shop::{Effects, Shop};
+use crate::shop::{Effects, Shop, over_sqlite, send};
 
-/// Sends the text of each warning.
-struct Warnings(UnboundedSender<String>);
+/// Sends the text of each event of a level and a crate.
+struct Logged {
+    level: Level,
+    target: &'static str,
+    sender: UnboundedSender<String>,
+}
 
-impl Subscriber for Warnings {
+impl Subscriber for Logged {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        *metadata.level() == Level::WARN && metadata.target().starts_with("idem_sqlx")
+        *metadata.level() == self.level && metadata.target().starts_with(self.target)
     }
 
     fn new_span(&self, _: &Attributes<'_>) -> Id {
@@ -32,7 +37,7 @@ impl Subscriber for Warnings {
         let mut text = Text(String::new());
         event.record(&mut text);
         // The test may have ended.
-        let _ = self.0.send(text.0);
+        let _ = self.sender.send(text.0);
     }
 
     fn enter(&self, _: &Id) {}
@@ -48,10 +53,15 @@ impl Visit for Text {
     }
 }
 
+/// The events of this thread from now on.
+fn logged(level: Level, target: &'static str) -> (UnboundedReceiver<String>, subscriber::DefaultGuard) {
+    let (sender, receiver) = unbounded_channel();
+    (receiver, subscriber::set_default(Logged { level, target, sender }))
+}
+
 /// The warnings of this thread from now on.
 fn warnings() -> (UnboundedReceiver<String>, subscriber::DefaultGuard) {
-    let (sender, receiver) = unbounded_channel();
-    (receiver, subscriber::set_default(Warnings(sender)))
+    logged(Level::WARN, "idem_sqlx")
 }
 
 async fn is_named_while_it_waits<D: Database, K>(shop: Shop<D, K>)
@@ -87,4 +97,15 @@ async fn a_statement_that_takes_long_is_no_reason_for_a_warning() {
     let (mut warnings, _guard) = warnings();
     assert_eq!(shop.send("/act/busy-201", "a").await.status, 201);
     assert_eq!(warnings.try_recv().ok(), None);
+}
+
+#[tokio::test]
+async fn the_error_of_a_store_that_cannot_open_the_transaction_says_what_to_mount() {
+    let shop = Shop::sqlite(2).await;
+    let router = over_sqlite::router(&shop.app, Idempotency::in_memory());
+    let (mut errors, _guard) = logged(Level::ERROR, "idem_axum");
+    assert_eq!(send(&router, "/act/201", "a", "").await.brief(), (500, ""));
+    let error = errors.try_recv().unwrap();
+    assert!(error.contains("mount an engine over a store that was made with `from_pool`"), "{error}");
+    assert!(errors.try_recv().is_err(), "one error");
 }
