@@ -166,6 +166,17 @@ async fn a_table_of_a_later_version_is_left_alone_unless_this_version_works_with
     store.migrate().await.unwrap();
 }
 
+#[tokio::test]
+async fn the_published_statements_make_the_table_by_hand() {
+    let server = Postgres::quick().await;
+    let statements = include_str!("../migrations/postgres/0001_table.sql");
+    server.sql(&statements.replace("{table}", "idempotency").replace("{index}", "idempotency_clean_after"));
+    let (store, recorded) = (PostgresStore::connect(&server.url()).await.unwrap(), key());
+    leave_record(&store, &recorded, "response").await;
+    assert_eq!(state_of(&store, &recorded).await, "completed: response");
+    assert!(matches!(store.migrate().await, Err(MigrateError::Database(_))), "the table is there");
+}
+
 /// The rights that the documentation of [`PostgresStore`] names, and no others.
 #[tokio::test]
 async fn a_role_needs_few_rights_once_the_table_is_there() {

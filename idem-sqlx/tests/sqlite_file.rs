@@ -173,6 +173,20 @@ async fn a_missing_table_is_an_error_that_says_what_to_call() {
     assert_eq!(state_of(&store, &key()).await, "claimed");
 }
 
+#[tokio::test]
+async fn the_published_statements_make_the_table_by_hand() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("idempotency.db");
+    let (store, recorded) = (SqliteStore::open(&path).await.unwrap(), key());
+    let statements = include_str!("../migrations/sqlite/0001_table.sql");
+    let statements = statements.replace("{table}", "idempotency").replace("{index}", "idempotency_expires_at");
+    let mut connection = SqliteConnectOptions::new().filename(&path).connect().await.unwrap();
+    connection.execute(AssertSqlSafe(statements)).await.unwrap();
+    leave_record(&store, &recorded, "response").await;
+    assert_eq!(state_of(&store, &recorded).await, "completed: response");
+    assert!(matches!(store.migrate().await, Err(MigrateError::Database(_))), "the table is there");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn eight_may_make_the_file_and_migrate_at_once() {
     let folder = tempfile::tempdir().unwrap();
