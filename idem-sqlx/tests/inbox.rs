@@ -485,6 +485,46 @@ async fn many_deliveries_at_once_run_once() {
     }
 }
 
+/// Takes messages off the queue until it is empty, each in the transaction that ships its order. Returns the values.
+async fn consume(pool: &PgPool, idempotency: &Idempotency) -> Vec<(String, String)> {
+    let take = "DELETE FROM messages WHERE id = (SELECT id FROM messages ORDER BY id LIMIT 1 FOR UPDATE SKIP LOCKED) \
+        RETURNING order_id";
+    let mut values = Vec::new();
+    loop {
+        let mut tx = pool.begin().await.unwrap();
+        let Some(order) = sqlx::query_scalar::<_, String>(take).fetch_optional(&mut *tx).await.unwrap() else {
+            return values;
+        };
+        let once = idempotency.once("ship", &order).in_flight(WhenInFlight::Wait(Duration::from_secs(60)));
+        let ship = async |tx: &mut PgConnection| {
+            let insert = sqlx::query_scalar("INSERT INTO effects VALUES ($1) RETURNING ctid::text");
+            Ok::<String, Failure>(insert.bind(&order).fetch_one(&mut *tx).await.unwrap())
+        };
+        let value = once.run_in(&mut tx, ship).await.unwrap();
+        tx.commit().await.unwrap();
+        values.push((order, value));
+    }
+}
+
+#[tokio::test]
+async fn consumers_that_skip_locked_messages_ship_each_order_once() {
+    const ORDERS: usize = 10;
+    let shop = Shop::postgres().await;
+    shop.keeper.sql(&format!(
+        "CREATE TABLE messages (id serial PRIMARY KEY, order_id text NOT NULL); \
+         INSERT INTO messages (order_id) SELECT (number % {ORDERS})::text FROM generate_series(1, {}) AS number",
+        3 * ORDERS
+    ));
+    let consume = || consume(&shop.pool, &shop.idempotency);
+    let values = futures_util::future::join3(consume(), consume(), consume()).await;
+    let mut values = [values.0, values.1, values.2].concat();
+    assert_eq!(values.len(), 3 * ORDERS, "each message is consumed once");
+    values.sort();
+    values.dedup();
+    assert_eq!(values.len(), ORDERS, "each order has one parcel: {values:?}");
+    assert_eq!(shop.keeper.sql("SELECT count(*) FROM effects").trim(), ORDERS.to_string());
+}
+
 #[tokio::test]
 async fn a_success_over_an_aborted_transaction_is_undone() {
     let shop = Shop::postgres().await;
