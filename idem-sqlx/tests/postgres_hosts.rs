@@ -14,6 +14,7 @@ use idem_runtime::{Claim, Store};
 use idem_sqlx::{ConnectError, MigrateError, PostgresStore, Problem};
 use idem_testkit::postgres::Postgres;
 use idem_testkit::process::free_port;
+use idem_testkit::proxy::{Direction, Fault, Proxy};
 use sqlx::PgPool;
 use tokio::task::JoinSet;
 
@@ -172,6 +173,16 @@ async fn a_stalled_host_costs_a_part_of_the_time_and_once() {
     assert_eq!(steps.join_all().await, ["claimed"; 20]);
     silent.set_nonblocking(true).unwrap();
     assert_eq!(std::iter::from_fn(|| silent.accept().ok()).count(), 1);
+}
+
+#[tokio::test]
+async fn the_last_host_has_all_the_time_that_is_left() {
+    let server = Postgres::quick().await;
+    let proxy = Proxy::to(server.port()).await;
+    // More than one reply comes before the connection can be used.
+    proxy.set(Direction::ToClient, Fault::Delay(Duration::from_secs(1)));
+    let builder = PostgresStore::builder().timeout(Duration::from_secs(5));
+    builder.connect(&url(&[free_port(), proxy.port()])).await.unwrap();
 }
 
 #[tokio::test]
