@@ -10,8 +10,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use common::*;
 use idem_runtime::{
-    Attempt, Claim, Endpoint, Idempotency, Key, KeyReport, KeyStatus, ManualClock, Outcome, RecordBuilder, Rules,
-    RunResult, Scope, SettleError, Settled, StorageKey, Store, StoreError,
+    Abandoned, Attempt, Claim, Endpoint, Idempotency, Key, KeyReport, KeyStatus, ManualClock, Outcome, RecordBuilder,
+    Rules, RunResult, Scope, SettleError, Settled, StorageKey, Store, StoreError,
 };
 use idem_sqlx::{PostgresStore, SqliteStore};
 use idem_testkit::postgres::Postgres;
@@ -98,6 +98,19 @@ async fn reports_the_state<S: Store + Clone>(store: S) {
         let replayed = engine.run(from_orders("a"), |_| async { executed("two") }).await;
         assert!(matches!(&replayed, Ok(RunResult::Replayed(replay)) if replay.content() == "one"), "{replayed:?}");
     }
+    // A new owner is reported in place of the one that is gone.
+    let mut again = from_orders("b");
+    again.rules.abandoned = Abandoned::Rerun;
+    drop(leave_claim(&store, "b").await);
+    assert_eq!(inspect(&engine, "b").await.unwrap().endpoint(), None);
+    let (told, handler_told) = tokio::sync::oneshot::channel();
+    let asks = engine.clone();
+    let handler = move |_| async move {
+        told.send(inspect(&asks, "b").await).unwrap();
+        executed("three")
+    };
+    engine.run(again, handler).await.unwrap();
+    assert_eq!(handler_told.await.unwrap().unwrap().endpoint(), Some("POST /orders/{id}"));
     // Whether it has expired is for the database to say.
     let clock = ManualClock::new();
     clock.advance(2 * TTL);
