@@ -1,5 +1,7 @@
 //! `#[axum::debug_handler]` below checks the function as it was written.
 
+#![forbid(dead_code)]
+
 use axum::{Router, extract::State, http::StatusCode, routing::post};
 use idem_axum::idempotent;
 
