@@ -15,8 +15,8 @@ use crate::execution_info::ExecutionInfo;
 use crate::lease::Lease;
 use crate::outcome::{Executed, Outcome, RefusalReason, RunResult};
 
-/// What one look at the store came to.
-enum Looked<H, T> {
+/// What one try came to.
+enum TryOutcome<H, T> {
     /// The handler ran. `None` if its response is lost: its task was torn down, or another run took over the claim.
     Ran(Option<T>),
     /// The handler did not start, and is returned.
@@ -56,10 +56,10 @@ impl Idempotency {
             let mut waiter: Option<InFlightWait> = None;
             loop {
                 let patience = waiter.as_ref().map(InFlightWait::patience);
-                let blocked = match core.look(&attempt, handler, patience).await {
-                    Looked::Ran(Some(response)) => return Ok(RunResult::Executed(response)),
-                    Looked::Ran(None) => return Err(RefusalReason::OutcomeUnknown),
-                    Looked::Blocked(blocked, unused) => {
+                let blocked = match core.try_once(&attempt, handler, patience).await {
+                    TryOutcome::Ran(Some(response)) => return Ok(RunResult::Executed(response)),
+                    TryOutcome::Ran(None) => return Err(RefusalReason::OutcomeUnknown),
+                    TryOutcome::Blocked(blocked, unused) => {
                         handler = unused;
                         blocked
                     }
@@ -91,12 +91,12 @@ impl Core {
     /// `begin` must not be cut in half, or a claim could be left without an owner. It is polled once in place, which is all that
     /// a store in memory needs. If it is pending, a task takes it over together with the handler.
     #[expect(clippy::manual_async_fn, reason = "an async function holds its arguments twice")]
-    fn look<H, F, T>(
+    fn try_once<H, F, T>(
         self: &Arc<Self>,
         attempt: &Attempt,
         handler: H,
         patience: Option<Duration>,
-    ) -> impl Future<Output = Looked<H, T>> + Send
+    ) -> impl Future<Output = TryOutcome<H, T>> + Send
     where
         H: FnOnce(Lease) -> F + Send + 'static,
         F: Future<Output = Executed<T>> + Send + 'static,
@@ -110,30 +110,30 @@ impl Core {
                 Some(begun) => self.next(attempt, &info, self.decide(attempt, begun)),
             };
             let task = match next {
-                Next::Blocked(blocked) => return Looked::Blocked(blocked, handler),
+                Next::Blocked(blocked) => return TryOutcome::Blocked(blocked, handler),
                 next if tokio::runtime::Handle::try_current().is_err() => {
                     if let Next::Start(Start::Protected(execution)) = next {
                         execution.end_in_background(Outcome::Release);
                     }
                     let error = StoreError::unavailable("the handler needs a task, and there is no Tokio runtime");
-                    return Looked::Blocked(Blocked::Refuse(RefusalReason::StoreUnavailable(error)), handler);
+                    return TryOutcome::Blocked(Blocked::Refuse(RefusalReason::StoreUnavailable(error)), handler);
                 }
                 Next::Start(start) => {
                     let execution = self.execute(start, handler);
-                    self.spawn(async move { Looked::Ran(execution.await) })
+                    self.spawn(async move { TryOutcome::Ran(execution.await) })
                 }
                 Next::Pending(pending) => {
                     let core = Arc::clone(self);
                     let starting = Arc::clone(self).start(*attempt, info, pending, patience);
                     self.spawn(async move {
                         match starting.await {
-                            Ok(start) => Looked::Ran(core.execute(start, handler).await),
-                            Err(blocked) => Looked::Blocked(blocked, handler),
+                            Ok(start) => TryOutcome::Ran(core.execute(start, handler).await),
+                            Err(blocked) => TryOutcome::Blocked(blocked, handler),
                         }
                     })
                 }
             };
-            task.await.unwrap_or(Looked::Ran(None))
+            task.await.unwrap_or(TryOutcome::Ran(None))
         }
     }
 
