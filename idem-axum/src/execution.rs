@@ -133,11 +133,8 @@ async fn record_in_transaction(
     if succeeded {
         slot.keep_writes();
     }
-    if slot.is_unkeyed() {
-        return Ok(ended(response, if succeeded { Outcome::NotReplayable } else { Outcome::Release }));
-    }
-    // A body that failed: the caller sees no success either.
-    if !is_whole {
+    // Without a key nothing is recorded. After a body that failed the caller sees no success either.
+    if slot.is_unkeyed() || !is_whole {
         return Ok(ended(response, Outcome::Release));
     }
     response::record(request, response).await

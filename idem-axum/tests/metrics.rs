@@ -300,7 +300,8 @@ async fn rehearse(_tx: Tx) {}
 #[test]
 fn a_transaction_without_a_key_or_in_shadow_mode_is_no_execution_and_takes_no_place_of_one() {
     Counted::during(|counted| async move {
-        let store = Intercept::new(MemoryStore::new(), Opens);
+        let memory = MemoryStore::new();
+        let store = Intercept::new(memory.clone(), Opens);
         let app = Router::new()
             .route("/transfer", post(transfer))
             .route("/rehearse", post(rehearse))
@@ -317,6 +318,7 @@ fn a_transaction_without_a_key_or_in_shadow_mode_is_no_execution_and_takes_no_pl
         let lines = counted.lines();
         let of_endpoints = lines.keys().filter(|line| line.contains("endpoint=")).count();
         assert_eq!(of_endpoints, wanted.len(), "{lines:#?}");
+        assert_eq!(memory.usage().entries, 0, "without a key nothing is recorded");
     });
 }
 
