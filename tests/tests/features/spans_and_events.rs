@@ -225,6 +225,18 @@ fn full(build: impl FnOnce(IdempotencyBuilder) -> IdempotencyBuilder, entries: u
     Setup::with(MemoryStore::builder().max_entries(entries).build(), build, routes())
 }
 
+#[idempotent(max_response = "1B")]
+async fn large() -> &'static str {
+    "large"
+}
+
+/// Two versions of an endpoint.
+#[idempotent]
+async fn old() {}
+
+#[idempotent(fingerprint = path)]
+async fn new() {}
+
 #[tokio::test]
 async fn each_refusal_has_the_level_that_an_operator_expects() {
     let setup = Setup::of(routes());
@@ -244,6 +256,13 @@ async fn each_refusal_has_the_level_that_an_operator_expects() {
     let down = Faults { down: true.into(), ..Faults::default() }.over_a_shelf();
     seen.push(refused(&Setup::mount(&Idempotency::new(down), routes()).0, ask()).await);
     seen.push(refused(&Setup::bare(routes()).0, ask()).await);
+    let large = Setup::of(Router::new().route("/", post(large)));
+    send("/").key("k").to(&large.app).await.assert_ran(200);
+    seen.push(refused(&large.app, send("/").key("k")).await);
+    let idempotency = Idempotency::in_memory();
+    let [old, new] = [post(old), post(new)].map(|of| Setup::mount(&idempotency, Router::new().route("/", of)).0);
+    send("/").key("k").to(&old).await.assert_ran(200);
+    seen.push(refused(&new, send("/").key("k")).await);
     let wanted = [
         (Level::INFO, "key_missing"),
         (Level::INFO, "key_invalid"),
@@ -253,8 +272,35 @@ async fn each_refusal_has_the_level_that_an_operator_expects() {
         (Level::WARN, "too_many_executions"),
         (Level::ERROR, "store_unavailable"),
         (Level::ERROR, "layer_missing"),
+        (Level::INFO, "not_replayable"),
+        (Level::WARN, "policy_changed"),
     ];
     assert_eq!(seen, wanted.map(|(level, code)| (level, format!("idempotency_{code}"))));
+}
+
+#[idempotent]
+async fn panics() {
+    panic!("a secret");
+}
+
+#[idempotent(timeout = "1s")]
+async fn hangs() {
+    std::future::pending().await
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_handler_that_panics_or_hangs_is_an_execution_with_an_error() {
+    for (path, code) in [("/panics", "idempotency_handler_panicked"), ("/hangs", "idempotency_handler_timed_out")] {
+        let (spans, _guard) = Spans::capture();
+        let setup = Setup::of(Router::new().route("/panics", post(panics)).route("/hangs", post(hangs)));
+        assert_eq!(send(path).key("k").to(&setup.app).await.code().as_deref(), Some(code));
+        assert_eq!(outcomes(&spans), [("executed".into(), Some(code.into()))]);
+        let events = spans.events("idem_");
+        let loud: Vec<_> = events.iter().filter(|event| event.level <= Level::INFO).collect();
+        let [event] = &loud[..] else { panic!("one event: {loud:?}") };
+        assert_eq!((event.level, event.get("code")), (Level::ERROR, Some(code)));
+        assert!(!format!("{events:?}").contains("a secret"), "{events:?}");
+    }
 }
 
 #[tokio::test]
