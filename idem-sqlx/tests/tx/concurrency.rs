@@ -154,6 +154,21 @@ async fn an_endpoint_without_a_transaction_does_not_wait_for_one_with_its_key() 
     assert_eq!(first.await.unwrap().status, 201);
 }
 
+/// The locks that tell of a key in flight are of the database, and not of a table.
+#[tokio::test]
+async fn the_same_key_in_another_table_of_the_database_is_another_key() {
+    let shop = Shop::postgres(4).await;
+    let pool = PgPoolOptions::new().connect(&shop.keeper.url()).await.unwrap();
+    let other = PostgresStore::builder().table("other").with_pool(pool).unwrap();
+    other.migrate().await.unwrap();
+    let other = Idempotency::builder(other).namespace("shop").build();
+    let first = shop.start("/act/wait-201", "a");
+    shop.app.written().await;
+    assert_eq!(send(&over_postgres::router(&shop.app, other), "/act/201", "a", "").await.brief(), (201, "run 2"));
+    shop.app.go_on.add_permits(1);
+    assert_eq!(first.await.unwrap().brief(), (201, "run 1"));
+}
+
 #[tokio::test]
 async fn many_duplicates_at_once_in_two_processes_run_once() {
     let shop = Shop::postgres(8).await;
