@@ -2,6 +2,7 @@
 //! and their dependencies need.
 
 mod api;
+mod manifests;
 mod rust_version;
 
 use std::path::{Path, PathBuf};
