@@ -24,7 +24,7 @@ pub(crate) struct Connection {
     checks: Checks,
     timeout: Duration,
     /// How long a step waits for a reply before it also tries a new connection.
-    patience: Duration,
+    first_wait: Duration,
     current: Mutex<Option<Numbered>>,
     /// One step makes a connection, unless it is not polled. The others wait for it, but no longer than their deadlines.
     connecting: Turns,
@@ -103,7 +103,7 @@ impl Connection {
             source,
             checks,
             timeout: timeout.saturating_add(wait),
-            patience: wait.saturating_add(timeout / 2),
+            first_wait: wait.saturating_add(timeout / 2),
             current: Mutex::new(None),
             connecting: Turns::new(),
             made: AtomicU64::new(0),
@@ -170,7 +170,7 @@ impl Connection {
                 attempts += 1;
                 let is_last = is_new || attempts == MAX_ATTEMPTS;
                 let mut sent = self.attempt(request, number, &mut link, is_last).boxed();
-                let tried = match timeout(self.patience, &mut sent).await {
+                let tried = match timeout(self.first_wait, &mut sent).await {
                     Ok(tried) => tried,
                     Err(_) if is_last => sent.await,
                     // A firewall may have forgotten the connection, and then there will be no reply. If the server is only slow, the

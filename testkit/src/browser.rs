@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 /// How long a page may take to come. A browser that starts on a busy machine is slow.
-const PATIENCE: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Keys that produce no character, as WebDriver names them.
 pub const TAB: char = '\u{e004}';
@@ -96,7 +96,7 @@ impl Browser {
         self.press([key]);
         let start = Instant::now();
         while self.run("return window.before !== true && document.readyState === 'complete'") != json!(true) {
-            assert!(start.elapsed() < PATIENCE, "no other page came; this one says:\n{}", self.text("body"));
+            assert!(start.elapsed() < TIMEOUT, "no other page came; this one says:\n{}", self.text("body"));
             sleep(Duration::from_millis(10));
         }
     }
@@ -236,7 +236,7 @@ fn spawn() -> Child {
 fn ask(port: u16, method: &str, path: &str, parameters: &Value) -> std::io::Result<Value> {
     let body = if method == "POST" { parameters.to_string() } else { String::new() };
     let mut connection = TcpStream::connect((Ipv4Addr::LOCALHOST, port))?;
-    connection.set_read_timeout(Some(PATIENCE))?;
+    connection.set_read_timeout(Some(TIMEOUT))?;
     write!(
         connection,
         "{method} {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\ncontent-type: application/json\r\ncontent-length: \

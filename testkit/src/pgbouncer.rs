@@ -14,7 +14,7 @@ use crate::postgres::{Postgres, User, as_user};
 use crate::process::free_port;
 
 /// How long it may take to start.
-const PATIENCE: Duration = Duration::from_secs(30);
+const TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A PgBouncer on its own port, which is killed when this is dropped.
 #[derive(Debug)]
@@ -54,7 +54,7 @@ impl PgBouncer {
         pgbouncer.arg("--quiet").arg(&file).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         let mut child = pgbouncer.spawn().expect("`pgbouncer` can be started");
         let start = Instant::now();
-        while start.elapsed() < PATIENCE && matches!(child.try_wait(), Ok(None)) {
+        while start.elapsed() < TIMEOUT && matches!(child.try_wait(), Ok(None)) {
             if TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_ok() {
                 return Some(Self { child, port, _folder: folder });
             }

@@ -12,7 +12,7 @@ use tokio::time::sleep;
 use crate::process::{free_port, signal};
 
 /// How long a server may take to start. After a crash it has to read its log again.
-const PATIENCE: Duration = Duration::from_secs(30);
+const TIMEOUT: Duration = Duration::from_secs(30);
 /// How long a query may take to return what a test waits for.
 const LIMIT: Duration = Duration::from_secs(10);
 
@@ -114,7 +114,7 @@ impl Postgres {
         let start = Instant::now();
         // The next server on this data would not start as long as one of them is there.
         while others.iter().any(|&pid| is_alive(pid)) {
-            assert!(start.elapsed() < PATIENCE, "the processes of `postgres` do not end");
+            assert!(start.elapsed() < TIMEOUT, "the processes of `postgres` do not end");
             std::thread::sleep(Duration::from_millis(1));
         }
     }
@@ -200,7 +200,7 @@ impl Postgres {
     /// Waits until the server says in its own file that it takes connections, or has ended.
     async fn is_ready(&mut self) -> bool {
         let start = Instant::now();
-        while start.elapsed() < PATIENCE {
+        while start.elapsed() < TIMEOUT {
             let Some(child) = self.child.as_mut() else { return false };
             if !matches!(child.try_wait(), Ok(None)) {
                 return false;

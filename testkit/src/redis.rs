@@ -15,7 +15,7 @@ use crate::process::{free_port, signal};
 use crate::wait::until;
 
 /// How long a server may take to start.
-const PATIENCE: Duration = Duration::from_secs(20);
+const TIMEOUT: Duration = Duration::from_secs(20);
 
 /// A Redis server on its own port, with its data in a temporary folder. It is killed when this is dropped.
 #[derive(Debug)]
@@ -118,19 +118,19 @@ impl Redis {
     /// # Panics
     /// If the server does not reply.
     pub async fn say(&self, command: &str) -> String {
-        let said = timeout(PATIENCE, ask(self.port, command)).await;
+        let said = timeout(TIMEOUT, ask(self.port, command)).await;
         said.ok().and_then(Result::ok).unwrap_or_else(|| panic!("no reply to {command} on port {}", self.port))
     }
 
     /// Waits until the server replies. `false` if it has ended.
     async fn replies(&mut self) -> bool {
         let start = Instant::now();
-        while start.elapsed() < PATIENCE {
+        while start.elapsed() < TIMEOUT {
             if !matches!(self.child.as_mut().map(Child::try_wait), Some(Ok(None))) {
                 return false;
             }
             // Of two servers on one port this one might be the one that is about to end.
-            if let Ok(Ok(said)) = timeout(PATIENCE, ask(self.port, "INFO server")).await
+            if let Ok(Ok(said)) = timeout(TIMEOUT, ask(self.port, "INFO server")).await
                 && said.contains(&format!("process_id:{}\r\n", self.child.as_ref().map_or(0, Child::id)))
                 && ask(self.port, "PING").await.is_ok_and(|said| said.starts_with("+PONG"))
             {

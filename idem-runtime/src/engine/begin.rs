@@ -201,24 +201,24 @@ impl Core {
         }
     }
 
-    /// Takes every step that is left until the handler may start, or is blocked. `patience` is how long a request still waits that
+    /// Takes every step that is left until the handler may start, or is blocked. `time_left` is how long a request still waits that
     /// was told of an execution in flight.
     pub(super) fn start(
         self: Arc<Self>,
         attempt: Attempt,
         info: ExecutionInfo,
         mut pending: Pending,
-        patience: Option<Duration>,
+        time_left: Option<Duration>,
     ) -> BoxFuture<Result<Start, Blocked>> {
         Box::pin(async move {
             loop {
                 let asked_at = Instant::now();
                 pending = match pending {
                     Pending::Asked(begin) => {
-                        let time = patience.map_or(STORE_TIMEOUT, |patience| patience.min(STORE_TIMEOUT));
+                        let time = time_left.map_or(STORE_TIMEOUT, |time_left| time_left.min(STORE_TIMEOUT));
                         let begun = match self.in_this_time(time, attempt.key, begin).await {
                             Some(begun) => begun,
-                            None if patience.is_some() => return Err(Blocked::Refuse(RefusalReason::InFlight)),
+                            None if time_left.is_some() => return Err(Blocked::Refuse(RefusalReason::InFlight)),
                             None => Err(store_timeout(time)),
                         };
                         match self.next(&attempt, &info, self.decide(&attempt, begun)) {

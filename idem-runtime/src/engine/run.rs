@@ -55,8 +55,8 @@ impl Idempotency {
         async move {
             let mut waiter: Option<InFlightWait> = None;
             loop {
-                let patience = waiter.as_ref().map(InFlightWait::patience);
-                let blocked = match core.try_once(&attempt, handler, patience).await {
+                let time_left = waiter.as_ref().map(InFlightWait::time_left);
+                let blocked = match core.try_once(&attempt, handler, time_left).await {
                     TryOutcome::Ran(Some(response)) => return Ok(RunResult::Executed(response)),
                     TryOutcome::Ran(None) => return Err(RefusalReason::OutcomeUnknown),
                     TryOutcome::Blocked(blocked, unused) => {
@@ -95,7 +95,7 @@ impl Core {
         self: &Arc<Self>,
         attempt: &Attempt,
         handler: H,
-        patience: Option<Duration>,
+        time_left: Option<Duration>,
     ) -> impl Future<Output = TryOutcome<H, T>> + Send
     where
         H: FnOnce(Lease) -> F + Send + 'static,
@@ -124,7 +124,7 @@ impl Core {
                 }
                 Next::Pending(pending) => {
                     let core = Arc::clone(self);
-                    let starting = Arc::clone(self).start(*attempt, info, pending, patience);
+                    let starting = Arc::clone(self).start(*attempt, info, pending, time_left);
                     self.spawn(async move {
                         match starting.await {
                             Ok(start) => TryOutcome::Ran(core.execute(start, handler).await),

@@ -31,7 +31,7 @@ impl InFlightWait {
     }
 
     /// Returns how long a look at the store may take from now: a moment longer than the wait, since the record may be there.
-    pub(super) fn patience(&self) -> Duration {
+    pub(super) fn time_left(&self) -> Duration {
         self.until.saturating_duration_since(Instant::now()) + Self::LAST_LOOK
     }
 

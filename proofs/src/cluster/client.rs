@@ -11,7 +11,7 @@ use tokio::time::timeout;
 use idem_testkit::dice::Dice;
 
 /// How long a client waits for a response before it takes the connection for dead.
-const PATIENCE: Duration = Duration::from_secs(20);
+const TIMEOUT: Duration = Duration::from_secs(20);
 
 /// What a client was told.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -58,7 +58,7 @@ impl Client {
     /// The connection broke, or nothing came. What became of the request is unknown.
     pub async fn ask(&mut self, path: &str, key: &str, headers: &str) -> io::Result<Reply> {
         let mut connection = self.send(path, key, headers).await?;
-        let reply = timeout(PATIENCE, read_reply(&mut connection)).await.map_err(|_| io::ErrorKind::TimedOut)??;
+        let reply = timeout(TIMEOUT, read_reply(&mut connection)).await.map_err(|_| io::ErrorKind::TimedOut)??;
         // A new connection now and then, so that a client meets every process.
         self.connection = (Dice::unseeded().within(0..=2) > 0).then_some(connection);
         Ok(reply)

@@ -22,7 +22,7 @@ pub const PROCESSES: usize = 3;
 /// How many clients it has.
 pub const CLIENTS: usize = 64;
 /// How long a client tries. Longer than any lease, and than a process is down.
-const PATIENCE: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// When the next process is killed.
 #[derive(Clone, Copy, Debug)]
@@ -139,7 +139,7 @@ async fn operation(client: &mut Client, path: &str, key: String) -> Operation {
     let mut operation = Operation::new(key);
     // An operation that got its response is sent again now and then, as by a client that lost the response.
     let mut curious = Dice::unseeded().within(0..=2);
-    while began.elapsed() < PATIENCE {
+    while began.elapsed() < TIMEOUT {
         if Dice::unseeded().within(0..=7) == 0 {
             operation.hang_ups += 1;
             let _ = client.hang_up(path, &operation.key).await;

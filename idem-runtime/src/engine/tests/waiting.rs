@@ -103,7 +103,7 @@ async fn a_wake_up_that_was_waited_for_has_a_reason() {
         }
         assert!(wait.wait(Box::pin(tokio::task::yield_now())).await);
     }
-    assert_eq!(wait.patience(), Duration::from_secs(2), "no time has passed, and a last look may take a second");
+    assert_eq!(wait.time_left(), Duration::from_secs(2), "no time has passed, and a last look may take a second");
 }
 
 #[tokio::test(start_paused = true)]

@@ -17,8 +17,8 @@ use super::{made, serve};
 use crate::clients::{python, python_with_packages, statuses, watched};
 
 const CALLS: u64 = 240;
-/// The client's patience, in seconds, and responses that come before and after its end.
-const PATIENCE: &str = "2";
+/// How long the client waits, in seconds, and responses that come before and after its end.
+const TIMEOUT: &str = "2";
 const IN_TIME: Fault = Fault::Late(Duration::from_millis(50));
 const TOO_LATE: Fault = Fault::Late(Duration::from_millis(2500));
 const EVERY_FAULT: [Fault; 9] = [
@@ -85,7 +85,7 @@ impl Faults {
 /// Makes the calls, meets every fault, and gives back what each caller sees.
 async fn call((proxy, left): (Proxy, RemainingFaults), calls: u64, more: &[&str]) -> Vec<Value> {
     let (url, calls) = (format!("http://{}", proxy.address), calls.to_string());
-    let mut arguments = vec![&*url, "--calls", &calls, "--threads", "16", "--timeout", PATIENCE];
+    let mut arguments = vec![&*url, "--calls", &calls, "--threads", "16", "--timeout", TIMEOUT];
     arguments.extend(more);
     let seen = python("stripe_client.py", &arguments).await;
     assert_eq!(*left.lock().expect("not poisoned"), BTreeMap::new(), "faults that did not happen");
