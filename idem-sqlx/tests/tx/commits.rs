@@ -259,7 +259,7 @@ async fn it_costs_one_round_trip_more_than_a_bare_transaction() {
     assert!(ours.iter().zip(starts).all(|(line, start)| line.starts_with(start)), "{statements:#?}");
     let commits = statements.iter().filter(|line| line.contains("COMMIT")).count();
     assert_eq!(commits, 1, "one commit: {statements:#?}");
-    // On a connection of its own, where each statement is prepared, the store does not look at the table.
+    // The store has not looked at the table. It prepares each statement on its connections.
     let looks = |line: &&str| line.contains("|LOG:  execute ") && line.contains("\"idempotency\"");
     assert_eq!(log[before..].lines().filter(looks).collect::<Vec<_>>(), [""; 0]);
 }
