@@ -87,12 +87,19 @@ impl Shared {
         };
         let (mut sink, mut messages) = self.in_time(subscriber.get_async_pubsub()).await?.split();
         let mut subscribed: HashMap<String, StorageKey> = HashMap::new();
+        let (mut changes, mut changed) = (self.waiters.changes(), Vec::<(StorageKey, bool)>::new());
         loop {
-            let keys = self.waiters.keys();
-            let mut new: HashMap<_, _> = keys.iter().map(|key| (self.client.name(key).channel(), *key)).collect();
-            let gone: Vec<_> = subscribed.extract_if(|channel, _| new.remove(channel).is_none()).collect();
+            let (mut new, mut gone) = (HashMap::new(), Vec::new());
+            for (key, is_awaited) in changed {
+                let channel = self.client.name(&key).channel();
+                if !is_awaited {
+                    gone.extend(subscribed.remove_entry(&channel).map(|(channel, _)| channel));
+                } else if !subscribed.contains_key(&channel) {
+                    new.insert(channel, key);
+                }
+            }
             if !gone.is_empty() {
-                self.in_time(sink.unsubscribe(&gone.iter().map(|(channel, _)| channel).collect::<Vec<_>>())).await?;
+                self.in_time(sink.unsubscribe(&gone)).await?;
             }
             if !new.is_empty() {
                 self.in_time(sink.subscribe(&new.keys().collect::<Vec<_>>())).await?;
@@ -100,7 +107,7 @@ impl Shared {
                 new.values().for_each(|key| self.waiters.ask(key));
                 subscribed.extend(new);
             }
-            loop {
+            changed = loop {
                 tokio::select! {
                     message = messages.next() => match message {
                         Some(message) => {
@@ -110,13 +117,13 @@ impl Shared {
                         }
                         None => return Err(std::io::Error::from(std::io::ErrorKind::ConnectionReset).into()),
                     },
-                    () = self.waiters.changed() => break,
+                    changed = changes.next() => break changed,
                     () = sleep(LINGER), if subscribed.is_empty() => return Ok(()),
                     () = sleep(PING_INTERVAL), if !subscribed.is_empty() => {
                         self.in_time(sink.ping::<Value>()).await.map(drop)?;
                     }
                 }
-            }
+            };
         }
     }
 

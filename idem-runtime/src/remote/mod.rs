@@ -17,4 +17,4 @@ pub use jitter::jitter;
 pub use listener::Listener;
 pub use owner::OwnerToken;
 pub use unconfirmed::{InDoubt, ReleaseUnconfirmed, UnconfirmedClaims, UnconfirmedGuard};
-pub use waiters::Waiters;
+pub use waiters::{Changes, Waiters};

@@ -1,6 +1,6 @@
 //! The requests in this process that wait for claims to end. Of those that wait for one claim, one asks the store.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::future::Future;
 use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -39,9 +39,20 @@ const MAX_PAUSE: Duration = Duration::from_millis(500);
 /// ```
 #[derive(Debug, Default)]
 pub struct Waiters {
-    keys: Mutex<HashMap<StorageKey, Awaited>>,
+    keys: Mutex<Keys>,
     changed: Notify,
 }
+
+#[derive(Debug, Default)]
+struct Keys {
+    awaited: HashMap<StorageKey, Awaited>,
+    /// The keys that someone has begun, or ceased, to wait for since [`Changes`] were last read. `None` if no one reads them.
+    changes: Option<HashSet<StorageKey>>,
+}
+
+/// The keys that someone begins, or ceases, to wait for. Made by [`Waiters::changes`].
+#[derive(Debug)]
+pub struct Changes<'a>(&'a Waiters);
 
 /// A key that is waited for, until its claim may have ended.
 #[derive(Debug, Default)]
@@ -82,8 +93,21 @@ enum WaiterStep {
 }
 
 impl Waiters {
-    fn lock(&self) -> MutexGuard<'_, HashMap<StorageKey, Awaited>> {
+    fn lock(&self) -> MutexGuard<'_, Keys> {
         self.keys.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn note_change(&self, keys: &mut Keys, key: &StorageKey) {
+        if let Some(changes) = &mut keys.changes {
+            changes.insert(*key);
+            self.changed.notify_one();
+        }
+    }
+
+    fn remove(&self, keys: &mut Keys, key: &StorageKey) -> Option<Awaited> {
+        let removed = keys.awaited.remove(key)?;
+        self.note_change(keys, key);
+        Some(removed)
     }
 
     /// Waits until the claim under `key` may have ended. If no other request asks the store, this one does: `ask` takes no longer than
@@ -118,59 +142,78 @@ impl Waiters {
 
     fn join(&self, key: &StorageKey) -> Waiter<'_> {
         let mut keys = self.lock();
-        let awaited = keys.entry(*key).or_insert_with(|| {
-            self.changed.notify_one();
-            Awaited::default()
-        });
+        let awaited = keys.awaited.entry(*key).or_default();
         awaited.waiters += 1;
-        Waiter { waiters: self, key: *key, signals: Arc::clone(&awaited.signals), turn: None }
+        let (is_first, signals) = (awaited.waiters == 1, Arc::clone(&awaited.signals));
+        if is_first {
+            self.note_change(&mut keys, key);
+        }
+        Waiter { waiters: self, key: *key, signals, turn: None }
     }
 
     /// Wakes those who wait for the claim under `key`: it may have ended.
     pub fn wake(&self, key: &StorageKey) {
-        if let Some(awaited) = self.lock().remove(key) {
-            self.changed.notify_one();
+        if let Some(awaited) = self.remove(&mut self.lock(), key) {
             awaited.signals.all.notify_waiters();
         }
     }
 
     /// Has the store be asked at once about the claim under `key`: a message may have been missed.
     pub fn ask(&self, key: &StorageKey) {
-        if let Some(awaited) = self.lock().get(key) {
+        if let Some(awaited) = self.lock().awaited.get(key) {
             awaited.signals.ask.notify_one();
         }
     }
 
     /// Has the store be asked at once about each claim.
     pub fn ask_all(&self) {
-        for awaited in self.lock().values() {
+        for awaited in self.lock().awaited.values() {
             awaited.signals.ask.notify_one();
         }
     }
 
     /// Returns whether no one waits.
     pub fn is_empty(&self) -> bool {
-        self.lock().is_empty()
+        self.lock().awaited.is_empty()
     }
 
-    /// Returns the keys whose claims are waited for, in no order.
-    pub fn keys(&self) -> Vec<StorageKey> {
-        self.lock().keys().copied().collect()
+    /// Returns the changes from now on, for one [listener](crate::remote::Listener) at a time. The first of them are the keys that are
+    /// waited for now.
+    pub fn changes(&self) -> Changes<'_> {
+        let mut keys = self.lock();
+        keys.changes = Some(keys.awaited.keys().copied().collect());
+        self.changed.notify_one();
+        Changes(self)
     }
+}
 
-    /// Resolves when [`keys`](Self::keys) has changed since this was called last. Spurious wake-ups are possible. Meant for
-    /// one caller at a time, the [listener](crate::remote::Listener).
+impl Changes<'_> {
+    /// Waits for a change, and returns each key that has changed since the last call, in no order, with whether someone waits for it.
     ///
     /// Cancel safe: a change that was not returned is returned the next time.
-    pub async fn changed(&self) {
-        self.changed.notified().await;
+    pub async fn next(&mut self) -> Vec<(StorageKey, bool)> {
+        loop {
+            self.0.changed.notified().await;
+            let Keys { awaited, changes } = &mut *self.0.lock();
+            let changed: Vec<_> =
+                changes.iter_mut().flat_map(HashSet::drain).map(|key| (key, awaited.contains_key(&key))).collect();
+            if !changed.is_empty() {
+                return changed;
+            }
+        }
+    }
+}
+
+impl Drop for Changes<'_> {
+    fn drop(&mut self) {
+        self.0.lock().changes = None;
     }
 }
 
 impl Waiter<'_> {
     /// Finds what the request waits for, unless the claim may have ended.
-    fn awaited<'k>(&self, keys: &'k mut HashMap<StorageKey, Awaited>) -> Option<&'k mut Awaited> {
-        keys.get_mut(&self.key).filter(|awaited| Arc::ptr_eq(&awaited.signals, &self.signals))
+    fn awaited<'k>(&self, keys: &'k mut Keys) -> Option<&'k mut Awaited> {
+        keys.awaited.get_mut(&self.key).filter(|awaited| Arc::ptr_eq(&awaited.signals, &self.signals))
     }
 
     /// Takes the turn if it is no one's, or of one that has asked the last time `longest` ago.
@@ -193,8 +236,7 @@ impl Waiter<'_> {
     fn end(self) {
         let mut keys = self.waiters.lock();
         if self.awaited(&mut keys).is_some() {
-            keys.remove(&self.key);
-            self.waiters.changed.notify_one();
+            self.waiters.remove(&mut keys, &self.key);
             self.signals.all.notify_waiters();
         }
     }
@@ -206,8 +248,7 @@ impl Drop for Waiter<'_> {
         let Some(awaited) = self.awaited(&mut keys) else { return };
         awaited.waiters -= 1;
         if awaited.waiters == 0 {
-            keys.remove(&self.key);
-            self.waiters.changed.notify_one();
+            self.waiters.remove(&mut keys, &self.key);
         } else if self.turn == Some(awaited.turn) {
             awaited.asked = None;
             self.signals.all.notify_waiters();
@@ -358,19 +399,28 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_key_is_listed_while_someone_waits_for_it_and_its_changes_are_told() {
-        let waiters = Waiters::default();
-        let changed =
-            || matches!(pin!(waiters.changed()).poll(&mut Context::from_waker(Waker::noop())), Poll::Ready(()));
-        assert!(waiters.is_empty() && !changed());
-        let wait = || -> Wait<'_> { Box::pin(waiters.ended(&ONE, LONGEST, pending)) };
-        let (mut first, mut second) = (wait(), wait());
+    async fn a_key_is_told_when_someone_begins_to_wait_for_it_and_when_no_one_does() {
+        let waiters = &Waiters::default();
+        let wait = |key: &'static _| -> Wait<'_> { Box::pin(waiters.ended(key, LONGEST, pending)) };
+        let mut known = wait(&ONE);
+        assert!(!has_ended(&mut known));
+        let mut changes = waiters.changes();
+        let mut told = || match pin!(changes.next()).poll(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(told) => told,
+            Poll::Pending => Vec::new(),
+        };
+        assert_eq!(told(), [(ONE, true)]);
+        let (mut first, mut second) = (wait(&OTHER), wait(&OTHER));
         assert!(!has_ended(&mut first) && !has_ended(&mut second));
-        assert_eq!(waiters.keys(), [ONE]);
-        assert!(changed() && !changed());
+        assert_eq!(told(), [(OTHER, true)], "and not of the key that was known");
         drop(first);
-        assert!(!waiters.is_empty() && !changed(), "another one waits");
+        assert_eq!(told(), [], "another one waits");
         drop(second);
-        assert!(waiters.is_empty() && changed());
+        assert_eq!(told(), [(OTHER, false)]);
+        waiters.wake(&ONE);
+        assert_eq!(told(), [(ONE, false)]);
+        drop(changes);
+        drop(wait(&OTHER));
+        assert!(waiters.is_empty() && waiters.lock().changes.is_none(), "what no one reads is not kept");
     }
 }
