@@ -27,9 +27,11 @@ async fn waiters_share_one_connection_whose_messages_wake_them() {
     let [completed, released] = [claim(&owner, 1).await, claim(&owner, 2).await];
     let (mut waiters, waiting) = (JoinSet::new(), Arc::<AtomicUsize>::default());
     // Of several who wait for a released key, one finds another claim, which takes the right that is revoked below.
-    for number in [vec![1; 20], vec![2]].concat() {
-        waiters.spawn(wait(waiter.clone(), number, Arc::clone(&waiting)));
+    for _ in 0..20 {
+        waiters.spawn(wait(waiter.clone(), 1, Arc::clone(&waiting)));
     }
+    until("the first key is subscribed to", async || subscribers(&server, 1).await).await;
+    waiters.spawn(wait(waiter.clone(), 2, Arc::clone(&waiting)));
     until("all wait", async || waiting.load(SeqCst) == 21).await;
     until("both keys are subscribed to", async || subscribers(&server, 1).await && subscribers(&server, 2).await).await;
     let subscribed = server.say("CLIENT LIST TYPE pubsub").await;
@@ -74,6 +76,8 @@ async fn of_all_waiters_for_a_released_key_one_claims_it() {
 async fn a_subscription_ends_without_waiters_and_begins_again() {
     let server = Redis::start().await;
     let store = store(&server).await;
+    let kept = claim(&store, 2).await;
+    let other = tokio::spawn(wait(store.clone(), 2, Arc::default()));
     for _ in 0..2 {
         let claimed = claim(&store, 1).await;
         let waiter = tokio::spawn(wait(store.clone(), 1, Arc::default()));
@@ -83,6 +87,9 @@ async fn a_subscription_ends_without_waiters_and_begins_again() {
         until("the subscription is gone", async || !subscribers(&server, 1).await).await;
         claimed.release().await.unwrap();
     }
+    assert!(subscribers(&server, 2).await, "the other waiter still waits");
+    other.abort();
+    drop((other.await, kept));
     let claimed = claim(&store, 1).await;
     let waiter = tokio::spawn(wait(store.clone(), 1, Arc::default()));
     until("the waiter is subscribed", async || subscribers(&server, 1).await).await;
