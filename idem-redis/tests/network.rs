@@ -275,9 +275,9 @@ async fn a_claim_whose_reply_was_lost_is_released_if_no_second_try_is_possible()
     claim(&store, 1).await;
 }
 
-/// Passes everything on to the server, except for what first has `text` in it: that breaks its connection, and is given to the
-/// caller, who may let it arrive later.
-async fn without_the_first(text: String, server: &Redis) -> (u16, oneshot::Receiver<Vec<u8>>) {
+/// Passes everything on to the server, except for what first has `text` in it: that is given to the caller, who may let it arrive
+/// later. Its connection breaks, or is silent from then on.
+async fn without_the_first(text: String, server: &Redis, breaks: bool) -> (u16, oneshot::Receiver<Vec<u8>>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let (port, to) = (listener.local_addr().unwrap().port(), server.port());
     let (give, first) = oneshot::channel();
@@ -297,7 +297,7 @@ async fn without_the_first(text: String, server: &Redis) -> (u16, oneshot::Recei
                 read = server.read(&mut reply) => client.write_all(&reply[..read.unwrap()]).await.unwrap(),
             }
         };
-        drop(client);
+        let _silent = (!breaks).then_some(client);
         give.send(found).unwrap();
         while let Ok((mut client, _)) = listener.accept().await {
             let mut server = TcpStream::connect(("127.0.0.1", to)).await.unwrap();
@@ -330,7 +330,7 @@ async fn a_repeated_begin_that_was_refused_is_released_if_its_first_try_arrives_
     let server = Redis::start().await;
     let near = common::store(&server).await;
     let others = claim(&near, 1).await;
-    let (port, first) = without_the_first(name(1), &server).await;
+    let (port, first) = without_the_first(name(1), &server, true).await;
     let store = RedisStore::connect(format!("redis://127.0.0.1:{port}")).await.unwrap();
     assert_in_flight(&begin(&store, 1).await);
     assert_not_drained(&store, &server).await;
@@ -344,15 +344,17 @@ async fn a_repeated_begin_that_was_refused_is_released_if_its_first_try_arrives_
 async fn a_claim_whose_begin_was_repeated_leaves_nothing_if_the_first_try_arrives_after_its_release() {
     let server = Redis::start().await;
     let near = common::store(&server).await;
-    let (port, first) = without_the_first(name(1), &server).await;
-    let store = RedisStore::connect(format!("redis://127.0.0.1:{port}")).await.unwrap();
-    let lease = Duration::from_secs(5);
-    let begun = store.begin(&key(1), &fingerprint(1), &BeginOptions::new(lease, TTL)).await;
-    let Ok(Begin::Claimed(claimed)) = begun else { panic!("the second try claims, but it gave {begun:?}") };
-    claimed.release().await.unwrap();
-    arrives_late_and_claims(first, &server).await;
-    store.drained().await;
-    claim(&near, 1).await;
+    for (number, breaks) in [(1, true), (2, false)] {
+        let (port, first) = without_the_first(name(number), &server, breaks).await;
+        let store = RedisStore::connect(format!("redis://127.0.0.1:{port}")).await.unwrap();
+        let lease = Duration::from_secs(5);
+        let begun = store.begin(&key(number), &fingerprint(1), &BeginOptions::new(lease, TTL)).await;
+        let Ok(Begin::Claimed(claimed)) = begun else { panic!("the second try claims, but it gave {begun:?}") };
+        claimed.release().await.unwrap();
+        arrives_late_and_claims(first, &server).await;
+        store.drained().await;
+        claim(&near, number).await;
+    }
 }
 
 /// Without the right to load them beforehand, the server learns of a script when the step sends it.
@@ -360,7 +362,7 @@ async fn a_claim_whose_begin_was_repeated_leaves_nothing_if_the_first_try_arrive
 async fn a_begin_that_was_repeated_and_then_sent_in_full_leaves_nothing_either() {
     let server = Redis::start().await;
     set_user(&server, &documented_rights()).await;
-    let (port, first) = without_the_first(name(1).replace("idem", "shop"), &server).await;
+    let (port, first) = without_the_first(name(1).replace("idem", "shop"), &server, true).await;
     let connect = async |url: String| RedisStore::builder(url).prefix("shop").connect().await.unwrap();
     let store = connect(format!("redis://shop:password@127.0.0.1:{port}")).await;
     let lease = Duration::from_secs(5);
@@ -376,7 +378,7 @@ async fn a_begin_that_was_repeated_and_then_sent_in_full_leaves_nothing_either()
 async fn a_repeated_begin_that_no_replica_has_leaves_nothing_if_its_first_try_arrives_late() {
     let server = Redis::start().await;
     let near = common::store(&server).await;
-    let (port, first) = without_the_first(name(1), &server).await;
+    let (port, first) = without_the_first(name(1), &server, true).await;
     let durability = Durability::Replicas { count: 1, within: Duration::from_millis(50) };
     let builder = RedisStore::builder(format!("redis://127.0.0.1:{port}")).durability(durability);
     let store = builder.connect().await.unwrap();
