@@ -50,7 +50,26 @@ struct Keys {
     changes: Option<HashSet<StorageKey>>,
 }
 
-/// The keys that someone begins, or ceases, to wait for. Made by [`Waiters::changes`].
+/// The keys that someone begins, or ceases, to wait for. Made by [`Waiters::changes`]. Without it, no changes are kept.
+///
+/// ```
+/// use idem_runtime::remote::Waiters;
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() {
+/// let waiters = Waiters::default();
+/// let mut changes = waiters.changes();
+/// let listen = async {
+///     loop {
+///         for (key, is_awaited) in changes.next().await {
+///             // .. subscribe to the messages of this key, or no longer ..
+///             # let _ = (key, is_awaited);
+///         }
+///     }
+/// };
+/// # drop(listen);
+/// # }
+/// ```
 #[derive(Debug)]
 pub struct Changes<'a>(&'a Waiters);
 
@@ -114,6 +133,9 @@ impl Waiters {
     /// `longest`, and returns for how long the claim's lease still runs, or `None` if there is no claim.
     ///
     /// Cancel safe: if the one that asks is dropped, another one asks.
+    ///
+    /// # Panics
+    /// Outside a Tokio runtime with a timer.
     pub async fn ended<F>(&self, key: &StorageKey, longest: Duration, mut ask: impl FnMut() -> F)
     where
         F: Future<Output = Option<Duration>>,
