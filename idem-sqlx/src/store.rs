@@ -10,8 +10,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use idem_runtime::remote::{Listener, OwnerToken, UnconfirmedClaims, Waiters, jitter};
 use idem_runtime::{
-    Begin, BeginOptions, Clock, ExecutionInfo, Fingerprint, KeyPage, Record, StorageKey, Store, StoreCapabilities,
-    StoreError, StoredEntry,
+    Begin, BeginOptions, Clock, ExecutionInfo, Fingerprint, KeyPage, KeyState, Record, StorageKey, Store,
+    StoreCapabilities, StoreError, StoredEntry,
 };
 use tokio::time::sleep;
 
@@ -277,7 +277,7 @@ impl<D: Dialect> Store for SqlStore<D> {
         }
         // Their rows are not seen, and SQLite would wait for their end.
         if let Some(running) = self.inner.running.fingerprint(key) {
-            return Ok(Begin::InFlight(running));
+            return Ok(self.begin_beside(running, key, fingerprint).await?);
         }
         let failed = |problem| DatabaseError { step: Step::Begin, problem };
         let &BeginOptions { lease, ttl, ref info, .. } = options;
@@ -386,14 +386,16 @@ impl<D: Dialect> Store for SqlStore<D> {
 
     /// Reads with one `SELECT`. How often a record was replayed is known if the builder was told to count.
     async fn inspect(&self, key: &StorageKey) -> Result<Option<StoredEntry>, StoreError> {
-        if let Some(entry) = self.inner.running.entry(key) {
-            return Ok(Some(entry));
-        }
+        let running = self.inner.running.entry(key);
         let executor = &self.inner.executor;
         let result = executor.read(Step::Inspect, &executor.statements.inspect, &[key_value(key)]).await?;
-        let Some(row) = result.rows.first() else { return Ok(None) };
+        let Some(row) = result.rows.first() else { return Ok(running) };
         let entry = rows::stored_entry::<D>(row, key);
         let mut entry = entry.map_err(|problem| DatabaseError { step: Step::Inspect, problem })?;
+        // A transaction may take over what is abandoned. To a record or another claim it is a retry.
+        if let (KeyState::Abandoned(_), Some(running)) = (&entry.state, running) {
+            return Ok(Some(running));
+        }
         entry.replays = entry.replays.filter(|_| self.inner.replay_counter.is_some());
         Ok(Some(entry))
     }

@@ -158,11 +158,7 @@ impl<D: Dialect> TransactionClaim<D> {
             return Ok(None);
         }
         // The session has ended, and this sees what it committed.
-        let executor = self.store.executor();
-        let values = [key_value(&self.key), Value::Bytes(self.owner.as_bytes())];
-        let result = executor.read(Step::Commit, &executor.statements.look, &values).await?;
-        let row = result.rows.first().map(|row| BeginRow::read::<D>(row, &self.key)).transpose();
-        let row = row.map_err(|problem| DatabaseError { step: Step::Commit, problem })?;
+        let row = self.store.look(&self.key).await?;
         Ok(Some(matches!(row, Some(BeginRow::Record { owner, .. }) if owner == self.owner)))
     }
 }

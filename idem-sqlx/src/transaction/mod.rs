@@ -104,7 +104,7 @@ impl<D: Dialect> SqlStore<D> {
         } else {
             match self.running().enter(key, fingerprint, options.info.as_ref()) {
                 Ok(entered) => Some(entered),
-                Err(running) => return Ok(beginner.replay().await.unwrap_or(Begin::InFlight(running))),
+                Err(running) => return Ok(self.begin_beside(running, key, fingerprint).await?),
             }
         };
         let begun = beginner.begin(entered).await;
@@ -186,20 +186,9 @@ impl<D: Dialect> Beginner<'_, D> {
         Err(Problem::Contended)
     }
 
-    /// Returns the record of the key, if there is one: the other request of this process may be a retry as well.
-    async fn replay(&self) -> Option<Begin<SqlClaim<D>>> {
-        // If the database cannot be asked, the key is still in flight here.
-        let row = self.look().await.ok().flatten()?;
-        matches!(row, BeginRow::Record { .. }).then(|| self.judge(row))
-    }
-
     /// Returns the row of the key, if it is not free.
     async fn look(&self) -> Result<Option<BeginRow>, Problem> {
-        let executor = self.store.executor();
-        let values = [key_value(&self.key), Value::Bytes(self.owner.as_bytes())];
-        let result = executor.read(Step::Begin, &executor.statements.look, &values).await;
-        let result = result.map_err(|error| error.problem)?;
-        result.rows.first().map(|row| BeginRow::read::<D>(row, &self.key)).transpose()
+        self.store.look(&self.key).await.map_err(|error| error.problem)
     }
 
     /// Judges an error of the first step, in which nothing can have happened. Returns a row that explains it, or `None` if it is
@@ -246,6 +235,28 @@ impl<D: Dialect> Beginner<'_, D> {
 }
 
 impl<D: Dialect> SqlStore<D> {
+    /// Returns what a request gets whose key is entered by a transaction of this process, which has the fingerprint `running`. That
+    /// one may be a retry as well, so the row of the key comes first. If the database cannot be asked, nothing is known.
+    pub(crate) async fn begin_beside<C>(
+        &self,
+        running: Fingerprint,
+        key: &StorageKey,
+        fingerprint: &Fingerprint,
+    ) -> Result<Begin<C>, DatabaseError> {
+        let row = self.look(key).await?;
+        Ok(row.map_or(Begin::InFlight(running), |row| self.judge_without_claim(key, fingerprint, row)))
+    }
+
+    /// Returns the row of the key, if it is not free.
+    async fn look(&self, key: &StorageKey) -> Result<Option<BeginRow>, DatabaseError> {
+        let executor = self.executor();
+        // Of no owner, since an owner does not see its own claim.
+        let result =
+            executor.read(Step::Begin, &executor.statements.look, &[key_value(key), Value::Bytes(&[])]).await?;
+        let row = result.rows.first().map(|row| BeginRow::read::<D>(row, key)).transpose();
+        row.map_err(|problem| DatabaseError { step: Step::Begin, problem })
+    }
+
     /// Returns what a row means to a request that does not get the claim.
     fn judge_without_claim<C>(&self, key: &StorageKey, fingerprint: &Fingerprint, row: BeginRow) -> Begin<C> {
         match row {
