@@ -166,7 +166,7 @@ pub(crate) struct Statements {
     pub(crate) look: Arc<str>,
     /// Whether looking before claiming is cheaper.
     pub(crate) looks_first: bool,
-    /// `key, fingerprint, endpoint, policy`: the session whose transaction holds the key, whether it does so with this fingerprint,
+    /// `key, fingerprint, endpoint, policy`: the session whose transaction holds the key, whether it does so with another fingerprint,
     /// and whether at this endpoint under another policy. For databases in which a transaction that holds a key does not stop
     /// others.
     pub(crate) holder: Option<Arc<str>>,

@@ -68,7 +68,7 @@ pub(crate) fn scanned<D: Dialect>(row: &D::Row) -> Result<(StorageKey, Option<St
     Ok((key, if is_unknown { Some(stored_entry::<D>(row, &key)?) } else { None }))
 }
 
-/// Reads `session, whether it has the same fingerprint, whether it has another policy`.
+/// Reads `session, whether it has another fingerprint, whether it has another policy`.
 pub(crate) fn holder<D: Dialect>(row: &D::Row) -> Result<(i64, bool, bool), Problem> {
     Ok((number::<D>(row)?, required(D::boolean(row, 1))?, required(D::boolean(row, 2))?))
 }

@@ -76,14 +76,14 @@ struct StoreInner<D: Dialect> {
 /// Another session whose transaction holds a key.
 pub(crate) struct Holder {
     pub(crate) session: i64,
-    is_same: bool,
+    has_other_fingerprint: bool,
     has_other_policy: bool,
 }
 
 impl Holder {
     /// Returns what it means to a request with this fingerprint.
     pub(crate) fn begun<C>(&self, fingerprint: &Fingerprint, info: Option<&ExecutionInfo>) -> Begin<C> {
-        if self.is_same {
+        if !self.has_other_fingerprint {
             return Begin::InFlight(*fingerprint);
         }
         // Of another one nothing is known.
@@ -160,7 +160,7 @@ impl<D: Dialect> SqlStore<D> {
         let result = executor.read(Step::Begin, holder, &values).await?;
         let Some(row) = result.rows.first() else { return Ok(None) };
         let read = rows::holder::<D>(row).map_err(|problem| DatabaseError { step: Step::Begin, problem })?;
-        Ok(Some(Holder { session: read.0, is_same: read.1, has_other_policy: read.2 }))
+        Ok(Some(Holder { session: read.0, has_other_fingerprint: read.1, has_other_policy: read.2 }))
     }
 
     /// Returns whether this store is in a database that says this of itself.

@@ -22,32 +22,36 @@ fn hash(bytes: impl Iterator<Item = u8>) -> u64 {
 pub(super) fn statements(table: &str, channel: &str) -> Statements {
     // A key is claimed under an advisory lock, so that a transaction which holds it stops no one: a request that does not get the
     // lock is told so at once. A second lock tells the fingerprint, and a third one, of a transaction, its endpoint and policy. Both
-    // are shared, so they are never waited for, and they are taken first, so the owner of the lock of a key has them. If two tables
-    // share a lock, a request is told that its key is in flight.
+    // are shared, so they are never waited for, and they are taken first, so the owner of the lock of a key has them, but for the moment
+    // in which it gives its locks back. If two tables share a lock, a request is told that its key is in flight.
     let salt = hash(channel.bytes()).cast_signed();
     let lock = |bytes: &str| format!("hashtextextended(encode({bytes}, 'hex'), {salt})");
+    // The sign is left out, since columns of the server have none.
+    let half = |bytes: &str| format!("({} & 2147483647)::int", lock(bytes));
     let sql = |text: &str| -> Arc<str> {
         let text = text.replace("{key lock}", &lock("$1::bytea"));
-        let text = text.replace("{lock of $2}", &lock("$1::bytea || $2::bytea"));
-        let text = text.replace("{lock of $3}", &lock("$1::bytea || $3::bytea"));
+        let text = text.replace("{half of $1}", &half("$1::bytea")).replace("{half of $2}", &half("$2::bytea"));
+        let text = text.replace("{lock of $3}", &format!("{}, {}", half("$1::bytea"), half("$3::bytea")));
         text.replace("{t}", table).replace("{now}", NOW).into()
     };
     Statements {
         look: sql("SELECT owner, fingerprint, record, lease_until <= {now} FROM {t} \
              WHERE key = $1 AND expires_at > {now} AND NOT (owner = $2 AND record IS NULL)"),
         looks_first: false,
-        // One look at the locks, so that both are those of one moment.
+        // One look at the locks, so that all are those of one moment. In that moment the holder may have given a part of them back, so
+        // only a lock of another fingerprint tells that there is one.
         holder: Some(sql("WITH wanted AS MATERIALIZED ( \
-                 SELECT {key lock} AS of_key, {lock of $2} AS of_fingerprint \
+                 SELECT {key lock} AS of_key, {half of $1}::bigint AS class, {half of $2}::bigint AS fingerprint \
              ), locks AS MATERIALIZED ( \
                  SELECT pid, mode, classid::bigint AS class, objid::bigint AS object, objsubid AS kind, \
                      CASE objsubid WHEN 1 THEN (classid::bigint << 32) | objid::bigint END AS id FROM pg_locks \
                  WHERE locktype = 'advisory' AND granted \
                      AND database = (SELECT oid FROM pg_database WHERE datname = current_database()) \
              ) \
-             SELECT holder.pid::bigint, EXISTS ( \
-                 SELECT FROM locks WHERE locks.pid = holder.pid AND locks.id = wanted.of_fingerprint \
-             ), EXISTS ( \
+             SELECT holder.pid::bigint, coalesce(( \
+                 SELECT bool_and(locks.object <> wanted.fingerprint) FROM locks \
+                 WHERE locks.pid = holder.pid AND locks.kind = 2 AND locks.class = wanted.class \
+             ), false), EXISTS ( \
                  SELECT FROM locks WHERE locks.pid = holder.pid AND locks.kind = 2 AND locks.class = $3::bigint \
                      AND locks.object <> $4::bigint \
              ) FROM locks AS holder, wanted WHERE holder.id = wanted.of_key AND holder.mode = 'ExclusiveLock'")),

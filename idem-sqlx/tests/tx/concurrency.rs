@@ -226,6 +226,23 @@ async fn the_same_key_in_another_table_of_the_database_is_another_key() {
     assert_eq!(first.await.unwrap().brief(), (201, "run 1"));
 }
 
+/// The server gives the locks of a transaction that ends back in several steps, and others may look in between.
+#[tokio::test]
+async fn an_owner_that_has_given_a_part_of_its_locks_back_is_no_mismatch() {
+    let shop = Shop::postgres(4).await;
+    let first = shop.start("/act/wait-500", "a");
+    shop.app.written().await;
+    let lock = "SELECT (classid::bigint << 32) | objid::bigint FROM pg_locks \
+        WHERE locktype = 'advisory' AND mode = 'ExclusiveLock'";
+    let lock: i64 = shop.keeper.sql(lock).trim().parse().unwrap();
+    shop.app.go_on.add_permits(1);
+    assert_eq!(first.await.unwrap().status, 500);
+    let mut rest = shop.app.pool.begin().await.unwrap();
+    sqlx::query("SELECT pg_advisory_xact_lock($1)").bind(lock).execute(&mut *rest).await.unwrap();
+    let retry = shop.send("/act/wait-500", "a").await;
+    assert!(retry.is("idempotency_key_locked") && retry.retry_after, "{retry:?}");
+}
+
 #[tokio::test]
 async fn many_duplicates_at_once_in_two_processes_run_once() {
     let shop = Shop::postgres(8).await;
