@@ -76,7 +76,7 @@ struct StoreInner<D: Dialect> {
 /// Another session whose transaction holds a key.
 pub(crate) struct Holder {
     pub(crate) session: i64,
-    has_other_fingerprint: bool,
+    pub(crate) has_other_fingerprint: bool,
     has_other_policy: bool,
 }
 
@@ -276,8 +276,8 @@ impl<D: Dialect> Store for SqlStore<D> {
             return self.begin_transaction(transactions, slot, key, fingerprint, options).await;
         }
         // Their rows are not seen, and SQLite would wait for their end.
-        if let Some(running) = self.inner.running.fingerprint(key) {
-            return Ok(self.begin_beside(running, key, fingerprint).await?);
+        if self.inner.running.begun(key).is_some() {
+            return Ok(self.begin_beside(key, fingerprint, options.info.as_ref()).await?);
         }
         let failed = |problem| DatabaseError { step: Step::Begin, problem };
         let &BeginOptions { lease, ttl, ref info, .. } = options;
@@ -335,8 +335,8 @@ impl<D: Dialect> Store for SqlStore<D> {
                     }
                 }
             }
-            if let Some(holder) = self.holder(key, fingerprint, options.info.as_ref()).await? {
-                return Ok(holder.begun(fingerprint, options.info.as_ref()));
+            if let Some(begun) = self.begin_beside_holder(key, fingerprint, options.info.as_ref()).await? {
+                return Ok(begun);
             }
             // Another statement won, and this one could not see its row. The next one will.
         }
@@ -352,11 +352,17 @@ impl<D: Dialect> Store for SqlStore<D> {
         let longest = executor.timeout.saturating_mul(2);
         let ask = || {
             D::ensure_listening(listener, location, waiters);
-            let sql = mem::replace(&mut sql, &executor.statements.poll);
+            let is_entered = self.inner.running.is_entered(key);
+            let sql = if is_entered { sql } else { mem::replace(&mut sql, &executor.statements.poll) };
             async move {
-                match self.lease_left(key, sql).await {
-                    // A transaction is woken for, unless it is of another process.
-                    _ if self.inner.running.fingerprint(key).is_some() => Some(NO_LIMIT),
+                let left = if is_entered {
+                    // The end of a transaction is woken for, but not that of what it waits for itself.
+                    let row = self.look(key).await;
+                    row.map(|row| (!matches!(row, Some(BeginRow::Record { .. }))).then_some(NO_LIMIT))
+                } else {
+                    self.lease_left(key, sql).await
+                };
+                match left {
                     Ok(left) => left,
                     Err(error) => {
                         // `begin` will report the error. Not at once, or many waiters would keep the database busy with it.
@@ -386,14 +392,14 @@ impl<D: Dialect> Store for SqlStore<D> {
 
     /// Reads with one `SELECT`. How often a record was replayed is known if the builder was told to count.
     async fn inspect(&self, key: &StorageKey) -> Result<Option<StoredEntry>, StoreError> {
-        let running = self.inner.running.entry(key);
+        let (running, has_begun) = (self.inner.running.entry(key), self.inner.running.begun(key).is_some());
         let executor = &self.inner.executor;
         let result = executor.read(Step::Inspect, &executor.statements.inspect, &[key_value(key)]).await?;
         let Some(row) = result.rows.first() else { return Ok(running) };
         let entry = rows::stored_entry::<D>(row, key);
         let mut entry = entry.map_err(|problem| DatabaseError { step: Step::Inspect, problem })?;
         // A transaction may take over what is abandoned. To a record or another claim it is a retry.
-        if let (KeyState::Abandoned(_), Some(running)) = (&entry.state, running) {
+        if let (KeyState::Abandoned(_), Some(running)) = (&entry.state, running.filter(|_| has_begun)) {
             return Ok(Some(running));
         }
         entry.replays = entry.replays.filter(|_| self.inner.replay_counter.is_some());
@@ -417,7 +423,7 @@ impl<D: Dialect> Store for SqlStore<D> {
 
     /// A transaction that is the claim of its handler is not seen, and keeps it.
     async fn revoke(&self, key: &StorageKey) -> Result<bool, StoreError> {
-        if self.inner.running.fingerprint(key).is_some() {
+        if self.inner.running.begun(key).is_some() {
             return Ok(false);
         }
         let StoreInner { executor, waiters, .. } = &*self.inner;

@@ -11,6 +11,7 @@ use futures_util::FutureExt;
 use idem_runtime::{Abandoned, CachedStore, Idempotency, Once, RefusalReason, Store, WhenInFlight};
 use idem_sqlx::{Dialect, OnceExt, PostgresStore, SqliteStore};
 use idem_testkit::postgres::Postgres as Server;
+use idem_testkit::proxy::{Direction, Fault, Proxy};
 use sqlx::postgres::PgPoolOptions;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions};
 use sqlx::{Connection, PgConnection, PgPool, Pool, Postgres, Sqlite, SqliteConnection, SqlitePool, Transaction};
@@ -391,6 +392,37 @@ async fn a_key_in_an_open_transaction_is_in_flight_to_other_processes() {
     tx.commit().await.unwrap();
     assert_eq!(shop.deliver(other.once("ship", "a").fingerprint(&"tea")).await.unwrap(), "run 1");
     assert_eq!(shop.effects("shipped").await, 1);
+}
+
+/// Between the two looks of a delivery, at the row and at who holds the key, the owner ends, and a message with other contents has the
+/// key for a moment, until it finds the record.
+#[tokio::test]
+async fn a_record_that_came_before_another_message_had_the_key_is_no_mismatch() {
+    let shop = Shop::postgres().await;
+    let proxy = Proxy::to(shop.keeper.port()).await;
+    let pool = PgPool::connect(&shop.keeper.url_through(proxy.port())).await.unwrap();
+    let other = Idempotency::new(PostgresStore::from_pool(pool));
+    let tea = |idempotency: &Idempotency, key: &str| idempotency.once("ship", key).fingerprint(&"tea");
+    let mut tx = shop.begin().await;
+    tea(&shop.idempotency, "a").run_in(&mut tx, async |tx| shop.ship(tx).await).await.unwrap();
+    let locks = "SELECT (classid::bigint << 32) | objid::bigint FROM pg_locks WHERE mode = 'ExclusiveLock' AND objsubid = 1 \
+        UNION ALL SELECT classid::bigint FROM pg_locks WHERE locktype = 'advisory' AND objsubid = 2";
+    let locks: Vec<i64> = shop.keeper.sql(locks).lines().map(|lock| lock.parse().unwrap()).collect();
+    let value = async || Ok::<_, Failure>("without".to_owned());
+    // Both statements are prepared now.
+    let refused = tea(&other, "a").run(value).await.unwrap_err();
+    assert!(matches!(refused.reason(), RefusalReason::InFlight), "{refused:?}");
+
+    proxy.set(Direction::ToClient, Fault::Hold);
+    let retry = tokio::spawn(tea(&other, "a").run(value));
+    proxy.seen(Direction::ToClient).await;
+    tx.commit().await.unwrap();
+    let mut coffee = shop.begin().await;
+    let take = "SELECT pg_advisory_xact_lock($1), pg_advisory_xact_lock_shared($2, 0)";
+    let take = sqlx::query(take).bind(locks[0]).bind(i32::try_from(locks[1]).unwrap());
+    take.execute(&mut *coffee).await.unwrap();
+    proxy.heal();
+    assert_eq!(retry.await.unwrap().unwrap(), "run 1");
 }
 
 #[tokio::test]

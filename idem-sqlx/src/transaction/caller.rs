@@ -161,10 +161,6 @@ impl<D: Dialect> CallerTransaction for InCallersTransaction<'_, D> {
         options: &BeginOptions,
     ) -> Result<Begin<()>, StoreError> {
         let Some(store) = self.store.clone() else { return Err(other_database::<D>()) };
-        // SQLite would wait for its end.
-        if let Some(running) = store.running().fingerprint(key) {
-            return Ok(Begin::InFlight(running));
-        }
         let owner = OwnerToken::random()?;
         let mut claim = ClaimInTransaction {
             key: *key,
@@ -196,9 +192,8 @@ impl<D: Dialect> CallerTransaction for InCallersTransaction<'_, D> {
             if let Some(begun) = begun {
                 return Ok(begun);
             }
-            let info = options.info.as_ref();
-            if let Some(holder) = store.holder(key, fingerprint, info).await? {
-                return Ok(holder.begun(fingerprint, info));
+            if let Some(begun) = store.begin_beside_holder(key, fingerprint, options.info.as_ref()).await? {
+                return Ok(begun);
             }
             // It has ended meanwhile.
         }

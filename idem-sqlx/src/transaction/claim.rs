@@ -44,7 +44,7 @@ pub(crate) struct TransactionClaim<D: Dialect> {
     /// The owner that disappeared, until its claim is taken over.
     previous_owner: Option<OwnerToken>,
     /// `None` if the request has no key.
-    _entered: Option<Entered>,
+    entered: Option<Entered>,
     _permit: OwnedSemaphorePermit,
 }
 
@@ -69,7 +69,7 @@ impl<D: Dialect> TransactionClaim<D> {
             watch: None,
             open: Some(open),
             previous_owner: None,
-            _entered: entered,
+            entered,
             _permit: permit,
         }
     }
@@ -84,6 +84,9 @@ impl<D: Dialect> TransactionClaim<D> {
 
     /// Hands the transaction to the handler.
     pub(super) async fn open(&mut self) -> Result<(), sqlx::Error> {
+        if let Some(entered) = &self.entered {
+            entered.begun();
+        }
         if let Some(mut open) = self.open.take() {
             open.savepoint(&self.savepoint).await?;
             self.slot.put(open);

@@ -102,10 +102,11 @@ impl<D: Dialect> SqlStore<D> {
         let entered = if beginner.slot.is_unkeyed() {
             None
         } else {
-            match self.running().enter(key, fingerprint, options.info.as_ref()) {
-                Ok(entered) => Some(entered),
-                Err(running) => return Ok(self.begin_beside(running, key, fingerprint).await?),
-            }
+            let info = options.info.as_ref();
+            let Some(entered) = self.running().enter(key, fingerprint, info) else {
+                return Ok(self.begin_beside(key, fingerprint, info).await?);
+            };
+            Some(entered)
         };
         let begun = beginner.begin(entered).await;
         Ok(begun.map_err(|problem| DatabaseError { step: Step::Begin, problem })?)
@@ -166,9 +167,9 @@ impl<D: Dialect> Beginner<'_, D> {
                 None => {
                     open.undo().await;
                     let info = self.options.info.as_ref();
-                    let holder = self.store.holder(&self.key, &self.fingerprint, info).await;
-                    match holder.map_err(|error| error.problem)? {
-                        Some(holder) => return Ok(holder.begun(&self.fingerprint, info)),
+                    let begun = self.store.begin_beside_holder(&self.key, &self.fingerprint, info).await;
+                    match begun.map_err(|error| error.problem)? {
+                        Some(begun) => return Ok(begun),
                         // It has ended meanwhile.
                         None => continue,
                     }
@@ -235,20 +236,44 @@ impl<D: Dialect> Beginner<'_, D> {
 }
 
 impl<D: Dialect> SqlStore<D> {
-    /// Returns what a request gets whose key is entered by a transaction of this process, which has the fingerprint `running`. That
-    /// one may be a retry as well, so the row of the key comes first. If the database cannot be asked, nothing is known.
-    pub(crate) async fn begin_beside<C>(
+    /// Returns what a request gets if a transaction of another session holds its key. `None` if none does.
+    pub(crate) async fn begin_beside_holder<C>(
         &self,
-        running: Fingerprint,
         key: &StorageKey,
         fingerprint: &Fingerprint,
+        info: Option<&ExecutionInfo>,
+    ) -> Result<Option<Begin<C>>, DatabaseError> {
+        let Some(holder) = self.holder(key, fingerprint, info).await? else { return Ok(None) };
+        // It may have the key since an owner with this fingerprint has ended, and find the record of that one.
+        if holder.has_other_fingerprint
+            && let Some(row) = self.look(key).await?
+        {
+            return Ok(Some(self.judge_without_claim(key, fingerprint, row)));
+        }
+        Ok(Some(holder.begun(fingerprint, info)))
+    }
+
+    /// Returns what a request gets whose key is entered by another one of this process. What the database says of the key comes first:
+    /// the other one may be a retry as well, or yet to begin. If the database cannot be asked, nothing is known.
+    pub(crate) async fn begin_beside<C>(
+        &self,
+        key: &StorageKey,
+        fingerprint: &Fingerprint,
+        info: Option<&ExecutionInfo>,
     ) -> Result<Begin<C>, DatabaseError> {
-        let row = self.look(key).await?;
-        Ok(row.map_or(Begin::InFlight(running), |row| self.judge_without_claim(key, fingerprint, row)))
+        if let Some(begun) = self.begin_beside_holder(key, fingerprint, info).await? {
+            return Ok(begun);
+        }
+        if let Some(row) = self.look(key).await? {
+            return Ok(self.judge_without_claim(key, fingerprint, row));
+        }
+        // If the database has no such locks, only this process knows of its transaction.
+        let running = self.running().begun(key).filter(|_| self.executor().statements.holder.is_none());
+        Ok(Begin::InFlight(running.unwrap_or(*fingerprint)))
     }
 
     /// Returns the row of the key, if it is not free.
-    async fn look(&self, key: &StorageKey) -> Result<Option<BeginRow>, DatabaseError> {
+    pub(crate) async fn look(&self, key: &StorageKey) -> Result<Option<BeginRow>, DatabaseError> {
         let executor = self.executor();
         // Of no owner, since an owner does not see its own claim.
         let result =
@@ -258,7 +283,12 @@ impl<D: Dialect> SqlStore<D> {
     }
 
     /// Returns what a row means to a request that does not get the claim.
-    fn judge_without_claim<C>(&self, key: &StorageKey, fingerprint: &Fingerprint, row: BeginRow) -> Begin<C> {
+    pub(crate) fn judge_without_claim<C>(
+        &self,
+        key: &StorageKey,
+        fingerprint: &Fingerprint,
+        row: BeginRow,
+    ) -> Begin<C> {
         match row {
             BeginRow::Record { owner, record } => {
                 self.count_replay(key, owner, &record, fingerprint);

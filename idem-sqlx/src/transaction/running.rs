@@ -9,8 +9,15 @@ use idem_runtime::{ExecutionInfo, Fingerprint, KeyState, StorageKey, StoredEntry
 
 /// The keys of the transactions that this process runs. Their rows are seen by no one else until they are committed.
 pub(crate) struct Running {
-    keys: Mutex<HashMap<StorageKey, (Fingerprint, Option<ExecutionInfo>)>>,
+    keys: Mutex<HashMap<StorageKey, Transaction>>,
     waiters: Arc<Waiters>,
+}
+
+struct Transaction {
+    fingerprint: Fingerprint,
+    info: Option<ExecutionInfo>,
+    /// Whether it holds the key. Before that, another process may.
+    has_begun: bool,
 }
 
 impl Running {
@@ -18,37 +25,39 @@ impl Running {
         Self { keys: Mutex::default(), waiters }
     }
 
-    fn keys(&self) -> MutexGuard<'_, HashMap<StorageKey, (Fingerprint, Option<ExecutionInfo>)>> {
+    fn keys(&self) -> MutexGuard<'_, HashMap<StorageKey, Transaction>> {
         self.keys.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Enters a key until the guard is dropped. `Err` is the fingerprint of the transaction that has it.
+    /// Enters a key until the guard is dropped. `None` if another transaction has entered it.
     pub(crate) fn enter(
         self: &Arc<Self>,
         key: &StorageKey,
         fingerprint: &Fingerprint,
         info: Option<&ExecutionInfo>,
-    ) -> Result<Entered, Fingerprint> {
-        match self.keys().entry(*key) {
-            Entry::Occupied(other) => Err(other.get().0),
-            Entry::Vacant(free) => {
-                free.insert((*fingerprint, info.cloned()));
-                Ok(Entered { running: Arc::clone(self), key: *key })
-            }
-        }
+    ) -> Option<Entered> {
+        let mut keys = self.keys();
+        let Entry::Vacant(free) = keys.entry(*key) else { return None };
+        free.insert(Transaction { fingerprint: *fingerprint, info: info.cloned(), has_begun: false });
+        Some(Entered { running: Arc::clone(self), key: *key })
     }
 
-    /// Returns the fingerprint of the transaction that has the key.
-    pub(crate) fn fingerprint(&self, key: &StorageKey) -> Option<Fingerprint> {
-        self.keys().get(key).map(|(fingerprint, _)| *fingerprint)
+    /// Returns whether a transaction has entered the key.
+    pub(crate) fn is_entered(&self, key: &StorageKey) -> bool {
+        self.keys().contains_key(key)
     }
 
-    /// Returns what an operator learns of the transaction that has the key.
+    /// Returns the fingerprint of the transaction that holds the key.
+    pub(crate) fn begun(&self, key: &StorageKey) -> Option<Fingerprint> {
+        self.keys().get(key).filter(|transaction| transaction.has_begun).map(|transaction| transaction.fingerprint)
+    }
+
+    /// Returns what an operator learns of the transaction that has entered the key.
     pub(crate) fn entry(&self, key: &StorageKey) -> Option<StoredEntry> {
         let keys = self.keys();
-        let (fingerprint, info) = keys.get(key)?;
-        let mut entry = StoredEntry::new(KeyState::InFlight(*fingerprint));
-        entry.info = info.clone();
+        let transaction = keys.get(key)?;
+        let mut entry = StoredEntry::new(KeyState::InFlight(transaction.fingerprint));
+        entry.info = transaction.info.clone();
         Some(entry)
     }
 }
@@ -57,6 +66,15 @@ impl Running {
 pub(crate) struct Entered {
     running: Arc<Running>,
     key: StorageKey,
+}
+
+impl Entered {
+    /// The transaction holds the key from now on.
+    pub(crate) fn begun(&self) {
+        if let Some(transaction) = self.running.keys().get_mut(&self.key) {
+            transaction.has_begun = true;
+        }
+    }
 }
 
 impl Drop for Entered {

@@ -3,18 +3,17 @@
 use std::time::Duration;
 
 use idem_axum::Idempotency;
-use idem_runtime::{Key, KeyStatus, Scope};
+use idem_runtime::{Key, Scope};
 use idem_sqlx::PostgresStore;
-use idem_testkit::postgres::Postgres as Server;
-use idem_testkit::proxy::{Direction, Fault, Proxy};
+use idem_testkit::proxy::Proxy;
 use idem_testkit::wait::until;
 use sqlx::Database;
 use sqlx::postgres::PgPoolOptions;
-use tokio::task::{JoinHandle, JoinSet};
+use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use crate::shop::{
-    App, Effects, Reply, Shop, over_both, over_postgres, over_sqlite, postgres_service, send, sqlite_service, start,
+    Effects, Shop, over_both, over_postgres, over_sqlite, postgres_service, send, sqlite_service, start,
 };
 
 over_both!(
@@ -77,62 +76,6 @@ where
     let retry = shop.send("/act/wait-201", "a").await;
     assert_eq!((retry.brief(), retry.replayed), ((201, "run 1"), true));
     assert_eq!(shop.effects().await, 1);
-}
-
-/// A process whose pool has no connection left, so that a request with the key `a` waits for its turn: the key is entered.
-struct Entered {
-    proxy: Proxy,
-    app: App<sqlx::Postgres>,
-    idempotency: Idempotency,
-    router: axum::Router,
-    _requests: [JoinHandle<Reply>; 2],
-}
-
-impl Entered {
-    /// The request has another body than any other one.
-    async fn with_another_body(shop: &Shop<sqlx::Postgres, Server>, path: &str) -> Self {
-        let proxy = Proxy::to(shop.keeper.port()).await;
-        let url = shop.keeper.url_through(proxy.port());
-        let pool = PgPoolOptions::new().max_connections(1).connect(&url).await.unwrap();
-        let (app, idempotency, router) = postgres_service(pool);
-        let holder = start(&router, "/act/wait-201", "holder");
-        app.written().await;
-        // Now the store is connected as well, and its statement that looks at a key is prepared.
-        assert_eq!(send(&router, "/act/wait-201", "holder", "").await.status, 409);
-        proxy.set(Direction::ToClient, Fault::None);
-        let entered = tokio::spawn({
-            let (router, path) = (router.clone(), path.to_owned());
-            async move { send(&router, &path, "a", "another body").await }
-        });
-        // It has looked at its key, which is free.
-        proxy.seen(Direction::ToClient).await;
-        Self { proxy, app, idempotency, router, _requests: [holder, entered] }
-    }
-}
-
-#[tokio::test]
-async fn a_record_is_found_if_another_request_has_entered_its_key() {
-    let shop = Shop::postgres(4).await;
-    let here = Entered::with_another_body(&shop, "/global").await;
-    assert_eq!(shop.send("/leased", "a").await.body, "leased");
-    let retry = send(&here.router, "/leased", "a", "").await;
-    assert_eq!((retry.brief(), retry.replayed), ((200, "leased"), true));
-    let found = here.idempotency.inspect(&Scope::GLOBAL, &Key::parse("a".as_bytes()).unwrap()).await.unwrap();
-    assert_eq!(found.unwrap().status(), KeyStatus::Recorded);
-    assert_eq!((shop.app.runs(), here.app.runs()), (1, 1), "the other run is the holder's");
-}
-
-/// Another process has recorded the key, which no one here knows.
-#[tokio::test]
-async fn a_retry_whose_key_is_entered_is_503_if_the_database_is_away() {
-    let shop = Shop::postgres(4).await;
-    let here = Entered::with_another_body(&shop, "/act/201").await;
-    assert_eq!(shop.send("/act/201", "a").await.status, 201);
-    let retry = send(&here.router, "/act/201", "a", "").await;
-    assert_eq!((retry.brief(), retry.replayed), ((201, "run 1"), true));
-    here.proxy.refuse();
-    let retry = send(&here.router, "/act/201", "a", "").await;
-    assert!(retry.is("idempotency_store_unavailable") && retry.retry_after, "{retry:?}");
 }
 
 #[tokio::test]

@@ -6,6 +6,7 @@ mod bytes;
 mod commits;
 mod concurrency;
 mod endings;
+mod entered;
 mod misuse;
 mod mounting;
 mod shop;
