@@ -83,8 +83,10 @@ pub(crate) fn path<'a>(value: &'a Expr, option: &str) -> syn::Result<&'a ExprPat
     if let Expr::Path(path) = bare(value) {
         return Ok(path);
     }
-    match string(value) {
-        Some(path) => wrong(value, format!("remove the quotes: write `{option} = {}`", path.value())),
+    // A policy is a constant, which has a name in capitals.
+    let is_name = |name: &String| option != "policy" || name.contains(|letter: char| letter.is_ascii_uppercase());
+    match string(value).map(|string| string.value()).filter(is_name) {
+        Some(path) => wrong(value, format!("remove the quotes: write `{option} = {path}`")),
         None => wrong(value, format!("expected a path: {}", pointed_at(option))),
     }
 }
@@ -92,7 +94,7 @@ pub(crate) fn path<'a>(value: &'a Expr, option: &str) -> syn::Result<&'a ExprPat
 fn pointed_at(option: &str) -> &'static str {
     match option {
         "errors" => "write `errors = render`, with the name of a `fn(&Refusal) -> Response`",
-        "policy" => "write `policy = POLICY`, with the name of a `const POLICY: Policy`",
+        "policy" => "write `policy = Policy::STRIPE`, or the name of a `const POLICY: Policy`",
         _ => "write `crate = idem_axum`, with the path of the crate",
     }
 }

@@ -141,6 +141,11 @@ fn paths() {
     let message = |value: Expr| text(path(&value, "errors").map(drop));
     assert_eq!(message(parse_quote!("a::b")), Err("remove the quotes: write `errors = a::b`".to_owned()));
     assert!(message(parse_quote!(|refusal| render(refusal))).is_err_and(|it| it.contains("fn(&Refusal) -> Response")));
+    let policy = |value: Expr| text(path(&value, "policy").map(drop)).unwrap_err();
+    assert_eq!(policy(parse_quote!("Policy::STRIPE")), "remove the quotes: write `policy = Policy::STRIPE`");
+    // The name of a constant is not the name of an API.
+    let message = "expected a path: write `policy = Policy::STRIPE`, or the name of a `const POLICY: Policy`";
+    assert_eq!(policy(parse_quote!("stripe")), message);
 }
 
 #[test]
