@@ -43,8 +43,8 @@ pub(super) struct Permit {
 
 /// An attempt before its handler starts.
 pub(super) enum Pending {
-    /// The store has not replied yet.
-    Asked(BeginFuture),
+    /// The store was asked at this time, and has not replied yet.
+    Asked(BeginFuture, Instant),
     /// An abandoned claim is to be taken over.
     TakeOver(BoxClaim),
 }
@@ -123,16 +123,28 @@ impl Core {
         Err(StoreError::unavailable("the store keeps an expired record that it was told to forget"))
     }
 
-    /// Awaits what the store reports, for [`STORE_TIMEOUT`] at most. A claim that is granted later is released: its client has
-    /// been told that nothing was done.
+    /// Awaits what the store reports, for [`STORE_TIMEOUT`] at most. A claim that is granted later, or after its lease has expired, is
+    /// released: its client is told that nothing was done.
     pub(super) async fn in_time(self: &Arc<Self>, key: StorageKey, begin: BeginFuture) -> Begun {
-        self.in_this_time(STORE_TIMEOUT, key, begin).await.unwrap_or_else(|| Err(store_timeout(STORE_TIMEOUT)))
+        let begun = self.in_this_time(STORE_TIMEOUT, key, begin, Instant::now()).await;
+        begun.unwrap_or_else(|| Err(store_timeout(STORE_TIMEOUT)))
     }
 
-    /// As [`in_time`](Self::in_time), in another time. `None` if it was too short.
-    async fn in_this_time(self: &Arc<Self>, time: Duration, key: StorageKey, mut begin: BeginFuture) -> Option<Begun> {
-        if let Ok(begun) = timeout(time, &mut begin).await {
-            return Some(begun);
+    /// As [`in_time`](Self::in_time), in another time, of a store that was asked at `asked_at`. `None` if the time was too short.
+    async fn in_this_time(
+        self: &Arc<Self>,
+        time: Duration,
+        key: StorageKey,
+        mut begin: BeginFuture,
+        asked_at: Instant,
+    ) -> Option<Begun> {
+        match timeout(time, &mut begin).await {
+            Ok(Ok(Begin::Claimed(late))) if self.has_expired(asked_at) => {
+                self.release(key, late);
+                return Some(Err(store_timeout(self.lease)));
+            }
+            Ok(begun) => return Some(begun),
+            Err(_) => {}
         }
         let (core, lease) = (Arc::clone(self), self.lease);
         drop(self.spawn(async move {
@@ -142,6 +154,11 @@ impl Core {
             }
         }));
         None
+    }
+
+    /// Returns whether a lease that was asked for then may have expired. Others may have found its claim abandoned since.
+    fn has_expired(&self, asked_at: Instant) -> bool {
+        !self.capabilities.claims_live_with_owner && asked_at.elapsed() >= self.lease
     }
 
     /// Decides what follows from what the store reported, and reports it to operators.
@@ -212,11 +229,10 @@ impl Core {
     ) -> BoxFuture<Result<Start, Blocked>> {
         Box::pin(async move {
             loop {
-                let asked_at = Instant::now();
                 pending = match pending {
-                    Pending::Asked(begin) => {
+                    Pending::Asked(begin, asked_at) => {
                         let time = time_left.map_or(STORE_TIMEOUT, |time_left| time_left.min(STORE_TIMEOUT));
-                        let begun = match self.in_this_time(time, attempt.key, begin).await {
+                        let begun = match self.in_this_time(time, attempt.key, begin, asked_at).await {
                             Some(begun) => begun,
                             None if time_left.is_some() => return Err(Blocked::Refuse(RefusalReason::InFlight)),
                             None => Err(store_timeout(time)),
@@ -235,14 +251,19 @@ impl Core {
                         let Some(permit) = self.permit() else {
                             return Err(Blocked::Refuse(RefusalReason::TooManyExecutions));
                         };
+                        let asked_at = Instant::now();
                         match within(STORE_TIMEOUT, claim.renew(self.lease)).await {
+                            Ok(()) if self.has_expired(asked_at) => {
+                                let error = store_timeout(self.lease);
+                                return Err(Blocked::Refuse(RefusalReason::StoreUnavailable(error)));
+                            }
                             Ok(()) => {
                                 ClaimStep::TakenOver.report(&attempt.key);
                                 let execution = ClaimedExecution::new(&self, &attempt, &info, claim, permit);
                                 return Ok(Start::Protected(execution.asked_at(asked_at)));
                             }
                             // Another request was first, so the store is asked again.
-                            Err(StoreError::Lost) => Pending::Asked(self.begin(&attempt, info.clone())),
+                            Err(StoreError::Lost) => Pending::Asked(self.begin(&attempt, info.clone()), Instant::now()),
                             Err(error) => return Err(Blocked::Refuse(RefusalReason::StoreUnavailable(error))),
                         }
                     }

@@ -4,6 +4,8 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::time::Instant;
+
 use super::begin::{Blocked, Next, Pending, Start};
 use super::dyn_store::BoxFuture;
 use super::execute::unprotected;
@@ -104,9 +106,9 @@ impl Core {
     {
         async move {
             let info = ExecutionInfo::start(attempt, self.clock.now());
-            let mut begin = self.begin(attempt, info.clone());
+            let (mut begin, asked_at) = (self.begin(attempt, info.clone()), Instant::now());
             let next = match poll_once(&mut begin).await {
-                None => Next::Pending(Pending::Asked(begin)),
+                None => Next::Pending(Pending::Asked(begin, asked_at)),
                 Some(begun) => self.next(attempt, &info, self.decide(attempt, begun)),
             };
             let task = match next {

@@ -182,7 +182,7 @@ impl Core {
                 return self.opened(ClaimedExecution::new(self, attempt, &info, claim, permit), slot).await;
             }
             let execution = match self.next(attempt, &info, decision) {
-                Next::Start(_) | Next::Pending(Pending::Asked(_)) => {
+                Next::Start(_) | Next::Pending(Pending::Asked(..)) => {
                     return Err(unavailable(StoreError::unavailable("the store reported nothing")));
                 }
                 Next::Blocked(blocked) => return Err(blocked),

@@ -221,6 +221,50 @@ async fn a_lease_is_renewed_by_the_time_since_the_last_renewal_was_sent() {
     assert_eq!(warnings.load(SeqCst), 0, "no reply took a third of the lease");
 }
 
+/// Others may have found the claim abandoned, and taken it over.
+#[tokio::test(start_paused = true)]
+async fn a_claim_whose_lease_has_expired_when_it_is_granted_is_released() {
+    let store = Leased::new(Inner { begin_time: Duration::from_secs(3), ..Inner::default() });
+    let engine = |lease| Idempotency::builder(store.clone()).lease(Duration::from_secs(lease)).build();
+    let handler = Handler::ready();
+    let late = engine(3).run(attempt("a", "x"), handler.run(response("one"))).await;
+    assert!(matches!(late, Err(RefusalReason::StoreUnavailable(_))), "{late:?}");
+    assert!(store.0.rows.lock().unwrap().is_empty(), "the key is free");
+    assert_eq!(ran(engine(4).run(attempt("a", "x"), handler.run(response("two"))).await), 1, "no other handler ran");
+}
+
+/// The task of the request starts late, on a thread that was blocked.
+#[tokio::test(start_paused = true)]
+async fn a_lease_counts_from_the_moment_in_which_the_store_was_asked() {
+    let store = Leased::new(Inner { begin_time: Duration::from_millis(1), ..Inner::default() });
+    let idempotency = Idempotency::builder(store.clone()).lease(Duration::from_secs(3)).build();
+    let mut late = Box::pin(idempotency.run(attempt("a", "x"), Handler::ready().run(response("one"))));
+    assert!(poll_once(&mut late).await.is_none());
+    tokio::time::advance(Duration::from_secs(3)).await;
+    let late = late.await;
+    assert!(matches!(late, Err(RefusalReason::StoreUnavailable(_))), "{late:?}");
+    assert!(store.0.rows.lock().unwrap().is_empty(), "the key is free");
+}
+
+/// The handler of the first owner may have run, so the claim stays abandoned.
+#[tokio::test(start_paused = true)]
+async fn a_take_over_whose_lease_has_expired_when_it_is_confirmed_runs_no_handler() {
+    let store = Leased::new(Inner { renewal_time: Duration::from_secs(3), ..Inner::default() });
+    let row = Row {
+        owner: 0,
+        fingerprint: rerun().fingerprint,
+        info: None,
+        lease_until: std::time::Instant::now(),
+        record: None,
+    };
+    store.0.rows.lock().unwrap().insert(rerun().key, row);
+    let idempotency = Idempotency::builder(store.clone()).lease(Duration::from_secs(3)).build();
+    let handler = Handler::ready();
+    let late = idempotency.run(rerun(), handler.run(response("one"))).await;
+    assert!(matches!(late, Err(RefusalReason::StoreUnavailable(_))), "{late:?}");
+    assert_eq!(store.0.rows.lock().unwrap().len(), 1, "the claim is there");
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_renewal_that_failed_is_repeated_long_before_the_lease_expires() {
     let renewal_errors = Mutex::new(vec![StoreError::unavailable("the network is down")]);
