@@ -352,7 +352,7 @@ impl<D: Dialect> Store for SqlStore<D> {
         let longest = executor.timeout.saturating_mul(2);
         let ask = || {
             D::ensure_listening(listener, location, waiters);
-            let is_entered = self.inner.running.is_entered(key);
+            let is_entered = self.inner.running.entered(key).is_some();
             let sql = if is_entered { sql } else { mem::replace(&mut sql, &executor.statements.poll) };
             async move {
                 let left = if is_entered {

@@ -261,11 +261,15 @@ impl<D: Dialect> SqlStore<D> {
         fingerprint: &Fingerprint,
         info: Option<&ExecutionInfo>,
     ) -> Result<Begin<C>, DatabaseError> {
-        if let Some(begun) = self.begin_beside_holder(key, fingerprint, info).await? {
-            return Ok(begun);
-        }
+        // A retry holds the key for a moment as well, until it has found the record.
         if let Some(row) = self.look(key).await? {
             return Ok(self.judge_without_claim(key, fingerprint, row));
+        }
+        if self.running().entered(key) == Some(*fingerprint) {
+            return Ok(Begin::InFlight(*fingerprint));
+        }
+        if let Some(begun) = self.begin_beside_holder(key, fingerprint, info).await? {
+            return Ok(begun);
         }
         // If the database has no such locks, only this process knows of its transaction.
         let running = self.running().begun(key).filter(|_| self.executor().statements.holder.is_none());

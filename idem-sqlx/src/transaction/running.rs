@@ -42,9 +42,9 @@ impl Running {
         Some(Entered { running: Arc::clone(self), key: *key })
     }
 
-    /// Returns whether a transaction has entered the key.
-    pub(crate) fn is_entered(&self, key: &StorageKey) -> bool {
-        self.keys().contains_key(key)
+    /// Returns the fingerprint of the transaction that has entered the key.
+    pub(crate) fn entered(&self, key: &StorageKey) -> Option<Fingerprint> {
+        self.keys().get(key).map(|transaction| transaction.fingerprint)
     }
 
     /// Returns the fingerprint of the transaction that holds the key.
