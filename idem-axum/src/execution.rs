@@ -129,15 +129,16 @@ async fn record_in_transaction(
         return Ok(ended(response, Outcome::Release));
     }
     let (response, is_whole) = response::buffer(policy, request.is_head, response).await?;
-    let succeeded = is_whole && status.as_u16() < 400;
-    if succeeded {
+    // Without a key nothing is recorded. After a body that failed the caller sees no success either.
+    let executed = if slot.is_unkeyed() || !is_whole {
+        ended(response, Outcome::Release)
+    } else {
+        response::record(request, response).await?
+    };
+    if is_whole && status.as_u16() < 400 {
         slot.keep_writes();
     }
-    // Without a key nothing is recorded. After a body that failed the caller sees no success either.
-    if slot.is_unkeyed() || !is_whole {
-        return Ok(ended(response, Outcome::Release));
-    }
-    response::record(request, response).await
+    Ok(executed)
 }
 
 /// Runs a handler in a transaction that has no claim. It is committed if the status is below 400.

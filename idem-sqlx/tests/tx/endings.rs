@@ -23,6 +23,7 @@ over_both!(
     a_response_that_is_too_large_commits_a_tombstone,
     a_response_that_breaks_off_undoes_everything,
     a_response_that_panics_when_it_is_dropped_is_recorded_with_the_writes,
+    a_response_that_panics_when_it_is_recorded_undoes_everything,
     a_refusal_of_another_call_undoes_everything,
     a_request_body_that_breaks_off_undoes_everything,
     without_a_key_it_is_an_ordinary_transaction,
@@ -137,6 +138,17 @@ where
         assert_eq!((reply.brief(), reply.replayed), ((200, "whole"), replayed));
     }
     assert_eq!((shop.effects().await, shop.app.runs()), (1, 1));
+}
+
+async fn a_response_that_panics_when_it_is_recorded_undoes_everything<D: Database, K>(shop: Shop<D, K>)
+where
+    Shop<D, K>: Effects,
+{
+    for run in 1..=2 {
+        let reply = shop.send("/act/mined", "a").await;
+        assert!(reply.status == 500 && reply.is("idempotency_handler_panicked"), "{reply:?}");
+        assert_eq!((shop.effects().await, shop.app.runs()), (0, run));
+    }
 }
 
 async fn a_refusal_of_another_call_undoes_everything<D: Database, K>(shop: Shop<D, K>)

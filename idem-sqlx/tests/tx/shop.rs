@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::task::Poll;
 use std::time::Duration;
 
 use axum::Router;
@@ -130,6 +131,19 @@ macro_rules! endpoints {
                         "broken" => {
                             let chunks = [Ok("half"), Err(std::io::Error::other("as asked"))];
                             return Body::from_stream(futures_util::stream::iter(chunks)).into_response();
+                        }
+                        // Its whole text, and then a panic, of which only the third poll learns.
+                        "mined" => {
+                            let mut polled = 0;
+                            let chunks = futures_util::stream::poll_fn(move |_| {
+                                polled += 1;
+                                match polled {
+                                    1 => Poll::Ready(Some(Ok::<_, std::io::Error>("whole"))),
+                                    2 => Poll::Pending,
+                                    _ => panic!("as asked"),
+                                }
+                            });
+                            return ([("content-length", "5")], Body::from_stream(chunks)).into_response();
                         }
                         "brittle" => {
                             let brittle = Brittle;
