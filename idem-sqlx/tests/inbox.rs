@@ -122,6 +122,22 @@ where
         Ok(value)
     }
 
+    /// Commits a call under the key `a` that was dropped after it has shipped.
+    async fn leave_unknown(&self) {
+        let mut tx = self.begin().await;
+        let (written, is_written) = oneshot::channel();
+        let call = self.once("a").run_in(&mut tx, async |tx| {
+            self.ship(tx).await?;
+            written.send(()).unwrap();
+            std::future::pending::<Result<String, Failure>>().await
+        });
+        tokio::select! {
+            _ = call => panic!("it does not end"),
+            written = is_written => written.unwrap(),
+        }
+        tx.commit().await.unwrap();
+    }
+
     async fn effects(&self, what: &str) -> usize {
         let mut tx = self.begin().await;
         Self::count(&mut tx, &format!("SELECT count(*) FROM effects WHERE what = '{what}'")).await
@@ -285,18 +301,7 @@ async fn a_future_that_was_dropped_and_committed_leaves_an_unknown_outcome<D: Di
 where
     Shop<D, K>: Sql<D>,
 {
-    let mut tx = shop.begin().await;
-    let (written, is_written) = oneshot::channel();
-    let call = shop.once("a").run_in(&mut tx, async |tx| {
-        shop.ship(tx).await?;
-        written.send(()).unwrap();
-        std::future::pending::<Result<String, Failure>>().await
-    });
-    tokio::select! {
-        _ = call => panic!("it does not end"),
-        written = is_written => written.unwrap(),
-    }
-    tx.commit().await.unwrap();
+    shop.leave_unknown().await;
     for _ in 0..2 {
         let refused = shop.deliver(shop.once("a")).await.unwrap_err();
         assert!(matches!(refused.reason(), RefusalReason::OutcomeUnknown), "{refused:?}");
@@ -392,6 +397,19 @@ async fn a_key_in_an_open_transaction_is_in_flight_to_other_processes() {
     tx.commit().await.unwrap();
     assert_eq!(shop.deliver(other.once("ship", "a").fingerprint(&"tea")).await.unwrap(), "run 1");
     assert_eq!(shop.effects("shipped").await, 1);
+}
+
+#[tokio::test]
+async fn a_record_that_cannot_be_read_leaves_the_transaction_as_it_was() {
+    let shop = Shop::postgres().await;
+    shop.deliver(shop.once("a")).await.unwrap();
+    shop.keeper.sql("UPDATE idempotency SET record = '\\x00'");
+    let mut tx = shop.begin().await;
+    let refused = shop.once("a").run_in(&mut tx, async |tx| shop.ship(tx).await).await.unwrap_err();
+    assert!(!refused.reason().is_retryable(), "{refused:?}");
+    assert_eq!(shop.keeper.sql("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'").trim(), "0");
+    tx.commit().await.unwrap();
+    assert_eq!(shop.runs.get(), 1);
 }
 
 /// Between the two looks of a delivery, at the row and at who holds the key, the owner ends, and a message with other contents has the
@@ -687,18 +705,7 @@ async fn after_the_connection_broke_an_error_is_that_of_the_function_and_the_key
 #[tokio::test]
 async fn a_call_that_is_refused_as_unknown_keeps_nothing() {
     let shop = Shop::postgres().await;
-    let mut dropped = shop.begin().await;
-    let (written, is_written) = oneshot::channel();
-    let call = shop.once("a").run_in(&mut dropped, async |tx| {
-        shop.ship(tx).await?;
-        written.send(()).unwrap();
-        std::future::pending::<Result<String, Failure>>().await
-    });
-    tokio::select! {
-        _ = call => panic!("it does not end"),
-        written = is_written => written.unwrap(),
-    }
-    dropped.commit().await.unwrap();
+    shop.leave_unknown().await;
 
     let mut tx = shop.begin().await;
     let refused = shop.once("a").run_in(&mut tx, async |tx| shop.ship(tx).await).await.unwrap_err();

@@ -93,24 +93,19 @@ impl<'t, D: Dialect> InCallersTransaction<'t, D> {
             self.roll_back(claim).await?;
             return Err(error);
         }
-        let read = |row: &D::Row| {
-            let row = BeginRow::read::<D>(row, &claim.key);
-            row.map_err(|problem| DatabaseError { step: Step::Begin, problem }.into())
+        let read = |rows: &[D::Row]| rows.first().map(|row| BeginRow::read::<D>(row, &claim.key)).transpose();
+        let row = match read(rows) {
+            // The key has a row, or another transaction holds it.
+            Ok(None) if statements.claim.is_some() => match self.run(claim.fill::<D>(&statements.begin)).await {
+                Ok(rows) => read(&rows),
+                Err(error) => Err(D::problem(error, self.table())),
+            },
+            row => row,
         };
-        if let Some(row) = rows.first() {
-            return read(row).map(Some);
+        if row.is_err() {
+            self.roll_back(claim).await?;
         }
-        if statements.claim.is_none() {
-            return Ok(None);
-        }
-        // The key has a row, or another transaction holds it.
-        match self.run(claim.fill::<D>(&statements.begin)).await {
-            Ok(rows) => rows.first().map(read).transpose(),
-            Err(error) => {
-                self.roll_back(claim).await?;
-                Err(self.failed(Step::Begin, error))
-            }
-        }
+        row.map_err(|problem| DatabaseError { step: Step::Begin, problem }.into())
     }
 
     /// Undoes everything since the savepoint.
