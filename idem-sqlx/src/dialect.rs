@@ -167,8 +167,8 @@ pub(crate) struct Statements {
     /// Whether looking before claiming is cheaper.
     pub(crate) looks_first: bool,
     /// `key, fingerprint, endpoint, policy`: the session whose transaction holds the key, whether it does so with another fingerprint,
-    /// and whether at this endpoint under another policy. For databases in which a transaction that holds a key does not stop
-    /// others.
+    /// whether at this endpoint under another policy, and whether it has written. For databases in which a transaction that holds a key
+    /// does not stop others.
     pub(crate) holder: Option<Arc<str>>,
     /// `session`: for how many milliseconds the transaction of a session has waited for its next statement. No row if it runs one, or
     /// is in no transaction. For databases in which a session can be asked for.

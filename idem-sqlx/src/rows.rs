@@ -68,9 +68,10 @@ pub(crate) fn scanned<D: Dialect>(row: &D::Row) -> Result<(StorageKey, Option<St
     Ok((key, if is_unknown { Some(stored_entry::<D>(row, &key)?) } else { None }))
 }
 
-/// Reads `session, whether it has another fingerprint, whether it has another policy`.
-pub(crate) fn holder<D: Dialect>(row: &D::Row) -> Result<(i64, bool, bool), Problem> {
-    Ok((number::<D>(row)?, required(D::boolean(row, 1))?, required(D::boolean(row, 2))?))
+/// Reads `session, whether it has another fingerprint, whether it has another policy, whether it has written`.
+pub(crate) fn holder<D: Dialect>(row: &D::Row) -> Result<(i64, [bool; 3]), Problem> {
+    let flag = |column| required(D::boolean(row, column));
+    Ok((number::<D>(row)?, [flag(1)?, flag(2)?, flag(3)?]))
 }
 
 /// Reads the number that a row begins with.

@@ -78,6 +78,7 @@ pub(crate) struct Holder {
     pub(crate) session: i64,
     pub(crate) has_other_fingerprint: bool,
     has_other_policy: bool,
+    pub(crate) has_written: bool,
 }
 
 impl Holder {
@@ -160,7 +161,8 @@ impl<D: Dialect> SqlStore<D> {
         let result = executor.read(Step::Begin, holder, &values).await?;
         let Some(row) = result.rows.first() else { return Ok(None) };
         let read = rows::holder::<D>(row).map_err(|problem| DatabaseError { step: Step::Begin, problem })?;
-        Ok(Some(Holder { session: read.0, has_other_fingerprint: read.1, has_other_policy: read.2 }))
+        let (session, [has_other_fingerprint, has_other_policy, has_written]) = read;
+        Ok(Some(Holder { session, has_other_fingerprint, has_other_policy, has_written }))
     }
 
     /// Returns whether this store is in a database that says this of itself.

@@ -399,6 +399,22 @@ async fn a_key_in_an_open_transaction_is_in_flight_to_other_processes() {
     assert_eq!(shop.effects("shipped").await, 1);
 }
 
+/// A take-over would wait for the end of the other one, however long that takes.
+#[tokio::test]
+async fn an_unknown_outcome_that_another_delivery_takes_over_is_in_flight() {
+    let shop = Shop::postgres().await;
+    shop.leave_unknown().await;
+    let reruns = |then: WhenInFlight| shop.once("a").abandoned(Abandoned::Rerun).in_flight(then);
+    let mut tx = shop.begin().await;
+    let first = reruns(WhenInFlight::Reject).run_in(&mut tx, async |tx| shop.ship(tx).await).await.unwrap();
+    let second = tokio::time::timeout(Duration::from_secs(5), shop.deliver(reruns(WhenInFlight::Reject)));
+    let refused = second.await.expect("at once").unwrap_err();
+    assert!(matches!(refused.reason(), RefusalReason::InFlight), "{refused:?}");
+    let waits = shop.deliver(reruns(WhenInFlight::Wait(Duration::from_secs(60))));
+    let (second, ()) = tokio::join!(waits, async { tx.commit().await.unwrap() });
+    assert_eq!((first.as_str(), second.unwrap().as_str()), ("run 2", "run 2"));
+}
+
 #[tokio::test]
 async fn a_record_that_cannot_be_read_leaves_the_transaction_as_it_was() {
     let shop = Shop::postgres().await;

@@ -43,10 +43,10 @@ pub(super) fn statements(table: &str, channel: &str) -> Statements {
         holder: Some(sql("WITH wanted AS MATERIALIZED ( \
                  SELECT {key lock} AS of_key, {half of $1}::bigint AS class, {half of $2}::bigint AS fingerprint \
              ), locks AS MATERIALIZED ( \
-                 SELECT pid, mode, classid::bigint AS class, objid::bigint AS object, objsubid AS kind, \
+                 SELECT pid, mode, locktype AS type, classid::bigint AS class, objid::bigint AS object, objsubid AS kind, \
                      CASE objsubid WHEN 1 THEN (classid::bigint << 32) | objid::bigint END AS id FROM pg_locks \
-                 WHERE locktype = 'advisory' AND granted \
-                     AND database = (SELECT oid FROM pg_database WHERE datname = current_database()) \
+                 WHERE granted AND (locktype = 'transactionid' OR locktype = 'advisory' \
+                     AND database = (SELECT oid FROM pg_database WHERE datname = current_database())) \
              ) \
              SELECT holder.pid::bigint, coalesce(( \
                  SELECT bool_and(locks.object <> wanted.fingerprint) FROM locks \
@@ -54,6 +54,8 @@ pub(super) fn statements(table: &str, channel: &str) -> Statements {
              ), false), EXISTS ( \
                  SELECT FROM locks WHERE locks.pid = holder.pid AND locks.kind = 2 AND locks.class = $3::bigint \
                      AND locks.object <> $4::bigint \
+             ), EXISTS ( \
+                 SELECT FROM locks WHERE locks.pid = holder.pid AND locks.type = 'transactionid' AND locks.mode = 'ExclusiveLock' \
              ) FROM locks AS holder, wanted WHERE holder.id = wanted.of_key AND holder.mode = 'ExclusiveLock'")),
         idle: Some(sql("SELECT (extract(epoch FROM {now} - state_change) * 1000)::bigint FROM pg_stat_activity \
              WHERE pid = $1::bigint AND state LIKE 'idle in transaction%'")),

@@ -108,6 +108,14 @@ impl<'t, D: Dialect> InCallersTransaction<'t, D> {
         row.map_err(|problem| DatabaseError { step: Step::Begin, problem }.into())
     }
 
+    /// Returns whether another session takes the abandoned claim of a key over.
+    async fn is_taken_over(&mut self, store: &SqlStore<D>, key: &StorageKey) -> Result<bool, StoreError> {
+        let Some(session) = D::SESSION else { return Ok(false) };
+        let rows = self.run(session.to_owned()).await.map_err(|error| self.failed(Step::Begin, error))?;
+        let session = rows.first().and_then(|row| rows::number::<D>(row).ok());
+        Ok(store.is_taken_over(key, session).await?)
+    }
+
     /// Undoes everything since the savepoint.
     async fn roll_back(&mut self, claim: &ClaimInTransaction) -> Result<(), StoreError> {
         let savepoint = &claim.savepoint;
@@ -176,9 +184,18 @@ impl<D: Dialect> CallerTransaction for InCallersTransaction<'_, D> {
                 Some(BeginRow::Claim { owner, fingerprint: found, lease_has_expired: true })
                     if found == *fingerprint =>
                 {
-                    claim.previous_owner = Some(owner);
-                    self.claim = Some(claim);
-                    return Ok(Begin::Abandoned(()));
+                    match self.is_taken_over(&store, key).await {
+                        Ok(true) => Some(Begin::InFlight(found)),
+                        Ok(false) => {
+                            claim.previous_owner = Some(owner);
+                            self.claim = Some(claim);
+                            return Ok(Begin::Abandoned(()));
+                        }
+                        Err(error) => {
+                            self.roll_back(&claim).await?;
+                            return Err(error);
+                        }
+                    }
                 }
                 Some(row) => Some(store.judge_without_claim(key, fingerprint, row)),
                 None => None,

@@ -158,6 +158,11 @@ impl<D: Dialect> Beginner<'_, D> {
                 Some(BeginRow::Claim { owner, fingerprint, lease_has_expired: true })
                     if fingerprint == self.fingerprint =>
                 {
+                    let is_taken_over = self.store.is_taken_over(&self.key, open.session).await;
+                    if is_taken_over.map_err(|error| error.problem)? {
+                        open.undo().await;
+                        return Ok(Begin::InFlight(fingerprint));
+                    }
                     Some(owner)
                 }
                 Some(row) => {
@@ -251,6 +256,13 @@ impl<D: Dialect> SqlStore<D> {
             return Ok(Some(self.judge_without_claim(key, fingerprint, row)));
         }
         Ok(Some(holder.begun(fingerprint, info)))
+    }
+
+    /// Returns whether another session takes the abandoned claim of a key over: a second take-over would wait for its end. One that is
+    /// refused has the key for a moment as well, and writes nothing.
+    async fn is_taken_over(&self, key: &StorageKey, session: Option<i64>) -> Result<bool, DatabaseError> {
+        let holder = self.holder(key, &Fingerprint::from_bytes([0; 32]), None).await?;
+        Ok(holder.is_some_and(|holder| holder.has_written && Some(holder.session) != session))
     }
 
     /// Returns what a request gets whose key is entered by another one of this process. What the database says of the key comes first:

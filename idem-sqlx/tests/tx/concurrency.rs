@@ -377,3 +377,22 @@ async fn a_claim_without_an_owner_is_refused_or_taken_over() {
     let left = PostgresStore::from_pool(shop.app.pool.clone()).clean_once().await.unwrap();
     assert_eq!(left, 0, "claims whose outcome is unknown stay for the TTL");
 }
+
+/// Its take-over would wait for the end of the other one, with a connection.
+#[tokio::test]
+async fn a_claim_that_another_process_takes_over_is_in_flight() {
+    let shop = Shop::postgres(4).await;
+    let (app, _, other) = postgres_service(PgPoolOptions::new().connect(&shop.keeper.url()).await.unwrap());
+    let path = "/reruns/wait-commit-201";
+    shop.app.go_on.add_permits(1);
+    assert_eq!(shop.send(path, "a").await.status, 500);
+    shop.app.written().await;
+    let first = shop.start(path, "a");
+    shop.app.written().await;
+    let duplicate = timeout(Duration::from_secs(4), send(&other, path, "a", "")).await.expect("at once");
+    assert!(duplicate.is("idempotency_key_locked"), "{duplicate:?}");
+    shop.app.go_on.add_permits(1);
+    assert_eq!(first.await.unwrap().status, 500);
+    app.go_on.add_permits(1);
+    assert_eq!((send(&other, path, "a", "").await.status, app.runs()), (500, 1), "its outcome is unknown again");
+}
