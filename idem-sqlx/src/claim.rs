@@ -221,3 +221,15 @@ impl<D: Dialect> ReleaseUnconfirmed for ClaimReleaser<D> {
         Ok(announce(&self.executor, &self.waiters, key, &result.rows))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_longest_ttl_that_a_policy_takes_is_kept_and_a_longer_one_is_cut() {
+        let longest = Duration::from_secs(36_500 * 86_400);
+        assert_eq!(retention(Duration::ZERO, longest), longest);
+        assert_eq!(retention(Duration::MAX, Duration::MAX), 2 * longest);
+    }
+}

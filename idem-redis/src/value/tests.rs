@@ -51,6 +51,8 @@ fn a_claim_has_an_age_until_its_last_millisecond() {
 fn times_are_rounded_up_and_never_too_long_or_zero() {
     assert_eq!(milliseconds(Duration::from_micros(29_001)), 30);
     assert_eq!(milliseconds(Duration::ZERO), 1);
+    // The longest TTL that a policy takes.
+    assert_eq!(milliseconds(Duration::from_secs(36_500 * 86_400)), 36_500 * 86_400_000);
     let expiry = claim_expiry(Duration::MAX, Duration::MAX);
     assert!(expiry == 2 * milliseconds(Duration::MAX) && i64::try_from(expiry).is_ok());
     for (lease, ttl, expiry) in [(30, 1000, 1030), (1000, 30, 1030), (30, 0, 31)] {

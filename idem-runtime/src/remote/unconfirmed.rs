@@ -304,32 +304,32 @@ mod tests {
     use std::sync::atomic::AtomicUsize;
     use std::sync::atomic::Ordering::SeqCst;
 
-    use tokio::time::sleep;
+    use tokio::sync::mpsc;
+    use tokio::time::{advance, sleep};
 
     use super::*;
     use crate::wait::within;
 
     const LEASE: Duration = Duration::from_secs(30);
 
-    /// Releases a claim at the try with this number.
-    struct AfterTries {
-        needed: usize,
-        tries: Arc<AtomicUsize>,
-    }
+    /// Replies at once what this function returns.
+    struct Replies<F>(F);
 
-    impl ReleaseUnconfirmed for AfterTries {
-        type Claim = ();
+    impl<F: Fn(usize) -> Result<bool, StoreError> + Send + Sync + 'static> ReleaseUnconfirmed for Replies<F> {
+        type Claim = usize;
 
         const MAX_CONCURRENT_TRIES: usize = 1;
 
-        async fn release(&self, (): &()) -> Result<bool, StoreError> {
-            Ok(self.tries.fetch_add(1, SeqCst) + 1 >= self.needed)
+        async fn release(&self, claim: &usize) -> Result<bool, StoreError> {
+            self.0(*claim)
         }
     }
 
-    fn claims(needed: usize) -> (UnconfirmedClaims<AfterTries>, Arc<AtomicUsize>) {
-        let tries = Arc::new(AtomicUsize::new(0));
-        (UnconfirmedClaims::new(AfterTries { needed, tries: Arc::clone(&tries) }), tries)
+    /// Each claim is released at the try with this number.
+    fn claims(needed: usize) -> (UnconfirmedClaims<impl ReleaseUnconfirmed<Claim = usize>>, Arc<AtomicUsize>) {
+        let tries = Arc::<AtomicUsize>::default();
+        let counted = Arc::clone(&tries);
+        (UnconfirmedClaims::new(Replies(move |_| Ok(counted.fetch_add(1, SeqCst) + 1 >= needed))), tries)
     }
 
     fn leave_in_doubt<R: ReleaseUnconfirmed>(claims: &UnconfirmedClaims<R>, claim: R::Claim) {
@@ -339,7 +339,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_claim_in_doubt_is_tried_until_it_is_released_and_a_drain_waits_for_that() {
         let (claims, tries) = claims(4);
-        leave_in_doubt(&claims, ());
+        leave_in_doubt(&claims, 0);
         claims.drained().await;
         assert_eq!(tries.load(SeqCst), 4);
     }
@@ -347,8 +347,8 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_claim_that_was_confirmed_or_never_sent_is_left_alone() {
         let (claims, tries) = claims(1);
-        drop(claims.guard((), LEASE));
-        let guard = claims.guard((), LEASE);
+        drop(claims.guard(0, LEASE));
+        let guard = claims.guard(0, LEASE);
         guard.in_doubt().set(true);
         guard.confirm();
         claims.drained().await;
@@ -360,16 +360,59 @@ mod tests {
     async fn a_claim_that_never_arrives_is_given_up_when_its_lease_has_expired() {
         let (claims, tries) = claims(usize::MAX);
         let start = Instant::now();
-        leave_in_doubt(&claims, ());
+        leave_in_doubt(&claims, 0);
         claims.drained().await;
         assert!(start.elapsed() >= LEASE && start.elapsed() <= LEASE + MAX_PAUSE, "{:?}", start.elapsed());
-        assert!(tries.load(SeqCst) >= 30, "it is tried at least once in {MAX_PAUSE:?}");
+        // Each pause is at most `MAX_PAUSE`, and all but the first ones are at least half of it.
+        assert!((30..=70).contains(&tries.load(SeqCst)), "{tries:?} tries");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_claim_with_a_longer_lease_is_given_up_after_a_day() {
+        let (claims, _) = claims(usize::MAX);
+        let (start, day) = (Instant::now(), Duration::from_secs(86_400));
+        claims.guard(0, Duration::MAX).in_doubt().set(true);
+        sleep(Duration::from_millis(1)).await;
+        advance(day - MAX_PAUSE).await;
+        claims.drained().await;
+        assert!(start.elapsed() >= day && start.elapsed() <= day + MAX_PAUSE, "{:?}", start.elapsed());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_time_in_which_the_store_does_not_reply_does_not_count() {
+        let start = Instant::now();
+        let replies = move |_| match start.elapsed() {
+            time if time > LEASE / 2 && time < LEASE * 2 => Err(StoreError::unavailable("no reply")),
+            _ => Ok(false),
+        };
+        let claims = UnconfirmedClaims::new(Replies(replies));
+        leave_in_doubt(&claims, 0);
+        claims.drained().await;
+        assert!(start.elapsed() >= LEASE * 3, "{:?}", start.elapsed());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn no_claim_is_tried_again_before_each_that_is_due_was_tried() {
+        const CLAIMS: usize = 10;
+        for fails in [false, true] {
+            let (tried, mut tries) = mpsc::unbounded_channel();
+            let claims = UnconfirmedClaims::new(Replies(move |claim| {
+                tried.send(claim).unwrap();
+                if fails { Err(StoreError::unavailable("not this one")) } else { Ok(false) }
+            }));
+            (0..CLAIMS).for_each(|claim| leave_in_doubt(&claims, claim));
+            let mut first = HashSet::new();
+            for _ in 0..CLAIMS {
+                first.extend(within("a try", tries.recv()).await);
+            }
+            assert_eq!(first.len(), CLAIMS, "fails: {fails}");
+        }
     }
 
     #[tokio::test(start_paused = true)]
     async fn the_work_ends_with_its_owner() {
         let (claims, tries) = claims(usize::MAX);
-        leave_in_doubt(&claims, ());
+        leave_in_doubt(&claims, 0);
         tokio::task::yield_now().await;
         drop(claims);
         let before = tries.load(SeqCst);
@@ -380,10 +423,10 @@ mod tests {
     #[test]
     fn a_claim_that_is_in_doubt_outside_a_runtime_is_released_later() {
         let (claims, tries) = claims(1);
-        leave_in_doubt(&claims, ());
+        leave_in_doubt(&claims, 0);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
         runtime.block_on(async {
-            leave_in_doubt(&claims, ());
+            leave_in_doubt(&claims, 0);
             claims.drained().await;
         });
         assert_eq!(tries.load(SeqCst), 2);
@@ -393,7 +436,7 @@ mod tests {
     fn a_drain_follows_up_a_claim_whose_runtime_has_ended() {
         let (claims, tries) = claims(1);
         let runtime = || tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
-        runtime().block_on(async { leave_in_doubt(&claims, ()) });
+        runtime().block_on(async { leave_in_doubt(&claims, 0) });
         runtime().block_on(within("the drain", claims.drained()));
         assert_eq!(tries.load(SeqCst), 1);
     }
@@ -421,6 +464,20 @@ mod tests {
             }
             Ok(self.held.lock().unwrap().remove(claim))
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn tries_that_fail_together_are_one_outage_with_one_pause() {
+        let start = Instant::now();
+        let claims = UnconfirmedClaims::new(Stalled {
+            end: start + FIRST_PAUSE / 5,
+            held: Arc::new(Mutex::new((0..MAX_TRIES).collect())),
+            tries: Arc::default(),
+            at_once: AtomicUsize::new(0),
+        });
+        (0..MAX_TRIES).for_each(|claim| leave_in_doubt(&claims, claim));
+        claims.drained().await;
+        assert!(start.elapsed() < FIRST_PAUSE * 2, "{:?}", start.elapsed());
     }
 
     #[tokio::test(start_paused = true)]
