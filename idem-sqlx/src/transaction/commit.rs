@@ -80,7 +80,8 @@ impl<D: Dialect> TransactionClaim<D> {
         if problem.leaves_doubt() {
             return self.resolve(problem).await;
         }
-        if matches!(problem, Problem::Refused(_)) {
+        // The claim was made in this transaction, so the store itself has no other problem.
+        if !matches!(problem, Problem::Busy(_) | Problem::Full(_) | Problem::ReadOnly) {
             self.slot.set_fault("the database refused to commit what it wrote, and rolled it back");
             tracing::error!(key = %self.key, error = %problem, "the transaction of a handler was not committed");
         }

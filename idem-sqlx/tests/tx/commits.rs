@@ -113,6 +113,24 @@ async fn a_constraint_that_fails_at_the_commit_is_a_500_and_the_key_is_free() {
     assert_eq!(shop.effects().await, 1);
 }
 
+/// With the codes by which the store knows that its own statements failed.
+#[tokio::test]
+async fn a_trigger_that_fails_at_the_commit_is_a_500_and_the_key_is_free() {
+    let shop = Shop::postgres(4).await;
+    shop.keeper.sql(
+        "CREATE TABLE code (code text); INSERT INTO code VALUES (NULL); \
+         CREATE FUNCTION fail() RETURNS trigger LANGUAGE plpgsql AS \
+         $$ BEGIN RAISE EXCEPTION 'as asked' USING ERRCODE = (SELECT code FROM code); END $$; \
+         CREATE CONSTRAINT TRIGGER fail AFTER INSERT ON effects DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION fail()",
+    );
+    for code in ["42P01", "0A000", "P0001"] {
+        shop.keeper.sql(&format!("UPDATE code SET code = '{code}'"));
+        assert_eq!(shop.send("/act/201", "a").await.brief(), (500, ""), "{code}");
+    }
+    shop.keeper.sql("DROP TRIGGER fail ON effects");
+    assert_eq!(shop.send("/act/201", "a").await.brief(), (201, "run 4"));
+}
+
 #[tokio::test]
 async fn transactions_that_cannot_be_serialized_are_503_and_the_key_is_free() {
     let shop = Shop::postgres(4).await;
