@@ -79,9 +79,10 @@ impl<D: Dialect> OpenTransaction<D> {
         begun
     }
 
-    /// Rolls back, and returns the connection to its pool. It has no savepoint yet. If that fails, the connection is closed.
+    /// Rolls back, and returns the connection to its pool. It has no savepoint yet. If that fails, or a step was cancelled, the
+    /// connection is closed.
     pub(super) async fn undo(mut self) {
-        if self.run_last("ROLLBACK".to_owned()).await.is_ok() {
+        if self.sent.is_none() && self.run_last("ROLLBACK".to_owned()).await.is_ok() {
             drop(self.connection.take());
         }
     }

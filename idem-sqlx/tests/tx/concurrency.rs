@@ -396,3 +396,16 @@ async fn a_claim_that_another_process_takes_over_is_in_flight() {
     app.go_on.add_permits(1);
     assert_eq!((send(&other, path, "a", "").await.status, app.runs()), (500, 1), "its outcome is unknown again");
 }
+
+/// Otherwise each try would keep a connection of the pool until the lock is free.
+#[tokio::test]
+async fn a_take_over_that_waits_for_a_lock_does_not_go_on_at_the_server() {
+    let shop = Shop::postgres(4).await;
+    assert_eq!(shop.send("/reruns/commit-201", "a").await.status, 500);
+    let mut gate = shop.app.pool.begin().await.unwrap();
+    sqlx::raw_sql("SELECT FROM idempotency FOR UPDATE").execute(&mut *gate).await.unwrap();
+    let retry = shop.send("/reruns/commit-201", "a").await;
+    assert!(retry.status == 503 && retry.retry_after, "{retry:?}");
+    let waits = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'";
+    shop.keeper.wait_until(waits, "0").await;
+}
