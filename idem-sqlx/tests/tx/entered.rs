@@ -8,6 +8,7 @@ use idem_runtime::{Begin, BeginOptions, Fingerprint, Key, KeyStatus, Outcome, Sc
 use idem_sqlx::PostgresStore;
 use idem_testkit::postgres::Postgres as Server;
 use idem_testkit::proxy::{Direction, Fault, Proxy};
+use idem_testkit::wait::until;
 use sqlx::postgres::PgPoolOptions;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
@@ -84,6 +85,28 @@ async fn a_request_whose_key_is_only_entered_is_not_a_mismatch() {
     // Without a transaction it need not wait for its turn.
     let here = Entered::new(&shop, "/global", "another body").await;
     assert_eq!(send(&here.router, "/leased", "a", "").await.brief(), (200, "leased"));
+}
+
+/// In SQLite one transaction at a time is open, and only this process knows of its key.
+#[tokio::test]
+async fn a_request_whose_key_is_only_entered_is_not_a_mismatch_in_sqlite() {
+    let shop = Shop::sqlite(4).await;
+    let holder = shop.start("/act/wait-201", "holder");
+    shop.app.written().await;
+    let entered = tokio::spawn({
+        let router = shop.router.clone();
+        async move { send(&router, "/act/wait-201", "a", "another body").await }
+    });
+    until("the key is entered", async || shop.idempotency.inspect(&Scope::GLOBAL, &key()).await.unwrap().is_some())
+        .await;
+    let refused = shop.send("/act/wait-201", "a").await;
+    assert!(refused.is("idempotency_key_locked") && refused.retry_after, "{refused:?}");
+    shop.app.go_on.add_permits(1);
+    assert_eq!(holder.await.unwrap().status, 201);
+    shop.app.written().await;
+    assert_eq!(shop.send("/act/wait-201", "a").await.status, 422, "it has begun");
+    shop.app.go_on.add_permits(1);
+    assert_eq!(entered.await.unwrap().brief(), (201, "run 2"));
 }
 
 #[tokio::test]
