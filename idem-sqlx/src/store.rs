@@ -328,6 +328,11 @@ impl<D: Dialect> Store for SqlStore<D> {
                         claim.late_begin = result.repeated.then(|| (Arc::clone(&self.inner.unconfirmed), lease));
                         return Ok(self.judge(BeginRow::Claimed, claim, options));
                     }
+                    BeginRow::Claim { fingerprint: found, lease_has_expired: true, .. }
+                        if found == *fingerprint && self.is_taken_over(key, None).await? =>
+                    {
+                        return Ok(Begin::InFlight(found));
+                    }
                     row => {
                         if result.repeated {
                             // The first try may still turn up and be released, so a new owner needs a token that differs.

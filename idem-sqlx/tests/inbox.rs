@@ -410,6 +410,10 @@ async fn an_unknown_outcome_that_another_delivery_takes_over_is_in_flight() {
     let second = tokio::time::timeout(Duration::from_secs(5), shop.deliver(reruns(WhenInFlight::Reject)));
     let refused = second.await.expect("at once").unwrap_err();
     assert!(matches!(refused.reason(), RefusalReason::InFlight), "{refused:?}");
+    for leased in [shop.once("a"), reruns(WhenInFlight::Reject)] {
+        let refused = leased.run(async || Ok::<_, Failure>(String::new())).await.unwrap_err();
+        assert!(matches!(refused.reason(), RefusalReason::InFlight), "{refused:?}");
+    }
     let waits = shop.deliver(reruns(WhenInFlight::Wait(Duration::from_secs(60))));
     let (second, ()) = tokio::join!(waits, async { tx.commit().await.unwrap() });
     assert_eq!((first.as_str(), second.unwrap().as_str()), ("run 2", "run 2"));

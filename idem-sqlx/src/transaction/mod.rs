@@ -260,7 +260,7 @@ impl<D: Dialect> SqlStore<D> {
 
     /// Returns whether another session takes the abandoned claim of a key over: a second take-over would wait for its end. One that is
     /// refused has the key for a moment as well, and writes nothing.
-    async fn is_taken_over(&self, key: &StorageKey, session: Option<i64>) -> Result<bool, DatabaseError> {
+    pub(crate) async fn is_taken_over(&self, key: &StorageKey, session: Option<i64>) -> Result<bool, DatabaseError> {
         let holder = self.holder(key, &Fingerprint::from_bytes([0; 32]), None).await?;
         Ok(holder.is_some_and(|holder| holder.has_written && Some(holder.session) != session))
     }
