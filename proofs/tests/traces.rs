@@ -246,6 +246,23 @@ fn an_end_of_another_ones_claim_is_no_run_of_the_model() {
 }
 
 #[test]
+fn a_claim_that_is_granted_too_late_is_seen_until_it_is_released() {
+    let released = [(1, Released), (1, refused(codes::STORE_UNAVAILABLE)), (3, Asked), (3, Granted)];
+    for code in [codes::KEY_LOCKED, codes::OUTCOME_UNKNOWN] {
+        let seen = [(1, Asked), (2, Asked), (2, refused(code))];
+        is_run(&SLOW, &[&seen[..], &released[..]].concat());
+        // What is reported later may have been so earlier.
+        is_run(&SLOW, &[&seen[..2], &[(1, Released), (2, refused(code))], &released[1..]].concat());
+    }
+    // Its process dies before it can report the release.
+    let gave_up =
+        [(1, Asked), (1, refused(codes::STORE_UNAVAILABLE)), (2, Asked), (2, refused(codes::OUTCOME_UNKNOWN))];
+    is_run(&SLOW, &[&gave_up[..], &[(3, Asked), (3, Granted)]].concat());
+    let ran = [(1, Asked), (1, Granted), (1, started("a")), (2, Asked), (2, refused(codes::OUTCOME_UNKNOWN))];
+    is_no_run(&SLOW, &[&ran[..], &[(3, Asked), (3, Granted)]].concat());
+}
+
+#[test]
 fn what_a_request_did_not_hear_of_may_have_happened() {
     let lost = [(1, Asked), (1, refused(codes::STORE_UNAVAILABLE))];
     is_run(

@@ -45,7 +45,7 @@ impl Traced for Protocol {
 
     fn unseen(&self, trace: &KeyTrace<'_>, progress: &Progress<'_>, state: &State) -> Vec<State> {
         let mut states = Vec::new();
-        if let Slot::Claim { owner, live } = state.slot {
+        if let Slot::Claim { owner, .. } = state.slot {
             states.extend(self.step(state, Action::LeaseEnds));
             if progress.reached(owner) {
                 // Its owner was slow, or died.
@@ -57,7 +57,7 @@ impl Traced for Protocol {
                 if progress.is_silent(owner) {
                     states.extend(self.step(state, Action::CompleteLosesAck(owner)));
                 }
-                if trace.gave_up(owner) && live {
+                if trace.gave_up(owner) {
                     states.extend(self.steps(state, release_late(owner)));
                 }
             }

@@ -169,10 +169,11 @@ impl Progress<'_> {
         self.trace.requests[me].lines[self.explained[me] - 1].0 < self.next
     }
 
-    /// Returns whether the store may have done more than it told the request, before its process died or it gave up.
+    /// Returns whether the store may have done more than it told the request, before its process died, it gave up, or it released a
+    /// claim that was granted too late.
     pub fn is_silent(&self, me: usize) -> bool {
         let next = self.trace.requests[me].lines.get(self.explained[me]).map(|(_, line)| &line.event);
-        next.is_none_or(|event| *event == Event::Unconfirmed || event.gives_up())
+        next.is_none_or(|event| matches!(event, Event::Unconfirmed | Event::Released) || event.gives_up())
     }
 
     /// Returns whether the process of the request may have died.
