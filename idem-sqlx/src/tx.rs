@@ -52,7 +52,7 @@ use crate::transaction::OpenTransaction;
 ///
 /// The response is read up to `max_response` before the commit. The rest of a longer one is sent after the commit, and a retry is refused.
 ///
-/// A request without a key runs in an ordinary transaction, which is committed if the status is below 400.
+/// A request without a key runs in an ordinary transaction, which the same responses commit or roll back.
 ///
 /// # Errors
 /// The response is 500 if the handler has no `#[idempotent]` or has two arguments `Tx`, or if the engine's store cannot open the

@@ -365,8 +365,7 @@ impl fmt::Display for Refusal {
                  before. Look the result up, and do not repeat the operation with a new key.",
             ),
             Self::StoreUnavailable { .. } => f.write_str(
-                "It could not be checked whether this request was processed before. Nothing was done. Retry the identical \
-                 request in a moment.",
+                "It could not be checked whether this request was processed. Retry the identical request in a moment.",
             ),
             Self::StoreFull { .. } => f.write_str(
                 "There is no room for a new idempotency key at the moment. Nothing was done. Retry the identical request \
