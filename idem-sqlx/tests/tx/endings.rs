@@ -48,9 +48,11 @@ async fn a_client_error_is_recorded_without_its_writes<D: Database, K>(shop: Sho
 where
     Shop<D, K>: Effects,
 {
-    for replayed in [false, true] {
-        let reply = shop.send("/act/402", "a").await;
-        assert_eq!((reply.brief(), reply.replayed), ((402, "run 1"), replayed));
+    for (status, path, run) in [(400, "/act/400", "run 1"), (402, "/act/402", "run 2")] {
+        for replayed in [false, true] {
+            let reply = shop.send(path, path).await;
+            assert_eq!((reply.brief(), reply.replayed), ((status, run), replayed));
+        }
     }
     assert_eq!(shop.effects().await, 0);
 }
