@@ -62,7 +62,8 @@ impl IdempotencyBuilder {
 
     /// Sets how long a claim in a remote store lives without renewal. While the handler runs, the claim is renewed three times in that
     /// span. The lease does not depend on the TTL: after a crash it decides how long a retry is told that the execution is still in flight.
-    /// Default: 30 seconds; at least 10 milliseconds. A store in memory does not use it.
+    /// If the store takes longer than a lease to grant a claim, the request is refused with 503, and the claim is released. Default: 30
+    /// seconds; at least 10 milliseconds. A store in memory does not use it.
     pub fn lease(mut self, lease: Duration) -> Self {
         self.lease = lease.max(MIN_LEASE);
         self

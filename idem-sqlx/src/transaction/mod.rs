@@ -299,12 +299,7 @@ impl<D: Dialect> SqlStore<D> {
     }
 
     /// Returns what a row means to a request that does not get the claim.
-    pub(crate) fn judge_without_claim<C>(
-        &self,
-        key: &StorageKey,
-        fingerprint: &Fingerprint,
-        row: BeginRow,
-    ) -> Begin<C> {
+    fn judge_without_claim<C>(&self, key: &StorageKey, fingerprint: &Fingerprint, row: BeginRow) -> Begin<C> {
         match row {
             BeginRow::Record { owner, record } => {
                 self.count_replay(key, owner, &record, fingerprint);
