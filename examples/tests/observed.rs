@@ -31,7 +31,8 @@ fn every_name_in_the_dashboard_is_scraped_and_every_metric_is_described() {
     service.scrape_until("idempotency_executions_in_flight 1");
     assert_eq!(service.pay(Some("slow"), slow), 409);
 
-    // The memory store tells what it holds four times a second.
+    // The memory store tells what it holds several times a second, and this last.
+    service.scrape_until("idempotency_memory_expiry_lag_seconds 0");
     let scraped = service.scrape_until("idempotency_memory_entries 2");
     for line in [
         r#"idempotency_executions_total{endpoint="POST /payments"} 2"#,
