@@ -37,7 +37,7 @@ pub(crate) fn due(
     Ok((1..).zip(all.iter().copied()).filter(move |(version, _)| *version > found))
 }
 
-/// Returns a shipped text with the names of a store.
-pub(crate) fn fill_in(text: &str, table: &str, index: &str) -> String {
-    text.replace("{table}", table).replace("{index}", index)
+/// Returns a shipped text with the names of a store in place of their placeholders.
+pub(crate) fn fill_in(text: &str, names: &[(&str, &str)]) -> String {
+    names.iter().fold(text.to_owned(), |text, (placeholder, name)| text.replace(placeholder, name))
 }

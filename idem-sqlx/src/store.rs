@@ -193,8 +193,10 @@ impl<D: Dialect> SqlStore<D> {
     /// Creates the table, or brings it up to date. Does nothing if that is done, and may run in many processes at once, beside a
     /// version of the service that is running. A table of a later version is accepted if this version works with it.
     ///
-    /// The statements are in the crate's folder `migrations`. If you run them by hand, write the names of the table and of its index in
-    /// place of `{table}` and `{index}`, and do not call this: it would try to create the table.
+    /// The statements are in the crate's folder `migrations`. If you run them by hand, write the names in place of `{table}` and
+    /// `{index}`, and for PostgreSQL of `{claim}` and `{complete}`: two functions with the name of the table, followed by `_claim` and
+    /// `_complete`. Name table and functions with their schema, since a handler may change the search path. Then do not call this: it would
+    /// try to create the table.
     ///
     /// In PostgreSQL it waits for a lock for 0.3 seconds and then lets others go on before it tries again: statements of the
     /// running version do not queue behind a long transaction.

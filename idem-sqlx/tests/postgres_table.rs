@@ -8,8 +8,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use common::*;
-use idem_runtime::{Begin, Claim, Endpoint, Idempotency, Store, StoreError};
-use idem_sqlx::{ConnectError, MigrateError, PostgresStore};
+use idem_runtime::{Begin, Claim, Endpoint, Idempotency, RefusalReason, Store, StoreError};
+use idem_sqlx::{ConnectError, MigrateError, OnceExt, PostgresStore};
 use idem_testkit::postgres::Postgres;
 use idem_testkit::wait::within;
 use sqlx::postgres::PgConnection;
@@ -170,7 +170,13 @@ async fn a_table_of_a_later_version_is_left_alone_unless_this_version_works_with
 async fn the_published_statements_make_the_table_by_hand() {
     let server = Postgres::quick().await;
     let statements = include_str!("../migrations/postgres/0001_table.sql");
-    server.sql(&statements.replace("{table}", "idempotency").replace("{index}", "idempotency_clean_after"));
+    let names = [
+        ("{table}", "public.idempotency"),
+        ("{index}", "idempotency_clean_after"),
+        ("{claim}", "public.idempotency_claim"),
+        ("{complete}", "public.idempotency_complete"),
+    ];
+    server.sql(&names.iter().fold(statements.to_owned(), |text, (placeholder, name)| text.replace(placeholder, name)));
     let (store, recorded) = (PostgresStore::connect(&server.url()).await.unwrap(), key());
     leave_record(&store, &recorded, "response").await;
     assert_eq!(state_of(&store, &recorded).await, "completed: response");
@@ -183,7 +189,8 @@ async fn a_role_needs_few_rights_once_the_table_is_there() {
     let server = Postgres::quick().await;
     let at = |url: String| async move { PostgresStore::builder().schema("shop").connect(&url).await.unwrap() };
     server.sql(
-        "REVOKE ALL ON SCHEMA public FROM PUBLIC; REVOKE ALL ON DATABASE postgres FROM PUBLIC; CREATE ROLE app LOGIN",
+        "REVOKE ALL ON SCHEMA public FROM PUBLIC; REVOKE ALL ON DATABASE postgres FROM PUBLIC; CREATE ROLE app LOGIN; \
+         ALTER DEFAULT PRIVILEGES REVOKE EXECUTE ON FUNCTIONS FROM PUBLIC",
     );
     at(server.url()).await.migrate().await.unwrap();
     server.sql(
@@ -208,6 +215,18 @@ async fn a_role_needs_few_rights_once_the_table_is_there() {
     released.unwrap();
     server.sql("UPDATE shop.idempotency SET clean_after = now(), expires_at = now()");
     assert_eq!(store.clean_once().await.unwrap(), 1);
+    let idempotency = Idempotency::new(store.clone());
+    let mut connection = PgConnection::connect(&server.url().replace("idem@", "app@")).await.unwrap();
+    connection.execute("SET search_path = nowhere").await.unwrap();
+    for may_execute in [false, true] {
+        let mut tx = connection.begin().await.unwrap();
+        let once = idempotency.once("ship", may_execute.to_string());
+        let value = once.run_in(&mut tx, async |_| Ok::<_, RefusalReason>("shipped".to_owned())).await;
+        assert_eq!(value.is_ok(), may_execute, "{value:?}");
+        tx.commit().await.unwrap();
+        server.sql("GRANT EXECUTE ON FUNCTION shop.idempotency_claim, shop.idempotency_complete TO app");
+    }
+    assert_eq!(server.sql("SELECT count(*) FROM shop.idempotency WHERE record IS NOT NULL").trim(), "1");
     server.sql("REVOKE SELECT ON shop.idempotency_migrations FROM app");
     let refused = within("the refusal", store.migrate()).await.unwrap_err();
     assert!(matches!(refused, MigrateError::Database(_)), "{refused:?}");

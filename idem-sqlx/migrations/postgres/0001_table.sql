@@ -1,4 +1,4 @@
--- {table}, {index}: the names of the table and of its index, quoted.
+-- {table}, {claim}, {complete}: the names of the table and of two functions, with their schema. {index}: that of the index, without.
 
 -- One row for each key: a claim while `record` is null, a record from then on. The order of the columns keeps the log of the server
 -- short: what an update does not change comes first and last.
@@ -27,3 +27,43 @@ CREATE TABLE {table} (
 
 -- For the cleanup.
 CREATE INDEX {index} ON {table} (clean_after);
+
+-- The server plans the statements of a function once for each session, and those of a transaction each time they are sent.
+
+-- Claims a key in a transaction of a handler, and returns whether it got the claim.
+CREATE OR REPLACE FUNCTION {claim}(
+    new_key bytea, new_owner bytea, new_fingerprint bytea, lease bigint, retention bigint, new_info bytea,
+    -- What tells others the policy: see `policy_lock` in the crate. NULL without a policy.
+    endpoint int, policy int,
+    -- What tells the locks of this table from those of others.
+    salt bigint
+) RETURNS boolean LANGUAGE plpgsql AS $$
+BEGIN
+    -- The shared locks are never waited for, and come first: see `statements` in the crate.
+    PERFORM pg_advisory_xact_lock_shared(
+            (hashtextextended(encode(new_key, 'hex'), salt) & 2147483647)::int,
+            (hashtextextended(encode(new_fingerprint, 'hex'), salt) & 2147483647)::int
+        ),
+        pg_advisory_xact_lock_shared(endpoint, policy);
+    IF NOT pg_try_advisory_xact_lock(hashtextextended(encode(new_key, 'hex'), salt)) THEN
+        RETURN false;
+    END IF;
+    INSERT INTO {table} (key, owner, fingerprint, clean_after, lease_until, expires_at, info)
+    VALUES (
+        new_key, new_owner, new_fingerprint, clock_timestamp() + retention * interval '1 microsecond',
+        clock_timestamp() + lease * interval '1 microsecond', clock_timestamp() + retention * interval '1 microsecond', new_info
+    )
+    ON CONFLICT (key) DO NOTHING;
+    RETURN FOUND;
+END
+$$;
+
+-- Records the response in the transaction that has made the claim, and returns whether the claim was there.
+CREATE OR REPLACE FUNCTION {complete}(claimed_key bytea, claiming_owner bytea, new_record bytea, ttl bigint)
+RETURNS boolean LANGUAGE plpgsql AS $$
+BEGIN
+    UPDATE {table} SET record = new_record, expires_at = clock_timestamp() + ttl * interval '1 microsecond'
+    WHERE key = claimed_key AND owner = claiming_owner AND record IS NULL;
+    RETURN FOUND;
+END
+$$;

@@ -173,7 +173,7 @@ impl PostgresStoreBuilder {
         let location = Location { schema: self.schema, table: self.table, hosts: Arc::clone(&hosts), channel };
         let table = location.quoted("");
         let executor = Executor {
-            statements: statements(&table, &location.channel),
+            statements: statements(&location),
             pool: Pool::new(hosts, self.max_connections, Some(self.idle_timeout)),
             readers: None,
             table,

@@ -8,6 +8,7 @@ use sqlx::{AssertSqlSafe, Connection};
 use tokio::time::{Instant, sleep};
 
 use super::Location;
+use super::statements::{CLAIM, COMPLETE};
 use crate::errors::{MigrateError, Problem};
 use crate::migrations::{MAX_TIME, Migration, due, fill_in, in_time};
 
@@ -83,8 +84,13 @@ async fn migrate(connection: &mut PgConnection, location: &Location, all: &[Migr
     );
     let (found, breaking): (i64, i64) = sqlx::query_as(AssertSqlSafe(latest)).fetch_one(&mut *transaction).await?;
     for (version, migration) in due(all, found, breaking)? {
-        let index = format!("\"{}_clean_after\"", location.table);
-        let text = fill_in(migration.text, &location.quoted(""), &index);
+        let names = [
+            ("{table}", location.quoted("")),
+            ("{index}", format!("\"{}_clean_after\"", location.table)),
+            ("{claim}", location.quoted(CLAIM)),
+            ("{complete}", location.quoted(COMPLETE)),
+        ];
+        let text = fill_in(migration.text, &names.each_ref().map(|(placeholder, name)| (*placeholder, &**name)));
         sqlx::raw_sql(AssertSqlSafe(text)).execute(&mut *transaction).await?;
         let note = format!("INSERT INTO {versions} (version, is_additive) VALUES ($1, $2)");
         sqlx::query(AssertSqlSafe(note)).bind(version).bind(migration.is_additive).execute(&mut *transaction).await?;

@@ -83,6 +83,13 @@ pub use builder::PostgresStoreBuilder;
 /// GRANT SELECT, INSERT, UPDATE, DELETE ON idempotency TO app;
 /// GRANT SELECT ON idempotency_migrations TO app; -- for `migrate()`, which then finds nothing to do
 /// ```
+///
+/// `Tx` and `run_in` call two functions with the rights of the caller. If your database does not let everyone execute new functions,
+/// they need one more:
+///
+/// ```sql
+/// GRANT EXECUTE ON FUNCTION idempotency_claim, idempotency_complete TO app;
+/// ```
 pub type PostgresStore = SqlStore<Postgres>;
 
 /// A claim in a [`PostgresStore`].

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::Location;
 use crate::dialect::Statements;
 
 /// Time is `clock_timestamp()`, which goes on within a statement: `now()` would not move while it waits for a lock, and
@@ -18,8 +19,13 @@ fn hash(bytes: impl Iterator<Item = u8>) -> u64 {
     bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3))
 }
 
-/// `table` is quoted and `channel` needs no quotes.
-pub(super) fn statements(table: &str, channel: &str) -> Statements {
+/// What the names of the functions have after that of the table.
+pub(super) const CLAIM: &str = "_claim";
+pub(super) const COMPLETE: &str = "_complete";
+
+pub(super) fn statements(location: &Location) -> Statements {
+    let (table, channel) = (&location.quoted(""), &location.channel);
+    let (claim, complete) = (&location.quoted(CLAIM), &location.quoted(COMPLETE));
     // A key is claimed under an advisory lock, so that a transaction which holds it stops no one: a request that does not get the
     // lock is told so at once. A second lock tells the fingerprint, and a third one, of a transaction, its endpoint and policy. Both
     // are shared, so they are never waited for, and they are taken first, so the owner of the lock of a key has them, but for the moment
@@ -32,6 +38,7 @@ pub(super) fn statements(table: &str, channel: &str) -> Statements {
         let text = text.replace("{key lock}", &lock("$1::bytea"));
         let text = text.replace("{half of $1}", &half("$1::bytea")).replace("{half of $2}", &half("$2::bytea"));
         let text = text.replace("{lock of $3}", &format!("{}, {}", half("$1::bytea"), half("$3::bytea")));
+        let text = text.replace("{claim}", claim).replace("{complete}", complete).replace("{salt}", &salt.to_string());
         text.replace("{t}", table).replace("{now}", NOW).into()
     };
     Statements {
@@ -86,14 +93,10 @@ pub(super) fn statements(table: &str, channel: &str) -> Statements {
              ) \
              SELECT NULL::bytea, NULL::bytea, NULL::bytea, NULL::boolean FROM begun \
              UNION ALL SELECT owner, fingerprint, record, lapsed FROM held"),
-        // A transaction sends its statements as they are, and the server plans each of them: this one takes half the time.
-        claim: Some(sql("INSERT INTO {t} (key, owner, fingerprint, clean_after, lease_until, expires_at, info) \
-             SELECT $1::bytea, $2::bytea, $3::bytea, {now} + $5::bigint * interval '1 microsecond', \
-                 {now} + $4::bigint * interval '1 microsecond', {now} + $5::bigint * interval '1 microsecond', $6::bytea \
-             WHERE CASE WHEN pg_advisory_xact_lock_shared({lock of $3})::text \
-                     || coalesce(pg_advisory_xact_lock_shared($7::int, $8::int)::text, '') IS NULL THEN false \
-                 ELSE pg_try_advisory_xact_lock({key lock}) END \
-             ON CONFLICT (key) DO NOTHING RETURNING NULL::bytea, NULL::bytea, NULL::bytea, NULL::boolean")),
+        // A transaction sends its statements as they are, and the server would plan each of them: this calls a function, whose
+        // statements are planned once for each session.
+        claim: Some(sql("SELECT NULL::bytea, NULL::bytea, NULL::bytea, NULL::boolean \
+             WHERE {claim}($1, $2, $3, $4, $5, $6, $7, $8, {salt})")),
         renew: sql("UPDATE {t} SET lease_until = {now} + $3 * interval '1 microsecond', \
                  expires_at = {now} + $4 * interval '1 microsecond' \
              WHERE key = $1 AND owner = $2 AND record IS NULL RETURNING 1"),
@@ -107,9 +110,7 @@ pub(super) fn statements(table: &str, channel: &str) -> Statements {
         complete: sql("UPDATE {t} SET record = coalesce(record, $3), expires_at = CASE WHEN record IS NULL \
                  THEN {now} + $4 * interval '1 microsecond' ELSE expires_at END \
              WHERE key = $1 AND owner = $2 RETURNING awaited"),
-        complete_in_transaction: sql("UPDATE {t} SET record = $3, \
-                 expires_at = {now} + $4::bigint * interval '1 microsecond' \
-             WHERE key = $1 AND owner = $2 AND record IS NULL RETURNING 1"),
+        complete_in_transaction: sql("SELECT 1 WHERE {complete}($1, $2, $3, $4)"),
         release: sql("DELETE FROM {t} WHERE key = $1 AND owner = $2 AND record IS NULL RETURNING awaited"),
         forget: sql(
             "DELETE FROM {t} WHERE key = $1 AND (record IS NOT NULL OR lease_until <= {now}) RETURNING awaited",

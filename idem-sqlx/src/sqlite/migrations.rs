@@ -37,7 +37,10 @@ async fn migrate(connection: &mut SqliteConnection, table: &str) -> Result<(), M
     );
     let (found, breaking): (i64, i64) = sqlx::query_as(AssertSqlSafe(latest)).fetch_one(&mut *transaction).await?;
     for (version, migration) in due(ALL, found, breaking)? {
-        let text = fill_in(migration.text, &format!("\"{table}\""), &format!("\"{table}_expires_at\""));
+        let text = fill_in(
+            migration.text,
+            &[("{table}", &format!("\"{table}\"")), ("{index}", &format!("\"{table}_expires_at\""))],
+        );
         sqlx::raw_sql(AssertSqlSafe(text)).execute(&mut *transaction).await?;
         let note = format!("INSERT INTO {versions} (version, is_additive) VALUES (?1, ?2)");
         sqlx::query(AssertSqlSafe(note)).bind(version).bind(migration.is_additive).execute(&mut *transaction).await?;
