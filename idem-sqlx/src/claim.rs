@@ -9,7 +9,7 @@ use idem_runtime::remote::{OwnerToken, ReleaseUnconfirmed, UnconfirmedClaims, Wa
 use idem_runtime::{Claim, ExecutionInfo, Fingerprint, Record, StorageKey, StoreError};
 use tokio::runtime::Handle;
 
-use crate::dialect::{Dialect, MAX_TIME, Value};
+use crate::dialect::{Dialect, MAX_TIME, Value, retention};
 use crate::errors::{DatabaseError, Problem, Step};
 use crate::execute::{Executor, key_value};
 use crate::transaction::TransactionClaim;
@@ -21,6 +21,12 @@ pub struct SqlClaim<D: Dialect>(pub(crate) ClaimKind<D>);
 pub(crate) enum ClaimKind<D: Dialect> {
     Leased(LeasedClaim<D>),
     Transaction(Box<TransactionClaim<D>>),
+}
+
+impl<D: Dialect> SqlClaim<D> {
+    pub(crate) fn of_transaction(claim: TransactionClaim<D>) -> Self {
+        Self(ClaimKind::Transaction(Box::new(claim)))
+    }
 }
 
 impl<D: Dialect> Claim for SqlClaim<D> {
@@ -80,12 +86,6 @@ pub(crate) struct LeasedClaim<D: Dialect> {
     /// Set if `begin` was sent twice: its first try may arrive when this claim has been released, and make a claim without an owner,
     /// with this lease.
     pub(crate) late_begin: Option<(Arc<UnconfirmedClaims<ClaimReleaser<D>>>, Duration)>,
-}
-
-/// How long a claim is kept, counted from its last renewal: its lease, and then its TTL while it is abandoned. If it expired with
-/// its lease, the key would be free while an owner that is cut off runs the handler.
-pub(crate) fn retention(lease: Duration, ttl: Duration) -> Duration {
-    lease.min(MAX_TIME) + ttl.min(MAX_TIME)
 }
 
 /// Wakes those who wait for the end of a claim, if `rows` says that it ended: here at once, and in other processes in the
@@ -219,17 +219,5 @@ impl<D: Dialect> ReleaseUnconfirmed for ClaimReleaser<D> {
         let result = self.executor.execute(Step::Release, &self.executor.statements.release, &values).await?;
         // Only one try gets a row. If its reply is lost, the next ones find nothing.
         Ok(announce(&self.executor, &self.waiters, key, &result.rows))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_longest_ttl_that_a_policy_takes_is_kept_and_a_longer_one_is_cut() {
-        let longest = Duration::from_secs(36_500 * 86_400);
-        assert_eq!(retention(Duration::ZERO, longest), longest);
-        assert_eq!(retention(Duration::MAX, Duration::MAX), 2 * longest);
     }
 }

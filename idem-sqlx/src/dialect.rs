@@ -138,6 +138,12 @@ pub(crate) mod sealed {
 /// The longest lease or TTL. Longer ones are cut to it, so that every sum of times is a time of the database.
 pub(crate) const MAX_TIME: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
 
+/// How long a claim is kept, counted from its last renewal: its lease, and then its TTL while it is abandoned. If it expired with
+/// its lease, the key would be free while an owner that is cut off runs the handler.
+pub(crate) fn retention(lease: Duration, ttl: Duration) -> Duration {
+    lease.min(MAX_TIME) + ttl.min(MAX_TIME)
+}
+
 /// What became of a transaction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TransactionState {
@@ -159,6 +165,9 @@ pub enum Value<'a> {
     /// A number.
     Number(i64),
 }
+
+/// The lease of a claim that is seen only when its outcome is unknown.
+pub(crate) const NO_LEASE: Value<'static> = Value::Number(0);
 
 /// The statements of a store. If the owner of a claim has already done what a statement does, the statement does it again.
 pub(crate) struct Statements {
@@ -211,4 +220,27 @@ pub(crate) struct Statements {
     pub(crate) poll: Arc<str>,
     /// `batch`: a row for each that it looked at, which says whether it was deleted.
     pub(crate) clean: Arc<str>,
+}
+
+/// Returns bytes in hexadecimal digits.
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    const DIGITS: [char; 16] = ['0', '1', '2', '3', '4', '5', '6', '7', '8', '9', 'a', 'b', 'c', 'd', 'e', 'f'];
+    let mut digits = String::with_capacity(2 * bytes.len());
+    for byte in bytes {
+        digits.push(DIGITS[usize::from(byte >> 4)]);
+        digits.push(DIGITS[usize::from(byte & 15)]);
+    }
+    digits
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_longest_ttl_that_a_policy_takes_is_kept_and_a_longer_one_is_cut() {
+        let longest = Duration::from_secs(36_500 * 86_400);
+        assert_eq!(retention(Duration::ZERO, longest), longest);
+        assert_eq!(retention(Duration::MAX, Duration::MAX), 2 * longest);
+    }
 }

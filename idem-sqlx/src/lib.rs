@@ -91,10 +91,14 @@ mod replay_count;
 mod rows;
 #[cfg(feature = "_database")]
 mod run_in;
+#[cfg(feature = "_database")]
+mod running;
 #[cfg(feature = "sqlite")]
 mod sqlite;
 #[cfg(feature = "_database")]
 mod store;
+#[cfg(feature = "_database")]
+mod table;
 #[cfg(feature = "_database")]
 mod transaction;
 #[cfg(all(feature = "axum", feature = "_database"))]

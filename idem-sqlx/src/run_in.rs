@@ -114,7 +114,7 @@ impl OnceExt for Once {
         E: From<RefusalReason>,
     {
         let once = if D::HAS_ONE_WRITER { self.in_flight(WhenInFlight::Reject) } else { self };
-        let mut transaction = InCallersTransaction::new(once.store::<SqlStore<D>>().cloned(), tx);
+        let mut transaction = InCallersTransaction::new(once.store::<SqlStore<D>>().map(SqlStore::table), tx);
         let function = async |transaction: &mut InCallersTransaction<'_, D>| function(transaction.connection).await;
         once.run_in_transaction_of_caller(&mut transaction, function).await
     }

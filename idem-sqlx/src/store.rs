@@ -4,25 +4,25 @@ use std::convert::Infallible;
 use std::fmt;
 use std::future::Future;
 use std::mem;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use idem_runtime::remote::{Listener, OwnerToken, UnconfirmedClaims, Waiters, jitter};
 use idem_runtime::{
-    Begin, BeginOptions, Clock, ExecutionInfo, Fingerprint, KeyPage, KeyState, Record, StorageKey, Store,
-    StoreCapabilities, StoreError, StoredEntry,
+    Begin, BeginOptions, Clock, ExecutionInfo, Fingerprint, KeyPage, KeyState, StorageKey, Store, StoreCapabilities,
+    StoreError, StoredEntry,
 };
 use tokio::time::sleep;
 
-use crate::claim::{ClaimKind, ClaimReleaser, LeasedClaim, SqlClaim, announce, retention};
+use crate::claim::{ClaimKind, ClaimReleaser, LeasedClaim, SqlClaim, announce};
 use crate::cleanup;
-use crate::dialect::{Dialect, MAX_TIME, Value};
+use crate::dialect::{Dialect, MAX_TIME, Value, retention};
 use crate::errors::{DatabaseError, MigrateError, Problem, Step};
 use crate::execute::{Executor, key_value};
-use crate::replay_count::ReplayCounter;
 use crate::rows::{self, BeginRow};
-use crate::transaction::{OpenTransaction, Running, Transactions, policy_lock};
+use crate::table::Table;
+use crate::transaction::{OpenTransaction, Transactions};
 
 /// How often `begin` looks again if, each time, another request changed the key.
 const MAX_ATTEMPTS: usize = 16;
@@ -59,44 +59,13 @@ pub struct SqlStore<D: Dialect> {
 
 struct StoreInner<D: Dialect> {
     location: Arc<D::Location>,
-    executor: Arc<Executor<D>>,
+    table: Arc<Table<D>>,
     waiters: Arc<Waiters>,
     listener: Listener,
     unconfirmed: Arc<UnconfirmedClaims<ClaimReleaser<D>>>,
-    /// `None` if replays are not counted.
-    replay_counter: Option<ReplayCounter<D>>,
     cleanup_batch: u32,
-    running: Arc<Running>,
     /// `None` if the store does not share the pool of the handlers.
     transactions: Option<Transactions<D>>,
-    /// What the [database](crate::dialect::sealed::Dialect::DATABASE) said of itself, once it was asked.
-    database: Mutex<Option<Vec<u8>>>,
-}
-
-/// Another session whose transaction holds a key.
-pub(crate) struct Holder {
-    pub(crate) session: i64,
-    pub(crate) has_other_fingerprint: bool,
-    has_other_policy: bool,
-    pub(crate) has_written: bool,
-}
-
-impl Holder {
-    /// Returns what it means to a request with this fingerprint.
-    pub(crate) fn begun<C>(&self, fingerprint: &Fingerprint, info: Option<&ExecutionInfo>) -> Begin<C> {
-        if !self.has_other_fingerprint {
-            return Begin::InFlight(*fingerprint);
-        }
-        // Of another one nothing is known.
-        let other = Fingerprint::from_bytes(fingerprint.as_bytes().map(|byte| !byte));
-        match info {
-            // A claim that cannot be inspected, so its info comes as that of a record does.
-            Some(info) if self.has_other_policy => {
-                Begin::Completed(Record::without_content(other, Some(&info.under_another_policy())))
-            }
-            _ => Begin::InFlight(other),
-        }
-    }
 }
 
 impl<D: Dialect> SqlStore<D> {
@@ -113,81 +82,25 @@ impl<D: Dialect> SqlStore<D> {
             location: Arc::new(location),
             listener: Listener::default(),
             unconfirmed: Arc::new(UnconfirmedClaims::new(releaser)),
-            replay_counter: count_replays.then(|| ReplayCounter::new(Arc::clone(&executor))),
-            executor,
+            table: Arc::new(Table::new(&executor, &waiters, count_replays, pool.clone())),
             cleanup_batch,
-            running: Arc::new(Running::new(Arc::clone(&waiters))),
             waiters,
             transactions: pool.map(Transactions::new),
-            database: Mutex::default(),
         };
         Self { inner: Arc::new(inner) }
     }
 
-    pub(crate) fn executor(&self) -> &Executor<D> {
-        &self.inner.executor
+    pub(crate) fn table(&self) -> Arc<Table<D>> {
+        Arc::clone(&self.inner.table)
+    }
+
+    pub(crate) fn executor(&self) -> &Arc<Executor<D>> {
+        &self.inner.table.executor
     }
 
     #[cfg(all(test, feature = "postgres"))]
     pub(crate) fn location(&self) -> &D::Location {
         &self.inner.location
-    }
-
-    pub(crate) fn running(&self) -> &Arc<Running> {
-        &self.inner.running
-    }
-
-    /// Resolves when the pool of the handlers was closed.
-    pub(crate) async fn pool_closed(&self) {
-        match &self.inner.transactions {
-            Some(transactions) => transactions.pool.close_event().await,
-            None => std::future::pending().await,
-        }
-    }
-
-    /// Returns the session whose transaction holds the key.
-    pub(crate) async fn holder(
-        &self,
-        key: &StorageKey,
-        fingerprint: &Fingerprint,
-        info: Option<&ExecutionInfo>,
-    ) -> Result<Option<Holder>, DatabaseError> {
-        let executor = &self.inner.executor;
-        let Some(holder) = &executor.statements.holder else { return Ok(None) };
-        // No lock has these numbers.
-        let [endpoint, policy] = policy_lock(key, info).unwrap_or([-1; 2]);
-        let values =
-            [key_value(key), Value::Bytes(fingerprint.as_bytes()), Value::Number(endpoint), Value::Number(policy)];
-        let result = executor.read(Step::Begin, holder, &values).await?;
-        let Some(row) = result.rows.first() else { return Ok(None) };
-        let read = rows::holder::<D>(row).map_err(|problem| DatabaseError { step: Step::Begin, problem })?;
-        let (session, [has_other_fingerprint, has_other_policy, has_written]) = read;
-        Ok(Some(Holder { session, has_other_fingerprint, has_other_policy, has_written }))
-    }
-
-    /// Returns whether this store is in a database that says this of itself.
-    pub(crate) async fn is_of_database(&self, database: &[u8]) -> Result<bool, DatabaseError> {
-        let known = || self.inner.database.lock().unwrap_or_else(PoisonError::into_inner);
-        if known().as_deref() == Some(database) {
-            return Ok(true);
-        }
-        // It is asked again: the server may have been restarted.
-        let result = self.inner.executor.read(Step::Begin, &Arc::from(D::DATABASE), &[]).await?;
-        let own = result.rows.first().map(|row| D::bytes(row, 0)).transpose();
-        let own = own.map_err(|error| DatabaseError { step: Step::Begin, problem: Problem::Refused(error) })?;
-        let own = own.flatten().unwrap_or_default();
-        let is_same = own == database;
-        *known() = Some(own);
-        Ok(is_same)
-    }
-
-    /// Counts a replay, if replays are counted. A request with another fingerprint is refused, and is not a replay.
-    pub(crate) fn count_replay(&self, key: &StorageKey, owner: OwnerToken, record: &Record, fingerprint: &Fingerprint) {
-        if let Some(counter) = &self.inner.replay_counter
-            && record.fingerprint() == fingerprint
-        {
-            counter.count(*key, owner);
-        }
     }
 
     /// Creates the table, or brings it up to date. Does nothing if that is done, and may run in many processes at once, beside a
@@ -216,7 +129,7 @@ impl<D: Dialect> SqlStore<D> {
     /// In PostgreSQL it skips rows that are locked, so no request waits for it. In SQLite a request waits for one batch at most.
     pub fn cleanup(&self) -> impl Future<Output = Infallible> + Send + use<D> {
         let inner = Arc::clone(&self.inner);
-        async move { cleanup::run(&inner.executor, inner.cleanup_batch).await }
+        async move { cleanup::run(&inner.table.executor, inner.cleanup_batch).await }
     }
 
     /// Deletes what has expired, now, and returns how many rows that was: records after their TTL, and claims that were
@@ -228,7 +141,7 @@ impl<D: Dialect> SqlStore<D> {
     /// # Cancel safety
     /// What was deleted stays deleted; the next cleanup goes on.
     pub async fn clean_once(&self) -> Result<u64, StoreError> {
-        Ok(cleanup::once(&self.inner.executor, self.inner.cleanup_batch).await?)
+        Ok(cleanup::once(self.executor(), self.inner.cleanup_batch).await?)
     }
 
     /// Returns what a row means to a request.
@@ -237,7 +150,7 @@ impl<D: Dialect> SqlStore<D> {
         match row {
             BeginRow::Claimed => Begin::Claimed(leased(claim)),
             BeginRow::Record { owner, record } => {
-                self.count_replay(&claim.key, owner, &record, &claim.fingerprint);
+                self.inner.table.count_replay(&claim.key, owner, &record, &claim.fingerprint);
                 Begin::Completed(record)
             }
             BeginRow::Claim { owner, fingerprint, lease_has_expired: true } if fingerprint == claim.fingerprint => {
@@ -253,10 +166,10 @@ impl<D: Dialect> SqlStore<D> {
 
     /// Returns the time that is left of the lease of a claim in flight.
     async fn lease_left(&self, key: &StorageKey, sql: &Arc<str>) -> Result<Option<Duration>, DatabaseError> {
-        let result = self.inner.executor.read(Step::Wait, sql, &[key_value(key)]).await?;
+        let result = self.executor().read(Step::Wait, sql, &[key_value(key)]).await?;
         let Some(row) = result.rows.first() else {
             // Whether it has this fingerprint or another one does not matter.
-            let holder = self.holder(key, &Fingerprint::from_bytes([0; 32]), None).await?;
+            let holder = self.inner.table.holder(key, &Fingerprint::from_bytes([0; 32]), None).await?;
             return Ok(holder.map(|_| NO_LIMIT));
         };
         let left = rows::number::<D>(row).map_err(|problem| DatabaseError { step: Step::Wait, problem })?;
@@ -274,18 +187,24 @@ impl<D: Dialect> Store for SqlStore<D> {
         fingerprint: &Fingerprint,
         options: &BeginOptions,
     ) -> Result<Begin<SqlClaim<D>>, StoreError> {
-        if let (Some(slot), Some(transactions)) = (&options.transaction, &self.inner.transactions)
+        let StoreInner { table, waiters, transactions, .. } = &*self.inner;
+        if let (Some(slot), Some(transactions)) = (&options.transaction, transactions)
             && slot.wants::<OpenTransaction<D>>()
         {
-            return self.begin_transaction(transactions, slot, key, fingerprint, options).await;
+            return Ok(match transactions.begin(table, slot, key, fingerprint, options).await? {
+                Begin::Claimed(claim) => Begin::Claimed(SqlClaim::of_transaction(claim)),
+                Begin::Abandoned(claim) => Begin::Abandoned(SqlClaim::of_transaction(claim)),
+                Begin::InFlight(fingerprint) => Begin::InFlight(fingerprint),
+                Begin::Completed(record) => Begin::Completed(record),
+            });
         }
         // Their rows are not seen, and SQLite would wait for their end.
-        if self.inner.running.begun(key).is_some() {
-            return Ok(self.begin_beside(key, fingerprint, options.info.as_ref()).await?);
+        if table.running.begun(key).is_some() {
+            return Ok(table.begin_beside(key, fingerprint, options.info.as_ref()).await?);
         }
         let failed = |problem| DatabaseError { step: Step::Begin, problem };
         let &BeginOptions { lease, ttl, ref info, .. } = options;
-        let StoreInner { executor, waiters, .. } = &*self.inner;
+        let executor = &table.executor;
         let owned_by = |owner| LeasedClaim {
             executor: Arc::clone(executor),
             waiters: Arc::clone(waiters),
@@ -331,7 +250,7 @@ impl<D: Dialect> Store for SqlStore<D> {
                         return Ok(self.judge(BeginRow::Claimed, claim, options));
                     }
                     BeginRow::Claim { fingerprint: found, lease_has_expired: true, .. }
-                        if found == *fingerprint && self.is_taken_over(key, None).await? =>
+                        if found == *fingerprint && table.is_taken_over(key, None).await? =>
                     {
                         return Ok(Begin::InFlight(found));
                     }
@@ -344,7 +263,7 @@ impl<D: Dialect> Store for SqlStore<D> {
                     }
                 }
             }
-            if let Some(begun) = self.begin_beside_holder(key, fingerprint, options.info.as_ref()).await? {
+            if let Some(begun) = table.begin_beside_holder(key, fingerprint, options.info.as_ref()).await? {
                 return Ok(begun);
             }
             // Another statement won, and this one could not see its row. The next one will.
@@ -355,18 +274,19 @@ impl<D: Dialect> Store for SqlStore<D> {
     /// Resolves when the claim under `key` has ended, or its lease. One of the requests that wait for it polls the database, and
     /// earlier if it is told to.
     async fn ended(&self, key: &StorageKey) {
-        let StoreInner { location, executor, waiters, listener, .. } = &*self.inner;
+        let StoreInner { location, table, waiters, listener, .. } = &*self.inner;
+        let executor = &table.executor;
         let mut sql = &executor.statements.wait;
         // It may ask twice.
         let longest = executor.timeout.saturating_mul(2);
         let ask = || {
             D::ensure_listening(listener, location, waiters);
-            let is_entered = self.inner.running.entered(key).is_some();
+            let is_entered = self.inner.table.running.entered(key).is_some();
             let sql = if is_entered { sql } else { mem::replace(&mut sql, &executor.statements.poll) };
             async move {
                 let left = if is_entered {
                     // The end of a transaction is woken for, but not that of what it waits for itself.
-                    let row = self.look(key).await;
+                    let row = self.inner.table.look(key).await;
                     row.map(|row| (!matches!(row, Some(BeginRow::Record { .. }))).then_some(NO_LIMIT))
                 } else {
                     self.lease_left(key, sql).await
@@ -386,7 +306,7 @@ impl<D: Dialect> Store for SqlStore<D> {
     }
 
     async fn forget(&self, key: &StorageKey) -> Result<bool, StoreError> {
-        let StoreInner { executor, waiters, .. } = &*self.inner;
+        let (executor, waiters) = (self.executor(), &self.inner.waiters);
         let result = executor.execute(Step::Forget, &executor.statements.forget, &[key_value(key)]).await?;
         if announce(executor, waiters, key, &result.rows) {
             return Ok(true);
@@ -401,8 +321,8 @@ impl<D: Dialect> Store for SqlStore<D> {
 
     /// Reads with one `SELECT`. How often a record was replayed is known if the builder was told to count.
     async fn inspect(&self, key: &StorageKey) -> Result<Option<StoredEntry>, StoreError> {
-        let (running, has_begun) = (self.inner.running.entry(key), self.inner.running.begun(key).is_some());
-        let executor = &self.inner.executor;
+        let (running, has_begun) = (self.inner.table.running.entry(key), self.inner.table.running.begun(key).is_some());
+        let executor = self.executor();
         let result = executor.read(Step::Inspect, &executor.statements.inspect, &[key_value(key)]).await?;
         let Some(row) = result.rows.first() else { return Ok(running) };
         let entry = rows::stored_entry::<D>(row, key);
@@ -411,13 +331,13 @@ impl<D: Dialect> Store for SqlStore<D> {
         if let (KeyState::Abandoned(_), Some(running)) = (&entry.state, running.filter(|_| has_begun)) {
             return Ok(Some(running));
         }
-        entry.replays = entry.replays.filter(|_| self.inner.replay_counter.is_some());
+        entry.replays = entry.replays.filter(|_| self.inner.table.replay_counter.is_some());
         Ok(Some(entry))
     }
 
     /// A page covers 1,000 rows.
     async fn inspect_unknown(&self, from: Option<&Bytes>) -> Result<KeyPage<StoredEntry>, StoreError> {
-        let executor = &self.inner.executor;
+        let executor = self.executor();
         let values = [Value::Bytes(from.map_or(&[], |from| from)), Value::Number(MAX_SCANNED)];
         let result = executor.read(Step::Inspect, &executor.statements.unknown, &values).await?;
         let (mut keys, mut next) = (Vec::new(), None);
@@ -432,10 +352,10 @@ impl<D: Dialect> Store for SqlStore<D> {
 
     /// A transaction that is the claim of its handler is not seen, and keeps it.
     async fn revoke(&self, key: &StorageKey) -> Result<bool, StoreError> {
-        if self.inner.running.begun(key).is_some() {
+        if self.inner.table.running.begun(key).is_some() {
             return Ok(false);
         }
-        let StoreInner { executor, waiters, .. } = &*self.inner;
+        let (executor, waiters) = (self.executor(), &self.inner.waiters);
         let owner = OwnerToken::random()?;
         let values = [key_value(key), Value::Bytes(owner.as_bytes())];
         let result = executor.execute(Step::Revoke, &executor.statements.revoke, &values).await?;

@@ -9,9 +9,8 @@ use sqlx::{AssertSqlSafe, Connection, Postgres, Row, ValueRef};
 
 use super::listen::listen;
 use super::{Location, migrations};
-use crate::dialect::{TransactionState, Value, sealed};
+use crate::dialect::{TransactionState, Value, hex, sealed};
 use crate::errors::{MigrateError, Problem};
-use crate::transaction::hex;
 
 /// The process of a connection, and when it started: another process may get its number later.
 #[derive(Debug)]

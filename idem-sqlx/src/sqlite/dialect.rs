@@ -7,9 +7,8 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqliteRow};
 use sqlx::{AssertSqlSafe, Row, Sqlite};
 
 use super::{Location, migrations};
-use crate::dialect::{TransactionState, Value, sealed};
+use crate::dialect::{TransactionState, Value, hex, sealed};
 use crate::errors::{MigrateError, Problem};
-use crate::transaction::hex;
 
 impl sealed::Dialect for Sqlite {
     const STORE: &'static str = "SqliteStore";

@@ -1,23 +1,23 @@
 //! A claim and a record that are rows of a transaction which the caller has begun, and will end.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use idem_runtime::caller_transaction::CallerTransaction;
 use idem_runtime::remote::OwnerToken;
 use idem_runtime::{Begin, BeginOptions, ExecutionInfo, Fingerprint, Record, StorageKey, StoreError};
 
-use super::{MAX_ATTEMPTS, NO_LEASE, claim_sql, fill, fill_claim, hex, nothing_is_left};
-use crate::claim::retention;
-use crate::dialect::{Dialect, MAX_TIME, TransactionState, Value};
+use super::{MAX_ATTEMPTS, claim_sql, fill, fill_claim, nothing_is_left};
+use crate::dialect::{Dialect, MAX_TIME, NO_LEASE, TransactionState, Value, hex, retention};
 use crate::errors::{DatabaseError, Problem, Step};
 use crate::execute::key_value;
 use crate::rows::{self, BeginRow};
-use crate::store::SqlStore;
+use crate::table::Table;
 
 /// The caller's transaction, and the claim in it. What is done to it since the claim is within a savepoint.
 pub(crate) struct InCallersTransaction<'t, D: Dialect> {
     pub(crate) connection: &'t mut D::Connection,
-    store: Option<SqlStore<D>>,
+    table: Option<Arc<Table<D>>>,
     claim: Option<ClaimInTransaction>,
 }
 
@@ -43,30 +43,30 @@ impl ClaimInTransaction {
 }
 
 impl<'t, D: Dialect> InCallersTransaction<'t, D> {
-    /// `store` is that of the engine, if it is one of this database system.
-    pub(crate) fn new(store: Option<SqlStore<D>>, connection: &'t mut D::Connection) -> Self {
-        Self { connection, store, claim: None }
+    /// `table` is that of the engine's store, if it is one of this database system.
+    pub(crate) fn new(table: Option<Arc<Table<D>>>, connection: &'t mut D::Connection) -> Self {
+        Self { connection, table, claim: None }
     }
 
     async fn run(&mut self, sql: String) -> Result<Vec<D::Row>, sqlx::Error> {
         D::run(self.connection, sql).await
     }
 
-    fn table(&self) -> &str {
-        self.store.as_ref().map_or("", |store| &store.executor().table)
+    fn table_name(&self) -> &str {
+        self.table.as_ref().map_or("", |table| &table.executor.table)
     }
 
     fn failed(&self, step: Step, error: sqlx::Error) -> StoreError {
-        DatabaseError { step, problem: D::problem(error, self.table()) }.into()
+        DatabaseError { step, problem: D::problem(error, self.table_name()) }.into()
     }
 
     /// Claims the key, or returns the row that prevents it, or nothing if it has changed meanwhile.
     async fn claim(
         &mut self,
-        store: &SqlStore<D>,
+        table: &Table<D>,
         claim: &mut ClaimInTransaction,
     ) -> Result<Option<BeginRow>, StoreError> {
-        let statements = &store.executor().statements;
+        let statements = &table.executor.statements;
         let claim_sql = claim_sql(statements, |sql| claim.fill::<D>(sql));
         // The claim comes before anything that reads: in SQLite a transaction that has read may be refused the lock to write.
         let savepoint = &claim.savepoint;
@@ -78,7 +78,7 @@ impl<'t, D: Dialect> InCallersTransaction<'t, D> {
                 // If that fails, the caller's transaction had failed before, or the connection broke.
                 if self.roll_back(claim).await.is_ok() {
                     // Of another database the error would say too little.
-                    self.check_database(store).await?;
+                    self.check_database(table).await?;
                 }
                 return Err(self.failed(Step::Begin, error));
             }
@@ -89,7 +89,7 @@ impl<'t, D: Dialect> InCallersTransaction<'t, D> {
         {
             (claim.changes, rows) = (rows::number::<D>(changes).ok(), others);
         }
-        if let Err(error) = check_database(store, database).await {
+        if let Err(error) = check_database(table, database).await {
             self.roll_back(claim).await?;
             return Err(error);
         }
@@ -98,7 +98,7 @@ impl<'t, D: Dialect> InCallersTransaction<'t, D> {
             // The key has a row, or another transaction holds it.
             Ok(None) if statements.claim.is_some() => match self.run(claim.fill::<D>(&statements.begin)).await {
                 Ok(rows) => read(&rows),
-                Err(error) => Err(D::problem(error, self.table())),
+                Err(error) => Err(D::problem(error, self.table_name())),
             },
             row => row,
         };
@@ -109,11 +109,11 @@ impl<'t, D: Dialect> InCallersTransaction<'t, D> {
     }
 
     /// Returns whether another session takes the abandoned claim of a key over.
-    async fn is_taken_over(&mut self, store: &SqlStore<D>, key: &StorageKey) -> Result<bool, StoreError> {
+    async fn is_taken_over(&mut self, table: &Table<D>, key: &StorageKey) -> Result<bool, StoreError> {
         let Some(session) = D::SESSION else { return Ok(false) };
         let rows = self.run(session.to_owned()).await.map_err(|error| self.failed(Step::Begin, error))?;
         let session = rows.first().and_then(|row| rows::number::<D>(row).ok());
-        Ok(store.is_taken_over(key, session).await?)
+        Ok(table.is_taken_over(key, session).await?)
     }
 
     /// Undoes everything since the savepoint.
@@ -126,16 +126,16 @@ impl<'t, D: Dialect> InCallersTransaction<'t, D> {
         }
     }
 
-    async fn check_database(&mut self, store: &SqlStore<D>) -> Result<(), StoreError> {
+    async fn check_database(&mut self, table: &Table<D>) -> Result<(), StoreError> {
         let rows = self.run(D::DATABASE.to_owned()).await.map_err(|error| self.failed(Step::Begin, error))?;
         let Some(row) = rows.first() else { return Ok(()) };
-        check_database(store, row).await
+        check_database(table, row).await
     }
 
     /// The function has ended the transaction: what it wrote before may be committed. The outcome is unknown to later calls.
     async fn gone(&mut self, claim: &ClaimInTransaction) -> StoreError {
-        if let Some(store) = &self.store
-            && nothing_is_left(self.connection, store, (&claim.key, &claim.owner), claim.changes).await
+        if let Some(table) = &self.table
+            && nothing_is_left(self.connection, table, (&claim.key, &claim.owner), claim.changes).await
         {
             // As below.
             let _ = self.run("BEGIN".to_owned()).await;
@@ -149,8 +149,8 @@ impl<'t, D: Dialect> InCallersTransaction<'t, D> {
         );
         // The caller will end a transaction. Without one, sqlx would return the connection to its pool in a wrong state.
         let _ = self.run("BEGIN".to_owned()).await;
-        if let Some(store) = &self.store {
-            store.leave_unknown(&claim.key, &claim.owner, &claim.fingerprint, claim.ttl).await;
+        if let Some(table) = &self.table {
+            table.leave_unknown(&claim.key, &claim.owner, &claim.fingerprint, claim.ttl).await;
         }
         StoreError::Lost
     }
@@ -163,7 +163,7 @@ impl<D: Dialect> CallerTransaction for InCallersTransaction<'_, D> {
         fingerprint: &Fingerprint,
         options: &BeginOptions,
     ) -> Result<Begin<()>, StoreError> {
-        let Some(store) = self.store.clone() else { return Err(other_database::<D>()) };
+        let Some(table) = self.table.clone() else { return Err(other_database::<D>()) };
         let owner = OwnerToken::random()?;
         let mut claim = ClaimInTransaction {
             key: *key,
@@ -176,7 +176,7 @@ impl<D: Dialect> CallerTransaction for InCallersTransaction<'_, D> {
             changes: None,
         };
         for _ in 0..MAX_ATTEMPTS {
-            let begun = match self.claim(&store, &mut claim).await? {
+            let begun = match self.claim(&table, &mut claim).await? {
                 Some(BeginRow::Claimed) => {
                     self.claim = Some(claim);
                     return Ok(Begin::Claimed(()));
@@ -184,7 +184,7 @@ impl<D: Dialect> CallerTransaction for InCallersTransaction<'_, D> {
                 Some(BeginRow::Claim { owner, fingerprint: found, lease_has_expired: true })
                     if found == *fingerprint =>
                 {
-                    match self.is_taken_over(&store, key).await {
+                    match self.is_taken_over(&table, key).await {
                         Ok(true) => Some(Begin::InFlight(found)),
                         Ok(false) => {
                             claim.previous_owner = Some(owner);
@@ -197,14 +197,14 @@ impl<D: Dialect> CallerTransaction for InCallersTransaction<'_, D> {
                         }
                     }
                 }
-                Some(row) => Some(store.judge_without_claim(key, fingerprint, row)),
+                Some(row) => Some(table.judge_without_claim(key, fingerprint, row)),
                 None => None,
             };
             self.roll_back(&claim).await?;
             if let Some(begun) = begun {
                 return Ok(begun);
             }
-            if let Some(begun) = store.begin_beside_holder(key, fingerprint, options.info.as_ref()).await? {
+            if let Some(begun) = table.begin_beside_holder(key, fingerprint, options.info.as_ref()).await? {
                 return Ok(begun);
             }
             // It has ended meanwhile.
@@ -213,7 +213,7 @@ impl<D: Dialect> CallerTransaction for InCallersTransaction<'_, D> {
     }
 
     async fn take_over(&mut self) -> Result<(), StoreError> {
-        let (Some(store), Some(claim)) = (&self.store, &self.claim) else { return Err(StoreError::Lost) };
+        let (Some(table), Some(claim)) = (&self.table, &self.claim) else { return Err(StoreError::Lost) };
         let Some(previous_owner) = claim.previous_owner else { return Ok(()) };
         let claim = claim.clone();
         let info = claim.info.as_ref().map(ExecutionInfo::to_bytes);
@@ -226,7 +226,7 @@ impl<D: Dialect> CallerTransaction for InCallersTransaction<'_, D> {
             Value::Bytes(claim.fingerprint.as_bytes()),
             Value::Nullable(info.as_deref()),
         ];
-        let sql = fill::<D>(&store.executor().statements.take_over, &values);
+        let sql = fill::<D>(&table.executor.statements.take_over, &values);
         let error = match self.run(sql).await {
             Ok(rows) if !rows.is_empty() => return Ok(()),
             Ok(_) => StoreError::Lost,
@@ -238,7 +238,7 @@ impl<D: Dialect> CallerTransaction for InCallersTransaction<'_, D> {
     }
 
     async fn complete(&mut self, record: &Record, ttl: Duration) -> Result<(), StoreError> {
-        let (Some(store), Some(claim)) = (&self.store, self.claim.clone()) else { return Err(StoreError::Lost) };
+        let (Some(table), Some(claim)) = (&self.table, self.claim.clone()) else { return Err(StoreError::Lost) };
         let bytes = record.to_checksummed_bytes(&claim.key);
         let values = [
             key_value(&claim.key),
@@ -246,7 +246,7 @@ impl<D: Dialect> CallerTransaction for InCallersTransaction<'_, D> {
             Value::Bytes(&bytes),
             Value::Number(D::ticks(ttl.min(MAX_TIME))),
         ];
-        let complete = fill::<D>(&store.executor().statements.complete_in_transaction, &values);
+        let complete = fill::<D>(&table.executor.statements.complete_in_transaction, &values);
         let savepoint = &claim.savepoint;
         // If the inner savepoint is gone, nothing is recorded; if the record has no room, the outer one undoes everything.
         let sql = format!("RELEASE SAVEPOINT {savepoint}_; {complete}; RELEASE SAVEPOINT {savepoint}");
@@ -282,11 +282,11 @@ impl<D: Dialect> CallerTransaction for InCallersTransaction<'_, D> {
     }
 }
 
-/// Returns an error unless the store is in the database that says this of itself.
-async fn check_database<D: Dialect>(store: &SqlStore<D>, row: &D::Row) -> Result<(), StoreError> {
+/// Returns an error unless the table is in the database that says this of itself.
+async fn check_database<D: Dialect>(table: &Table<D>, row: &D::Row) -> Result<(), StoreError> {
     let bytes = D::bytes(row, 0).map_err(Problem::Refused);
     let bytes = bytes.map_err(|problem| DatabaseError { step: Step::Begin, problem })?;
-    if store.is_of_database(&bytes.unwrap_or_default()).await? { Ok(()) } else { Err(other_database::<D>()) }
+    if table.is_of_database(&bytes.unwrap_or_default()).await? { Ok(()) } else { Err(other_database::<D>()) }
 }
 
 fn other_database<D: Dialect>() -> StoreError {

@@ -1,6 +1,7 @@
 //! A claim that is a transaction.
 
 use std::future::Future;
+use std::sync::Arc;
 use std::time::Duration;
 
 use idem_runtime::remote::OwnerToken;
@@ -12,19 +13,19 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::task::AbortHandle;
 use tokio::time::sleep;
 
-use super::{Beginner, Entered, NO_LEASE, OpenTransaction, fill, hex};
-use crate::claim::retention;
-use crate::dialect::{Dialect, Value};
+use super::{Beginner, OpenTransaction, fill};
+use crate::dialect::{Dialect, NO_LEASE, Value, hex, retention};
 use crate::errors::{DatabaseError, Step};
 use crate::execute::key_value;
-use crate::store::SqlStore;
+use crate::running::Entered;
+use crate::table::Table;
 
 /// A transaction that waits longer for its handler is worth a warning: it holds locks and a connection.
 const LONG: Duration = Duration::from_secs(1);
 
 /// A claim that is the transaction in a slot.
 pub(crate) struct TransactionClaim<D: Dialect> {
-    pub(super) store: SqlStore<D>,
+    pub(super) table: Arc<Table<D>>,
     pub(super) slot: TransactionSlot,
     pub(super) key: StorageKey,
     pub(super) fingerprint: Fingerprint,
@@ -56,7 +57,7 @@ impl<D: Dialect> TransactionClaim<D> {
         (entered, permit): (Option<Entered>, OwnedSemaphorePermit),
     ) -> Self {
         Self {
-            store: beginner.store.clone(),
+            table: Arc::clone(beginner.table),
             slot: beginner.slot.clone(),
             key: beginner.key,
             fingerprint: beginner.fingerprint,
@@ -97,13 +98,13 @@ impl<D: Dialect> TransactionClaim<D> {
 
     /// Warns of a handler that keeps its transaction waiting for long.
     fn watch(&self) -> impl Future<Output = ()> + Send + 'static {
-        let (store, session) = (self.store.clone(), self.session);
+        let (table, session) = (Arc::clone(&self.table), self.session);
         let endpoint = self.info.as_ref().map(|info| info.endpoint().to_owned());
         in_current_context(async move {
             let mut idle = Duration::ZERO;
             while idle < LONG {
                 sleep(LONG.saturating_sub(idle)).await;
-                idle = store.idle(session).await.unwrap_or_default();
+                idle = table.idle(session).await.unwrap_or_default();
             }
             tracing::warn!(
                 endpoint,
@@ -117,7 +118,7 @@ impl<D: Dialect> TransactionClaim<D> {
         let Some(previous_owner) = self.previous_owner.take() else { return Ok(()) };
         let Some(open) = &mut self.open else { return Err(StoreError::Lost) };
         let failed = |problem| StoreError::from(DatabaseError { step: Step::Renew, problem });
-        let executor = self.store.executor();
+        let executor = &self.table.executor;
         let info = self.info.as_ref().map(ExecutionInfo::to_bytes);
         let values = [
             key_value(&self.key),
@@ -132,7 +133,7 @@ impl<D: Dialect> TransactionClaim<D> {
         if rows.map_err(|error| failed(D::problem(error, &executor.table)))?.is_empty() {
             return Err(StoreError::Lost);
         }
-        self.open().await.map_err(|error| failed(D::problem(error, &self.store.executor().table)))
+        self.open().await.map_err(|error| failed(D::problem(error, &self.table.executor.table)))
     }
 }
 

@@ -27,7 +27,7 @@ impl<D: Dialect> TransactionClaim<D> {
             Value::Bytes(&bytes),
             Value::Number(D::ticks(ttl.min(MAX_TIME))),
         ];
-        let end = fill::<D>(&self.store.executor().statements.complete_in_transaction, &values);
+        let end = fill::<D>(&self.table.executor.statements.complete_in_transaction, &values);
         self.commit(end).await
     }
 
@@ -38,7 +38,7 @@ impl<D: Dialect> TransactionClaim<D> {
             return self.roll_back().await;
         }
         let values = [key_value(&self.key), Value::Bytes(self.owner.as_bytes())];
-        let end = fill::<D>(&self.store.executor().statements.release, &values);
+        let end = fill::<D>(&self.table.executor.statements.release, &values);
         self.commit(end).await
     }
 
@@ -76,7 +76,7 @@ impl<D: Dialect> TransactionClaim<D> {
             }
             TransactionState::Open => {}
         }
-        let problem = D::problem(error, &self.store.executor().table);
+        let problem = D::problem(error, &self.table.executor.table);
         if problem.leaves_doubt() {
             return self.resolve(problem).await;
         }
@@ -110,7 +110,7 @@ impl<D: Dialect> TransactionClaim<D> {
         let state = D::transaction_state(error);
         let claimed = self.changes.map(|changes| changes + i64::from(!self.slot.is_unkeyed()));
         if state == TransactionState::Gone
-            && nothing_is_left(open.connection_mut(), &self.store, (&self.key, &self.owner), claimed).await
+            && nothing_is_left(open.connection_mut(), &self.table, (&self.key, &self.owner), claimed).await
         {
             return TransactionState::Aborted;
         }
@@ -129,7 +129,7 @@ impl<D: Dialect> TransactionClaim<D> {
     async fn gone(&mut self) -> StoreError {
         self.slot.set_fault("it ended the transaction of its `Tx`; leave COMMIT and ROLLBACK to the attribute");
         if !self.slot.is_unkeyed() {
-            self.store.leave_unknown(&self.key, &self.owner, &self.fingerprint, self.ttl).await;
+            self.table.leave_unknown(&self.key, &self.owner, &self.fingerprint, self.ttl).await;
         }
         StoreError::Lost
     }
@@ -154,12 +154,12 @@ impl<D: Dialect> TransactionClaim<D> {
 
     /// Returns whether the record is there. `None` if the session may still commit.
     async fn look(&mut self) -> Result<Option<bool>, DatabaseError> {
-        let holder = self.store.holder(&self.key, &self.fingerprint, None).await?;
+        let holder = self.table.holder(&self.key, &self.fingerprint, None).await?;
         if holder.is_some_and(|holder| Some(holder.session) == self.session) {
             return Ok(None);
         }
         // The session has ended, and this sees what it committed.
-        let row = self.store.look(&self.key).await?;
+        let row = self.table.look(&self.key).await?;
         Ok(Some(matches!(row, Some(BeginRow::Record { owner, .. }) if owner == self.owner)))
     }
 }

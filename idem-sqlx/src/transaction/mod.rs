@@ -2,37 +2,33 @@
 //!
 //! A transaction begins with the statement that claims a leased key, with a lease that has ended: the row is seen by others only
 //! if the handler commits it, and then its outcome is unknown. What tells others of a key in flight is a lock, and within this
-//! process [`Running`].
+//! process [`Running`](crate::running::Running).
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use idem_runtime::remote::{OwnerToken, jitter};
 use idem_runtime::transaction::TransactionSlot;
-use idem_runtime::{Begin, BeginOptions, ExecutionInfo, Fingerprint, PolicyTag, StorageKey, StoreError};
+use idem_runtime::{Begin, BeginOptions, ExecutionInfo, Fingerprint, StorageKey, StoreError};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::claim::{ClaimKind, SqlClaim, retention};
-use crate::dialect::{Dialect, MAX_TIME, Statements, Value};
+use crate::dialect::{Dialect, MAX_TIME, NO_LEASE, Statements, Value, retention};
 use crate::errors::{DatabaseError, Problem, Step};
 use crate::execute::key_value;
 use crate::rows::{self, BeginRow};
-use crate::store::SqlStore;
+use crate::running::Entered;
+use crate::table::{Table, policy_lock};
 
 mod caller;
 mod claim;
 mod commit;
 mod open;
-mod running;
 
 pub(crate) use caller::InCallersTransaction;
 pub(crate) use claim::TransactionClaim;
 pub(crate) use open::OpenTransaction;
-pub(crate) use running::{Entered, Running};
 
-/// The lease of a claim that is seen only when its outcome is unknown.
-const NO_LEASE: Value<'static> = Value::Number(0);
 /// How often a key is claimed if, each time, another request changed it.
 const MAX_ATTEMPTS: usize = 16;
 /// The pause after a failure that another transaction caused.
@@ -64,20 +60,20 @@ impl<D: Dialect> Transactions<D> {
     }
 
     /// Returns a connection of the pool.
-    async fn connect(&self, store: &SqlStore<D>) -> Result<OpenTransaction<D>, Problem> {
+    async fn connect(&self, table: &Arc<Table<D>>) -> Result<OpenTransaction<D>, Problem> {
         match self.pool.acquire().await {
-            Ok(connection) => Ok(OpenTransaction::new(store, connection)),
+            Ok(connection) => Ok(OpenTransaction::new(table, connection)),
             Err(sqlx::Error::PoolTimedOut) => {
                 Err(Problem::NoConnection { max_connections: self.connections(), waited: self.queue_timeout })
             }
-            Err(error) => Err(D::problem(error, &store.executor().table)),
+            Err(error) => Err(D::problem(error, &table.executor.table)),
         }
     }
 }
 
 /// A request for a transaction.
 struct Beginner<'a, D: Dialect> {
-    store: &'a SqlStore<D>,
+    table: &'a Arc<Table<D>>,
     transactions: &'a Transactions<D>,
     slot: TransactionSlot,
     key: StorageKey,
@@ -86,25 +82,25 @@ struct Beginner<'a, D: Dialect> {
     owner: OwnerToken,
 }
 
-impl<D: Dialect> SqlStore<D> {
+impl<D: Dialect> Transactions<D> {
     /// Begins the transaction that `slot` wants, and claims the key in it.
-    pub(crate) async fn begin_transaction(
+    pub(crate) async fn begin(
         &self,
-        transactions: &Transactions<D>,
+        table: &Arc<Table<D>>,
         slot: &TransactionSlot,
         key: &StorageKey,
         fingerprint: &Fingerprint,
         options: &BeginOptions,
-    ) -> Result<Begin<SqlClaim<D>>, StoreError> {
+    ) -> Result<Begin<TransactionClaim<D>>, StoreError> {
         let (slot, owner) = (slot.clone(), OwnerToken::random()?);
         let beginner =
-            Beginner { store: self, transactions, slot, key: *key, fingerprint: *fingerprint, options, owner };
+            Beginner { table, transactions: self, slot, key: *key, fingerprint: *fingerprint, options, owner };
         let entered = if beginner.slot.is_unkeyed() {
             None
         } else {
             let info = options.info.as_ref();
-            let Some(entered) = self.running().enter(key, fingerprint, info) else {
-                return Ok(self.begin_beside(key, fingerprint, info).await?);
+            let Some(entered) = table.running.enter(key, fingerprint, info) else {
+                return Ok(table.begin_beside(key, fingerprint, info).await?);
             };
             Some(entered)
         };
@@ -114,8 +110,8 @@ impl<D: Dialect> SqlStore<D> {
 }
 
 impl<D: Dialect> Beginner<'_, D> {
-    async fn begin(&self, entered: Option<Entered>) -> Result<Begin<SqlClaim<D>>, Problem> {
-        let executor = self.store.executor();
+    async fn begin(&self, entered: Option<Entered>) -> Result<Begin<TransactionClaim<D>>, Problem> {
+        let executor = &self.table.executor;
         // A replay need not wait for its turn.
         let must_queue = self.transactions.permits.available_permits() == 0;
         if entered.is_some() && (executor.statements.looks_first || must_queue) {
@@ -127,7 +123,7 @@ impl<D: Dialect> Beginner<'_, D> {
         let mut guards = Some((entered, self.transactions.permit().await?));
         let until = Instant::now() + executor.timeout;
         for _ in 0..MAX_ATTEMPTS {
-            let mut open = self.transactions.connect(self.store).await?;
+            let mut open = self.transactions.connect(self.table).await?;
             let rows = match open.run(self.begin_sql()).await {
                 Ok(rows) => rows,
                 Err(error) => match self.failed(open, error).await? {
@@ -158,7 +154,7 @@ impl<D: Dialect> Beginner<'_, D> {
                 Some(BeginRow::Claim { owner, fingerprint, lease_has_expired: true })
                     if fingerprint == self.fingerprint =>
                 {
-                    let is_taken_over = self.store.is_taken_over(&self.key, open.session).await;
+                    let is_taken_over = self.table.is_taken_over(&self.key, open.session).await;
                     if is_taken_over.map_err(|error| error.problem)? {
                         open.undo().await;
                         return Ok(Begin::InFlight(fingerprint));
@@ -172,7 +168,7 @@ impl<D: Dialect> Beginner<'_, D> {
                 None => {
                     open.undo().await;
                     let info = self.options.info.as_ref();
-                    let begun = self.store.begin_beside_holder(&self.key, &self.fingerprint, info).await;
+                    let begun = self.table.begin_beside_holder(&self.key, &self.fingerprint, info).await;
                     match begun.map_err(|error| error.problem)? {
                         Some(begun) => return Ok(begun),
                         // It has ended meanwhile.
@@ -184,23 +180,23 @@ impl<D: Dialect> Beginner<'_, D> {
             let mut claim = TransactionClaim::new(self, changes, open, guards);
             if let Some(previous_owner) = previous_owner {
                 claim.wait_for_take_over(previous_owner);
-                return Ok(Begin::Abandoned(SqlClaim(ClaimKind::Transaction(Box::new(claim)))));
+                return Ok(Begin::Abandoned(claim));
             }
             claim.open().await.map_err(|error| D::problem(error, &executor.table))?;
-            return Ok(Begin::Claimed(SqlClaim(ClaimKind::Transaction(Box::new(claim)))));
+            return Ok(Begin::Claimed(claim));
         }
         Err(Problem::Contended)
     }
 
     /// Returns the row of the key, if it is not free.
     async fn look(&self) -> Result<Option<BeginRow>, Problem> {
-        self.store.look(&self.key).await.map_err(|error| error.problem)
+        self.table.look(&self.key).await.map_err(|error| error.problem)
     }
 
     /// Judges an error of the first step, in which nothing can have happened. Returns a row that explains it, or `None` if it is
     /// worth another try.
     async fn failed(&self, open: OpenTransaction<D>, error: sqlx::Error) -> Result<Option<BeginRow>, Problem> {
-        let problem = D::problem(error, &self.store.executor().table);
+        let problem = D::problem(error, &self.table.executor.table);
         if !matches!(problem, Problem::Busy(_)) {
             return Err(problem);
         }
@@ -214,8 +210,8 @@ impl<D: Dialect> Beginner<'_, D> {
     }
 
     /// Returns what a row means to a request that does not get the claim.
-    fn judge(&self, row: BeginRow) -> Begin<SqlClaim<D>> {
-        self.store.judge_without_claim(&self.key, &self.fingerprint, row)
+    fn judge(&self, row: BeginRow) -> Begin<TransactionClaim<D>> {
+        self.table.judge_without_claim(&self.key, &self.fingerprint, row)
     }
 
     fn begin_sql(&self) -> String {
@@ -228,7 +224,7 @@ impl<D: Dialect> Beginner<'_, D> {
         sql.push_str(&limit);
         if !self.slot.is_unkeyed() {
             sql.push_str("; ");
-            sql.push_str(&claim_sql(&self.store.executor().statements, |sql| self.fill(sql)));
+            sql.push_str(&claim_sql(&self.table.executor.statements, |sql| self.fill(sql)));
         }
         sql
     }
@@ -237,105 +233,6 @@ impl<D: Dialect> Beginner<'_, D> {
     fn fill(&self, sql: &str) -> String {
         let info = self.options.info.as_ref();
         fill_claim::<D>(sql, &self.key, &self.owner, &self.fingerprint, info, self.options.ttl)
-    }
-}
-
-impl<D: Dialect> SqlStore<D> {
-    /// Returns what a request gets if a transaction of another session holds its key. `None` if none does.
-    pub(crate) async fn begin_beside_holder<C>(
-        &self,
-        key: &StorageKey,
-        fingerprint: &Fingerprint,
-        info: Option<&ExecutionInfo>,
-    ) -> Result<Option<Begin<C>>, DatabaseError> {
-        let Some(holder) = self.holder(key, fingerprint, info).await? else { return Ok(None) };
-        // It may have the key since an owner with this fingerprint has ended, and find the record of that one.
-        if holder.has_other_fingerprint
-            && let Some(row) = self.look(key).await?
-        {
-            return Ok(Some(self.judge_without_claim(key, fingerprint, row)));
-        }
-        Ok(Some(holder.begun(fingerprint, info)))
-    }
-
-    /// Returns whether another session takes the abandoned claim of a key over: a second take-over would wait for its end. One that is
-    /// refused has the key for a moment as well, and writes nothing.
-    pub(crate) async fn is_taken_over(&self, key: &StorageKey, session: Option<i64>) -> Result<bool, DatabaseError> {
-        let holder = self.holder(key, &Fingerprint::from_bytes([0; 32]), None).await?;
-        Ok(holder.is_some_and(|holder| holder.has_written && Some(holder.session) != session))
-    }
-
-    /// Returns what a request gets whose key is entered by another one of this process. What the database says of the key comes first:
-    /// the other one may be a retry as well, or yet to begin. If the database cannot be asked, nothing is known.
-    pub(crate) async fn begin_beside<C>(
-        &self,
-        key: &StorageKey,
-        fingerprint: &Fingerprint,
-        info: Option<&ExecutionInfo>,
-    ) -> Result<Begin<C>, DatabaseError> {
-        // A retry holds the key for a moment as well, until it has found the record.
-        if let Some(row) = self.look(key).await? {
-            return Ok(self.judge_without_claim(key, fingerprint, row));
-        }
-        if self.running().entered(key) == Some(*fingerprint) {
-            return Ok(Begin::InFlight(*fingerprint));
-        }
-        if let Some(begun) = self.begin_beside_holder(key, fingerprint, info).await? {
-            return Ok(begun);
-        }
-        // If the database has no such locks, only this process knows of its transaction.
-        let running = self.running().begun(key).filter(|_| self.executor().statements.holder.is_none());
-        Ok(Begin::InFlight(running.unwrap_or(*fingerprint)))
-    }
-
-    /// Returns the row of the key, if it is not free.
-    pub(crate) async fn look(&self, key: &StorageKey) -> Result<Option<BeginRow>, DatabaseError> {
-        let executor = self.executor();
-        // Of no owner, since an owner does not see its own claim.
-        let result =
-            executor.read(Step::Begin, &executor.statements.look, &[key_value(key), Value::Bytes(&[])]).await?;
-        let row = result.rows.first().map(|row| BeginRow::read::<D>(row, key)).transpose();
-        row.map_err(|problem| DatabaseError { step: Step::Begin, problem })
-    }
-
-    /// Returns what a row means to a request that does not get the claim.
-    fn judge_without_claim<C>(&self, key: &StorageKey, fingerprint: &Fingerprint, row: BeginRow) -> Begin<C> {
-        match row {
-            BeginRow::Record { owner, record } => {
-                self.count_replay(key, owner, &record, fingerprint);
-                Begin::Completed(record)
-            }
-            BeginRow::Claim { fingerprint, .. } => Begin::InFlight(fingerprint),
-            // `look` returns none of these.
-            BeginRow::Claimed => Begin::InFlight(*fingerprint),
-        }
-    }
-
-    /// Returns for how long the transaction of a session has waited for its next statement. `None` if it runs one. A database that
-    /// cannot be asked has one writer, whom every open transaction keeps waiting.
-    async fn idle(&self, session: Option<i64>) -> Option<Duration> {
-        let (Some(idle), Some(session)) = (&self.executor().statements.idle, session) else {
-            return Some(Duration::MAX);
-        };
-        let result = self.executor().read(Step::Wait, idle, &[Value::Number(session)]).await.ok()?;
-        let milliseconds = rows::number::<D>(result.rows.first()?).ok()?;
-        Some(Duration::from_millis(u64::try_from(milliseconds).ok()?))
-    }
-
-    /// Leaves a claim whose outcome is unknown to retries, after other code has ended the transaction of its handler.
-    async fn leave_unknown(&self, key: &StorageKey, owner: &OwnerToken, fingerprint: &Fingerprint, ttl: Duration) {
-        let executor = self.executor();
-        let values = [
-            key_value(key),
-            Value::Bytes(owner.as_bytes()),
-            Value::Bytes(fingerprint.as_bytes()),
-            NO_LEASE,
-            Value::Number(D::ticks(retention(Duration::ZERO, ttl))),
-            Value::Nullable(None),
-        ];
-        if let Err(error) = executor.execute(Step::Begin, &executor.statements.begin, &values).await {
-            tracing::error!(%key, %error, "a handler ended its transaction, and retries may run it again");
-        }
     }
 }
 
@@ -375,29 +272,18 @@ fn fill_claim<D: Dialect>(
     fill::<D>(sql, &values)
 }
 
-/// Returns what the lock is made of that tells others under which policy a transaction holds a key: its endpoint, and the policy.
-/// `None` without a policy, of which no change is known. The sign is left out, since columns of the server have none.
-pub(crate) fn policy_lock(key: &StorageKey, info: Option<&ExecutionInfo>) -> Option<[i64; 2]> {
-    let info = info.filter(|info| info.policy() != PolicyTag::NONE)?;
-    let endpoint = PolicyTag::NONE.with(key.as_bytes()).with(info.endpoint().as_bytes());
-    Some([endpoint, info.policy()].map(|tag| {
-        let [a, b, c, d, ..] = tag.to_bytes();
-        i64::from(u32::from_le_bytes([a, b, c, d]) >> 1)
-    }))
-}
-
 /// Returns whether the database has rolled the whole transaction back by itself, as SQLite does if a write finds no room on the disk,
 /// and nothing was written after that. `claimed` is the number of [`CHANGES`](crate::dialect::sealed::Dialect::CHANGES) after the claim: if it is still
 /// the same, no row was changed. If the claim is there, it was committed.
 async fn nothing_is_left<D: Dialect>(
     connection: &mut D::Connection,
-    store: &SqlStore<D>,
+    table: &Table<D>,
     (key, owner): (&StorageKey, &OwnerToken),
     claimed: Option<i64>,
 ) -> bool {
     let (Some(changes), Some(claimed)) = (D::CHANGES, claimed) else { return false };
     // Of no owner, since an owner does not see its own claim.
-    let look = fill::<D>(&store.executor().statements.look, &[key_value(key), Value::Bytes(&[])]);
+    let look = fill::<D>(&table.executor.statements.look, &[key_value(key), Value::Bytes(&[])]);
     let Ok(rows) = D::run(connection, format!("{changes}; {look}")).await else { return false };
     let changed = rows.first().and_then(|row| rows::number::<D>(row).ok());
     let is_committed = match rows.get(1).map(|row| BeginRow::read::<D>(row, key)) {
@@ -426,15 +312,4 @@ fn fill<D: Dialect>(sql: &str, values: &[Value<'_>]) -> String {
         filled.push_str(rest);
     }
     filled
-}
-
-/// Returns bytes in hexadecimal digits.
-pub(crate) fn hex(bytes: &[u8]) -> String {
-    const DIGITS: [char; 16] = ['0', '1', '2', '3', '4', '5', '6', '7', '8', '9', 'a', 'b', 'c', 'd', 'e', 'f'];
-    let mut digits = String::with_capacity(2 * bytes.len());
-    for byte in bytes {
-        digits.push(DIGITS[usize::from(byte >> 4)]);
-        digits.push(DIGITS[usize::from(byte & 15)]);
-    }
-    digits
 }

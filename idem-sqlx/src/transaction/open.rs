@@ -1,5 +1,6 @@
 //! A connection within a transaction.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use sqlx::pool::PoolConnection;
@@ -10,7 +11,7 @@ use tokio::time::{sleep, timeout};
 
 use crate::dialect::{Dialect, Value};
 use crate::errors::Step;
-use crate::store::SqlStore;
+use crate::table::Table;
 
 /// The pause before the server is asked what became of a step; it doubles up to [`MAX_PAUSE`].
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
@@ -19,7 +20,7 @@ const MAX_PAUSE: Duration = Duration::from_secs(1);
 /// A connection within a transaction. If it is dropped, the connection is closed, and the database rolls back. If a step has not
 /// ended, it first keeps its place in the pool until it has: each try would leave another process of the server behind.
 pub(crate) struct OpenTransaction<D: Dialect> {
-    store: SqlStore<D>,
+    table: Arc<Table<D>>,
     connection: Option<PoolConnection<D>>,
     /// See [`SESSION`](crate::dialect::sealed::Dialect::SESSION). `None` also until it is known.
     pub(super) session: Option<i64>,
@@ -37,8 +38,8 @@ enum Sent {
 }
 
 impl<D: Dialect> OpenTransaction<D> {
-    pub(super) fn new(store: &SqlStore<D>, connection: PoolConnection<D>) -> Self {
-        Self { store: store.clone(), connection: Some(connection), session: None, sent: None }
+    pub(super) fn new(table: &Arc<Table<D>>, connection: PoolConnection<D>) -> Self {
+        Self { table: Arc::clone(table), connection: Some(connection), session: None, sent: None }
     }
 
     #[allow(clippy::expect_used, reason = "only `put_back` and `drop` take it")]
@@ -105,7 +106,7 @@ impl<D: Dialect> Drop for OpenTransaction<D> {
         match (self.sent, Handle::try_current()) {
             // A session that is not known yet cannot be asked for.
             (Some(sent), Ok(runtime)) if self.session.is_some() || D::SESSION.is_none() => {
-                drop(runtime.spawn(end(self.store.clone(), connection, self.session, sent)));
+                drop(runtime.spawn(end(Arc::clone(&self.table), connection, self.session, sent)));
             }
             _ => drop(connection.detach()),
         }
@@ -113,9 +114,9 @@ impl<D: Dialect> Drop for OpenTransaction<D> {
 }
 
 /// Keeps the place of a connection in its pool until the server has ended the step that was sent.
-async fn end<D: Dialect>(store: SqlStore<D>, mut connection: PoolConnection<D>, session: Option<i64>, sent: Sent) {
+async fn end<D: Dialect>(table: Arc<Table<D>>, mut connection: PoolConnection<D>, session: Option<i64>, sent: Sent) {
     let ended = async {
-        let executor = store.executor();
+        let executor = &table.executor;
         let (Some(end), Some(session)) = (&executor.statements.end, session) else {
             return std::future::pending().await;
         };
@@ -134,7 +135,7 @@ async fn end<D: Dialect>(store: SqlStore<D>, mut connection: PoolConnection<D>, 
     tokio::select! {
         _ = connection.ping() => {}
         () = ended => {}
-        () = store.pool_closed() => {}
+        () = table.pool_closed() => {}
     }
     drop(connection.detach());
 }
