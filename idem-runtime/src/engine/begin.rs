@@ -12,7 +12,7 @@ use super::decide::{Decision, decide, mismatch};
 use super::dyn_store::{BoxClaim, BoxFuture, StoreFuture};
 use super::execute::ClaimedExecution;
 use super::operator::KeyReport;
-use super::{Core, poll_now, poll_once};
+use super::{Core, for_at_most, poll_now, poll_once};
 use crate::attempt::Attempt;
 use crate::endpoint::PolicyTag;
 use crate::error::StoreError;
@@ -138,13 +138,13 @@ impl Core {
         mut begin: BeginFuture,
         asked_at: Instant,
     ) -> Option<Begun> {
-        match timeout(time, &mut begin).await {
-            Ok(Ok(Begin::Claimed(late))) if self.has_expired(asked_at) => {
+        match for_at_most(time, &mut begin).await {
+            Some(Ok(Begin::Claimed(late))) if self.has_expired(asked_at) => {
                 self.release(key, late);
                 return Some(Err(store_timeout(self.lease)));
             }
-            Ok(begun) => return Some(begun),
-            Err(_) => {}
+            None => {}
+            begun => return begun,
         }
         let (core, lease) = (Arc::clone(self), self.lease);
         drop(self.spawn(async move {
@@ -177,12 +177,7 @@ impl Core {
         if attempt.policy == PolicyTag::NONE {
             return RefusalReason::Mismatch;
         }
-        let mut inspecting = Arc::clone(&self.store).inspect(attempt.key);
-        // A store in memory needs no timer.
-        let entry = match poll_once(&mut inspecting).await {
-            Some(entry) => entry,
-            None => within(STORE_TIMEOUT, inspecting).await,
-        };
+        let entry = within(STORE_TIMEOUT, Arc::clone(&self.store).inspect(attempt.key)).await;
         let report = entry.ok().flatten().and_then(|entry| self.report(entry).ok().flatten());
         // The key may belong to another request by now.
         let report = report.filter(|report| *report.fingerprint() != attempt.fingerprint);
@@ -298,7 +293,7 @@ pub(super) async fn within<T>(
     time: Duration,
     step: impl Future<Output = Result<T, StoreError>>,
 ) -> Result<T, StoreError> {
-    timeout(time, step).await.unwrap_or_else(|_| Err(store_timeout(time)))
+    for_at_most(time, step).await.unwrap_or_else(|| Err(store_timeout(time)))
 }
 
 /// The error of a store that did not reply in time.

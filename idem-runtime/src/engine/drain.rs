@@ -4,9 +4,7 @@ use std::fmt;
 use std::future::Future;
 use std::sync::Arc;
 
-use tokio::time::timeout;
-
-use super::{Idempotency, poll_once};
+use super::{Idempotency, for_at_most, poll_once};
 
 /// A drain was stopped while executions were running. If the process ends now, their claims are abandoned and their outcomes
 /// unknown.
@@ -67,10 +65,8 @@ impl Idempotency {
         core.tracker.close();
         loop {
             core.tracker.wait().await;
-            let mut drained = Arc::clone(&core.store).drained();
-            // A store in memory needs no timer.
-            if poll_once(&mut drained).await.is_none() && timeout(core.lease.saturating_mul(2), drained).await.is_err()
-            {
+            let drained = Arc::clone(&core.store).drained();
+            if for_at_most(core.lease.saturating_mul(2), drained).await.is_none() {
                 tracing::warn!("the store could not release all unconfirmed claims; {UNCONFIRMED}");
             }
             // An execution may have started while the store was finishing.

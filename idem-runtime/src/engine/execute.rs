@@ -5,13 +5,13 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::{Instant, timeout};
+use tokio::time::Instant;
 
-use super::Core;
 use super::begin::Permit;
 use super::complete::{ClaimCompletion, ClaimEnd};
 use super::dyn_store::{BoxClaim, BoxFuture};
 use super::renew::Renewal;
+use super::{Core, for_at_most};
 use crate::attempt::{Abandoned, Attempt, Rules};
 use crate::error::StoreError;
 use crate::execution_info::ExecutionInfo;
@@ -217,19 +217,19 @@ async fn finish_in_time(
     permit: impl Send + 'static,
 ) -> Option<Result<(), StoreError>> {
     let mut finish = Box::pin(completion.finish(Arc::clone(&core)));
-    let mut in_time = timeout(MAX_RESPONSE_DELAY, &mut finish).await;
-    if in_time.is_err() && abandoned == Abandoned::Rerun {
+    let mut in_time = for_at_most(MAX_RESPONSE_DELAY, &mut finish).await;
+    if in_time.is_none() && abandoned == Abandoned::Rerun {
         // If this process was suspended meanwhile, the store says in a moment whether its claim was taken over.
-        in_time = timeout(MAX_RESPONSE_DELAY, &mut finish).await;
+        in_time = for_at_most(MAX_RESPONSE_DELAY, &mut finish).await;
     }
-    if in_time.is_err() {
+    if in_time.is_none() {
         drop(core.spawn(async move {
             let _permit = permit;
             // Failures are logged.
             let _ = finish.await;
         }));
     }
-    in_time.ok()
+    in_time
 }
 
 /// Runs a handler that has no claim to its end. Nothing is recorded.

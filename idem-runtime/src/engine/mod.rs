@@ -6,13 +6,14 @@
 use std::any::Any;
 use std::fmt;
 use std::future::{Future, poll_fn};
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::{Arc, Once};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use tokio::sync::{Mutex, Semaphore};
-use tokio::task::JoinHandle;
+use tokio::task::{JoinHandle, unconstrained};
+use tokio::time::sleep;
 use tokio_util::task::TaskTracker;
 
 #[cfg(feature = "cached")]
@@ -192,6 +193,18 @@ async fn poll_once<F: Future + Unpin>(mut work: F) -> Option<F::Output> {
     poll_fn(|cx| match Pin::new(&mut work).poll(cx) {
         Poll::Ready(result) => Poll::Ready(Some(result)),
         Poll::Pending => Poll::Ready(None),
+    })
+    .await
+}
+
+/// Awaits `work` for at most `time`. What is ready at once, as all that a store in memory does, needs no timer: an async runtime may
+/// have none.
+async fn for_at_most<F: Future>(time: Duration, work: F) -> Option<F::Output> {
+    let mut work = pin!(work);
+    let mut timer = pin!(unconstrained(async { sleep(time).await }));
+    poll_fn(|cx| match work.as_mut().poll(cx) {
+        Poll::Ready(result) => Poll::Ready(Some(result)),
+        Poll::Pending => timer.as_mut().poll(cx).map(|()| None),
     })
     .await
 }

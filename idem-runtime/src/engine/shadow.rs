@@ -10,9 +10,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use tokio::sync::oneshot;
-use tokio::time::timeout;
 
-use super::begin::{BeginFuture, STORE_TIMEOUT};
+use super::begin::{BeginFuture, STORE_TIMEOUT, within};
 use super::decide::Decision;
 use super::execute::ClaimedExecution;
 use super::{Core, Idempotency, poll_once};
@@ -189,7 +188,7 @@ impl Core {
             return;
         };
         report(outcome);
-        if take_over && !matches!(timeout(STORE_TIMEOUT, claim.renew(self.lease)).await, Ok(Ok(()))) {
+        if take_over && within(STORE_TIMEOUT, claim.renew(self.lease)).await.is_err() {
             return;
         }
         let mut execution = ClaimedExecution::new(&self, &attempt, &info, claim, permit);

@@ -89,3 +89,64 @@ fn an_attempt_outside_an_async_runtime_leaves_no_claim() {
     assert!(matches!(refused, Err(RefusalReason::StoreUnavailable(_))), "{refused:?}");
     assert_eq!((store.usage().entries, handler.runs()), (0, 0));
 }
+
+/// Runs `work` in an async runtime that has no timers. What the store in memory does needs none.
+fn without_timers<T>(work: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(work)
+}
+
+#[test]
+fn without_timers_a_refused_request_leaves_no_claim() {
+    without_timers(async {
+        let store = MemoryStore::new();
+        let idempotency = Idempotency::builder(store.clone()).max_executions(0).build();
+        let run = tokio::spawn(idempotency.run(attempt("a", "x"), Handler::ready().run(response("one"))));
+        let refused = run.await.expect("the request gets a refusal");
+        assert!(matches!(refused, Err(RefusalReason::TooManyExecutions)), "{refused:?}");
+        let shadow = tokio::spawn(async move { idempotency.shadow(attempt("b", "x"), |_| ()).await });
+        shadow.await.expect("a request in shadow mode goes on").ended(response("one"));
+        assert_eq!(store.usage().entries, 0);
+    });
+}
+
+#[test]
+fn without_timers_an_operator_can_do_everything() {
+    without_timers(async {
+        let idempotency = Idempotency::in_memory();
+        let (scope, key) = (Scope::GLOBAL, Key::parse(b"a").unwrap());
+        let handler = Handler::new();
+        let first = tokio::spawn(idempotency.run(attempt("a", "x"), handler.run(response("one"))));
+        handler.started.notified().await;
+        assert!(idempotency.revoke(&scope, &key).await.unwrap());
+        assert_eq!(idempotency.inspect(&scope, &key).await.unwrap().unwrap().status(), KeyStatus::OutcomeUnknown);
+        assert_eq!(idempotency.inspect_unknown(None).await.unwrap().keys.len(), 1);
+        handler.may_end.add_permits(1);
+        assert_eq!(ran(first.await.unwrap()), 1, "the client gets the response of a claim that was revoked");
+        assert_eq!(idempotency.settle(&scope, &key, response("settled")).await.unwrap(), Settled::Now);
+        assert!(idempotency.forget(&scope, &key).await.unwrap());
+    });
+}
+
+#[test]
+fn without_timers_an_abandoned_claim_is_taken_over() {
+    without_timers(async {
+        for is_shadow in [false, true] {
+            let store = MemoryStore::new();
+            let idempotency = Idempotency::new(store.clone());
+            let mut attempt = attempt("a", "x");
+            attempt.rules.abandoned = Abandoned::Rerun;
+            drop(
+                store
+                    .begin(&attempt.key, &attempt.fingerprint, &BeginOptions::new(Duration::ZERO, Duration::MAX))
+                    .await,
+            );
+            if is_shadow {
+                idempotency.shadow(attempt, |_| ()).await.ended(response("one"));
+                idempotency.drain().await;
+            } else {
+                assert_eq!(ran(idempotency.run(attempt, Handler::ready().run(response("one"))).await), 1);
+            }
+            assert_eq!(recorded(idempotency.run(attempt, Handler::ready().run(response("two"))).await), "one");
+        }
+    });
+}
