@@ -64,6 +64,7 @@ impl ClaimedExecution {
     pub(super) fn asked_at(mut self, asked_at: Instant) -> Self {
         if let Some(renewal) = &mut self.renewal {
             renewal.sent_at = asked_at;
+            self.core.warn_of_round_trip(asked_at, renewal.span());
         }
         self
     }

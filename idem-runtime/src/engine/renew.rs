@@ -44,7 +44,7 @@ impl Renewal {
         Lease::watching(&self.lost)
     }
 
-    fn span(&self) -> Duration {
+    pub(super) fn span(&self) -> Duration {
         self.lease.min(MAX_LEASE)
     }
 }
@@ -61,7 +61,6 @@ impl Core {
         let mut task = Self::spawn_untracked(work);
         let (lease, span) = (renewal.lease, renewal.span());
         let mut ticks = self.ticks.watch(span);
-        self.warn_of_round_trip(renewal.sent_at, span);
         let mut due = renewal.sent_at + span / RENEWALS;
         loop {
             tokio::select! {
@@ -95,7 +94,7 @@ impl Core {
     }
 
     /// A claim whose lease takes so long to come is soon abandoned, although its handler runs.
-    fn warn_of_round_trip(&self, sent_at: Instant, span: Duration) {
+    pub(super) fn warn_of_round_trip(&self, sent_at: Instant, span: Duration) {
         let took = sent_at.elapsed();
         if took > span / RENEWALS {
             self.warned_of_round_trip.call_once(|| {

@@ -298,6 +298,27 @@ async fn a_renewal_may_take_longer_than_a_third_of_the_lease_and_is_warned_of_on
     assert_eq!(warnings.load(SeqCst), 1);
 }
 
+/// The store replies at once. It is the handler that takes longer than a third of the lease, and then its stream.
+#[tokio::test(start_paused = true)]
+async fn a_handler_that_streams_after_a_while_is_no_slow_reply() {
+    let warnings = Arc::<AtomicUsize>::default();
+    let _counts = tracing::subscriber::set_default(Events(tracing::Level::WARN, Arc::clone(&warnings)));
+    let store = Leased::default();
+    let idempotency = Idempotency::builder(store.clone()).namespace("shop").lease(Duration::from_secs(30)).build();
+    let slow = |_| async {
+        tokio::time::sleep(Duration::from_secs(29)).await;
+        let recorded = async {
+            tokio::time::sleep(Duration::from_secs(29)).await;
+            RecordedStream { outcome: response("slow"), delivery: None }
+        };
+        Executed { response: 1, recording: Recording::Live(Box::pin(recorded)) }
+    };
+    assert_eq!(ran(idempotency.run(attempt("a", "x"), slow).await), 1);
+    idempotency.drain().await;
+    assert_eq!(recorded(idempotency.run(attempt("a", "x"), Handler::ready().run(response("two"))).await), "slow");
+    assert_eq!(warnings.load(SeqCst), 0);
+}
+
 #[tokio::test(start_paused = true)]
 async fn an_outcome_that_was_recorded_after_all_is_not_unknown() {
     // The reply to the first try was lost, and the second one finds a record that is not a claim.
