@@ -123,14 +123,14 @@ impl Core {
         Err(StoreError::unavailable("the store keeps an expired record that it was told to forget"))
     }
 
-    /// Awaits what the store reports, for [`STORE_TIMEOUT`] at most. A claim that is granted later, or after its lease has expired, is
-    /// released: its client is told that nothing was done.
-    pub(super) async fn in_time(self: &Arc<Self>, key: StorageKey, begin: BeginFuture) -> Begun {
-        let begun = self.in_this_time(STORE_TIMEOUT, key, begin, Instant::now()).await;
+    /// Awaits what the store reports that was asked at `asked_at`, for [`STORE_TIMEOUT`] at most. A claim that is granted later, or after
+    /// its lease has expired, is released: its client is told that nothing was done.
+    pub(super) async fn in_time(self: &Arc<Self>, key: StorageKey, begin: BeginFuture, asked_at: Instant) -> Begun {
+        let begun = self.in_this_time(STORE_TIMEOUT, key, begin, asked_at).await;
         begun.unwrap_or_else(|| Err(store_timeout(STORE_TIMEOUT)))
     }
 
-    /// As [`in_time`](Self::in_time), in another time, of a store that was asked at `asked_at`. `None` if the time was too short.
+    /// As [`in_time`](Self::in_time), in another time. `None` if it was too short.
     async fn in_this_time(
         self: &Arc<Self>,
         time: Duration,
@@ -157,7 +157,7 @@ impl Core {
     }
 
     /// Returns whether a lease that was asked for then may have expired. Others may have found its claim abandoned since.
-    fn has_expired(&self, asked_at: Instant) -> bool {
+    pub(super) fn has_expired(&self, asked_at: Instant) -> bool {
         !self.capabilities.claims_live_with_owner && asked_at.elapsed() >= self.lease
     }
 

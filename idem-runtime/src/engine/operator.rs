@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use tokio::time::Instant;
 
 use super::begin::{STORE_TIMEOUT, within};
 use super::complete::{ClaimCompletion, ClaimEnd};
@@ -405,7 +406,7 @@ impl Core {
             let mut options = BeginOptions::new(self.lease, ttl);
             options.info = found.execution_info().cloned();
             let beginning = self.begin_with(&attempt, options);
-            let mut claim = match self.decide(&attempt, self.in_time(key, beginning).await) {
+            let mut claim = match self.decide(&attempt, self.in_time(key, beginning, Instant::now()).await) {
                 Decision::TakeOver(claim) => claim,
                 Decision::Run(claim) => {
                     self.release(key, claim);

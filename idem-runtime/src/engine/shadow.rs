@@ -10,6 +10,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use tokio::sync::oneshot;
+use tokio::time::Instant;
 
 use super::begin::{BeginFuture, STORE_TIMEOUT, within};
 use super::decide::Decision;
@@ -19,6 +20,7 @@ use crate::attempt::Attempt;
 use crate::execution_info::ExecutionInfo;
 use crate::outcome::{Outcome, RefusalReason};
 use crate::panics::discard;
+use crate::telemetry::claim::ClaimStep;
 
 /// What would have happened to a request in shadow mode.
 #[derive(Clone, Debug)]
@@ -113,7 +115,7 @@ impl Idempotency {
             }
         });
         let info = ExecutionInfo::start(&attempt, core.clock.now());
-        let mut begin = core.begin(&attempt, info.clone());
+        let (mut begin, asked_at) = (core.begin(&attempt, info.clone()), Instant::now());
         let shadowed = match poll_once(&mut begin).await {
             None => Shadowed::Asked(begin),
             Some(begun) => match core.decide(&attempt, begun) {
@@ -144,7 +146,7 @@ impl Idempotency {
             },
         };
         let (handler, ended) = oneshot::channel();
-        drop(core.spawn(Arc::clone(core).follow(attempt, info, shadowed, report, ended)));
+        drop(core.spawn(Arc::clone(core).follow(attempt, info, shadowed, asked_at, report, ended)));
         Shadow(ShadowState::InTask(handler))
     }
 }
@@ -156,18 +158,19 @@ enum Shadowed {
 }
 
 impl Core {
-    /// Gets the claim, keeps it while the handler runs, and ends it with the handler's outcome.
+    /// Gets the claim, for which the store was asked at `asked_at`, keeps it while the handler runs, and ends it with the handler's outcome.
     async fn follow(
         self: Arc<Self>,
         attempt: Attempt,
         info: ExecutionInfo,
         shadowed: Shadowed,
+        mut asked_at: Instant,
         report: Report,
         ended: oneshot::Receiver<Outcome>,
     ) {
         let decision = match shadowed {
             Shadowed::Asked(begin) => {
-                let begun = self.in_time(attempt.key, begin).await;
+                let begun = self.in_time(attempt.key, begin, asked_at).await;
                 self.decide(&attempt, begun)
             }
             Shadowed::Decided(decision) => decision,
@@ -188,10 +191,14 @@ impl Core {
             return;
         };
         report(outcome);
-        if take_over && within(STORE_TIMEOUT, claim.renew(self.lease)).await.is_err() {
-            return;
+        if take_over {
+            asked_at = Instant::now();
+            if within(STORE_TIMEOUT, claim.renew(self.lease)).await.is_err() || self.has_expired(asked_at) {
+                return;
+            }
+            ClaimStep::TakenOver.report(&attempt.key);
         }
-        let mut execution = ClaimedExecution::new(&self, &attempt, &info, claim, permit);
+        let mut execution = ClaimedExecution::new(&self, &attempt, &info, claim, permit).asked_at(asked_at);
         let outcome = execution.keep_claim(Box::pin(async { ended.await.unwrap_or(Outcome::Release) })).await;
         // Failures are logged.
         let _ = execution.end(outcome).await;

@@ -357,3 +357,34 @@ async fn what_an_operator_settled_meanwhile_is_not_what_the_execution_recorded()
     let ended = execution.end(response("one")).await;
     assert!(matches!(ended, Some(Err(StoreError::Lost))), "{ended:?}");
 }
+
+#[tokio::test]
+async fn a_take_over_is_a_step_of_the_claim_in_shadow_mode_too() {
+    for is_shadow in [true, false] {
+        let steps = Arc::<AtomicUsize>::default();
+        let _counts = tracing::subscriber::set_default(Events(tracing::Level::DEBUG, Arc::clone(&steps)));
+        let store = MemoryStore::new();
+        let idempotency = Idempotency::new(store.clone());
+        drop(store.begin(&rerun().key, &rerun().fingerprint, &BeginOptions::new(Duration::ZERO, Duration::MAX)).await);
+        if is_shadow {
+            idempotency.shadow(rerun(), |_| ()).await.ended(response("one"));
+        } else {
+            assert_eq!(ran(idempotency.run(rerun(), Handler::ready().run(response("one"))).await), 1);
+        }
+        idempotency.drain().await;
+        assert_eq!(steps.load(SeqCst), 2, "taken over and completed, in shadow mode: {is_shadow}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lease_counts_from_the_moment_in_which_the_store_was_asked_in_shadow_mode_too() {
+    let store = Leased::new(Inner { begin_time: Duration::from_secs(4), ..Inner::default() });
+    let idempotency = Idempotency::builder(store.clone()).lease(Duration::from_secs(30)).build();
+    let asked = Instant::now();
+    let shadow = idempotency.shadow(attempt("a", "x"), |_| ()).await;
+    tokio::time::sleep(Duration::from_secs(22)).await;
+    shadow.ended(response("one"));
+    idempotency.drain().await;
+    let sent: Vec<_> = store.sent().iter().map(|sent| (*sent - asked).as_secs()).collect();
+    assert_eq!(sent, [10, 20]);
+}
