@@ -8,6 +8,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
+use futures_util::FutureExt;
+use futures_util::future::{select_ok, try_join_all};
 use redis::{Client, Cmd, Pipeline, Value, cmd};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
@@ -19,7 +21,8 @@ use crate::turns::Turns;
 use crate::value::Name;
 
 const SLOTS: u16 = 16384;
-/// The pause before a step is sent again if the cluster cannot tell who has its key, as during a failover.
+/// The pause before a step is sent again if the cluster cannot tell who has its key, as during a failover; and before one more node
+/// is asked, at most.
 const PAUSE: Duration = Duration::from_millis(50);
 
 pub(crate) struct Cluster {
@@ -63,10 +66,7 @@ impl Cluster {
         let opened = async {
             self.ask(0).await?;
             let nodes: Vec<_> = self.read(|state| state.nodes.values().cloned().collect());
-            for node in nodes {
-                node.connection.open().await?;
-            }
-            Ok(())
+            try_join_all(nodes.iter().map(|node| node.connection.open())).await.map(drop)
         };
         timeout_at(deadline, opened).await.unwrap_or(Err(ConnectError::NoReply(self.new.timeout)))
     }
@@ -177,7 +177,8 @@ impl Cluster {
         let _ = timeout_at(deadline, self.ask(version)).await;
     }
 
-    /// Asks the nodes which slots they have, unless that has been done since `version`.
+    /// Asks the nodes which slots they have, unless that has been done since `version`. They are asked one after the other, but one
+    /// that does not reply holds up no other: several may be gone.
     async fn ask(&self, version: u64) -> Result<(), ConnectError> {
         let _asking = self.asking.take(self.new.timeout).await;
         if self.read(|state| state.version) > version {
@@ -185,20 +186,20 @@ impl Cluster {
         }
         let mut known: Vec<_> = self.read(|state| state.nodes.keys().cloned().collect());
         known.extend(self.seeds.iter().filter(|seed| !known.contains(seed)).cloned().collect::<Vec<_>>());
-        let mut failed = ConnectError::NoReply(self.new.timeout);
-        for at in known {
-            let node = self.node_at(&at);
-            match timeout(self.new.timeout / 4, slots(&node.connection, &at)).await {
-                Ok(Ok(slots)) => {
-                    self.set(slots);
-                    self.is_stale.store(false, Ordering::SeqCst);
-                    return Ok(());
-                }
-                Ok(Err(error)) => failed = error,
-                Err(_) => {}
-            }
-        }
-        Err(failed)
+        let no_reply = ConnectError::NoReply(self.new.timeout);
+        let Some(count) = u32::try_from(known.len()).ok().filter(|&count| count > 0) else { return Err(no_reply) };
+        let pause = (self.new.timeout / 2 / count).min(PAUSE);
+        let asked = known.iter().zip(0..).map(|(at, before)| {
+            let asked = async move {
+                sleep(pause * before).await;
+                slots(&self.node_at(at).connection, at).await
+            };
+            asked.boxed()
+        });
+        let (slots, _) = timeout(self.new.timeout, select_ok(asked)).await.unwrap_or(Err(no_reply))?;
+        self.set(slots);
+        self.is_stale.store(false, Ordering::SeqCst);
+        Ok(())
     }
 
     fn set(&self, ranges: Vec<(u16, u16, Address)>) {
@@ -240,14 +241,21 @@ impl Cluster {
 
 /// Asks a node which primary has which slots.
 async fn slots(connection: &Connection, asked: &Address) -> Result<Vec<(u16, u16, Address)>, ConnectError> {
-    connection.open().await?;
     let mut question = cmd("CLUSTER");
     question.arg("SLOTS");
-    let reply = match connection.send(&question, connection.deadline()).await {
-        Ok(reply) => reply.value,
-        Err(Error::Unreachable(error) | Error::Broken(error)) => return Err(ConnectError::Unreachable(error)),
-        Err(Error::Unfit { error, .. }) => return Err(error),
-        Err(_) => return Err(ConnectError::NoReply(connection.timeout())),
+    let reply = match connection.open().await {
+        Ok(()) => match connection.send(&question, connection.deadline()).await {
+            Ok(reply) => reply.value,
+            Err(Error::Unreachable(error) | Error::Broken(error)) => return Err(ConnectError::Unreachable(error)),
+            Err(Error::Unfit { error, .. }) => return Err(error),
+            Err(_) => return Err(ConnectError::NoReply(connection.timeout())),
+        },
+        // It takes no steps, but it knows the primaries.
+        Err(ConnectError::Replica) => {
+            let replied = async { connection.source().connect().await?.command(&question).await };
+            replied.await.map_err(ConnectError::Unreachable)?
+        }
+        Err(error) => return Err(error),
     };
     match reply {
         // A node that has lost its cluster knows of no slots.

@@ -91,8 +91,8 @@ impl RedisStore {
         RedisStoreBuilder::new(Server::Manager(manager))
     }
 
-    /// Returns a builder for a store in a Redis Cluster. `urls` name some of its nodes, and at least one of these must be reachable when
-    /// the store connects. User, password and scheme of the first URL are used for all nodes.
+    /// Returns a builder for a store in a Redis Cluster. `urls` name some of its nodes, primaries or replicas, and at least one of these must
+    /// be reachable when the store connects. User, password and scheme of the first URL are used for all nodes.
     ///
     /// Each claim or record is one key in Redis, so slots may move and nodes may fail while claims live.
     ///

@@ -12,6 +12,7 @@ use idem_runtime::{Begin, BeginOptions, Claim, Store};
 use idem_testkit::proxy::{Direction, Fault, Proxy};
 use idem_testkit::redis::Redis;
 use idem_testkit::redis_cluster::{RedisCluster, id, node, ok};
+use tokio::net::TcpListener;
 
 fn builder(cluster: &RedisCluster) -> RedisStoreBuilder {
     RedisStore::cluster_builder([cluster.nodes[0].url()]).timeout(Duration::from_secs(5))
@@ -212,6 +213,53 @@ async fn a_single_server_is_no_cluster() {
     assert!(matches!(refused, ConnectError::NoCluster), "{refused:?}");
     let refused = RedisStore::cluster_builder(Vec::<String>::new()).connect().await.unwrap_err();
     assert!(matches!(refused, ConnectError::Setting(_)), "{refused:?}");
+}
+
+#[tokio::test]
+async fn one_seed_that_replies_is_enough_whatever_the_others_do() {
+    let cluster = RedisCluster::start().await;
+    // As of hosts that are gone: each seed takes the connection, and never replies.
+    let mut silent = Vec::new();
+    for _ in 0..8 {
+        silent.push(TcpListener::bind("127.0.0.1:0").await.unwrap());
+    }
+    let mut seeds: Vec<_> =
+        silent.iter().map(|seed| format!("redis://127.0.0.1:{}", seed.local_addr().unwrap().port())).collect();
+    seeds.push(cluster.nodes[0].url());
+    let store = RedisStore::cluster_builder(seeds).connect().await.unwrap();
+    claim(&store, 1).await.release().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_seed_may_be_a_replica_since_it_knows_the_primaries() {
+    let cluster = RedisCluster::start().await;
+    let replica = cluster.replica(&cluster.nodes[0]).await;
+    let store = RedisStore::cluster_builder([replica.url()]).timeout(Duration::from_secs(5)).connect().await.unwrap();
+    for number in 0..20 {
+        claim(&store, number).await.release().await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_distant_cluster_takes_no_longer_to_connect_to_than_one_of_its_nodes() {
+    let cluster = RedisCluster::start().await;
+    let delay = Duration::from_millis(250);
+    let mut proxies = Vec::new();
+    for node in &cluster.nodes {
+        let proxy = Proxy::to(node.port()).await;
+        ok(node, &format!("CONFIG SET cluster-announce-port {}", proxy.port())).await;
+        proxies.push(proxy);
+    }
+    let is_known = async |node: &Redis| {
+        let slots = node.say("CLUSTER SLOTS").await;
+        proxies.iter().all(|proxy| slots.contains(&format!(":{}\r\n", proxy.port())))
+    };
+    until("the proxies are known", async || is_known(&cluster.nodes[0]).await).await;
+    // Two replies of each node: to the greeting, and to the checks.
+    for proxy in &proxies {
+        proxy.set(Direction::ToClient, Fault::Delay(delay));
+    }
+    RedisStore::cluster_builder([cluster.nodes[0].url()]).timeout(5 * delay).connect().await.unwrap();
 }
 
 #[tokio::test]
