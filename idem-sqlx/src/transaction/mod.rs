@@ -1,8 +1,8 @@
 //! Claims that are transactions of handlers: the record and what the handler wrote are one commit.
 //!
-//! A transaction begins with the statement that claims a leased key, with a lease that has ended: the row is seen by others only
-//! if the handler commits it, and then its outcome is unknown. What tells others of a key in flight is a lock, and within this
-//! process [`Running`](crate::running::Running).
+//! A transaction begins with a claim whose lease has ended: the row is seen by others only if the handler commits it, and then its
+//! outcome is unknown. What tells others of a key in flight is a lock, and within this process
+//! [`Running`](crate::running::Running).
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -36,7 +36,7 @@ const PAUSE: Duration = Duration::from_millis(5);
 
 /// The pool of the handlers, in which their transactions are.
 pub(crate) struct Transactions<D: Dialect> {
-    pub(crate) pool: sqlx::Pool<D>,
+    pool: sqlx::Pool<D>,
     permits: Arc<Semaphore>,
     /// How long a request waits for its turn.
     queue_timeout: Duration,
