@@ -7,6 +7,7 @@ use std::fmt;
 use std::future::Future;
 use std::sync::atomic::{self, AtomicBool};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
 use std::time::Duration;
 
 use tokio::runtime::Handle;
@@ -69,6 +70,32 @@ struct Unconfirmed<C> {
     /// Since when the store has replied each time that there is no such claim.
     absent_since: Option<Instant>,
     _counted: Counted,
+}
+
+/// A try that is under way. If it ends with its runtime, the claim is followed up in the next one.
+struct Try<R: ReleaseUnconfirmed> {
+    shared: Arc<Shared<R>>,
+    /// `None` once the reply was seen.
+    claim: Option<Unconfirmed<R::Claim>>,
+}
+
+impl<R: ReleaseUnconfirmed> Try<R> {
+    async fn release(&self) -> Result<bool, StoreError> {
+        match &self.claim {
+            Some(Unconfirmed { claim, .. }) => self.shared.store.release(claim).await,
+            None => Ok(true),
+        }
+    }
+}
+
+impl<R: ReleaseUnconfirmed> Drop for Try<R> {
+    fn drop(&mut self) {
+        // One that panicked is not repeated.
+        if let Some(claim) = self.claim.take().filter(|_| !thread::panicking()) {
+            self.shared.put(claim);
+            self.shared.added.notify_one();
+        }
+    }
 }
 
 /// What is next in the queue.
@@ -157,8 +184,8 @@ impl<R: ReleaseUnconfirmed> Shared<R> {
             while next.is_none() && tries.len() < max_tries {
                 match self.next() {
                     NextTry::Due(claim) => {
-                        let shared = Arc::clone(&self);
-                        tries.spawn(async move { (shared.store.release(&claim.claim).await, claim) });
+                        let this = Try { shared: Arc::clone(&self), claim: Some(claim) };
+                        tries.spawn(async move { (this.release().await, this) });
                     }
                     NextTry::At(due) => next = Some(due),
                     NextTry::Nothing => break,
@@ -169,8 +196,8 @@ impl<R: ReleaseUnconfirmed> Shared<R> {
                 () = sleep_until(next.unwrap_or_else(Instant::now)), if next.is_some() => continue,
                 () = self.added.notified() => continue,
             };
-            // A try that panicked is not repeated.
-            let Ok((released, claim)) = tried else { continue };
+            let Ok((released, mut tried)) = tried else { continue };
+            let Some(claim) = tried.claim.take() else { continue };
             let now = Instant::now();
             match released {
                 Ok(true) => outage = None,
@@ -438,6 +465,50 @@ mod tests {
         let runtime = || tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
         runtime().block_on(async { leave_in_doubt(&claims, 0) });
         runtime().block_on(within("the drain", claims.drained()));
+        assert_eq!(tries.load(SeqCst), 1);
+    }
+
+    /// Replies only to the second try.
+    struct SilentAtFirst(Arc<AtomicUsize>);
+
+    impl ReleaseUnconfirmed for SilentAtFirst {
+        type Claim = usize;
+
+        const MAX_CONCURRENT_TRIES: usize = 1;
+
+        async fn release(&self, _: &usize) -> Result<bool, StoreError> {
+            if self.0.fetch_add(1, SeqCst) == 0 {
+                std::future::pending::<()>().await;
+            }
+            Ok(true)
+        }
+    }
+
+    #[test]
+    fn a_drain_follows_up_a_claim_whose_runtime_has_ended_during_a_try() {
+        let tries = Arc::<AtomicUsize>::default();
+        let claims = UnconfirmedClaims::new(SilentAtFirst(Arc::clone(&tries)));
+        let runtime = || tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        runtime().block_on(async {
+            leave_in_doubt(&claims, 0);
+            while tries.load(SeqCst) == 0 {
+                tokio::task::yield_now().await;
+            }
+        });
+        runtime().block_on(within("the drain", claims.drained()));
+        assert_eq!(tries.load(SeqCst), 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_try_that_panicked_is_not_repeated() {
+        let tries = Arc::<AtomicUsize>::default();
+        let counted = Arc::clone(&tries);
+        let claims = UnconfirmedClaims::new(Replies(move |_| {
+            counted.fetch_add(1, SeqCst);
+            panic!("a mistake in the store")
+        }));
+        leave_in_doubt(&claims, 0);
+        claims.drained().await;
         assert_eq!(tries.load(SeqCst), 1);
     }
 
