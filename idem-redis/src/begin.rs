@@ -25,6 +25,7 @@ use crate::client::Client;
 use crate::connection::Reply;
 use crate::errors::Error;
 use crate::inspect::decode;
+use crate::link::MAX_DELIVERY;
 use crate::unconfirmed::{Releaser, UnconfirmedClaim};
 use crate::value::{self, Decoded, Name, StoredRecord};
 
@@ -72,7 +73,9 @@ pub(crate) async fn begin(
         late_begin: None,
     };
     let mut claim = owned_by(OwnerToken::random()?, None);
-    let guard = unconfirmed.guard(UnconfirmedClaim { key: *key, value: claim.value.clone() }, options.lease);
+    // What was sent may be on its way for longer than a short lease.
+    let lease = options.lease.max(MAX_DELIVERY);
+    let guard = unconfirmed.guard(UnconfirmedClaim { key: *key, value: claim.value.clone() }, lease);
     let attempt = BeginTry {
         client,
         name: &name,
@@ -85,8 +88,7 @@ pub(crate) async fn begin(
     match attempt.reply().await {
         Ok(BeginReply::Granted { repeated, replicated: Ok(()) }) => {
             guard.confirm();
-            claim.late_begin =
-                repeated.then(|| LateBegin { unconfirmed: Arc::clone(unconfirmed), lease: options.lease });
+            claim.late_begin = repeated.then(|| LateBegin { unconfirmed: Arc::clone(unconfirmed), lease });
             Ok(Begin::Claimed(claim))
         }
         Ok(BeginReply::Granted { repeated, replicated: Err(error) }) => {

@@ -39,6 +39,7 @@ pub struct RedisClaim {
 #[derive(Clone)]
 pub(crate) struct LateBegin {
     pub(crate) unconfirmed: Arc<UnconfirmedClaims<Releaser>>,
+    /// How long it may still arrive.
     pub(crate) lease: Duration,
 }
 

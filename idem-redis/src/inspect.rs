@@ -143,25 +143,24 @@ impl Client {
     /// Replaces a claim whose lease has not expired by one without an owner, and returns whether there was one.
     pub(crate) async fn revoke(&self, key: &StorageKey, owner: OwnerToken) -> Result<bool, Error> {
         let (name, deadline) = (self.name(key), self.deadline());
-        for _ in 0..MAX_ATTEMPTS {
-            let Some((value, left)) = self.peek(&name, deadline).await? else { return Ok(false) };
-            let stored = match decode(&name, &value, left)? {
-                Decoded::Claim(stored) if !stored.has_expired(left) => stored,
-                _ => return Ok(false),
-            };
-            let ttl = Duration::from_millis(u64::try_from(stored.ttl).unwrap_or(0));
-            let claim = value::encode_claim(&name, owner, ttl, &stored.fingerprint, stored.info.as_ref());
-            // Less than its TTL is left: so its lease has expired.
-            let expiry = stored.ttl.saturating_sub(1).max(1).to_string();
-            let arguments = [&value[..], &claim, expiry.as_bytes(), ANY_LEASE.as_bytes()];
-            match self.step(&self.scripts.take_over, &name, &arguments, deadline).await?.reply {
-                ScriptReply::Done => return self.replicate(&name, claim).await.map(|()| true),
-                ScriptReply::Absent | ScriptReply::NotExpired => return Ok(false),
-                ScriptReply::Found(_) => {}
-            }
+        let Some((value, left)) = self.peek(&name, deadline).await? else { return Ok(false) };
+        let stored = match decode(&name, &value, left)? {
+            Decoded::Claim(stored) if !stored.has_expired(left) => stored,
+            _ => return Ok(false),
+        };
+        let ttl = Duration::from_millis(u64::try_from(stored.ttl).unwrap_or(0));
+        let claim = value::encode_claim(&name, owner, ttl, &stored.fingerprint, stored.info.as_ref());
+        // Less than its TTL is left: so its lease has expired.
+        let expiry = stored.ttl.saturating_sub(1).max(1).to_string();
+        let arguments = [&value[..], &claim, expiry.as_bytes(), ANY_LEASE.as_bytes()];
+        let result = self.step(&self.scripts.take_over, &name, &arguments, deadline).await?;
+        match result.reply {
+            ScriptReply::Done => self.replicate(&name, claim).await.map(|()| true),
+            // It is not known what the first of two tries found.
+            _ if result.repeated => Err(Error::Unconfirmed),
+            // The claim has ended since, and that of a later execution stays.
+            ScriptReply::Absent | ScriptReply::NotExpired | ScriptReply::Found(_) => Ok(false),
         }
-        // Other requests claim the key again and again.
-        Ok(false)
     }
 
     /// Removes a record or an abandoned claim, and returns whether there was one.

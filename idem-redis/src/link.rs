@@ -15,9 +15,8 @@ const MAX_QUEUED: usize = 1024;
 /// Firewalls forget connections that are idle for some minutes, and say so to neither end.
 const KEEPALIVE: Duration = Duration::from_secs(30);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
-/// How long the kernel tries to deliver what was sent.
-#[cfg(target_os = "linux")]
-const MAX_DELIVERY: Duration = Duration::from_secs(20);
+/// How long the kernel tries to deliver what was sent, also on a connection that was given up. Only Linux can be told.
+pub(crate) const MAX_DELIVERY: Duration = Duration::from_secs(20);
 
 /// Where claims and records are.
 pub(crate) enum Place {

@@ -357,6 +357,40 @@ async fn a_claim_whose_begin_was_repeated_leaves_nothing_if_the_first_try_arrive
     }
 }
 
+/// What was sent may be on its way for longer than a lease.
+#[tokio::test]
+async fn a_short_lease_does_not_shorten_how_long_a_first_try_is_followed_up() {
+    let server = Redis::start().await;
+    let (port, first) = without_the_first(name(1), &server, true).await;
+    let store = RedisStore::connect(format!("redis://127.0.0.1:{port}")).await.unwrap();
+    let short = BeginOptions::new(Duration::from_millis(10), TTL);
+    let begun = store.begin(&key(1), &fingerprint(1), &short).await;
+    let Ok(Begin::Claimed(claimed)) = begun else { panic!("the second try claims, but it gave {begun:?}") };
+    claimed.release().await.unwrap();
+    assert_not_drained(&store, &server).await;
+    arrives_late_and_claims(first, &server).await;
+    store.drained().await;
+    claim(&common::store(&server).await, 1).await;
+}
+
+#[tokio::test]
+async fn a_revocation_whose_reply_is_lost_leaves_the_next_owner_alone() {
+    let server = Redis::start().await;
+    let near = common::store(&server).await;
+    claim(&near, 1).await;
+    // The least lease that counts as alive: only a revocation sends it.
+    let (port, first) = without_the_first("9007199254740991".into(), &server, false).await;
+    let builder = RedisStore::builder(format!("redis://127.0.0.1:{port}")).timeout(Duration::from_secs(6));
+    let store = builder.connect().await.unwrap();
+    let revoked = tokio::spawn(async move { store.revoke(&key(1)).await });
+    arrives_late_and_claims(first, &server).await;
+    let mut new_owner = abandoned(&near).await;
+    new_owner.renew(LEASE).await.unwrap();
+    assert!(unavailable(revoked.await.unwrap()).contains("look again"));
+    new_owner.complete(record("response"), TTL).await.unwrap();
+    assert_eq!(recorded(&near, 1).await, record("response"));
+}
+
 /// Without the right to load them beforehand, the server learns of a script when the step sends it.
 #[tokio::test]
 async fn a_begin_that_was_repeated_and_then_sent_in_full_leaves_nothing_either() {
