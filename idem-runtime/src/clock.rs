@@ -181,7 +181,8 @@ impl Clock for ManualClock {
     }
 }
 
-/// A clock of the service. If it panics, the time that it showed last counts.
+/// A clock of the service. If it panics, the time that it showed last counts. It never shows [`Timestamp::NEVER`], at which what lives for
+/// ever would expire.
 pub(crate) struct ContainedClock<C> {
     clock: C,
     last: AtomicU64,
@@ -198,6 +199,7 @@ impl<C: Clock> Clock for ContainedClock<C> {
     fn now(&self) -> Timestamp {
         match catch_unwind(AssertUnwindSafe(|| self.clock.now())) {
             Ok(now) => {
+                let now = now.min(Timestamp(Timestamp::NEVER.0 - 1));
                 self.last.store(now.as_nanos(), Ordering::Relaxed);
                 now
             }

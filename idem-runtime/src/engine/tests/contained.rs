@@ -150,3 +150,13 @@ fn without_timers_an_abandoned_claim_is_taken_over() {
         }
     });
 }
+
+#[tokio::test]
+async fn at_the_end_of_time_nothing_runs_twice() {
+    let clock = ManualClock::new();
+    let idempotency = Idempotency::builder(MemoryStore::new()).clock(clock.clone()).build();
+    let handler = Handler::ready();
+    clock.advance(Duration::MAX);
+    assert_eq!(ran(idempotency.run(attempt("a", "x"), handler.run(response("one"))).await), 1);
+    assert_eq!(recorded(idempotency.run(attempt("a", "x"), handler.run(response("two"))).await), "one");
+}
