@@ -32,12 +32,7 @@ pub(super) const TOO_MANY: DecodeError = DecodeError("with too many headers");
 
 /// Writes a response without its body, for which there is room. `None` if the format cannot hold the headers.
 pub(super) fn head(policy: &Policy, parts: &response::Parts, room: usize) -> Option<RecordBuilder> {
-    let which = match policy.replay {
-        replay if replay.headers => RecordedHeaders::All,
-        replay if replay.body => RecordedHeaders::OfTheBody,
-        _ => RecordedHeaders::None,
-    };
-    let recorded: Vec<_> = headers::recorded(&parts.headers, which).collect();
+    let recorded: Vec<_> = headers::recorded(&parts.headers, RecordedHeaders::of(policy.replay)).collect();
     if recorded.len() > MAX_HEADERS {
         return None;
     }

@@ -3,7 +3,7 @@
 use http::header::{self, HeaderName};
 use http::{HeaderMap, HeaderValue};
 
-use crate::policy::NEVER_REPLAYED;
+use crate::policy::{NEVER_REPLAYED, Replay};
 
 /// Without these a body has no meaning, so they are recorded with the body even if the headers are not replayed.
 const OF_THE_BODY: [HeaderName; 2] = [header::CONTENT_TYPE, header::CONTENT_ENCODING];
@@ -14,6 +14,17 @@ pub(super) enum RecordedHeaders {
     All,
     OfTheBody,
     None,
+}
+
+impl RecordedHeaders {
+    /// The headers of what is replayed.
+    pub(super) fn of(replay: Replay) -> Self {
+        match replay {
+            Replay { headers: true, .. } => Self::All,
+            Replay { body: true, .. } => Self::OfTheBody,
+            Replay { .. } => Self::None,
+        }
+    }
 }
 
 /// Returns the headers to record, in order, repeated names included.

@@ -12,7 +12,8 @@ use http_body::Frame;
 use idem_runtime::DecodeError;
 
 use super::BufferedFrames;
-use super::codec::{RecordedResponse, TOO_MANY};
+use super::codec::{RecordedResponse, TOO_MANY, Trailers};
+use super::headers::{self, RecordedHeaders};
 use crate::policy::{Policy, Statuses};
 
 /// Makes the replay.
@@ -20,8 +21,16 @@ use crate::policy::{Policy, Statuses};
 /// # Errors
 /// The record cannot be read. The handler ran once, and does not run now.
 pub(crate) fn replay(policy: &Policy, is_head: bool, content: &Bytes) -> Result<Response, DecodeError> {
-    let RecordedResponse { status: recorded, mut headers, body, trailers, declared_length } =
+    let RecordedResponse { status: recorded, mut headers, body, mut trailers, declared_length } =
         RecordedResponse::decode(content)?;
+    // The record may be of an earlier version of the policy, which replayed more, or of an operator.
+    if !policy.replay.headers {
+        let replayed = headers::recorded(&headers, RecordedHeaders::of(policy.replay));
+        headers = replayed.map(|(name, value)| (name.clone(), value.clone())).collect();
+    }
+    if !(policy.replay.headers && policy.replay.body) {
+        trailers = Trailers::default();
+    }
     // The policy accepts only 200 to 599.
     let declared = policy.replay_status.and_then(|status| StatusCode::from_u16(status).ok());
     let status = declared.unwrap_or(if policy.replay.status { recorded } else { StatusCode::OK });

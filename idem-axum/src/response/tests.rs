@@ -82,10 +82,23 @@ async fn only_what_the_policy_names_is_recorded_and_replayed() {
 
 #[tokio::test]
 async fn a_policy_that_came_later_sends_no_more_than_it_says() {
-    let content = recorded(&Policy::DEFAULT, response()).await;
-    let replayed = replay(&Policy::DEFAULT.replay(Replay::STATUS), &content).unwrap();
-    assert_eq!(replayed.status(), StatusCode::CREATED);
-    assert!(axum::body::to_bytes(replayed.into_body(), 9).await.unwrap().is_empty());
+    let trailers = http::HeaderMap::from_iter([(HeaderName::from_static("x-sum"), HeaderValue::from_static("6"))]);
+    let frames = [Frame::data(Bytes::from_static(b"one")), Frame::trailers(trailers)].map(Ok::<_, Infallible>);
+    let headers = [("content-type", "text/plain"), ("x-token", "secret"), ("trailer", "x-sum")];
+    let body = Body::new(StreamBody::new(stream::iter(frames)));
+    let content = recorded(&Policy::DEFAULT, (StatusCode::CREATED, headers, body)).await;
+    for (parts, status, headers, body) in [
+        (Replay::STATUS, 201, &[][..], &b""[..]),
+        (Replay::BODY, 200, &["content-type"], b"one"),
+        (Replay::HEADERS, 200, &["content-type", "x-token"], b""),
+    ] {
+        let replayed = replay(&Policy::DEFAULT.replay(parts).no_replay_header(), &content).unwrap();
+        let names: Vec<_> = replayed.headers().keys().map(HeaderName::as_str).collect();
+        assert_eq!((replayed.status().as_u16(), &names[..]), (status, &[headers, &["cache-control"]].concat()[..]));
+        let whole = replayed.into_body().collect().await.unwrap();
+        assert!(whole.trailers().is_none(), "{parts:?}");
+        assert_eq!(whole.to_bytes(), body);
+    }
 }
 
 #[tokio::test]
