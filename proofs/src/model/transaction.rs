@@ -40,6 +40,10 @@ pub enum Fault {
     /// A request that does not get the lock of the key tries that of the key and the fingerprint, to tell a duplicate from a
     /// mismatch. The owner may end between the two.
     RacingLocks,
+    /// A request that sees the lock of another fingerprint is told of a mismatch, without another look at the row.
+    UnconfirmedMismatch,
+    /// The lock of a key beside which no lock of a fingerprint is seen counts as that of another one.
+    PartsAsMismatch,
     /// After a COMMIT that was not confirmed the record is looked for while the session may still commit.
     ImpatientLook,
 }
@@ -67,6 +71,11 @@ pub(crate) enum Session {
     Open,
     /// As `Open`, and a COMMIT is on its way.
     Committing,
+    /// Its transaction has ended, and it has given the lock of the fingerprint back, but not yet that of the key.
+    Unlocking {
+        /// Whether it has committed.
+        committed: bool,
+    },
     /// It has committed, and its acknowledgement is on its way.
     Committed,
 }
@@ -91,6 +100,14 @@ pub(crate) enum Step {
     Asking,
     /// The lock of the key was not free; an owner with this fingerprint had it.
     Refused(u8),
+    /// The lock of the key was not free.
+    Missed,
+    /// And no row was seen.
+    SawNoRow,
+    /// And then a session had the lock, with another fingerprint as it seemed. It was this one.
+    SawOther(u8),
+    /// Its transaction has the lock of the key, and is about to insert the row.
+    Locked,
     /// Its transaction has the key.
     Claimed,
     /// Its handler has run in the transaction.
@@ -122,9 +139,14 @@ pub struct State {
 pub enum Action {
     Begin(usize),
     TryFingerprint(usize),
+    LookAtRow(usize),
+    LookAtLocks(usize),
+    LookAtRowAgain(usize),
+    Insert(usize),
     Run(usize),
     SendCommit(usize),
     CommitArrives(usize),
+    Unlock(usize),
     AckArrives(usize),
     ConnectionBreaks(usize),
     RollBack(usize),
@@ -137,7 +159,8 @@ pub enum Action {
 impl State {
     /// The request whose session has the lock of the key.
     pub(crate) fn holder(&self) -> Option<usize> {
-        self.requests.iter().position(|(_, session)| matches!(session, Session::Open | Session::Committing))
+        let holds = |session| matches!(session, Session::Open | Session::Committing | Session::Unlocking { .. });
+        self.requests.iter().position(|&(_, session)| holds(session))
     }
 
     /// The executions whose responses clients have.
@@ -154,29 +177,67 @@ impl TransactionProtocol {
         self.fault == Some(fault)
     }
 
-    /// Returns `false` if the request is told that the key is in flight, and asks again.
-    fn begin(&self, state: &mut State, me: usize) -> bool {
-        let mine = self.fingerprints[me];
-        if let Some(holder) = state.holder() {
-            let theirs = self.fingerprints[holder];
-            if self.has(Fault::RacingLocks) {
-                state.requests[me].0 = Step::Refused(theirs);
-                return true;
-            }
-            // One look at the locks says who has the key, and with which fingerprint.
-            if theirs != mine {
-                state.requests[me].0 = Step::Replied(Reply::Mismatch);
-            }
-            return theirs != mine;
-        }
-        state.requests[me] = match state.record {
-            Some(execution) if self.fingerprints[execution] == mine => {
-                (Step::Replied(Reply::From(execution)), Session::Idle)
-            }
-            Some(_) => (Step::Replied(Reply::Mismatch), Session::Idle),
-            None => (Step::Claimed, Session::Open),
+    /// The statement that claims the key.
+    fn begin(&self, state: &mut State, me: usize) {
+        state.requests[me] = match state.holder() {
+            Some(holder) if self.has(Fault::RacingLocks) => (Step::Refused(self.fingerprints[holder]), Session::Idle),
+            Some(_) => (Step::Missed, Session::Idle),
+            None => (Step::Locked, Session::Open),
         };
-        true
+    }
+
+    /// The statement that looks at the row, and tries the lock again.
+    fn look_at_row(&self, state: &mut State, me: usize) {
+        if let Some(execution) = state.record {
+            self.judge(state, me, execution);
+        } else if state.holder().is_some() {
+            state.requests[me].0 = Step::SawNoRow;
+        } else {
+            state.requests[me] = (Step::Locked, Session::Open);
+        }
+    }
+
+    /// One look at the locks says who has the key, and with which fingerprint. If that is the same, the request is told that the key is
+    /// in flight, and asks again.
+    fn look_at_locks(&self, state: &mut State, me: usize) {
+        let other = state.holder().filter(|&holder| {
+            let gives_back = matches!(state.requests[holder].1, Session::Unlocking { .. });
+            if gives_back { self.has(Fault::PartsAsMismatch) } else { self.differ(holder, me) }
+        });
+        match other.map(|holder| self.fingerprints[holder]) {
+            Some(theirs) if self.has(Fault::UnconfirmedMismatch) => self.tell_mismatch(state, me, theirs),
+            Some(theirs) => state.requests[me].0 = Step::SawOther(theirs),
+            None => state.requests[me].0 = Step::Asking,
+        }
+    }
+
+    /// Looks at the row once more: the session that had the lock may be a retry, and the owner with the same fingerprint as this request
+    /// has ended.
+    fn look_at_row_again(&self, state: &mut State, me: usize) {
+        let Step::SawOther(theirs) = state.requests[me].0 else { return };
+        match state.record {
+            Some(execution) => self.judge(state, me, execution),
+            None => self.tell_mismatch(state, me, theirs),
+        }
+    }
+
+    fn differ(&self, one: usize, other: usize) -> bool {
+        self.fingerprints[one] != self.fingerprints[other]
+    }
+
+    /// The row has a record.
+    fn judge(&self, state: &mut State, me: usize, execution: usize) {
+        if self.differ(execution, me) {
+            self.tell_mismatch(state, me, self.fingerprints[execution]);
+        } else {
+            state.requests[me] = (Step::Replied(Reply::From(execution)), Session::Idle);
+        }
+    }
+
+    fn tell_mismatch(&self, state: &mut State, me: usize, theirs: u8) {
+        state.requests[me] = (Step::Replied(Reply::Mismatch), Session::Idle);
+        let is_recorded = state.record.is_some_and(|execution| !self.differ(execution, me));
+        state.false_mismatch |= is_recorded || theirs == self.fingerprints[me];
     }
 
     fn try_fingerprint(&self, state: &mut State, me: usize, met: u8) {
@@ -187,7 +248,14 @@ impl TransactionProtocol {
 
     fn act(&self, state: &mut State, action: Action) -> bool {
         match action {
-            Action::Begin(me) => return self.begin(state, me),
+            Action::Begin(me) => self.begin(state, me),
+            Action::LookAtRow(me) => self.look_at_row(state, me),
+            Action::LookAtLocks(me) => self.look_at_locks(state, me),
+            Action::LookAtRowAgain(me) => self.look_at_row_again(state, me),
+            Action::Insert(me) => match state.record {
+                Some(execution) => self.judge(state, me, execution),
+                None => state.requests[me].0 = Step::Claimed,
+            },
             Action::TryFingerprint(me) => {
                 let Step::Refused(met) = state.requests[me].0 else { return false };
                 self.try_fingerprint(state, me, met);
@@ -204,7 +272,12 @@ impl TransactionProtocol {
             Action::CommitArrives(me) => {
                 state.effects.push(me);
                 state.record = Some(me);
-                state.requests[me].1 = Session::Committed;
+                state.requests[me].1 = Session::Unlocking { committed: true };
+            }
+            Action::Unlock(me) => {
+                let (step, session) = state.requests[me];
+                let is_awaited = step == Step::CommitSent && session == Session::Unlocking { committed: true };
+                state.requests[me].1 = if is_awaited { Session::Committed } else { Session::Idle };
             }
             Action::AckArrives(me) => state.requests[me] = (Step::Replied(Reply::From(me)), Session::Idle),
             Action::ConnectionBreaks(me) => {
@@ -215,7 +288,13 @@ impl TransactionProtocol {
                     state.requests[me].1 = Session::Idle;
                 }
             }
-            Action::RollBack(me) => state.requests[me] = (Step::Replied(Reply::NothingHappened), Session::Idle),
+            Action::RollBack(me) => {
+                state.requests[me].0 = Step::Replied(Reply::NothingHappened);
+                // Unless it has ended before.
+                if state.requests[me].1 == Session::Open {
+                    state.requests[me].1 = Session::Unlocking { committed: false };
+                }
+            }
             Action::Look(me) => {
                 let waits = state.holder() == Some(me) && !self.has(Fault::ImpatientLook);
                 if waits {
@@ -226,14 +305,22 @@ impl TransactionProtocol {
             }
             Action::LookFails(me) => state.requests[me].0 = Step::Replied(Reply::Unavailable),
             Action::Crash(me) => state.requests[me].0 = Step::Crashed,
-            Action::SessionEnds(me) => state.requests[me].1 = Session::Idle,
+            Action::SessionEnds(me) => state.requests[me].1 = Session::Unlocking { committed: false },
         }
         true
     }
 
-    /// Nothing can happen any more. Asking in vain is not a step.
+    /// Nothing can happen any more, but that requests ask in vain.
     fn is_at_its_end(&self, state: &State) -> bool {
-        self.next_states(state).is_empty()
+        let mut actions = Vec::new();
+        self.actions(state, &mut actions);
+        let asks = |action: &Action| {
+            matches!(
+                action,
+                Action::Begin(_) | Action::LookAtRow(_) | Action::LookAtLocks(_) | Action::TryFingerprint(_)
+            )
+        };
+        actions.is_empty() || (state.holder().is_some() && actions.iter().all(asks))
     }
 }
 
@@ -255,13 +342,18 @@ impl Model for TransactionProtocol {
             let is_cut_off = self.lost_acks || step == Step::Crashed;
             can(step == Step::Asking, Action::Begin(me));
             can(matches!(step, Step::Refused(_)), Action::TryFingerprint(me));
+            can(step == Step::Missed, Action::LookAtRow(me));
+            can(step == Step::SawNoRow, Action::LookAtLocks(me));
+            can(matches!(step, Step::SawOther(_)), Action::LookAtRowAgain(me));
+            can(step == Step::Locked && session == Session::Open, Action::Insert(me));
             can(step == Step::Claimed, Action::Run(me));
             can(step == Step::Ran && session == Session::Open, Action::SendCommit(me));
             can(session == Session::Committing, Action::CommitArrives(me));
+            can(matches!(session, Session::Unlocking { .. }), Action::Unlock(me));
             can(step == Step::CommitSent && session == Session::Committed, Action::AckArrives(me));
-            can(matches!(step, Step::Claimed | Step::Ran), Action::RollBack(me));
+            can(matches!(step, Step::Locked | Step::Claimed | Step::Ran), Action::RollBack(me));
             can(
-                self.lost_acks && matches!(step, Step::Claimed | Step::Ran | Step::CommitSent),
+                self.lost_acks && matches!(step, Step::Locked | Step::Claimed | Step::Ran | Step::CommitSent),
                 Action::ConnectionBreaks(me),
             );
             can(step == Step::InDoubt, Action::Look(me));

@@ -13,25 +13,31 @@ impl Traced for TransactionProtocol {
 
     fn explain(&self, trace: &KeyTrace<'_>, state: &State, me: usize, event: &Event) -> Option<State> {
         let (now, session) = state.requests[me];
-        let becomes = |action, step| self.step(state, action).filter(|next| next.requests[me].0 == step);
+        let asks = [Action::Insert(me), Action::LookAtRow(me)];
+        let mut replies = asks.into_iter().filter_map(|then| self.steps(state, [Action::Begin(me), then]));
+        let mut becomes = |step| replies.find(|next| next.requests[me].0 == step);
         match event {
-            Event::Granted => becomes(Action::Begin(me), Step::Claimed),
+            Event::Granted => becomes(Step::Claimed),
             Event::Started(_) => self.step(state, Action::Run(me)),
             Event::Completed => match (now, session) {
                 (Step::CommitSent, Session::Committed) => self.step(state, Action::AckArrives(me)),
                 // Its acknowledgement was lost, and the record was found.
-                (Step::CommitSent, Session::Committing) => {
-                    self.steps(state, [Action::CommitArrives(me), Action::ConnectionBreaks(me), Action::Look(me)])
-                }
-                (Step::Ran, _) => {
-                    self.steps(state, [Action::SendCommit(me), Action::CommitArrives(me), Action::AckArrives(me)])
-                }
+                (Step::CommitSent, Session::Committing) => self.steps(
+                    state,
+                    [Action::CommitArrives(me), Action::Unlock(me), Action::ConnectionBreaks(me), Action::Look(me)],
+                ),
+                (Step::Ran, _) => self.steps(
+                    state,
+                    [Action::SendCommit(me), Action::CommitArrives(me), Action::Unlock(me), Action::AckArrives(me)],
+                ),
                 _ => None,
             },
-            Event::Released => self.step(state, Action::RollBack(me)),
-            Event::Replayed(execution) => {
-                becomes(Action::Begin(me), Step::Replied(Reply::From(trace.request_of(execution)?)))
+            Event::Released => {
+                let rolled_back = self.step(state, Action::RollBack(me))?;
+                // Nothing is locked if the session had ended before.
+                Some(self.step(&rolled_back, Action::Unlock(me)).unwrap_or(rolled_back))
             }
+            Event::Replayed(execution) => becomes(Step::Replied(Reply::From(trace.request_of(execution)?))),
             Event::Refused(code) => self.refused(trace, state, me, code),
             // A transaction has no lease, and the client waits for its end.
             Event::Asked | Event::TakenOver | Event::Lost | Event::Unconfirmed => None,
@@ -45,12 +51,12 @@ impl Traced for TransactionProtocol {
                 continue;
             }
             if step == Step::Asking && progress.is_silent(me) && state.holder().is_none() && state.record.is_none() {
-                states.extend(self.step(state, Action::Begin(me)));
+                states.extend(self.steps(state, [Action::Begin(me), Action::Insert(me)]));
             }
             if session != Session::Idle {
                 states.extend(self.step(state, Action::SendCommit(me)));
-                states.extend(self.step(state, Action::CommitArrives(me)));
-                states.extend(self.step(state, Action::SessionEnds(me)));
+                states.extend(self.steps(state, [Action::CommitArrives(me), Action::Unlock(me)]));
+                states.extend(self.steps(state, [Action::SessionEnds(me), Action::Unlock(me)]));
                 if progress.may_be_dead(me) {
                     states.extend(self.step(state, Action::Crash(me)));
                 }
