@@ -13,7 +13,7 @@ use crate::error::StoreError;
 use crate::fingerprint::Fingerprint;
 use crate::key::StorageKey;
 use crate::record::Record;
-use crate::store::{Begin, BeginOptions, Claim, KeyPage, Store, StoreCapabilities, StoredEntry};
+use crate::store::{Begin, BeginOptions, Claim, KeyPage, KeyState, Store, StoreCapabilities, StoredEntry};
 
 /// What an entry takes besides its record, in bytes: the key, and what moka needs for it.
 const ENTRY_BYTES: u32 = 256;
@@ -38,7 +38,7 @@ const MAX_AGE: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 /// While the machine is suspended, cached records do not get older. If machines are suspended, keep `max_age` short.
 ///
 /// [`forget`](Store::forget) also removes the record from the cache of the process that calls it. Another process may replay it from
-/// its cache for as long as [`max_age`](CachedStoreBuilder::max_age) says.
+/// its cache for as long as [`max_age`](CachedStoreBuilder::max_age) says, unless it [inspects](Store::inspect) the key.
 #[derive(Clone)]
 pub struct CachedStore<S> {
     store: S,
@@ -198,6 +198,14 @@ impl<S: Store> Store for CachedStore<S> {
     /// Returns what the store has. Replays from the cache are not counted there, so their number is not known.
     async fn inspect(&self, key: &StorageKey) -> Result<Option<StoredEntry>, StoreError> {
         let entry = self.store.inspect(key).await?;
+        let found = match entry.as_ref().map(|entry| &entry.state) {
+            Some(KeyState::Completed(record)) => Some(record),
+            _ => None,
+        };
+        // Another process has forgotten it: what follows from the inspection, as settling does, is about what the store has.
+        if self.cache.get(key).as_ref() != found {
+            self.cache.records.invalidate(key);
+        }
         Ok(entry.map(|entry| StoredEntry { replays: None, ..entry }))
     }
 
@@ -293,7 +301,9 @@ mod tests {
 
     use super::*;
     use crate::clock::ManualClock;
+    use crate::engine::{Idempotency, KeyStatus, Settled};
     use crate::memory::{MemoryClaim, MemoryStore};
+    use crate::outcome::Outcome;
     use crate::record::RecordBuilder;
 
     #[cfg(feature = "conformance")]
@@ -430,6 +440,19 @@ mod tests {
         assert!(store.cache.get(&KEY).is_some());
         clock.advance(Duration::from_nanos(1));
         assert!(store.cache.get(&KEY).is_none());
+    }
+
+    #[tokio::test]
+    async fn what_is_settled_is_what_the_store_has_and_not_what_another_process_has_forgotten() {
+        let (store, behind, _clock) = cached();
+        let engine = Idempotency::new(store.clone());
+        complete(&store).await;
+        assert!(behind.forget(&KEY).await.unwrap());
+        drop(begin(&behind, &FINGERPRINT).await);
+        let found = engine.inspect_key(KEY).await.unwrap().unwrap();
+        assert_eq!(found.status(), KeyStatus::OutcomeUnknown);
+        assert_eq!(engine.settle_key(KEY, Outcome::Release, None).await.unwrap(), Settled::Now);
+        assert!(matches!(begin(&behind, &FINGERPRINT).await, Begin::Claimed(_)));
     }
 
     /// The store forgets a key, and never says so.
