@@ -29,7 +29,11 @@ impl ReleaseUnconfirmed for Releaser {
         let name = client.name(&claim.key);
         let (script, channel) = (&client.scripts.release, name.channel());
         let arguments = [&claim.value[..], channel.as_bytes()];
-        let reply = client.run(script, &name, &arguments, client.deadline()).await?;
+        let reply = match client.run(script, &name, &arguments, client.deadline()).await.map_err(StoreError::from) {
+            // A value of another type, which is no claim.
+            Err(StoreError::Unreadable(_)) => return Ok(true),
+            reply => reply?,
+        };
         Ok(match ScriptReply::read(reply.value)? {
             ScriptReply::Absent => false,
             // It may still arrive once this other claim has ended.

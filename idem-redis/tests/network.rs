@@ -275,6 +275,17 @@ async fn a_claim_whose_reply_was_lost_is_released_if_no_second_try_is_possible()
     claim(&store, 1).await;
 }
 
+#[tokio::test]
+async fn a_drain_does_not_wait_for_a_claim_whose_key_has_a_value_of_another_type() {
+    let server = Redis::start().await;
+    let (store, proxy) = through_proxy(&server).await;
+    claim(&store, 0).await;
+    server.say(&format!("RPUSH {} 1", name(1))).await;
+    proxy.set(Direction::ToClient, REPLY_LOST);
+    unreadable(begin(&store, 1).await);
+    within("the drain", store.drained()).await;
+}
+
 /// Passes everything on to the server, except for what first has `text` in it: that is given to the caller, who may let it arrive
 /// later. Its connection breaks, or is silent from then on.
 async fn without_the_first(text: String, server: &Redis, breaks: bool) -> (u16, oneshot::Receiver<Vec<u8>>) {
