@@ -15,8 +15,8 @@ use axum::http::request::Parts;
 use axum::routing::{any, post};
 use idem_axum::metrics::{ALL, Kind};
 use idem_axum::{
-    Begin, BeginOptions, Clock, Fingerprint, Idempotency, IdempotencyLayer, MemoryClaim, MemoryStore, Policy, Record,
-    StorageKey, Store, StoreCapabilities, StoreError, idempotent,
+    Begin, BeginOptions, Clock, Fingerprint, Idempotency, IdempotencyLayer, Key, MemoryClaim, MemoryStore, Outcome,
+    Policy, Record, Scope, StorageKey, Store, StoreCapabilities, StoreError, idempotent,
 };
 use idem_runtime::transaction::TransactionSlot;
 use idem_testkit::intercept::{Hooks, Intercept};
@@ -240,6 +240,20 @@ fn a_store_that_fails_is_counted_by_step() {
             (r#"refusals_total{endpoint="POST /greet",code="idempotency_outcome_unknown"}"#, 1.0),
             (r#"unprotected_total{endpoint="POST /beacon",reason="store_unavailable"}"#, 1.0),
         ]);
+    });
+}
+
+#[test]
+fn an_operator_is_no_request() {
+    Counted::during(|counted| async move {
+        let store = MemoryStore::new();
+        let idempotency = Idempotency::new(store.clone());
+        let key = Key::parse(b"a").unwrap();
+        let at = idempotency.storage_key(&Scope::GLOBAL, &key);
+        let options = BeginOptions::new(Duration::ZERO, Duration::MAX);
+        drop(store.begin(&at, &Fingerprint::from_bytes([7; 32]), &options).await.unwrap());
+        idempotency.settle(&Scope::GLOBAL, &key, Outcome::NotReplayable).await.unwrap();
+        counted.assert(&[("abandoned_claims_total", 0.0)]);
     });
 }
 

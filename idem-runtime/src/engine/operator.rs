@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use super::begin::{STORE_TIMEOUT, within};
 use super::complete::{ClaimCompletion, ClaimEnd};
-use super::decide::Decision;
+use super::decide::{Decision, decide};
 use super::{Core, Idempotency};
 use crate::attempt::{Abandoned, Attempt, Rules};
 use crate::clock::Timestamp;
@@ -20,6 +20,7 @@ use crate::key::{Key, StorageKey};
 use crate::outcome::{Outcome, RefusalReason};
 use crate::scope::Scope;
 use crate::store::{BeginOptions, KeyPage, KeyState, StoredEntry};
+use crate::telemetry::claim::ClaimStep;
 
 /// How often a key that changes owners meanwhile is looked at again.
 const MAX_ATTEMPTS: usize = 4;
@@ -406,9 +407,11 @@ impl Core {
             let mut options = BeginOptions::new(self.lease, ttl);
             options.info = found.execution_info().cloned();
             let beginning = self.begin_with(&attempt, options);
-            let mut claim = match self.decide(&attempt, self.in_time(key, beginning, Instant::now()).await) {
+            // An operator is no request that found an abandoned claim, so this is not counted.
+            let mut claim = match decide(&attempt, self.in_time(key, beginning, Instant::now()).await) {
                 Decision::TakeOver(claim) => claim,
                 Decision::Run(claim) => {
+                    ClaimStep::Granted.report(&key);
                     self.release(key, claim);
                     return Err(SettleError::Free);
                 }
