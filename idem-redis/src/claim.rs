@@ -73,8 +73,8 @@ impl RedisClaim {
         }
         let result = match self.step(&self.client.scripts.complete, arguments).await {
             // A tombstone takes hardly more room than the claim.
-            Err(error) if error.is_full() && !small => {
-                tracing::warn!(key = %self.key, "could not record a response: Redis is full; its retries are refused");
+            Err(error) if (error.is_full() || error.is_too_long()) && !small => {
+                tracing::warn!(key = %self.key, %error, "could not record a response; its retries are refused");
                 return Box::pin(self.store(&record.tombstone(), ttl, true)).await;
             }
             result => result?,

@@ -154,6 +154,11 @@ impl Error {
     pub(crate) fn is_full(&self) -> bool {
         matches!(self, Self::Refused { error, .. } if error.code() == "OOM")
     }
+
+    /// Whether the step is longer than the server takes (`proto-max-bulk-len`).
+    pub(crate) fn is_too_long(&self) -> bool {
+        matches!(self, Self::Refused { error, .. } if error.details().is_some_and(|why| why.contains("invalid bulk length")))
+    }
 }
 
 impl fmt::Display for Error {

@@ -26,6 +26,7 @@
 //! | the process that runs the handler dies | after the lease its outcome is unknown; the handler starts again only if the policy says `abandoned = rerun` | the same |
 //! | an acknowledgement is lost, a connection breaks, the server stalls | the step is repeated by the same owner, or the request is refused with 503; a claim whose reply was lost is released | the same |
 //! | the server is full | a new key is refused; existing keys are served; a response that does not fit is sent, and a retry is refused (409) | the same |
+//! | a response is longer than the server's `proto-max-bulk-len` | it is sent, and a retry is refused (409) | the same |
 //! | the server restarts with `appendonly yes` and `appendfsync always` | nothing is lost | the same |
 //! | the server restarts with `appendonly yes` and `appendfsync everysec` | nothing is lost if only the process died; if the machine died, up to a second is lost | the same |
 //! | the server restarts without an append-only file | **everything since the last snapshot is lost, and handlers run again** | the same |

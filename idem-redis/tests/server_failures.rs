@@ -239,3 +239,20 @@ async fn two_prefixes_do_not_meet() {
     assert!(one.forget(&key(1)).await.unwrap());
     assert_eq!(recorded(&other, 1).await, record("other"));
 }
+
+#[tokio::test]
+async fn a_response_that_is_longer_than_the_server_takes_leaves_a_tombstone() {
+    let server = Redis::start().await;
+    let store = store(&server).await;
+    let claimed = claim(&store, 1).await;
+    let least = 1 << 20;
+    server.say(&format!("CONFIG SET proto-max-bulk-len {least}")).await;
+    let response = record(&"x".repeat(2 * least));
+    // The server ends the connection as well, and its reply may be lost.
+    until("it is completed", async || {
+        let again = claimed.try_clone().unwrap();
+        again.complete(response.clone(), TTL).await.is_ok()
+    })
+    .await;
+    assert_eq!(recorded(&store, 1).await, response.tombstone());
+}
