@@ -1,7 +1,8 @@
 //! Shadow mode: the rules are applied to every request and enforced on none.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 
 use axum::BoxError;
 use axum::body::Body;
@@ -10,6 +11,7 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use http::request;
 use http_body::{Body as HttpBody, Frame, SizeHint};
+use idem_runtime::panics::discard;
 use idem_runtime::{Attempt, Idempotency, Outcome, RequestSpan, Shadow, ShadowOutcome};
 
 use crate::policy::{Policy, Refusal};
@@ -77,7 +79,7 @@ fn record(request: &RecordedRequest<'_>, response: Response, shadow: Shadow) -> 
     Response::from_parts(parts, Body::new(PassivelyRecordedBody { body, recording: Some((recorder, shadow)) }))
 }
 
-/// A response body on its way to the caller, who alone drives it. If it is dropped before its end, the shadow is dropped, which
+/// A response body on its way to the caller, who alone drives it. If a stream is dropped before its end, the shadow is dropped, which
 /// releases the claim.
 struct PassivelyRecordedBody {
     body: Body,
@@ -100,6 +102,21 @@ impl PassivelyRecordedBody {
             self.end(|_| Outcome::NotReplayable);
         } else if complete || self.body.is_end_stream() {
             self.end(BodyRecorder::finish);
+        }
+    }
+}
+
+impl Drop for PassivelyRecordedBody {
+    /// A body that is there is recorded, although no caller reads it to its end: a server drops one that the status allows none. The
+    /// handler was not cut off.
+    fn drop(&mut self) {
+        let mut cx = Context::from_waker(Waker::noop());
+        while self.recording.is_some() && self.body.size_hint().exact().is_some() {
+            match catch_unwind(AssertUnwindSafe(|| Pin::new(&mut *self).poll_frame(&mut cx))) {
+                Ok(Poll::Ready(Some(Ok(frame)))) if frame.data_ref().is_some_and(|data| !data.is_empty()) => {}
+                Ok(_) => return,
+                Err(panic) => return discard(panic),
+            }
         }
     }
 }

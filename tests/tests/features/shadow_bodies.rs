@@ -8,6 +8,7 @@ use std::time::Duration;
 use axum::body::{Body, HttpBody, to_bytes};
 use axum::extract::rejection::BytesRejection;
 use axum::extract::{DefaultBodyLimit, Request};
+use axum::http::StatusCode;
 use axum::middleware::map_request;
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
@@ -15,7 +16,7 @@ use axum::{Extension, RequestExt, Router};
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
 use idem_axum::idempotent;
-use idem_tests::{Setup, Spans, feed, once, post as send, responding, within};
+use idem_tests::{Server, Setup, Spans, feed, once, post as send, responding, within};
 use tower::ServiceExt;
 
 const MIB: usize = 1 << 20;
@@ -203,4 +204,16 @@ async fn a_body_of_declared_length_is_recorded_when_that_has_come() {
     drop(body);
     let (app, _probe) = Setup::mount(&setup.idempotency, responding!(@routes [], || "another"));
     assert_eq!(send("/").key("a").to(&app).await.text(), "1234567890");
+}
+
+#[tokio::test]
+async fn a_body_that_its_status_cuts_off_is_no_client_that_left() {
+    for status in [204, 304] {
+        let respond = move || (StatusCode::from_u16(status).unwrap(), "null");
+        let setup = responding!([shadow], respond);
+        assert_eq!(send("/").key("a").at(&Server::start(setup.app.clone()).await).await.status, status);
+        let (app, probe) = Setup::mount(&setup.idempotency, responding!(@routes [], || "another"));
+        let retry = send("/").key("a").to(&app).await;
+        assert_eq!((retry.status, retry.is_replay(), probe.runs()), (status, true, 0));
+    }
 }
