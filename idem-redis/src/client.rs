@@ -117,7 +117,8 @@ impl Client {
         let mut reply = self.send(name, &script.by_hash(Some(&name.0), arguments), deadline).await?;
         if Script::is_unknown(&reply.value) {
             let repeated = reply.repeated;
-            reply = self.send(name, &script.in_full(Some(&name.0), arguments), deadline).await?;
+            let sent = self.send(name, &script.in_full(Some(&name.0), arguments), deadline).await;
+            reply = sent.map_err(|error| if repeated { error.after_another_try() } else { error })?;
             reply.repeated |= repeated;
         }
         reply.accepted()

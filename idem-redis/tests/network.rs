@@ -286,6 +286,23 @@ async fn a_drain_does_not_wait_for_a_claim_whose_key_has_a_value_of_another_type
     within("the drain", store.drained()).await;
 }
 
+/// Passes everything on, and returns what the client sends that has `text` in it.
+async fn pass_on_until(text: &str, client: &mut TcpStream, server: &mut TcpStream) -> Vec<u8> {
+    let (mut request, mut reply) = ([0; 4096], [0; 4096]);
+    loop {
+        tokio::select! {
+            read = client.read(&mut request) => {
+                let sent = &request[..read.unwrap()];
+                if sent.windows(text.len()).any(|part| part == text.as_bytes()) {
+                    return sent.to_vec();
+                }
+                server.write_all(sent).await.unwrap();
+            }
+            read = server.read(&mut reply) => client.write_all(&reply[..read.unwrap()]).await.unwrap(),
+        }
+    }
+}
+
 /// Passes everything on to the server, except for what first has `text` in it: that is given to the caller, who may let it arrive
 /// later. Its connection breaks, or is silent from then on.
 async fn without_the_first(text: String, server: &Redis, breaks: bool) -> (u16, oneshot::Receiver<Vec<u8>>) {
@@ -295,19 +312,7 @@ async fn without_the_first(text: String, server: &Redis, breaks: bool) -> (u16, 
     tokio::spawn(async move {
         let (mut client, _) = listener.accept().await.unwrap();
         let mut server = TcpStream::connect(("127.0.0.1", to)).await.unwrap();
-        let (mut request, mut reply) = ([0; 4096], [0; 4096]);
-        let found = loop {
-            tokio::select! {
-                read = client.read(&mut request) => {
-                    let sent = &request[..read.unwrap()];
-                    if sent.windows(text.len()).any(|part| part == text.as_bytes()) {
-                        break sent.to_vec();
-                    }
-                    server.write_all(sent).await.unwrap();
-                }
-                read = server.read(&mut reply) => client.write_all(&reply[..read.unwrap()]).await.unwrap(),
-            }
-        };
+        let found = pass_on_until(&text, &mut client, &mut server).await;
         let _silent = (!breaks).then_some(client);
         give.send(found).unwrap();
         while let Ok((mut client, _)) = listener.accept().await {
@@ -417,6 +422,46 @@ async fn a_begin_that_was_repeated_and_then_sent_in_full_leaves_nothing_either()
     arrives_late_and_claims(first, &server).await;
     store.drained().await;
     claim(&connect(server.url()).await, 1).await;
+}
+
+/// The server does not know the script, and when it says so, there is no connection any more to send it on.
+#[tokio::test]
+async fn a_begin_that_was_repeated_and_cannot_be_sent_in_full_leaves_nothing_either() {
+    let server = Redis::start().await;
+    set_user(&server, &documented_rights()).await;
+    let text = name(1).replace("idem", "shop");
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (port, to) = (listener.local_addr().unwrap().port(), server.port());
+    let ((give, first), (hold, held)) = (oneshot::channel(), oneshot::channel());
+    tokio::spawn(async move {
+        let connect = async || TcpStream::connect(("127.0.0.1", to)).await.unwrap();
+        let (mut client, mut server) = (listener.accept().await.unwrap().0, connect().await);
+        give.send(pass_on_until(&text, &mut client, &mut server).await).unwrap();
+        drop(client);
+        let (mut client, mut server) = (listener.accept().await.unwrap().0, connect().await);
+        let second = pass_on_until(&text, &mut client, &mut server).await;
+        hold.send(()).unwrap();
+        // Another step has given the connection up, and gets no other.
+        drop(listener.accept().await.unwrap());
+        server.write_all(&second).await.unwrap();
+        tokio::spawn(async move { copy_bidirectional(&mut client, &mut server).await });
+        drop(listener.accept().await.unwrap());
+        while let Ok((mut client, _)) = listener.accept().await {
+            let mut server = connect().await;
+            tokio::spawn(async move { copy_bidirectional(&mut client, &mut server).await });
+        }
+    });
+    let builder = RedisStore::builder(format!("redis://shop:password@127.0.0.1:{port}")).prefix("shop");
+    let store = builder.timeout(Duration::from_secs(4)).connect().await.unwrap();
+    let other_step = async {
+        held.await.unwrap();
+        let _ = store.inspect(&key(2)).await;
+    };
+    tokio::join!(async { unavailable(begin(&store, 1).await) }, other_step);
+    let near = RedisStore::builder(server.url()).prefix("shop").connect().await.unwrap();
+    arrives_late_and_claims(first, &server).await;
+    store.drained().await;
+    claim(&near, 1).await;
 }
 
 #[tokio::test]
