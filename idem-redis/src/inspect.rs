@@ -6,6 +6,7 @@ use bytes::Bytes;
 use idem_runtime::remote::OwnerToken;
 use idem_runtime::{KeyPage, KeyState, StorageKey, StoredEntry, Timestamp};
 use redis::{Pipeline, Value, cmd};
+use sha1_smol::Sha1;
 use tokio::time::Instant;
 
 use crate::client::Client;
@@ -75,23 +76,24 @@ impl Client {
         Ok(Some(entry))
     }
 
-    /// Returns a page of the keys whose outcome is unknown. `from` is the name of a server and its cursor of SCAN.
+    /// Returns a page of the keys whose outcome is unknown. `from` names the servers, and says where the page is: at the number of a
+    /// server, and at its cursor of SCAN.
     pub(crate) async fn inspect_unknown(&self, from: Option<&Bytes>) -> Result<KeyPage<StoredEntry>, Error> {
         let deadline = self.deadline();
         let servers = self.servers(deadline).await?;
+        let mut topology = Sha1::new();
+        servers.iter().for_each(|(name, _)| topology.update(format!("{name} ").as_bytes()));
+        let topology = topology.digest().to_string();
         let from = from.map(|from| String::from_utf8_lossy(from));
-        let (place, cursor) = from.as_deref().and_then(|from| from.rsplit_once(' ')).unwrap_or(("", "0"));
-        // A server that is gone has left its keys to others.
-        let Some(at) = servers.iter().position(|(name, _)| name.as_str() >= place) else {
-            return Ok(KeyPage::new(Vec::new(), None));
-        };
-        let (name, server) = &servers[at];
+        let place = from.as_deref().and_then(|from| {
+            let (number, cursor) = from.strip_prefix(&topology)?.strip_prefix(' ')?.split_once(' ')?;
+            Some((number.parse().ok()?, cursor))
+        });
+        // If a server has come or gone, keys may have moved to one that was read: so the first page comes again.
+        let (at, cursor) = place.filter(|(at, _)| *at < servers.len()).unwrap_or((0, "0"));
+        let (_, server) = &servers[at];
         let mut scan = cmd("SCAN");
-        scan.arg(if name == place { cursor } else { "0" })
-            .arg("MATCH")
-            .arg(Name::pattern(&self.prefix))
-            .arg("COUNT")
-            .arg(MAX_SCANNED);
+        scan.arg(cursor).arg("MATCH").arg(Name::pattern(&self.prefix)).arg("COUNT").arg(MAX_SCANNED);
         let reply = server.connection.send(&scan, deadline).await?.accepted()?;
         let (next, names): (String, Vec<Bytes>) =
             redis::from_redis_value(reply.value).map_err(|_| Error::UnknownReply)?;
@@ -132,10 +134,10 @@ impl Client {
                 Err(error) => return Err(error),
             }
         }
-        let next = match (next.as_str(), servers.get(at + 1)) {
-            ("0", None) => None,
-            ("0", Some((name, _))) => Some(format!("{name} 0")),
-            (cursor, _) => Some(format!("{name} {cursor}")),
+        let next = match next.as_str() {
+            "0" if at + 1 == servers.len() => None,
+            "0" => Some(format!("{topology} {} 0", at + 1)),
+            cursor => Some(format!("{topology} {at} {cursor}")),
         };
         Ok(KeyPage::new(keys, next.map(Bytes::from)))
     }
