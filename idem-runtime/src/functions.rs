@@ -139,7 +139,11 @@ impl Idempotency {
 impl Once {
     /// Sets how long the recorded value lives, counted from the end of the function. Default: 24 hours. Choose a longer time than the
     /// queue, or any other caller, keeps repeating the call.
+    ///
+    /// # Panics
+    /// If `ttl` is zero: every call would run the function.
     pub fn ttl(mut self, ttl: Duration) -> Self {
+        assert!(!ttl.is_zero(), "`ttl` must be longer than zero, or every call would run the function");
         self.rules.ttl = ttl;
         self
     }

@@ -99,6 +99,12 @@ async fn of_64_concurrent_calls_one_runs_the_function_and_all_get_its_value() {
 }
 
 #[tokio::test]
+#[should_panic(expected = "every call would run the function")]
+async fn a_time_of_zero_is_refused() {
+    drop(Idempotency::in_memory().once("ship", "a").ttl(Duration::ZERO));
+}
+
+#[tokio::test]
 async fn a_function_whose_caller_is_dropped_runs_to_its_end_and_is_recorded() {
     let idempotency = Idempotency::in_memory();
     let running = Running::start(idempotency.once("ship", "a"), || Ok(7)).await;
