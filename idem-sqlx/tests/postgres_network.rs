@@ -191,6 +191,55 @@ async fn holding_the_first(key: StorageKey, server: u16) -> (u16, Arc<Notify>) {
     (port, go_on)
 }
 
+/// Returns the port of a server that does what it is told to, and then, once this is set, says that it fails, with this severity and code.
+async fn failing(server: u16, severity: &str, code: &str) -> (u16, Arc<AtomicBool>) {
+    let fields = format!("S{severity}\0V{severity}\0C{code}\0Mit fails\0\0");
+    let length = u32::try_from(fields.len() + 4).unwrap().to_be_bytes();
+    let message: Arc<[u8]> = [b"E", &length[..], fields.as_bytes()].concat().into();
+    let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let fails = Arc::new(AtomicBool::new(false));
+    let set = Arc::clone(&fails);
+    tokio::spawn(async move {
+        while let Ok((client, _)) = listener.accept().await {
+            let (mut from_client, mut to_client) = client.into_split();
+            let (mut from_server, mut to_server) =
+                TcpStream::connect(("127.0.0.1", server)).await.unwrap().into_split();
+            tokio::spawn(async move { tokio::io::copy(&mut from_client, &mut to_server).await });
+            let (set, message) = (Arc::clone(&set), Arc::clone(&message));
+            tokio::spawn(async move {
+                let mut buffer = [0; 8192];
+                while let Ok(size @ 1..) = from_server.read(&mut buffer).await {
+                    if set.swap(false, Ordering::SeqCst) {
+                        return to_client.write_all(&message).await.unwrap();
+                    }
+                    to_client.write_all(&buffer[..size]).await.unwrap();
+                }
+            });
+        }
+    });
+    (port, fails)
+}
+
+/// A server whose disk is full may crash when it has written a commit and needs the next file for its log; a proxy may lose its server.
+#[tokio::test]
+async fn a_server_that_fails_after_a_commit_leaves_no_claim_without_an_owner() {
+    let Apart { server, near, .. } = apart().await;
+    for (severity, code) in [("PANIC", "53100"), ("PANIC", "58030"), ("FATAL", "58000"), ("FATAL", "XX000")] {
+        let (port, fails) = failing(server.port(), severity, code).await;
+        let store = behind(&server, port).await;
+        // The statements are prepared now.
+        claim(&store, &key()).await.complete(record("first"), TTL).await.unwrap();
+        let key = key();
+        fails.store(true, Ordering::SeqCst);
+        let claimed = claim(&store, &key).await;
+        assert!(!fails.load(Ordering::SeqCst), "it has failed");
+        assert_eq!(state_of(&near, &key).await, "in flight");
+        claimed.complete(record("response"), TTL).await.unwrap();
+        assert_eq!(state_of(&near, &key).await, "completed: response");
+    }
+}
+
 async fn behind(server: &Postgres, port: u16) -> PostgresStore {
     let store = PostgresStore::builder().timeout(Duration::from_secs(1)).max_connections(2);
     store.connect(&server.url_through(port)).await.unwrap()

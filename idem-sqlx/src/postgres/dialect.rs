@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use idem_runtime::remote::{Listener, Waiters};
-use sqlx::postgres::{PgConnectOptions, PgConnection, PgRow, PgValueFormat};
+use sqlx::postgres::{PgConnectOptions, PgConnection, PgDatabaseError, PgRow, PgSeverity, PgValueFormat};
 use sqlx::{AssertSqlSafe, Connection, Postgres, Row, ValueRef};
 
 use super::listen::listen;
@@ -49,6 +49,18 @@ fn unescaped(text: &str) -> Option<Vec<u8>> {
         }
     }
     Some(bytes)
+}
+
+/// Returns whether the server crashed, or the session ended by a failure of the server or of a proxy. What was sent may have taken effect
+/// all the same: a server whose disk is full may crash when it has written a commit.
+fn ended_in_doubt(error: &sqlx::Error, code: Option<&str>) -> bool {
+    let refused = error.as_database_error().and_then(|refused| refused.try_downcast_ref::<PgDatabaseError>());
+    match refused.map(PgDatabaseError::severity) {
+        Some(PgSeverity::Panic) => true,
+        // System error, internal error. The others refuse a new session, or are judged by their codes.
+        Some(PgSeverity::Fatal) => code.is_some_and(|code| code.starts_with("58") || code.starts_with("XX")),
+        _ => false,
+    }
 }
 
 impl sealed::Dialect for Postgres {
@@ -153,6 +165,9 @@ impl sealed::Dialect for Postgres {
             sqlx::Error::Io(_) => return Problem::Broken(error),
             _ => return Problem::Refused(error),
         };
+        if ended_in_doubt(&error, code.as_deref()) {
+            return Problem::Broken(error);
+        }
         match code.as_deref() {
             // Serialization failure, deadlock, lock not available, cancelled by its time limit: rolled back, all of them.
             Some("40001" | "40P01" | "55P03" | "57014") => Problem::Busy(error),
