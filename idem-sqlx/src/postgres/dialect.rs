@@ -52,7 +52,7 @@ fn unescaped(text: &str) -> Option<Vec<u8>> {
 }
 
 /// Returns whether the server crashed, or the session ended by a failure of the server or of a proxy. What was sent may have taken effect
-/// all the same: a server whose disk is full may crash when it has written a commit.
+/// nevertheless: a server whose disk is full may crash when it has written a commit.
 fn ended_in_doubt(error: &sqlx::Error, code: Option<&str>) -> bool {
     let refused = error.as_database_error().and_then(|refused| refused.try_downcast_ref::<PgDatabaseError>());
     match refused.map(PgDatabaseError::severity) {
