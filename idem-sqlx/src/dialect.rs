@@ -179,6 +179,9 @@ pub(crate) struct Statements {
     /// whether at this endpoint under another policy, and whether it has written. For databases in which a transaction that holds a key
     /// does not stop others.
     pub(crate) holder: Option<Arc<str>>,
+    /// `key`: a row if the transaction has the lock of the key now, so that others find out that it holds the key. For the same
+    /// databases.
+    pub(crate) lock: Option<Arc<str>>,
     /// `session`: for how many milliseconds the transaction of a session has waited for its next statement. No row if it runs one, or
     /// is in no transaction. For databases in which a session can be asked for.
     pub(crate) idle: Option<Arc<str>>,

@@ -421,6 +421,36 @@ async fn an_unknown_outcome_that_another_delivery_takes_over_is_in_flight() {
     assert_eq!((first.as_str(), second.unwrap().as_str()), ("run 2", "run 2"));
 }
 
+/// A retry that is refused holds the lock of the key for a moment. Without it a take-over would not be seen: others would wait for its
+/// row, however long it runs, or be told that the outcome is unknown.
+#[tokio::test]
+async fn a_take_over_waits_for_the_lock_of_a_retry_that_is_refused() {
+    let shop = Shop::postgres().await;
+    shop.leave_unknown().await;
+    let reruns = || shop.once("a").abandoned(Abandoned::Rerun).in_flight(WhenInFlight::Reject);
+    let mut tx = shop.begin().await;
+    reruns().run_in(&mut tx, async |tx| shop.ship(tx).await).await.unwrap();
+    let lock =
+        "SELECT (classid::bigint << 32) | objid::bigint FROM pg_locks WHERE mode = 'ExclusiveLock' AND objsubid = 1";
+    let lock: i64 = shop.keeper.sql(lock).trim().parse().unwrap();
+    tx.rollback().await.unwrap();
+
+    let mut refused = shop.begin().await;
+    sqlx::query("SELECT pg_advisory_xact_lock($1)").bind(lock).execute(&mut *refused).await.unwrap();
+    let mut tx = shop.begin().await;
+    let early = reruns().run_in(&mut tx, async |tx| shop.ship(tx).await).await.unwrap_err();
+    assert!(early.reason().is_retryable(), "{early:?}");
+    refused.rollback().await.unwrap();
+    assert_eq!(reruns().run_in(&mut tx, async |tx| shop.ship(tx).await).await.unwrap(), "run 3");
+    for other in [reruns(), shop.once("a")] {
+        let second = tokio::time::timeout(Duration::from_secs(5), shop.deliver(other));
+        let refused = second.await.expect("at once").unwrap_err();
+        assert!(matches!(refused.reason(), RefusalReason::InFlight), "{refused:?}");
+    }
+    tx.commit().await.unwrap();
+    assert_eq!(shop.deliver(reruns()).await.unwrap(), "run 3");
+}
+
 #[tokio::test]
 async fn a_record_that_cannot_be_read_leaves_the_transaction_as_it_was() {
     let shop = Shop::postgres().await;

@@ -64,6 +64,7 @@ pub(super) fn statements(location: &Location) -> Statements {
              ), EXISTS ( \
                  SELECT FROM locks WHERE locks.pid = holder.pid AND locks.type = 'transactionid' AND locks.mode = 'ExclusiveLock' \
              ) FROM locks AS holder, wanted WHERE holder.id = wanted.of_key AND holder.mode = 'ExclusiveLock'")),
+        lock: Some(sql("SELECT 1 WHERE pg_try_advisory_xact_lock({key lock})")),
         idle: Some(sql("SELECT (extract(epoch FROM {now} - state_change) * 1000)::bigint FROM pg_stat_activity \
              WHERE pid = $1::bigint AND state LIKE 'idle in transaction%'")),
         end: Some(sql("SELECT CASE $2::bigint WHEN 1 THEN pg_cancel_backend(pid) END FROM pg_stat_activity \

@@ -21,6 +21,7 @@ pub(super) fn statements(table: &str) -> Statements {
              WHERE key = ?1 AND expires_at > {now} AND NOT (owner = ?2 AND record IS NULL)"),
         looks_first: true,
         holder: None,
+        lock: None,
         idle: None,
         end: None,
         // One statement takes the lock to write at once. Reading first and writing then, in one transaction, would be

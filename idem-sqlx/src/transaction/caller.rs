@@ -4,10 +4,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use idem_runtime::caller_transaction::CallerTransaction;
-use idem_runtime::remote::OwnerToken;
+use idem_runtime::remote::{OwnerToken, jitter};
 use idem_runtime::{Begin, BeginOptions, ExecutionInfo, Fingerprint, Record, StorageKey, StoreError};
+use tokio::time::sleep;
 
-use super::{MAX_ATTEMPTS, claim_sql, fill, fill_claim, nothing_is_left};
+use super::{MAX_ATTEMPTS, PAUSE, claim_sql, fill, fill_claim, lock_sql, nothing_is_left};
 use crate::dialect::{Dialect, MAX_TIME, NO_LEASE, TransactionState, Value, hex, retention};
 use crate::errors::{DatabaseError, Problem, Step};
 use crate::execute::key_value;
@@ -116,6 +117,13 @@ impl<'t, D: Dialect> InCallersTransaction<'t, D> {
         Ok(table.is_taken_over(key, session).await?)
     }
 
+    /// Returns whether the transaction has the lock of the key, without which others would not see that it holds it.
+    async fn lock(&mut self, table: &Table<D>, key: &StorageKey) -> Result<bool, StoreError> {
+        let Some(lock) = lock_sql::<D>(&table.executor.statements, key) else { return Ok(true) };
+        let rows = self.run(lock).await.map_err(|error| self.failed(Step::Begin, error))?;
+        Ok(!rows.is_empty())
+    }
+
     /// Undoes everything since the savepoint.
     async fn roll_back(&mut self, claim: &ClaimInTransaction) -> Result<(), StoreError> {
         let savepoint = &claim.savepoint;
@@ -186,11 +194,22 @@ impl<D: Dialect> CallerTransaction for InCallersTransaction<'_, D> {
                 {
                     match self.is_taken_over(&table, key).await {
                         Ok(true) => Some(Begin::InFlight(found)),
-                        Ok(false) => {
-                            claim.previous_owner = Some(owner);
-                            self.claim = Some(claim);
-                            return Ok(Begin::Abandoned(()));
-                        }
+                        Ok(false) => match self.lock(&table, key).await {
+                            Ok(true) => {
+                                claim.previous_owner = Some(owner);
+                                self.claim = Some(claim);
+                                return Ok(Begin::Abandoned(()));
+                            }
+                            Ok(false) => {
+                                self.roll_back(&claim).await?;
+                                sleep(jitter(PAUSE)).await;
+                                continue;
+                            }
+                            Err(error) => {
+                                self.roll_back(&claim).await?;
+                                return Err(error);
+                            }
+                        },
                         Err(error) => {
                             self.roll_back(&claim).await?;
                             return Err(error);

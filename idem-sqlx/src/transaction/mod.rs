@@ -159,6 +159,13 @@ impl<D: Dialect> Beginner<'_, D> {
                         open.undo().await;
                         return Ok(Begin::InFlight(fingerprint));
                     }
+                    if let Some(lock) = lock_sql::<D>(&executor.statements, &self.key)
+                        && open.run(lock).await.map_err(|error| D::problem(error, &executor.table))?.is_empty()
+                    {
+                        open.undo().await;
+                        sleep(jitter(PAUSE)).await;
+                        continue;
+                    }
                     Some(owner)
                 }
                 Some(row) => {
@@ -246,6 +253,12 @@ fn claim_sql(statements: &Statements, fill: impl Fn(&str) -> String) -> String {
         sql.push_str(&fill(&statements.look));
     }
     sql
+}
+
+/// Returns a statement that has a row if the transaction has the lock of a key. A retry that is refused has it for a moment, and an
+/// abandoned claim is seen all the while: taken over without it, the key would look free to others, who would wait for the row.
+fn lock_sql<D: Dialect>(statements: &Statements, key: &StorageKey) -> Option<String> {
+    statements.lock.as_ref().map(|lock| fill::<D>(lock, &[key_value(key)]))
 }
 
 /// Returns a statement that claims a key, or looks at it, with its values in it.
