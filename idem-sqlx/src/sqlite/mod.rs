@@ -54,6 +54,8 @@ pub use builder::SqliteStoreBuilder;
 /// It must be on a local disk, since WAL needs shared memory, and must not be copied while it is in use, except by
 /// SQLite's own means. Its folder must exist. Beside it SQLite keeps what was written last (`-wal`), so a container must get
 /// the folder and not the file alone: on Linux a file that is mounted alone is refused. Containers of one machine may share it.
+/// Stop all processes before the file is deleted, moved or replaced: those that have it open go on with the old one, and a handler
+/// may run once for each of the two.
 ///
 /// A file that the store creates is for its owner alone (mode 0600). What is deleted is overwritten in it (`secure_delete`); in the
 /// WAL it stays until that is written again from its start, or the last process closes the file.
