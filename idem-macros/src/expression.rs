@@ -4,10 +4,11 @@ use crate::value;
 use proc_macro2::{Ident, TokenStream, TokenTree};
 use syn::{
     Expr, ExprPath, PatIdent, PatType, Type,
+    ext::IdentExt,
     visit_mut::{self, VisitMut},
 };
 
-/// The variables that the handler's arguments bind.
+/// The variables that the handler's arguments bind, without `r#`: a format string has no raw names.
 pub(crate) struct Variables(Vec<String>);
 
 impl Variables {
@@ -15,7 +16,7 @@ impl Variables {
         struct Names(Vec<String>);
         impl VisitMut for Names {
             fn visit_pat_ident_mut(&mut self, pattern: &mut PatIdent) {
-                self.0.push(pattern.ident.to_string());
+                self.0.push(pattern.ident.unraw().to_string());
                 visit_mut::visit_pat_ident_mut(self, pattern);
             }
         }
@@ -43,13 +44,14 @@ impl Variables {
     }
 
     fn has(&self, name: &Ident) -> bool {
+        let name = name.unraw();
         self.0.iter().any(|variable| name == variable)
     }
 
     /// The same of tokens, in which a member counts as a variable of its name.
     pub(crate) fn are_in_tokens(&self, tokens: &TokenStream) -> bool {
         let in_braces = |text: &str| {
-            let ends = |rest: &str| rest.starts_with(['}', ':']);
+            let ends = |rest: &str| rest.trim_start().starts_with(['}', ':']);
             self.0.iter().any(|name| text.split('{').any(|part| part.strip_prefix(name.as_str()).is_some_and(ends)))
         };
         tokens.clone().into_iter().any(|token| match token {
@@ -148,9 +150,18 @@ mod tests {
             parse_quote!(format!("{id}")),
             parse_quote!(format!("{a:>4}")),
             parse_quote!(format!("{}", app.name)),
+            parse_quote!(format!("{id }")),
             parse_quote!(if let Some(x) = &id { x } else { 0 }),
         ] {
             assert!(variables().are_in(&value), "{}", quote::quote!(#value));
+        }
+    }
+
+    #[test]
+    fn a_raw_name_is_the_same_variable() {
+        let variables = Variables::of(&[parse_quote!(r#type: Kind), parse_quote!(path: Path)]);
+        for value in [parse_quote!(r#type), parse_quote!(format!("{type}")), parse_quote!(r#path)] {
+            assert!(variables.are_in(&value), "{}", quote::quote!(#value));
         }
     }
 

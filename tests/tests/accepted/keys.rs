@@ -45,6 +45,11 @@ async fn temporary(Path(id): Path<u64>) -> String {
     id.to_string()
 }
 
+#[idempotent(key = format!("{type}"), scope = (r#path, path))]
+async fn raw_names(Path(r#type): Path<u64>, Extension(path): Extension<u64>) -> String {
+    format!("{path}/{type}")
+}
+
 #[idempotent(key = id)]
 async fn generic<T: Display + Clone + Send + Sync + 'static>(Extension(id): Extension<T>) -> String {
     id.to_string()
@@ -58,5 +63,6 @@ fn compiles() {
         .route("/method", post(method))
         .route("/made", post(made))
         .route("/temporary/{id}", post(temporary))
+        .route("/raw_names/{type}", post(raw_names))
         .route("/generic", post(generic::<u64, _, _>));
 }
