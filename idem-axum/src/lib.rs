@@ -49,12 +49,12 @@
 //! the parts of the request that a retry must repeat. The *record* is the stored response, and a *replay* is a response made from the
 //! record. These guarantees hold for one scope and key, until the record expires:
 //!
-//! - **Once.** The handler starts at most once, unless its policy, the handler itself or an operator allows more, or the request's body
-//!   did not arrive whole.
+//! - **Once.** The handler starts at most once, unless its policy, the handler itself or an operator allows more, the request's body did
+//!   not arrive whole, or `Tx` undid everything.
 //! - **To the end.** A client that disconnects does not stop the handler.
 //! - **The same bytes.** A replay has the recorded status, headers, body and trailers.
-//! - **Never another caller's.** No caller gets another caller's record, if callers differ by `Authorization`, by `Cookie`, or by the
-//!   declared [scope](guide::scopes). A request with another fingerprint or to another endpoint is refused, even while the first one runs.
+//! - **Never another caller's.** No caller gets another's record, if callers differ by the declared [scope](guide::scopes), or else by
+//!   `Authorization` or `Cookie`. A request with another fingerprint or to another endpoint is refused, even while the first one runs.
 //! - **Extractors first.** Every extractor runs on every request, replays included.
 //! - **Refuse rather than guess.** If these promises cannot be kept, the handler does not run, and the client gets a clear error.
 //!

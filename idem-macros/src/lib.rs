@@ -30,7 +30,7 @@ use proc_macro::TokenStream;
 /// }
 /// ```
 ///
-/// For each key the handler runs at most once. A retry with the same key receives the recorded response.
+/// For each key the handler runs at most once, unless its policy allows more. A retry with the same key receives the recorded response.
 /// Arguments are extracted for every request, retries included: a request that an extractor rejects is never recorded and
 /// never uses up the key. The router needs an `IdempotencyLayer`. Without one the response is 500, and a log line says what to
 /// add.
