@@ -106,7 +106,8 @@ pub enum Refusal {
         /// The endpoint's policy.
         policy: &'static Policy,
     },
-    /// The request was processed, but its response was too large, or its stream broke off, so there is nothing to replay.
+    /// The request was processed, but its response was too large for the policy or the store, or its stream broke off. There is nothing to
+    /// replay.
     #[non_exhaustive]
     NotReplayable {
         /// The endpoint's policy.

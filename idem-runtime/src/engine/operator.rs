@@ -277,7 +277,7 @@ impl Idempotency {
     }
 
     /// Returns a page of the keys whose outcome is unknown: after a crash, say. `from` is the [`next`](KeyPage::next) of the page
-    /// before. A page covers a limited part of the store, so it may be empty although more follow.
+    /// before. A page covers a limited part of the store, so it may be empty although more follow. A key may be on two pages.
     ///
     /// It lists what is in the store, whatever the [namespace](crate::IdempotencyBuilder::namespace): storage keys are hashes, so the
     /// [endpoint](KeyReport::endpoint) tells whose they are. A claim counts as in flight until its lease has expired.

@@ -74,7 +74,7 @@ pub use builder::PostgresStoreBuilder;
 ///
 /// # Rights
 ///
-/// `migrate()` needs the right to create the table in its schema, or to create the schema. If another role has called it, the
+/// `migrate()` needs the right to create a table and functions in the schema, or to create the schema. If another role has called it, the
 /// role of the service needs these and no others:
 ///
 /// ```sql
