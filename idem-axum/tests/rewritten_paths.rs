@@ -7,8 +7,8 @@ use axum::extract::{Path, RawQuery, Request};
 use axum::http::Uri;
 use axum::routing::post;
 use idem_axum::{Idempotency, IdempotencyLayer, Policy, idempotent};
-use tower::ServiceExt;
 use tower::util::MapRequestLayer;
+use tower::{Layer, ServiceExt};
 
 #[idempotent]
 async fn order(Path(tenant): Path<String>) -> String {
@@ -76,6 +76,35 @@ async fn a_scope_of_the_path_has_the_path_that_the_handler_sees() {
     for tenant in ["acme", "other"] {
         for replayed in [false, true] {
             assert_eq!(send(&app, "/hooks/1", tenant).await, (200, replayed, tenant.to_owned()));
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_layer_that_removes_the_start_for_one_tenant_rewrites_the_path() {
+    let shortened = MapRequestLayer::new(|mut request: Request| {
+        let path = match request.headers()["x-tenant"].to_str().unwrap() {
+            "acme" => "/1",
+            "other" => "/",
+            _ => return request,
+        };
+        *request.uri_mut() = Uri::from_static(path);
+        request
+    });
+    let tenants = Router::new().fallback(anything).layer(IdempotencyLayer::new(Idempotency::in_memory()));
+    let tenants = shortened.layer(tenants);
+    let app = Router::new()
+        .nest_service("/nested/{by}", tenants.clone())
+        .nest("/twice", Router::new().nest_service("/nested/", tenants.clone()))
+        .fallback_service(tenants);
+    for (path, seen) in
+        [("/orders/1", "/orders/1"), ("/nested/a/orders/1", "/orders/1"), ("/twice/nested/orders/1", "/orders/1")]
+    {
+        for replayed in [false, true] {
+            assert_eq!(send(&app, path, "none").await, (200, replayed, seen.to_owned()), "{path}");
+            for shortened in ["acme", "other"] {
+                assert_eq!(send(&app, path, shortened).await.0, 422, "{path} {shortened}");
+            }
         }
     }
 }

@@ -4,7 +4,7 @@
 //! body for the fingerprint, and `unread` discards the rest of one that was not read. `fingerprint` joins the declared parts, `json` and
 //! `header` among them.
 
-use axum::extract::{MatchedPath, OriginalUri};
+use axum::extract::{MatchedPath, NestedPath, OriginalUri};
 use http::request::Parts;
 use http::{HeaderMap, Method, Uri};
 use idem_runtime::{Attempt, Endpoint, TraceParent};
@@ -60,11 +60,16 @@ pub(crate) fn sent_uri(parts: &Parts) -> &Uri {
     parts.extensions.get::<OriginalUri>().map_or(&parts.uri, |OriginalUri(uri)| uri)
 }
 
-/// Returns the path that the handler sees, if a layer between two routers has rewritten the one that was sent. A nested router only cuts off
-/// its start.
+/// Returns the path that the handler sees, if a layer between two routers has rewritten the one that was sent. What nested routers cut off
+/// its start is no such change.
 pub(crate) fn rewritten_path(parts: &Parts) -> Option<&str> {
     let (sent, seen) = (sent_uri(parts).path(), parts.uri.path());
-    (!sent.ends_with(seen) && seen != "/").then_some(seen)
+    let prefix = parts.extensions.get::<NestedPath>().map_or("", NestedPath::as_str);
+    let rest = match prefix.trim_end_matches('/').matches('/').count() {
+        0 => sent,
+        segments => sent.match_indices('/').nth(segments).map_or("/", |(start, _)| &sent[start..]),
+    };
+    (seen != rest).then_some(seen)
 }
 
 /// Returns the name of a method, and one name for all methods that HTTP does not define: a client can invent any number.
