@@ -5,7 +5,7 @@ use std::str;
 use axum::body::Bytes;
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
-use idem_runtime::{Idempotency, Key, Scope, StorageKey};
+use idem_runtime::{Idempotency, InvalidKey, Key, Scope, StorageKey};
 use serde::Deserialize;
 
 use super::audit::Action;
@@ -23,6 +23,7 @@ pub(super) struct Fields {
     pub(super) token: String,
     pub(super) step: FormStep,
     pub(super) key: String,
+    pub(super) source: KeySource,
     pub(super) scope: ScopeKind,
     pub(super) values: String,
     pub(super) header: String,
@@ -53,6 +54,16 @@ pub(super) enum FormStep {
     Unknown,
     Settle,
     SettleNow,
+}
+
+/// Where the endpoint has its key from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) enum KeySource {
+    #[default]
+    Header,
+    /// From `key = ..`: any text, in which quotes and white space count.
+    Text,
 }
 
 /// What the declared `scope` of the endpoint is made from.
@@ -109,8 +120,11 @@ impl Mistake {
 impl Fields {
     /// The key as a request would have brought it, in the scope as its endpoint would have made it.
     pub(super) fn look_up(&self) -> Result<LookUp, Mistake> {
-        let key = Key::parse(self.key.as_bytes())
-            .map_err(|reason| Mistake::new("key", format!("This cannot be a key: {reason}.")))?;
+        let key = match self.source {
+            KeySource::Header => Key::parse(self.key.as_bytes()),
+            KeySource::Text => Key::from_text(&self.key).ok_or(InvalidKey::Empty),
+        };
+        let key = key.map_err(|reason| Mistake::new("key", format!("This cannot be a key: {reason}.")))?;
         let scope = match self.scope {
             ScopeKind::Unscoped => Scope::GLOBAL,
             ScopeKind::Values => with_lines(Scope::arguments(), &self.values, |line| line)
@@ -120,11 +134,12 @@ impl Fields {
                 if HeaderName::try_from(&name).is_err() {
                     return Err(Mistake::new("header", "Write the name of the header, such as X-Tenant."));
                 }
-                // A server takes the white space around a value away.
-                with_lines(Scope::header(&name), &self.header_values, |line| line.trim_matches([' ', '\t']))
-                    .ok_or_else(|| {
-                        Mistake::new("header-values", "Write the value that the client sends in the header.")
-                    })?
+                // Hosts have no case. A server takes the white space around a value away.
+                let host = (name == header::HOST.as_str()).then(|| self.header_values.to_ascii_lowercase());
+                let values = host.as_ref().unwrap_or(&self.header_values);
+                with_lines(Scope::header(&name), values, |line| line.trim_matches([' ', '\t'])).ok_or_else(|| {
+                    Mistake::new("header-values", "Write the value that the client sends in the header.")
+                })?
             }
         };
         if self.path.trim().is_empty() {
@@ -133,7 +148,7 @@ impl Fields {
         let (method, path) = method_and_path(&self.path).ok_or_else(|| {
             Mistake::new("path", "Write the method and the path as the client sent them, such as POST /orders/7.")
         })?;
-        Ok(LookUp { scope: scope.with_path(method.as_str(), path.path()), key })
+        Ok(LookUp { scope: scope.with_path(method.as_str(), &path), key })
     }
 
     /// The change that was confirmed; `None` of what changes nothing.
@@ -176,13 +191,17 @@ impl Fields {
     }
 }
 
-/// Method and path, which may be those of an access log: with a query, and with the version of HTTP.
-fn method_and_path(text: &str) -> Option<(Method, PathAndQuery)> {
-    let mut words = text.split_ascii_whitespace();
+/// Method and path, which may be those of an access log: with a query, and with the version of HTTP. If the path was rewritten on the way,
+/// both are part of the scope, with a space between them.
+fn method_and_path(text: &str) -> Option<(Method, String)> {
+    let mut words = text.split_ascii_whitespace().peekable();
     let method = Method::from_bytes(words.next()?.to_ascii_uppercase().as_bytes()).ok()?;
-    let path = words.next().filter(|path| path.starts_with('/'))?.parse().ok()?;
+    let mut paths = Vec::new();
+    while let Some(word) = words.next_if(|word| word.starts_with('/')) {
+        paths.push(word.parse::<PathAndQuery>().ok()?.path().to_owned());
+    }
     let ends = words.next().is_none_or(|version| version.starts_with("HTTP/")) && words.next().is_none();
-    ends.then_some((method, path))
+    (ends && matches!(paths.len(), 1 | 2)).then(|| (method, paths.join(" ")))
 }
 
 /// Adds each line as a value; `None` if there is none. A line break at the end ends the last line, and browsers send

@@ -41,7 +41,7 @@
 //!   change that the page refuses is audited as refused.
 //! - A change is made only if the key is still in the state that the person saw: the page looks once more, and then makes the change.
 //!   Between these steps a record may expire or be forgotten, and a retry may record a new response. Then the page forgets that new record.
-//!   A claim whose owner is alive is never forgotten.
+//!   In the same way, it may revoke or settle an execution that came between. A claim whose owner is alive is never forgotten.
 //!
 //! # Scripts
 //! With `Accept: application/json` a look-up responds in JSON. So does the list of unknown outcomes (`step=unknown`), which has pages: send
@@ -52,6 +52,8 @@
 //!        --data scope=header --data header=X-Tenant --data header_values=acme https://shop.example/support/keys
 //! {"state":"recorded","key":"c4a1f09e","endpoint":"POST /orders", ..}
 //! ```
+//!
+//! If the endpoint declares `key = ..`, add `--data source=text`: the key is then the text as it is, and no header.
 //!
 //! `scope` is `unscoped`, `values` or `header`; the default is `unscoped`. With `scope=values`, the field `values` has one value of the
 //! scope on each line. If the scope of the endpoint contains `path`, add the field `path`: method and path as sent, as in

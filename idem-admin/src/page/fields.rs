@@ -2,7 +2,7 @@
 
 use maud::{Markup, html};
 
-use super::super::form::{Fields, Mistake, ScopeKind, Settle};
+use super::super::form::{Fields, KeySource, Mistake, ScopeKind, Settle};
 use super::Frame;
 
 impl Frame<'_> {
@@ -28,6 +28,9 @@ impl Frame<'_> {
         let scope = |scope: ScopeKind, label: &str, hint: Markup| {
             choice("scope", whose(scope), fields.scope == scope, false, label, &hint)
         };
+        let source = |source: KeySource, label: &str, hint: Markup| {
+            choice("source", origin(source), fields.source == source, false, label, &hint)
+        };
         html! {
             section {
                 h2 { (heading) }
@@ -35,8 +38,14 @@ impl Frame<'_> {
                     input type="hidden" name="token" value=(self.token.as_str());
                     .field {
                         label for="key" { "Key" }
-                        p.hint id="key-hint" { "What the client sent in its idempotency header, with or without quotes." }
+                        p.hint id="key-hint" { "What the client sent in its idempotency header, or what the service took for the key." }
                         (line("key", "key", &fields.key))
+                    }
+                    fieldset {
+                        legend { "Where does the key come from?" }
+                        (source(KeySource::Header, "From the client", html! { "In a header, with or without quotes" }))
+                        (source(KeySource::Text, "From the service",
+                            html! { "As with " code { "key = event.id" } ". Write it as it is: quotes and spaces count" }))
                     }
                     fieldset {
                         legend { "Whose key is it?" }
@@ -65,6 +74,7 @@ impl Frame<'_> {
                         p.hint id="path-hint" {
                             "Only if the scope of the endpoint contains " code { "path" } ", as in " code { "scope = path" } ", " code { "Policy::ACP" }
                             " or " code { "Policy::WEBHOOK" } ". As the client sent them, such as POST /orders/7; a query does not count."
+                            " If a layer rewrites the path, write both: POST /orders/7 /shop/orders/7."
                         }
                         (line("path", "path", &fields.path))
                     }
@@ -93,6 +103,7 @@ impl Frame<'_> {
         html! {
             input type="hidden" name="token" value=(self.token.as_str());
             input type="hidden" name="key" value=(fields.key);
+            input type="hidden" name="source" value=(origin(fields.source));
             input type="hidden" name="scope" value=(whose(fields.scope));
             input type="hidden" name="header" value=(fields.header);
             input type="hidden" name="path" value=(fields.path);
@@ -175,6 +186,13 @@ fn invalid(mistake: Option<&Mistake>) -> Option<&'static str> {
 
 fn described(mistake: Option<&Mistake>) -> Option<String> {
     mistake.map(|mistake| format!("{}-wrong", mistake.field))
+}
+
+fn origin(source: KeySource) -> &'static str {
+    match source {
+        KeySource::Header => "header",
+        KeySource::Text => "text",
+    }
 }
 
 fn whose(scope: ScopeKind) -> &'static str {

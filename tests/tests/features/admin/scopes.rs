@@ -1,11 +1,12 @@
 //! The page finds the very key that a request has, however its scope is made and however the key is written.
 
 use axum::Router;
-use axum::extract::{Path, State};
-use axum::http::HeaderMap;
+use axum::extract::{Path, Request, State};
+use axum::http::{HeaderMap, Uri};
 use axum::routing::{post, put};
-use idem_axum::{Policy, idempotent};
+use idem_axum::{Idempotency, Policy, idempotent};
 use idem_tests::{Ask, Probe, Setup, post as send, put as send_put};
+use tower::util::MapRequestLayer;
 
 use super::support_page::{SupportPage, page};
 
@@ -58,6 +59,16 @@ async fn by_header_and_path(State(probe): State<Probe>) -> String {
     canary(&probe).await
 }
 
+#[idempotent(scope = header("Host"))]
+async fn by_host(State(probe): State<Probe>) -> String {
+    canary(&probe).await
+}
+
+#[idempotent(key = id, scope = global)]
+async fn by_expression(Path(id): Path<String>, State(probe): State<Probe>) -> String {
+    canary(&probe).await
+}
+
 const ABC: &str = "abc-1";
 const QUOTED: &str = "\"abc-1\"";
 
@@ -73,7 +84,8 @@ async fn assert_found(header: &str, ask: Ask, scope: &[(&str, &str)], elsewhere:
             .route("/path/{id}", post(by_path).put(by_path))
             .nest("/hooks", Router::new().route("/{source}", post(webhook)))
             .route("/value-and-path/{user}", put(by_value_and_path))
-            .route("/header-and-path", post(by_header_and_path));
+            .route("/header-and-path", post(by_header_and_path))
+            .route("/host", post(by_host));
         let setup = Setup::of(routes);
         let ask = ask.clone().header(header, sent);
         let first = ask.to(&setup.app).await;
@@ -149,6 +161,14 @@ async fn in_the_scope_of_a_header() {
     assert!(hint.contains("a header that the request did not have"), "{hint}");
 }
 
+#[tokio::test]
+async fn in_the_scope_of_the_host_whose_case_does_not_count() {
+    let ask = send("/host").header("host", "API.Example:81");
+    let elsewhere: [&[_]; 2] = [UNSCOPED, &header("Host", "api.example")];
+    assert_found("idempotency-key", ask.clone(), &header("Host", "api.example:81"), &elsewhere).await;
+    assert_found("idempotency-key", ask, &header("host", "API.Example:81"), &elsewhere).await;
+}
+
 fn on(path: &str) -> [(&str, &str); 1] {
     [("path", path)]
 }
@@ -165,6 +185,29 @@ async fn in_a_scope_with_the_path() {
     assert_found("idempotency-key", escaped, &on("PUT /path/%37"), &[&on("PUT /path/7")]).await;
     assert_found("webhook-id", send("/hooks/stripe"), &on("POST /hooks/stripe"), &[UNSCOPED, &on("POST /stripe")])
         .await;
+}
+
+/// Both paths count: the one that was sent, and the one that the handler sees.
+#[tokio::test]
+async fn in_a_scope_with_a_path_that_a_layer_rewrote() {
+    let idempotency = Idempotency::in_memory();
+    let (inner, _) = Setup::mount(&idempotency, Router::new().route("/path/{id}", post(by_path)));
+    let rewrite = MapRequestLayer::new(|mut request: Request| {
+        *request.uri_mut() = Uri::from_static("/path/7?page=2");
+        request
+    });
+    let app = Router::new().fallback_service(inner).layer(rewrite);
+    send("/seven?page=1").header("idempotency-key", ABC).to(&app).await.assert_ran(200);
+    let support = SupportPage::over(&idempotency);
+    for typed in ["POST /seven /path/7", "POST /seven?page=1 /path/7?page=2 HTTP/1.1"] {
+        let found = support.json(&[("key", ABC), ("path", typed)]).await;
+        assert!(found.status == 200 && found.text().contains("canary-1"), "{typed}: {}", found.text());
+    }
+    for other in ["POST /seven", "POST /path/7", "POST /path/7 /seven"] {
+        assert_eq!(support.json(&[("key", ABC), ("path", other)]).await.status, 404, "{other}");
+    }
+    let page = page().to(&support.app).await;
+    assert!(page.text().contains("If a layer rewrites the path, write both"), "{}", page.text());
 }
 
 #[tokio::test]
@@ -217,4 +260,35 @@ async fn a_change_is_made_under_the_path_that_was_looked_up() {
     assert_eq!(support.change(&fields, "forget").await.status, 200);
     assert_eq!(support.json(&fields).await.status, 404);
     assert_eq!(support.json(&[("key", ABC), ("path", "POST /path/8")]).await.status, 200);
+}
+
+/// A key that the service makes is any text, and no header: quotes and white space are part of it.
+#[tokio::test]
+async fn a_key_that_the_service_makes_is_found_as_it_is() {
+    let long = "k".repeat(300);
+    for (path, key) in [
+        ("/expression/%C3%9Cberweisung%207", "\u{dc}berweisung 7"),
+        ("/expression/a,b;c", "a,b;c"),
+        ("/expression/%22abc-1%22", "\"abc-1\""),
+        ("/expression/%20abc-1", " abc-1"),
+        ("/expression/abc-1", ABC),
+        (&format!("/expression/{long}"), &long),
+    ] {
+        let setup = Setup::of(Router::new().route("/expression/{id}", post(by_expression)));
+        send(path).to(&setup.app).await.assert_ran(200);
+        let support = SupportPage::over(&setup.idempotency);
+        let fields = [("key", key), ("source", "text")];
+        let found = support.send(&fields).await;
+        assert!(found.status == 200 && found.text().contains("canary-1"), "{key}: {}", found.text());
+        let as_header = support.json(&[("key", key)]).await.status;
+        assert_eq!(as_header == 200, key == ABC, "{key} is no header: {as_header}");
+        assert_eq!(support.change(&fields, "forget").await.status, 200, "{key}");
+        assert_eq!(support.json(&fields).await.status, 404, "{key}");
+    }
+    let support = SupportPage::over(&Setup::of(Router::new()).idempotency);
+    let none = support.send(&[("key", ""), ("source", "text")]).await;
+    assert!(none.status == 400 && none.text().contains("This cannot be a key: the key is empty."), "{}", none.text());
+    // What cannot be a header may be such a key, and the page says so.
+    let page = support.send(&[("key", "a b")]).await;
+    assert!(page.status == 400 && page.text().contains("<legend>Where does the key come from?</legend>"));
 }
