@@ -86,8 +86,9 @@ pub enum AuditResult {
     Done,
     /// Nothing is stored under this key in this scope.
     Absent,
-    /// It was not done: the key is in flight, or its state is not the one when the person decided, or the page does not allow it,
-    /// since it is for look-ups only, or it could not be checked that the form was sent from this page.
+    /// It was not done: the key is in flight, or its state is not the one when the person decided, or its execution keeps the key, or
+    /// the store cannot take it away, or the page does not allow it, since it is for look-ups only, or it could not be checked that the
+    /// form was sent from this page.
     Refused,
     /// The store could not be asked, or did not reply: of a change it is not known whether it was made.
     Failed,

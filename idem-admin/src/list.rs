@@ -29,10 +29,19 @@ impl UnknownPage {
                 break;
             }
         }
+        // A store that is scanned may return a key on two pages.
+        keys.sort_by_key(|(key, _)| *key);
+        keys.dedup_by_key(|(key, _)| *key);
         // The longest ago first; what is not known comes last.
         keys.sort_by_key(|(_, report)| report.started_at().map_or((1, 0), |started_at| (0, started_at.as_nanos())));
         let next = next.map(|next| next.iter().map(|byte| format!("{byte:02x}")).collect());
         Ok(Self { keys, next })
+    }
+
+    /// Whether there are keys of functions without HTTP, which have storage keys of their own.
+    pub(super) fn has_functions(&self) -> bool {
+        let mut endpoints = self.keys.iter().filter_map(|(_, report)| report.endpoint());
+        endpoints.any(|endpoint| endpoint.starts_with("once "))
     }
 
     /// For scripts.

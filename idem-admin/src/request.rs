@@ -13,7 +13,7 @@ use maud::Markup;
 use serde_json::{Value, json};
 
 use super::audit::{Action, Audit, AuditResult};
-use super::change::{Change, Changed};
+use super::change::{Change, Changed, OTHERWISE};
 use super::form::{Fields, FormStep, LookUp, Mistake, Settle};
 use super::guard::{self, Token};
 use super::key_details::KeyDetails;
@@ -21,8 +21,6 @@ use super::list::UnknownPage;
 use super::page::{Frame, Notice};
 use super::state::AdminState;
 
-const OTHERWISE: &str = "Nothing was changed: the key's state has changed since you opened this page.";
-const MAYBE: &str = "The store did not reply, so it is not known whether the change was made. Look the key up again.";
 const BROKE: &str =
     "Something broke after the change was begun, so it is not known whether it was made. Look the key up again.";
 
@@ -94,7 +92,10 @@ impl AdminRequest {
         };
         match found {
             Ok(Some(details)) if self.json => self.structured(StatusCode::OK, "application/json", &details.json()),
-            Ok(Some(details)) => self.html(StatusCode::OK, self.asked(fields, &details)),
+            Ok(Some(details)) => {
+                let (status, page) = self.asked(fields, &details);
+                self.html(status, page)
+            }
             Ok(None) if self.json => self.problem(StatusCode::NOT_FOUND, "This key is free in this scope."),
             Ok(None) => self.html(StatusCode::NOT_FOUND, self.frame().absent(fields, None)),
             Err(error) => self.unknown(fields, key, &error),
@@ -133,9 +134,13 @@ impl AdminRequest {
         }
     }
 
-    fn asked(&self, fields: &Fields, details: &KeyDetails) -> Markup {
+    fn asked(&self, fields: &Fields, details: &KeyDetails) -> (StatusCode, Markup) {
         let frame = self.frame();
-        match (fields.step, fields.settle) {
+        let is_asked_for = matches!(fields.step, FormStep::Forget | FormStep::Revoke | FormStep::Settle);
+        if is_asked_for && !self.is_read_only() && !fields.seen.is_empty() && fields.seen != details.seen() {
+            return (StatusCode::CONFLICT, frame.found(fields, details, Some(Notice::Refused(OTHERWISE)), None));
+        }
+        let page = match (fields.step, fields.settle) {
             _ if self.is_read_only() => frame.found(fields, details, None, None),
             (FormStep::Forget, _) if details.can_be_forgotten() => frame.confirm_forget(fields, details),
             (FormStep::Revoke, _) if details.can_be_revoked() => frame.confirm_revoke(fields, details),
@@ -146,7 +151,8 @@ impl AdminRequest {
             },
             (FormStep::Settle, _) if details.can_be_settled() => frame.confirm_settle(fields, details, None),
             _ => frame.found(fields, details, None, None),
-        }
+        };
+        (StatusCode::OK, page)
     }
 
     /// Makes a change that was confirmed. In its own task, so that it is made and audited to the end even if the browser
@@ -160,18 +166,18 @@ impl AdminRequest {
         let (action, key) = (change.action, looked.storage_key(&self.admin.idempotency));
         let (admin, actor) = (Arc::clone(&self.admin), self.actor.clone());
         let task = async move {
-            let Changed { result, endpoint } = change.make(&admin.idempotency, &looked).await;
+            let Changed { result, endpoint, why } = change.make(&admin.idempotency, &looked).await;
             admin.audit(&Audit { actor, action, key: Some(key), endpoint, result });
-            (result, KeyDetails::of(&admin.idempotency, &looked).await)
+            (result, why, KeyDetails::of(&admin.idempotency, &looked).await)
         };
-        let Some((result, now)) = apart(task).await else {
+        let Some((result, text, now)) = apart(task).await else {
             tracing::error!(%key, %action, "a change on the admin page, or the hook that audits it, panicked");
             return self.broken(fields, BROKE);
         };
         let (status, notice) = match result {
             AuditResult::Done => (StatusCode::OK, Notice::Done(action.done())),
-            AuditResult::Failed => (StatusCode::SERVICE_UNAVAILABLE, Notice::Refused(MAYBE)),
-            AuditResult::Refused | AuditResult::Absent => (StatusCode::CONFLICT, Notice::Refused(OTHERWISE)),
+            AuditResult::Failed => (StatusCode::SERVICE_UNAVAILABLE, Notice::Refused(text)),
+            AuditResult::Refused | AuditResult::Absent => (StatusCode::CONFLICT, Notice::Refused(text)),
         };
         let page = match now {
             Ok(Some(details)) => self.frame().found(fields, &details, Some(notice), None),

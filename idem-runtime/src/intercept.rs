@@ -40,6 +40,18 @@ pub trait Hooks<S: Store>: Send + Sync + 'static {
         store.inspect(key)
     }
 
+    fn inspect_unknown(
+        &self,
+        store: &S,
+        from: Option<&Bytes>,
+    ) -> impl Future<Output = Result<KeyPage<StoredEntry>, StoreError>> + Send {
+        store.inspect_unknown(from)
+    }
+
+    fn revoke(&self, store: &S, key: &StorageKey) -> impl Future<Output = Result<bool, StoreError>> + Send {
+        store.revoke(key)
+    }
+
     fn drained(&self, store: &S) -> impl Future<Output = ()> + Send {
         store.drained()
     }
@@ -132,11 +144,11 @@ impl<S: Store, H: Hooks<S>> Store for Intercept<S, H> {
     }
 
     async fn inspect_unknown(&self, from: Option<&Bytes>) -> Result<KeyPage<StoredEntry>, StoreError> {
-        self.store.inspect_unknown(from).await
+        self.hooks.inspect_unknown(&self.store, from).await
     }
 
     async fn revoke(&self, key: &StorageKey) -> Result<bool, StoreError> {
-        self.store.revoke(key).await
+        self.hooks.revoke(&self.store, key).await
     }
 
     async fn drained(&self) {

@@ -94,6 +94,10 @@ impl Frame<'_> {
                 @if !listed.keys.is_empty() {
                     p { "These requests were started, and whatever ran them went away before they ended. The key itself is not stored: find it \
                          by the trace, or by the short key in your logs. Then look it up and settle it." }
+                    @if listed.has_functions() {
+                        p { "What has an endpoint that begins with " code { "once" } " is no request, so its key cannot be looked up here: \
+                             the developers of the service settle it." }
+                    }
                     (unknown_outcomes(listed))
                 }
                 @if let Some(next) = &listed.next { p { "This is a part of the store." } (self.list_unknown("Go on", Some(next))) }
@@ -225,6 +229,7 @@ impl Frame<'_> {
         html! {
             form method="post" autocomplete="off" {
                 (self.carried(fields))
+                input type="hidden" name="seen" value=(details.seen());
                 @match details.state {
                     KeyStatus::OutcomeUnknown => {
                         h3 { "Settle it" }

@@ -1,11 +1,12 @@
 //! What is changed, and what a retry then gets.
 
+use std::future::pending;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
 use axum::routing::post;
-use idem_axum::{Idempotency, MemoryStore, StorageKey, Store, StoreError};
+use idem_axum::{Idempotency, MemoryStore, RefusalReason, StorageKey, Store, StoreError};
 use idem_testkit::intercept::{Hooks, Intercept};
 use idem_tests::{Reply, Setup, post as send, within};
 use tokio::sync::Notify;
@@ -209,6 +210,30 @@ fn unknown_outcomes_are_listed() {
     });
 }
 
+#[test]
+fn a_function_in_the_list_is_said_not_to_be_looked_up_here() {
+    let idempotency = Idempotency::in_memory();
+    let support = SupportPage::over(&idempotency);
+    let crashing = runtime();
+    crashing.block_on(async {
+        let (started, engine) = (Arc::new(Notify::new()), idempotency.clone());
+        let starts = started.clone();
+        let ship = async move || {
+            starts.notify_one();
+            pending::<Result<u8, RefusalReason>>().await
+        };
+        drop(tokio::spawn(async move { engine.once("ship", "k").run(ship).await }));
+        within("the function to start", started.notified()).await;
+    });
+    drop(crashing);
+    runtime().block_on(async {
+        let listed = support.send(&[("step", "unknown")]).await;
+        assert!(listed.text().contains("<code>once ship</code>"), "{}", listed.text());
+        assert!(listed.text().contains("is no request, so its key cannot be looked up here"), "{}", listed.text());
+        assert_eq!(support.send(KEY).await.status, 404);
+    });
+}
+
 #[tokio::test]
 async fn what_is_no_longer_what_one_saw_is_left_alone() {
     let (setup, ask) = (setup(), send("/pay").key("k"));
@@ -270,6 +295,59 @@ async fn a_change_goes_on_and_is_audited_when_the_browser_leaves() {
     store.hooks.may_end.notify_one();
     within("the audit", audited.notified()).await;
     ask.to(&app).await.assert_ran(200);
+}
+
+/// What the form of a page carries of the state of the key that it shows.
+fn carried(page: &Reply) -> String {
+    let seen = page.text().split_once("name=\"seen\" value=\"").map(|(_, rest)| rest.split_once('"').unwrap().0);
+    seen.unwrap_or_default().to_owned()
+}
+
+const CHANGED: &str = "the key's state has changed since you opened this page";
+
+/// While a person finds out what became of an execution, another one leaves its outcome unknown.
+#[test]
+fn what_was_found_out_of_one_execution_is_not_asked_of_a_later_one() {
+    let (setup, ask) = (setup(), send("/pay").key("k"));
+    torn_down(&setup, &ask);
+    let support = SupportPage::over(&setup.idempotency);
+    let (opened, other) = runtime().block_on(async {
+        let opened = support.send(KEY).await;
+        let other = support.change(&[KEY, &[("settle", "did-not-happen")]].concat(), "settle").await;
+        (opened, other)
+    });
+    assert_eq!(other.status, 200, "{}", other.text());
+    torn_down(&setup, &ask);
+    runtime().block_on(async {
+        let seen = carried(&opened);
+        let fields = [("key", "k"), ("step", "settle"), ("settle", "did-not-happen"), ("seen", &seen)];
+        let asked = support.send(&fields).await;
+        assert_eq!((asked.status, buttons(&asked)), (409, vec!["settle"]), "{}", asked.text());
+        assert!(asked.text().contains(CHANGED), "{}", asked.text());
+        // From the page that shows the later one it is.
+        let fields = [("key", "k"), ("step", "settle"), ("settle", "did-not-happen"), ("seen", &carried(&asked))];
+        assert_eq!(buttons(&support.send(&fields).await), ["settle-now"]);
+    });
+}
+
+#[tokio::test]
+async fn another_record_than_the_one_shown_is_not_asked_about() {
+    let (setup, ask) = (setup(), send("/pay").key("k"));
+    ask.to(&setup.app).await.assert_ran(200);
+    let support = SupportPage::over(&setup.idempotency);
+    let opened = carried(&support.send(KEY).await);
+    let forget = |seen: String| [("key", "k".to_owned()), ("step", "forget".to_owned()), ("seen", seen)];
+    let ask_to_forget = async |seen: &str| {
+        let fields = forget(seen.to_owned());
+        support.send(&fields.each_ref().map(|(name, value)| (*name, value.as_str()))).await
+    };
+    assert_eq!(buttons(&ask_to_forget(&opened).await), ["forget-now"]);
+    assert_eq!(support.change(KEY, "forget").await.status, 200);
+    ask.to(&setup.app).await.assert_ran(200);
+    let asked = ask_to_forget(&opened).await;
+    assert_eq!((asked.status, buttons(&asked)), (409, vec!["forget"]), "{}", asked.text());
+    assert!(asked.text().contains(CHANGED) && asked.text().contains("<dt>x-run</dt><dd><code>2</code>"));
+    assert_eq!(buttons(&ask_to_forget(&carried(&asked)).await), ["forget-now"]);
 }
 
 /// The store takes its time to forget.

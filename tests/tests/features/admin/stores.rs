@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::routing::post;
-use idem_axum::{Idempotency, MemoryStore, StorageKey, Store, StoreError, StoredEntry};
+use bytes::Bytes;
+use idem_axum::{Idempotency, Key, KeyPage, MemoryStore, Scope, StorageKey, Store, StoreError, StoredEntry};
 use idem_redis::RedisStore;
 use idem_testkit::intercept::{Hooks, Intercept};
 use idem_testkit::redis::Redis;
@@ -38,6 +39,107 @@ async fn an_end_that_the_store_tells_a_little_different_each_time_is_no_other_re
 async fn a_record_in_redis_is_forgotten_at_the_first_attempt() {
     let server = Redis::start().await;
     assert_forgotten(&Idempotency::new(RedisStore::connect(server.url()).await.unwrap())).await;
+}
+
+/// Asks for the key to be taken away from its execution, which keeps it.
+async fn assert_kept(revoke: Revoke, text: &str) {
+    let store = Intercept::new(MemoryStore::new(), revoke);
+    let idempotency = Idempotency::new(store.clone());
+    let (app, probe) = Setup::mount(&idempotency, Router::new().route("/pay", post(pay)));
+    let (ask, support) = (send("/pay").key("k"), SupportPage::over(&idempotency));
+    probe.close();
+    let (served, hung) = (app.clone(), ask.clone());
+    let hung = tokio::spawn(async move { hung.to(&served).await });
+    probe.started(1).await;
+    let kept = support.change(KEY, "revoke").await;
+    assert_eq!(kept.status, 409, "{}", kept.text());
+    assert!(kept.text().contains(text) && kept.text().contains("In flight"), "{}", kept.text());
+    assert_eq!(support.audits(), ["look_up POST /pay done", "revoke POST /pay refused"]);
+    probe.open();
+    hung.await.unwrap().assert_ran(200);
+    assert!(ask.to(&app).await.is_replay());
+}
+
+#[tokio::test]
+async fn an_execution_that_keeps_its_key_is_not_said_to_have_changed() {
+    let text = "Nothing was changed: this request keeps its key, as one with a database transaction does.";
+    assert_kept(Revoke::Keeps, text).await;
+}
+
+#[tokio::test]
+async fn a_store_that_cannot_revoke_is_not_said_to_have_failed() {
+    let text = "Nothing was changed: the store of this service cannot take a key away from its request.";
+    assert_kept(Revoke::Cannot, text).await;
+}
+
+/// The store does not take a claim away from its owner.
+enum Revoke {
+    /// It is a transaction.
+    Keeps,
+    Cannot,
+}
+
+impl Hooks<MemoryStore> for Revoke {
+    async fn revoke(&self, _: &MemoryStore, _: &StorageKey) -> Result<bool, StoreError> {
+        match self {
+            Self::Keeps => Ok(false),
+            Self::Cannot => Err(StoreError::CannotRevoke),
+        }
+    }
+}
+
+/// The store can be asked once, and not again.
+#[derive(Default)]
+struct Once(AtomicU64);
+
+impl Hooks<MemoryStore> for Once {
+    async fn inspect(&self, store: &MemoryStore, key: &StorageKey) -> Result<Option<StoredEntry>, StoreError> {
+        if self.0.fetch_add(1, Relaxed) > 0 {
+            return Err(StoreError::unavailable("on purpose"));
+        }
+        store.inspect(key).await
+    }
+}
+
+#[tokio::test]
+async fn a_change_that_was_not_begun_is_said_not_to_be_made() {
+    let idempotency = Idempotency::new(Intercept::new(MemoryStore::new(), Once::default()));
+    let (app, _) = Setup::mount(&idempotency, Router::new().route("/pay", post(pay)));
+    let ask = send("/pay").key("k");
+    ask.to(&app).await.assert_ran(200);
+    let support = SupportPage::over(&idempotency);
+    let failed = support.change(KEY, "forget").await;
+    assert_eq!((failed.status, support.audits().pop().as_deref()), (503, Some("forget - failed")));
+    assert!(failed.text().contains("Nothing was changed") && !failed.text().contains("not known whether"));
+    assert!(ask.to(&app).await.is_replay());
+}
+
+/// A store that is scanned may return a key on two pages.
+#[tokio::test]
+async fn a_key_on_two_pages_is_listed_once() {
+    let idempotency = Idempotency::new(Intercept::new(MemoryStore::new(), Repeats));
+    let (app, probe) = Setup::mount(&idempotency, Router::new().route("/pay", post(pay)));
+    probe.close();
+    let hung = tokio::spawn(async move { send("/pay").key("k").to(&app).await });
+    probe.started(1).await;
+    assert!(idempotency.revoke(&Scope::GLOBAL, &Key::parse(b"k").unwrap()).await.unwrap());
+    let listed = SupportPage::over(&idempotency).json(&[("step", "unknown")]).await.json();
+    assert_eq!((listed["unknown"].as_array().unwrap().len(), &listed["next"]), (1, &serde_json::Value::Null));
+    probe.open();
+    hung.await.unwrap().assert_ran(200);
+}
+
+struct Repeats;
+
+impl Hooks<MemoryStore> for Repeats {
+    async fn inspect_unknown(
+        &self,
+        store: &MemoryStore,
+        from: Option<&Bytes>,
+    ) -> Result<KeyPage<StoredEntry>, StoreError> {
+        let page = store.inspect_unknown(None).await?;
+        Ok(KeyPage::new(page.keys, from.is_none().then(|| Bytes::from_static(b"again"))))
+    }
 }
 
 /// The store finds out the end of a record from its clock and the time left, so that each look tells another one.
