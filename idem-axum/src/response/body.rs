@@ -134,6 +134,17 @@ impl BufferedFrames {
         self.body(Rest::Nothing, None)
     }
 
+    /// Returns a body of these frames, which were all of it, and which says no more of its length than `said`: what layers and the server
+    /// make of a stream must not depend on how soon its frames came.
+    pub(super) fn ended(self, said: &SizeHint) -> Body {
+        let size = self.frames.size();
+        if said.exact() == Some(size) || !self.frames.has_only_data() {
+            return self.whole();
+        }
+        let missing = said.exact().map(|length| length.saturating_sub(size));
+        self.body(Rest::End, missing)
+    }
+
     /// Returns a body of these frames and the rest of `body`.
     pub(crate) fn then(self, body: Body) -> Body {
         self.body(Rest::Handed(body), None)
@@ -154,13 +165,15 @@ struct ForwardedBody {
     frames: Frames,
     notify: Option<Arc<AtomicBool>>,
     rest: Rest,
-    /// The bytes still to come of a recorded body of known length.
+    /// How many bytes come after the buffered frames, as far as a body of known length says.
     remaining: Option<u64>,
 }
 
 /// What comes after the buffered frames.
 enum Rest {
     Nothing,
+    /// Nothing, which the reader learns when it asks.
+    End,
     /// Without its wrapping, since `Body::new` wraps it again, and axum looks for the reason within a few.
     Failed(Option<BoxError>),
     /// The reader reads the original body itself.
@@ -191,6 +204,7 @@ impl HttpBody for ForwardedBody {
         loop {
             match &mut self.rest {
                 Rest::Nothing => return Poll::Ready(None),
+                Rest::End => self.rest = Rest::Nothing,
                 Rest::Failed(error) => return Poll::Ready(error.take().map(Err)),
                 Rest::Handed(body) => return Pin::new(body).poll_frame(cx).map_err(axum::Error::into_inner),
                 Rest::Recorded(reader) => match ready!(reader.poll_read(cx)) {
@@ -213,7 +227,7 @@ impl HttpBody for ForwardedBody {
                 Rest::Nothing => true,
                 Rest::Failed(error) => error.is_none(),
                 Rest::Handed(body) => body.is_end_stream(),
-                Rest::Recorded(_) => false,
+                Rest::End | Rest::Recorded(_) => false,
             }
     }
 
@@ -223,7 +237,7 @@ impl HttpBody for ForwardedBody {
             // Trailers can only be sent with a body of unknown length.
             (Rest::Nothing, _) if self.frames.has_only_data() => SizeHint::with_exact(0),
             (Rest::Handed(body), _) => body.size_hint(),
-            (Rest::Recorded(_), Some(remaining)) => SizeHint::with_exact(remaining),
+            (Rest::End | Rest::Recorded(_), Some(remaining)) => SizeHint::with_exact(remaining),
             _ => SizeHint::default(),
         };
         if let Some(upper) = hint.upper() {

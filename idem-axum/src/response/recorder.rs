@@ -187,7 +187,8 @@ pub(crate) async fn buffer(policy: &Policy, is_head: bool, response: Response) -
     let mut frames = BufferedFrames::default();
     let mut size = 0_usize;
     // A body that is longer than what is recorded is not waited for.
-    let mut is_larger = body.size_hint().lower() > max as u64;
+    let said = body.size_hint();
+    let mut is_larger = said.lower() > max as u64;
     let (body, is_whole) = loop {
         if is_larger {
             break (frames.then(body), true);
@@ -201,7 +202,7 @@ pub(crate) async fn buffer(policy: &Policy, is_head: bool, response: Response) -
             Ok(Poll::Pending) => break (frames.then(body), true),
             Ok(Poll::Ready(None)) => {
                 drop_quietly(body);
-                break (frames.whole(), true);
+                break (frames.ended(&said), true);
             }
             Ok(Poll::Ready(Some(Ok(frame)))) => {
                 // Trailers do not count: after them the body ends.
@@ -269,13 +270,14 @@ fn split(request: &RecordedRequest<'_>, response: Response, cx: &mut Context<'_>
         Ok(recorder) => recorder,
         Err(outcome) => return Ok(done(Response::from_parts(parts, body), outcome)),
     };
+    let said = body.size_hint();
     let mut frames = BufferedFrames::default();
     let (body, outcome) = loop {
         let polled = poll_body(&mut body, cx);
         match polled {
             Ok(Poll::Ready(None)) => {
                 drop_quietly(body);
-                break (frames.whole(), recorder.finish());
+                break (frames.ended(&said), recorder.finish());
             }
             Ok(Poll::Ready(Some(Ok(frame)))) => {
                 let added = recorder.add(&frame);

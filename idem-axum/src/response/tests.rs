@@ -5,7 +5,7 @@ use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use futures_util::{FutureExt, StreamExt, stream};
 use http::{HeaderName, HeaderValue, StatusCode, header};
-use http_body::Frame;
+use http_body::{Body as _, Frame};
 use http_body_util::{BodyExt, StreamBody};
 use idem_runtime::{DecodeError, Executed, Outcome, RecordBuilder, Recording};
 
@@ -267,6 +267,45 @@ async fn a_body_that_says_it_is_too_long_is_not_awaited() {
             super::buffer(&Policy::DEFAULT.max_response(4), false, Response::new(Body::new(Announced(size))))
                 .now_or_never();
         assert_eq!(buffered.is_none(), is_awaited, "{size}");
+    }
+}
+
+/// A body that says it has ten bytes, and has three.
+struct Cut(Option<Bytes>);
+
+impl http_body::Body for Cut {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: std::pin::Pin<&mut Self>,
+        _: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        std::task::Poll::Ready(self.0.take().map(Frame::data).map(Ok))
+    }
+
+    fn size_hint(&self) -> http_body::SizeHint {
+        http_body::SizeHint::with_exact(if self.0.is_some() { 10 } else { 7 })
+    }
+}
+
+#[tokio::test]
+async fn a_body_that_is_ready_says_no_more_of_its_length_than_before() {
+    let policy = &Policy::DEFAULT;
+    let bytes = Bytes::from_static(b"one");
+    let stream = || Body::from_stream(stream::iter([Ok::<_, Infallible>(Bytes::from_static(b"one"))]));
+    let makers: [(&dyn Fn() -> Body, _); 4] = [
+        (&|| Body::from("one"), Some(3)),
+        (&stream, None),
+        (&|| Body::from_stream(stream::empty::<Result<Bytes, Infallible>>()), None),
+        (&|| Body::new(Cut(Some(bytes.clone()))), Some(10)),
+    ];
+    for (make, length) in makers {
+        let (buffered, _) = super::buffer(policy, false, Response::new(make())).await.unwrap();
+        for response in [Response::new(make()), buffered] {
+            let body = record(policy, response).await.response.into_body();
+            assert_eq!((body.size_hint().exact(), body.is_end_stream()), (length, false));
+        }
     }
 }
 

@@ -9,7 +9,7 @@ use axum::http::{HeaderValue, StatusCode};
 use axum::response::Response;
 use axum::routing::get;
 use axum::{Extension, Router};
-use futures_util::stream;
+use futures_util::{StreamExt, stream};
 use idem_axum::idempotent;
 use idem_tests::{Connection, Probe, Reply, ResponseFactory, Setup, get as fetch, post as send, responding};
 
@@ -80,6 +80,23 @@ async fn a_stream_is_replayed_with_its_length() {
     });
     let (_, replay) = twice(&setup).await;
     assert_eq!((replay.text(), replay.header("content-length")), ("onetwo", Some("6")));
+}
+
+/// The frames of a stream that waits for nothing.
+fn ready(frames: &'static [&'static str]) -> Body {
+    Body::from_stream(stream::iter(frames).map(|frame| Ok::<_, io::Error>(*frame)))
+}
+
+/// A proxy passes on the headers of the service behind it. axum adds a length to a body that says one, and hyper sends no response that has
+/// both.
+#[tokio::test]
+async fn a_stream_with_a_transfer_encoding_stays_one_though_it_is_ready_at_once() {
+    for frames in [&["one", "two"][..], &["one"], &[]] {
+        let setup = responding!([], move || with_headers(&[("transfer-encoding", "chunked")], ready(frames)));
+        let (first, replay) = twice(&setup).await;
+        assert_eq!((first.text(), first.header("transfer-encoding")), (&*frames.concat(), Some("chunked")));
+        assert_eq!(replay.text(), first.text());
+    }
 }
 
 #[idempotent]
