@@ -172,6 +172,10 @@ impl HttpBody for HandedBody {
         let polled = Pin::new(body).poll_frame(cx);
         shared.reader = polled.is_pending().then(|| cx.waker().clone());
         shared.failed |= matches!(polled, Poll::Ready(Some(Err(_))));
+        // A stream may panic if it is asked again after its end.
+        let ended = if matches!(polled, Poll::Ready(None)) { shared.body.take() } else { None };
+        drop(shared);
+        drop(ended);
         // `Body::new` wraps the error again.
         polled.map_err(axum::Error::into_inner)
     }

@@ -8,9 +8,11 @@ use axum::body::Body;
 use axum::extract::rejection::JsonRejection;
 use axum::extract::{DefaultBodyLimit, Request, State};
 use axum::http::{HeaderMap, StatusCode};
+use axum::middleware::map_request;
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use axum::{Json, Router};
+use futures_util::{StreamExt, stream};
 use idem_axum::{Part, Policy, idempotent};
 use idem_tests::support::{self, TestServer, read_all, read_until};
 use tokio::io::AsyncWriteExt;
@@ -250,4 +252,31 @@ async fn an_extractor_decides_about_a_body_over_the_limit() {
         let found = served.idempotency.inspect(&idem_runtime::Scope::GLOBAL, &key).await.unwrap();
         assert_eq!(found.is_some(), path == "/decides", "{path}: only a handler that ran leaves something");
     }
+}
+
+/// A layer may make a body of a stream, and this one must not be asked again after its end.
+#[tokio::test]
+async fn a_body_that_was_read_to_its_end_is_not_asked_for_more() {
+    let streamed = |request: Request| async {
+        request.map(|body| {
+            let frames =
+                stream::unfold(body.into_data_stream(), async |mut frames| Some((frames.next().await?, frames)));
+            Body::from_stream(frames)
+        })
+    };
+    #[idempotent(policy = WITHOUT_BODY)]
+    async fn read(State(runs): State<Runs>, body: String) -> String {
+        runs.fetch_add(1, Ordering::SeqCst);
+        body
+    }
+    let runs = Runs::default();
+    let routes = Router::new().route("/read", post(read)).with_state(runs.clone()).layer(map_request(streamed));
+    let served = TestServer::new(routes).await;
+    for replayed in [false, true] {
+        let request = b"POST /read HTTP/1.1\r\nhost: a\r\nidempotency-key: a\r\nconnection: close\r\ncontent-length: 4\r\n\r\ntext";
+        let response = served.send(request).await;
+        assert!(response.ends_with("text"), "{response}");
+        assert_eq!(response.contains("idempotent-replayed: true"), replayed, "{response}");
+    }
+    assert_eq!(runs.load(Ordering::SeqCst), 1);
 }
