@@ -1,8 +1,8 @@
 //! The fingerprint: what of a request must be equal on a retry.
 
 use axum::extract::MatchedPath;
+use http::Uri;
 use http::request::Parts;
-use http::{HeaderValue, Uri};
 use idem_runtime::{Fingerprint, FingerprintBuilder};
 use serde_json::Value;
 
@@ -85,11 +85,7 @@ impl FingerprintInput {
                     self.builder.part(tag::AUTHORIZATION, value.as_bytes());
                 }
             }
-            // HTTP/2 may spread the cookies over several lines, as it likes (RFC 9113, section 8.2.3).
-            Caller::Cookie(lines) => {
-                let lines: Vec<_> = lines.iter().map(HeaderValue::as_bytes).collect();
-                self.builder.part(tag::COOKIE, &lines.join(&b"; "[..]));
-            }
+            Caller::Cookie(cookies) => self.builder.part(tag::COOKIE, cookies),
         }
     }
 

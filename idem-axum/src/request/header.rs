@@ -2,7 +2,8 @@
 
 use std::borrow::Cow;
 
-use http::header::HOST;
+use http::HeaderMap;
+use http::header::{COOKIE, HOST};
 use http::request::Parts;
 
 use super::sent_uri;
@@ -10,19 +11,30 @@ use super::sent_uri;
 /// Returns the values of the header `name`, in order.
 ///
 /// `Host` is the authority of the request, in lower case, since hosts have no case: that of the request target (over HTTP/2 it is
-/// `:authority`), or else that of the `Host` header. RFC 9112, section 3.2.2, and RFC 9113, section 8.3.1.
+/// `:authority`), or else that of the `Host` header. RFC 9112, section 3.2.2, and RFC 9113, section 8.3.1. `Cookie` is what
+/// [`cookies`] returns.
 pub(super) fn values<'a>(parts: &'a Parts, name: &str) -> impl Iterator<Item = Cow<'a, [u8]>> {
     let is_host = name.eq_ignore_ascii_case(HOST.as_str());
     let authority = sent_uri(parts).authority().filter(|_| is_host);
     let target = authority.map(|authority| Cow::Owned(authority.as_str().to_ascii_lowercase().into_bytes()));
-    let lines = parts.headers.get_all(name).iter().filter(move |_| authority.is_none());
+    let is_cookie = name.eq_ignore_ascii_case(COOKIE.as_str());
+    let cookies = if is_cookie { cookies(&parts.headers).map(Cow::Owned) } else { None };
+    let lines = parts.headers.get_all(name).iter().filter(move |_| authority.is_none() && !is_cookie);
     let lines = lines.filter_map(move |line| match (is_host, line.as_bytes()) {
         // A request without an authority says so by an empty `Host`.
         (true, b"") => None,
         (true, host) => Some(Cow::Owned(host.to_ascii_lowercase())),
         (false, value) => Some(Cow::Borrowed(value)),
     });
-    target.into_iter().chain(lines)
+    target.into_iter().chain(cookies).chain(lines)
+}
+
+/// Returns all cookies, as in one line: HTTP/2 may spread them over several, as it likes (RFC 9113, section 8.2.3). `None` if no line has
+/// any.
+pub(super) fn cookies(headers: &HeaderMap) -> Option<Vec<u8>> {
+    let lines = headers.get_all(COOKIE).iter().map(|line| line.as_bytes().trim_ascii());
+    let lines: Vec<_> = lines.filter(|line| !line.is_empty()).collect();
+    (!lines.is_empty()).then(|| lines.join(&b"; "[..]))
 }
 
 #[cfg(test)]

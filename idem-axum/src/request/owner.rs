@@ -53,7 +53,7 @@ pub(crate) enum Caller {
     /// `Authorization`. Without any values the caller is not known at all.
     Authorization(Vec<HeaderValue>),
     /// `Cookie`, for a request without `Authorization`.
-    Cookie(Vec<HeaderValue>),
+    Cookie(Vec<u8>),
 }
 
 impl KeyOwner {
@@ -102,15 +102,11 @@ fn is_blank(line: &[u8]) -> bool {
 
 impl Caller {
     fn new(headers: &HeaderMap) -> Self {
-        let lines = |name| -> Option<Vec<HeaderValue>> {
-            let lines: Vec<_> = headers.get_all(name).iter().cloned().collect();
-            let says_something = lines.iter().any(|line| !is_blank(line.as_bytes()));
-            says_something.then_some(lines)
-        };
-        if let Some(lines) = lines(header::AUTHORIZATION) {
-            return Self::Authorization(lines);
+        let authorization: Vec<_> = headers.get_all(header::AUTHORIZATION).iter().cloned().collect();
+        if authorization.iter().any(|line| !is_blank(line.as_bytes())) {
+            return Self::Authorization(authorization);
         }
-        lines(header::COOKIE).map_or_else(|| Self::Authorization(Vec::new()), Self::Cookie)
+        declared_header::cookies(headers).map_or_else(|| Self::Authorization(Vec::new()), Self::Cookie)
     }
 }
 

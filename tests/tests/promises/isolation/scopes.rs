@@ -8,7 +8,7 @@ use axum::http::request::Parts;
 use axum::http::{HeaderMap, StatusCode};
 use axum::routing::post;
 use idem_axum::idempotent;
-use idem_tests::{Ask, Probe, Reply, Setup, post as send};
+use idem_tests::{Ask, H2, Probe, Reply, Setup, post as send};
 
 /// What a session lookup found.
 struct User {
@@ -48,6 +48,16 @@ async fn by_header(headers: HeaderMap, State(probe): State<Probe>) -> String {
     canary(&probe, &headers).await
 }
 
+#[idempotent(scope = header("Cookie"))]
+async fn by_cookie(headers: HeaderMap, State(probe): State<Probe>) -> String {
+    canary(&probe, &headers).await
+}
+
+#[idempotent(scope = global, fingerprint = method + header("cookie"))]
+async fn cookie_in_fingerprint(headers: HeaderMap, State(probe): State<Probe>) -> String {
+    canary(&probe, &headers).await
+}
+
 #[idempotent(scope = global)]
 async fn by_global(headers: HeaderMap, State(probe): State<Probe>) -> String {
     canary(&probe, &headers).await
@@ -71,6 +81,8 @@ fn setup() -> Setup {
         .route("/user", post(by_user))
         .route("/both", post(by_both))
         .route("/header", post(by_header))
+        .route("/cookie", post(by_cookie))
+        .route("/cookie-in-fingerprint", post(cookie_in_fingerprint))
         .route("/global", post(by_global))
         .route("/path/{tenant}", post(by_path));
     Setup::of(routes)
@@ -180,4 +192,18 @@ async fn running_handlers_of_two_tenants_do_not_meet() {
     setup.probe.open();
     assert!(a.await.unwrap().text().contains("\"a\""));
     assert!(b.await.unwrap().text().contains("\"b\""));
+}
+
+/// RFC 9113, section 8.2.3: HTTP/2 may spread the cookies over lines, and a retry may come over another protocol.
+#[tokio::test]
+async fn a_declared_cookie_may_be_spread_over_lines() {
+    for path in ["/cookie", "/cookie-in-fingerprint"] {
+        let setup = setup();
+        let server = setup.serve().await;
+        let first = send(path).key("k").header("cookie", "a=1; b=2").at(&server).await;
+        first.assert_ran(200);
+        let spread = send(path).key("k").header("cookie", "a=1").header("cookie", "b=2");
+        H2::open(&server).await.ask(&spread).await.assert_replay_of(&first);
+        assert_eq!(setup.probe.runs(), 1);
+    }
 }
