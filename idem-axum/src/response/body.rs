@@ -195,7 +195,8 @@ impl HttpBody for ForwardedBody {
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         if let Some(frame) = self.frames.pop() {
-            if self.frames.is_empty() {
+            // Whether a body has failed is known after its frames.
+            if self.frames.is_empty() && !matches!(self.rest, Rest::Failed(_)) {
                 self.notify();
             }
             return Poll::Ready(Some(Ok(frame)));

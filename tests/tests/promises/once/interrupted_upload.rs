@@ -1,12 +1,17 @@
 //! The client leaves while it sends the body of its request: nothing has happened, and nothing is claimed.
 
+use std::io;
+
 use axum::Router;
-use axum::extract::State;
+use axum::body::Body;
+use axum::extract::{FromRequest, Request, State};
 use axum::http::StatusCode;
 use axum::routing::post;
 use bytes::Bytes;
+use futures_util::{StreamExt, stream};
 use idem_axum::idempotent;
 use idem_tests::{Ask, Connection, H2, Probe, Server, Setup, post as send};
+use tower::ServiceExt;
 
 #[idempotent]
 async fn order(State(probe): State<Probe>, body: Bytes) -> (StatusCode, Bytes) {
@@ -20,8 +25,31 @@ async fn order_without_extractors() -> StatusCode {
     StatusCode::CREATED
 }
 
+/// Looks at the first frame of a body, to tell what kind it is, and leaves the rest.
+struct FirstFrame;
+
+impl<S: Sync> FromRequest<S> for FirstFrame {
+    type Rejection = StatusCode;
+
+    async fn from_request(request: Request, _: &S) -> Result<Self, StatusCode> {
+        let mut frames = request.into_body().into_data_stream();
+        let first = frames.next().await.and_then(Result::ok);
+        first.map(|_| Self).ok_or(StatusCode::BAD_REQUEST)
+    }
+}
+
+#[idempotent]
+async fn order_of_a_kind(State(probe): State<Probe>, _: FirstFrame) -> StatusCode {
+    probe.run().await;
+    StatusCode::CREATED
+}
+
 fn setup() -> Setup {
-    Setup::of(Router::new().route("/orders", post(order)).route("/bare", post(order_without_extractors)))
+    let routes = Router::new()
+        .route("/orders", post(order))
+        .route("/bare", post(order_without_extractors))
+        .route("/kind", post(order_of_a_kind));
+    Setup::of(routes)
 }
 
 fn ask() -> Ask {
@@ -126,6 +154,18 @@ async fn an_upload_to_a_handler_that_takes_no_body_claims_nothing_either() {
     setup.probe.over(1).await;
     setup.assert_nothing_stored();
     ask.at(&server).await.assert_ran(201);
+}
+
+#[tokio::test]
+async fn an_upload_that_breaks_off_behind_what_its_extractor_reads_claims_nothing_either() {
+    let setup = setup();
+    let frames = [Ok(Bytes::from("01")), Err(io::Error::other("the upload broke off"))];
+    let ask = send("/kind").key("k");
+    let broken = setup.app.clone().oneshot(ask.request("/kind", Body::from_stream(stream::iter(frames)))).await;
+    assert_eq!(broken.unwrap().status(), 400);
+    setup.assert_nothing_stored();
+    assert_eq!(setup.probe.runs(), 0);
+    ask.body("0123456789").to(&setup.app).await.assert_ran(201);
 }
 
 #[tokio::test]
