@@ -126,7 +126,9 @@ impl Writer {
         let mut shared = lock(&self.shared);
         let Source::Recording(recording) = &mut shared.source else { return Added::TooLarge };
         let added = recording.add(frame);
+        // What is not recorded reaches the caller with the rest of the body.
         if let Some(trailers) = frame.trailers_ref()
+            && added == Added::Recorded
             && !shared.done
         {
             shared.trailers.get_or_insert_default().extend(trailers.clone());

@@ -333,6 +333,27 @@ async fn trailers_take_room_by_their_names_and_values() {
 }
 
 #[tokio::test]
+async fn trailers_beyond_what_is_recorded_are_sent_once() {
+    let trailers = http::HeaderMap::from_iter([(HeaderName::from_static("x-sum"), HeaderValue::from_static("1"))]);
+    let frames = [Frame::data(Bytes::from_static(b"four")), Frame::trailers(trailers)].map(Ok::<_, Infallible>);
+    let late = stream::once(tokio::task::yield_now()).filter_map(async |()| None).chain(stream::iter(frames));
+    let response = Response::new(Body::new(StreamBody::new(Box::pin(late))));
+    let Executed { response, recording: Recording::Live(recorded) } =
+        record(&Policy::DEFAULT.max_response(4), response).await
+    else {
+        panic!("its frames are not there yet")
+    };
+    let recorded = recorded.await;
+    assert!(matches!(recorded.outcome, Outcome::NotReplayable));
+    let mut body = response.into_body();
+    let mut kinds = Vec::new();
+    while let Some(frame) = body.frame().await {
+        kinds.push(if frame.unwrap().is_data() { "data" } else { "trailers" });
+    }
+    assert_eq!(kinds, ["data", "trailers"]);
+}
+
+#[tokio::test]
 async fn a_body_that_turns_out_too_long_is_not_awaited_and_a_shorter_one_is() {
     for (data, is_awaited) in [("fou", true), ("four", true), ("four!", false)] {
         let sent = stream::once(async move { Ok::<_, Infallible>(Bytes::from(data)) });
