@@ -58,8 +58,9 @@
 //! - A failed step is [`StoreError::Unavailable`](idem_runtime::StoreError::Unavailable), whose source is a
 //!   [`DatabaseError`]: it says what failed, what was not done, and what to do.
 //! - A damaged row is [`StoreError::Unreadable`](idem_runtime::StoreError::Unreadable), with the same source.
-//! - [`Idempotency::inspect`](idem_runtime::Idempotency::inspect) returns the state of a key with one `SELECT`. To count how often a record
-//!   was replayed, call `count_replays(true)` on the builder.
+//! - [`Idempotency::inspect`](idem_runtime::Idempotency::inspect) returns the state of a key with one `SELECT`. It does not see a `Tx`
+//!   that runs in another process: its key looks free until it has ended. To count how often a record was replayed, call `count_replays(true)` on
+//!   the builder.
 //! - Keys never reach the database: rows are found by a SHA-256 over scope and key. Responses are stored as they are.
 //! - Set the lease to several times the longest pause that the database or a process may have. The default is 30 seconds. The lease is
 //!   renewed each time a third of it has passed.

@@ -319,7 +319,8 @@ impl<D: Dialect> Store for SqlStore<D> {
         Ok(false)
     }
 
-    /// Reads with one `SELECT`. How often a record was replayed is known if the builder was told to count.
+    /// Reads with one `SELECT`. How often a record was replayed is known if the builder was told to count. A transaction that is the
+    /// claim of its handler is seen only in its own process until it ends: to another one its key looks free.
     async fn inspect(&self, key: &StorageKey) -> Result<Option<StoredEntry>, StoreError> {
         let (running, has_begun) = (self.inner.table.running.entry(key), self.inner.table.running.begun(key).is_some());
         let executor = self.executor();

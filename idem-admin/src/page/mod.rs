@@ -110,9 +110,10 @@ impl Frame<'_> {
         self.result("Nothing under this key", fields, true, &html! {
             (notice(said))
             .note {
-                p { "A request with this key runs as a new one." }
-                @if said.is_none() {
-                    p { "The key was never used, or its record has expired or was forgotten. Or it is another key: capitals count, "
+                @if said.is_some() { p { "A request with this key runs as a new one." } }
+                @else {
+                    p { "The key was never used, or its record has expired or was forgotten. Or a request with it is running now, in a "
+                        "database transaction that this process does not see until it has ended. Or it is another key: capitals count, "
                         "and so does whose key it is."
                         @if !fields.path.trim().is_empty() { " If the scope contains " code { "path" } ", so do the method and the path." } }
                     @if fields.path.trim().is_empty() {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use idem_axum::Idempotency;
-use idem_runtime::{Key, Scope};
+use idem_runtime::{Key, KeyStatus, Scope};
 use idem_sqlx::PostgresStore;
 use idem_testkit::proxy::Proxy;
 use idem_testkit::wait::until;
@@ -126,15 +126,21 @@ async fn who_waits_for_another_process_takes_no_connection_of_the_pool() {
 #[tokio::test]
 async fn an_endpoint_without_a_transaction_does_not_wait_for_one_with_its_key() {
     let shop = Shop::postgres(4).await;
-    let (app, _, other) = postgres_service(PgPoolOptions::new().connect(&shop.keeper.url()).await.unwrap());
+    let (app, elsewhere, other) = postgres_service(PgPoolOptions::new().connect(&shop.keeper.url()).await.unwrap());
     let first = shop.start("/global", "a");
     shop.app.written().await;
     for router in [&shop.router, &other] {
         let refused = timeout(Duration::from_secs(2), send(router, "/leased", "a", "")).await.expect("at once");
         assert_eq!(refused.status, 422, "{refused:?}");
     }
+    // An operator sees the key in this process. To another one, its row is not there before the commit.
+    let key = Key::parse(b"a").unwrap();
+    let here = shop.idempotency.inspect(&Scope::GLOBAL, &key).await.unwrap().unwrap();
+    assert_eq!(here.status(), KeyStatus::InFlight);
+    assert!(elsewhere.inspect(&Scope::GLOBAL, &key).await.unwrap().is_none());
     shop.app.go_on.add_permits(1);
     assert_eq!(first.await.unwrap().status, 201);
+    assert!(elsewhere.inspect(&Scope::GLOBAL, &key).await.unwrap().is_some());
     // And the other way round.
     assert_eq!(send(&other, "/leased", "b", "").await.status, 200);
     assert_eq!(shop.send("/global", "b").await.status, 422);

@@ -239,6 +239,9 @@ async fn a_path_that_is_missing_or_wrong_is_explained() {
         assert!(json.status == 400 && json.text().contains(text), "{wrong}: {}", json.text());
     }
     let missing = support.send(&[("key", ABC)]).await;
+    // A key may look free that is none: nothing is promised.
+    let running = "a request with it is running now, in a database transaction that this process does not see";
+    assert!(missing.text().contains(running) && !missing.text().contains("runs as a new one"), "{}", missing.text());
     let hint = "If the scope of the endpoint contains <code>path</code>, the method and the path are needed as well.";
     assert!(missing.status == 404 && missing.text().contains(hint), "{}", missing.text());
     let other = support.send(&[("key", ABC), ("path", "POST /path/8")]).await;
