@@ -292,7 +292,7 @@ enum Pumped {
 }
 
 fn pump_step(body: &mut Body, caller: &mut Writer, cx: &mut Context<'_>) -> Poll<Pumped> {
-    let frame = match poll_body(body, cx) {
+    let frame = match poll_body(body, || caller.is_complete(), cx) {
         Ok(Poll::Ready(frame)) => frame,
         // What is complete and not ended by now is not waited for.
         Ok(Poll::Pending) if caller.is_complete() => return Poll::Ready(Pumped::Complete),

@@ -16,7 +16,7 @@ use http::HeaderMap;
 use http::header::CONTENT_LENGTH;
 use http::response::Parts;
 use http_body::{Body as _, Frame};
-use idem_runtime::panics::drop_quietly;
+use idem_runtime::panics::{discard, drop_quietly};
 use idem_runtime::{Executed, Outcome, RecordBuilder, Recording};
 
 use super::body::{self, BufferedFrames};
@@ -194,7 +194,7 @@ pub(crate) async fn buffer(policy: &Policy, is_head: bool, response: Response) -
             break (frames.then(body), true);
         }
         let is_complete = known_length.is_some_and(|length| size as u64 >= length);
-        let polled = poll_fn(|cx| match poll_body(&mut body, cx) {
+        let polled = poll_fn(|cx| match poll_body(&mut body, || is_complete, cx) {
             Ok(Poll::Pending) if !is_complete => Poll::Pending,
             polled => Poll::Ready(polled),
         });
@@ -273,7 +273,7 @@ fn split(request: &RecordedRequest<'_>, response: Response, cx: &mut Context<'_>
     let said = body.size_hint();
     let mut frames = BufferedFrames::default();
     let (body, outcome) = loop {
-        let polled = poll_body(&mut body, cx);
+        let polled = poll_body(&mut body, || recorder.is_complete(), cx);
         match polled {
             Ok(Poll::Ready(None)) => {
                 drop_quietly(body);
@@ -311,8 +311,21 @@ fn split(request: &RecordedRequest<'_>, response: Response, cx: &mut Context<'_>
 pub(super) type Polled = Poll<Option<Result<Frame<Bytes>, axum::Error>>>;
 
 /// Polls a body of the user's. A panic is caught here, since the body is dropped while it unwinds otherwise, and may panic again.
-pub(super) fn poll_body(body: &mut Body, cx: &mut Context<'_>) -> Result<Polled, Panic> {
-    catch_unwind(AssertUnwindSafe(|| Pin::new(body).poll_frame(cx)))
+///
+/// A body that fails although its client has all data has ended: the client does not wait for more, and so has a whole response.
+pub(super) fn poll_body(
+    body: &mut Body,
+    is_complete: impl Fn() -> bool,
+    cx: &mut Context<'_>,
+) -> Result<Polled, Panic> {
+    match catch_unwind(AssertUnwindSafe(|| Pin::new(body).poll_frame(cx))) {
+        Ok(Poll::Ready(Some(Err(_)))) if is_complete() => Ok(Poll::Ready(None)),
+        Err(panic) if is_complete() => {
+            discard(panic);
+            Ok(Poll::Ready(None))
+        }
+        polled => polled,
+    }
 }
 
 fn done(response: Response, outcome: Outcome) -> Executed<Response> {
