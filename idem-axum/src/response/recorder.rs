@@ -16,7 +16,7 @@ use http::HeaderMap;
 use http::header::CONTENT_LENGTH;
 use http::response::Parts;
 use http_body::{Body as _, Frame};
-use idem_runtime::panics::{discard, drop_quietly};
+use idem_runtime::panics::drop_quietly;
 use idem_runtime::{Executed, Outcome, RecordBuilder, Recording};
 
 use super::body::{self, BufferedFrames};
@@ -315,15 +315,11 @@ pub(super) type Polled = Poll<Option<Result<Frame<Bytes>, axum::Error>>>;
 /// A body that fails although its client has all data has ended: the client does not wait for more, and so has a whole response.
 pub(super) fn poll_body(
     body: &mut Body,
-    is_complete: impl Fn() -> bool,
+    is_complete: impl FnOnce() -> bool,
     cx: &mut Context<'_>,
 ) -> Result<Polled, Panic> {
     match catch_unwind(AssertUnwindSafe(|| Pin::new(body).poll_frame(cx))) {
         Ok(Poll::Ready(Some(Err(_)))) if is_complete() => Ok(Poll::Ready(None)),
-        Err(panic) if is_complete() => {
-            discard(panic);
-            Ok(Poll::Ready(None))
-        }
         polled => polled,
     }
 }
