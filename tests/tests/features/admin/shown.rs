@@ -55,9 +55,9 @@ async fn the_title_and_the_name_of_who_acts_are_escaped() {
 
 #[tokio::test]
 async fn a_long_body_is_cut_between_characters() {
-    let setup = responding!([], || format!("{}é{}", "a".repeat(4095), "b".repeat(100_000)));
+    let setup = responding!([], || format!("{}é{}", "a".repeat(4095), "z".repeat(100_000)));
     let page = shown(&setup).await;
-    assert!(page.text().contains("the first 4095 of 104097 bytes") && !page.text().contains("bbb"));
+    assert!(page.text().contains("the first 4095 of 104097 bytes") && !page.text().contains("zzz"));
     assert!(page.text().len() < 30_000, "{}", page.text().len());
 }
 
