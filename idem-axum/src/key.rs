@@ -118,7 +118,8 @@ impl IdempotencyKey {
     /// service never mixes two of them up.
     ///
     /// Call it in an `#[idempotent]` handler. In an extractor, in `scope` or in a handler without the attribute the request is
-    /// not known in full, and the child key depends only on key and label: two callers with the same key get the same one.
+    /// not known in full, and the child key depends only on key and label: two callers with the same key get the same one. So it is in
+    /// shadow mode if the request body is too large or too slow to judge the request.
     ///
     /// ```
     /// use axum::http::StatusCode;
