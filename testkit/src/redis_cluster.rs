@@ -72,6 +72,17 @@ impl RedisCluster {
                 && info.contains("cluster_size:3")
         })
         .await;
+        // Otherwise they would not hear of it if the one that it follows is killed.
+        let name = self::id(&replica).await;
+        for node in &self.nodes {
+            until("a node knows the replica", async || {
+                let nodes = node.say("CLUSTER NODES").await;
+                nodes
+                    .lines()
+                    .any(|line| line.starts_with(&name) && line.contains(" slave ") && line.contains(" connected"))
+            })
+            .await;
+        }
         until("the replica is up to date", async || {
             replica.say("INFO replication").await.contains("master_link_status:up")
                 && of.say("INFO replication").await.contains("state=online")
