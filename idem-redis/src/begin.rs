@@ -15,7 +15,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use idem_runtime::remote::{InDoubt, OwnerToken, UnconfirmedClaims};
+use idem_runtime::remote::{InDoubt, OwnerToken};
 use idem_runtime::{Begin, BeginOptions, Fingerprint, StorageKey, StoreError};
 use redis::Value;
 use tokio::time::Instant;
@@ -26,7 +26,7 @@ use crate::connection::Reply;
 use crate::errors::Error;
 use crate::inspect::decode;
 use crate::link::MAX_DELIVERY;
-use crate::unconfirmed::{Releaser, UnconfirmedClaim};
+use crate::unconfirmed::{UnconfirmedByNode, UnconfirmedClaim};
 use crate::value::{self, Decoded, Name, StoredRecord};
 
 /// One owner's try to claim a key.
@@ -55,7 +55,7 @@ enum BeginReply {
 
 pub(crate) async fn begin(
     client: &Arc<Client>,
-    unconfirmed: &Arc<UnconfirmedClaims<Releaser>>,
+    unconfirmed: &UnconfirmedByNode,
     key: &StorageKey,
     fingerprint: &Fingerprint,
     options: &BeginOptions,
@@ -73,6 +73,7 @@ pub(crate) async fn begin(
         late_begin: None,
     };
     let mut claim = owned_by(OwnerToken::random()?, None);
+    let unconfirmed = unconfirmed.of(&name);
     // What was sent may be on its way for longer than a short lease.
     let lease = options.lease.max(MAX_DELIVERY);
     let guard = unconfirmed.guard(UnconfirmedClaim { key: *key, value: claim.value.clone() }, lease);
@@ -88,7 +89,7 @@ pub(crate) async fn begin(
     match attempt.reply().await {
         Ok(BeginReply::Granted { repeated, replicated: Ok(()) }) => {
             guard.confirm();
-            claim.late_begin = repeated.then(|| LateBegin { unconfirmed: Arc::clone(unconfirmed), lease });
+            claim.late_begin = repeated.then(|| LateBegin { unconfirmed: Arc::clone(&unconfirmed), lease });
             Ok(Begin::Claimed(claim))
         }
         Ok(BeginReply::Granted { repeated, replicated: Err(error) }) => {

@@ -12,7 +12,7 @@ use crate::cluster::Cluster;
 use crate::config::Durability;
 use crate::connection::Reply;
 use crate::errors::{ConnectError, Error};
-use crate::link::{LinkSource, Place};
+use crate::link::{Address, LinkSource, Place};
 use crate::node::{NewNode, Node};
 use crate::scripts::{Script, ScriptReply, Scripts};
 use crate::value::Name;
@@ -59,6 +59,14 @@ impl Client {
     /// When a step that begins now must have ended.
     pub(crate) fn deadline(&self) -> Instant {
         Instant::now() + self.timeout
+    }
+
+    /// Returns where the node of a cluster is that has the key, as far as is known.
+    pub(crate) fn address(&self, name: &Name) -> Option<Address> {
+        match &self.servers {
+            Servers::One(_) => None,
+            Servers::Cluster(cluster) => cluster.owner(name).map(|(at, _)| at),
+        }
     }
 
     /// Returns what a subscription is made of. `None` if waiters only poll.

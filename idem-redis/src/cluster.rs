@@ -83,7 +83,7 @@ impl Cluster {
     }
 
     /// As [`node`](Self::node), with its address.
-    fn owner(&self, name: &Name) -> Option<(Address, Arc<Node>)> {
+    pub(crate) fn owner(&self, name: &Name) -> Option<(Address, Arc<Node>)> {
         let slot = usize::from(slot(&name.0));
         self.read(|state| {
             let (at, node) = state.nodes.get_key_value(state.slots.get(slot)?.as_ref()?)?;

@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use idem_runtime::remote::{OwnerToken, UnconfirmedClaims};
+use idem_runtime::remote::OwnerToken;
 use idem_runtime::{
     Begin, BeginOptions, Clock, Fingerprint, KeyPage, StorageKey, Store, StoreCapabilities, StoreError, StoredEntry,
 };
@@ -15,7 +15,7 @@ use crate::client::Client;
 use crate::config::{RedisStoreBuilder, Server};
 use crate::errors::ConnectError;
 use crate::link::{LinkSource, Place};
-use crate::unconfirmed::Releaser;
+use crate::unconfirmed::UnconfirmedByNode;
 use crate::waiting::Waiting;
 
 /// Claims and records in Redis or Valkey, for services that run as several processes.
@@ -45,7 +45,7 @@ pub struct RedisStore {
 /// What the store does besides its steps. It ends with the last clone of the store.
 struct Background {
     waiting: Waiting,
-    unconfirmed: Arc<UnconfirmedClaims<Releaser>>,
+    unconfirmed: UnconfirmedByNode,
 }
 
 impl RedisStore {
@@ -113,7 +113,7 @@ impl RedisStore {
         let client = Arc::new(client);
         let background = Background {
             waiting: Waiting::new(Arc::clone(&client)),
-            unconfirmed: Arc::new(UnconfirmedClaims::new(Releaser(Arc::clone(&client)))),
+            unconfirmed: UnconfirmedByNode::new(Arc::clone(&client)),
         };
         Self { client, background: Arc::new(background) }
     }

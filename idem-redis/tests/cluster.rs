@@ -5,7 +5,7 @@
 mod common;
 
 use std::collections::HashSet;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use common::*;
 use idem_redis::{ConnectError, Durability, RedisStore, RedisStoreBuilder};
@@ -28,6 +28,22 @@ async fn owner(cluster: &RedisCluster, number: u8) -> (&Redis, u16) {
         }
     }
     panic!("no node has the slot of {}", name(number));
+}
+
+/// Puts a proxy in front of each node, and waits until the first one names them in place of the nodes.
+async fn behind_proxies(cluster: &RedisCluster) -> Vec<Proxy> {
+    let mut proxies = Vec::new();
+    for node in &cluster.nodes {
+        let proxy = Proxy::to(node.port()).await;
+        ok(node, &format!("CONFIG SET cluster-announce-port {}", proxy.port())).await;
+        proxies.push(proxy);
+    }
+    let is_known = async |node: &Redis| {
+        let slots = node.say("CLUSTER SLOTS").await;
+        proxies.iter().all(|proxy| slots.contains(&format!(":{}\r\n", proxy.port())))
+    };
+    until("the proxies are known", async || is_known(&cluster.nodes[0]).await).await;
+    proxies
 }
 
 #[tokio::test]
@@ -289,17 +305,7 @@ async fn a_seed_may_be_a_replica_since_it_knows_the_primaries() {
 async fn a_distant_cluster_takes_no_longer_to_connect_to_than_one_of_its_nodes() {
     let cluster = RedisCluster::start().await;
     let delay = Duration::from_millis(250);
-    let mut proxies = Vec::new();
-    for node in &cluster.nodes {
-        let proxy = Proxy::to(node.port()).await;
-        ok(node, &format!("CONFIG SET cluster-announce-port {}", proxy.port())).await;
-        proxies.push(proxy);
-    }
-    let is_known = async |node: &Redis| {
-        let slots = node.say("CLUSTER SLOTS").await;
-        proxies.iter().all(|proxy| slots.contains(&format!(":{}\r\n", proxy.port())))
-    };
-    until("the proxies are known", async || is_known(&cluster.nodes[0]).await).await;
+    let proxies = behind_proxies(&cluster).await;
     // Two replies of each node: to the greeting, and to the checks.
     for proxy in &proxies {
         proxy.set(Direction::ToClient, Fault::Delay(delay));
@@ -316,4 +322,41 @@ async fn a_node_that_has_lost_its_cluster_is_not_believed() {
     claim(&store, 1).await.release().await.unwrap();
     let refused = RedisStore::cluster_builder([lost.url()]).connect().await.unwrap_err();
     assert!(matches!(refused, ConnectError::NoCluster), "{refused}");
+}
+
+#[tokio::test]
+async fn a_node_that_does_not_reply_holds_up_no_unconfirmed_claim_of_another_one() {
+    const CLAIMS: u8 = 240;
+    let cluster = RedisCluster::start().await;
+    let proxies = behind_proxies(&cluster).await;
+    let timeout = Duration::from_secs(10);
+    let store = RedisStore::cluster_builder([cluster.nodes[0].url()]).timeout(timeout).connect().await.unwrap();
+    proxies.iter().for_each(|proxy| proxy.set(Direction::ToClient, Fault::Hold));
+    let begins: Vec<_> = (0..CLAIMS)
+        .map(|number| {
+            let store = store.clone();
+            tokio::spawn(async move { begin(&store, number).await })
+        })
+        .collect();
+    let keys = async |nodes: &[Redis]| {
+        let mut keys = 0;
+        for node in nodes {
+            keys += node.say("DBSIZE").await.lines().next().unwrap()[1..].parse::<u8>().unwrap();
+        }
+        keys
+    };
+    until("all claims were granted", async || keys(&cluster.nodes).await == CLAIMS).await;
+    // Before a reply can be read they are dropped.
+    begins.iter().for_each(tokio::task::JoinHandle::abort);
+    let (silent, live) = proxies.split_first().unwrap();
+    silent.black_hole();
+    live.iter().for_each(Proxy::heal);
+    let start = Instant::now();
+    until("the claims on the other nodes are released", async || keys(&cluster.nodes[1..]).await == 0).await;
+    // Not even one try has ended on the one that is silent.
+    assert!(start.elapsed() < timeout, "{:?}", start.elapsed());
+    assert!(keys(&cluster.nodes[..1]).await > 32, "more claims than tries at a time are on the silent node");
+    silent.heal();
+    within("the drain", store.drained()).await;
+    assert_eq!(keys(&cluster.nodes).await, 0);
 }
