@@ -9,7 +9,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use futures_util::FutureExt;
-use futures_util::future::{select_ok, try_join_all};
+use futures_util::future::{join_all, select_ok};
 use redis::{Client, Cmd, Pipeline, Value, cmd};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
@@ -61,14 +61,21 @@ impl Cluster {
         Self { client, seeds, new, state, is_stale, asking }
     }
 
-    /// Asks for the nodes, and connects to each of them.
+    /// Asks for the nodes, and connects to each of them. Some may be away: what needs them connects to them, and checks them.
     pub(crate) async fn open(&self, deadline: Instant) -> Result<(), ConnectError> {
-        let opened = async {
-            self.ask(0).await?;
-            let nodes: Vec<_> = self.read(|state| state.nodes.values().cloned().collect());
-            try_join_all(nodes.iter().map(|node| node.connection.open())).await.map(drop)
-        };
-        timeout_at(deadline, opened).await.unwrap_or(Err(ConnectError::NoReply(self.new.timeout)))
+        let no_reply = |_| Err(ConnectError::NoReply(self.new.timeout));
+        timeout_at(deadline, self.ask(0)).await.unwrap_or_else(no_reply)?;
+        let nodes: Vec<_> = self.read(|state| state.nodes.values().cloned().collect());
+        let open = async |node: &Node| timeout_at(deadline, node.connection.open()).await.unwrap_or_else(no_reply);
+        let opened = join_all(nodes.iter().map(|node| open(node))).await;
+        let is_any_there = opened.iter().any(Result::is_ok);
+        for error in opened.into_iter().filter_map(Result::err) {
+            if !is_any_there || !error.may_pass() {
+                return Err(error);
+            }
+            tracing::warn!(%error, "a node of the Redis Cluster cannot be used; its keys are refused until it can");
+        }
+        Ok(())
     }
 
     /// Returns a client of some node: each passes messages on to all others.
@@ -113,6 +120,7 @@ impl Cluster {
     pub(crate) async fn send(&self, name: &Name, command: &Cmd, deadline: Instant) -> Result<Reply<Value>, Error> {
         let mut repeated = false;
         let mut redirection: Option<Redirection> = None;
+        let mut earlier = None;
         loop {
             let version = self.read(|state| state.version);
             if self.is_stale.load(Ordering::SeqCst) {
@@ -161,10 +169,16 @@ impl Cluster {
                     if Instant::now() + PAUSE >= deadline {
                         return Err(if repeated { error.after_another_try() } else { error });
                     }
+                    earlier = Some(error);
                     self.ask_after_a_pause(version, deadline).await;
                 }
                 Err(error) => {
                     self.is_stale.store(true, Ordering::SeqCst);
+                    let error = match (error, earlier) {
+                        // There was too little time for this try. The one before says why.
+                        (Error::NotConnected(_), Some(earlier)) => earlier,
+                        (error, _) => error,
+                    };
                     return Err(if repeated { error.after_another_try() } else { error });
                 }
             }

@@ -52,6 +52,17 @@ pub enum ConnectError {
     },
 }
 
+impl ConnectError {
+    /// Whether a node of a cluster is like that while it restarts, or fails over.
+    pub(crate) fn may_pass(&self) -> bool {
+        match self {
+            Self::Unreachable(error) => error.is_io_error(),
+            Self::NoReply(_) | Self::Replica => true,
+            _ => false,
+        }
+    }
+}
+
 impl fmt::Display for ConnectError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

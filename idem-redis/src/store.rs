@@ -92,7 +92,8 @@ impl RedisStore {
     }
 
     /// Returns a builder for a store in a Redis Cluster. `urls` name some of its nodes, primaries or replicas, and at least one of these must
-    /// be reachable when the store connects. User, password and scheme of the first URL are used for all nodes.
+    /// be reachable when the store connects. Keys of a primary that cannot be reached are refused with 503, until it or its successor can.
+    /// User, password and scheme of the first URL are used for all nodes.
     ///
     /// Each claim or record is one key in Redis, so slots may move and nodes may fail while claims live.
     ///

@@ -360,3 +360,38 @@ async fn a_node_that_does_not_reply_holds_up_no_unconfirmed_claim_of_another_one
     within("the drain", store.drained()).await;
     assert_eq!(keys(&cluster.nodes).await, 0);
 }
+
+/// As when a service restarts while a node fails over.
+#[tokio::test]
+async fn a_node_that_is_away_keeps_no_store_from_connecting_and_is_checked_when_it_is_back() {
+    let cluster = RedisCluster::start().await;
+    let replica = cluster.replica(&cluster.nodes[0]).await;
+    let proxies = behind_proxies(&cluster).await;
+    let (away, its_port) = (&proxies[1], cluster.nodes[1].port());
+    let connect = async || RedisStore::cluster_builder([cluster.nodes[0].url()]).timeout(TIMEOUT).connect().await;
+    let (mut there, mut gone) = (0, 0);
+    for number in 0..20 {
+        *if owner(&cluster, number).await.0.port() == its_port { &mut gone } else { &mut there } = number;
+    }
+    for case in ["it refuses", "it is silent", "it is a replica by now"] {
+        match case {
+            "it refuses" => away.refuse(),
+            "it is silent" => away.black_hole(),
+            _ => away.redirect(replica.port()),
+        }
+        let store = connect().await.expect(case);
+        claim(&store, there).await.release().await.unwrap();
+        unavailable(begin(&store, gone).await);
+        cluster.nodes[1].say("CONFIG SET maxmemory-policy allkeys-lru").await;
+        away.redirect(its_port);
+        away.heal();
+        let said = unavailable(begin(&store, gone).await);
+        assert!(said.contains("maxmemory-policy"), "{case}: {said}");
+        cluster.nodes[1].say("CONFIG SET maxmemory-policy noeviction").await;
+        claim(&store, gone).await.release().await.unwrap();
+    }
+    // The nodes name addresses that lead nowhere.
+    proxies.iter().for_each(Proxy::refuse);
+    let refused = connect().await.unwrap_err();
+    assert!(matches!(refused, ConnectError::Unreachable(_)), "{refused:?}");
+}
