@@ -47,8 +47,15 @@ impl Checks {
         let mut values = link.pipeline(&questions).await.map_err(ConnectError::Unreachable)?.into_iter();
         let mut next = || values.next().unwrap_or_default();
         let infos = [next(), next(), next()];
-        if infos.iter().any(is_without_right) {
-            return Err(missing("+info"));
+        for info in &infos {
+            match info {
+                Value::ServerError(_) if is_without_right(info) => return Err(missing("+info")),
+                // It refuses everything: without a password, or while a script is running. If it does not know INFO, it may be good.
+                Value::ServerError(error) if error.code() != "ERR" => {
+                    return Err(ConnectError::Unreachable(error.clone().into()));
+                }
+                _ => {}
+            }
         }
         let [server, replication, memory] = infos.map(info);
         check_version(server.as_ref())?;

@@ -12,6 +12,8 @@ use idem_redis::{ConnectError, Durability, RedisStore};
 use idem_runtime::{Begin, BeginOptions, Claim, Store};
 use idem_testkit::proxy::{Direction, Fault, Proxy};
 use idem_testkit::redis::Redis;
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
 
 #[tokio::test]
 async fn a_server_that_evicts_keys_is_refused_whichever_way_it_says_so() {
@@ -112,6 +114,26 @@ async fn a_server_that_is_not_there_or_silent_or_closed_is_refused_without_the_p
         assert!(matches!(refused, ConnectError::Unreachable(_) | ConnectError::NoReply(_)), "{said}");
         assert!(!said.contains("hidden-word"), "{said}");
     }
+}
+
+#[tokio::test]
+async fn a_server_that_does_not_say_what_it_is_because_it_refuses_everything_is_refused() {
+    let server = Redis::with(&["--save", "", "--maxmemory-policy", "allkeys-lru"]).await;
+    let mut busy = TcpStream::connect(("127.0.0.1", server.port())).await.unwrap();
+    server.say("CONFIG SET busy-reply-threshold 10").await;
+    busy.write_all(b"EVAL \"while true do end\" 0\r\n").await.unwrap();
+    until("it is busy", async || server.say("PING").await.starts_with("-BUSY")).await;
+    let said = |refused: ConnectError| format!("{refused} {refused:?}");
+    let refused = RedisStore::connect(server.url()).await.unwrap_err();
+    assert!(matches!(&refused, ConnectError::Unreachable(_)) && said(refused).contains("busy"));
+    server.say("SCRIPT KILL").await;
+    until("it has an end", async || server.say("PING").await.starts_with("+PONG")).await;
+    let refused = RedisStore::connect(server.url()).await.unwrap_err();
+    assert!(matches!(refused, ConnectError::Evicts { .. }), "{refused:?}");
+    // The URL has no password.
+    server.say("CONFIG SET requirepass right").await;
+    let refused = RedisStore::connect(server.url()).await.unwrap_err();
+    assert!(matches!(&refused, ConnectError::Unreachable(_)) && said(refused).contains("check the URL, the password"));
 }
 
 #[tokio::test]
