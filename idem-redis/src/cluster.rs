@@ -24,6 +24,8 @@ const SLOTS: u16 = 16384;
 /// The pause before a step is sent again if the cluster cannot tell who has its key, as during a failover; and before one more node
 /// is asked, at most.
 const PAUSE: Duration = Duration::from_millis(50);
+/// How often a step is redirected before there is a pause. Nodes may disagree about a slot for a while.
+const MAX_REDIRECTIONS: u32 = 3;
 
 pub(crate) struct Cluster {
     /// A client of one node, with the settings for all.
@@ -120,7 +122,7 @@ impl Cluster {
     pub(crate) async fn send(&self, name: &Name, command: &Cmd, deadline: Instant) -> Result<Reply<Value>, Error> {
         let mut repeated = false;
         let mut redirection: Option<Redirection> = None;
-        let mut earlier = None;
+        let (mut redirections, mut earlier) = (0, None);
         loop {
             let version = self.read(|state| state.version);
             if self.is_stale.load(Ordering::SeqCst) {
@@ -150,6 +152,10 @@ impl Cluster {
                             redirection = redirected(&reply.value, &asked);
                             if let Some(Redirection { slot, to, once: false }) = &redirection {
                                 self.moved(*slot, to);
+                            }
+                            redirections += 1;
+                            if redirections > MAX_REDIRECTIONS {
+                                self.ask_after_a_pause(version, deadline).await;
                             }
                         }
                         "CLUSTERDOWN" | "TRYAGAIN" | "READONLY" => self.ask_after_a_pause(version, deadline).await,

@@ -131,6 +131,27 @@ async fn a_step_waits_for_a_slot_that_no_node_has_for_a_moment() {
     assert!(matches!(begun, Ok(Begin::Claimed(_))), "{begun:?}");
 }
 
+/// As for a moment when a slot moves: each says that the other one has it.
+#[tokio::test]
+async fn nodes_that_disagree_about_a_slot_are_not_asked_without_a_pause() {
+    let cluster = RedisCluster::start().await;
+    let store = builder(&cluster).timeout(Duration::from_secs(1)).connect().await.unwrap();
+    let (from, slot) = owner(&cluster, 1).await;
+    let to = cluster.nodes.iter().find(|node| node.port() != from.port()).unwrap();
+    let (from_id, to_id) = (id(from).await, id(to).await);
+    ok(from, &format!("CLUSTER SETSLOT {slot} NODE {to_id}")).await;
+    ok(to, &format!("CLUSTER SETSLOT {slot} NODE {from_id}")).await;
+    unavailable(begin(&store, 1).await);
+    for node in [from, to] {
+        let stats = node.say("INFO errorstats").await;
+        let (_, moved) = stats.split_once("errorstat_MOVED:count=").expect("it was asked");
+        let moved: u64 = moved.lines().next().unwrap().parse().unwrap();
+        assert!(moved < 50, "{moved} times in a second");
+    }
+    ok(from, &format!("CLUSTER SETSLOT {slot} NODE {from_id}")).await;
+    claim(&store, 1).await.release().await.unwrap();
+}
+
 /// A node deletes the claim, its reply is lost, and then another node has the slot: it knows of no claim, which is as it should be.
 #[tokio::test]
 async fn a_release_whose_reply_is_lost_has_released_although_the_slot_moves() {
