@@ -196,9 +196,9 @@ impl fmt::Display for Problem {
                 "the database is read-only. After a failover this is a standby: connect to the primary, with a URL \
                  that names both, or a proxy that follows it",
             ),
-            Self::Full(_) => {
-                f.write_str("there is no room left on the database's disk. Make room, or call `clean_once()`")
-            }
+            Self::Full(_) => f.write_str(
+                "there is no room left on the database's disk, or in its quota. Make room, or call `clean_once()`",
+            ),
             Self::Busy(_) => f.write_str("other transactions were in the way. Find out what holds locks on the table"),
             Self::Contended => f.write_str("other requests changed the key again and again. Try again"),
             Self::Damaged(how) => {

@@ -72,11 +72,15 @@ impl sealed::Dialect for Sqlite {
             _ => return Problem::Refused(error),
         };
         // An extended code has the primary one in its lowest byte: <https://sqlite.org/rescode.html>.
-        let code = refused.code().and_then(|code| code.parse::<u32>().ok()).unwrap_or(0) & 0xff;
-        match code {
+        let code = refused.code().and_then(|code| code.parse::<u32>().ok()).unwrap_or(0);
+        match code & 0xff {
             // BUSY, LOCKED.
             5 | 6 => Problem::Busy(error),
             8 => Problem::ReadOnly,
+            // IOERR_WRITE: beyond a quota, or the limit of a process. FULL is only for the disk.
+            10 if code == 778 => Problem::Full(error),
+            // IOERR. The file may be another one by now, and a commit that was not synced may come back after a crash.
+            10 => Problem::Broken(error),
             13 => Problem::Full(error),
             // ERROR, with no code that says which. A mistake here only costs the hint.
             1 if refused.message().starts_with("no such table") => Problem::TableMissing { table: table.to_owned() },
@@ -195,7 +199,14 @@ mod tests {
             assert!(matches!(problem(code, "locked"), Problem::Busy(_)), "{code}");
         }
         assert!(matches!(problem("8", "read-only"), Problem::ReadOnly));
-        assert!(matches!(problem("13", "full"), Problem::Full(_)));
+        // The last one is of a file that may not grow, as under a quota.
+        for code in ["13", "778"] {
+            assert!(matches!(problem(code, "full"), Problem::Full(_)), "{code}");
+        }
+        // Read, short read, sync.
+        for code in ["266", "522", "1034"] {
+            assert!(matches!(problem(code, "disk I/O error"), Problem::Broken(_)), "{code}");
+        }
         assert!(matches!(problem("1", "no such table: t"), Problem::TableMissing { table } if table == "t"));
         for (code, text) in [("1", "no such column: c"), ("26", "not a database")] {
             assert!(matches!(problem(code, text), Problem::Refused(_)), "{code}");

@@ -272,3 +272,27 @@ async fn a_later_write_that_finds_no_room_in_sqlite_undoes_everything_and_leaves
     assert!(retry.status == 409 && retry.is("idempotency_outcome_unknown"), "{retry:?}");
     assert_eq!(shop.effects().await, 0);
 }
+
+/// Says that this process is one whose files cannot grow beyond some hundred kilobytes.
+const LIMITED: &str = "IDEM_TEST_LIMITED";
+
+/// As under a quota: SQLite then says that the disk failed, and not that it is full.
+#[tokio::test]
+async fn a_commit_that_the_disk_refuses_is_503_in_sqlite_and_the_key_is_free() {
+    if std::env::var_os(LIMITED).is_none() {
+        let this = "endings::a_commit_that_the_disk_refuses_is_503_in_sqlite_and_the_key_is_free";
+        let limited = ["-c", "trap '' XFSZ; ulimit -f 800; exec \"$@\"", "sh"];
+        let mut child = tokio::process::Command::new("sh");
+        child.args(limited).arg(std::env::current_exe().unwrap()).args(["--exact", this]).env(LIMITED, "");
+        let output = child.output().await.unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+        return;
+    }
+    // The large write stays in memory until the commit.
+    let (shop, router) = careless_shop().await;
+    for _ in 0..2 {
+        let reply = send(&router, "/0/201", "a", "").await;
+        assert_eq!((reply.status, reply.retry_after), (503, true), "{reply:?}");
+    }
+    assert_eq!(shop.effects().await, 0);
+}
