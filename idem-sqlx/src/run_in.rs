@@ -76,8 +76,8 @@ pub trait OnceExt {
     /// With [`WhenInFlight::Wait`] the call waits while `tx` is open, and so keeps a connection of its pool. In SQLite it does not wait,
     /// since the transaction that waits would keep the other one from ending.
     ///
-    /// If a write finds no room on the disk, SQLite rolls back all of `tx`, and commits at once what is written after that. If it was the
-    /// first write of `function`, the next call runs its function; otherwise the outcome is unknown.
+    /// If a write finds no room on the disk, SQLite rolls back all of `tx`. If it was the claim, the record or the first write of `function`,
+    /// the next call runs its function. Otherwise the outcome is unknown, since SQLite commits at once what is written after that.
     ///
     /// Under REPEATABLE READ or SERIALIZABLE, a key that was committed meanwhile causes an error of the database. Repeat the whole
     /// transaction then.

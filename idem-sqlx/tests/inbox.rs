@@ -537,6 +537,28 @@ async fn a_first_write_that_finds_no_room_in_sqlite_leaves_the_key_free() {
     assert_eq!(shop.deliver(shop.once("a")).await.unwrap(), "run 1");
 }
 
+/// SQLite does so too if the disk refuses a write.
+#[tokio::test]
+async fn a_claim_or_a_record_whose_failure_rolls_everything_back_leaves_the_key_free() {
+    let shop = Shop::sqlite().await;
+    for event in ["INSERT", "UPDATE OF record"] {
+        let mut tx = shop.pool.begin_with("BEGIN IMMEDIATE").await.unwrap();
+        let trigger = format!(
+            "INSERT INTO effects VALUES ('before'); CREATE TRIGGER no_room BEFORE {event} ON idempotency \
+             BEGIN SELECT raise(ROLLBACK, 'no room'); END"
+        );
+        Shop::<Sqlite, TempDir>::run(&mut tx, &trigger).await;
+        let refused = shop.once("a").run_in(&mut tx, async |tx| shop.ship(tx).await).await.unwrap_err();
+        assert!(refused.reason().is_retryable() && refused.chain().contains("no room"), "{event}: {refused:?}");
+        // What the caller does after that is in a transaction.
+        shop.ship(&mut tx).await.unwrap();
+        tx.rollback().await.unwrap();
+        assert_eq!((shop.effects("before").await, shop.effects("shipped").await), (0, 0), "{event}");
+        assert_eq!(shop.records().await, 0, "{event}");
+    }
+    assert_eq!(shop.deliver(shop.once("a")).await.unwrap(), "run 4");
+}
+
 #[tokio::test]
 async fn in_sqlite_the_begin_of_another_transaction_waits() {
     let shop = Shop::sqlite().await;

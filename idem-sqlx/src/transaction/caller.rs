@@ -41,6 +41,12 @@ impl ClaimInTransaction {
     fn fill<D: Dialect>(&self, sql: &str) -> String {
         fill_claim::<D>(sql, &self.key, &self.owner, &self.fingerprint, self.info.as_ref(), self.ttl)
     }
+
+    /// Returns what undoes everything since the savepoint.
+    fn rollback(&self) -> String {
+        let savepoint = &self.savepoint;
+        format!("ROLLBACK TO SAVEPOINT {savepoint}; RELEASE SAVEPOINT {savepoint}")
+    }
 }
 
 impl<'t, D: Dialect> InCallersTransaction<'t, D> {
@@ -124,14 +130,24 @@ impl<'t, D: Dialect> InCallersTransaction<'t, D> {
         Ok(!rows.is_empty())
     }
 
-    /// Undoes everything since the savepoint.
+    /// Undoes everything since the savepoint, after a step of this crate. If the savepoint is gone, the database has rolled back the
+    /// whole transaction when the step failed, as SQLite does if it finds no room for a write.
     async fn roll_back(&mut self, claim: &ClaimInTransaction) -> Result<(), StoreError> {
-        let savepoint = &claim.savepoint;
-        let sql = format!("ROLLBACK TO SAVEPOINT {savepoint}; RELEASE SAVEPOINT {savepoint}");
-        match self.run(sql).await {
+        match self.run(claim.rollback()).await {
             Ok(_) => Ok(()),
-            Err(error) => Err(self.failed(Step::Release, error)),
+            Err(error) => {
+                if D::transaction_state(&error) == TransactionState::Gone {
+                    self.begin_again().await;
+                }
+                Err(self.failed(Step::Release, error))
+            }
         }
+    }
+
+    /// Begins a transaction in the place of the one that is gone: the caller will end one. Without one, sqlx would return the connection
+    /// to its pool in a wrong state.
+    async fn begin_again(&mut self) {
+        let _ = self.run("BEGIN".to_owned()).await;
     }
 
     async fn check_database(&mut self, table: &Table<D>) -> Result<(), StoreError> {
@@ -145,8 +161,7 @@ impl<'t, D: Dialect> InCallersTransaction<'t, D> {
         if let Some(table) = &self.table
             && nothing_is_left(self.connection, table, (&claim.key, &claim.owner), claim.changes).await
         {
-            // As below.
-            let _ = self.run("BEGIN".to_owned()).await;
+            self.begin_again().await;
             return StoreError::unavailable(
                 "the database had no room for a write, and rolled the whole transaction back",
             );
@@ -155,8 +170,7 @@ impl<'t, D: Dialect> InCallersTransaction<'t, D> {
             key = %claim.key,
             "a function ended the transaction that `run_in` gave it; leave COMMIT and ROLLBACK to the caller of `run_in`"
         );
-        // The caller will end a transaction. Without one, sqlx would return the connection to its pool in a wrong state.
-        let _ = self.run("BEGIN".to_owned()).await;
+        self.begin_again().await;
         if let Some(table) = &self.table {
             table.leave_unknown(&claim.key, &claim.owner, &claim.fingerprint, claim.ttl).await;
         }
@@ -280,8 +294,9 @@ impl<D: Dialect> CallerTransaction for InCallersTransaction<'_, D> {
         if state == TransactionState::Gone {
             return Err(self.gone(&claim).await);
         }
-        self.undo().await?;
-        if state == TransactionState::Aborted {
+        // If that fails, nothing is left: the transaction was in order up to this step.
+        let is_undone = self.roll_back(&claim).await.is_ok();
+        if state == TransactionState::Aborted && is_undone {
             let what = "the function returned `Ok` although a statement had failed in its transaction; return the error, or run the \
                  statement in a nested transaction";
             return Err(StoreError::unavailable(what));
@@ -291,9 +306,7 @@ impl<D: Dialect> CallerTransaction for InCallersTransaction<'_, D> {
 
     async fn undo(&mut self) -> Result<(), StoreError> {
         let Some(claim) = self.claim.clone() else { return Ok(()) };
-        let savepoint = &claim.savepoint;
-        let sql = format!("ROLLBACK TO SAVEPOINT {savepoint}; RELEASE SAVEPOINT {savepoint}");
-        match self.run(sql).await {
+        match self.run(claim.rollback()).await {
             Ok(_) => Ok(()),
             Err(error) if D::transaction_state(&error) == TransactionState::Gone => Err(self.gone(&claim).await),
             Err(error) => Err(self.failed(Step::Release, error)),
