@@ -17,7 +17,7 @@ use super::{ReadyCall, SplitRequest};
 use crate::context::{LayerConfig, ParsedKey, RequestContext};
 use crate::key::IdempotencyKey;
 use crate::policy::{Policy, Refusal};
-use crate::request::body::{self, BodyState, UnreadableBody};
+use crate::request::body::{self, PartialBody};
 use crate::request::{self, UnreadBody};
 use crate::{shadow, telemetry};
 
@@ -76,10 +76,10 @@ where
                 Ok(open) => open,
                 Err(mut refused) => return Err(refused.send().await),
             };
-            let unreadable = open.read_body().await;
-            let (request, call) = open.ready(unreadable.is_some());
+            let body = open.read_body().await;
+            let (request, call) = open.ready(body.is_some());
             let mut rejected = match T::from_request(request.join(), &state).await {
-                Ok(value) => match call.checked(unreadable) {
+                Ok(value) => match call.checked(body) {
                     Ok(call) => return Ok((value, call)),
                     Err(refused) => refused,
                 },
@@ -100,10 +100,10 @@ where
                 Ok(open) => open,
                 Err(mut refused) => return Err(refused.send().await),
             };
-            let unreadable = open.read_body().await;
-            let (request, call) = open.ready(unreadable.is_some());
+            let body = open.read_body().await;
+            let (request, call) = open.ready(body.is_some());
             drop(request);
-            match call.checked(unreadable) {
+            match call.checked(body) {
                 Ok(call) => Ok(call),
                 Err(mut refused) => Err(refused.send().await),
             }
@@ -165,9 +165,8 @@ impl OpenRequest {
         Ok(Self { request, policy, config, key, slot })
     }
 
-    /// Reads the body if the fingerprint needs it, and puts it back for the extractor. Returns a body that cannot be read: then
-    /// the extractor decides, if it reads the body.
-    async fn read_body(&mut self) -> Option<UnreadableBody> {
+    /// Reads the body if the fingerprint needs it, and puts it back for the extractor. Returns a body that was not read to its end.
+    async fn read_body(&mut self) -> Option<PartialBody> {
         let policy = self.policy;
         let keyed = self.key.request().filter(|_| policy.reads_body())?;
         let body = std::mem::take(&mut self.request.body);
@@ -177,33 +176,25 @@ impl OpenRequest {
             body::read(&mut self.request.parts, body, policy).await
         };
         keyed.fingerprint.body(&read, policy);
-        let (body, state) = read.into_body();
+        let (body, partial) = read.into_body();
         self.request.body = body;
-        match state {
-            BodyState::Whole => None,
-            BodyState::Unreadable(unreadable) => Some(unreadable),
-            BodyState::Skipped => {
-                shadow::report(&keyed.span, "unread");
-                self.key = RequestKey::None;
-                None
-            }
-        }
+        partial
     }
 
-    /// Returns the request for the last extractor, and what goes on with the call. `unreadable` says whether the body was read
+    /// Returns the request for the last extractor, and what goes on with the call. `is_partial` says whether the body was read
     /// for the fingerprint, but not to its end.
-    fn ready(self, unreadable: bool) -> (Box<SplitRequest>, ReadyCall) {
+    fn ready(self, is_partial: bool) -> (Box<SplitRequest>, ReadyCall) {
         let Self { mut request, policy, config, mut key, slot } = self;
         let SplitRequest { parts, body } = &mut *request;
         let unread = match key.request() {
-            Some(_) if policy.reads_body() && !unreadable => UnreadBody::nothing(),
-            Some(_) => UnreadBody::share(parts, body, unreadable),
+            Some(_) if policy.reads_body() && !is_partial => UnreadBody::nothing(),
+            Some(_) => UnreadBody::share(parts, body, is_partial),
             // Only the extractor of the key refuses such a request.
             None if body.size_hint().upper().is_some_and(|length| length <= SMALL_BODY) => UnreadBody::nothing(),
             None => UnreadBody::share(parts, body, false),
         };
         let is_head = parts.method == Method::HEAD;
-        (request, ReadyCall { policy, config, key, unread, slot, is_head })
+        (request, ReadyCall { policy, config, key, uncovered: None, unread, slot, is_head })
     }
 
     fn rejected(&mut self, response: Response) -> Box<Refused> {

@@ -15,7 +15,7 @@ use super::refused::{Refused, rejected};
 use crate::context::LayerConfig;
 use crate::key::IdempotencyKey;
 use crate::policy::{Policy, Refusal};
-use crate::request::body::UnreadableBody;
+use crate::request::body::PartialBody;
 use crate::request::{ScopeValue, UnreadBody};
 use crate::{execution, shadow};
 
@@ -24,6 +24,8 @@ pub struct ReadyCall {
     pub(super) policy: &'static Policy,
     pub(super) config: Arc<LayerConfig>,
     pub(super) key: RequestKey,
+    /// A body that the fingerprint does not cover, until it is known whether the arguments say a key.
+    pub(super) uncovered: Option<Box<PartialBody>>,
     pub(super) unread: UnreadBody,
     pub(super) slot: TransactionSlot,
     pub(super) is_head: bool,
@@ -63,7 +65,11 @@ impl ReadyCall {
         scope: Option<ScopeValue>,
         handler: BoxFuture<'static, Response>,
     ) -> BoxFuture<'static, Response> {
-        let Self { policy, config, key, unread, slot, is_head } = self;
+        let call = match self.covered() {
+            Ok(call) => call,
+            Err(mut refused) => return refused.send(),
+        };
+        let Self { policy, config, key, uncovered: _, unread, slot, is_head } = call;
         let slot = slot.is_wanted().then_some(slot);
         match key {
             RequestKey::None => {}
@@ -85,23 +91,38 @@ impl ReadyCall {
         unprotected(policy, config, handler, slot.map(|slot| (slot, is_head)))
     }
 
-    /// Refuses a body that is too large or broke off, if the extractor has not read it and so does not know, or if the handler would
-    /// read more of it than the fingerprint covers.
-    pub(super) fn checked(mut self, unreadable: Option<UnreadableBody>) -> Result<Self, Box<Refused>> {
-        let Some(unreadable) = unreadable else { return Ok(self) };
-        if unreadable.is_noticed() && !(unreadable.goes_on() && self.unread.is_handed()) {
+    /// Refuses a body that the fingerprint does not cover, unless its extractor has read so far that it knows, and the handler will
+    /// read no more of it.
+    pub(super) fn checked(mut self, body: Option<PartialBody>) -> Result<Self, Box<Refused>> {
+        if let Some(PartialBody::Unreadable(unreadable)) = &body
+            && unreadable.is_noticed()
+            && !(unreadable.goes_on() && self.unread.is_handed())
+        {
             if let Some(keyed) = self.key.request() {
-                keyed.fingerprint.beyond_limit(&unreadable);
+                keyed.fingerprint.beyond_limit(unreadable);
             }
             return Ok(self);
         }
-        let span = self.key.request().map(|keyed| &keyed.span);
-        if self.policy.shadow {
-            span.iter().for_each(|span| shadow::report(span, "reject"));
-            return Ok(Self { key: RequestKey::None, ..self });
-        }
-        span.iter().for_each(|span| span.rejected());
-        Err(Box::new(Refused { response: self.config.describe(unreadable.rejection()), unread: self.unread }))
+        self.uncovered = body.map(Box::new);
+        self.covered()
+    }
+
+    /// Refuses a body that the fingerprint does not cover, or in shadow mode reports it, if the request has a key. Without one the
+    /// handler gets it as it is.
+    fn covered(mut self) -> Result<Self, Box<Refused>> {
+        let RequestKey::Known(keyed, _) = &self.key else { return Ok(self) };
+        let Some(body) = self.uncovered.take() else { return Ok(self) };
+        let would = match *body {
+            PartialBody::Skipped => "unread",
+            PartialBody::Unreadable(_) if self.policy.shadow => "reject",
+            PartialBody::Unreadable(unreadable) => {
+                keyed.span.rejected();
+                let response = self.config.describe(unreadable.rejection());
+                return Err(Box::new(Refused { response, unread: self.unread }));
+            }
+        };
+        shadow::report(&keyed.span, would);
+        Ok(Self { key: RequestKey::None, ..self })
     }
 
     pub(super) fn rejected(mut self, response: Response) -> Box<Refused> {

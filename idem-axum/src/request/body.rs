@@ -54,11 +54,11 @@ enum ReadEnd {
     Skipped(Body),
 }
 
-/// What is known of a body.
-pub(crate) enum BodyState {
-    Whole,
+/// A body that was not read to its end.
+pub(crate) enum PartialBody {
     /// An extractor that reads it decides what happens.
     Unreadable(UnreadableBody),
+    /// In shadow mode: it is larger, or takes longer, than a request may be delayed.
     Skipped,
 }
 
@@ -117,15 +117,15 @@ impl ReadBody {
     }
 
     /// Returns the body for the extractor: the same frames, with the same end.
-    pub(crate) fn into_body(self) -> (Body, BodyState) {
+    pub(crate) fn into_body(self) -> (Body, Option<PartialBody>) {
         let Self { frames, end, .. } = self;
         let unreadable = |too_large, beyond| {
             let noticed = Arc::<AtomicBool>::default();
-            (Arc::clone(&noticed), BodyState::Unreadable(UnreadableBody { noticed, too_large, beyond }))
+            (Arc::clone(&noticed), Some(PartialBody::Unreadable(UnreadableBody { noticed, too_large, beyond })))
         };
         match end {
-            ReadEnd::Whole => (frames.whole(), BodyState::Whole),
-            ReadEnd::Skipped(rest) => (frames.then(rest), BodyState::Skipped),
+            ReadEnd::Whole => (frames.whole(), None),
+            ReadEnd::Skipped(rest) => (frames.then(rest), Some(PartialBody::Skipped)),
             ReadEnd::TooLarge { rest, limit } => {
                 let mut beyond = Beyond::default();
                 let mut left = limit;
@@ -382,7 +382,7 @@ mod tests {
         let frames = ["12345", "678"].map(|data| Ok::<_, Infallible>(Bytes::from_static(data.as_bytes())));
         let body = Body::from_stream(stream::iter(frames));
         let read = read(&mut parts, body, &Policy::DEFAULT).now_or_never().unwrap();
-        let (mut body, BodyState::Unreadable(state)) = read.into_body() else { panic!("above the limit") };
+        let (mut body, Some(PartialBody::Unreadable(state))) = read.into_body() else { panic!("above the limit") };
         for frame in [Some("12345"), Some("678"), None] {
             assert!(state.goes_on() && !body.is_end_stream(), "before {frame:?}");
             let read = poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).now_or_never().unwrap();

@@ -5,13 +5,15 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use axum::body::Body;
-use axum::extract::{Path, Query};
+use axum::extract::{DefaultBodyLimit, Path, Query};
 use axum::http::{Method, Request, StatusCode};
 use axum::response::Response;
 use axum::routing::post;
 use axum::{Json, Router};
+use futures_util::stream;
 use http_body_util::BodyExt;
 use idem_axum::{Idempotency, IdempotencyKey, IdempotencyLayer, Key, Policies, Policy, Refusal, Scope, idempotent};
+use idem_tests::Spans;
 use serde::Deserialize;
 use tower::ServiceExt;
 
@@ -58,6 +60,26 @@ async fn slow(Query(order): Query<Order>) {
     tokio::time::sleep(Duration::from_secs(60)).await;
 }
 
+/// It reads the body itself, without a limit.
+#[idempotent(key = order.id)]
+async fn upload(Query(order): Query<Order>, body: Body) -> String {
+    uploaded(body).await
+}
+
+#[idempotent(key = order.id, required)]
+async fn required_upload(Query(order): Query<Order>, body: Body) -> String {
+    uploaded(body).await
+}
+
+#[idempotent(key = order.id, shadow)]
+async fn shadow_upload(Query(order): Query<Order>, body: Body) -> String {
+    uploaded(body).await
+}
+
+async fn uploaded(body: Body) -> String {
+    body.collect().await.map_or_else(|error| error.to_string(), |body| body.to_bytes().len().to_string())
+}
+
 /// The type is hidden from the attribute.
 type Hidden = IdempotencyKey;
 
@@ -79,6 +101,9 @@ fn app(idempotency: &Idempotency) -> Router {
         .route("/scoped/{tenant}/{id}", post(scoped))
         .route("/shadow", post(shadow))
         .route("/slow", post(slow))
+        .route("/upload", post(upload))
+        .route("/required-upload", post(required_upload))
+        .route("/shadow-upload", post(shadow_upload))
         .route("/with-extractor", post(with_extractor))
         .route("/with-optional-extractor", post(with_optional_extractor))
         .route("/shadow-with-extractor", post(shadow_with_extractor))
@@ -164,6 +189,34 @@ async fn no_key_runs_unprotected_or_is_refused() {
     for path in ["/shadow", "/shadow?id=1"] {
         assert_eq!(got(&send(&app, path, "").await), "ran", "{path}");
     }
+}
+
+#[tokio::test]
+async fn a_handler_without_a_key_gets_a_body_that_no_fingerprint_covers() {
+    const LARGE: usize = 3 << 20;
+    let (spans, _guard) = Spans::capture();
+    let app = app(&Idempotency::in_memory()).layer(DefaultBodyLimit::max(LARGE - 1));
+    for (is_large, uploaded, refused) in [(true, "3145728", 413), (false, "it broke off", 400)] {
+        let body = || match is_large {
+            true => Body::from(vec![b'x'; LARGE]),
+            false => Body::from_stream(stream::iter([Ok("abc"), Err("it broke off")])),
+        };
+        for path in ["/upload", "/shadow-upload", "/shadow-upload?id=1"] {
+            let response = send(&app, path, body()).await;
+            assert_eq!((response.status().as_u16(), text(response).await.as_str()), (200, uploaded), "{path}");
+        }
+        for path in ["/upload?id=1", "/required-upload?id=1"] {
+            assert_eq!(send(&app, path, body()).await.status(), refused, "{path}");
+        }
+        assert_eq!(got(&send(&app, "/required-upload", body()).await), "idempotency_key_missing");
+    }
+    let large = ["unprotected", "unprotected", "shadow unread", "rejected", "rejected", "refused"];
+    let broken = ["unprotected", "unprotected", "shadow reject", "rejected", "rejected", "refused"];
+    let outcomes = spans.named("idempotency").into_iter().map(|span| {
+        let fields = ["outcome", "would"].into_iter().filter_map(|field| span.get(field));
+        fields.collect::<Vec<_>>().join(" ")
+    });
+    assert_eq!(outcomes.collect::<Vec<_>>(), [large, broken].concat());
 }
 
 #[tokio::test]
