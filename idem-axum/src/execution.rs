@@ -156,7 +156,13 @@ pub(crate) fn run_without_key(
     slot.set_unkeyed();
     Box::pin(async move {
         let span = RequestSpan::default();
-        let request = RecordedRequest { policy, is_head, body_failed: false, warnings: config.warnings.clone() };
+        let request = RecordedRequest {
+            policy,
+            is_head,
+            is_connect: false,
+            body_failed: false,
+            warnings: config.warnings.clone(),
+        };
         let execution = Execution::new(request, &config, &span, Some(slot.clone()));
         let attempt = Attempt::new(StorageKey::from_bytes(key), Fingerprint::from_bytes([0; 32]), policy.rules());
         let run = config.idempotency.run_in_transaction(attempt, slot.clone(), move || execution.run(handler));

@@ -68,6 +68,7 @@ impl KeyedRequest {
         let request = RecordedRequest {
             policy,
             is_head: info.is_head(),
+            is_connect: info.is_connect(),
             body_failed: unread.has_failed(),
             warnings: config.warnings.clone(),
         };

@@ -262,7 +262,13 @@ mod tests {
     fn recording(response: Response) -> (Writer, Reader) {
         let (mut parts, body) = response.into_parts();
         let policy = &Policy::DEFAULT;
-        let request = RecordedRequest { policy, is_head: false, body_failed: false, warnings: Warnings::default() };
+        let request = RecordedRequest {
+            policy,
+            is_head: false,
+            is_connect: false,
+            body_failed: false,
+            warnings: Warnings::default(),
+        };
         new(start(&request, &mut parts, &body).unwrap())
     }
 

@@ -113,6 +113,8 @@ pub(crate) struct RecordedRequest<'a> {
     pub(crate) policy: &'a Policy,
     /// Whether the response is sent without its body.
     pub(crate) is_head: bool,
+    /// Whether the request asks for a tunnel, as an upgrade over HTTP/2 does.
+    pub(crate) is_connect: bool,
     /// Whether an extractor saw the body break off, and the handler ran nevertheless. The client will send the whole body under the
     /// same key, so nothing is recorded.
     pub(crate) body_failed: bool,
@@ -126,8 +128,11 @@ pub(crate) fn start(request: &RecordedRequest<'_>, parts: &mut Parts, body: &Bod
     let unrecorded = parts.extensions.get::<Unrecorded>().is_some();
     // A refusal of another call says that nothing was done there, or that a retry may succeed.
     let refused = parts.extensions.get::<Refusal>().is_some();
+    // The tunnel is that of one connection: a retry needs its own.
+    let is_tunnel = request.is_connect && parts.status.is_success();
     // 1xx, the 101 of an upgrade among them, are in no set of statuses.
-    if unrecorded || refused || request.body_failed || !policy.recorded().contains(parts.status.as_u16()) {
+    let is_recorded = policy.recorded().contains(parts.status.as_u16()) && !is_tunnel;
+    if unrecorded || refused || request.body_failed || !is_recorded {
         return Err(Outcome::Release);
     }
     vary::check(policy, &parts.headers, &request.warnings);

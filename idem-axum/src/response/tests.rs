@@ -13,7 +13,13 @@ use crate::policy::{Policy, Replay};
 use crate::warnings::Warnings;
 
 async fn record(policy: &Policy, response: Response) -> Executed<Response> {
-    let request = super::RecordedRequest { policy, is_head: false, body_failed: false, warnings: Warnings::default() };
+    let request = super::RecordedRequest {
+        policy,
+        is_head: false,
+        is_connect: false,
+        body_failed: false,
+        warnings: Warnings::default(),
+    };
     super::record(&request, response).await.unwrap()
 }
 
@@ -104,7 +110,13 @@ async fn a_policy_that_came_later_sends_no_more_than_it_says() {
 #[tokio::test]
 async fn an_empty_response_to_head_gets_no_length() {
     let policy = &Policy::DEFAULT;
-    let request = super::RecordedRequest { policy, is_head: true, body_failed: false, warnings: Warnings::default() };
+    let request = super::RecordedRequest {
+        policy,
+        is_head: true,
+        is_connect: false,
+        body_failed: false,
+        warnings: Warnings::default(),
+    };
     for (response, length) in [(().into_response(), None), ("four".into_response(), Some("4"))] {
         let Executed { recording: Recording::Done(Outcome::Record(builder)), .. } =
             super::record(&request, response).await.unwrap()
@@ -400,6 +412,7 @@ async fn a_body_is_not_awaited_for_longer_than_its_known_length_or_its_method_sa
         let request = super::RecordedRequest {
             policy: &Policy::DEFAULT,
             is_head,
+            is_connect: false,
             body_failed: false,
             warnings: Warnings::default(),
         };

@@ -1,7 +1,11 @@
 //! `record = ..`: which responses are recorded.
 
+use axum::Router;
+use axum::extract::{Path, State};
 use axum::http::StatusCode;
-use idem_tests::{Ask, Setup, post as send, responding};
+use axum::routing::any;
+use idem_axum::idempotent;
+use idem_tests::{Ask, Probe, Setup, post as send, responding};
 
 fn ask() -> Ask {
     send("/").key("k")
@@ -38,4 +42,22 @@ async fn an_interim_status_is_never_recorded() {
     ask().to(&setup.app).await;
     assert!(!ask().to(&setup.app).await.is_replay());
     setup.assert_nothing_stored();
+}
+
+/// It opens a tunnel, as 101 does: RFC 8441.
+#[tokio::test]
+async fn an_accepted_connect_is_never_recorded() {
+    #[idempotent]
+    async fn tunnel(State(probe): State<Probe>, Path(status): Path<u16>) -> StatusCode {
+        probe.run().await;
+        StatusCode::from_u16(status).unwrap()
+    }
+
+    for (status, runs) in [(200, 2), (204, 2), (403, 1)] {
+        let setup = Setup::of(Router::new().route("/{status}", any(tunnel)));
+        let connect = || Ask::new("CONNECT", &format!("/{status}")).key("k");
+        connect().to(&setup.app).await.assert_ran(status);
+        assert_eq!(connect().to(&setup.app).await.is_replay(), runs == 1);
+        assert_eq!(setup.probe.runs(), runs, "{status}");
+    }
 }
