@@ -132,6 +132,11 @@ impl Connection {
         }
     }
 
+    /// The next step makes a new connection. Steps that are under way on this one end as they can.
+    pub(crate) fn give_up(&self) {
+        *self.current() = None;
+    }
+
     /// Sends a request in one round trip. It may be sent twice, so its effect must be the same twice as once.
     pub(crate) async fn send<R: Request>(&self, request: &R, deadline: Instant) -> Result<Reply<R::Value>, Error> {
         let used = Mutex::new(None);

@@ -44,9 +44,13 @@ impl NewNode {
 impl Node {
     /// Waits until enough replicas have the value of a key, which begins with `start`.
     pub(crate) async fn replicate(&self, name: &Name, start: Bytes) -> Result<(), Error> {
-        match &self.replicas {
-            None => Ok(()),
-            Some(replicas) => replicas.have(name, start).await,
+        let Some(replicas) = &self.replicas else { return Ok(()) };
+        let confirmed = replicas.have(name, start).await;
+        if matches!(confirmed, Err(Error::Unconfirmed)) {
+            // One of the two connections may lead to a server that the other one's has replaced.
+            self.connection.give_up();
+            replicas.give_up();
         }
+        confirmed
     }
 }

@@ -48,6 +48,11 @@ impl Replicas {
         Self { shared: Arc::new(shared), task: Listener::default() }
     }
 
+    /// The next step makes a new connection.
+    pub(crate) fn give_up(&self) {
+        self.shared.connection.give_up();
+    }
+
     /// Waits until enough replicas have the value under this name, which begins with `start`.
     pub(crate) async fn have(&self, name: &Name, start: Bytes) -> Result<(), Error> {
         let (result, confirmed) = oneshot::channel();
@@ -88,10 +93,13 @@ impl Shared {
             Ok(mut values) => {
                 let replicas = self.count(values.pop());
                 for (step, value) in steps.into_iter().zip(values) {
-                    let confirmed = match ScriptReply::read(value) {
-                        Ok(ScriptReply::Done) => replicas.clone(),
-                        // Its claim or its record is gone, or the server is another one.
-                        _ => Err(Error::Unconfirmed),
+                    let confirmed = match value {
+                        Value::ServerError(error) => Err(Error::Refused { error, repeated: true }),
+                        value => match ScriptReply::read(value) {
+                            Ok(ScriptReply::Done) => replicas.clone(),
+                            // Its claim or its record is gone, or the server is another one.
+                            _ => Err(Error::Unconfirmed),
+                        },
                     };
                     let _ = step.result.send(confirmed);
                 }

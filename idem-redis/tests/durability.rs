@@ -196,3 +196,23 @@ async fn steps_that_wait_for_a_dead_replica_wait_together_and_stop_no_others() {
         claim_in_time(&store, number).await;
     }
 }
+
+/// As if one connection broke after a host name had moved to another primary, while the old one lives on.
+#[tokio::test]
+async fn two_connections_that_lead_to_two_primaries_are_both_replaced() {
+    for broken in ["evalsha", "wait"] {
+        let (old, new) = (Redis::start().await, Redis::start().await);
+        let (_old_replica, _new_replica) = (old.replica().await, new.replica().await);
+        let proxy = Proxy::to(old.port()).await;
+        let store = replicated(&proxy).await;
+        drop(claim_in_time(&store, 1).await);
+        proxy.redirect(new.port());
+        let clients = old.say("CLIENT LIST").await;
+        let client = clients.lines().find(|client| client.contains(&format!(" cmd={broken} "))).expect(broken);
+        let id = client.split_once("id=").unwrap().1.split(' ').next().unwrap();
+        assert!(old.say(&format!("CLIENT KILL ID {id}")).await.starts_with(":1"));
+        unavailable(begin(&store, 2).await);
+        claim_in_time(&store, 3).await;
+        assert!(exists(&new, 3).await && !exists(&new, 2).await, "{broken}");
+    }
+}
