@@ -4,6 +4,7 @@
 //! have it says which one does, and has done nothing.
 
 use std::collections::{BTreeMap, HashMap};
+use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
@@ -138,7 +139,10 @@ impl Cluster {
                 }
                 _ => match self.owner(name) {
                     Some((at, node)) => node.connection.send(command, deadline).await.map(|reply| (at, reply)),
-                    None => Err(Error::NotConnected(self.new.timeout)),
+                    // As while slots are given out anew.
+                    None => Err(Error::Unreachable(
+                        io::Error::other("no node of the cluster has the slot of the key").into(),
+                    )),
                 },
             };
             match sent {

@@ -131,6 +131,32 @@ async fn a_step_waits_for_a_slot_that_no_node_has_for_a_moment() {
     assert!(matches!(begun, Ok(Begin::Claimed(_))), "{begun:?}");
 }
 
+#[tokio::test]
+async fn a_step_waits_for_a_slot_that_is_on_no_list_of_the_nodes_for_a_moment() {
+    let cluster = RedisCluster::start().await;
+    let store = builder(&cluster).connect().await.unwrap();
+    let (owner, slot) = owner(&cluster, 1).await;
+    let owner_id = id(owner).await;
+    for node in &cluster.nodes {
+        ok(node, &format!("CLUSTER DELSLOTS {slot}")).await;
+        ok(node, "CONFIG RESETSTAT").await;
+    }
+    let step = tokio::spawn(async move { begin(&store, 1).await });
+    let lists = async || {
+        let mut lists = 0;
+        for node in &cluster.nodes {
+            lists += calls(node, "cluster|slots").await;
+        }
+        lists
+    };
+    until("the nodes are asked twice", async || step.is_finished() || lists().await > 1).await;
+    for node in &cluster.nodes {
+        ok(node, &format!("CLUSTER SETSLOT {slot} NODE {owner_id}")).await;
+    }
+    let begun = step.await.unwrap();
+    assert!(matches!(begun, Ok(Begin::Claimed(_))), "{begun:?}");
+}
+
 /// As for a moment when a slot moves: each says that the other one has it.
 #[tokio::test]
 async fn nodes_that_disagree_about_a_slot_are_not_asked_without_a_pause() {
