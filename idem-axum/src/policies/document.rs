@@ -155,8 +155,9 @@ pub(crate) struct DescribedReplay {
 pub(crate) struct Header {
     pub(crate) name: String,
     pub(crate) value: &'static str,
+    /// The recorded statuses whose replays have it. The marker names none, and is on all.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    on: Vec<Range>,
+    pub(crate) on: Vec<Range>,
 }
 
 impl DescribedRules {

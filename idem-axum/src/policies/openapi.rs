@@ -12,7 +12,7 @@ use utoipa::openapi::schema::{AnyOfBuilder, Components, ObjectBuilder, Schema, T
 use utoipa::openapi::{Content, Header, OpenApi, Ref, RefOr, Required, Response};
 
 use super::document::DescribedRules;
-use super::document::{self, DescribedKey, DescribedReplay};
+use super::document::{DescribedKey, DescribedReplay, Range};
 use super::index::{ListedEndpoint, Policies};
 use super::refusal_examples::RefusalExample;
 use super::undescribed::Undescribed;
@@ -32,7 +32,7 @@ impl<S> Policies<S> {
     /// - the header of the key as a parameter, unless the endpoint has `key = ..`;
     /// - the refusals as responses, each with an example of its body and, if it is problem details, the schema
     ///   `IdempotencyProblem`;
-    /// - the header that marks a replay, on its own responses that are recorded;
+    /// - the header that marks a replay, and those of `replay_with`, on the responses that a replay may have;
     /// - `x-idempotency`, with the endpoint's rules as they are in the policy document.
     ///
     /// An endpoint in shadow mode refuses and replays nothing, so its operation gets only the parameter, which is optional, and
@@ -144,6 +144,14 @@ fn describe(operation: &mut Operation, rules: &DescribedRules, components: &Comp
         if let RefOr::T(response) = responses.entry(status.to_string()).or_insert(covering) {
             refusals(response, &refused);
         }
+        // An end of the handler that is recorded is replayed as well.
+        if refused.iter().any(|refusal| refusal.tells_of_an_execution)
+            && contains(&rules.record, status)
+            && rules.replay.replay_status.is_none()
+            && let Some(response) = responses.get_mut(&status.to_string())
+        {
+            mark(response, &rules.replay, &[status]);
+        }
     }
 }
 
@@ -229,21 +237,20 @@ fn bounds(code: &str) -> Option<(u16, u16)> {
 
 /// The marker, and headers that are added, on every response that may be a replay.
 fn marks_of_replays(responses: &mut BTreeMap<String, RefOr<Response>>, rules: &DescribedRules) {
-    let DescribedReplay { replay_status, marker, added_headers, body, .. } = &rules.replay;
-    let recorded = |status: u16| rules.record.iter().any(|range| (range.from..=range.to).contains(&status));
+    let DescribedReplay { replay_status, body, .. } = &rules.replay;
     let named: Vec<(u16, u16)> = responses.keys().filter_map(|code| bounds(code)).collect();
-    // `default` means all that the operation does not name.
-    let by_default = || {
-        (200..=999)
-            .any(|status| recorded(status) && !named.iter().any(|&(first, last)| (first..=last).contains(&status)))
-    };
-    let is_recorded = |code: &str| match bounds(code) {
-        Some((first, last)) => (first..=last).any(recorded),
-        None => code == DEFAULT && by_default(),
+    let recorded = |code: &str| -> Vec<u16> {
+        let meant = |status: &u16| match bounds(code) {
+            Some((first, last)) => (first..=last).contains(status),
+            // All that the operation does not name.
+            None => code == DEFAULT && !named.iter().any(|(first, last)| (first..=last).contains(&status)),
+        };
+        (200..=999).filter(|status| meant(status) && contains(&rules.record, *status)).collect()
     };
     if let Some(status) = replay_status {
-        let success = responses.iter().find(|(code, _)| code.starts_with('2') && is_recorded(code));
-        let success = success.or_else(|| responses.iter().find(|(code, _)| *code == DEFAULT && is_recorded(code)));
+        let success = responses.iter().find(|(code, _)| code.starts_with('2') && !recorded(code).is_empty());
+        let success =
+            success.or_else(|| responses.iter().find(|(code, _)| *code == DEFAULT && !recorded(code).is_empty()));
         let content = match success {
             Some((_, RefOr::T(response))) if *body => response.content.clone(),
             _ => Default::default(),
@@ -253,20 +260,30 @@ fn marks_of_replays(responses: &mut BTreeMap<String, RefOr<Response>>, rules: &D
             replay.content = content;
             replay.into()
         });
-        mark(replay, marker.iter().chain(added_headers));
-        return;
+        let all: Vec<u16> = (200..=999).filter(|status| contains(&rules.record, *status)).collect();
+        return mark(replay, &rules.replay, &all);
     }
-    for (_, response) in responses.iter_mut().filter(|(code, _)| is_recorded(code)) {
-        mark(response, marker.iter().chain(added_headers));
+    for (code, response) in responses.iter_mut() {
+        mark(response, &rules.replay, &recorded(code));
     }
 }
 
-fn mark<'a>(response: &mut RefOr<Response>, headers: impl Iterator<Item = &'a document::Header>) {
+fn contains(ranges: &[Range], status: u16) -> bool {
+    ranges.iter().any(|range| (range.from..=range.to).contains(&status))
+}
+
+/// Adds the headers that a replay has of a response that was recorded with one of these statuses.
+fn mark(response: &mut RefOr<Response>, replay: &DescribedReplay, recorded: &[u16]) {
     let RefOr::T(response) = response else { return };
-    for document::Header { name, value, .. } in headers {
-        let schema = ObjectBuilder::new().schema_type(Type::String).enum_values(Some([*value]));
-        let header = header(schema, "Only on a replay: the recorded response to an earlier request.");
-        add(response, name, header);
+    let headers = replay.marker.iter().chain(&replay.added_headers);
+    let is_on = |on: &[Range]| on.is_empty() || recorded.iter().any(|&status| contains(on, status));
+    for on_replays in headers.filter(|header| !recorded.is_empty() && is_on(&header.on)) {
+        let schema = ObjectBuilder::new().schema_type(Type::String).enum_values(Some([on_replays.value]));
+        add(
+            response,
+            &on_replays.name,
+            header(schema, "Only on a replay: the recorded response to an earlier request."),
+        );
     }
 }
 

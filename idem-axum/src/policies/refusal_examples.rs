@@ -22,6 +22,9 @@ pub(crate) struct RefusalExample {
     pub(crate) content_type: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) retry_after: Option<u64>,
+    /// Whether it is recorded as a response of the handler is.
+    #[serde(skip)]
+    pub(crate) tells_of_an_execution: bool,
     /// Its body, where it is JSON.
     #[serde(skip)]
     pub(crate) body: Option<Value>,
@@ -53,13 +56,8 @@ pub(super) fn by(policy: &'static Policy) -> Vec<RefusalExample> {
 
 /// What `errors` makes of it.
 fn sent(refusal: &Refusal) -> RefusalExample {
-    let (parts, body) = (refusal.policy().errors)(refusal).into_parts();
+    let (parts, body) = refusal.rendered().into_parts();
     let header = |name| parts.headers.get(name).and_then(|value: &http::HeaderValue| value.to_str().ok());
-    // It is added where the function sets none, and what the function sets may be a date.
-    let retry_after = match parts.headers.get(RETRY_AFTER) {
-        Some(_) => header(RETRY_AFTER).and_then(|seconds| seconds.parse().ok()),
-        None => refusal.retry_after().map(|after| after.as_secs()),
-    };
     // A body that has to be waited for is left out.
     let body = to_bytes(body, MAX_BODY).now_or_never().and_then(Result::ok);
     RefusalExample {
@@ -67,7 +65,9 @@ fn sent(refusal: &Refusal) -> RefusalExample {
         title: refusal.title(),
         status: parts.status.as_u16(),
         content_type: header(CONTENT_TYPE).map(ToOwned::to_owned),
-        retry_after,
+        // What `errors` sets may be a date.
+        retry_after: header(RETRY_AFTER).and_then(|seconds| seconds.parse().ok()),
+        tells_of_an_execution: matches!(refusal, Refusal::HandlerPanicked { .. } | Refusal::HandlerTimedOut { .. }),
         body: body.and_then(|body| serde_json::from_slice(&body).ok()),
     }
 }

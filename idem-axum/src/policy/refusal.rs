@@ -265,6 +265,26 @@ impl Refusal {
         render::problem(self)
     }
 
+    /// Returns the response as it is sent, but for the extension.
+    pub(crate) fn rendered(&self) -> Response {
+        // The function is the user's. If it panics, the client still learns what to do.
+        let mut response = catch_unwind(AssertUnwindSafe(|| (self.policy().errors)(self))).unwrap_or_else(|panic| {
+            panics::discard(panic);
+            tracing::error!(
+                "the function `errors` of a policy panicked; the response is the default one of the refusal"
+            );
+            self.problem()
+        });
+        if let Some(after) = self.retry_after() {
+            response.headers_mut().entry(RETRY_AFTER).or_insert(HeaderValue::from(after.as_secs()));
+        }
+        if Statuses::BODILESS.contains(response.status().as_u16()) {
+            *response.body_mut() = Body::empty();
+            response.headers_mut().remove(CONTENT_TYPE);
+        }
+        response
+    }
+
     /// Returns a few words for a person.
     pub(crate) fn title(&self) -> &'static str {
         self.facts().title
@@ -406,21 +426,7 @@ impl std::error::Error for Refusal {
 impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
         self.log();
-        // The function is the user's. If it panics, the client still learns what to do.
-        let mut response = catch_unwind(AssertUnwindSafe(|| (self.policy().errors)(&self))).unwrap_or_else(|panic| {
-            panics::discard(panic);
-            tracing::error!(
-                "the function `errors` of a policy panicked; the response is the default one of the refusal"
-            );
-            self.problem()
-        });
-        if let Some(after) = self.retry_after() {
-            response.headers_mut().entry(RETRY_AFTER).or_insert(HeaderValue::from(after.as_secs()));
-        }
-        if Statuses::BODILESS.contains(response.status().as_u16()) {
-            *response.body_mut() = Body::empty();
-            response.headers_mut().remove(CONTENT_TYPE);
-        }
+        let mut response = self.rendered();
         response.extensions_mut().insert(self);
         response
     }

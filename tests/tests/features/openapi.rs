@@ -3,7 +3,7 @@
 use axum::extract::Path;
 use axum::http::{Method, StatusCode};
 use axum::response::{IntoResponse, Response};
-use idem_axum::{Policies, Refusal, idempotent};
+use idem_axum::{AddedHeader, Policies, Policy, Refusal, Statuses, idempotent};
 use serde_json::{Value, json};
 use utoipa::openapi::OpenApi as Document;
 use utoipa::{OpenApi, ToResponse, ToSchema};
@@ -281,4 +281,95 @@ fn an_acknowledgement_has_a_status_that_its_schema_allows() {
     let schema = &api["components"]["schemas"]["IdempotencyProblem"]["properties"]["status"];
     assert_eq!(status, Some(202));
     assert!(schema["minimum"].as_u64() <= status && status <= schema["maximum"].as_u64(), "{schema}");
+}
+
+fn breaks_on_a_mismatch(refusal: &Refusal) -> Response {
+    assert!(!matches!(refusal, Refusal::Mismatch { .. }), "it cannot happen here");
+    short(refusal)
+}
+
+const ADDED: Policy = Policy::DEFAULT
+    .replay_with(&[AddedHeader::new("X-All", "a"), AddedHeader::new("X-Failed", "f").on(Statuses::SERVER_ERROR)]);
+
+#[utoipa::path(post, path = "/added", responses((status = 201), (status = "4XX"), (status = "5XX")))]
+#[idempotent(policy = ADDED, record = all - 503, timeout = "1s")]
+async fn added() {}
+
+#[utoipa::path(post, path = "/added-otherwise", responses((status = 200), (status = "default")))]
+#[idempotent(policy = ADDED, record = success + 302)]
+async fn added_otherwise() {}
+
+#[utoipa::path(post, path = "/added-as-200", responses((status = 201)))]
+#[idempotent(policy = ADDED, replay_status = 200, record = success)]
+async fn added_as_200() {}
+
+#[utoipa::path(post, path = "/emptily-acknowledged", responses((status = 201)))]
+#[idempotent(in_flight = reject(204), errors = breaks_on_a_mismatch)]
+async fn emptily_acknowledged() {}
+
+#[derive(OpenApi)]
+#[openapi(paths(added, added_otherwise, added_as_200, emptily_acknowledged))]
+struct Others;
+
+fn others() -> (Policies, Value) {
+    let policies = Policies::at(AT)
+        .endpoint(Method::POST, "/added", added)
+        .endpoint(Method::POST, "/added-otherwise", added_otherwise)
+        .endpoint(Method::POST, "/added-as-200", added_as_200)
+        .endpoint(Method::POST, "/emptily-acknowledged", emptily_acknowledged);
+    let mut api = Others::openapi();
+    policies.describe(&mut api).expect("an operation for each endpoint");
+    (policies, json!(api))
+}
+
+#[test]
+fn a_header_of_replays_is_where_a_replay_may_have_it() {
+    let (_, api) = others();
+    let headers = |path: &str, status: &str| {
+        let response = &api["paths"][path]["post"]["responses"][status];
+        assert!(response.is_object(), "{path} {status}");
+        let headers = response["headers"].as_object().into_iter().flat_map(|headers| headers.keys());
+        headers.map(String::as_str).collect::<Vec<_>>()
+    };
+    assert_eq!(headers("/added", "201"), ["idempotent-replayed", "x-all"]);
+    assert_eq!(headers("/added", "4XX"), ["idempotent-replayed", "x-all"]);
+    assert_eq!(headers("/added", "5XX"), ["idempotent-replayed", "x-all", "x-failed"]);
+    assert_eq!(headers("/added-otherwise", "200"), ["idempotent-replayed", "x-all"]);
+    assert_eq!(headers("/added-otherwise", "default"), ["idempotent-replayed", "x-all"], "of 302");
+    assert_eq!(headers("/added-as-200", "200"), ["idempotent-replayed", "x-all"]);
+}
+
+#[test]
+fn a_panic_or_a_timeout_that_is_recorded_has_the_mark_of_replays() {
+    let api = described();
+    let mark = |path: &str, status: &str| {
+        let response = &api["paths"][path]["post"]["responses"][status];
+        assert!(response["content"]["application/problem+json"].is_object(), "{response}");
+        response["headers"].get("idempotent-replayed").is_some()
+    };
+    assert!(mark("/plain", "500"));
+    assert!(!mark("/plain", "422"), "no mismatch is recorded");
+}
+
+#[test]
+fn a_refusal_is_described_as_it_is_sent() {
+    let (policies, api) = others();
+    let emptily_acknowledged = &api["paths"]["/emptily-acknowledged"]["post"]["responses"];
+    assert_eq!(emptily_acknowledged["204"].get("content"), None, "it has no body");
+    // Its `errors` panics, and then the default is sent.
+    assert_eq!(
+        emptily_acknowledged["422"]["content"]["application/problem+json"]["examples"]["idempotency_key_mismatch"]["value"]
+            ["code"],
+        "idempotency_key_mismatch"
+    );
+    let document: Value = serde_json::from_str(&policies.document()).expect("JSON");
+    let refusals = document["endpoints"].as_array().and_then(|endpoints| {
+        endpoints.iter().find(|endpoint| endpoint["path"] == "/emptily-acknowledged")?["refusals"].as_array()
+    });
+    let content_type = |code: &str| {
+        let refusal = refusals.into_iter().flatten().find(|refusal| refusal["code"] == code).expect("a refusal");
+        refusal.get("content_type").and_then(Value::as_str)
+    };
+    assert_eq!(content_type("idempotency_key_locked"), None);
+    assert_eq!(content_type("idempotency_key_mismatch"), Some("application/problem+json"));
 }
