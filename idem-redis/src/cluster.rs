@@ -139,7 +139,7 @@ impl Cluster {
                 }
                 _ => match self.owner(name) {
                     Some((at, node)) => node.connection.send(command, deadline).await.map(|reply| (at, reply)),
-                    // Slots are being given out anew.
+                    // Slots are being given to other nodes.
                     None => Err(Error::Unreachable(
                         io::Error::other("no node of the cluster has the slot of the key").into(),
                     )),
