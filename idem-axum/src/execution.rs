@@ -19,14 +19,14 @@ use tokio::time::timeout;
 use crate::context::{self, LayerConfig};
 use crate::policy::{Policy, Refusal};
 use crate::response::{self, RecordedRequest, Unrecorded};
-use crate::telemetry;
+use crate::telemetry::{self, ExecutionSpan, Keyless};
 
 /// What an execution needs to know of its request. It has no handle of the engine: a task that outlives the last one would hide
 /// that the engine was dropped while it ran.
 pub(crate) struct Execution {
     request: RecordedRequest<'static>,
     link: Option<HeaderValue>,
-    span: RequestSpan,
+    span: ExecutionSpan,
     /// The handler's transaction, if it has one.
     slot: Option<TransactionSlot>,
 }
@@ -35,13 +35,13 @@ impl Execution {
     pub(crate) fn new(
         request: RecordedRequest<'static>,
         config: &LayerConfig,
-        span: &RequestSpan,
+        span: ExecutionSpan,
         slot: Option<TransactionSlot>,
     ) -> Self {
         if let Some(slot) = &slot {
             slot.set_timeout(timeout_of(request.policy));
         }
-        Self { request, link: config.link.clone(), span: span.clone(), slot }
+        Self { request, link: config.link.clone(), span, slot }
     }
 
     /// Runs the handler. A panic, even one while the response is made, and a timeout become refusals that are recorded under the
@@ -61,7 +61,7 @@ impl Execution {
             }
             Err(refusal) => refusal,
         };
-        let refused = context::describe(self.link.as_ref(), telemetry::refuse(&self.span, refusal));
+        let refused = context::describe(self.link.as_ref(), telemetry::refuse(&self.span.get(), refusal));
         // The body is the user's, if the policy has a function `errors`.
         // Boxed, since it is large, and few handlers panic.
         let executed = Box::pin(response::record_refusal(&self.request, refused)).await.unwrap_or_else(|panic| {
@@ -147,6 +147,7 @@ pub(crate) fn run_without_key(
     config: Arc<LayerConfig>,
     slot: TransactionSlot,
     is_head: bool,
+    keyless: Option<Arc<Keyless>>,
     handler: BoxFuture<'static, Response>,
 ) -> BoxFuture<'static, Response> {
     // No two requests may have one storage key. Those of keys are hashes.
@@ -155,7 +156,8 @@ pub(crate) fn run_without_key(
     key[..8].copy_from_slice(&REQUESTS.fetch_add(1, Ordering::Relaxed).to_ne_bytes());
     slot.set_unkeyed();
     Box::pin(async move {
-        let span = RequestSpan::default();
+        let span =
+            keyless.clone().map_or_else(|| ExecutionSpan::Request(RequestSpan::default()), ExecutionSpan::Keyless);
         let request = RecordedRequest {
             policy,
             is_head,
@@ -163,14 +165,18 @@ pub(crate) fn run_without_key(
             body_failed: false,
             warnings: config.warnings.clone(),
         };
-        let execution = Execution::new(request, &config, &span, Some(slot.clone()));
+        let execution = Execution::new(request, &config, span.clone(), Some(slot.clone()));
         let attempt = Attempt::new(StorageKey::from_bytes(key), Fingerprint::from_bytes([0; 32]), policy.rules());
-        let run = config.idempotency.run_in_transaction(attempt, slot.clone(), move || execution.run(handler));
+        let execute = move || {
+            keyless.iter().for_each(|request| request.starts());
+            execution.run(handler)
+        };
+        let run = config.idempotency.run_in_transaction(attempt, slot.clone(), execute);
         match run.await {
             Ok(RunResult::Executed(response)) => response,
             // There are no records without keys.
             Ok(RunResult::Replayed(_)) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
-            Err(reason) => refused(policy, &config, &span, Some(&slot), reason),
+            Err(reason) => refused(policy, &config, || span.get(), Some(&slot), reason),
         }
     })
 }
@@ -179,12 +185,12 @@ pub(crate) fn run_without_key(
 pub(crate) fn refused(
     policy: &'static Policy,
     config: &LayerConfig,
-    span: &RequestSpan,
+    span: impl FnOnce() -> RequestSpan,
     slot: Option<&TransactionSlot>,
     reason: RefusalReason,
 ) -> Response {
     match slot.and_then(TransactionSlot::fault) {
-        None => config.refuse(span, Refusal::new(reason, policy)),
+        None => config.refuse(&span(), Refusal::new(reason, policy)),
         Some(fault) => {
             tracing::error!(
                 fault,

@@ -1,5 +1,7 @@
 //! The span of a request, and its refusals. The guide's page on observing has the list of spans, events and metrics.
 
+use std::sync::Arc;
+
 use axum::response::{IntoResponse, Response};
 use http::request::Parts;
 use idem_runtime::RequestSpan;
@@ -12,9 +14,50 @@ pub(crate) fn span(parts: &Parts) -> RequestSpan {
     RequestSpan::new(|| RequestInfo::of(parts).endpoint())
 }
 
-/// Counts a request that runs unprotected, since it has no key and needs none.
-pub(crate) fn count_unprotected(parts: &Parts) {
-    RequestSpan::count_unprotected(|| RequestInfo::of(parts).endpoint());
+/// A request that has no key and needs none. It has no span, unless it is refused or its arguments could have said a key.
+pub(crate) struct Keyless {
+    request: RequestInfo,
+    span: Option<RequestSpan>,
+}
+
+impl Keyless {
+    pub(crate) fn of(parts: &Parts) -> Self {
+        Self { request: RequestInfo::without_trace(parts), span: None }
+    }
+
+    /// The arguments say no key.
+    pub(crate) fn within(request: RequestInfo, span: RequestSpan) -> Self {
+        Self { request, span: Some(span) }
+    }
+
+    /// Counts a handler that starts without protection.
+    pub(crate) fn starts(&self) {
+        match &self.span {
+            Some(span) => span.without_key(|| self.request.endpoint()),
+            None => RequestSpan::count_unprotected(|| self.request.endpoint()),
+        }
+    }
+
+    /// Returns the span for a refusal.
+    pub(crate) fn span(&self) -> RequestSpan {
+        self.span.clone().unwrap_or_else(|| RequestSpan::new(|| self.request.endpoint()))
+    }
+}
+
+/// The span of an execution, which may be refused.
+#[derive(Clone)]
+pub(crate) enum ExecutionSpan {
+    Request(RequestSpan),
+    Keyless(Arc<Keyless>),
+}
+
+impl ExecutionSpan {
+    pub(crate) fn get(&self) -> RequestSpan {
+        match self {
+            Self::Request(span) => span.clone(),
+            Self::Keyless(request) => request.span(),
+        }
+    }
 }
 
 /// Refuses the request. Every refusal comes from here, so that what is sent is what is logged and counted.

@@ -10,13 +10,13 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{FromRequestParts, State};
-use axum::http::Request;
 use axum::http::request::Parts;
+use axum::http::{Request, StatusCode, Uri};
 use axum::routing::{any, post};
 use idem_axum::metrics::{ALL, Kind};
 use idem_axum::{
-    Begin, BeginOptions, Clock, Fingerprint, Idempotency, IdempotencyLayer, Key, MemoryClaim, MemoryStore, Outcome,
-    Policy, Record, Scope, StorageKey, Store, StoreCapabilities, StoreError, idempotent,
+    Begin, BeginOptions, Clock, Fingerprint, Idempotency, IdempotencyKey, IdempotencyLayer, Key, MemoryClaim,
+    MemoryStore, Outcome, Policy, Record, Scope, StorageKey, Store, StoreCapabilities, StoreError, idempotent,
 };
 use idem_runtime::transaction::TransactionSlot;
 use idem_testkit::intercept::{Hooks, Intercept};
@@ -333,6 +333,103 @@ fn a_transaction_without_a_key_or_in_shadow_mode_is_no_execution_and_takes_no_pl
         let of_endpoints = lines.keys().filter(|line| line.contains("endpoint=")).count();
         assert_eq!(of_endpoints, wanted.len(), "{lines:#?}");
         assert_eq!(memory.usage().entries, 0, "without a key nothing is recorded");
+    });
+}
+
+/// The store opens no transaction.
+struct Down;
+
+impl Hooks<MemoryStore> for Down {
+    async fn begin(
+        &self,
+        _: &MemoryStore,
+        _: &StorageKey,
+        _: &Fingerprint,
+        _: &BeginOptions,
+    ) -> Result<Begin<MemoryClaim>, StoreError> {
+        Err(StoreError::unavailable("down"))
+    }
+}
+
+/// An argument that no request has.
+struct User;
+
+impl<S: Sync> FromRequestParts<S> for User {
+    type Rejection = StatusCode;
+
+    async fn from_request_parts(_: &mut Parts, _: &S) -> Result<Self, StatusCode> {
+        Err(StatusCode::UNAUTHORIZED)
+    }
+}
+
+#[idempotent]
+async fn guarded(_user: User) {}
+
+#[idempotent]
+async fn first_named(_key: IdempotencyKey, _body: String) {}
+
+#[idempotent]
+async fn last_named(_key: IdempotencyKey) {}
+
+#[idempotent(timeout = "1s")]
+async fn endless() {
+    std::future::pending().await
+}
+
+#[idempotent(key = uri.query(), timeout = "1s")]
+async fn endless_event(uri: Uri) {
+    let _ = uri;
+    std::future::pending().await
+}
+
+#[idempotent(timeout = "1s")]
+async fn endless_transfer(_tx: Tx) {
+    std::future::pending().await
+}
+
+#[test]
+fn a_request_without_a_key_is_counted_by_what_becomes_of_it() {
+    Counted::during(|counted| async move {
+        let idempotency = Idempotency::builder(Intercept::new(MemoryStore::new(), Opens)).build();
+        let down = Idempotency::builder(Intercept::new(MemoryStore::new(), Down)).build();
+        let app = Router::new()
+            .route("/guarded", post(guarded))
+            .route("/first-named", post(first_named))
+            .route("/last-named", post(last_named))
+            .route("/endless", post(endless))
+            .route("/endless-event", post(endless_event))
+            .route("/endless-transfer", post(endless_transfer))
+            .layer(IdempotencyLayer::new(idempotency));
+        let app = app.merge(Router::new().route("/transfer", post(transfer)).layer(IdempotencyLayer::new(down)));
+        for (path, status) in [
+            ("/guarded", 401),
+            ("/first-named", 400),
+            ("/last-named", 400),
+            ("/endless", 504),
+            ("/endless-event", 504),
+            ("/endless-transfer", 504),
+            ("/transfer", 503),
+        ] {
+            assert_eq!(ask(&app, "POST", path, None).await, status, "{path}");
+        }
+        let refused =
+            |path: &str, code: &str| format!(r#"refusals_total{{endpoint="POST {path}",code="idempotency_{code}"}}"#);
+        let unprotected = |path: &str| format!(r#"unprotected_total{{endpoint="POST {path}",reason="key_missing"}}"#);
+        let wanted = [
+            refused("/first-named", "key_missing"),
+            refused("/last-named", "key_missing"),
+            unprotected("/endless"),
+            refused("/endless", "handler_timed_out"),
+            unprotected("/endless-event"),
+            refused("/endless-event", "handler_timed_out"),
+            unprotected("/endless-transfer"),
+            refused("/endless-transfer", "handler_timed_out"),
+            refused("/transfer", "store_unavailable"),
+        ];
+        let lines = counted.lines();
+        let of_endpoints: Vec<_> = lines.keys().filter(|line| line.contains("endpoint=")).collect();
+        assert_eq!(of_endpoints.len(), wanted.len(), "{of_endpoints:#?}");
+        counted.assert(&wanted.each_ref().map(|line| (line.as_str(), 1.0)));
     });
 }
 

@@ -14,13 +14,14 @@ use crate::key::IdempotencyKey;
 use crate::policy::{Policy, Refusal};
 use crate::request::{Caller, FingerprintInput, KeyOwner, RequestInfo, ScopeValue, UnreadBody};
 use crate::response::{self, RecordedRequest};
+use crate::shadow;
+use crate::telemetry::{self, ExecutionSpan, Keyless};
 use crate::warnings::Warning;
-use crate::{shadow, telemetry};
 
 /// The key of a request, as far as it is known.
 pub(super) enum RequestKey {
-    /// There is none, and the request runs unprotected.
-    None,
+    /// There is none, and the request runs unprotected. In shadow mode it may have been reported already.
+    None(Option<Keyless>),
     /// The arguments say it, and have not yet.
     OfArguments(Box<KeyedRequest>),
     /// The same value as the handler's argument, which learns at the end what request it belongs to.
@@ -38,7 +39,7 @@ pub(super) struct KeyedRequest {
 impl RequestKey {
     pub(super) fn request(&mut self) -> Option<&mut KeyedRequest> {
         match self {
-            Self::None => None,
+            Self::None(_) => None,
             Self::OfArguments(request) | Self::Known(request, _) => Some(request),
         }
     }
@@ -90,12 +91,14 @@ impl KeyedRequest {
             unread.release();
             let handler = match slot {
                 None => handler,
-                Some(slot) => execution::run_without_key(policy, Arc::clone(&config), slot, request.is_head, handler),
+                Some(slot) => {
+                    execution::run_without_key(policy, Arc::clone(&config), slot, request.is_head, None, handler)
+                }
             };
             return Box::pin(shadow::run(config.idempotency.clone(), request, attempt, span, handler));
         }
         let is_head = request.is_head;
-        let execution = Execution::new(request, &config, &span, slot.clone());
+        let execution = Execution::new(request, &config, ExecutionSpan::Request(span.clone()), slot.clone());
         let body = unread.clone();
         let execute = move |lease: Lease| {
             key.set_lease(lease);
@@ -134,7 +137,9 @@ impl AfterRun {
             let response = match run.await {
                 Ok(RunResult::Executed(response)) => return response,
                 Ok(RunResult::Replayed(replay)) => self.replay(&replay),
-                Err(reason) => execution::refused(self.policy, &self.config, &self.span, self.slot.as_ref(), reason),
+                Err(reason) => {
+                    execution::refused(self.policy, &self.config, || self.span.clone(), self.slot.as_ref(), reason)
+                }
             };
             if self.unread.is_nothing() { response } else { self.unread.discard(response).await }
         })

@@ -19,7 +19,8 @@ use crate::key::IdempotencyKey;
 use crate::policy::{Policy, Refusal};
 use crate::request::body::{self, PartialBody};
 use crate::request::{self, UnreadBody};
-use crate::{shadow, telemetry};
+use crate::shadow;
+use crate::telemetry::{self, Keyless};
 
 /// A call whose key is known. It is asked for each argument in order.
 pub struct OpenCall<S> {
@@ -149,16 +150,16 @@ impl OpenRequest {
             Err(reason) => Some(Refusal::KeyInvalid { policy, reason: *reason }),
         };
         let key = key.ok().flatten();
+        let is_reported = refusal.is_some();
         match refusal {
             Some(refusal) if policy.shadow => shadow::unprotected(parts, &refusal),
             Some(refusal) => return refused(parts, config.refuse(&telemetry::span(parts), refusal)),
-            None if key.is_none() && !policy.key_from_arguments => telemetry::count_unprotected(parts),
             None => {}
         }
         let key = match key {
             Some(key) => RequestKey::Known(Box::new(KeyedRequest::new(parts, policy)), key),
             None if policy.key_from_arguments => RequestKey::OfArguments(Box::new(KeyedRequest::new(parts, policy))),
-            None => RequestKey::None,
+            None => RequestKey::None((!is_reported).then(|| Keyless::of(parts))),
         };
         let slot = TransactionSlot::default();
         parts.extensions.insert(slot.clone());
@@ -199,6 +200,6 @@ impl OpenRequest {
 
     fn rejected(&mut self, response: Response) -> Box<Refused> {
         let unread = UnreadBody::share(&self.request.parts, &mut self.request.body, false);
-        rejected(&self.config, &mut self.key, unread, response)
+        rejected(&self.config, &self.key, unread, response)
     }
 }

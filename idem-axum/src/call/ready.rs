@@ -6,17 +6,18 @@ use std::sync::Arc;
 
 use axum::response::{IntoResponse, Response};
 use futures_util::future::BoxFuture;
+use idem_runtime::Key;
 use idem_runtime::transaction::TransactionSlot;
-use idem_runtime::{Key, RequestSpan};
 use tokio::time::timeout;
 
-use super::keyed::RequestKey;
+use super::keyed::{KeyedRequest, RequestKey};
 use super::refused::{Refused, rejected};
 use crate::context::LayerConfig;
 use crate::key::IdempotencyKey;
 use crate::policy::{Policy, Refusal};
 use crate::request::body::PartialBody;
 use crate::request::{ScopeValue, UnreadBody};
+use crate::telemetry::Keyless;
 use crate::{execution, shadow};
 
 /// A call with all arguments.
@@ -71,14 +72,18 @@ impl ReadyCall {
         };
         let Self { policy, config, key, uncovered: _, unread, slot, is_head } = call;
         let slot = slot.is_wanted().then_some(slot);
-        match key {
-            RequestKey::None => {}
+        let keyless = match key {
+            RequestKey::None(keyless) => keyless,
             RequestKey::OfArguments(keyed) => {
+                let KeyedRequest { info, span, .. } = *keyed;
                 let missing = Refusal::KeyMissing { policy };
                 match (policy.required, policy.shadow) {
-                    (true, false) => return unread.discard(config.refuse(&keyed.span, missing)),
-                    (true, true) => shadow::report(&keyed.span, missing.code()),
-                    (false, _) => keyed.span.without_key(|| keyed.info.endpoint()),
+                    (true, false) => return unread.discard(config.refuse(&span, missing)),
+                    (true, true) => {
+                        shadow::report(&span, missing.code());
+                        None
+                    }
+                    (false, _) => Some(Keyless::within(info, span)),
                 }
             }
             RequestKey::Known(keyed, key) => {
@@ -86,9 +91,9 @@ impl ReadyCall {
                 let response = keyed.run(policy, key, config, scope, unread, (handler, slot));
                 return if span.is_on() { Box::pin(async move { span.instrument(response).await }) } else { response };
             }
-        }
+        };
         unread.release();
-        unprotected(policy, config, handler, slot.map(|slot| (slot, is_head)))
+        unprotected(policy, config, keyless, handler, slot.map(|slot| (slot, is_head)))
     }
 
     /// Refuses a body that the fingerprint does not cover, unless its extractor has read so far that it knows, and the handler will
@@ -122,11 +127,11 @@ impl ReadyCall {
             }
         };
         shadow::report(&keyed.span, would);
-        Ok(Self { key: RequestKey::None, ..self })
+        Ok(Self { key: RequestKey::None(None), ..self })
     }
 
-    pub(super) fn rejected(mut self, response: Response) -> Box<Refused> {
-        rejected(&self.config, &mut self.key, self.unread, response)
+    pub(super) fn rejected(self, response: Response) -> Box<Refused> {
+        rejected(&self.config, &self.key, self.unread, response)
     }
 }
 
@@ -134,18 +139,20 @@ impl ReadyCall {
 fn unprotected(
     policy: &'static Policy,
     config: Arc<LayerConfig>,
+    keyless: Option<Keyless>,
     handler: BoxFuture<'static, Response>,
     transaction: Option<(TransactionSlot, bool)>,
 ) -> BoxFuture<'static, Response> {
     if let Some((slot, is_head)) = transaction {
-        return execution::run_without_key(policy, config, slot, is_head, handler);
+        return execution::run_without_key(policy, config, slot, is_head, keyless.map(Arc::new), handler);
     }
+    keyless.iter().for_each(Keyless::starts);
     match policy.timeout.filter(|_| !policy.shadow) {
         None => handler,
         Some(longest) => Box::pin(async move {
-            let span = RequestSpan::default();
             let refusal = Refusal::HandlerTimedOut { policy };
-            timeout(longest, handler).await.unwrap_or_else(|_| config.refuse(&span, refusal))
+            let span = || keyless.as_ref().map(Keyless::span).unwrap_or_default();
+            timeout(longest, handler).await.unwrap_or_else(|_| config.refuse(&span(), refusal))
         }),
     }
 }

@@ -24,14 +24,11 @@ impl Refused {
 
 /// Returns a rejection. If the extractor is that of the key, it is a refusal, and the body is discarded first. Any other is sent
 /// as without the attribute. The extractor of a key that the arguments have yet to say is a mistake of the service.
-pub(super) fn rejected(
-    config: &LayerConfig,
-    key: &mut RequestKey,
-    unread: UnreadBody,
-    response: Response,
-) -> Box<Refused> {
-    if let Some(keyed) = key.request() {
-        keyed.span.rejected();
+pub(super) fn rejected(config: &LayerConfig, key: &RequestKey, unread: UnreadBody, response: Response) -> Box<Refused> {
+    match (key, response.extensions().get::<Refusal>()) {
+        (RequestKey::None(Some(keyless)), Some(refusal)) => keyless.span().refused(refusal.code()),
+        (RequestKey::None(_), _) => {}
+        (RequestKey::OfArguments(keyed) | RequestKey::Known(keyed, _), _) => keyed.span.rejected(),
     }
     let is_early = matches!(key, RequestKey::OfArguments(_));
     let (response, refused) = match response.extensions().get() {

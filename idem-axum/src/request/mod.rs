@@ -33,8 +33,13 @@ pub(crate) struct RequestInfo {
 
 impl RequestInfo {
     pub(crate) fn of(parts: &Parts) -> Self {
+        Self { trace: trace(&parts.headers).map(Box::new), ..Self::without_trace(parts) }
+    }
+
+    /// As [`of`](Self::of), of a request that leaves no record.
+    pub(crate) fn without_trace(parts: &Parts) -> Self {
         let template = parts.extensions.get::<MatchedPath>().cloned();
-        Self { method: parts.method.clone(), template, trace: trace(&parts.headers).map(Box::new) }
+        Self { method: parts.method.clone(), template, trace: None }
     }
 
     /// Returns whether the response is sent without its body.
