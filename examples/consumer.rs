@@ -14,8 +14,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use idem_axum::{Idempotency, RefusalReason};
 use idem_sqlx::{OnceExt, SqliteStore};
 use serde::{Deserialize, Serialize};
-use sqlx::SqlitePool;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqliteJournalMode};
+use sqlx::{SqliteExecutor, SqlitePool};
 
 /// After how long a message that was not acknowledged is delivered again.
 const REDELIVERY: Duration = Duration::from_millis(100);
@@ -103,9 +103,12 @@ async fn consume(app: App, name: &str) -> Result<(), sqlx::Error> {
             // No delivery would go better.
             Err(ShipError::Refused(reason)) => {
                 println!("{what}: to the dead letters, since {reason}");
+                // In one commit, so that a message is neither lost nor buried twice.
+                let mut tx = app.pool.begin_with("BEGIN IMMEDIATE").await?;
                 let bury = "INSERT INTO dead_letters (message_id, reason) VALUES ($1, $2)";
-                sqlx::query(bury).bind(message.id).bind(reason.to_string()).execute(&app.pool).await?;
-                acknowledge(&app.pool, message.id).await?;
+                sqlx::query(bury).bind(message.id).bind(reason.to_string()).execute(&mut *tx).await?;
+                acknowledge(&mut *tx, message.id).await?;
+                tx.commit().await?;
             }
         }
     }
@@ -130,8 +133,8 @@ async fn next(pool: &SqlitePool) -> Result<Option<Message>, sqlx::Error> {
     }
 }
 
-async fn acknowledge(pool: &SqlitePool, message: i64) -> Result<(), sqlx::Error> {
-    sqlx::query("DELETE FROM messages WHERE id = $1").bind(message).execute(pool).await?;
+async fn acknowledge(database: impl SqliteExecutor<'_>, message: i64) -> Result<(), sqlx::Error> {
+    sqlx::query("DELETE FROM messages WHERE id = $1").bind(message).execute(database).await?;
     Ok(())
 }
 
