@@ -54,6 +54,11 @@ impl Step {
             Self::Cleanup => "what has expired stays until the next cleanup",
         }
     }
+
+    /// Whether it adds to what is there: if it may have taken effect, it is not to be repeated.
+    pub(crate) fn adds(self) -> bool {
+        self == Self::Count
+    }
 }
 
 impl fmt::Display for Step {

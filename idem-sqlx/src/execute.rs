@@ -83,7 +83,8 @@ impl<D: Dialect> Executor<D> {
                 Ok(rows) => return Ok(Rows { rows, repeated: in_doubt.get() }),
                 Err(problem) => {
                     read_only |= matches!(problem, Problem::ReadOnly);
-                    if !problem.is_transient() || Instant::now() + pause >= until {
+                    let may_repeat = problem.is_transient() && !(step.adds() && in_doubt.get());
+                    if !may_repeat || Instant::now() + pause >= until {
                         // The last try may have had too little time to learn that again.
                         let problem = if read_only && problem.is_timeout() { Problem::ReadOnly } else { problem };
                         return Err(DatabaseError { step, problem });

@@ -15,6 +15,7 @@ use idem_sqlx::{PostgresStore, Problem};
 use idem_testkit::postgres::Postgres;
 use idem_testkit::proxy::{Direction, Fault, Proxy};
 use idem_testkit::wait::until;
+use sqlx::{Connection, PgConnection};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
@@ -554,4 +555,29 @@ async fn a_store_finds_the_server_again_after_a_restart_with_all_its_connections
     // One step has no time to try each of them.
     assert_eq!(state_of(&store, &key()).await, "claimed");
     assert_eq!(begins().await, vec!["claimed"; 40]);
+}
+
+/// What may have been counted is not counted again.
+#[tokio::test]
+async fn a_count_whose_reply_is_lost_is_not_repeated() {
+    let Apart { server, proxy, near, .. } = apart().await;
+    let url = server.url_through(proxy.port());
+    let counts = PostgresStore::builder().count_replays(true).max_connections(2).connect(&url).await.unwrap();
+    let key = key();
+    leave_record(&near, &key, "response").await;
+    let mut gate = PgConnection::connect(&server.url()).await.unwrap();
+    let mut locked = gate.begin().await.unwrap();
+    sqlx::raw_sql("SELECT FROM idempotency FOR UPDATE").execute(&mut *locked).await.unwrap();
+    assert_eq!(state_of(&counts, &key).await, "completed: response");
+    server.wait_until("SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'", "1").await;
+    proxy.set(Direction::ToClient, Fault::Drop);
+    locked.rollback().await.unwrap();
+    proxy.seen(Direction::ToClient).await;
+    proxy.heal();
+    proxy.cut();
+    // One task counts, so this replay comes after the first one.
+    assert_eq!(state_of(&counts, &key).await, "completed: response");
+    let replays = async || counts.inspect(&key).await.unwrap().unwrap().replays.unwrap();
+    until("the second replay is counted", async || replays().await >= 2).await;
+    assert_eq!(replays().await, 2);
 }
