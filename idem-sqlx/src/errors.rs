@@ -149,7 +149,7 @@ pub enum Problem {
     },
     /// A new connection has a setting with which the store cannot keep its guarantees.
     Setting(&'static str),
-    /// The table does not exist.
+    /// The table does not exist, or one of its functions.
     TableMissing {
         /// The table, as it is named in SQL.
         table: String,
@@ -195,7 +195,11 @@ impl fmt::Display for Problem {
             }
             Self::Setting(what) => f.write_str(what),
             Self::TableMissing { table } => {
-                write!(f, "the table {table} does not exist. Call `migrate()` once before the first request")
+                write!(
+                    f,
+                    "the table {table} does not exist, or lacks its functions. Call `migrate()` once before the first request; if \
+                     the table was restored or made by hand, run what is missing of the crate's folder `migrations`"
+                )
             }
             Self::ReadOnly => f.write_str(
                 "the database is read-only. After a failover this is a standby: connect to the primary, with a URL \

@@ -8,6 +8,7 @@ use sqlx::postgres::{PgConnectOptions, PgConnection, PgDatabaseError, PgRow, PgS
 use sqlx::{AssertSqlSafe, Connection, Postgres, Row, ValueRef};
 
 use super::listen::listen;
+use super::statements::{CLAIM, COMPLETE};
 use super::{Location, migrations};
 use crate::dialect::{TransactionState, Value, hex, sealed};
 use crate::errors::{MigrateError, Problem};
@@ -61,6 +62,13 @@ fn ended_in_doubt(error: &sqlx::Error, code: Option<&str>) -> bool {
         Some(PgSeverity::Fatal) => code.is_some_and(|code| code.starts_with("58") || code.starts_with("XX")),
         _ => false,
     }
+}
+
+/// Returns whether an error names a function of the table, and not one that a trigger of the service calls.
+fn names_function_of(error: &sqlx::Error, table: &str) -> bool {
+    let table = table.replace('"', "");
+    let names = |message: &str| [CLAIM, COMPLETE].iter().any(|suffix| message.contains(&format!("{table}{suffix}(")));
+    error.as_database_error().is_some_and(|refused| names(refused.message()))
 }
 
 impl sealed::Dialect for Postgres {
@@ -178,6 +186,7 @@ impl sealed::Dialect for Postgres {
             // A prepared statement that does not exist or exists already, or whose plan no longer fits the table.
             Some("26000" | "42P05" | "0A000") => Problem::Stale(error),
             Some("42P01" | "3F000") => Problem::TableMissing { table: table.to_owned() },
+            Some("42883") if names_function_of(&error, table) => Problem::TableMissing { table: table.to_owned() },
             Some("25006") => Problem::ReadOnly,
             Some("53100") => Problem::Full(error),
             _ => Problem::Refused(error),

@@ -122,11 +122,12 @@ impl<D: Dialect> Beginner<'_, D> {
         }
         let mut guards = Some((entered, self.transactions.permit().await?));
         let until = Instant::now() + executor.timeout;
+        let mut in_the_way = Problem::Contended;
         for _ in 0..MAX_ATTEMPTS {
             let mut open = self.transactions.connect(self.table).await?;
             let rows = match open.run(self.begin_sql()).await {
                 Ok(rows) => rows,
-                Err(error) => match self.failed(open, error).await? {
+                Err(error) => match self.failed(open, error, &mut in_the_way).await? {
                     Some(row) => return Ok(self.judge(row)),
                     None if Instant::now() >= until => break,
                     None => continue,
@@ -143,7 +144,7 @@ impl<D: Dialect> Beginner<'_, D> {
                 // The key has a row, or a transaction holds it.
                 None => match open.run(self.fill(&executor.statements.begin)).await {
                     Ok(rows) => rows.first().map(|row| BeginRow::read::<D>(row, &self.key)).transpose()?,
-                    Err(error) => match self.failed(open, error).await? {
+                    Err(error) => match self.failed(open, error, &mut in_the_way).await? {
                         Some(row) => return Ok(self.judge(row)),
                         None => continue,
                     },
@@ -192,7 +193,7 @@ impl<D: Dialect> Beginner<'_, D> {
             claim.open().await.map_err(|error| D::problem(error, &executor.table))?;
             return Ok(Begin::Claimed(claim));
         }
-        Err(Problem::Contended)
+        Err(in_the_way)
     }
 
     /// Returns the row of the key, if it is not free.
@@ -201,8 +202,13 @@ impl<D: Dialect> Beginner<'_, D> {
     }
 
     /// Judges an error of the first step, in which nothing can have happened. Returns a row that explains it, or `None` if it is
-    /// worth another try.
-    async fn failed(&self, open: OpenTransaction<D>, error: sqlx::Error) -> Result<Option<BeginRow>, Problem> {
+    /// worth another try, and leaves what was in the way.
+    async fn failed(
+        &self,
+        open: OpenTransaction<D>,
+        error: sqlx::Error,
+        in_the_way: &mut Problem,
+    ) -> Result<Option<BeginRow>, Problem> {
         let problem = D::problem(error, &self.table.executor.table);
         if !matches!(problem, Problem::Busy(_)) {
             return Err(problem);
@@ -211,6 +217,7 @@ impl<D: Dialect> Beginner<'_, D> {
         if self.slot.is_unkeyed() {
             return Err(problem);
         }
+        *in_the_way = problem;
         sleep(jitter(PAUSE)).await;
         // What was in the way may have had the same key.
         self.look().await

@@ -109,3 +109,29 @@ async fn the_error_of_a_store_that_cannot_open_the_transaction_says_what_to_moun
     assert!(error.contains("mount an engine over a store that was made with `from_pool`"), "{error}");
     assert!(errors.try_recv().is_err(), "one error");
 }
+
+/// It says what was in the way, and not that the key changed.
+#[tokio::test]
+async fn the_error_of_a_file_that_others_keep_locked_says_so() {
+    let shop = Shop::sqlite(2).await;
+    let mut other = shop.app.pool.acquire().await.unwrap();
+    sqlx::raw_sql("BEGIN IMMEDIATE").execute(&mut *other).await.unwrap();
+    let (mut errors, _guard) = logged(Level::ERROR, "idem_axum");
+    assert_eq!(shop.send("/act/201", "a").await.status, 503);
+    let error = errors.try_recv().unwrap();
+    assert!(error.contains("other transactions were in the way"), "{error}");
+}
+
+/// As one that was restored without them, or made by hand.
+#[tokio::test]
+async fn the_error_of_a_table_without_its_functions_says_what_to_do() {
+    let shop = Shop::postgres(2).await;
+    for (function, status) in [("idempotency_complete", 500), ("idempotency_claim", 503)] {
+        shop.keeper.sql(&format!("DROP FUNCTION {function}"));
+        let (mut errors, _guard) = logged(Level::ERROR, "idem_");
+        assert_eq!(shop.send("/act/201", function).await.status, status, "{function}");
+        let error = errors.try_recv().unwrap();
+        assert!(error.contains("lacks its functions") && error.contains("`migrations`"), "{function}: {error}");
+    }
+    assert_eq!(shop.effects().await, 0);
+}
