@@ -46,23 +46,23 @@ pub(super) fn statements(location: &Location) -> Statements {
              WHERE key = $1 AND expires_at > {now} AND NOT (owner = $2 AND record IS NULL)"),
         looks_first: false,
         // One look at the locks, so that all are those of one moment. In that moment the holder may have given a part of them back, so
-        // only a lock of another fingerprint tells that there is one.
+        // only a lock of another fingerprint tells that there is one. A prepared transaction has no session.
         holder: Some(sql("WITH wanted AS MATERIALIZED ( \
                  SELECT {key lock} AS of_key, {half of $1}::bigint AS class, {half of $2}::bigint AS fingerprint \
              ), locks AS MATERIALIZED ( \
-                 SELECT pid, mode, locktype AS type, classid::bigint AS class, objid::bigint AS object, objsubid AS kind, \
+                 SELECT pid, virtualtransaction AS owner, mode, locktype AS type, classid::bigint AS class, objid::bigint AS object, objsubid AS kind, \
                      CASE objsubid WHEN 1 THEN (classid::bigint << 32) | objid::bigint END AS id FROM pg_locks \
                  WHERE granted AND (locktype = 'transactionid' OR locktype = 'advisory' \
                      AND database = (SELECT oid FROM pg_database WHERE datname = current_database())) \
              ) \
-             SELECT holder.pid::bigint, coalesce(( \
+             SELECT coalesce(holder.pid, 0)::bigint, coalesce(( \
                  SELECT bool_and(locks.object <> wanted.fingerprint) FROM locks \
-                 WHERE locks.pid = holder.pid AND locks.kind = 2 AND locks.class = wanted.class \
+                 WHERE locks.owner = holder.owner AND locks.kind = 2 AND locks.class = wanted.class \
              ), false), EXISTS ( \
-                 SELECT FROM locks WHERE locks.pid = holder.pid AND locks.kind = 2 AND locks.class = $3::bigint \
+                 SELECT FROM locks WHERE locks.owner = holder.owner AND locks.kind = 2 AND locks.class = $3::bigint \
                      AND locks.object <> $4::bigint \
              ), EXISTS ( \
-                 SELECT FROM locks WHERE locks.pid = holder.pid AND locks.type = 'transactionid' AND locks.mode = 'ExclusiveLock' \
+                 SELECT FROM locks WHERE locks.owner = holder.owner AND locks.type = 'transactionid' AND locks.mode = 'ExclusiveLock' \
              ) FROM locks AS holder, wanted WHERE holder.id = wanted.of_key AND holder.mode = 'ExclusiveLock'")),
         lock: Some(sql("SELECT 1 WHERE pg_try_advisory_xact_lock({key lock})")),
         idle: Some(sql("SELECT (extract(epoch FROM {now} - state_change) * 1000)::bigint FROM pg_stat_activity \

@@ -6,6 +6,7 @@ use axum::http::request::Parts;
 use axum::routing::post;
 use idem_axum::{IdempotencyLayer, idempotent};
 use idem_sqlx::{Tx, TxRejection};
+use idem_testkit::postgres::Postgres as Server;
 use sqlx::{Database, Sqlite, SqliteConnection};
 
 use crate::shop::{Effects, Shop, over_both, send, start};
@@ -131,6 +132,38 @@ async fn a_transaction_that_is_used_before_the_handler_runs_is_a_panic_that_says
         assert!(text.contains("used before its transaction has begun; use it in the handler"), "{path}: {text}");
     }
     assert_eq!(shop.send("/act/201", "a").await.status, 201);
+}
+
+/// A prepared transaction has no session, and keeps its locks.
+#[tokio::test]
+async fn a_handler_that_prepares_its_transaction_keeps_the_key_until_others_end_it() {
+    let server = Server::with(&["fsync=off", "max_prepared_transactions=2"]).await;
+    let shop = Shop::over(server, 4).await;
+    for path in ["/act/prepare-201", "/reruns/prepare-201"] {
+        for (end, state) in [("COMMIT", "idempotency_outcome_unknown"), ("ROLLBACK", "")] {
+            let key = format!("{path}-{end}");
+            assert_eq!(shop.send(path, &*key).await.brief(), (500, ""), "{key}");
+            let runs = shop.app.runs();
+            for _ in 0..2 {
+                let retry = shop.send(path, &*key).await;
+                assert!(retry.is("idempotency_key_locked"), "{key}: {retry:?}");
+            }
+            let other = send(&shop.router, path, &*key, "another request").await;
+            assert!(other.is("idempotency_key_mismatch"), "{key}: {other:?}");
+            shop.keeper.sql(&format!("{end} PREPARED 'a'"));
+            let retry = shop.send(path, &*key).await;
+            if path.contains("act") && !state.is_empty() {
+                assert!(retry.is(state) && shop.app.runs() == runs, "{key}: {retry:?}");
+                continue;
+            }
+            // It runs again, and a take-over is prepared.
+            assert_eq!((retry.status, shop.app.runs()), (500, runs + 1), "{key}");
+            let retry = shop.send(path, &*key).await;
+            assert!(retry.is("idempotency_key_locked"), "{key}: {retry:?}");
+            shop.keeper.sql("ROLLBACK PREPARED 'a'");
+        }
+    }
+    assert_eq!(shop.effects().await, 2);
 }
 
 /// A role that the handler takes, as one does for row level security, is also that of the record.

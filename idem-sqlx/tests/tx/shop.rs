@@ -107,6 +107,7 @@ macro_rules! endpoints {
                         }
                         "commit" => drop(sqlx::raw_sql("COMMIT").execute(&mut **tx).await.unwrap()),
                         "rollback" => drop(sqlx::raw_sql("ROLLBACK").execute(&mut **tx).await.unwrap()),
+                        "prepare" => drop(sqlx::raw_sql("PREPARE TRANSACTION 'a'").execute(&mut **tx).await.unwrap()),
                         "begin" => drop(sqlx::raw_sql("BEGIN; SAVEPOINT idem").execute(&mut **tx).await.unwrap()),
                         "write" => write(tx).await,
                         "failing" => drop(sqlx::raw_sql("SELECT * FROM nothing").execute(&mut **tx).await.unwrap_err()),
