@@ -206,6 +206,8 @@ pub(crate) struct Statements {
     pub(crate) release: Arc<str>,
     /// `key`: the same, if something was removed.
     pub(crate) forget: Arc<str>,
+    /// As `forget`, without waiting for a lock of the row. For databases in which others can hold one for long.
+    pub(crate) forget_unlocked: Option<Arc<str>>,
     /// `key`: notifies other processes of the end of a claim. A statement by itself, so that its failure costs nothing else.
     pub(crate) notify: Option<Arc<str>>,
     /// `key`: the row, for operators.

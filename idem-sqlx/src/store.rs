@@ -306,8 +306,18 @@ impl<D: Dialect> Store for SqlStore<D> {
     }
 
     async fn forget(&self, key: &StorageKey) -> Result<bool, StoreError> {
-        let (executor, waiters) = (self.executor(), &self.inner.waiters);
-        let result = executor.execute(Step::Forget, &executor.statements.forget, &[key_value(key)]).await?;
+        let (executor, waiters, table) = (self.executor(), &self.inner.waiters, &self.inner.table);
+        let mut forget = &executor.statements.forget;
+        // A transaction that takes an abandoned claim over has locked its row for as long as its handler runs.
+        if table.running.begun(key).is_some() {
+            return Ok(false);
+        }
+        if let Some(unlocked) = &executor.statements.forget_unlocked
+            && table.is_taken_over(key, None).await.map_err(|error| DatabaseError { step: Step::Forget, ..error })?
+        {
+            forget = unlocked;
+        }
+        let result = executor.execute(Step::Forget, forget, &[key_value(key)]).await?;
         if announce(executor, waiters, key, &result.rows) {
             return Ok(true);
         }

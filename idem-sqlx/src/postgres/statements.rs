@@ -116,6 +116,8 @@ pub(super) fn statements(location: &Location) -> Statements {
         forget: sql(
             "DELETE FROM {t} WHERE key = $1 AND (record IS NOT NULL OR lease_until <= {now}) RETURNING awaited",
         ),
+        forget_unlocked: Some(sql("DELETE FROM {t} WHERE key = (SELECT key FROM {t} \
+                 WHERE key = $1 AND (record IS NOT NULL OR lease_until <= {now}) FOR UPDATE SKIP LOCKED) RETURNING awaited")),
         notify: Some(sql(&format!("SELECT pg_notify('{channel}', encode($1::bytea, 'hex'))"))),
         // Counted from the epoch in whole microseconds, as `bigint`, which no rounding changes.
         inspect: sql("SELECT fingerprint, record, lease_until <= {now}, info, \

@@ -45,6 +45,7 @@ pub(super) fn statements(table: &str) -> Statements {
         complete,
         release: sql("DELETE FROM {t} WHERE key = ?1 AND owner = ?2 AND record IS NULL RETURNING 0"),
         forget: sql("DELETE FROM {t} WHERE key = ?1 AND (record IS NOT NULL OR lease_until <= {now}) RETURNING 0"),
+        forget_unlocked: None,
         notify: None,
         inspect: sql(
             "SELECT fingerprint, record, lease_until <= {now}, info, lease_until, expires_at, replays FROM {t} \

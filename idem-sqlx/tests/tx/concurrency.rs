@@ -388,7 +388,7 @@ async fn a_claim_without_an_owner_is_refused_or_taken_over() {
 #[tokio::test]
 async fn a_claim_that_another_process_takes_over_is_in_flight() {
     let shop = Shop::postgres(4).await;
-    let (app, _, other) = postgres_service(PgPoolOptions::new().connect(&shop.keeper.url()).await.unwrap());
+    let (app, operator, other) = postgres_service(PgPoolOptions::new().connect(&shop.keeper.url()).await.unwrap());
     let path = "/reruns/wait-commit-201";
     shop.app.go_on.add_permits(1);
     assert_eq!(shop.send(path, "a").await.status, 500);
@@ -397,6 +397,11 @@ async fn a_claim_that_another_process_takes_over_is_in_flight() {
     shop.app.written().await;
     let duplicate = timeout(Duration::from_secs(4), send(&other, path, "a", "")).await.expect("at once");
     assert!(duplicate.is("idempotency_key_locked"), "{duplicate:?}");
+    let key = Key::parse(b"a").unwrap();
+    for operator in [&shop.idempotency, &operator] {
+        let forgotten = timeout(Duration::from_secs(2), operator.forget(&Scope::GLOBAL, &key)).await;
+        assert!(!forgotten.expect("at once").unwrap(), "its owner is alive");
+    }
     shop.app.go_on.add_permits(1);
     assert_eq!(first.await.unwrap().status, 500);
     app.go_on.add_permits(1);
