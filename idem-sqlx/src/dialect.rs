@@ -118,6 +118,9 @@ pub(crate) mod sealed {
             sql: String,
         ) -> impl Future<Output = Result<Vec<Self::Row>, sqlx::Error>> + Send;
 
+        /// Returns whether an error is a failure of the database, whatever it was asked for.
+        fn is_own_failure(error: &sqlx::Error) -> bool;
+
         /// Returns what an error says of the transaction that was to be ended.
         fn transaction_state(error: &sqlx::Error) -> TransactionState;
 

@@ -236,6 +236,12 @@ impl sealed::Dialect for Postgres {
         sqlx::raw_sql(AssertSqlSafe(sql)).fetch_all(connection).await
     }
 
+    /// Insufficient resources, system error, internal error.
+    fn is_own_failure(error: &sqlx::Error) -> bool {
+        let code = error.as_database_error().and_then(sqlx::error::DatabaseError::code);
+        code.is_some_and(|code| ["53", "58", "XX"].iter().any(|class| code.starts_with(class)))
+    }
+
     fn transaction_state(error: &sqlx::Error) -> TransactionState {
         let code = error.as_database_error().and_then(sqlx::error::DatabaseError::code);
         match code.as_deref() {

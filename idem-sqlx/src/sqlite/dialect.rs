@@ -3,12 +3,18 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use sqlx::error::DatabaseError;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqliteRow};
 use sqlx::{AssertSqlSafe, Row, Sqlite};
 
 use super::{Location, migrations};
 use crate::dialect::{TransactionState, Value, hex, sealed};
 use crate::errors::{MigrateError, Problem};
+
+/// Returns the extended code of an error. It has the primary one in its lowest byte: <https://sqlite.org/rescode.html>.
+fn code(refused: &dyn DatabaseError) -> u32 {
+    refused.code().and_then(|code| code.parse().ok()).unwrap_or(0)
+}
 
 impl sealed::Dialect for Sqlite {
     const STORE: &'static str = "SqliteStore";
@@ -71,8 +77,7 @@ impl sealed::Dialect for Sqlite {
             sqlx::Error::Io(_) | sqlx::Error::WorkerCrashed => return Problem::Broken(error),
             _ => return Problem::Refused(error),
         };
-        // An extended code has the primary one in its lowest byte: <https://sqlite.org/rescode.html>.
-        let code = refused.code().and_then(|code| code.parse::<u32>().ok()).unwrap_or(0);
+        let code = code(&**refused);
         match code & 0xff {
             // BUSY, LOCKED.
             5 | 6 => Problem::Busy(error),
@@ -130,6 +135,11 @@ impl sealed::Dialect for Sqlite {
         sqlx::raw_sql(AssertSqlSafe(sql)).fetch_all(connection).await
     }
 
+    /// NOMEM, CORRUPT, CANTOPEN, PROTOCOL.
+    fn is_own_failure(error: &sqlx::Error) -> bool {
+        error.as_database_error().is_some_and(|refused| matches!(code(refused) & 0xff, 7 | 11 | 14 | 15))
+    }
+
     fn transaction_state(error: &sqlx::Error) -> TransactionState {
         match error.as_database_error() {
             // ERROR, with no code that says which.
@@ -144,7 +154,7 @@ mod tests {
     use std::borrow::Cow;
     use std::fmt;
 
-    use sqlx::error::{DatabaseError, ErrorKind};
+    use sqlx::error::ErrorKind;
 
     use super::*;
     use crate::dialect::sealed::Dialect;
@@ -213,6 +223,13 @@ mod tests {
         }
         for error in [sqlx::Error::WorkerCrashed, std::io::Error::other("gone").into()] {
             assert!(matches!(Sqlite::problem(error, "t"), Problem::Broken(_)));
+        }
+    }
+
+    #[test]
+    fn a_file_that_fails_is_told_from_a_statement_that_is_wrong() {
+        for (code, fails) in [("7", true), ("11", true), ("526", true), ("15", true), ("1", false), ("1811", false)] {
+            assert_eq!(Sqlite::is_own_failure(&raised(code, "as asked")), fails, "{code}");
         }
     }
 

@@ -76,12 +76,13 @@ impl<D: Dialect> TransactionClaim<D> {
             }
             TransactionState::Open => {}
         }
+        let is_own_failure = D::is_own_failure(&error);
         let problem = D::problem(error, &self.table.executor.table);
         if problem.leaves_doubt() {
             return self.resolve(problem).await;
         }
         // The claim was made in this transaction, so the store itself has no other problem.
-        if !matches!(problem, Problem::Busy(_) | Problem::Full(_) | Problem::ReadOnly) {
+        if !is_own_failure && !matches!(problem, Problem::Busy(_) | Problem::Full(_) | Problem::ReadOnly) {
             self.slot.set_fault("the database refused to commit what it wrote, and rolled it back");
             tracing::error!(key = %self.key, error = %problem, "the transaction of a handler was not committed");
         }

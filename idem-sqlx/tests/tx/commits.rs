@@ -133,6 +133,24 @@ async fn a_trigger_that_fails_at_the_commit_is_a_500_and_the_key_is_free() {
     assert_eq!(shop.send("/act/201", "a").await.brief(), (201, "run 4"));
 }
 
+/// With the codes of a server that has no memory, cannot write a file, or finds damage.
+#[tokio::test]
+async fn a_server_that_fails_at_the_commit_is_503_and_the_key_is_free() {
+    let shop = Shop::postgres(4).await;
+    for (number, code) in ["53200", "58030", "XX001"].into_iter().enumerate() {
+        shop.keeper.sql(&format!(
+            "CREATE OR REPLACE FUNCTION fail() RETURNS trigger LANGUAGE plpgsql AS \
+             $$ BEGIN RAISE EXCEPTION 'as asked' USING ERRCODE = '{code}'; END $$; \
+             CREATE TRIGGER fail BEFORE UPDATE ON idempotency FOR EACH ROW EXECUTE FUNCTION fail()",
+        ));
+        let failed = shop.send("/act/201", code).await;
+        assert!(failed.status == 503 && failed.retry_after, "{code}: {failed:?}");
+        shop.keeper.sql("DROP TRIGGER fail ON idempotency");
+        assert_eq!(shop.send("/act/201", code).await.brief(), (201, &*format!("run {}", 2 * number + 2)));
+    }
+    assert_eq!(shop.effects().await, 3);
+}
+
 #[tokio::test]
 async fn transactions_that_cannot_be_serialized_are_503_and_the_key_is_free() {
     let shop = Shop::postgres(4).await;
