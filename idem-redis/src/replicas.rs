@@ -5,24 +5,21 @@
 //! nothing. A server that took over from the one that did the step, and does not have the value, confirms nothing. One `WAIT`
 //! serves all steps that have come since the last one.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use idem_runtime::remote::Listener;
 use redis::{Pipeline, Value};
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 use crate::connection::Connection;
 use crate::errors::Error;
 use crate::scripts::{Script, ScriptReply};
+use crate::turns::Turns;
 use crate::value::Name;
 
-pub(crate) struct Replicas {
-    shared: Arc<Shared>,
-    task: Listener,
-}
+pub(crate) struct Replicas(Arc<Shared>);
 
 struct Shared {
     connection: Connection,
@@ -30,7 +27,8 @@ struct Shared {
     want: u32,
     within: Duration,
     steps: Mutex<Vec<ReplicationStep>>,
-    added: Notify,
+    /// Each step has a task, of which the next one confirms all steps that there are.
+    confirming: Turns,
 }
 
 /// A step that waits for replicas.
@@ -44,23 +42,21 @@ struct ReplicationStep {
 impl Replicas {
     pub(crate) fn new(connection: Connection, want: u32, within: Duration) -> Self {
         let confirm = Script::new(include_str!("scripts/confirm.lua"));
-        let shared = Shared { connection, confirm, want, within, steps: Mutex::default(), added: Notify::new() };
-        Self { shared: Arc::new(shared), task: Listener::default() }
+        Self(Arc::new(Shared { connection, confirm, want, within, steps: Mutex::default(), confirming: Turns::new() }))
     }
 
     /// The next step makes a new connection.
     pub(crate) fn give_up(&self) {
-        self.shared.connection.give_up();
+        self.0.connection.give_up();
     }
 
     /// Waits until enough replicas have the value under this name, which begins with `start`.
     pub(crate) async fn have(&self, name: &Name, start: Bytes) -> Result<(), Error> {
         let (result, confirmed) = oneshot::channel();
-        let Shared { connection, within, .. } = &*self.shared;
-        let step = ReplicationStep { name: name.0.clone(), start, result };
-        self.shared.steps.lock().unwrap_or_else(PoisonError::into_inner).push(step);
-        self.shared.added.notify_one();
-        self.task.ensure_running(|| Arc::clone(&self.shared).run());
+        let Shared { connection, within, .. } = &*self.0;
+        self.0.lock().push(ReplicationStep { name: name.0.clone(), start, result });
+        // Others may wait for it as well, so it must not end with this future. One task for all may be in a runtime that is not driven.
+        tokio::spawn(Arc::clone(&self.0).confirm_all());
         // The `WAIT` before this one may take as long.
         let limit = connection.timeout().saturating_add(*within);
         match timeout(limit, confirmed).await {
@@ -72,15 +68,18 @@ impl Replicas {
 }
 
 impl Shared {
-    async fn run(self: Arc<Self>) {
-        loop {
-            self.added.notified().await;
-            let mut steps = std::mem::take(&mut *self.steps.lock().unwrap_or_else(PoisonError::into_inner));
-            // Some have been dropped meanwhile.
-            steps.retain(|step| !step.result.is_closed());
-            if !steps.is_empty() {
-                self.wait_for(steps).await;
-            }
+    fn lock(&self) -> MutexGuard<'_, Vec<ReplicationStep>> {
+        self.steps.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn confirm_all(self: Arc<Self>) {
+        // It may be sent twice.
+        let _turn = self.confirming.take(self.connection.timeout() * 2).await;
+        let mut steps = std::mem::take(&mut *self.lock());
+        // Some have been dropped meanwhile.
+        steps.retain(|step| !step.result.is_closed());
+        if !steps.is_empty() {
+            self.wait_for(steps).await;
         }
     }
 

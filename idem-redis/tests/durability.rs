@@ -11,6 +11,7 @@ use idem_redis::{Durability, RedisStore};
 use idem_runtime::{BeginOptions, Claim, Store, StoreError};
 use idem_testkit::proxy::{Direction, Fault, Proxy};
 use idem_testkit::redis::Redis;
+use tokio::runtime::Builder;
 
 const WITHIN: Duration = Duration::from_millis(300);
 
@@ -215,4 +216,23 @@ async fn two_connections_that_lead_to_two_primaries_are_both_replaced() {
         claim_in_time(&store, 3).await;
         assert!(exists(&new, 3).await && !exists(&new, 2).await, "{broken}");
     }
+}
+
+/// Such as one that is given a future now and then, and is kept.
+#[test]
+fn a_runtime_that_is_not_driven_keeps_no_other_one_waiting_for_replicas() {
+    let runtime = || Builder::new_current_thread().enable_all().build().unwrap();
+    let (first, second) = (runtime(), runtime());
+    let (_primary, _replica, store) = first.block_on(async {
+        let primary = Redis::start().await;
+        let replica = primary.replica().await;
+        let durability = Durability::Replicas { count: 1, within: WITHIN };
+        let store = RedisStore::builder(primary.url()).timeout(TIMEOUT).durability(durability).connect().await.unwrap();
+        claim_in_time(&store, 1).await;
+        (primary, replica, store)
+    });
+    second.block_on(async {
+        claim_in_time(&store, 2).await.complete(record("response"), TTL).await.unwrap();
+        assert_eq!(recorded(&store, 2).await, record("response"));
+    });
 }
