@@ -1,5 +1,6 @@
 //! What the page sends: a key and whose it is, and what is to become of it.
 
+use std::borrow::Cow;
 use std::str;
 
 use axum::body::Bytes;
@@ -134,10 +135,17 @@ impl Fields {
                 if HeaderName::try_from(&name).is_err() {
                     return Err(Mistake::new("header", "Write the name of the header, such as X-Tenant."));
                 }
-                // Hosts have no case. A server takes the white space around a value away.
-                let host = (name == header::HOST.as_str()).then(|| self.header_values.to_ascii_lowercase());
-                let values = host.as_ref().unwrap_or(&self.header_values);
-                with_lines(Scope::header(&name), values, |line| line.trim_matches([' ', '\t'])).ok_or_else(|| {
+                let values = match name.as_str() {
+                    // Hosts have no case.
+                    "host" => Cow::Owned(self.header_values.to_ascii_lowercase()),
+                    // HTTP/2 may spread cookies over lines, and together they are one value.
+                    "cookie" => {
+                        let lines = self.header_values.lines().map(trimmed).filter(|line| !line.is_empty());
+                        Cow::Owned(lines.collect::<Vec<_>>().join("; "))
+                    }
+                    _ => Cow::Borrowed(self.header_values.as_str()),
+                };
+                with_lines(Scope::header(&name), &values, trimmed).ok_or_else(|| {
                     Mistake::new("header-values", "Write the value that the client sends in the header.")
                 })?
             }
@@ -204,6 +212,11 @@ fn method_and_path(text: &str) -> Option<(Method, String)> {
     (ends && matches!(paths.len(), 1 | 2)).then(|| (method, paths.join(" ")))
 }
 
+/// A server takes the white space around the value of a header away.
+fn trimmed(line: &str) -> &str {
+    line.trim_matches([' ', '\t'])
+}
+
 /// Adds each line as a value; `None` if there is none. A line break at the end ends the last line, and browsers send
 /// each as `\r\n`.
 fn with_lines(scope: Scope, text: &str, value: impl Fn(&str) -> &str) -> Option<Scope> {
@@ -244,6 +257,9 @@ mod tests {
             scope(ScopeKind::Header, |fields| (fields.header, fields.header_values) = (name.into(), text.into()))
         };
         assert_eq!(header(" X-Tenant", "acme \r\nb"), Ok(Scope::header("x-tenant").with(b"acme").with(b"b")));
+        let cookies = || Ok(Scope::header("cookie").with(b"a=1; b=2"));
+        assert_eq!([header("Cookie", "a=1; b=2"), header("Cookie", "a=1 \r\n\r\nb=2\r\n")], [cookies(), cookies()]);
+        assert_eq!(header("Cookie", "\r\n"), Err("header-values"));
         assert_eq!(header("X Tenant", "acme"), Err("header"));
         assert_eq!(header("X-Tenant", ""), Err("header-values"));
     }
