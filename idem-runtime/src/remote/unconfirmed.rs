@@ -2,7 +2,7 @@
 //! they are released. Otherwise their keys would be in flight for a lease, and then their outcome unknown.
 
 use std::cmp::Ordering;
-use std::collections::BinaryHeap;
+use std::collections::{BinaryHeap, HashMap};
 use std::fmt;
 use std::future::Future;
 use std::sync::atomic::{self, AtomicBool};
@@ -10,12 +10,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-use tokio::runtime::Handle;
+use tokio::runtime::{self, Handle};
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
+use tokio_util::task::AbortOnDropHandle;
 
-use super::{Listener, jitter};
+use super::jitter;
 use crate::error::StoreError;
 
 /// How many tries are under way at once, at most. So one process does not keep the store busy after an outage.
@@ -32,7 +33,7 @@ pub trait ReleaseUnconfirmed: Send + Sync + 'static {
     /// What the store needs to know of the claim: its key, and its owner. There may be many, so it should be small.
     type Claim: Send + Sync + 'static;
 
-    /// How many tries may be under way at once. There are never more than 16.
+    /// How many tries may be under way at once in one runtime. There are never more than 16.
     const MAX_CONCURRENT_TRIES: usize;
 
     /// Tries once to release `claim`. Returns whether it is released for certain.
@@ -47,10 +48,11 @@ pub trait ReleaseUnconfirmed: Send + Sync + 'static {
 /// Follows up unconfirmed claims, each until it is released for certain: the store says so, or it has replied for one lease that there
 /// is no such claim. The time in which the store does not reply does not count. The work ends with this value.
 ///
-/// However many claims there are, the store is asked at a bounded pace, and by one try at a time until it replies.
+/// However many claims there are, the store is asked at a bounded pace, and by one try at a time until it replies. That holds for
+/// each runtime that has had such claims: one may be kept and not driven any more, so each has its own task, and they share the claims.
 pub struct UnconfirmedClaims<R: ReleaseUnconfirmed> {
     shared: Arc<Shared<R>>,
-    task: Listener,
+    tasks: Mutex<HashMap<runtime::Id, AbortOnDropHandle<()>>>,
 }
 
 struct Shared<R: ReleaseUnconfirmed> {
@@ -93,7 +95,7 @@ impl<R: ReleaseUnconfirmed> Drop for Try<R> {
         // One that panicked is not repeated.
         if let Some(claim) = self.claim.take().filter(|_| !thread::panicking()) {
             self.shared.put(claim);
-            self.shared.added.notify_one();
+            self.shared.added.notify_waiters();
         }
     }
 }
@@ -109,7 +111,7 @@ impl<R: ReleaseUnconfirmed> UnconfirmedClaims<R> {
     /// Nothing to follow up yet.
     pub fn new(store: R) -> Self {
         let shared = Shared { store, queue: Mutex::default(), added: Notify::new(), count: Arc::default() };
-        Self { shared: Arc::new(shared), task: Listener::default() }
+        Self { shared: Arc::new(shared), tasks: Mutex::default() }
     }
 
     /// Returns a guard for a `begin` that is about to be sent. If it is dropped while the claim is
@@ -132,9 +134,11 @@ impl<R: ReleaseUnconfirmed> UnconfirmedClaims<R> {
     }
 
     fn ensure_running(&self) {
-        if Handle::try_current().is_ok() {
-            self.task.ensure_running(|| Arc::clone(&self.shared).run());
-        }
+        let Ok(runtime) = Handle::try_current() else { return };
+        let mut tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
+        tasks.retain(|_, task| !task.is_finished());
+        let run = || AbortOnDropHandle::new(runtime.spawn(Arc::clone(&self.shared).run()));
+        tasks.entry(runtime.id()).or_insert_with(run);
     }
 
     fn follow_up(&self, claim: R::Claim, lease: Duration) {
@@ -146,7 +150,7 @@ impl<R: ReleaseUnconfirmed> UnconfirmedClaims<R> {
             absent_since: None,
             _counted: Counted::new(&self.shared.count),
         });
-        self.shared.added.notify_one();
+        self.shared.added.notify_waiters();
         self.ensure_running();
     }
 }
@@ -179,6 +183,8 @@ impl<R: ReleaseUnconfirmed> Shared<R> {
         // While the store does not reply: the pause, and its end.
         let mut outage: Option<(Duration, Instant)> = None;
         loop {
+            // From now on it misses none that is added.
+            let added = self.added.notified();
             let max_tries = if outage.is_some() { 1 } else { R::MAX_CONCURRENT_TRIES.clamp(1, MAX_TRIES) };
             let mut next = outage.map(|(_, end)| end).filter(|end| *end > Instant::now());
             while next.is_none() && tries.len() < max_tries {
@@ -194,7 +200,7 @@ impl<R: ReleaseUnconfirmed> Shared<R> {
             let tried = tokio::select! {
                 Some(tried) = tries.join_next() => tried,
                 () = sleep_until(next.unwrap_or_else(Instant::now)), if next.is_some() => continue,
-                () = self.added.notified() => continue,
+                () = added => continue,
             };
             let Ok((released, mut tried)) = tried else { continue };
             let Some(claim) = tried.claim.take() else { continue };
@@ -466,6 +472,23 @@ mod tests {
         runtime().block_on(async { leave_in_doubt(&claims, 0) });
         runtime().block_on(within("the drain", claims.drained()));
         assert_eq!(tries.load(SeqCst), 1);
+    }
+
+    #[test]
+    fn a_runtime_that_is_not_driven_keeps_no_claim_of_another_one() {
+        let (claims, tries) = claims(1);
+        let runtime = || tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        let (first, second) = (runtime(), runtime());
+        first.block_on(async { leave_in_doubt(&claims, 0) });
+        second.block_on(async {
+            leave_in_doubt(&claims, 1);
+            within("the drain", claims.drained()).await;
+        });
+        assert_eq!(tries.load(SeqCst), 2);
+        first.block_on(async {
+            leave_in_doubt(&claims, 2);
+            within("the drain", claims.drained()).await;
+        });
     }
 
     /// Replies only to the second try.
