@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use axum::response::{IntoResponse, Response};
 use futures_util::future::BoxFuture;
-use idem_runtime::Key;
 use idem_runtime::transaction::TransactionSlot;
+use idem_runtime::{Key, panics};
 use tokio::time::timeout;
 
 use super::keyed::{KeyedRequest, RequestKey};
@@ -150,9 +150,13 @@ fn unprotected(
     match policy.timeout.filter(|_| !policy.shadow) {
         None => handler,
         Some(longest) => Box::pin(async move {
-            let refusal = Refusal::HandlerTimedOut { policy };
-            let span = || keyless.as_ref().map(Keyless::span).unwrap_or_default();
-            timeout(longest, handler).await.unwrap_or_else(|_| config.refuse(&span(), refusal))
+            let mut handler = handler;
+            if let Ok(response) = timeout(longest, &mut handler).await {
+                return response;
+            }
+            panics::drop_quietly(handler);
+            let span = keyless.as_ref().map(Keyless::span).unwrap_or_default();
+            config.refuse(&span, Refusal::HandlerTimedOut { policy })
         }),
     }
 }

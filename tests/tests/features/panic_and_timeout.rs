@@ -156,11 +156,14 @@ async fn record_decides_whether_a_panic_or_a_timeout_is_recorded() {
 async fn a_request_without_a_key_has_the_same_timeout() {
     let (idempotency, runs) = (Idempotency::in_memory(), Runs::default());
     let app = app(&idempotency, routes(&runs));
-    let response = app.oneshot(Request::post("/hangs").body(Body::empty()).unwrap()).await.unwrap();
-    assert_eq!(
-        (response.status().as_u16(), text(response).await.as_str()),
-        (504, "errors: idempotency_handler_timed_out")
-    );
+    for path in ["/hangs", "/hangs-and-panics"] {
+        let response = app.clone().oneshot(Request::post(path).body(Body::empty()).unwrap()).await.unwrap();
+        assert_eq!(
+            (response.status().as_u16(), text(response).await.as_str()),
+            (504, "errors: idempotency_handler_timed_out"),
+            "{path}"
+        );
+    }
 }
 
 #[tokio::test]
