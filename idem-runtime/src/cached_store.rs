@@ -455,6 +455,15 @@ mod tests {
         assert!(matches!(begin(&behind, &FINGERPRINT).await, Begin::Claimed(_)));
     }
 
+    #[tokio::test]
+    async fn a_record_that_is_inspected_stays_in_the_cache() {
+        let (store, _behind, _clock) = cached();
+        complete(&store).await;
+        let entry = store.inspect(&KEY).await.unwrap().unwrap();
+        let KeyState::Completed(found) = entry.state else { panic!("it is completed") };
+        assert_eq!(store.cache.get(&KEY), Some(found));
+    }
+
     /// The store forgets a key, and never says so.
     struct Silent;
 
