@@ -65,9 +65,12 @@ async fn a_session_that_still_holds_the_key_is_waited_for() {
     let first = start(&router, "/act/201", "a");
     let waits = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'advisory'";
     shop.keeper.wait_until(waits, "1").await;
+    let before = proxy.round_trips();
     proxy.cut();
     let duplicate = shop.send("/act/201", "a").await;
     assert!(duplicate.is("idempotency_key_locked"), "{duplicate:?}");
+    // More than it takes to connect and to look once.
+    until("it looks again", async || proxy.round_trips() > before + 12 || first.is_finished()).await;
     assert!(!first.is_finished());
     sqlx::raw_sql("SELECT pg_advisory_unlock(1)").execute(&mut *gate).await.unwrap();
     let reply = first.await.unwrap();
