@@ -6,6 +6,7 @@ mod common;
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use common::*;
 use idem_redis::RedisStore;
 use idem_runtime::{
@@ -130,4 +131,16 @@ async fn unknown_outcomes_are_found_among_many_keys_page_by_page() {
     found.dedup();
     assert_eq!(found, [key(1)]);
     assert!(pages > 1, "5,000 keys are more than a page");
+}
+
+#[tokio::test]
+async fn a_page_at_a_server_that_is_not_there_is_the_first_one() {
+    let server = Redis::start().await;
+    let store = store(&server).await;
+    let others: Vec<_> = (0..5000).map(|number| format!("other:{number} 1")).collect();
+    server.say(&format!("MSET {}", others.join(" "))).await;
+    let next = store.inspect_unknown(None).await.unwrap().next.expect("5,000 keys are more than a page");
+    let (servers, _) = std::str::from_utf8(&next).unwrap().split_once(' ').unwrap();
+    let invented = Bytes::from(format!("{servers} 1 0"));
+    assert_eq!(store.inspect_unknown(Some(&invented)).await.unwrap().next, Some(next));
 }
