@@ -301,6 +301,10 @@ impl http_body::Body for Cut {
     }
 }
 
+async fn ends_with_its_data(mut body: Body) -> bool {
+    body.frame().await.is_some() && body.is_end_stream()
+}
+
 #[tokio::test]
 async fn a_body_that_is_ready_says_no_more_of_its_length_than_before() {
     let policy = &Policy::DEFAULT;
@@ -317,6 +321,7 @@ async fn a_body_that_is_ready_says_no_more_of_its_length_than_before() {
         for response in [Response::new(make()), buffered] {
             let body = record(policy, response).await.response.into_body();
             assert_eq!((body.size_hint().exact(), body.is_end_stream()), (length, false));
+            assert_eq!(ends_with_its_data(body).await, ends_with_its_data(make()).await);
         }
     }
 }

@@ -1,8 +1,10 @@
 //! Shadow mode leaves the bodies of requests and responses what they are: when they come, how long they are, how they fail.
 
 use std::io;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use axum::body::{Body, HttpBody, to_bytes};
@@ -15,6 +17,7 @@ use axum::routing::post;
 use axum::{Extension, RequestExt, Router};
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
+use http_body::{Frame, SizeHint};
 use idem_axum::idempotent;
 use idem_tests::{Server, Setup, Spans, feed, once, post as send, responding, within};
 use tower::ServiceExt;
@@ -215,5 +218,45 @@ async fn a_body_that_its_status_cuts_off_is_no_client_that_left() {
         let (app, probe) = Setup::mount(&setup.idempotency, responding!(@routes [], || "another"));
         let retry = send("/").key("a").to(&app).await;
         assert_eq!((retry.status, retry.is_replay(), probe.runs()), (status, true, 0));
+    }
+}
+
+/// A body of known length, whose frames are there. It counts how often it was asked.
+struct Ready {
+    frames: std::slice::Iter<'static, &'static str>,
+    asked: FrameCounter,
+}
+
+impl HttpBody for Ready {
+    type Data = Bytes;
+    type Error = io::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<io::Result<Frame<Bytes>>>> {
+        self.asked.0.fetch_add(1, Ordering::SeqCst);
+        Poll::Ready(self.frames.next().map(|frame| Ok(Frame::data(Bytes::from_static(frame.as_bytes())))))
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(self.frames.clone().map(|frame| frame.len() as u64).sum())
+    }
+}
+
+#[tokio::test]
+async fn a_body_that_is_there_is_recorded_to_its_end_and_one_that_says_nothing_is_not_asked_again() {
+    for (frames, asked) in [(&["nu", "ll"], 2), (&["", "null"], 1)] {
+        let counter = FrameCounter::default();
+        let respond = {
+            let counter = counter.clone();
+            move || Body::new(Ready { frames: frames.iter(), asked: counter.clone() })
+        };
+        let setup = responding!([shadow], respond);
+        // Its caller drops it unread.
+        drop(setup.app.clone().oneshot(send("/").key("a").request("/", Body::empty())).await.unwrap());
+        assert_eq!(counter.frames(), asked, "{frames:?}");
+        if asked == frames.len() {
+            let (app, probe) = Setup::mount(&setup.idempotency, responding!(@routes [], || "another"));
+            let retry = send("/").key("a").to(&app).await;
+            assert_eq!((retry.is_replay(), &retry.body[..], probe.runs()), (true, &b"null"[..], 0));
+        }
     }
 }
