@@ -45,8 +45,9 @@ use crate::transaction::OpenTransaction;
 /// | returns [`Unrecorded`](https://docs.rs/idem-axum/latest/idem_axum/struct.Unrecorded.html), panics or exceeds its `timeout` | is rolled back | none: the key is free |
 /// | dies with its process | is rolled back by the database | none: the key is free |
 ///
-/// The client gets the response after the commit. If the commit fails, the response is 503 with `Retry-After`, and nothing has happened. If
-/// the commit is not confirmed, the store checks whether the record is there. In PostgreSQL a failed statement aborts the transaction. If
+/// The client gets the response after the commit. If the commit fails, the response is 503 with `Retry-After`, or 500 if the database
+/// refuses what the handler wrote, such as by a deferred constraint; nothing has happened. If the commit is not confirmed, the store checks
+/// whether the record is there. In PostgreSQL a failed statement aborts the transaction. If
 /// the handler returns a success nevertheless, the response is 500. It is also 500 if the handler runs COMMIT or ROLLBACK itself, and then
 /// the outcome is unknown to retries. A nested `tx.begin()` is a savepoint, and may be committed or rolled back.
 ///

@@ -4,7 +4,9 @@
 
 use std::cell::Cell;
 use std::error::Error;
+use std::future::poll_fn;
 use std::panic::AssertUnwindSafe;
+use std::task::Poll;
 use std::time::Duration;
 
 use futures_util::FutureExt;
@@ -197,8 +199,10 @@ over_both!(
     a_key_that_comes_twice_in_one_transaction_runs_once,
     another_message_under_the_same_id_is_a_mismatch,
     a_future_that_was_dropped_and_committed_leaves_an_unknown_outcome,
+    wherever_a_call_is_dropped_it_takes_effect_once_at_most,
     a_function_that_ends_the_transaction_leaves_an_unknown_outcome,
     a_nested_transaction_of_the_function_is_a_savepoint,
+    a_nested_transaction_of_the_caller_that_is_rolled_back_frees_the_key,
     beyond_the_maximum_of_executions_nothing_is_done,
     a_key_that_was_used_without_a_transaction_is_the_same_key
 );
@@ -310,6 +314,36 @@ where
     assert_eq!(shop.deliver(shop.once("a")).await.unwrap(), "run 2");
 }
 
+async fn wherever_a_call_is_dropped_it_takes_effect_once_at_most<D: Dialect, K>(shop: Shop<D, K>)
+where
+    Shop<D, K>: Sql<D>,
+{
+    let mut dropped = 0;
+    for (polls, commits) in (0..12).flat_map(|polls| [(polls, false), (polls, true)]) {
+        let (key, before) = (format!("{polls} {commits}"), shop.effects("shipped").await);
+        let mut tx = shop.begin().await;
+        let mut call = Box::pin(shop.once(&key).run_in(&mut tx, async |tx| shop.ship(tx).await));
+        let mut polled = 0;
+        let ended = poll_fn(|cx| {
+            polled += 1;
+            if polled > polls { Poll::Ready(None) } else { call.as_mut().poll(cx).map(Some) }
+        });
+        dropped += usize::from(ended.await.is_none());
+        drop(call);
+        if commits {
+            tx.commit().await.unwrap()
+        } else {
+            tx.rollback().await.unwrap()
+        }
+        let (committed, runs) = (shop.effects("shipped").await - before, shop.runs.get());
+        let retry = shop.deliver(shop.once(&key)).await;
+        let (reran, effects) = (shop.runs.get() - runs, shop.effects("shipped").await - before);
+        assert!(effects <= 1 && (committed == 0 || reran == 0), "{key}: {committed}, {reran}, {retry:?}");
+        assert!(commits || (retry.is_ok() && effects == 1), "{key}: {retry:?}");
+    }
+    assert!(dropped > 2, "{dropped}");
+}
+
 async fn a_function_that_ends_the_transaction_leaves_an_unknown_outcome<D: Dialect, K>(shop: Shop<D, K>)
 where
     Shop<D, K>: Sql<D>,
@@ -347,6 +381,22 @@ where
     };
     assert_eq!(shop.once("a").run_in(&mut tx, nested).await.unwrap(), "run 2");
     tx.commit().await.unwrap();
+    assert_eq!((shop.effects("shipped").await, shop.records().await), (1, 1));
+}
+
+async fn a_nested_transaction_of_the_caller_that_is_rolled_back_frees_the_key<D: Dialect, K>(shop: Shop<D, K>)
+where
+    Shop<D, K>: Sql<D>,
+{
+    let mut tx = shop.begin().await;
+    let mut undone = tx.begin().await.unwrap();
+    assert_eq!(shop.once("a").run_in(&mut undone, async |tx| shop.ship(tx).await).await.unwrap(), "run 1");
+    undone.rollback().await.unwrap();
+    if !D::HAS_ONE_WRITER {
+        assert_eq!(shop.deliver(shop.once("a")).await.unwrap(), "run 2", "at once");
+    }
+    tx.commit().await.unwrap();
+    assert_eq!(shop.deliver(shop.once("a")).await.unwrap(), "run 2");
     assert_eq!((shop.effects("shipped").await, shop.records().await), (1, 1));
 }
 
