@@ -60,7 +60,7 @@
 //! ```
 //!
 //! If the user lacks one of them, the store does not connect, and the error names the right. In a cluster `+cluster|slots` is needed as
-//! well. These are optional:
+//! well, and `+select` if the URL names a database. These are optional:
 //!
 //! | right | without it |
 //! |---|---|

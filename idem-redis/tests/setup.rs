@@ -48,6 +48,11 @@ async fn a_user_who_lacks_a_documented_right_is_refused_and_told_which() {
     }
     set_user(&server, &rights).await;
     connect().await.unwrap();
+    let in_database = async || RedisStore::builder(user_url(&server) + "/3").prefix("shop").connect().await;
+    let refused = in_database().await.unwrap_err();
+    assert!(refused.source().unwrap().to_string().contains("'select'"), "{refused:?}");
+    server.say("ACL SETUSER shop +select").await;
+    in_database().await.unwrap();
 }
 
 #[tokio::test]
