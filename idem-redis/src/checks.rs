@@ -35,6 +35,10 @@ impl Checks {
         questions.cmd("INFO").arg("server");
         questions.cmd("INFO").arg("replication");
         questions.cmd("INFO").arg("memory");
+        if self.in_cluster {
+            // It concerns the next command, which has no key here.
+            questions.cmd("ASKING");
+        }
         questions.add_command(self.script.by_hash(None, &arguments));
         questions.add_command(self.script.in_full(None, &arguments));
         if self.waits {
@@ -70,6 +74,9 @@ impl Checks {
             return Err(ConnectError::Replica);
         }
         check_policy(memory.as_ref())?;
+        if self.in_cluster && is_without_right(&next()) {
+            return Err(missing("+asking"));
+        }
         let (by_hash, in_full) = (next(), next());
         if is_without_right(&by_hash) {
             return Err(missing("+evalsha"));

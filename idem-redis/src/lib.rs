@@ -59,8 +59,8 @@
 //! ACL SETUSER shop on >password resetchannels ~shop:* +info +eval +evalsha +get +getrange +pttl +time +set +pexpire +del +wait
 //! ```
 //!
-//! If the user lacks one of them, the store does not connect, and the error names the right. In a cluster `+cluster|slots` is needed as
-//! well, and `+select` if the URL names a database. These are optional:
+//! If the user lacks one of them, the store does not connect, and the error names the right. In a cluster `+cluster|slots +asking` are
+//! needed as well, and `+select` if the URL names a database. These are optional:
 //!
 //! | right | without it |
 //! |---|---|

@@ -19,6 +19,12 @@ fn builder(cluster: &RedisCluster) -> RedisStoreBuilder {
     RedisStore::cluster_builder([cluster.nodes[0].url()]).timeout(Duration::from_secs(5))
 }
 
+/// The documented rights of a user in a cluster, for keys with this prefix.
+fn documented_rights_in_cluster(prefix: &str) -> Vec<String> {
+    let rights = documented_rights().into_iter().chain(["+cluster|slots", "+asking"]);
+    rights.map(|right| right.replace("shop", prefix)).collect()
+}
+
 /// The node that has the key, and the key's slot.
 async fn owner(cluster: &RedisCluster, number: u8) -> (&Redis, u16) {
     for node in &cluster.nodes {
@@ -73,7 +79,17 @@ async fn claims_and_records_are_on_all_nodes_and_waiters_get_messages_from_any()
 #[tokio::test]
 async fn a_slot_that_moves_takes_its_claims_along_and_no_step_is_lost() {
     let cluster = RedisCluster::start().await;
-    slot_moves(&cluster).await;
+    slot_moves(&cluster, cluster.nodes[0].url()).await;
+}
+
+#[tokio::test]
+async fn a_slot_that_moves_is_found_with_the_documented_rights() {
+    let cluster = RedisCluster::start().await;
+    for node in &cluster.nodes {
+        let rights = documented_rights_in_cluster("idem");
+        set_user(node, &rights.iter().map(String::as_str).collect::<Vec<_>>()).await;
+    }
+    slot_moves(&cluster, user_url(&cluster.nodes[0])).await;
 }
 
 /// Behind a proxy that has one address for all nodes, they name only ports.
@@ -84,12 +100,12 @@ async fn a_slot_that_moves_is_found_if_the_nodes_do_not_name_their_hosts() {
         for node in &cluster.nodes {
             ok(node, &format!("CONFIG SET cluster-preferred-endpoint-type {endpoint}")).await;
         }
-        slot_moves(&cluster).await;
+        slot_moves(&cluster, cluster.nodes[0].url()).await;
     }
 }
 
-async fn slot_moves(cluster: &RedisCluster) {
-    let store = builder(cluster).connect().await.unwrap();
+async fn slot_moves(cluster: &RedisCluster, url: String) {
+    let store = RedisStore::cluster_builder([url]).timeout(Duration::from_secs(5)).connect().await.unwrap();
     let mut running = claim(&store, 1).await;
     let (from, slot) = owner(cluster, 1).await;
     let to = cluster.nodes.iter().find(|node| node.port() != from.port()).unwrap();
@@ -296,10 +312,9 @@ async fn a_dropped_claim_is_abandoned_and_taken_over_in_a_cluster_too() {
 #[tokio::test]
 async fn the_documented_rights_are_enough_and_each_node_is_checked() {
     let cluster = RedisCluster::start().await;
-    let mut rights = documented_rights();
-    rights.push("+cluster|slots");
     for node in &cluster.nodes {
-        set_user(node, &rights).await;
+        let rights = documented_rights_in_cluster("shop");
+        set_user(node, &rights.iter().map(String::as_str).collect::<Vec<_>>()).await;
     }
     let connect = async || RedisStore::cluster_builder([user_url(&cluster.nodes[0])]).prefix("shop").connect().await;
     let store = connect().await.unwrap();
@@ -309,9 +324,12 @@ async fn the_documented_rights_are_enough_and_each_node_is_checked() {
     cluster.nodes[2].say("CONFIG SET maxmemory-policy allkeys-lru").await;
     assert!(matches!(connect().await, Err(ConnectError::Evicts { .. })));
     cluster.nodes[2].say("CONFIG SET maxmemory-policy noeviction").await;
-    cluster.nodes[0].say("ACL SETUSER shop -cluster|slots").await;
-    let refused = connect().await.unwrap_err();
-    assert!(matches!(&refused, ConnectError::MissingRight { right } if right == "+cluster|slots"), "{refused:?}");
+    for lacking in ["+asking", "+cluster|slots"] {
+        cluster.nodes[0].say(&format!("ACL SETUSER shop {}", lacking.replace('+', "-"))).await;
+        let refused = connect().await.unwrap_err();
+        assert!(matches!(&refused, ConnectError::MissingRight { right } if right == lacking), "{refused:?}");
+        cluster.nodes[0].say(&format!("ACL SETUSER shop {lacking}")).await;
+    }
 }
 
 #[tokio::test]
