@@ -610,6 +610,21 @@ async fn a_claim_or_a_record_whose_failure_rolls_everything_back_leaves_the_key_
 }
 
 #[tokio::test]
+async fn a_record_that_the_database_refuses_is_undone_alone_and_no_fault_of_the_function() {
+    let shop = Shop::sqlite().await;
+    let mut tx = shop.pool.begin_with("BEGIN IMMEDIATE").await.unwrap();
+    let trigger = "INSERT INTO effects VALUES ('before'); CREATE TRIGGER no_room BEFORE UPDATE OF record ON idempotency \
+         BEGIN SELECT raise(ABORT, 'no room'); END";
+    Shop::<Sqlite, TempDir>::run(&mut tx, trigger).await;
+    let refused = shop.once("a").run_in(&mut tx, async |tx| shop.ship(tx).await).await.unwrap_err();
+    assert!(refused.reason().is_retryable() && refused.chain().contains("no room"), "{refused:?}");
+    Shop::<Sqlite, TempDir>::run(&mut tx, "DROP TRIGGER no_room").await;
+    tx.commit().await.unwrap();
+    assert_eq!((shop.effects("before").await, shop.effects("shipped").await, shop.records().await), (1, 0, 0));
+    assert_eq!(shop.deliver(shop.once("a")).await.unwrap(), "run 2");
+}
+
+#[tokio::test]
 async fn in_sqlite_the_begin_of_another_transaction_waits() {
     let shop = Shop::sqlite().await;
     let mut tx = shop.pool.begin_with("BEGIN IMMEDIATE").await.unwrap();

@@ -270,12 +270,13 @@ mod tests {
     use crate::errors::ConnectionHealth;
     use crate::hosts::Hosts;
 
+    /// Its code and its message.
     #[derive(Debug)]
-    struct Raised(&'static str);
+    struct Raised(&'static str, &'static str);
 
     impl fmt::Display for Raised {
         fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            f.write_str(self.0)
+            f.write_str(self.1)
         }
     }
 
@@ -283,7 +284,7 @@ mod tests {
 
     impl DatabaseError for Raised {
         fn message(&self) -> &str {
-            self.0
+            self.1
         }
 
         fn code(&self) -> Option<Cow<'_, str>> {
@@ -305,6 +306,10 @@ mod tests {
         fn kind(&self) -> ErrorKind {
             ErrorKind::Other
         }
+    }
+
+    fn raised(code: &'static str, message: &'static str) -> sqlx::Error {
+        sqlx::Error::Database(Box::new(Raised(code, message)))
     }
 
     /// The clock of the database leaves a part of a tick out, at both ends of the time that has passed.
@@ -359,8 +364,27 @@ mod tests {
     }
 
     #[test]
+    fn a_function_that_is_missing_is_of_the_table_or_of_a_trigger() {
+        for (message, of_the_table) in [
+            ("function public.t_claim(bytea, bytea) does not exist", true),
+            ("function public.t_complete(bytea, bytea) does not exist", true),
+            ("function public.audit(text) does not exist", false),
+        ] {
+            let problem = Postgres::problem(raised("42883", message), "\"public\".\"t\"");
+            assert_eq!(matches!(problem, Problem::TableMissing { .. }), of_the_table, "{message}");
+        }
+    }
+
+    #[test]
+    fn a_server_that_fails_is_told_from_a_statement_that_is_wrong() {
+        for (code, fails) in [("53200", true), ("58030", true), ("XX001", true), ("23505", false), ("P0001", false)] {
+            assert_eq!(Postgres::is_own_failure(&raised(code, "as asked")), fails, "{code}");
+        }
+    }
+
+    #[test]
     fn a_connection_is_reused_only_if_its_error_allows_that() {
-        let raised = |code| sqlx::Error::Database(Box::new(Raised(code)));
+        let raised = |code| raised(code, "as asked");
         for code in ["42P01", "53100", "23505", "42501"] {
             assert_eq!(follows(raised(code)), (ConnectionHealth::Good, false, false), "{code}");
         }
