@@ -176,7 +176,9 @@ impl Cluster {
                 // A failover may have given the slot to another node.
                 Err(error @ (Error::Unreachable(_) | Error::Unfit { .. } | Error::Broken(_))) => {
                     repeated |= error.is_in_doubt();
-                    if Instant::now() + PAUSE >= deadline {
+                    // What an operator must change is not waited for, once the nodes were asked who has the slot.
+                    let stays = matches!(&error, Error::Unfit { error, .. } if !error.may_pass()) && earlier.is_some();
+                    if stays || Instant::now() + PAUSE >= deadline {
                         return Err(if repeated { error.after_another_try() } else { error });
                     }
                     earlier = Some(error);

@@ -451,8 +451,11 @@ async fn a_node_that_is_away_keeps_no_store_from_connecting_and_is_checked_when_
         cluster.nodes[1].say("CONFIG SET maxmemory-policy allkeys-lru").await;
         away.redirect(its_port);
         away.heal();
+        let before = away.connections();
         let said = unavailable(begin(&store, gone).await);
         assert!(said.contains("maxmemory-policy"), "{case}: {said}");
+        let connections = away.connections() - before;
+        assert!(connections <= 4, "{case}: {connections} connections for one step");
         cluster.nodes[1].say("CONFIG SET maxmemory-policy noeviction").await;
         claim(&store, gone).await.release().await.unwrap();
     }
