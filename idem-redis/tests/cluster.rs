@@ -44,12 +44,20 @@ async fn behind_proxies(cluster: &RedisCluster) -> Vec<Proxy> {
         ok(node, &format!("CONFIG SET cluster-announce-port {}", proxy.port())).await;
         proxies.push(proxy);
     }
-    let is_known = async |node: &Redis| {
+    // Each of them: a store asks any, and who does not know the proxies yet leads past them.
+    for node in &cluster.nodes {
+        know(node, &proxies).await;
+    }
+    proxies
+}
+
+/// Waits until a node names the proxies to those who ask it for the slots.
+async fn know(node: &Redis, proxies: &[Proxy]) {
+    until("the proxies are known", async || {
         let slots = node.say("CLUSTER SLOTS").await;
         proxies.iter().all(|proxy| slots.contains(&format!(":{}\r\n", proxy.port())))
-    };
-    until("the proxies are known", async || is_known(&cluster.nodes[0]).await).await;
-    proxies
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -433,6 +441,7 @@ async fn a_node_that_is_away_keeps_no_store_from_connecting_and_is_checked_when_
     let cluster = RedisCluster::start().await;
     let replica = cluster.replica(&cluster.nodes[0]).await;
     let proxies = behind_proxies(&cluster).await;
+    know(&replica, &proxies).await;
     let (away, its_port) = (&proxies[1], cluster.nodes[1].port());
     let connect = async || RedisStore::cluster_builder([cluster.nodes[0].url()]).timeout(TIMEOUT).connect().await;
     let (mut there, mut gone) = (0, 0);
