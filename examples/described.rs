@@ -5,7 +5,8 @@
 //! $ cargo run --example described --features openapi
 //! ```
 
-use std::net::Ipv4Addr;
+use std::env;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -91,28 +92,34 @@ async fn main() -> ExitCode {
 async fn serve() -> Result<(), String> {
     let idempotency = Idempotency::in_memory();
     let app = app(idempotency.clone()).map_err(|undescribed| undescribed.to_string())?;
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 3000)).await;
-    let listener = listener.map_err(|error| format!("Cannot listen on 127.0.0.1:3000: {error}."))?;
-    println!("{WELCOME}");
+    let port = env::var("PORT").unwrap_or_else(|_| "3000".to_owned());
+    let port: u16 = port.parse().map_err(|_| format!("PORT is `{port}`, which is not a port. Try PORT=3001."))?;
+    let cannot_listen = |error| format!("Cannot listen on 127.0.0.1:{port}: {error}. Choose another port: PORT=3001.");
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await.map_err(cannot_listen)?;
+    println!("{}", welcome(listener.local_addr().map_err(cannot_listen)?));
     let server = axum::serve(listener, app).with_graceful_shutdown(async { _ = signal::ctrl_c().await });
     server.await.map_err(|error| format!("The server failed: {error}."))?;
     idempotency.drain().await;
     Ok(())
 }
 
-const WELCOME: &str = "\
+fn welcome(at: SocketAddr) -> String {
+    format!(
+        "\
 Try this in another terminal; ctrl-c stops the service.
 
 # The rules of each endpoint, for programs and people.
-curl http://127.0.0.1:3000/.well-known/idempotency
+curl http://{at}/.well-known/idempotency
 
 # OpenAPI 3.1, with the header, the refusals and the replay header, for generators of clients and for test tools:
-# uvx schemathesis run http://127.0.0.1:3000/openapi.json
-curl http://127.0.0.1:3000/openapi.json
+# uvx schemathesis run http://{at}/openapi.json
+curl http://{at}/openapi.json
 
 # A refusal says where the rules are: Link: </.well-known/idempotency>; rel=\"describedby\"
-curl -i -X POST http://127.0.0.1:3000/orders/1/payment
-";
+curl -i -X POST http://{at}/orders/1/payment
+"
+    )
+}
 
 /// Where the orders are kept.
 #[derive(Clone, Default)]
