@@ -332,6 +332,10 @@ async fn the_documented_rights_are_enough_and_each_node_is_checked() {
     cluster.nodes[2].say("CONFIG SET maxmemory-policy allkeys-lru").await;
     assert!(matches!(connect().await, Err(ConnectError::Evicts { .. })));
     cluster.nodes[2].say("CONFIG SET maxmemory-policy noeviction").await;
+    // As no node is while it fails over.
+    cluster.nodes[2].say("ACL SETUSER shop off").await;
+    assert!(matches!(connect().await, Err(ConnectError::Unreachable(_))));
+    cluster.nodes[2].say("ACL SETUSER shop on").await;
     for lacking in ["+asking", "+cluster|slots"] {
         cluster.nodes[0].say(&format!("ACL SETUSER shop {}", lacking.replace('+', "-"))).await;
         let refused = connect().await.unwrap_err();
