@@ -254,6 +254,11 @@ fn a_claim_that_is_granted_too_late_is_seen_until_it_is_released() {
         // What is reported later may have been so earlier.
         is_run(&SLOW, &[&seen[..2], &[(1, Released), (2, refused(code))], &released[1..]].concat());
     }
+    // Another request has taken it over before it is released.
+    let lost = [(1, Lost), (1, refused(codes::STORE_UNAVAILABLE))];
+    let taken_over = [(1, Asked), (2, Asked), (2, TakenOver), (2, started("b"))];
+    is_run(&RERUN, &[&taken_over[..], &lost[..], &[(2, Completed)]].concat());
+    is_no_run(&RERUN, &[&[(1, Asked)], &lost[..]].concat());
     // Its process dies before it can report the release.
     let gave_up =
         [(1, Asked), (1, refused(codes::STORE_UNAVAILABLE)), (2, Asked), (2, refused(codes::OUTCOME_UNKNOWN))];

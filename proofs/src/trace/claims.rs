@@ -32,6 +32,8 @@ impl Traced for Protocol {
             }
             Event::Released if owns => self.step(state, Action::Release(me)),
             Event::Released => None,
+            // As above, after another request has taken it over.
+            Event::Lost if now == Step::Asking => (!owns && state.slot != Slot::Free).then(|| state.clone()),
             Event::Lost if !owns && now == Step::Ran => self.step(state, Action::Complete(me)),
             Event::Lost => None,
             // Nothing is known of the store.

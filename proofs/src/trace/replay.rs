@@ -172,8 +172,11 @@ impl Progress<'_> {
     /// Returns whether the store may have done more than it told the request, before its process died, it gave up, or it released a
     /// claim that was granted too late.
     pub fn is_silent(&self, me: usize) -> bool {
-        let next = self.trace.requests[me].lines.get(self.explained[me]).map(|(_, line)| &line.event);
-        next.is_none_or(|event| matches!(event, Event::Unconfirmed | Event::Released) || event.gives_up())
+        let explained = self.explained[me];
+        let next = self.trace.requests[me].lines.get(explained).map(|(_, line)| &line.event);
+        // What it loses before it was granted anything was granted too late.
+        let is_late = explained == 1 && next == Some(&Event::Lost);
+        is_late || next.is_none_or(|event| matches!(event, Event::Unconfirmed | Event::Released) || event.gives_up())
     }
 
     /// Returns whether the process of the request may have died.
