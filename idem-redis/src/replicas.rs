@@ -73,7 +73,7 @@ impl Shared {
     }
 
     async fn confirm_all(self: Arc<Self>) {
-        // It may be sent twice.
+        // The one before may be sent twice, each time for as long as a step may take.
         let _turn = self.confirming.take(self.connection.timeout() * 2).await;
         let mut steps = std::mem::take(&mut *self.lock());
         // Some have been dropped meanwhile.

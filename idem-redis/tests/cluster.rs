@@ -36,7 +36,7 @@ async fn owner(cluster: &RedisCluster, number: u8) -> (&Redis, u16) {
     panic!("no node has the slot of {}", name(number));
 }
 
-/// Puts a proxy in front of each node, and waits until the first one names them in place of the nodes.
+/// Puts a proxy in front of each node, and waits until each node names them in place of the nodes.
 async fn behind_proxies(cluster: &RedisCluster) -> Vec<Proxy> {
     let mut proxies = Vec::new();
     for node in &cluster.nodes {
@@ -44,7 +44,7 @@ async fn behind_proxies(cluster: &RedisCluster) -> Vec<Proxy> {
         ok(node, &format!("CONFIG SET cluster-announce-port {}", proxy.port())).await;
         proxies.push(proxy);
     }
-    // Each of them: a store asks any, and who does not know the proxies yet leads past them.
+    // A store asks any node, and one that does not know the proxies yet leads past them.
     for node in &cluster.nodes {
         know(node, &proxies).await;
     }
