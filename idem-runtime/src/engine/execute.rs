@@ -97,8 +97,14 @@ impl ClaimedExecution {
             match recording {
                 Recording::Done(outcome) => {
                     let reruns = self.rules.abandoned == Abandoned::Rerun;
-                    let lost = matches!(self.end(outcome).await, Some(Err(StoreError::Lost)));
-                    if lost && reruns { None } else { Some(response) }
+                    // A renewal may have found it out.
+                    let was_lost = self.lease().is_lost();
+                    let is_lost = match self.end(outcome).await {
+                        Some(Ok(())) => false,
+                        Some(Err(StoreError::Lost)) => true,
+                        Some(Err(_)) | None => was_lost,
+                    };
+                    if is_lost && reruns { None } else { Some(response) }
                 }
                 Recording::Live(recorded) => {
                     let core = Arc::clone(&self.core);

@@ -299,6 +299,38 @@ async fn an_owner_that_was_suspended_learns_of_the_run_that_took_over_before_it_
     }
 }
 
+/// As a store that has said of a renewal that another run took the claim over, and that does not reply when the handler has ended.
+struct LostAndGone;
+
+impl Hooks<Faulty> for LostAndGone {
+    async fn renew(&self, _: &mut FaultyClaim, _: Duration) -> Result<(), StoreError> {
+        Err(StoreError::Lost)
+    }
+
+    async fn complete(&self, _: FaultyClaim, _: Record, _: Duration) -> Result<(), StoreError> {
+        std::future::pending().await
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_owner_that_knows_of_the_run_that_took_over_does_not_need_the_store_to_say_so_again() {
+    for (abandoned, is_sent) in [(Abandoned::Refuse, true), (Abandoned::Rerun, false)] {
+        let store = Intercept::new(Faulty::default(), LostAndGone);
+        let idempotency = Idempotency::builder(store).lease(Duration::from_secs(30)).build();
+        let mut attempt = attempt("a", "x");
+        attempt.rules.abandoned = abandoned;
+        let handler = |lease: Lease| async move {
+            lease.lost().await;
+            Executed { response: 1, recording: Recording::Done(response("late")) }
+        };
+        match idempotency.run(attempt, handler).await {
+            Ok(RunResult::Executed(1)) if is_sent => {}
+            Err(RefusalReason::OutcomeUnknown) if !is_sent => {}
+            other => panic!("{abandoned:?}: {other:?}"),
+        }
+    }
+}
+
 #[tokio::test]
 async fn a_completion_that_has_reached_the_store_is_not_lost() {
     let same = |record: &Record| record.clone();
