@@ -214,7 +214,7 @@ impl Core {
     }
 
     /// Takes every step that is left until the handler may start, or is blocked. `time_left` is how long a request still waits that
-    /// was told of an execution in flight.
+    /// was told of an execution in flight. One that is too late to take a claim over is told the same, and asks again within its time.
     pub(super) fn start(
         self: Arc<Self>,
         attempt: Attempt,
@@ -223,14 +223,16 @@ impl Core {
         time_left: Option<Duration>,
     ) -> BoxFuture<Result<Start, Blocked>> {
         Box::pin(async move {
+            let mut told_in_flight = time_left.is_some();
+            let until = Instant::now() + time_left.unwrap_or(STORE_TIMEOUT);
             loop {
                 pending = match pending {
                     Pending::Asked(begin, asked_at) => {
-                        let time = time_left.map_or(STORE_TIMEOUT, |time_left| time_left.min(STORE_TIMEOUT));
+                        let time = until.saturating_duration_since(Instant::now()).min(STORE_TIMEOUT);
                         let begun = match self.in_this_time(time, attempt.key, begin, asked_at).await {
                             Some(begun) => begun,
-                            None if time_left.is_some() => return Err(Blocked::Refuse(RefusalReason::InFlight)),
-                            None => Err(store_timeout(time)),
+                            None if told_in_flight => return Err(Blocked::Refuse(RefusalReason::InFlight)),
+                            None => Err(store_timeout(STORE_TIMEOUT)),
                         };
                         match self.next(&attempt, &info, self.decide(&attempt, begun)) {
                             Next::Start(Start::Protected(execution)) => {
@@ -258,7 +260,10 @@ impl Core {
                                 return Ok(Start::Protected(execution.asked_at(asked_at)));
                             }
                             // Another request was first, so the store is asked again.
-                            Err(StoreError::Lost) => Pending::Asked(self.begin(&attempt, info.clone()), Instant::now()),
+                            Err(StoreError::Lost) => {
+                                told_in_flight = true;
+                                Pending::Asked(self.begin(&attempt, info.clone()), Instant::now())
+                            }
                             Err(error) => return Err(Blocked::Refuse(RefusalReason::StoreUnavailable(error))),
                         }
                     }

@@ -505,6 +505,49 @@ async fn a_waiter_does_not_wait_longer_because_the_store_is_slow() {
     assert!(store.0.map.lock().unwrap().is_empty());
 }
 
+/// As a store that is slow, and whose claim is abandoned again and again: another waiter is always faster.
+struct AlwaysTaken;
+
+impl Hooks<Faulty> for AlwaysTaken {
+    async fn begin(
+        &self,
+        store: &Faulty,
+        key: &StorageKey,
+        _: &Fingerprint,
+        _: &BeginOptions,
+    ) -> Result<Begin<FaultyClaim>, StoreError> {
+        tokio::time::sleep(Duration::from_millis(700)).await;
+        Ok(Begin::Abandoned(FaultyClaim(store.clone(), *key)))
+    }
+
+    async fn renew(&self, _: &mut FaultyClaim, _: Duration) -> Result<(), StoreError> {
+        tokio::time::sleep(Duration::from_millis(700)).await;
+        Err(StoreError::Lost)
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_that_is_never_first_to_take_over_is_refused_in_the_end() {
+    let idempotency = Idempotency::new(Intercept::new(Faulty::default(), AlwaysTaken));
+    let mut attempt = attempt("a", "x");
+    attempt.rules.abandoned = Abandoned::Rerun;
+    let core = Arc::clone(&idempotency.handle.core);
+    let info = ExecutionInfo::start(&attempt, core.clock.now());
+    for time_left in [Some(Duration::from_secs(2)), None] {
+        let asked_at = Instant::now();
+        let pending = super::super::begin::Pending::Asked(core.begin(&attempt, info.clone()), asked_at);
+        let start = Arc::clone(&core).start(attempt, info.clone(), pending, time_left);
+        let blocked = tokio::time::timeout(Duration::from_secs(60), start).await.expect("it asks for ever");
+        let blocked = blocked.err().map(|blocked| match blocked {
+            super::super::begin::Blocked::Refuse(reason) => reason,
+            _ => panic!("{time_left:?}: there is nothing to replay and nothing to wait for"),
+        });
+        assert!(matches!(blocked, Some(RefusalReason::InFlight)), "{time_left:?}: {blocked:?}");
+        let longest = time_left.unwrap_or(Duration::from_secs(5)) + Duration::from_secs(1);
+        assert!(asked_at.elapsed() <= longest, "{time_left:?}: {:?}", asked_at.elapsed());
+    }
+}
+
 /// As a store far away that does not judge expiry: what it was told to forget, it forgets later.
 struct LateForgets {
     asked: Arc<Notify>,
