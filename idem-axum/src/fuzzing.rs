@@ -8,7 +8,7 @@ use idem_runtime::{DecodeError, Executed, Fingerprint, Outcome, Recording};
 
 use crate::policy::Policy;
 use crate::request::body::ReadBody;
-use crate::request::{FingerprintInput, KeyOwner};
+use crate::request::{FingerprintInput, KeyOwner, rewritten_path};
 use crate::response;
 use crate::warnings::Warnings;
 
@@ -39,8 +39,9 @@ pub fn replay(policy: &Policy, content: &Bytes) -> Result<Response, DecodeError>
 
 /// Returns the fingerprint of a request.
 pub fn fingerprint(policy: &Policy, parts: &Parts, body: &[u8]) -> Fingerprint {
-    let mut fingerprint = FingerprintInput::new(parts, policy);
-    if let (_, Some(caller)) = KeyOwner::new(parts, policy).scope(None) {
+    let rewritten = rewritten_path(&mut parts.clone());
+    let mut fingerprint = FingerprintInput::new(parts, policy, rewritten.as_deref());
+    if let (_, Some(caller)) = KeyOwner::new(parts, policy, rewritten.as_deref()).scope(None) {
         fingerprint.bind_caller(&caller);
     }
     fingerprint.body(&ReadBody::of(Bytes::copy_from_slice(body), policy), policy);

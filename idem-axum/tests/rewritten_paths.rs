@@ -108,3 +108,74 @@ async fn a_layer_that_removes_the_start_for_one_tenant_rewrites_the_path() {
         }
     }
 }
+
+#[idempotent(scope = (global, path))]
+async fn of_path(Path(tenant): Path<String>) -> String {
+    tenant
+}
+
+#[idempotent(fingerprint = header("Host"))]
+async fn by_host(uri: Uri) -> String {
+    uri.host().unwrap_or_default().to_owned()
+}
+
+/// As `app`, with the tenant in the start of the path, which a nested router cuts off.
+fn nested(rewrite: fn(&str, &str) -> String) -> Router {
+    let tenant = Router::new().route("/orders", post(order)).route("/hooks", post(of_path)).fallback(anything);
+    let tenants = Router::new()
+        .nest("/tenants/{tenant}", tenant.clone())
+        .nest("/t/{tenant}", tenant.clone())
+        .nest_service("/s/{tenant}", tenant.clone())
+        .nest("/acme", Router::new().fallback(anything))
+        .nest("/other", Router::new().fallback(anything))
+        .layer(IdempotencyLayer::new(Idempotency::in_memory()));
+    let rewrite = MapRequestLayer::new(move |mut request: Request| {
+        let path = rewrite(request.headers()["x-tenant"].to_str().unwrap(), request.uri().path());
+        *request.uri_mut() = Uri::try_from(path).unwrap();
+        request
+    });
+    Router::new().fallback_service(tenants).layer(rewrite)
+}
+
+#[tokio::test]
+async fn the_start_that_a_nested_router_cuts_off_counts_if_it_was_rewritten() {
+    let added: fn(&str, &str) -> String = |tenant, path| format!("/tenants/{tenant}{path}");
+    let replaced: fn(&str, &str) -> String = |tenant, path| path.replace("/by-header", &format!("/t/{tenant}"));
+    let service: fn(&str, &str) -> String = |tenant, path| path.replace("/by-header", &format!("/s/{tenant}"));
+    let literal: fn(&str, &str) -> String = |tenant, path| path.replace("/api/v1", &format!("/{tenant}"));
+    for (rewrite, start, ends) in [
+        (added, "", &["/orders", "/elsewhere", "/hooks"][..]),
+        (replaced, "/by-header", &["/orders", "/elsewhere", "/hooks"]),
+        (service, "/by-header", &["/orders", "/elsewhere", "/hooks"]),
+        (literal, "/api/v1", &["/elsewhere", ""]),
+    ] {
+        let app = nested(rewrite);
+        for end in ends {
+            let path = format!("{start}{end}");
+            let (status, replayed, first) = send(&app, &path, "acme").await;
+            assert!(status == 200 && !replayed, "{path} {status} {first}");
+            assert_eq!(send(&app, &path, "acme").await, (200, true, first), "{path}");
+            match *end {
+                "/hooks" => assert_eq!(send(&app, &path, "other").await, (200, false, "other".to_owned()), "{path}"),
+                _ => assert_eq!(send(&app, &path, "other").await.0, 422, "{path}"),
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_host_that_a_layer_writes_into_the_target_counts_as_well() {
+    let tenants = Router::new().route("/", post(by_host)).layer(IdempotencyLayer::new(Idempotency::in_memory()));
+    let rewrite = MapRequestLayer::new(|mut request: Request| {
+        let tenant = request.headers()["x-tenant"].to_str().unwrap();
+        *request.uri_mut() = Uri::try_from(format!("http://{tenant}.example/")).unwrap();
+        request
+    });
+    let app = Router::new().fallback_service(tenants).layer(rewrite);
+    for path in ["/", "http://proxy.example/"] {
+        for replayed in [false, true] {
+            assert_eq!(send(&app, path, "acme").await, (200, replayed, "acme.example".to_owned()));
+        }
+        assert_eq!(send(&app, path, "other").await.0, 422, "{path}");
+    }
+}

@@ -12,7 +12,7 @@ use crate::context::LayerConfig;
 use crate::execution::{self, Execution};
 use crate::key::IdempotencyKey;
 use crate::policy::{Policy, Refusal};
-use crate::request::{Caller, FingerprintInput, KeyOwner, RequestInfo, ScopeValue, UnreadBody};
+use crate::request::{Caller, FingerprintInput, KeyOwner, RequestInfo, ScopeValue, UnreadBody, rewritten_path};
 use crate::response::{self, RecordedRequest};
 use crate::shadow;
 use crate::telemetry::{self, ExecutionSpan, Keyless};
@@ -46,10 +46,11 @@ impl RequestKey {
 }
 
 impl KeyedRequest {
-    pub(super) fn new(parts: &Parts, policy: &Policy) -> Self {
+    pub(super) fn new(parts: &mut Parts, policy: &Policy) -> Self {
+        let rewritten = rewritten_path(parts);
         Self {
-            owner: KeyOwner::new(parts, policy),
-            fingerprint: FingerprintInput::new(parts, policy),
+            owner: KeyOwner::new(parts, policy, rewritten.as_deref()),
+            fingerprint: FingerprintInput::new(parts, policy, rewritten.as_deref()),
             info: RequestInfo::of(parts),
             span: telemetry::span(parts),
         }

@@ -398,7 +398,7 @@ mod tests {
     fn a_body_that_was_cut_at_the_limit_is_not_one_of_that_length() {
         let policy = &Policy::DEFAULT;
         let fingerprint = |bytes| {
-            let mut input = FingerprintInput::new(&Request::new(()).into_parts().0, policy);
+            let mut input = FingerprintInput::new(&Request::new(()).into_parts().0, policy, None);
             input.body(&read_in_shadow_mode(bytes, Some(4)), policy);
             input.finish()
         };

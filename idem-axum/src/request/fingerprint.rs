@@ -7,7 +7,7 @@ use idem_runtime::{Fingerprint, FingerprintBuilder};
 use serde_json::Value;
 
 use super::body::{ReadBody, UnreadableBody};
-use super::{Caller, header, json, rewritten_path, sent_uri};
+use super::{Caller, header, json, sent_uri};
 use crate::policy::{Part, Policy};
 
 /// The tags of the parts of a fingerprint. Records outlive releases, so the meaning of a tag never changes.
@@ -42,8 +42,9 @@ pub(crate) struct FingerprintInput {
 }
 
 impl FingerprintInput {
-    /// Everything but the body. Taken before the first extractor runs, since an extractor may change the parts.
-    pub(crate) fn new(parts: &Parts, policy: &Policy) -> Self {
+    /// Everything but the body. Taken before the first extractor runs, since an extractor may change the parts. `rewritten` is what
+    /// [`rewritten_path`](super::rewritten_path) returned.
+    pub(crate) fn new(parts: &Parts, policy: &Policy, rewritten: Option<&str>) -> Self {
         let mut builder = Fingerprint::builder();
         // Handler and endpoint always take part: a key used on one endpoint is refused on another of the same scope, and two
         // services that share a store refuse each other's keys.
@@ -63,7 +64,7 @@ impl FingerprintInput {
             builder.part(tag::PATH, uri.path().as_bytes());
         }
         if (declares(Part::Path) || template.is_none())
-            && let Some(seen) = rewritten_path(parts)
+            && let Some(seen) = rewritten
         {
             builder.part(tag::SEEN_PATH, seen.as_bytes());
         }

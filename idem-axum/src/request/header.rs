@@ -5,6 +5,7 @@ use std::borrow::Cow;
 use http::HeaderMap;
 use http::header::{COOKIE, HOST};
 use http::request::Parts;
+use http::uri::Authority;
 
 use super::sent_uri;
 
@@ -12,11 +13,13 @@ use super::sent_uri;
 ///
 /// `Host` is the authority of the request, in lower case, since hosts have no case: that of the request target (over HTTP/2 it is
 /// `:authority`), or else that of the `Host` header. RFC 9112, section 3.2.2, and RFC 9113, section 8.3.1. `Cookie` is what
-/// [`cookies`] returns.
+/// [`cookies`] returns. If a layer between two routers has rewritten the authority, the one that the handler sees is the last value.
 pub(super) fn values<'a>(parts: &'a Parts, name: &str) -> impl Iterator<Item = Cow<'a, [u8]>> {
     let is_host = name.eq_ignore_ascii_case(HOST.as_str());
     let authority = sent_uri(parts).authority().filter(|_| is_host);
-    let target = authority.map(|authority| Cow::Owned(authority.as_str().to_ascii_lowercase().into_bytes()));
+    let seen = parts.uri.authority().filter(|seen| is_host && Some(*seen) != authority);
+    let lower = |authority: &Authority| Cow::Owned(authority.as_str().to_ascii_lowercase().into_bytes());
+    let (target, seen) = (authority.map(lower), seen.map(lower));
     let is_cookie = name.eq_ignore_ascii_case(COOKIE.as_str());
     let cookies = if is_cookie { cookies(&parts.headers).map(Cow::Owned) } else { None };
     let lines = parts.headers.get_all(name).iter().filter(move |_| authority.is_none() && !is_cookie);
@@ -26,7 +29,7 @@ pub(super) fn values<'a>(parts: &'a Parts, name: &str) -> impl Iterator<Item = C
         (true, host) => Some(Cow::Owned(host.to_ascii_lowercase())),
         (false, value) => Some(Cow::Borrowed(value)),
     });
-    target.into_iter().chain(cookies).chain(lines)
+    target.into_iter().chain(cookies).chain(lines).chain(seen)
 }
 
 /// Returns all cookies, as in one line: HTTP/2 may spread them over several, as it likes (RFC 9113, section 8.2.3). `None` if no line has
@@ -40,6 +43,7 @@ pub(super) fn cookies(headers: &HeaderMap) -> Option<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use axum::extract::OriginalUri;
     use http::Request;
 
     fn host(uri: &str, lines: &[&str]) -> Vec<String> {
@@ -60,6 +64,22 @@ mod tests {
         assert_eq!(host("/a", &[]), [""; 0]);
         assert_eq!(host("/a", &[""]), [""; 0]);
         assert_eq!(host("/a", &["a.example", "b.example"]), ["a.example", "b.example"]);
+    }
+
+    #[test]
+    fn a_rewritten_authority_is_beside_the_one_that_was_sent() {
+        let host = |sent: &str, seen: &str| {
+            let request =
+                Request::post(seen).header("host", "line.example").extension(OriginalUri(sent.parse().unwrap()));
+            let (parts, ()) = request.body(()).unwrap().into_parts();
+            values(&parts, "Host").map(|value| String::from_utf8(value.into_owned()).unwrap()).collect::<Vec<_>>()
+        };
+        assert_eq!(host("https://a.example/", "https://B.example/"), ["a.example", "b.example"]);
+        assert_eq!(host("https://a.example/", "https://A.example/"), ["a.example"]);
+        assert_eq!(host("https://a.example/", "/"), ["a.example"]);
+        assert_eq!(host("/", "https://b.example/"), ["line.example", "b.example"]);
+        let request = Request::post("https://b.example/").extension(OriginalUri("https://a.example/".parse().unwrap()));
+        assert_eq!(values(&request.body(()).unwrap().into_parts().0, "x-a").count(), 0);
     }
 
     #[test]

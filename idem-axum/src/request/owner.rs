@@ -6,7 +6,7 @@ use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, header};
 use idem_runtime::Scope;
 
-use super::{header as declared_header, rewritten_path, sent_uri};
+use super::{header as declared_header, sent_uri};
 use crate::policy::{Binding, Policy};
 
 /// A scope made from the handler's arguments. It is owned, so that the handler may take the arguments.
@@ -57,8 +57,9 @@ pub(crate) enum Caller {
 }
 
 impl KeyOwner {
-    /// Returns whose key it is by the policy, from the head of the request as it arrived.
-    pub(crate) fn new(parts: &Parts, policy: &Policy) -> Self {
+    /// Returns whose key it is by the policy, from the head of the request as it arrived. `rewritten` is what
+    /// [`rewritten_path`](super::rewritten_path) returned.
+    pub(crate) fn new(parts: &Parts, policy: &Policy, rewritten: Option<&str>) -> Self {
         let declared = match policy.scope.binding() {
             Binding::Nothing => Some(Scope::GLOBAL),
             // Without the header the key can only be the caller's.
@@ -69,7 +70,7 @@ impl KeyOwner {
         let path = || {
             let sent = sent_uri(parts).path();
             // No path has a space.
-            let path = rewritten_path(parts).map_or_else(|| sent.to_owned(), |seen| format!("{sent} {seen}"));
+            let path = rewritten.map_or_else(|| sent.to_owned(), |seen| format!("{sent} {seen}"));
             Box::new((parts.method.clone(), path))
         };
         Self { declared, caller: Caller::new(&parts.headers), path: policy.scope.has_path().then(path) }
@@ -119,7 +120,7 @@ mod tests {
     fn owner(policy: &Policy) -> KeyOwner {
         let request = Request::put("/orders/%37?q=1").header("authorization", "alice").header("x-tenant", "acme");
         let (parts, ()) = request.body(()).unwrap().into_parts();
-        KeyOwner::new(&parts, policy)
+        KeyOwner::new(&parts, policy, None)
     }
 
     #[test]
