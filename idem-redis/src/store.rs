@@ -62,7 +62,9 @@ impl RedisStore {
     ///
     /// The manager decides about timeouts and reconnecting. It keeps a connection that does not reply, and one to a primary that
     /// became a replica; with a URL the store recovers from both. Waiters only poll, and [`Durability`](crate::Durability) other than
-    /// `None` needs a URL.
+    /// `None` needs a URL. A network that recovers after minutes may still deliver a claim that was given up, whose key then stays
+    /// in flight for one lease. On Linux, give the client a `user_timeout` of 20 s ([`TcpSettings`](redis::io::tcp::TcpSettings)),
+    /// as the store does for a URL.
     ///
     /// ```no_run
     /// # async fn example() -> redis::RedisResult<()> {

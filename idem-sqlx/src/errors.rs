@@ -202,8 +202,8 @@ impl fmt::Display for Problem {
                 )
             }
             Self::ReadOnly => f.write_str(
-                "the database is read-only. After a failover this is a standby: connect to the primary, with a URL \
-                 that names both, or a proxy that follows it",
+                "the database is read-only. A standby, as after a failover: connect to the primary, with a URL that names \
+                 both, or a proxy that follows it. A file: let this process write to it and to its folder",
             ),
             Self::Full(_) => f.write_str(
                 "there is no room left on the database's disk, or in its quota. Make room, or call `clean_once()`",
@@ -245,9 +245,13 @@ impl Problem {
         }
     }
 
-    /// Whether time ran out without a reply.
-    pub(crate) fn is_timeout(&self) -> bool {
-        matches!(self, Self::TimedOut { .. } | Self::Unreachable { source: None, .. })
+    /// Returns the problem of an earlier try if this one only had too little time to learn what is wrong.
+    pub(crate) fn or_earlier(self, earlier: Option<Self>) -> Self {
+        match (self, earlier) {
+            (Self::NoConnection { .. } | Self::Unreachable { source: None, .. }, Some(earlier)) => earlier,
+            (Self::TimedOut { .. }, Some(Self::ReadOnly)) => Self::ReadOnly,
+            (problem, _) => problem,
+        }
     }
 
     /// Which connections can be used after it.
@@ -457,17 +461,24 @@ mod tests {
     }
 
     #[test]
-    fn time_has_run_out_only_if_nothing_was_heard() {
+    fn a_try_without_time_says_what_the_one_before_learned() {
         let waited = Duration::from_secs(1);
-        for (problem, expected) in [
-            (Problem::TimedOut { waited }, true),
-            (Problem::Unreachable { waited, source: None }, true),
-            (Problem::Unreachable { waited, source: Some(failure()) }, false),
-            (Problem::NoConnection { max_connections: 1, waited }, false),
-            (Problem::Broken(failure()), false),
+        let none = || Problem::NoConnection { max_connections: 1, waited };
+        let unreachable = || Problem::Unreachable { waited, source: None };
+        for (last, earlier, expected) in [
+            (none(), Problem::ReadOnly, "ReadOnly"),
+            (none(), Problem::Broken(failure()), "Broken"),
+            (unreachable(), Problem::Unreachable { waited, source: Some(failure()) }, "source: Some"),
+            (unreachable(), Problem::TimedOut { waited }, "TimedOut"),
+            (Problem::TimedOut { waited }, Problem::ReadOnly, "ReadOnly"),
+            // This try may have taken effect, and the one before says nothing about it.
+            (Problem::TimedOut { waited }, Problem::Busy(failure()), "TimedOut"),
+            (Problem::Broken(failure()), Problem::ReadOnly, "Broken"),
         ] {
-            assert_eq!(problem.is_timeout(), expected, "{problem}");
+            let problem = format!("{:?}", last.or_earlier(Some(earlier)));
+            assert!(problem.contains(expected), "{expected}: {problem}");
         }
+        assert!(matches!(none().or_earlier(None), Problem::NoConnection { .. }));
     }
 
     #[test]

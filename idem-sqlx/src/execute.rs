@@ -77,20 +77,17 @@ impl<D: Dialect> Executor<D> {
     ) -> Result<Rows<D::Row>, DatabaseError> {
         let until = Instant::now() + self.timeout;
         let mut pause = FIRST_PAUSE;
-        let mut read_only = false;
+        let mut earlier = None;
         loop {
-            match self.run_once(pool, until, sql, values, in_doubt).await {
+            let problem = match self.run_once(pool, until, sql, values, in_doubt).await {
                 Ok(rows) => return Ok(Rows { rows, repeated: in_doubt.get() }),
-                Err(problem) => {
-                    read_only |= matches!(problem, Problem::ReadOnly);
-                    let may_repeat = problem.is_transient() && !(step.adds() && in_doubt.get());
-                    if !may_repeat || Instant::now() + pause >= until {
-                        // The last try may have had too little time to learn that again.
-                        let problem = if read_only && problem.is_timeout() { Problem::ReadOnly } else { problem };
-                        return Err(DatabaseError { step, problem });
-                    }
-                }
+                Err(problem) => problem.or_earlier(earlier.take()),
+            };
+            let may_repeat = problem.is_transient() && !(step.adds() && in_doubt.get());
+            if !may_repeat || Instant::now() + pause >= until {
+                return Err(DatabaseError { step, problem });
             }
+            earlier = Some(problem);
             sleep(jitter(pause)).await;
             pause = (pause * 2).min(MAX_PAUSE);
         }

@@ -14,6 +14,7 @@ use idem_testkit::proxy::Proxy;
 use idem_testkit::wait::until;
 use sqlx::postgres::PgConnection;
 use sqlx::{Connection, Executor};
+use tokio::task::JoinSet;
 
 async fn with_a_store() -> (Postgres, PostgresStore) {
     let server = Postgres::quick().await;
@@ -96,9 +97,13 @@ async fn a_pool_that_is_exhausted_is_an_error_in_time_and_says_so() {
     let mut other = PgConnection::connect(&server.url()).await.unwrap();
     let mut transaction = other.begin().await.unwrap();
     transaction.execute("LOCK TABLE idempotency").await.unwrap();
-    let (one, two) = (key(), key());
-    let (one, two) = tokio::join!(store.begin(&one, &MINE, &OPTIONS), store.begin(&two, &MINE, &OPTIONS));
-    let errors = [one.unwrap_err(), two.unwrap_err()];
+    // One after the other keeps the connection for half of the time.
+    let mut begins = JoinSet::new();
+    for _ in 0..8 {
+        let store = store.clone();
+        begins.spawn(async move { store.begin(&key(), &MINE, &OPTIONS).await.unwrap_err() });
+    }
+    let errors = begins.join_all().await;
     let exhausted = errors.iter().filter(|error| matches!(problem(error), Problem::NoConnection { .. })).count();
     assert!(exhausted >= 1, "{errors:?}");
     let text = errors.iter().map(|error| std::error::Error::source(error).unwrap().to_string()).collect::<String>();
