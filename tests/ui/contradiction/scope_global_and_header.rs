@@ -1,8 +1,0 @@
-use idem_axum::idempotent;
-
-#[idempotent(scope = (global, header("X-Tenant")))]
-async fn create(body: String) -> String {
-    body
-}
-
-fn main() {}

@@ -1,8 +1,0 @@
-use idem_axum::idempotent;
-
-#[idempotent(fingerprint = json("/id") + json("/lines", "/id"))]
-async fn create(body: String) -> String {
-    body
-}
-
-fn main() {}

@@ -1,8 +1,0 @@
-use idem_axum::idempotent;
-
-#[idempotent(replay = body + status + body)]
-async fn create(body: String) -> String {
-    body
-}
-
-fn main() {}

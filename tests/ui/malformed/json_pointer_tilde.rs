@@ -1,8 +1,0 @@
-use idem_axum::idempotent;
-
-#[idempotent(fingerprint = json("/a~b"))]
-async fn create(body: String) -> String {
-    body
-}
-
-fn main() {}

@@ -1,8 +1,0 @@
-use idem_axum::idempotent;
-
-#[idempotent(shadow = "for a week")]
-async fn create(body: String) -> String {
-    body
-}
-
-fn main() {}

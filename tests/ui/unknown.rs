@@ -1,0 +1,60 @@
+//! Names that no option, value or unit has.
+
+use idem_axum::idempotent;
+
+#[idempotent(abandoned = re_run)]
+async fn abandoned(body: String) -> String {
+    body
+}
+
+#[idempotent(fingerprint = method + bdoy)]
+async fn fingerprint_term(body: String) -> String {
+    body
+}
+
+#[idempotent(in_flight = block("5s"))]
+async fn in_flight(body: String) -> String {
+    body
+}
+
+#[idempotent(cache = true)]
+async fn option_far(body: String) -> String {
+    body
+}
+
+#[idempotent(in-flight = reject)]
+async fn option_kebab(body: String) -> String {
+    body
+}
+
+#[idempotent(tll = "24h")]
+async fn option_near(body: String) -> String {
+    body
+}
+
+#[idempotent(timout = "30s", keys = body)]
+async fn option_timeout(body: String) -> String {
+    body
+}
+
+#[idempotent(record = all - sucess)]
+async fn record_term(body: String) -> String {
+    body
+}
+
+#[idempotent(replay = status + header)]
+async fn replay_term(body: String) -> String {
+    body
+}
+
+#[idempotent(max_response = "1TiB")]
+async fn size_unit(body: String) -> String {
+    body
+}
+
+#[idempotent(max_response = "1mib")]
+async fn size_unit_case(body: String) -> String {
+    body
+}
+
+fn main() {}

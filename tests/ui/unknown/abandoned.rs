@@ -1,8 +1,0 @@
-use idem_axum::idempotent;
-
-#[idempotent(abandoned = re_run)]
-async fn create(body: String) -> String {
-    body
-}
-
-fn main() {}

@@ -1,8 +1,0 @@
-use idem_axum::idempotent;
-
-#[idempotent(in-flight = reject)]
-async fn create(body: String) -> String {
-    body
-}
-
-fn main() {}
