@@ -34,7 +34,7 @@ async fn create_order(
     (StatusCode::CREATED, ship(&effects, &key, &headers).await)
 }
 
-#[idempotent(required, abandoned = rerun)]
+#[idempotent(required, abandoned = rerun, in_flight = wait("3s"))]
 async fn rerun_order(
     State(effects): State<Arc<Effects>>,
     key: IdempotencyKey,
