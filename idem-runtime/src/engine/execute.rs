@@ -94,17 +94,17 @@ impl ClaimedExecution {
                 pin!(handler(Lease::default())).await
             };
             drop(timer);
+            let reruns = self.rules.abandoned == Abandoned::Rerun;
+            // A renewal may have found it out.
+            let was_lost = reruns && self.lease().is_lost();
             match recording {
                 Recording::Done(outcome) => {
-                    let reruns = self.rules.abandoned == Abandoned::Rerun;
-                    // A renewal may have found it out.
-                    let was_lost = self.lease().is_lost();
                     let is_lost = match self.end(outcome).await {
                         Some(Ok(())) => false,
-                        Some(Err(StoreError::Lost)) => true,
+                        Some(Err(StoreError::Lost)) => reruns,
                         Some(Err(_)) | None => was_lost,
                     };
-                    if is_lost && reruns { None } else { Some(response) }
+                    (!is_lost).then_some(response)
                 }
                 Recording::Live(recorded) => {
                     let core = Arc::clone(&self.core);
@@ -121,7 +121,7 @@ impl ClaimedExecution {
                         }
                         drop(permit);
                     }));
-                    Some(response)
+                    (!was_lost).then_some(response)
                 }
             }
         }

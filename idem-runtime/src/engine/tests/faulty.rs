@@ -314,20 +314,32 @@ impl Hooks<Faulty> for LostAndGone {
 
 #[tokio::test(start_paused = true)]
 async fn an_owner_that_knows_of_the_run_that_took_over_does_not_need_the_store_to_say_so_again() {
-    for (abandoned, is_sent) in [(Abandoned::Refuse, true), (Abandoned::Rerun, false)] {
+    for (abandoned, streams, is_sent) in [
+        (Abandoned::Refuse, false, true),
+        (Abandoned::Refuse, true, true),
+        (Abandoned::Rerun, false, false),
+        (Abandoned::Rerun, true, false),
+    ] {
         let store = Intercept::new(Faulty::default(), LostAndGone);
         let idempotency = Idempotency::builder(store).lease(Duration::from_secs(30)).build();
         let mut attempt = attempt("a", "x");
         attempt.rules.abandoned = abandoned;
-        let handler = |lease: Lease| async move {
+        let (recorded, is_recorded) = oneshot::channel();
+        let stream = async move {
+            recorded.send(()).unwrap();
+            RecordedStream { outcome: response("late"), delivery: None }
+        };
+        let handler = move |lease: Lease| async move {
             lease.lost().await;
-            Executed { response: 1, recording: Recording::Done(response("late")) }
+            let done = Recording::Done(response("late"));
+            Executed { response: 1, recording: if streams { Recording::Live(Box::pin(stream)) } else { done } }
         };
         match idempotency.run(attempt, handler).await {
             Ok(RunResult::Executed(1)) if is_sent => {}
             Err(RefusalReason::OutcomeUnknown) if !is_sent => {}
-            other => panic!("{abandoned:?}: {other:?}"),
+            other => panic!("{abandoned:?}, {streams}: {other:?}"),
         }
+        assert_eq!(is_recorded.await.is_ok(), streams, "{abandoned:?}: a stream flows to its end");
     }
 }
 
