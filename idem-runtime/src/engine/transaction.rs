@@ -3,13 +3,16 @@
 
 use std::future::Future;
 use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 use super::begin::{Blocked, Next, Pending, STORE_TIMEOUT, within};
 use super::complete::{ClaimCompletion, ClaimEnd};
 use super::decide::{Decision, decide};
 use super::execute::ClaimedExecution;
 use super::wait::InFlightWait;
-use super::{Core, Idempotency};
+use super::{Core, Idempotency, for_at_most};
 use crate::attempt::{Attempt, Rules};
 use crate::caller_transaction::CallerTransaction;
 use crate::error::StoreError;
@@ -44,13 +47,14 @@ impl Idempotency {
         let attempt = Attempt { rules: Rules { run_without_store: false, ..attempt.rules }, ..attempt };
         let core = &self.handle.core;
         let mut handler = handler;
-        let mut waiter = None;
+        let mut waiter: Option<InFlightWait> = None;
         loop {
+            let time_left = waiter.as_ref().map(InFlightWait::time_left);
             // In a task from the start: a connection on which the beginning is cut in half cannot be used again.
             let task = core.spawn({
                 let (core, slot) = (Arc::clone(core), slot.clone());
                 async move {
-                    match core.start_in_transaction(&attempt, &slot).await {
+                    match core.start_in_transaction(&attempt, &slot, time_left).await {
                         Ok(execution) => Ok(execution.run_in_transaction(slot, handler).await),
                         Err(blocked) => Err((blocked, handler)),
                     }
@@ -158,17 +162,28 @@ impl Idempotency {
 }
 
 impl Core {
-    /// Takes every step until the handler may start, or is blocked. The store limits the time: a transaction may queue.
+    /// Takes every step until the handler may start, or is blocked. The store limits the time: a transaction may queue. `time_left` is how
+    /// long a request still waits that was told of an execution in flight.
     async fn start_in_transaction(
         self: &Arc<Self>,
         attempt: &Attempt,
         slot: &TransactionSlot,
+        time_left: Option<Duration>,
     ) -> Result<ClaimedExecution, Blocked> {
         let unavailable = |error| Blocked::Refuse(RefusalReason::StoreUnavailable(error));
+        let until = time_left.map(|time_left| Instant::now() + time_left);
         loop {
             let info = ExecutionInfo::start(attempt, self.clock.now());
             let options = BeginOptions::new(self.lease, attempt.rules.ttl).with_info(info.clone());
-            let begun = self.begin_with(attempt, options.in_transaction(slot.clone())).await;
+            let begin = self.begin_with(attempt, options.in_transaction(slot.clone()));
+            let begun = match until {
+                None => begin.await,
+                // One that is dropped leaves the queue, or is rolled back.
+                Some(until) => match for_at_most(until.saturating_duration_since(Instant::now()), begin).await {
+                    Some(begun) => begun,
+                    None => return Err(Blocked::Refuse(RefusalReason::InFlight)),
+                },
+            };
             // Without a key there is no claim to report, and no execution that would take a permit.
             let is_unkeyed = slot.is_unkeyed();
             let decision = if is_unkeyed { decide(attempt, begun) } else { self.decide(attempt, begun) };

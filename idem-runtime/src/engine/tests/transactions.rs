@@ -15,6 +15,8 @@ struct Opens {
     /// How many renewals another request forestalls.
     lost_renewals: AtomicUsize,
     begins: AtomicUsize,
+    /// How often a transaction begins at once; later ones queue for a minute.
+    before_queue: Option<usize>,
 }
 
 impl Hooks<MemoryStore> for Opens {
@@ -25,7 +27,10 @@ impl Hooks<MemoryStore> for Opens {
         fingerprint: &Fingerprint,
         options: &BeginOptions,
     ) -> Result<Begin<MemoryClaim>, StoreError> {
-        self.begins.fetch_add(1, Ordering::SeqCst);
+        let begins = self.begins.fetch_add(1, Ordering::SeqCst);
+        if self.before_queue.is_some_and(|at_once| begins >= at_once) {
+            tokio::time::sleep(Duration::from_secs(60)).await;
+        }
         let begun = store.begin(key, fingerprint, options).await?;
         if let (Begin::Claimed(_) | Begin::Abandoned(_), Some(slot), false) =
             (&begun, &options.transaction, self.cannot)
@@ -105,6 +110,27 @@ async fn an_attempt_waits_for_the_transaction_in_flight_and_gives_up_in_time() {
     handler.may_end.add_permits(1);
     assert_eq!(ran(first.await.result), 1);
     assert_eq!(recorded(second.await.result), "one");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_attempt_that_waits_does_not_wait_longer_because_transactions_queue() {
+    let (_, idempotency, _) = over(Opens { before_queue: Some(2), ..Opens::default() });
+    let handler = Handler::new();
+    let mut patient = attempt("a", "x");
+    patient.rules.wait = Some(Duration::from_secs(5));
+    let mut first = Box::pin(run(&idempotency, patient, &handler, response("one")));
+    tokio::select! {
+        () = handler.started.notified() => {}
+        _ = &mut first => panic!("the handler waits"),
+    }
+    let asked = Instant::now();
+    let given_up = run(&idempotency, patient, &handler, response("two")).await.result;
+    assert!(matches!(given_up, Err(RefusalReason::InFlight)), "{given_up:?}");
+    assert_eq!(asked.elapsed().as_secs(), 6, "a moment longer than the wait");
+    handler.may_end.add_permits(1);
+    assert_eq!(ran(first.await.result), 1);
+    // One that was not told of an execution in flight takes its turn.
+    assert_eq!(recorded(run(&idempotency, patient, &handler, response("two")).await.result), "one");
 }
 
 #[tokio::test]
