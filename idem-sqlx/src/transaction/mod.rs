@@ -53,6 +53,13 @@ impl<D: Dialect> Transactions<D> {
         usize::try_from(self.pool.options().get_max_connections()).unwrap_or(usize::MAX)
     }
 
+    /// Returns whether a transaction that begins now would wait for others, or for the service to return a connection.
+    fn must_queue(&self) -> bool {
+        let is_pool_busy =
+            self.pool.num_idle() == 0 && usize::try_from(self.pool.size()).is_ok_and(|size| size >= self.connections());
+        is_pool_busy || self.permits.available_permits() == 0
+    }
+
     async fn permit(&self) -> Result<OwnedSemaphorePermit, Problem> {
         let permit = timeout(self.queue_timeout, Arc::clone(&self.permits).acquire_owned()).await;
         let none = || Problem::NoConnection { max_connections: self.connections(), waited: self.queue_timeout };
@@ -113,7 +120,7 @@ impl<D: Dialect> Beginner<'_, D> {
     async fn begin(&self, entered: Option<Entered>) -> Result<Begin<TransactionClaim<D>>, Problem> {
         let executor = &self.table.executor;
         // A replay need not wait for its turn.
-        let must_queue = self.transactions.permits.available_permits() == 0;
+        let must_queue = self.transactions.must_queue();
         if entered.is_some() && (executor.statements.looks_first || must_queue) {
             match self.look().await? {
                 Some(BeginRow::Claim { lease_has_expired: true, .. }) | None => {}

@@ -291,6 +291,13 @@ async fn a_replay_does_not_wait_for_a_connection_of_the_pool() {
     assert!(replay.replayed);
     shop.app.go_on.add_permits(1);
     assert_eq!(first.await.unwrap().status, 201);
+
+    // The service itself has all of them.
+    let pool = &shop.app.pool;
+    let connections = [pool.acquire().await.unwrap(), pool.acquire().await.unwrap()];
+    let replay = timeout(Duration::from_secs(5), shop.send("/act/201", "a")).await.expect("at once");
+    assert!(replay.replayed);
+    drop(connections);
 }
 
 #[tokio::test]
