@@ -79,7 +79,8 @@ where
             };
             let body = open.read_body().await;
             let (request, call) = open.ready(body.is_some());
-            let mut rejected = match T::from_request(request.join(), &state).await {
+            // Boxed by itself: two boxes of less than a kilobyte take less time to allocate than one of more.
+            let mut rejected = match Box::pin(T::from_request(request.join(), &state)).await {
                 Ok(value) => match call.checked(body) {
                     Ok(call) => return Ok((value, call)),
                     Err(refused) => refused,
