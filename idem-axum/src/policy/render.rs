@@ -1,48 +1,24 @@
 //! The bodies of refusals: problem details, Stripe's errors, and those of the Agentic Commerce Protocol.
 
-use axum::response::{IntoResponse, Response};
+use std::fmt;
+
+use axum::body::Body;
+use axum::response::Response;
 use http::HeaderValue;
 use http::header::CONTENT_TYPE;
-use serde::Serialize;
 
 use super::refusal::Refusal;
 
-/// Problem details, RFC 9457.
-#[derive(Serialize)]
-struct ProblemDetails<'a> {
-    r#type: String,
-    title: &'a str,
-    status: u16,
-    detail: String,
-    code: &'a str,
-}
-
-/// The default `errors`: problem details.
+/// The default `errors`: problem details, RFC 9457.
 pub(super) fn problem(refusal: &Refusal) -> Response {
-    let body = ProblemDetails {
-        r#type: format!("urn:problem-type:{}", refusal.code()),
-        title: refusal.title(),
-        status: refusal.status().as_u16(),
-        detail: refusal.to_string(),
-        code: refusal.code(),
-    };
-    json(refusal, "application/problem+json", &body)
+    let (code, title, status) = (refusal.code(), refusal.title(), refusal.status().as_u16());
+    let body = format_args!(
+        r#"{{"type":"urn:problem-type:{code}","title":"{title}","status":{status},"detail":"{refusal}","code":"{code}"}}"#
+    );
+    json(refusal, "application/problem+json", body)
 }
 
-/// Stripe's shape of an error.
-#[derive(Serialize)]
-struct StripeError<'a> {
-    error: StripeErrorObject<'a>,
-}
-
-#[derive(Serialize)]
-struct StripeErrorObject<'a> {
-    r#type: &'a str,
-    code: &'a str,
-    message: String,
-}
-
-/// The `errors` of [`Policy::STRIPE`].
+/// The `errors` of [`Policy::STRIPE`](super::Policy::STRIPE), in Stripe's shape.
 pub(super) fn stripe(refusal: &Refusal) -> Response {
     let r#type = match refusal {
         Refusal::Mismatch { .. }
@@ -56,19 +32,11 @@ pub(super) fn stripe(refusal: &Refusal) -> Response {
         Refusal::InFlight { .. } => "idempotency_key_in_use",
         other => other.code(),
     };
-    let error = StripeErrorObject { r#type, code, message: refusal.to_string() };
-    json(refusal, "application/json", &StripeError { error })
+    let body = format_args!(r#"{{"error":{{"type":"{type}","code":"{code}","message":"{refusal}"}}}}"#);
+    json(refusal, "application/json", body)
 }
 
-/// The flat error of the Agentic Commerce Protocol.
-#[derive(Serialize)]
-struct AcpError<'a> {
-    r#type: &'a str,
-    code: &'a str,
-    message: String,
-}
-
-/// The `errors` of [`Policy::ACP`](super::Policy::ACP). The protocol names three codes; the other refusals keep their own.
+/// The `errors` of [`Policy::ACP`](super::Policy::ACP), a flat object. The protocol names three codes; the other refusals keep their own.
 pub(super) fn acp(refusal: &Refusal) -> Response {
     let code = match refusal {
         Refusal::KeyMissing { .. } => "idempotency_key_required",
@@ -81,14 +49,18 @@ pub(super) fn acp(refusal: &Refusal) -> Response {
         500.. => "processing_error",
         _ => "invalid_request",
     };
-    json(refusal, "application/json", &AcpError { r#type, code, message: refusal.to_string() })
+    let body = format_args!(r#"{{"type":"{type}","code":"{code}","message":"{refusal}"}}"#);
+    json(refusal, "application/json", body)
 }
 
-fn json(refusal: &Refusal, content_type: &'static str, body: &impl Serialize) -> Response {
-    // Serialising strings and numbers cannot fail; an empty body would still have the right status.
-    let mut text = Vec::with_capacity(512);
-    let body = serde_json::to_writer(&mut text, body).map(|()| text).unwrap_or_default();
-    let mut response = (refusal.status(), body).into_response();
+/// Returns a response with this JSON. It is written as it is: no text of a refusal, and no name of a header, has a character that JSON
+/// escapes.
+fn json(refusal: &Refusal, content_type: &'static str, body: fmt::Arguments<'_>) -> Response {
+    let mut text = String::with_capacity(512);
+    // A string takes whatever is written.
+    let _ = fmt::Write::write_fmt(&mut text, body);
+    let mut response = Response::new(Body::from(text));
+    *response.status_mut() = refusal.status();
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
     response
 }

@@ -1,6 +1,6 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use idem_runtime::{RefusalReason, StoreError};
+use idem_runtime::{InvalidKey, RefusalReason, StoreError};
 
 use super::*;
 
@@ -206,13 +206,58 @@ fn the_shapes_of_stripe_and_of_the_agentic_commerce_protocol_name_the_kind_of_an
 }
 
 #[test]
+fn a_refusal_is_json_whatever_it_says() {
+    use futures_util::FutureExt;
+
+    const ANY_HEADER: Policy = Policy::DEFAULT.header("!#$%&'*+-.^_`|~");
+    let policy = &ANY_HEADER;
+    let source = || StoreError::unavailable("\"reset\"");
+    let invalid = [
+        InvalidKey::Empty,
+        InvalidKey::TooLong,
+        InvalidKey::TooShort { min: 8 },
+        InvalidKey::Character,
+        InvalidKey::Unterminated,
+        InvalidKey::Syntax,
+        InvalidKey::List,
+    ];
+    let mut refusals = vec![
+        Refusal::KeyMissing { policy },
+        Refusal::InFlight { policy },
+        Refusal::Mismatch { policy },
+        Refusal::PolicyChanged { policy },
+        Refusal::OutcomeUnknown { policy },
+        Refusal::NotReplayable { policy },
+        Refusal::StoreUnavailable { policy, source: source() },
+        Refusal::StoreUnavailable { policy, source: StoreError::unreadable(source()) },
+        Refusal::StoreFull { policy },
+        Refusal::LayerMissing { policy },
+        Refusal::TooManyExecutions { policy },
+        Refusal::HandlerPanicked { policy },
+        Refusal::HandlerTimedOut { policy },
+    ];
+    refusals.extend(invalid.map(|reason| Refusal::KeyInvalid { policy, reason }));
+    for refusal in refusals {
+        let said = |response: axum::response::Response, pointer| {
+            let body = axum::body::to_bytes(response.into_body(), usize::MAX).now_or_never().unwrap().unwrap();
+            let body: serde_json::Value = serde_json::from_slice(&body).unwrap();
+            body.pointer(pointer).unwrap().as_str().unwrap().to_owned()
+        };
+        assert_eq!(said(render::problem(&refusal), "/detail"), refusal.to_string());
+        assert_eq!(said(render::problem(&refusal), "/title"), refusal.title());
+        assert_eq!(said(render::stripe(&refusal), "/error/message"), refusal.to_string());
+        assert_eq!(said(render::acp(&refusal), "/message"), refusal.to_string());
+    }
+}
+
+#[test]
 fn a_refusal_has_the_error_of_the_store_or_of_the_key_as_its_source() {
     let policy = &Policy::DEFAULT;
     let source = |refusal: &Refusal| std::error::Error::source(refusal).map(ToString::to_string);
     let down = StoreError::unavailable("down");
     let text = down.to_string();
     assert_eq!(source(&Refusal::StoreUnavailable { policy, source: down }), Some(text));
-    let reason = idem_runtime::InvalidKey::Empty;
+    let reason = InvalidKey::Empty;
     assert_eq!(source(&Refusal::KeyInvalid { policy, reason }), Some(reason.to_string()));
     assert_eq!(source(&Refusal::KeyMissing { policy }), None);
 }
