@@ -220,7 +220,6 @@ fn scope_kind(scope: policy::Scope) -> DocumentedScope {
 
 /// In the order of `Part`, whatever the order of the terms was.
 fn fingerprint(policy: &Policy) -> Vec<Equal> {
-    let declares = |part: Part| policy.fingerprint.contains(&part);
     let mut parts = vec![Equal::Endpoint];
     for (part, equal) in [
         (Part::Method, Equal::Method),
@@ -229,7 +228,7 @@ fn fingerprint(policy: &Policy) -> Vec<Equal> {
         (Part::Body, Equal::Body),
         (Part::Json, Equal::Json { pointers: &[] }),
     ] {
-        if declares(part) {
+        if policy.declares(part) {
             parts.push(equal);
         }
     }

@@ -9,6 +9,7 @@ mod statuses;
 mod validate;
 mod values;
 
+use std::mem::discriminant;
 use std::time::Duration;
 
 use axum::response::Response;
@@ -481,6 +482,11 @@ impl Policy {
             abandoned: self.abandoned,
             run_without_store: self.without_store,
         }
+    }
+
+    /// Returns whether the fingerprint has a part of this kind.
+    pub(crate) fn declares(&self, wanted: Part) -> bool {
+        self.fingerprint.iter().any(|part| discriminant(part) == discriminant(&wanted))
     }
 
     /// Returns whether the body takes part in the fingerprint, and so has to be read before the key is claimed.

@@ -227,7 +227,7 @@ struct BodyHash {
 
 impl BodyHash {
     fn new(limit: u64, policy: &Policy) -> Self {
-        Self { sha: None, is_wanted: policy.fingerprint.contains(&Part::Body), limit, length: 0 }
+        Self { sha: None, is_wanted: policy.declares(Part::Body), limit, length: 0 }
     }
 
     /// Adds a frame, also to `frames`, which has those before. Returns whether the body exceeds the limit.

@@ -59,16 +59,15 @@ impl FingerprintInput {
             None => builder.part(tag::UNMATCHED, uri.path().as_bytes()),
         }
         // In the order of this list, whatever the order of the terms was.
-        let declares = |wanted: Part| policy.fingerprint.contains(&wanted);
-        if declares(Part::Path) {
+        if policy.declares(Part::Path) {
             builder.part(tag::PATH, uri.path().as_bytes());
         }
-        if (declares(Part::Path) || template.is_none())
+        if (policy.declares(Part::Path) || template.is_none())
             && let Some(seen) = rewritten
         {
             builder.part(tag::SEEN_PATH, seen.as_bytes());
         }
-        if declares(Part::Query) {
+        if policy.declares(Part::Query) {
             query(&mut builder, uri);
             if seen.query() != uri.query() {
                 query(&mut builder, seen);
@@ -95,11 +94,10 @@ impl FingerprintInput {
         if !body.is_whole() {
             return self.bytes(tag::TRUNCATED_BODY, tag::LONG_TRUNCATED_BODY, body);
         }
-        let declares = |wanted: Part| policy.fingerprint.contains(&wanted);
-        if declares(Part::Body) {
+        if policy.declares(Part::Body) {
             self.bytes(tag::BODY, tag::LONG_BODY, body);
         }
-        let whole = declares(Part::Json);
+        let whole = policy.declares(Part::Json);
         if !whole && !policy.fingerprint.iter().any(|part| !part.pointers().is_empty()) {
             return;
         }

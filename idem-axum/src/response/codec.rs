@@ -78,13 +78,14 @@ const MALFORMED: DecodeError = DecodeError("with a malformed header");
 
 /// Reads a header or trailer, and its flags.
 fn field(rest: &mut Bytes) -> Result<(HeaderName, HeaderValue, u32), DecodeError> {
-    let name = usize::from(rest.try_get_u16_le().map_err(|_| SHORT)?);
+    let length = usize::from(rest.try_get_u16_le().map_err(|_| SHORT)?);
     let value = rest.try_get_u32_le().map_err(|_| SHORT)?;
     let (flags, value) = (value & FLAGS, (value & !FLAGS) as usize);
-    if rest.len() < name || rest.len() - name < value {
+    if rest.len() < length || rest.len() - length < value {
         return Err(SHORT);
     }
-    let name = HeaderName::from_bytes(&rest.split_to(name)).map_err(|_| MALFORMED)?;
+    let name = HeaderName::from_bytes(&rest[..length]).map_err(|_| MALFORMED)?;
+    rest.advance(length);
     let mut value = HeaderValue::from_maybe_shared(rest.split_to(value)).map_err(|_| MALFORMED)?;
     value.set_sensitive(flags & SENSITIVE != 0);
     Ok((name, value, flags))

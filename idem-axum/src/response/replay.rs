@@ -34,10 +34,8 @@ pub(crate) fn replay(policy: &Policy, is_head: bool, content: &Bytes) -> Result<
     // The policy accepts only 200 to 599.
     let declared = policy.replay_status.and_then(|status| StatusCode::from_u16(status).ok());
     let status = declared.unwrap_or(if policy.replay.status { recorded } else { StatusCode::OK });
-    if !headers.contains_key(CACHE_CONTROL) {
-        headers.try_insert(CACHE_CONTROL, HeaderValue::from_static("no-store")).map_err(|_| TOO_MANY)?;
-    }
-    if let Some(name) = policy.replay_header.and_then(|name| HeaderName::from_bytes(name.as_bytes()).ok()) {
+    headers.try_entry(CACHE_CONTROL).map_err(|_| TOO_MANY)?.or_insert(HeaderValue::from_static("no-store"));
+    if let Some(name) = policy.replay_header.and_then(marker) {
         headers.try_insert(name, HeaderValue::from_static("true")).map_err(|_| TOO_MANY)?;
     }
     for added in policy.replay_with.iter().filter(|added| added.on.contains(recorded.as_u16())) {
@@ -65,6 +63,14 @@ pub(crate) fn replay(policy: &Policy, is_head: bool, content: &Bytes) -> Result<
     *response.status_mut() = status;
     *response.headers_mut() = headers;
     Ok(response)
+}
+
+/// Returns the name of the header that marks a replay. The usual one is not parsed.
+fn marker(name: &str) -> Option<HeaderName> {
+    match name {
+        "idempotent-replayed" => Some(const { HeaderName::from_static("idempotent-replayed") }),
+        other => HeaderName::from_bytes(other.as_bytes()).ok(),
+    }
 }
 
 /// Makes the body. With trailers its length is unknown, since a response of known length cannot have them in HTTP/1.1.
