@@ -365,6 +365,10 @@ mod tests {
         (UnconfirmedClaims::new(Replies(move |_| Ok(counted.fetch_add(1, SeqCst) + 1 >= needed))), tries)
     }
 
+    fn runtime() -> runtime::Runtime {
+        runtime::Builder::new_current_thread().enable_time().build().unwrap()
+    }
+
     fn leave_in_doubt<R: ReleaseUnconfirmed>(claims: &UnconfirmedClaims<R>, claim: R::Claim) {
         claims.guard(claim, LEASE).in_doubt().set(true);
     }
@@ -457,8 +461,7 @@ mod tests {
     fn a_claim_that_is_in_doubt_outside_a_runtime_is_released_later() {
         let (claims, tries) = claims(1);
         leave_in_doubt(&claims, 0);
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
-        runtime.block_on(async {
+        runtime().block_on(async {
             leave_in_doubt(&claims, 0);
             claims.drained().await;
         });
@@ -468,16 +471,15 @@ mod tests {
     #[test]
     fn a_drain_follows_up_a_claim_whose_runtime_has_ended() {
         let (claims, tries) = claims(1);
-        let runtime = || tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
         runtime().block_on(async { leave_in_doubt(&claims, 0) });
         runtime().block_on(within("the drain", claims.drained()));
         assert_eq!(tries.load(SeqCst), 1);
+        assert_eq!(claims.tasks.lock().unwrap().len(), 1, "nothing is left of a runtime that has ended");
     }
 
     #[test]
     fn a_runtime_that_is_not_driven_keeps_no_claim_of_another_one() {
         let (claims, tries) = claims(1);
-        let runtime = || tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
         let (first, second) = (runtime(), runtime());
         first.block_on(async { leave_in_doubt(&claims, 0) });
         second.block_on(async {
@@ -489,6 +491,24 @@ mod tests {
             leave_in_doubt(&claims, 2);
             within("the drain", claims.drained()).await;
         });
+    }
+
+    #[test]
+    fn a_claim_is_tried_in_its_runtime_although_those_of_others_wait() {
+        let (claims, tries) = claims(1);
+        let (first, second) = (runtime(), runtime());
+        let follow_up = |runtime: &runtime::Runtime| {
+            runtime.block_on(async {
+                leave_in_doubt(&claims, 0);
+                within("the drain", claims.drained()).await;
+            });
+        };
+        follow_up(&first);
+        follow_up(&second);
+        // Now the task of the second has waited for longer, and nothing drives it.
+        first.block_on(tokio::task::yield_now());
+        follow_up(&first);
+        assert_eq!(tries.load(SeqCst), 3);
     }
 
     /// Replies only to the second try.
@@ -511,7 +531,6 @@ mod tests {
     fn a_drain_follows_up_a_claim_whose_runtime_has_ended_during_a_try() {
         let tries = Arc::<AtomicUsize>::default();
         let claims = UnconfirmedClaims::new(SilentAtFirst(Arc::clone(&tries)));
-        let runtime = || tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
         runtime().block_on(async {
             leave_in_doubt(&claims, 0);
             while tries.load(SeqCst) == 0 {
@@ -519,6 +538,26 @@ mod tests {
             }
         });
         runtime().block_on(within("the drain", claims.drained()));
+        assert_eq!(tries.load(SeqCst), 2);
+    }
+
+    #[test]
+    fn a_try_that_ends_with_its_runtime_is_repeated_in_one_that_waits() {
+        let tries = Arc::<AtomicUsize>::default();
+        let claims = UnconfirmedClaims::new(SilentAtFirst(Arc::clone(&tries)));
+        let (first, second) = (runtime(), runtime());
+        first.block_on(async {
+            leave_in_doubt(&claims, 0);
+            while tries.load(SeqCst) == 0 {
+                tokio::task::yield_now().await;
+            }
+        });
+        // Its task finds nothing to do, and waits.
+        second.block_on(async {
+            assert!(tokio::time::timeout(Duration::from_millis(1), claims.drained()).await.is_err());
+        });
+        drop(first);
+        second.block_on(within("the drain", claims.drained()));
         assert_eq!(tries.load(SeqCst), 2);
     }
 

@@ -343,6 +343,28 @@ async fn an_owner_that_knows_of_the_run_that_took_over_does_not_need_the_store_t
     }
 }
 
+/// As a store that has said of a renewal that the claim was taken over, and then takes the record: the claim was still there.
+struct LostAndFound;
+
+impl Hooks<Faulty> for LostAndFound {
+    async fn renew(&self, _: &mut FaultyClaim, _: Duration) -> Result<(), StoreError> {
+        Err(StoreError::Lost)
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_response_that_is_recorded_is_sent_whatever_a_renewal_has_said() {
+    let store = Intercept::new(Faulty::default(), LostAndFound);
+    let idempotency = Idempotency::builder(store).lease(Duration::from_secs(30)).build();
+    let mut attempt = attempt("a", "x");
+    attempt.rules.abandoned = Abandoned::Rerun;
+    let handler = |lease: Lease| async move {
+        lease.lost().await;
+        Executed { response: 1, recording: Recording::Done(response("in time")) }
+    };
+    assert!(matches!(idempotency.run(attempt, handler).await, Ok(RunResult::Executed(1))));
+}
+
 #[tokio::test]
 async fn a_completion_that_has_reached_the_store_is_not_lost() {
     let same = |record: &Record| record.clone();
@@ -558,6 +580,32 @@ async fn a_request_that_is_never_first_to_take_over_is_refused_in_the_end() {
         let longest = time_left.unwrap_or(Duration::from_secs(5)) + Duration::from_secs(1);
         assert!(asked_at.elapsed() <= longest, "{time_left:?}: {:?}", asked_at.elapsed());
     }
+}
+
+/// As a store that has gone.
+struct NeverReplies;
+
+impl Hooks<Faulty> for NeverReplies {
+    async fn begin(
+        &self,
+        _: &Faulty,
+        _: &StorageKey,
+        _: &Fingerprint,
+        _: &BeginOptions,
+    ) -> Result<Begin<FaultyClaim>, StoreError> {
+        std::future::pending().await
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_that_has_time_left_does_not_wait_for_a_store_that_has_gone() {
+    let idempotency = Idempotency::new(Intercept::new(Faulty::default(), NeverReplies));
+    let (core, attempt) = (Arc::clone(&idempotency.handle.core), attempt("a", "x"));
+    let info = ExecutionInfo::start(&attempt, core.clock.now());
+    let asked_at = Instant::now();
+    let pending = super::super::begin::Pending::Asked(core.begin(&attempt, info.clone()), asked_at);
+    let blocked = core.start(attempt, info, pending, Some(Duration::from_secs(60))).await;
+    assert!(blocked.is_err() && asked_at.elapsed() <= Duration::from_secs(6), "{:?}", asked_at.elapsed());
 }
 
 /// As a store far away that does not judge expiry: what it was told to forget, it forgets later.
