@@ -256,7 +256,7 @@ mod tests {
         let header = |name: &str, text: &str| {
             scope(ScopeKind::Header, |fields| (fields.header, fields.header_values) = (name.into(), text.into()))
         };
-        assert_eq!(header(" X-Tenant", "acme \r\nb"), Ok(Scope::header("x-tenant").with(b"acme").with(b"b")));
+        assert_eq!(header(" X-Tenant", "\tacme \t\r\nb"), Ok(Scope::header("x-tenant").with(b"acme").with(b"b")));
         let cookies = || Ok(Scope::header("cookie").with(b"a=1; b=2"));
         assert_eq!([header("Cookie", "a=1; b=2"), header("Cookie", "a=1 \r\n\r\nb=2\r\n")], [cookies(), cookies()]);
         assert_eq!(header("Cookie", "\r\n"), Err("header-values"));
