@@ -81,6 +81,11 @@ async fn beacon() {}
 #[idempotent(shadow, required)]
 async fn refund() {}
 
+#[idempotent(shadow, required, key = uri.query())]
+async fn refund_event(uri: Uri) {
+    let _ = uri;
+}
+
 #[idempotent(scope = global)]
 async fn greet() -> &'static str {
     "hello"
@@ -92,6 +97,7 @@ fn app(idempotency: &Idempotency, gate: &Gate) -> Router {
         .route("/pay", post(pay))
         .route("/beacon", post(beacon))
         .route("/refund", post(refund))
+        .route("/refund-event", post(refund_event))
         .route("/greet", post(greet))
         .fallback(order)
         .layer(IdempotencyLayer::new(idempotency.clone()))
@@ -265,11 +271,16 @@ fn in_shadow_mode_only_what_would_have_happened_is_counted() {
             assert_eq!(ask(&app, "POST", "/refund", key).await, 200);
         }
         let of = |would| format!(r#"shadow_total{{endpoint="POST /refund",would="{would}"}}"#);
-        let seen = ["execute", "replay", "idempotency_key_missing", "idempotency_key_invalid"].map(of);
+        let large = Request::post("/refund").header("idempotency-key", "large").body(Body::from(vec![0; 4 << 20]));
+        assert_eq!(app.clone().oneshot(large.unwrap()).await.unwrap().status(), 200);
+        let seen = ["execute", "replay", "idempotency_key_missing", "idempotency_key_invalid", "reject"].map(of);
         counted.assert(&seen.each_ref().map(|line| (line.as_str(), 1.0)));
         let of_endpoint = counted.lines().keys().filter(|line| line.contains("/refund")).count();
         assert_eq!(of_endpoint, seen.len(), "{:#?}", counted.lines());
-        counted.assert(&[("executions_in_flight", 0.0)]);
+        assert_eq!(ask(&app, "POST", "/refund-event", None).await, 200);
+        let missing = r#"shadow_total{endpoint="POST /refund-event",would="idempotency_key_missing"}"#;
+        counted.assert(&[(missing, 1.0), ("executions_in_flight", 0.0)]);
+        assert_eq!(counted.lines().keys().filter(|line| line.contains("/refund-event")).count(), 1);
     });
 }
 

@@ -122,8 +122,7 @@ impl ReadyCall {
             PartialBody::Unreadable(_) if self.policy.shadow => "reject",
             PartialBody::Unreadable(unreadable) => {
                 keyed.span.rejected();
-                let response = self.config.describe(unreadable.rejection());
-                return Err(Box::new(Refused { response, unread: self.unread }));
+                return Err(Box::new(Refused { response: unreadable.rejection(), unread: self.unread }));
             }
         };
         shadow::report(&keyed.span, would);

@@ -237,7 +237,6 @@ fn bounds(code: &str) -> Option<(u16, u16)> {
 
 /// The marker, and headers that are added, on every response that may be a replay.
 fn marks_of_replays(responses: &mut BTreeMap<String, RefOr<Response>>, rules: &DescribedRules) {
-    let DescribedReplay { replay_status, body, .. } = &rules.replay;
     let named: Vec<(u16, u16)> = responses.keys().filter_map(|code| bounds(code)).collect();
     let recorded = |code: &str| -> Vec<u16> {
         let meant = |status: &u16| match bounds(code) {
@@ -247,12 +246,12 @@ fn marks_of_replays(responses: &mut BTreeMap<String, RefOr<Response>>, rules: &D
         };
         (200..=999).filter(|status| meant(status) && contains(&rules.record, *status)).collect()
     };
-    if let Some(status) = replay_status {
+    if let Some(status) = rules.replay.replay_status {
         let success = responses.iter().find(|(code, _)| code.starts_with('2') && !recorded(code).is_empty());
         let success =
             success.or_else(|| responses.iter().find(|(code, _)| *code == DEFAULT && !recorded(code).is_empty()));
         let content = match success {
-            Some((_, RefOr::T(response))) if *body => response.content.clone(),
+            Some((_, RefOr::T(response))) => response.content.clone(),
             _ => Default::default(),
         };
         let replay = responses.entry(status.to_string()).or_insert_with(|| {

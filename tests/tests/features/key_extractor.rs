@@ -1,10 +1,17 @@
 //! `IdempotencyKey` as an argument.
 
+use std::sync::Arc;
+use std::time::Duration;
+
 use axum::Router;
 use axum::extract::State;
 use axum::routing::post;
-use idem_axum::{IdempotencyKey, idempotent};
-use idem_tests::{Ask, Probe, Setup, post as send};
+use idem_axum::{
+    Clock, Idempotency, IdempotencyKey, IdempotencyLayer, MemoryClaim, MemoryStore, Store, StoreCapabilities,
+    StoreError, idempotent,
+};
+use idem_testkit::intercept::{Hooks, Intercept};
+use idem_tests::{Ask, Probe, Setup, post as send, within};
 
 #[idempotent(record = success - 200 + 200, scope = header("X-Tenant"))]
 async fn derives(State(probe): State<Probe>, key: IdempotencyKey) -> String {
@@ -124,4 +131,32 @@ async fn in_shadow_mode_the_extractor_says_what_is_wrong_with_the_key() {
     assert_eq!(text(&setup, send("/").key("k")).await, "k");
     send("/").to(&setup.app).await.assert_refused(400, "idempotency_key_missing");
     send("/").key("a, b").to(&setup.app).await.assert_refused(400, "idempotency_key_invalid");
+}
+
+/// As a store outside the process, which says at each renewal that another run took the claim over.
+struct Overtaken;
+
+impl Hooks<MemoryStore> for Overtaken {
+    fn attach(&self, store: &MemoryStore, clock: &Arc<dyn Clock>) -> StoreCapabilities {
+        let _ = store.attach(clock);
+        StoreCapabilities::default()
+    }
+
+    async fn renew(&self, _: &mut MemoryClaim, _: Duration) -> Result<(), StoreError> {
+        Err(StoreError::Lost)
+    }
+}
+
+#[idempotent]
+async fn awaits_its_loss(key: IdempotencyKey) -> &'static str {
+    key.lease().lost().await;
+    "lost"
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_handler_learns_from_the_key_that_its_lease_was_lost() {
+    let idempotency = Idempotency::builder(Intercept::new(MemoryStore::new(), Overtaken)).build();
+    let app = Router::new().route("/", post(awaits_its_loss)).layer(IdempotencyLayer::new(idempotency));
+    let reply = within("the loss", send("/").key("a").to(&app)).await;
+    assert_eq!((reply.status, reply.text()), (200, "lost"));
 }

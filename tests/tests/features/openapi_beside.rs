@@ -7,7 +7,7 @@ use utoipa::OpenApi;
 use utoipa::openapi::{OpenApi as Document, Ref, RefOr};
 
 #[derive(OpenApi)]
-#[openapi(paths(pay, refund))]
+#[openapi(paths(pay, refund, timed, only_201, only_errors, only_404, marked))]
 struct Api;
 
 #[utoipa::path(
@@ -24,12 +24,35 @@ async fn pay() {}
 #[idempotent(required, record = success)]
 async fn refund() {}
 
+#[utoipa::path(post, path = "/timed", responses((status = 201)))]
+#[idempotent(timeout = "1s")]
+async fn timed() {}
+
+#[utoipa::path(post, path = "/only-201", responses((status = 201)))]
+#[idempotent(record = 201)]
+async fn only_201() {}
+
+#[utoipa::path(post, path = "/only-errors", responses((status = 201, body = u32), (status = "default", body = String)))]
+#[idempotent(record = all - success, replay_status = 208)]
+async fn only_errors() {}
+
+#[utoipa::path(post, path = "/only-404", responses((status = 404, body = u32), (status = "default", body = String)))]
+#[idempotent(record = 404, replay_status = 208)]
+async fn only_404() {}
+
+#[utoipa::path(post, path = "/marked", responses((status = 201, body = String)))]
+#[idempotent(replay_status = 208, replay_with = header("X-Failed", "f", server_error))]
+async fn marked() {}
+
 fn policies() -> Policies {
-    Policies::at("/.well-known/idempotency").endpoint(Method::POST, "/pay", pay).endpoint(
-        Method::POST,
-        "/refund",
-        refund,
-    )
+    Policies::at("/.well-known/idempotency")
+        .endpoint(Method::POST, "/pay", pay)
+        .endpoint(Method::POST, "/refund", refund)
+        .endpoint(Method::POST, "/timed", timed)
+        .endpoint(Method::POST, "/only-201", only_201)
+        .endpoint(Method::POST, "/only-errors", only_errors)
+        .endpoint(Method::POST, "/only-404", only_404)
+        .endpoint(Method::POST, "/marked", marked)
 }
 
 fn responses(path: &str) -> Value {
@@ -55,13 +78,35 @@ fn a_refusal_hides_nothing_that_an_operation_says_of_a_range() {
     assert_eq!(media_types(&responses["default"]), ["text/plain"], "it stays as it was");
 }
 
+fn marks(response: &Value) -> bool {
+    response["headers"].get("idempotent-replayed").is_some()
+}
+
 #[test]
 fn what_is_recorded_by_default_may_be_a_replay() {
-    let marks = |response: &Value| response["headers"].get("idempotent-replayed").is_some();
     let recorded = responses("/pay");
     assert!(marks(&recorded["default"]) && marks(&recorded["4XX"]), "{recorded}");
     let success = responses("/refund");
     assert!(marks(&success["2XX"]) && !marks(&success["default"]), "nothing else is recorded: {success}");
+    assert!(!marks(&success["500"]), "{success}");
+    let one = responses("/only-201");
+    assert!(marks(&one["201"]) && !marks(&one["500"]), "{one}");
+}
+
+#[test]
+fn a_timeout_that_is_recorded_may_be_a_replay() {
+    let timed = responses("/timed");
+    assert!(marks(&timed["500"]) && marks(&timed["504"]) && !marks(&timed["503"]), "{timed}");
+}
+
+#[test]
+fn a_replay_with_another_status_has_what_a_success_has_that_is_recorded() {
+    let only_errors = responses("/only-errors");
+    assert_eq!(only_errors["208"]["content"], only_errors["default"]["content"]);
+    assert!(!marks(&only_errors["500"]), "its replay is a 208: {only_errors}");
+    assert_eq!(responses("/only-404")["208"].get("content"), None);
+    let marked = responses("/marked");
+    assert!(marks(&marked["208"]) && marked["208"]["headers"].get("x-failed").is_some(), "{marked}");
 }
 
 #[track_caller]

@@ -166,6 +166,19 @@ async fn a_request_without_a_key_has_the_same_timeout() {
     }
 }
 
+#[idempotent(shadow, timeout = "1s")]
+async fn slow() {
+    tokio::time::sleep(Duration::from_secs(2)).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn in_shadow_mode_no_handler_is_cut_off() {
+    let app = app(&Idempotency::in_memory(), Router::new().route("/slow", post(slow)));
+    let without_key = app.clone().oneshot(Request::post("/slow").body(Body::empty()).unwrap()).await.unwrap();
+    assert_eq!(without_key.status(), 200);
+    assert_eq!(send(&app, "/slow", "a", "").await.status(), 200);
+}
+
 #[tokio::test]
 async fn errors_that_panics_still_leaves_a_response() {
     let (idempotency, runs) = (Idempotency::in_memory(), Runs::default());

@@ -248,6 +248,11 @@ async fn takes_a_key(_: IdempotencyKey) {}
 #[idempotent]
 async fn takes_a_key_first(_: IdempotencyKey, _: String) {}
 
+#[idempotent]
+async fn panics() {
+    panic!("on purpose");
+}
+
 #[idempotent(required, errors = refused)]
 async fn describes_itself() {}
 
@@ -266,13 +271,15 @@ async fn every_refusal_says_where_the_policy_is() {
     let policies = Policies::at(AT)
         .mount(Method::POST, "/required", required)
         .mount(Method::POST, "/key", takes_a_key)
-        .mount(Method::POST, "/key-first", takes_a_key_first);
+        .mount(Method::POST, "/key-first", takes_a_key_first)
+        .mount(Method::POST, "/panics", panics);
     let app = app(&policies, policies.routes(), probe.clone());
     assert_described(&send("/required").to(&app).await, 400, "idempotency_key_missing");
     assert_described(&send("/required").key("a b").to(&app).await, 400, "idempotency_key_invalid");
     for path in ["/key", "/key-first"] {
         assert_described(&send(path).to(&app).await, 400, "idempotency_key_missing");
     }
+    assert_described(&send("/panics").key("a").to(&app).await, 500, "idempotency_handler_panicked");
 
     probe.close();
     let running = tokio::spawn({

@@ -7,13 +7,13 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use axum::body::Body;
 use axum::extract::rejection::JsonRejection;
 use axum::extract::{DefaultBodyLimit, Request, State};
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::{HeaderMap, StatusCode, Uri};
 use axum::middleware::map_request;
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use axum::{Json, Router};
 use futures_util::{StreamExt, stream};
-use idem_axum::{Part, Policy, idempotent};
+use idem_axum::{IdempotencyKey, Part, Policy, idempotent};
 use idem_tests::support::{self, TestServer, read_all, read_until};
 use tokio::io::AsyncWriteExt;
 
@@ -43,6 +43,20 @@ async fn required(body: Body) -> String {
     length(body).await.to_string()
 }
 
+#[idempotent(policy = WITHOUT_BODY)]
+async fn key_first(_: IdempotencyKey, _: Body) {}
+
+type Named = IdempotencyKey;
+
+/// A mistake: the key is not known yet.
+#[idempotent(policy = WITHOUT_BODY, key = uri.path())]
+async fn key_too_early(uri: Uri, _: Named, _: Body) {
+    let _ = uri;
+}
+
+#[idempotent(policy = WITHOUT_BODY)]
+async fn key_last(_: IdempotencyKey) {}
+
 #[idempotent]
 async fn in_fingerprint(State(runs): State<Runs>, body: Body) -> String {
     runs.fetch_add(1, Ordering::SeqCst);
@@ -54,6 +68,9 @@ fn routes(runs: &Runs) -> Router {
         .route("/upload", post(upload))
         .route("/unread", post(unread))
         .route("/required", post(required))
+        .route("/key-first", post(key_first))
+        .route("/key-last", post(key_last))
+        .route("/key-too-early", post(key_too_early))
         .route("/in-fingerprint", post(in_fingerprint))
         .with_state(runs.clone())
 }
@@ -75,6 +92,26 @@ async fn a_connection_is_used_again_after_a_body_was_discarded() {
         let replay = read_until(&mut connection, "\r\n\r\nunread").await;
         assert!(replay.contains("idempotent-replayed: true"), "{replay}");
         assert!(!replay.contains("connection: close"), "{replay}");
+    }
+}
+
+#[tokio::test]
+async fn a_connection_is_used_again_after_the_extractor_of_the_key_refused() {
+    let served = TestServer::new(routes(&Runs::default())).await;
+    let mut connection = served.connect().await;
+    for (path, end) in [
+        ("/key-first", "idempotency_key_missing\"}"),
+        ("/key-last", "idempotency_key_missing\"}"),
+        ("/key-too-early", "\r\n\r\n"),
+        ("/key-first", "idempotency_key_missing\"}"),
+    ] {
+        let mut request = format!("POST {path} HTTP/1.1\r\nhost: a\r\ncontent-length: {SIZE}\r\n\r\n").into_bytes();
+        request.resize(request.len() + SIZE, b'x');
+        connection.write_all(&request).await.unwrap();
+        let refused = read_until(&mut connection, end).await;
+        let status = if path == "/key-too-early" { "500" } else { "400" };
+        assert!(refused.starts_with(&format!("HTTP/1.1 {status} ")), "{path} {refused}");
+        assert!(!refused.contains("connection: close"), "{path} {refused}");
     }
 }
 
