@@ -124,6 +124,9 @@ mod record;
 pub mod remote;
 mod scope;
 mod store;
+#[cfg(test)]
+#[allow(unreachable_pub, reason = "`testkit` has the same file")]
+mod subscriber;
 mod sync;
 #[doc(hidden)]
 pub mod tasks;

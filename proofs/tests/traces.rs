@@ -97,7 +97,8 @@ fn traced<F: Future<Output = ()>>(fault: Option<Fault>, work: impl FnOnce(Idempo
     let clock = ManualClock::new();
     let engine = Idempotency::builder(MapStore::new(10, fault)).clock(clock.clone()).lease(LEASE).build();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    tracing::subscriber::with_default(Observer::of(trace.clone()), || runtime.block_on(work(engine, clock)));
+    let _observed = idem_testkit::subscriber::set_default(Observer::of(trace.clone()));
+    runtime.block_on(work(engine, clock));
     trace.lines()
 }
 

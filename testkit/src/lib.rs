@@ -13,5 +13,7 @@ pub mod redis;
 pub mod redis_cluster;
 pub mod reference;
 pub mod statements;
+#[path = "../../idem-runtime/src/subscriber.rs"]
+pub mod subscriber;
 #[path = "../../idem-runtime/src/wait.rs"]
 pub mod wait;

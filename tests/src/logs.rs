@@ -21,7 +21,7 @@ impl Logs {
             .with_ansi(false)
             .with_writer(logs.clone())
             .finish();
-        let guard = tracing::subscriber::set_default(subscriber);
+        let guard = idem_testkit::subscriber::set_default(subscriber);
         (logs, guard)
     }
 

@@ -43,7 +43,7 @@ struct Inner {
 impl Spans {
     pub fn capture() -> (Self, DefaultGuard) {
         let spans = Self::default();
-        let guard = tracing::subscriber::set_default(tracing_subscriber::registry().with(spans.clone()));
+        let guard = idem_testkit::subscriber::set_default(tracing_subscriber::registry().with(spans.clone()));
         (spans, guard)
     }
 

@@ -591,7 +591,8 @@ fn warnings(run: impl FnOnce()) -> usize {
     }
 
     let count = Arc::new(AtomicUsize::new(0));
-    tracing::subscriber::with_default(Counter(Arc::clone(&count)), run);
+    let _counts = crate::subscriber::set_default(Counter(Arc::clone(&count)));
+    run();
     count.load(Ordering::Relaxed)
 }
 

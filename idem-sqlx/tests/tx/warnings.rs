@@ -56,7 +56,7 @@ impl Visit for Text {
 /// The events of this thread from now on.
 fn logged(level: Level, target: &'static str) -> (UnboundedReceiver<String>, subscriber::DefaultGuard) {
     let (sender, receiver) = unbounded_channel();
-    (receiver, subscriber::set_default(Logged { level, target, sender }))
+    (receiver, idem_testkit::subscriber::set_default(Logged { level, target, sender }))
 }
 
 /// The warnings of this thread from now on.

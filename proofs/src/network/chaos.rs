@@ -138,8 +138,8 @@ pub fn run(seed: u64, protection: Protection) -> Outcome {
 /// As [`run`], with keys that are kept elsewhere.
 pub fn run_over(seed: u64, protection: Protection, keeps: Keeps) -> Outcome {
     let trace = Trace::in_memory();
-    let (plan, lines) =
-        tracing::subscriber::with_default(Observer::of(trace.clone()), || simulate(seed, protection, keeps, &trace));
+    let _observed = idem_testkit::subscriber::set_default(Observer::of(trace.clone()));
+    let (plan, lines) = simulate(seed, protection, keeps, &trace);
     Outcome { plan, lines, trace: trace.lines() }
 }
 

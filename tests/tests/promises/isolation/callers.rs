@@ -128,7 +128,7 @@ impl tracing::Subscriber for Warnings {
 #[tokio::test]
 async fn a_caller_known_by_a_cookie_is_warned_of_once_for_each_endpoint() {
     let warnings = Warnings::default();
-    let _guard = tracing::subscriber::set_default(warnings.clone());
+    let _guard = idem_testkit::subscriber::set_default(warnings.clone());
     let seen = || warnings.0.lock().unwrap().len();
     let app = routes();
     send(&app, "/", &[("authorization", "Bearer alice"), ("cookie", "a=1")], "").await;

@@ -84,7 +84,7 @@ async fn unrecorded() -> (StatusCode, [(&'static str, &'static str); 1]) {
 #[tokio::test(flavor = "current_thread")]
 async fn a_response_that_varies_is_warned_about_once_for_each_endpoint() {
     let warnings = Warnings::default();
-    let _guard = tracing::subscriber::set_default(warnings.clone());
+    let _guard = idem_testkit::subscriber::set_default(warnings.clone());
     let routes = Router::new().route("/a", post(varies)).route("/b", post(bound)).route("/c", post(unrecorded));
     let app = app(&Idempotency::in_memory(), routes);
     for key in ["one", "two"] {
@@ -98,7 +98,7 @@ async fn a_response_that_varies_is_warned_about_once_for_each_endpoint() {
 #[tokio::test(flavor = "current_thread")]
 async fn a_header_is_bound_as_the_scope_says() {
     let warnings = Warnings::default();
-    let _guard = tracing::subscriber::set_default(warnings.clone());
+    let _guard = idem_testkit::subscriber::set_default(warnings.clone());
     let routes = Router::new()
         .route("/caller", post(of_the_caller_and_path))
         .route("/tenant", post(of_the_tenant_and_path))
@@ -115,7 +115,7 @@ async fn a_header_is_bound_as_the_scope_says() {
 #[tokio::test(flavor = "current_thread")]
 async fn each_layer_warns_of_its_endpoints() {
     let warnings = Warnings::default();
-    let _guard = tracing::subscriber::set_default(warnings.clone());
+    let _guard = idem_testkit::subscriber::set_default(warnings.clone());
     for key in ["one", "two"] {
         let app = app(&Idempotency::in_memory(), Router::new().route("/", post(varies)));
         for _ in 0..2 {
