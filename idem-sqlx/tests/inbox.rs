@@ -318,9 +318,14 @@ async fn wherever_a_call_is_dropped_it_takes_effect_once_at_most<D: Dialect, K>(
 where
     Shop<D, K>: Sql<D>,
 {
-    let mut dropped = 0;
-    for (polls, commits) in (0..12).flat_map(|polls| [(polls, false), (polls, true)]) {
-        let (key, before) = (format!("{polls} {commits}"), shop.effects("shipped").await);
+    let mut half_way = 0;
+    let mut rounds = (0..).flat_map(|round| (0..12).map(move |polls| (round, polls)));
+    // On a busy machine a reply is often there at once, and a call ends at its first poll.
+    while let Some((round, polls)) = rounds.next()
+        && (round < 2 || half_way < 3)
+    {
+        let commits = (round + polls) % 2 == 0;
+        let (key, before) = (format!("{round} {polls} {commits}"), shop.effects("shipped").await);
         let mut tx = shop.begin().await;
         let mut call = Box::pin(shop.once(&key).run_in(&mut tx, async |tx| shop.ship(tx).await));
         let mut polled = 0;
@@ -328,7 +333,7 @@ where
             polled += 1;
             if polled > polls { Poll::Ready(None) } else { call.as_mut().poll(cx).map(Some) }
         });
-        dropped += usize::from(ended.await.is_none());
+        half_way += usize::from(ended.await.is_none() && polls > 0);
         drop(call);
         if commits {
             tx.commit().await.unwrap()
@@ -341,7 +346,6 @@ where
         assert!(effects <= 1 && (committed == 0 || reran == 0), "{key}: {committed}, {reran}, {retry:?}");
         assert!(commits || (retry.is_ok() && effects == 1), "{key}: {retry:?}");
     }
-    assert!(dropped > 2, "{dropped}");
 }
 
 async fn a_function_that_ends_the_transaction_leaves_an_unknown_outcome<D: Dialect, K>(shop: Shop<D, K>)
