@@ -14,7 +14,7 @@ use idem_runtime::transaction::TransactionSlot;
 use idem_runtime::{
     Attempt, Executed, Fingerprint, Outcome, Recording, RefusalReason, RequestSpan, RunResult, StorageKey, panics,
 };
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use crate::context::{self, LayerConfig};
 use crate::policy::{Policy, Refusal};
@@ -81,13 +81,18 @@ impl Execution {
         let ended = match timeout_of(policy) {
             None => handler.await,
             // Boxed, since the timer is larger than everything else, and most policies need none.
-            Some(longest) => match Box::pin(timeout(longest, &mut handler)).await {
-                Ok(ended) => ended,
-                Err(_) => {
-                    panics::drop_quietly(handler);
-                    return Err(Refusal::HandlerTimedOut { policy });
+            Some(longest) => {
+                let started = Instant::now();
+                match Box::pin(timeout(longest, &mut handler)).await {
+                    // The database ends a statement after the same time, and a handler may see that before the timer ends here.
+                    Ok(ended) if self.slot.is_none() || started.elapsed() < longest => ended,
+                    late => {
+                        panics::drop_quietly(late);
+                        panics::drop_quietly(handler);
+                        return Err(Refusal::HandlerTimedOut { policy });
+                    }
                 }
-            },
+            }
         };
         ended.map_err(|panic| self.panicked(panic))
     }

@@ -208,6 +208,22 @@ async fn the_timeout_of_the_policy_ends_a_statement_on_the_server() {
     assert_eq!(shop.effects().await, 0);
 }
 
+/// The server ends the statement after the same time, and the handler may see that first.
+#[tokio::test]
+async fn a_handler_whose_statement_ran_out_of_time_has_timed_out() {
+    let shop = Shop::postgres(4).await;
+    for (path, key) in [("/limited/busy-201", Some("a")), ("/limited/slow-402", Some("b")), ("/limited/slow-201", None)]
+    {
+        let timed_out = shop.send(path, key).await;
+        assert_eq!(timed_out.status, 504, "{path}: {}", timed_out.body);
+        assert!(timed_out.body.contains("idempotency_handler_timed_out"), "{path}: {}", timed_out.body);
+    }
+    assert_eq!(shop.effects().await, 0);
+    for key in ["a", "b"] {
+        assert_eq!(shop.send("/act/201", key).await.status, 201, "the key is free");
+    }
+}
+
 #[tokio::test]
 async fn a_statement_that_the_handler_stopped_waiting_for_does_not_go_on_at_the_server() {
     let shop = Shop::postgres(4).await;
