@@ -1,0 +1,117 @@
+//! Statements that fail, and connections that break.
+
+use idem_sqlx::OnceExt;
+use idem_testkit::postgres::Postgres as Server;
+use sqlx::{PgConnection, Postgres, Sqlite, SqliteConnection};
+use tempfile::TempDir;
+
+use crate::shop::{Failure, Shop, Sql};
+
+#[tokio::test]
+async fn a_record_that_cannot_be_read_leaves_the_transaction_as_it_was() {
+    let shop = Shop::postgres().await;
+    shop.deliver(shop.once("a")).await.unwrap();
+    shop.keeper.sql("UPDATE idempotency SET record = '\\x00'");
+    let mut tx = shop.begin().await;
+    let refused = shop.once("a").run_in(&mut tx, async |tx| shop.ship(tx).await).await.unwrap_err();
+    assert!(!refused.reason().is_retryable(), "{refused:?}");
+    assert_eq!(shop.keeper.sql("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'").trim(), "0");
+    tx.commit().await.unwrap();
+    assert_eq!(shop.runs.get(), 1);
+}
+
+/// SQLite rolls the whole transaction back if a statement of one row finds no room.
+#[tokio::test]
+async fn a_first_write_that_finds_no_room_in_sqlite_leaves_the_key_free() {
+    let shop = Shop::sqlite().await;
+    let mut tx = shop.pool.begin_with("BEGIN IMMEDIATE").await.unwrap();
+    sqlx::raw_sql("INSERT INTO effects VALUES ('before'); PRAGMA max_page_count = 50").execute(&mut *tx).await.unwrap();
+    let write = async |tx: &mut SqliteConnection| {
+        let large = sqlx::raw_sql("INSERT INTO effects VALUES (zeroblob(1000000))").execute(tx).await;
+        large.map(|_| String::new()).map_err(|_| Failure::AsAsked)
+    };
+    let failed = shop.once("a").run_in(&mut tx, write).await.unwrap_err();
+    assert!(matches!(failed, Failure::AsAsked), "{failed:?}");
+    sqlx::raw_sql("PRAGMA max_page_count = 1000000").execute(&mut *tx).await.unwrap();
+    tx.commit().await.unwrap();
+    assert_eq!((shop.effects("before").await, shop.records().await), (0, 0));
+    assert_eq!(shop.deliver(shop.once("a")).await.unwrap(), "run 1");
+}
+
+/// SQLite does so too if the disk refuses a write.
+#[tokio::test]
+async fn a_claim_or_a_record_whose_failure_rolls_everything_back_leaves_the_key_free() {
+    let shop = Shop::sqlite().await;
+    for event in ["INSERT", "UPDATE OF record"] {
+        let mut tx = shop.pool.begin_with("BEGIN IMMEDIATE").await.unwrap();
+        let trigger = format!(
+            "INSERT INTO effects VALUES ('before'); CREATE TRIGGER no_room BEFORE {event} ON idempotency \
+             BEGIN SELECT raise(ROLLBACK, 'no room'); END"
+        );
+        Shop::<Sqlite, TempDir>::run(&mut tx, &trigger).await;
+        let refused = shop.once("a").run_in(&mut tx, async |tx| shop.ship(tx).await).await.unwrap_err();
+        assert!(refused.reason().is_retryable() && refused.chain().contains("no room"), "{event}: {refused:?}");
+        // What the caller does after that is in a transaction.
+        shop.ship(&mut tx).await.unwrap();
+        tx.rollback().await.unwrap();
+        assert_eq!((shop.effects("before").await, shop.effects("shipped").await), (0, 0), "{event}");
+        assert_eq!(shop.records().await, 0, "{event}");
+    }
+    assert_eq!(shop.deliver(shop.once("a")).await.unwrap(), "run 4");
+}
+
+#[tokio::test]
+async fn a_record_that_the_database_refuses_is_undone_alone_and_no_fault_of_the_function() {
+    let shop = Shop::sqlite().await;
+    let mut tx = shop.pool.begin_with("BEGIN IMMEDIATE").await.unwrap();
+    let trigger = "INSERT INTO effects VALUES ('before'); CREATE TRIGGER no_room BEFORE UPDATE OF record ON idempotency \
+         BEGIN SELECT raise(ABORT, 'no room'); END";
+    Shop::<Sqlite, TempDir>::run(&mut tx, trigger).await;
+    let refused = shop.once("a").run_in(&mut tx, async |tx| shop.ship(tx).await).await.unwrap_err();
+    assert!(refused.reason().is_retryable() && refused.chain().contains("no room"), "{refused:?}");
+    Shop::<Sqlite, TempDir>::run(&mut tx, "DROP TRIGGER no_room").await;
+    tx.commit().await.unwrap();
+    assert_eq!((shop.effects("before").await, shop.effects("shipped").await, shop.records().await), (1, 0, 0));
+    assert_eq!(shop.deliver(shop.once("a")).await.unwrap(), "run 2");
+}
+
+#[tokio::test]
+async fn a_success_over_an_aborted_transaction_is_undone() {
+    let shop = Shop::postgres().await;
+    let mut tx = shop.begin().await;
+    Shop::<Postgres, Server>::run(&mut tx, "INSERT INTO effects VALUES ('before')").await;
+    let failing = async |tx: &mut PgConnection| {
+        let value = shop.ship(tx).await;
+        sqlx::raw_sql("SELECT * FROM nothing").execute(&mut *tx).await.unwrap_err();
+        value
+    };
+    let failed = shop.once("a").run_in(&mut tx, failing).await.unwrap_err();
+    assert!(failed.reason().is_retryable() && failed.chain().contains("return the error"), "{}", failed.chain());
+    tx.commit().await.unwrap();
+    assert_eq!((shop.effects("before").await, shop.effects("shipped").await, shop.records().await), (1, 0, 0));
+}
+
+#[tokio::test]
+async fn a_transaction_that_had_failed_before_is_an_error_that_says_so() {
+    let shop = Shop::postgres().await;
+    let mut tx = shop.begin().await;
+    sqlx::raw_sql("SELECT * FROM nothing").execute(&mut *tx).await.unwrap_err();
+    let failed = shop.once("a").run_in(&mut tx, async |tx| shop.ship(tx).await).await.unwrap_err();
+    assert!(failed.reason().is_retryable() && failed.chain().contains("is aborted"), "{}", failed.chain());
+    assert_eq!(shop.runs.get(), 0);
+}
+
+#[tokio::test]
+async fn after_the_connection_broke_an_error_is_that_of_the_function_and_the_key_is_free() {
+    let shop = Shop::postgres().await;
+    let mut tx = shop.begin().await;
+    let call = shop.once("a").run_in(&mut tx, async |tx| {
+        shop.ship(tx).await?;
+        sqlx::query("SELECT pg_terminate_backend(pg_backend_pid())").execute(&mut *tx).await.unwrap_err();
+        Err::<String, _>(Failure::AsAsked)
+    });
+    assert!(matches!(call.await, Err(Failure::AsAsked)));
+    drop(tx);
+    assert_eq!(shop.deliver(shop.once("a")).await.unwrap(), "run 2");
+    assert_eq!(shop.effects("shipped").await, 1);
+}
