@@ -32,8 +32,8 @@ use proc_macro::TokenStream;
 ///
 /// For each key the handler runs at most once, unless its policy allows more. A retry with the same key receives the recorded response.
 /// Arguments are extracted for every request, retries included: a request that an extractor rejects is never recorded and
-/// never uses up the key. The router needs an `IdempotencyLayer`. Without one the response is 500, and a log line says what to
-/// add.
+/// never uses up the key. Only a key in a header that is missing though `required`, or malformed, is refused before that. The router
+/// needs an `IdempotencyLayer`. Without one the response is 500, and a log line says what to add.
 ///
 /// # Options
 ///
@@ -169,7 +169,7 @@ use proc_macro::TokenStream;
 /// |---|---|
 /// | `#[utoipa::path]` | above `#[idempotent]`; below, it is a compile error |
 /// | `#[tracing::instrument]` | above; its span covers one execution, and sees the arguments. Below, with `skip_all` and no argument in `fields`, its span covers extractors and replays too |
-/// | `#[axum::debug_handler]` | below; above, it reports an unexpected argument |
+/// | `#[axum::debug_handler]` | below; above, it reports "unexpected argument" or "type annotations needed" at the handler's name |
 #[proc_macro_attribute]
 pub fn idempotent(options: TokenStream, item: TokenStream) -> TokenStream {
     expand::expand(options.into(), item.into()).into()
@@ -195,7 +195,7 @@ pub fn idempotent(options: TokenStream, item: TokenStream) -> TokenStream {
 /// | `scope` | name of the function or of its queue: a text, or an expression that is `Display` | must be written |
 /// | `key` | expression over the arguments that is `Display`: what identifies one message, event or date | must be written |
 /// | `ttl` | how long the value is kept, from the end of the function: `"90s"`, `"24h"`, `"7d"` | `"24h"` |
-/// | `fingerprint` | what must be equal in every call with the key: an expression that is `Serialize`, or `none` | `none` |
+/// | `fingerprint` | what must be equal in every call with the key: an expression that is `Serialize`, a tuple for several, or `none` | `none` |
 /// | `in_flight` | what a call gets while another runs: `reject`, `wait("5s")` | `reject` |
 /// | `abandoned` | what a call gets if the process of an earlier call disappeared: `refuse` or `rerun` | `refuse` |
 /// | `crate` | path of this crate, if it is renamed or re-exported | `::idem_runtime` |

@@ -37,7 +37,14 @@ pub(super) fn wrap(function: &Handler, options: &FunctionOptions) -> TokenStream
         scope => text(scope, &private),
     };
     let key = text(key, &private);
-    let fingerprint = fingerprint.as_ref().map(|value| quote_spanned!(Span::mixed_site()=> .fingerprint(&(#value))));
+    let fingerprint = fingerprint.as_ref().map(|value| match value::bare(value) {
+        // The parts are borrowed, as one value is.
+        Expr::Tuple(tuple) => {
+            let parts = tuple.elems.iter();
+            quote_spanned!(Span::mixed_site()=> .fingerprint(&(#(&(#parts),)*)))
+        }
+        value => quote_spanned!(Span::mixed_site()=> .fingerprint(&(#value))),
+    });
     let receiver = signature.receiver().map(|receiver| {
         let this = &receiver.self_token;
         quote_spanned!(Span::mixed_site()=> let _ = &#this;)

@@ -69,6 +69,13 @@ async fn pack<T: Send + 'static>(
     Ok(id)
 }
 
+/// The parts of a tuple are borrowed, as one value is.
+#[idempotent(engine = app.idempotency, key = order.id, scope = "move", fingerprint = (order.item, shelf))]
+async fn relocate(app: App, order: Order, shelf: String) -> Result<Receipt, ShipError> {
+    let _ = app;
+    Ok(Receipt { parcel: order.item + &shelf })
+}
+
 struct Service {
     engine: Arc<Idempotency>,
 }
@@ -88,5 +95,5 @@ impl Service {
 
 #[test]
 fn compiles() {
-    let _ = (ship, pack::<u8>, Service::sweep);
+    let _ = (ship, pack::<u8>, relocate, Service::sweep);
 }
