@@ -118,11 +118,12 @@ impl Policy {
         tag: PolicyTag::NONE,
     };
 
-    /// Stripe's rules: status and body are kept for 24 hours, errors included. The same key with other parameters gets 400, and a
-    /// concurrent request gets 409. Errors have Stripe's shape. A replayed server error tells Stripe's clients that another retry would get
-    /// the same.
+    /// Stripe's rules: status and body are kept for 24 hours, server errors included, also with an argument `Tx`. The same key with other
+    /// parameters gets 400, and a concurrent request gets 409. Errors have Stripe's shape. A replayed server error tells Stripe's clients
+    /// that another retry would get the same.
     pub const STRIPE: Self = Self::DEFAULT
         .mismatch(400)
+        .record(Statuses::ALL)
         .replay(Replay::STATUS.and(Replay::BODY))
         .replay_with(&[AddedHeader::new("stripe-should-retry", "false").on(Statuses::SERVER_ERROR)])
         .errors(render::stripe);

@@ -75,9 +75,11 @@ async fn a_declared_record_includes_server_errors<D: Database, K>(shop: Shop<D, 
 where
     Shop<D, K>: Effects,
 {
-    for replayed in [false, true] {
-        let reply = shop.send("/all/500", "a").await;
-        assert_eq!((reply.brief(), reply.replayed), ((500, "run 1"), replayed));
+    for (path, run) in [("/all/500", "run 1"), ("/stripe/500", "run 2")] {
+        for replayed in [false, true] {
+            let reply = shop.send(path, path).await;
+            assert_eq!((reply.brief(), reply.replayed), ((500, run), replayed), "{path}");
+        }
     }
     assert_eq!(shop.effects().await, 0);
 }

@@ -13,7 +13,7 @@ use axum::http::{Request, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use futures_util::StreamExt;
-use idem_axum::{Idempotency, IdempotencyKey, IdempotencyLayer, Unrecorded, idempotent};
+use idem_axum::{Idempotency, IdempotencyKey, IdempotencyLayer, Policy, Unrecorded, idempotent};
 use idem_sqlx::{PostgresStore, SqliteStore, Tx};
 use idem_testkit::postgres::Postgres as Server;
 use sqlx::postgres::PgPoolOptions;
@@ -190,6 +190,16 @@ macro_rules! endpoints {
                 act_on(app, &mut tx, &what).await
             }
 
+            /// Stripe keeps server errors.
+            #[idempotent(policy = Policy::STRIPE)]
+            pub(crate) async fn stripe(
+                State(app): State<App<$database>>,
+                mut tx: Tx<$database>,
+                Path(what): Path<String>,
+            ) -> Response {
+                act_on(app, &mut tx, &what).await
+            }
+
             #[idempotent(record = client_error)]
             pub(crate) async fn record_errors(
                 State(app): State<App<$database>>,
@@ -290,6 +300,7 @@ macro_rules! endpoints {
                     .route("/act/{what}", post(act))
                     .route("/limited/{what}", post(limited))
                     .route("/all/{what}", post(record_all))
+                    .route("/stripe/{what}", post(stripe))
                     .route("/errors/{what}", post(record_errors))
                     .route("/waits/{what}", post(waits))
                     .route("/reruns/{what}", post(reruns))
