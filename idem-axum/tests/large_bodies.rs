@@ -72,13 +72,34 @@ async fn started(Started(rest): Started) -> String {
     axum::body::to_bytes(rest, usize::MAX).await.map_or(0, |rest| rest.len()).to_string()
 }
 
+/// A body that the extractor has read to its end, and keeps.
+struct Ended(usize, Body);
+
+impl<S: Sync> FromRequest<S> for Ended {
+    type Rejection = StatusCode;
+
+    async fn from_request(request: Request, _: &S) -> Result<Self, StatusCode> {
+        let (mut body, mut read) = (request.into_body(), 0);
+        while let Some(Ok(frame)) = body.frame().await {
+            read += frame.data_ref().map_or(0, Bytes::len);
+        }
+        Ok(Self(read, body))
+    }
+}
+
+#[idempotent]
+async fn ended(Ended(read, _body): Ended) -> String {
+    read.to_string()
+}
+
 fn app() -> Router {
     let layer = IdempotencyLayer::new(Idempotency::new(MemoryStore::new()));
     let routes = Router::new()
         .route("/upload", post(upload).layer(DefaultBodyLimit::disable()))
         .route("/limited", post(lenient).layer(DefaultBodyLimit::max(LIMIT)))
         .route("/everything", post(everything).layer(DefaultBodyLimit::max(LIMIT)))
-        .route("/started", post(started).layer(DefaultBodyLimit::max(LIMIT)));
+        .route("/started", post(started).layer(DefaultBodyLimit::max(LIMIT)))
+        .route("/ended", post(ended).layer(DefaultBodyLimit::max(LIMIT)));
     routes.layer(layer)
 }
 
@@ -171,6 +192,19 @@ async fn a_handler_gets_no_rest_of_a_body_that_the_fingerprint_does_not_cover() 
         let frames = vec![Bytes::from(vec![7; LIMIT]), Bytes::from(vec![7; 2000]), Bytes::from(vec![end; 2000])];
         let refused = send_to(&app, "/started", "k", in_frames(frames)).await;
         assert_eq!(refused.status(), StatusCode::PAYLOAD_TOO_LARGE);
+    }
+}
+
+#[tokio::test]
+async fn a_handler_gets_a_body_of_which_its_extractor_has_read_all() {
+    let app = app();
+    let large = [vec![7; LIMIT], vec![7; 2000]].map(|frame| Ok(Bytes::from(frame)));
+    let broken = [Ok(Bytes::from(vec![7; 1000])), Err("the client is gone")];
+    for (key, frames, read) in [("large", large, LIMIT + 2000), ("broken", broken, 1000)] {
+        let response = send_to(&app, "/ended", key, Body::from_stream(stream::iter(frames))).await;
+        assert_eq!(response.status(), StatusCode::OK, "{key}");
+        let body = axum::body::to_bytes(response.into_body(), 100).await.unwrap();
+        assert_eq!(body, read.to_string(), "{key}");
     }
 }
 

@@ -303,6 +303,21 @@ async fn a_handler_that_panics_or_hangs_is_an_execution_with_an_error() {
     }
 }
 
+#[idempotent(key = event, timeout = "1s")]
+async fn hangs_without_key(event: String) {
+    drop(event);
+    std::future::pending().await
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refusal_is_in_the_span_of_its_request_although_the_arguments_say_no_key() {
+    let (spans, _guard) = Spans::capture();
+    let setup = Setup::of(Router::new().route("/", post(hangs_without_key)));
+    let code = "idempotency_handler_timed_out";
+    assert_eq!(send("/").to(&setup.app).await.code().as_deref(), Some(code));
+    assert_eq!(outcomes(&spans), [("unprotected".into(), Some(code.into()))]);
+}
+
 #[tokio::test]
 async fn an_unknown_outcome_is_an_error() {
     // The owner of the claim is gone.
