@@ -20,6 +20,11 @@ async fn search(RawQuery(query): RawQuery) -> String {
     query.unwrap_or_default()
 }
 
+#[idempotent(fingerprint = body)]
+async fn of_body(Path(tenant): Path<String>) -> String {
+    tenant
+}
+
 #[idempotent(key = event.1, policy = Policy::WEBHOOK)]
 async fn hook(Path(event): Path<(String, String)>) -> String {
     event.0
@@ -34,6 +39,7 @@ async fn anything(request: Request) -> String {
 fn app() -> Router {
     let tenants = Router::new()
         .route("/tenants/{tenant}/orders", post(order))
+        .route("/tenants/{tenant}/of-body", post(of_body))
         .route("/search", post(search))
         .route("/tenants/{tenant}/hooks/{event}", post(hook))
         .fallback(anything)
@@ -67,6 +73,14 @@ async fn the_target_that_the_handler_sees_counts_as_well() {
         assert!(status == 200 && !replayed, "{path}");
         assert_eq!(send(&app, path, "acme").await, (200, true, first), "{path}");
         assert_eq!(send(&app, path, "other").await.0, 422, "{path}");
+    }
+}
+
+#[tokio::test]
+async fn a_path_that_was_rewritten_counts_only_if_the_path_does() {
+    let app = app();
+    for (tenant, replayed) in [("acme", false), ("acme", true), ("other", true)] {
+        assert_eq!(send(&app, "/of-body", tenant).await, (200, replayed, "acme".to_owned()), "{tenant}");
     }
 }
 

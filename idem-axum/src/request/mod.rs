@@ -88,10 +88,6 @@ pub(crate) fn rewritten_path(parts: &mut Parts) -> Option<String> {
         0 => ("", sent),
         segments => sent.match_indices('/').nth(segments).map_or((sent, "/"), |(start, _)| sent.split_at(start)),
     };
-    let is_rewritten = || (seen != rest).then(|| seen.to_owned());
-    if start == prefix && params.is_none() {
-        return is_rewritten();
-    }
     let (mut params, mut sent_segments) = (params.iter().flatten(), start.split('/').skip(1));
     let (mut routed, mut is_as_sent) = (String::new(), true);
     for segment in prefix.split('/').skip(1) {
@@ -107,7 +103,10 @@ pub(crate) fn rewritten_path(parts: &mut Parts) -> Option<String> {
             routed.push_str(segment);
         }
     }
-    if is_as_sent { is_rewritten() } else { Some(routed + seen) }
+    if !is_as_sent {
+        return Some(routed + seen);
+    }
+    (seen != rest).then(|| seen.to_owned())
 }
 
 /// Returns the name of a method, and one name for all methods that HTTP does not define: a client can invent any number.
@@ -131,7 +130,7 @@ mod tests {
     use axum::Router;
     use axum::body::{Body, to_bytes};
     use axum::extract::Request;
-    use axum::routing::any;
+    use axum::routing::{any, any_service};
     use http::HeaderValue;
     use tower::ServiceExt;
     use tower::util::MapRequestLayer;
@@ -142,11 +141,16 @@ mod tests {
     async fn rewritten(sent: &str, routed: &str) -> Option<String> {
         let report = any(async |request: Request| rewritten_path(&mut request.into_parts().0).unwrap_or_default());
         let within = Router::new().route("/o", report.clone()).route("/o/{id}", report.clone()).fallback(report);
+        // The parameters of a route that is no nested router are between theirs.
+        let inner = Router::new().nest("/in/{b}", within.clone());
         let tenants = Router::new()
             .nest("/t/{tenant}", within.clone())
             .nest_service("/s/{tenant}/", within.clone())
             .nest("/twice/{id}", Router::new().nest_service("/{id}", within.clone()))
             .nest("/v1", within.clone())
+            .nest("/u/{tenant}", within.clone())
+            .nest("/of/{tenant}/v1", within.clone())
+            .nest("/split/{a}", Router::new().route("/{x}/{*rest}", any_service(inner)))
             .merge(within);
         let rewrite = MapRequestLayer::new(|mut request: Request| {
             *request.uri_mut() = request.headers()["routed"].to_str().unwrap().parse().unwrap();
@@ -178,6 +182,8 @@ mod tests {
             "/s/acme/o",
             "/twice/1/2/o/3",
             "/twice/1/2/else",
+            "/split/1/in/2/o",
+            "*",
         ] {
             assert_eq!(rewritten(path, path).await, None, "{path}");
         }
@@ -198,6 +204,8 @@ mod tests {
             ("/twice/1/2/o", "/twice/2/1/o"),
             ("/t/acme/o", "/t/a%2Fb%25%20%3F%23/o"),
             ("/v1x/o", "/v1/x/o"),
+            ("/u/acme/o", "/t/acme/o"),
+            ("/of/acme/v1/o", "/of/other/v1/o"),
             ("/t/{tenant}/o", "/t/acme/o"),
         ] {
             assert_eq!(rewritten(sent, routed).await.as_deref(), Some(routed), "{sent} {routed}");
