@@ -96,7 +96,7 @@ impl Idempotency {
         handler: impl AsyncFnOnce(&mut X) -> Executed<T>,
     ) -> Result<RunResult<T>, RefusalReason> {
         let core = &self.handle.core;
-        let mut waiter = None;
+        let (mut waiter, mut until) = (None, None);
         loop {
             let info = ExecutionInfo::start(&attempt, core.clock.now());
             let options = BeginOptions::new(core.lease, attempt.rules.ttl).with_info(info.clone());
@@ -132,7 +132,13 @@ impl Idempotency {
                 match transaction.take_over().await {
                     Ok(()) => {}
                     // Another request was first, so the store is asked again.
-                    Err(StoreError::Lost) => continue,
+                    Err(StoreError::Lost) => {
+                        if Instant::now() < *until.get_or_insert_with(|| Instant::now() + STORE_TIMEOUT) {
+                            continue;
+                        }
+                        RefusalReason::InFlight.count();
+                        return Err(RefusalReason::InFlight);
+                    }
                     Err(error) => return Err(RefusalReason::StoreUnavailable(error)),
                 }
             }
@@ -164,14 +170,14 @@ impl Idempotency {
 impl Core {
     /// Takes every step until the handler may start, or is blocked. The store limits the time: a transaction may queue. `time_left` is how
     /// long a request still waits that was told of an execution in flight.
-    async fn start_in_transaction(
+    pub(super) async fn start_in_transaction(
         self: &Arc<Self>,
         attempt: &Attempt,
         slot: &TransactionSlot,
         time_left: Option<Duration>,
     ) -> Result<ClaimedExecution, Blocked> {
         let unavailable = |error| Blocked::Refuse(RefusalReason::StoreUnavailable(error));
-        let until = time_left.map(|time_left| Instant::now() + time_left);
+        let mut until = time_left.map(|time_left| Instant::now() + time_left);
         loop {
             let info = ExecutionInfo::start(attempt, self.clock.now());
             let options = BeginOptions::new(self.lease, attempt.rules.ttl).with_info(info.clone());
@@ -212,7 +218,10 @@ impl Core {
                             ClaimedExecution::new(self, attempt, &info, claim, permit)
                         }
                         // Another request was first, so the store is asked again.
-                        Err(StoreError::Lost) => continue,
+                        Err(StoreError::Lost) => {
+                            until.get_or_insert_with(|| Instant::now() + STORE_TIMEOUT);
+                            continue;
+                        }
                         Err(error) => return Err(unavailable(error)),
                     }
                 }

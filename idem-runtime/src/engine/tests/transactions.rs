@@ -17,6 +17,8 @@ struct Opens {
     begins: AtomicUsize,
     /// How often a transaction begins at once; later ones queue for a minute.
     before_queue: Option<usize>,
+    /// How long each step takes.
+    takes: Duration,
 }
 
 impl Hooks<MemoryStore> for Opens {
@@ -27,6 +29,7 @@ impl Hooks<MemoryStore> for Opens {
         fingerprint: &Fingerprint,
         options: &BeginOptions,
     ) -> Result<Begin<MemoryClaim>, StoreError> {
+        tokio::time::sleep(self.takes).await;
         let begins = self.begins.fetch_add(1, Ordering::SeqCst);
         if self.before_queue.is_some_and(|at_once| begins >= at_once) {
             tokio::time::sleep(Duration::from_secs(60)).await;
@@ -41,6 +44,7 @@ impl Hooks<MemoryStore> for Opens {
     }
 
     async fn renew(&self, claim: &mut MemoryClaim, lease: Duration) -> Result<(), StoreError> {
+        tokio::time::sleep(self.takes).await;
         let lost = &self.lost_renewals;
         if lost.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)).is_ok() {
             return Err(StoreError::Lost);
@@ -187,6 +191,28 @@ async fn a_transaction_that_another_request_forestalls_asks_again() {
     assert_eq!(hooks.begins.load(Ordering::SeqCst), 3);
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_transaction_that_is_never_first_to_take_over_is_refused_in_the_end() {
+    let takes = Duration::from_millis(700);
+    let (store, idempotency, _) = over(Opens { lost_renewals: usize::MAX.into(), takes, ..Opens::default() });
+    let mut lost = attempt("a", "x");
+    lost.rules.abandoned = Abandoned::Rerun;
+    drop(store.begin(&lost.key, &lost.fingerprint, &BeginOptions::new(Duration::ZERO, Duration::MAX)).await.unwrap());
+    let core = &idempotency.handle.core;
+    for (time_left, longest) in [(Some(Duration::from_secs(3)), 3), (None, 7)] {
+        let (asked_at, slot) = (Instant::now(), TransactionSlot::default());
+        let start = core.start_in_transaction(&lost, &slot, time_left);
+        let started = tokio::time::timeout(Duration::from_secs(60), start).await.expect("it asks for ever");
+        let is_in_flight = matches!(started, Err(super::super::begin::Blocked::Refuse(RefusalReason::InFlight)));
+        assert!(is_in_flight, "{time_left:?}");
+        assert!(asked_at.elapsed() <= Duration::from_secs(longest), "{time_left:?}: {:?}", asked_at.elapsed());
+    }
+    let mut callers = Callers { lost_take_overs: usize::MAX, takes, ..Callers::new(&store) };
+    let ran = run_in(&idempotency, lost, &mut callers, response("one"));
+    let refused = tokio::time::timeout(Duration::from_secs(60), ran).await.expect("it asks for ever");
+    assert!(matches!(refused, Err(RefusalReason::InFlight)), "{refused:?}");
+}
+
 #[tokio::test]
 async fn over_a_store_that_opens_no_transactions_the_handler_does_not_run() {
     let (store, idempotency, _) = over(Opens { cannot: true, ..Opens::default() });
@@ -245,6 +271,8 @@ struct Callers {
     claim: Option<MemoryClaim>,
     /// How many take-overs another request forestalls.
     lost_take_overs: usize,
+    /// How long a take-over takes.
+    takes: Duration,
     /// What the end reports.
     end: Result<(), StoreError>,
     undone: usize,
@@ -252,7 +280,7 @@ struct Callers {
 
 impl Callers {
     fn new(store: &MemoryStore) -> Self {
-        Self { store: store.clone(), claim: None, lost_take_overs: 0, end: Ok(()), undone: 0 }
+        Self { store: store.clone(), claim: None, lost_take_overs: 0, takes: Duration::ZERO, end: Ok(()), undone: 0 }
     }
 }
 
@@ -279,6 +307,7 @@ impl CallerTransaction for Callers {
     }
 
     async fn take_over(&mut self) -> Result<(), StoreError> {
+        tokio::time::sleep(self.takes).await;
         if let Some(left) = self.lost_take_overs.checked_sub(1) {
             self.lost_take_overs = left;
             return Err(StoreError::Lost);
