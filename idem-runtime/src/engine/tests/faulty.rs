@@ -299,28 +299,36 @@ async fn an_owner_that_was_suspended_learns_of_the_run_that_took_over_before_it_
     }
 }
 
-/// As a store that has said of a renewal that another run took the claim over, and that does not reply when the handler has ended.
-struct LostAndGone;
+/// As a store that may have said of a renewal that another run took the claim over. When the handler has ended, it fails and cannot be
+/// asked again, or does not reply.
+struct Gone {
+    has_said_lost: bool,
+    replies: bool,
+}
 
-impl Hooks<Faulty> for LostAndGone {
+impl Hooks<Faulty> for Gone {
     async fn renew(&self, _: &mut FaultyClaim, _: Duration) -> Result<(), StoreError> {
-        Err(StoreError::Lost)
+        if self.has_said_lost { Err(StoreError::Lost) } else { Ok(()) }
     }
 
     async fn complete(&self, _: FaultyClaim, _: Record, _: Duration) -> Result<(), StoreError> {
-        std::future::pending().await
+        if self.replies { Err(StoreError::unavailable("the network is down")) } else { std::future::pending().await }
+    }
+
+    fn try_clone(&self, _: &FaultyClaim) -> Option<FaultyClaim> {
+        None
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn an_owner_that_knows_of_the_run_that_took_over_does_not_need_the_store_to_say_so_again() {
-    for (abandoned, streams, is_sent) in [
-        (Abandoned::Refuse, false, true),
-        (Abandoned::Refuse, true, true),
-        (Abandoned::Rerun, false, false),
-        (Abandoned::Rerun, true, false),
-    ] {
-        let store = Intercept::new(Faulty::default(), LostAndGone);
+    let (both, policies) = ([false, true], [Abandoned::Refuse, Abandoned::Rerun]);
+    let cases = policies.into_iter().flat_map(|abandoned| both.map(|streams| (abandoned, streams)));
+    let cases = cases.flat_map(|case| both.map(|has_said_lost| (case, has_said_lost)));
+    let cases = cases.flat_map(|case| both.map(|replies| (case, replies)));
+    for (((abandoned, streams), has_said_lost), replies) in cases {
+        let is_sent = !(has_said_lost && abandoned == Abandoned::Rerun);
+        let store = Intercept::new(Faulty::default(), Gone { has_said_lost, replies });
         let idempotency = Idempotency::builder(store).lease(Duration::from_secs(30)).build();
         let mut attempt = attempt("a", "x");
         attempt.rules.abandoned = abandoned;
@@ -330,14 +338,16 @@ async fn an_owner_that_knows_of_the_run_that_took_over_does_not_need_the_store_t
             RecordedStream { outcome: response("late"), delivery: None }
         };
         let handler = move |lease: Lease| async move {
-            lease.lost().await;
+            if has_said_lost {
+                lease.lost().await;
+            }
             let done = Recording::Done(response("late"));
             Executed { response: 1, recording: if streams { Recording::Live(Box::pin(stream)) } else { done } }
         };
         match idempotency.run(attempt, handler).await {
             Ok(RunResult::Executed(1)) if is_sent => {}
             Err(RefusalReason::OutcomeUnknown) if !is_sent => {}
-            other => panic!("{abandoned:?}, {streams}: {other:?}"),
+            other => panic!("{abandoned:?}, streams: {streams}, lost: {has_said_lost}, replies: {replies}: {other:?}"),
         }
         assert_eq!(is_recorded.await.is_ok(), streams, "{abandoned:?}: a stream flows to its end");
     }
