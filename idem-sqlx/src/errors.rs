@@ -471,6 +471,7 @@ mod tests {
             (unreachable(), Problem::Unreachable { waited, source: Some(failure()) }, "source: Some"),
             (unreachable(), Problem::TimedOut { waited }, "TimedOut"),
             (Problem::TimedOut { waited }, Problem::ReadOnly, "ReadOnly"),
+            (Problem::Unreachable { waited, source: Some(failure()) }, Problem::ReadOnly, "source: Some"),
             // This try may have taken effect, and the one before says nothing about it.
             (Problem::TimedOut { waited }, Problem::Busy(failure()), "TimedOut"),
             (Problem::Broken(failure()), Problem::ReadOnly, "Broken"),
