@@ -48,15 +48,16 @@ impl Execution {
     /// same rules as any response, since the handler may have had effects.
     pub(crate) async fn run(self, handler: BoxFuture<'static, Response>) -> Executed<Response> {
         tracing::debug!("an execution starts");
-        let refusal = match self.respond(handler).await {
+        let limit = timeout_of(self.request.policy).map(Limit::new);
+        let refusal = match self.respond(handler, limit).await {
             Ok(response) => {
                 let recorded = match &self.slot {
-                    None => response::record(&self.request, response).await,
-                    Some(slot) => Box::pin(record_in_transaction(&self.request, slot, response)).await,
+                    None => response::record(&self.request, response).await.map_err(|panic| self.panicked(panic)),
+                    Some(slot) => self.record_in_transaction(slot, response, limit).await,
                 };
                 match recorded {
                     Ok(executed) => return executed,
-                    Err(panic) => self.panicked(panic),
+                    Err(refusal) => refusal,
                 }
             }
             Err(refusal) => refusal,
@@ -75,24 +76,42 @@ impl Execution {
         if self.slot.is_some() { ended(executed.response, Outcome::Release) } else { executed }
     }
 
-    async fn respond(&self, handler: BoxFuture<'static, Response>) -> Result<Response, Refusal> {
+    async fn respond(&self, handler: BoxFuture<'static, Response>, limit: Option<Limit>) -> Result<Response, Refusal> {
         let policy = self.request.policy;
         let mut handler = AssertUnwindSafe(handler).catch_unwind();
-        let ended = match timeout_of(policy) {
+        let ended = match limit {
             None => handler.await,
             // Boxed, since the timer is larger than everything else, and most policies need none.
-            Some(longest) => {
-                let started = Instant::now();
-                match Box::pin(timeout(longest, &mut handler)).await {
-                    // The database ends a statement after the same time, and a handler may see that before the timer ends here.
-                    Ok(ended) if self.slot.is_none() || started.elapsed() < longest => ended,
-                    late => {
-                        panics::drop_quietly(late);
-                        panics::drop_quietly(handler);
-                        return Err(Refusal::HandlerTimedOut { policy });
-                    }
+            Some(limit) => match Box::pin(timeout(limit.longest, &mut handler)).await {
+                // The database ends a statement after the same time, and a handler may see that before the timer ends here.
+                Ok(ended) if self.slot.is_none() || !limit.left().is_zero() => ended,
+                late => {
+                    panics::drop_quietly(late);
+                    panics::drop_quietly(handler);
+                    return Err(Refusal::HandlerTimedOut { policy });
                 }
-            }
+            },
+        };
+        ended.map_err(|panic| self.panicked(panic))
+    }
+
+    /// The response is read before the commit, so it has the same time as the handler: one that stalls keeps a transaction open.
+    async fn record_in_transaction(
+        &self,
+        slot: &TransactionSlot,
+        response: Response,
+        limit: Option<Limit>,
+    ) -> Result<Executed<Response>, Refusal> {
+        let mut recorded = Box::pin(record_in_transaction(&self.request, slot, response));
+        let ended = match limit {
+            None => recorded.await,
+            Some(limit) => match Box::pin(timeout(limit.left(), &mut recorded)).await {
+                Ok(ended) => ended,
+                Err(_) => {
+                    panics::drop_quietly(recorded);
+                    return Err(Refusal::HandlerTimedOut { policy: self.request.policy });
+                }
+            },
         };
         ended.map_err(|panic| self.panicked(panic))
     }
@@ -100,6 +119,23 @@ impl Execution {
     fn panicked(&self, panic: Box<dyn Any + Send>) -> Refusal {
         panics::discard(panic);
         Refusal::HandlerPanicked { policy: self.request.policy }
+    }
+}
+
+/// How long an execution may take, and when it started.
+#[derive(Clone, Copy)]
+struct Limit {
+    longest: Duration,
+    started: Instant,
+}
+
+impl Limit {
+    fn new(longest: Duration) -> Self {
+        Self { longest, started: Instant::now() }
+    }
+
+    fn left(self) -> Duration {
+        self.longest.saturating_sub(self.started.elapsed())
     }
 }
 

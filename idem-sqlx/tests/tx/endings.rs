@@ -9,6 +9,7 @@ use axum::http::StatusCode;
 use axum::routing::post;
 use idem_axum::{IdempotencyLayer, idempotent};
 use idem_sqlx::Tx;
+use idem_testkit::wait::within;
 use sqlx::{Database, Sqlite};
 
 use crate::shop::{Effects, Shop, over_both, send};
@@ -210,12 +211,19 @@ async fn a_timeout_undoes_everything<D: Database, K>(shop: Shop<D, K>)
 where
     Shop<D, K>: Effects,
 {
-    for run in 1..=2 {
-        let reply = shop.send("/limited/sleep", "a").await;
-        assert_eq!((reply.status, shop.app.runs()), (504, run));
+    // A response that stalls keeps the transaction open as well.
+    for (path, key, run) in [
+        ("/limited/sleep", Some("a"), 1),
+        ("/limited/sleep", Some("a"), 2),
+        ("/limited/stalls", Some("b"), 3),
+        ("/limited/stalls", Some("b"), 4),
+        ("/limited/stalls", None, 5),
+    ] {
+        let reply = within("a timeout", shop.send(path, key)).await;
+        assert_eq!((reply.status, shop.app.runs()), (504, run), "{path} {key:?}");
     }
     assert_eq!(shop.effects().await, 0);
-    assert_eq!(shop.send("/limited/201", "b").await.status, 201);
+    assert_eq!(shop.send("/limited/201", "c").await.status, 201);
 }
 
 /// Returns the status in the path, whatever became of its large write.

@@ -146,6 +146,15 @@ macro_rules! endpoints {
                             });
                             return ([("content-length", "5")], Body::from_stream(chunks)).into_response();
                         }
+                        "stalls" => {
+                            let brittle = Brittle;
+                            let first = futures_util::stream::iter(["half"]).chain(futures_util::stream::pending());
+                            let chunks = first.map(move |chunk| {
+                                let _ = &brittle;
+                                Ok::<_, std::io::Error>(chunk)
+                            });
+                            return Body::from_stream(chunks).into_response();
+                        }
                         "brittle" => {
                             let brittle = Brittle;
                             let chunks = futures_util::stream::iter(["whole"]).map(move |chunk| {
