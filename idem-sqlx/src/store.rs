@@ -108,8 +108,8 @@ impl<D: Dialect> SqlStore<D> {
     ///
     /// The statements are in the crate's folder `migrations`. If you run them by hand, write the names in place of `{table}` and
     /// `{index}`, and for PostgreSQL of `{claim}` and `{complete}`: two functions with the name of the table, followed by `_claim` and
-    /// `_complete`. Name table and functions with their schema, since a handler may change the search path. Then do not call this: it would
-    /// try to create the table.
+    /// `_complete`. Name table and functions with their schema, since a handler may change the search path: `public.idempotency`,
+    /// `public.idempotency_claim` and `public.idempotency_complete` by default. Then do not call this: it would try to create the table.
     ///
     /// In PostgreSQL it waits for a lock for 0.3 seconds and then lets others go on before it tries again: statements of the
     /// running version do not queue behind a long transaction.
