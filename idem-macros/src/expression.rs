@@ -43,6 +43,16 @@ impl Variables {
         finder.1
     }
 
+    /// " (here `app` and `order`)", or that there are none, for messages.
+    pub(crate) fn listed(&self) -> String {
+        let names: Vec<_> = self.0.iter().map(|name| format!("`{name}`")).collect();
+        match names.split_last() {
+            None => " (here there are none)".to_owned(),
+            Some((last, [])) => format!(" (here {last})"),
+            Some((last, others)) => format!(" (here {} and {last})", others.join(", ")),
+        }
+    }
+
     fn has(&self, name: &Ident) -> bool {
         let name = name.unraw();
         self.0.iter().any(|variable| name == variable)
@@ -70,9 +80,12 @@ pub(crate) const IN_AN_EXTRACTOR: &str =
 /// The value of `key`.
 pub(crate) fn key(value: &Expr, variables: Option<&Variables>) -> syn::Result<Expr> {
     let expression = evaluated_at_once(value, "key", IN_AN_EXTRACTOR)?;
-    if variables.is_some_and(|variables| !variables.are_in(&expression)) {
-        let message = "this uses no argument of the handler, so all requests would have the same key: write an expression over \
-            the arguments, such as `key = event.id`, or `header = \"Name\"` for a key in a header";
+    if let Some(variables) = variables.filter(|variables| !variables.are_in(&expression)) {
+        let arguments = variables.listed();
+        let message = format!(
+            "this uses no argument of the handler, so all requests would have the same key: write an expression over the \
+             arguments{arguments}, such as `key = event.id`, or `header = \"Name\"` for a key in a header"
+        );
         return Err(syn::Error::new_spanned(value, message));
     }
     Ok(expression)

@@ -119,9 +119,12 @@ fn function_scope(value: &Expr) -> syn::Result<Expr> {
 fn function_key(value: &Expr, function: Option<&Handler>, variables: Option<&Variables>) -> syn::Result<Expr> {
     let expression = at_once(value, "key")?;
     let has_receiver = function.is_some_and(|function| function.signature.receiver().is_some());
-    if !has_receiver && variables.is_some_and(|variables| !variables.are_in(&expression)) {
-        let message = "this uses no argument of the function, so all calls would have the same key: write an expression over the \
-            arguments, such as `key = order.id`";
+    if let Some(variables) = variables.filter(|variables| !has_receiver && !variables.are_in(&expression)) {
+        let arguments = variables.listed();
+        let message = format!(
+            "this uses no argument of the function, so all calls would have the same key: write an expression over the \
+             arguments{arguments}, such as `key = order.id`"
+        );
         return Err(syn::Error::new_spanned(value, message));
     }
     Ok(expression)

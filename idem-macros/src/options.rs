@@ -1,6 +1,9 @@
 //! The options as written: names and values with their spans, nothing interpreted yet.
 
-use crate::errors::{self, Errors};
+use crate::{
+    errors::{self, Errors},
+    terms,
+};
 use proc_macro2::{Ident, TokenStream, TokenTree};
 use quote::ToTokens;
 use syn::{
@@ -106,7 +109,7 @@ pub(crate) fn parse(tokens: TokenStream, target: Target, errors: &mut Errors) ->
     let parser = |input: ParseStream| {
         while !input.is_empty() {
             let mut separators = "`,`";
-            match option(input, target) {
+            match option(input, target, options.last()) {
                 Ok(option) => {
                     if matches!(option.name, OptionName::Fingerprint | OptionName::Record | OptionName::Replay) {
                         separators = "`+` or `,`";
@@ -139,7 +142,7 @@ fn add(options: &mut Vec<WrittenOption>, option: WrittenOption, errors: &mut Err
     }
 }
 
-fn option(input: ParseStream, target: Target) -> syn::Result<WrittenOption> {
+fn option(input: ParseStream, target: Target, previous: Option<&WrittenOption>) -> syn::Result<WrittenOption> {
     let (ident, spelling) = name(input)?;
     let written = spelling.to_string().replace(' ', "");
     let Some(name) = OptionName::named(&written) else {
@@ -147,15 +150,19 @@ fn option(input: ParseStream, target: Target) -> syn::Result<WrittenOption> {
         if input.parse::<Token![=]>().is_ok() {
             value(input).ok();
         }
-        let message = errors::unknown("option", &written, target.known());
-        return Err(syn::Error::new_spanned(spelling, message));
+        return Err(syn::Error::new_spanned(spelling, unknown(&written, target, previous)));
     };
     let example = target.example(name);
-    if matches!(name, OptionName::Required | OptionName::Shadow) && ends(input) {
+    let is_flag = matches!(name, OptionName::Required | OptionName::Shadow);
+    if is_flag && ends(input) {
         return Ok(WrittenOption { name, ident, value: None });
     }
     if !ends(input) && input.parse::<Token![=]>().is_err() {
-        let message = format!("expected `=` after `{written}`: write `{example}`");
+        let message = if is_flag {
+            format!("`{written}` is a flag: write it without a value")
+        } else {
+            format!("expected `=` after `{written}`: write `{example}`")
+        };
         return Err(syn::Error::new_spanned(next(input), message));
     }
     if ends(input) {
@@ -168,6 +175,28 @@ fn option(input: ParseStream, target: Target) -> syn::Result<WrittenOption> {
     })?;
     Ok(WrittenOption { name, ident, value: Some(value) })
 }
+
+/// What to say about a name that is no option: it may be a part of the option before it, or belong to the engine.
+fn unknown(written: &str, target: Target, previous: Option<&WrittenOption>) -> String {
+    let parts: (&[&str], &str) = match previous.filter(|_| target == Target::Handler).map(|option| option.name) {
+        Some(OptionName::Fingerprint) => (&["method", "path", "query", "body", "json"], "`fingerprint = body + path`"),
+        Some(OptionName::Record) => (terms::CLASSES, "`record = success + client_error`"),
+        Some(OptionName::Replay) => (terms::PIECES, "`replay = status + body`"),
+        Some(OptionName::Scope) => (&["global", "path"], "`scope = (user.id, path)`"),
+        _ => (&[], ""),
+    };
+    if parts.0.contains(&written) {
+        return format!("a comma ends the value of the option before `{written}`: write for example {}", parts.1);
+    }
+    if OF_THE_ENGINE.contains(&written) {
+        let example = "`Idempotency::builder(store).namespace(\"shop\").build()`";
+        return format!("`{written}` is set on the engine, and not on an endpoint: write for example {example}");
+    }
+    errors::unknown("option", written, target.known())
+}
+
+/// What is set for all endpoints of an engine.
+const OF_THE_ENGINE: &[&str] = &["clock", "lease", "max_executions", "namespace", "store"];
 
 /// An option's name, and all of it as spelled: `in-flight` is read as one, so that the message can be about it.
 fn name(input: ParseStream) -> syn::Result<(Ident, TokenStream)> {

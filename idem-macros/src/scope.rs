@@ -50,6 +50,11 @@ pub(crate) fn read(value: &Expr, variables: Option<&Variables>) -> syn::Result<D
                 return Err(syn::Error::new_spanned(part, message));
             };
             headers.push((part, value::header_name(name, "scope = header(\"Name\")")?));
+        } else if let Expr::Binary(sum) = value::bare(part)
+            && [&*sum.left, &*sum.right].into_iter().any(|part| keyword(part).is_some() || header(part).is_some())
+        {
+            let message = "the parts of a scope are a tuple: write for example `scope = (user.id, path)`";
+            return Err(syn::Error::new_spanned(part, message));
         } else {
             expressions.push(expression::evaluated_at_once(part, "scope", expression::IN_AN_EXTRACTOR)?);
         }
@@ -80,10 +85,11 @@ pub(crate) fn read(value: &Expr, variables: Option<&Variables>) -> syn::Result<D
         (None, _) => {
             if is_constant(&expressions, variables) {
                 let shared = if path { "(global, path)" } else { "global" };
+                let arguments = variables.map(Variables::listed).unwrap_or_default();
                 let message = format!(
                     "this uses no argument of the handler, so it is the same for every request: write `scope = {shared}` for one \
-                     scope that all callers share, `scope = header(\"Name\")`, or an expression over the arguments, such as \
-                     `scope = user.id`"
+                     scope that all callers share, `scope = header(\"Name\")`, or an expression over the arguments{arguments}, \
+                     such as `scope = user.id`"
                 );
                 return Err(syn::Error::new_spanned(value, message));
             }

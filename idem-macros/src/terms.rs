@@ -2,9 +2,9 @@
 
 use crate::{errors::Errors, spans::located_at, value};
 use proc_macro2::{Ident, Literal, Span, TokenStream};
-use quote::{quote, quote_spanned};
+use quote::{ToTokens, quote, quote_spanned};
 use std::{collections::BTreeSet, ops::RangeInclusive};
-use syn::{BinOp, Expr, Token, UnOp, punctuated::Punctuated, spanned::Spanned};
+use syn::{BinOp, Expr, ExprArray, ExprTuple, Token, UnOp, punctuated::Punctuated, spanned::Spanned};
 
 /// One term of a sum, with what it does.
 struct Term<'a> {
@@ -16,6 +16,13 @@ struct Term<'a> {
 fn terms<'a>(sum: &'a Expr, errors: &mut Errors) -> Option<Vec<Term<'a>>> {
     let mut terms = Vec::new();
     let mut rest = Some(value::bare(sum));
+    if let Some(Expr::Array(ExprArray { elems, .. }) | Expr::Tuple(ExprTuple { elems, .. })) = rest
+        && !elems.is_empty()
+    {
+        let joined: Vec<_> = elems.iter().map(|term| term.to_token_stream().to_string()).collect();
+        errors.at(sum, format!("terms are joined by `+`: write `{}`", joined.join(" + ")));
+        return None;
+    }
     while let Some(last) = rest {
         let (minus, value, left) = match last {
             Expr::Binary(sum) => match &sum.op {
@@ -146,6 +153,9 @@ fn pointers(term: &Expr, arguments: &Punctuated<Expr, Token![,]>) -> syn::Result
             return Err(syn::Error::new_spanned(argument, message));
         }
         if !pointer.is_empty() && !pointer.starts_with('/') {
+            // `$.order.id` is a JSONPath.
+            let path = pointer.strip_prefix("$.").or(pointer.strip_prefix('.')).map(|path| path.replace('.', "/"));
+            let pointer = path.unwrap_or(pointer);
             let message = format!("a JSON pointer must start with `/`: write `\"/{pointer}\"`");
             return Err(syn::Error::new_spanned(argument, message));
         }
@@ -156,7 +166,7 @@ fn pointers(term: &Expr, arguments: &Punctuated<Expr, Token![,]>) -> syn::Result
     Ok(FingerprintTerm::JsonPointers(pointers))
 }
 
-const CLASSES: &[&str] = &["all", "success", "redirect", "client_error", "server_error"];
+pub(crate) const CLASSES: &[&str] = &["all", "success", "redirect", "client_error", "server_error"];
 
 /// `all - 400 - 422` as a chain of `plus` and `minus`.
 pub(crate) fn record(sum: &Expr, private: &TokenStream, errors: &mut Errors) -> Option<TokenStream> {
@@ -208,6 +218,9 @@ fn set_of_statuses(sum: &Expr, nothing: &str, private: &TokenStream, errors: &mu
 
 /// The statuses of one term, and what they are called in generated code.
 fn statuses(term: &Expr, private: &TokenStream) -> syn::Result<(RangeInclusive<u16>, TokenStream)> {
+    if let Some(class) = class_of(term) {
+        return Err(syn::Error::new_spanned(term, format!("this is no status: write `{class}`")));
+    }
     let quoted = value::string(term).is_some_and(|class| CLASSES.contains(&class.value().as_str()));
     if matches!(term, Expr::Lit(_)) && !quoted {
         let status = value::number(term, value::RECORDED, "a status", "all - 404")?;
@@ -227,7 +240,14 @@ fn statuses(term: &Expr, private: &TokenStream) -> syn::Result<(RangeInclusive<u
     Ok((statuses, quote!(#private::Statuses::#class)))
 }
 
-const PIECES: &[&str] = &["status", "headers", "body"];
+/// What is meant by `2xx`.
+fn class_of(term: &Expr) -> Option<&'static str> {
+    let term = term.to_token_stream().to_string().to_lowercase();
+    let digit = term.strip_suffix("xx")?.parse::<usize>().ok()?;
+    CLASSES.get(digit.checked_sub(1)?).copied().filter(|_| digit > 1)
+}
+
+pub(crate) const PIECES: &[&str] = &["status", "headers", "body"];
 
 /// What `replay` sends.
 pub(crate) struct ReplayTerms {

@@ -265,4 +265,39 @@ async fn value_unfinished(body: String) -> String {
     body
 }
 
+#[idempotent(record = all - 5xx)]
+async fn class_of_statuses(body: String) -> String {
+    body
+}
+
+#[idempotent(required())]
+async fn flag_in_parentheses(body: String) -> String {
+    body
+}
+
+#[idempotent(required: true)]
+async fn flag_with_a_colon(body: String) -> String {
+    body
+}
+
+#[idempotent(fingerprint = json("$.order.id"))]
+async fn json_path(body: String) -> String {
+    body
+}
+
+#[idempotent(record = [200, 201])]
+async fn list_of_statuses(body: String) -> String {
+    body
+}
+
+#[idempotent(fingerprint = (body, path))]
+async fn list_of_terms(body: String) -> String {
+    body
+}
+
+#[idempotent(scope = body.len() + path)]
+async fn scope_as_a_sum(body: String) -> String {
+    body
+}
+
 fn main() {}

@@ -57,4 +57,29 @@ async fn size_unit_case(body: String) -> String {
     body
 }
 
+#[idempotent(fingerprint = body, path)]
+async fn part_after_a_comma(body: String) -> String {
+    body
+}
+
+#[idempotent(record = success, client_error)]
+async fn class_after_a_comma(body: String) -> String {
+    body
+}
+
+#[idempotent(replay = status, body)]
+async fn piece_after_a_comma(body: String) -> String {
+    body
+}
+
+#[idempotent(scope = body.len(), path)]
+async fn scope_after_a_comma(body: String) -> String {
+    body
+}
+
+#[idempotent(lease = "30s", store = redis)]
+async fn option_of_the_engine(body: String) -> String {
+    body
+}
+
 fn main() {}
