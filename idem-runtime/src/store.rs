@@ -66,7 +66,8 @@ use crate::transaction::TransactionSlot;
 /// compiler check that.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not a store for records and claims",
-    note = "use `MemoryStore`, or implement `idem_runtime::Store`; its rustdoc states the contract"
+    note = "pass a store, such as `MemoryStore::new()` or `PostgresStore::from_pool(pool)`, or implement `Store`",
+    note = "if this makes a store, `.await`, `?` or `.build()` may be missing"
 )]
 pub trait Store: Send + Sync + 'static {
     /// The right to run the handler, as this store grants it.

@@ -22,6 +22,11 @@ pub(crate) type Options<D> = <<D as sqlx::Database>::Connection as sqlx::Connect
 pub(crate) mod sealed {
     use super::*;
 
+    #[diagnostic::on_unimplemented(
+        message = "`{Self}` is not a database of `idem-sqlx`",
+        note = "write `sqlx::Postgres` with the feature `postgres` of `idem-sqlx`, or `sqlx::Sqlite` with its feature `sqlite`",
+        note = "they must be those of `sqlx` 0.9"
+    )]
     pub trait Dialect: sqlx::Database {
         /// The name of the store, for `Debug`.
         const STORE: &'static str;

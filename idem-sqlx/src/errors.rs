@@ -329,6 +329,11 @@ pub enum ConnectError {
     TimedOut(Duration),
 }
 
+/// Whether SQLite could not open its file: SQLITE_CANTOPEN or SQLITE_NOTADB. Codes of PostgreSQL have five characters.
+fn is_about_a_file(error: &sqlx::Error) -> bool {
+    error.as_database_error().and_then(|error| error.code()).is_some_and(|code| code == "14" || code == "26")
+}
+
 impl fmt::Display for ConnectError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -337,6 +342,11 @@ impl fmt::Display for ConnectError {
             Self::Url(source) => write!(
                 f,
                 "the store was not opened: the URL is not understood ({source}). Write postgres://user@host/database, or sqlite:file?mode=rwc"
+            ),
+            Self::Connection(source) if is_about_a_file(source) => write!(
+                f,
+                "the store was not opened: {source}. Check that the file is a database of SQLite, or \
+                 that its folder exists and this process may write there"
             ),
             Self::Connection(source) => write!(
                 f,

@@ -243,6 +243,8 @@ async fn what_cannot_be_opened_is_refused() {
     for path in [folder.path().join("text.db"), folder.path().join("nowhere").join("new.db")] {
         let refused = SqliteStore::open(path).await.unwrap_err();
         assert!(matches!(refused, ConnectError::Connection(_)), "{refused:?}");
+        let said = refused.to_string();
+        assert!(said.contains("its folder exists and this process may write there"), "{said}");
     }
     for timeout in [Duration::ZERO, Duration::from_secs(3601), Duration::MAX] {
         let refused = SqliteStore::builder().timeout(timeout).open(folder.path().join("new.db")).await.unwrap_err();
