@@ -147,7 +147,7 @@ curl -i {url} -H 'Idempotency-Key: order-1' {json} {tea}
 # The same key with another body: 422.
 curl -i {url} -H 'Idempotency-Key: order-1' {json} {coffee}
 
-# A key that is none: 400.
+# A key with a space, which is not allowed: 400.
 curl -i {url} -H 'Idempotency-Key: order 1' {json} {tea}
 
 # A body that the handler's extractor rejects, 422, does not use up the key: the corrected request is served, 201.

@@ -206,6 +206,6 @@ impl Transcript {
 
     fn line(&mut self, what: &str, response: impl Display, shop: &Shop) {
         let response = response.to_string();
-        self.0 += &format!("  {what:<52} {response:<38} handler ran {}x\n", shop.bank.calls());
+        self.0 += &format!("  {what:<54} {response:<38} handler ran {}x\n", shop.bank.calls());
     }
 }

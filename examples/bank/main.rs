@@ -1,11 +1,8 @@
-//! A bank: a transfer takes effect exactly once, since its record and its bookings are one commit. Run it, and send a transfer
-//! twice:
+//! A bank: a transfer takes effect exactly once, since its record and its bookings are one commit. Run it, and try the `curl` lines
+//! that it prints:
 //!
 //! ```console
 //! $ cargo run --example bank --features bank
-//! $ curl -i 127.0.0.1:3000/transfers -H 'Idempotency-Key: rent-1' -H 'Content-Type: application/json' \
-//!     -d '{"from":1,"to":2,"amount":40}'
-//! $ curl 127.0.0.1:3000/balances
 //! ```
 //!
 //! The money is in SQLite, in a temporary file, or in PostgreSQL or another file if `DATABASE_URL` says so. `examples/bank/kill` kills
@@ -147,10 +144,29 @@ async fn serve() -> Result<(), Box<dyn std::error::Error>> {
     };
     let port = std::env::var("PORT").unwrap_or_else(|_| "3000".to_owned()).parse()?;
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await?;
-    println!("The bank is open at http://{}/balances; ctrl-c closes it.", listener.local_addr()?);
+    println!("{}", welcome(&format!("http://{}", listener.local_addr()?)));
     axum::serve(listener, app).with_graceful_shutdown(async { _ = signal::ctrl_c().await }).await?;
     idempotency.drain().await;
     Ok(())
+}
+
+fn welcome(url: &str) -> String {
+    let transfer =
+        "-H 'Idempotency-Key: rent-1' -H 'Content-Type: application/json' -d '{\"from\":1,\"to\":2,\"amount\":40}'";
+    format!(
+        "\
+The bank is open at {url}. Try this in another terminal; ctrl-c closes it.
+
+# A transfer: 201.
+curl -i {url}/transfers {transfer}
+
+# The same line again: the same transfer, marked, and no second one.
+curl -i {url}/transfers {transfer}
+
+# The money.
+curl {url}/balances
+"
+    )
 }
 
 #[derive(serde::Deserialize)]
@@ -193,7 +209,9 @@ impl axum::response::IntoResponse for Failure {
         use axum::http::StatusCode;
         match self {
             // Recorded: a retry learns the same.
-            Self::NoMoney => (StatusCode::PAYMENT_REQUIRED, "the account has not so much money\n").into_response(),
+            Self::NoMoney => {
+                (StatusCode::PAYMENT_REQUIRED, "there is not enough money in the account\n").into_response()
+            }
             Self::NoAccount => (StatusCode::NOT_FOUND, "there is no such account\n").into_response(),
             // Not recorded: a retry runs again.
             Self::Database(error) => {
