@@ -110,6 +110,12 @@ impl<D: Dialect> SqlStore<D> {
     /// `{index}`, and for PostgreSQL of `{claim}` and `{complete}`: two functions with the name of the table, followed by `_claim` and
     /// `_complete`. Name table and functions with their schema, since a handler may change the search path: `public.idempotency`,
     /// `public.idempotency_claim` and `public.idempotency_complete` by default. Then do not call this: it would try to create the table.
+    /// As a command:
+    ///
+    /// ```console
+    /// $ sed 's/{table}/public.idempotency/; s/{index}/idempotency_clean_after/; s/{claim}/public.idempotency_claim/; s/{complete}/public.idempotency_complete/' migrations/postgres/0001_table.sql | psql shop
+    /// $ sed 's/{table}/idempotency/; s/{index}/idempotency_expires_at/' migrations/sqlite/0001_table.sql | sqlite3 idempotency.db
+    /// ```
     ///
     /// In PostgreSQL it waits for a lock for 0.3 seconds and then lets others go on before it tries again: statements of the
     /// running version do not queue behind a long transaction.
