@@ -11,7 +11,7 @@ if found == claim then
 end
 -- Up to here all records of one owner are equal. A repetition changes nothing.
 local RECORD_START = 50
-if found and #found >= RECORD_START and string.sub(found, 1, RECORD_START) == string.sub(record, 1, RECORD_START) then
+if found and string.sub(found, 1, RECORD_START) == string.sub(record, 1, RECORD_START) then
     return 1
 end
 return found

@@ -11,6 +11,8 @@ use tokio::task::JoinSet;
 
 use super::{Attached, LEASE, MAX_WAIT, TTL, content, fingerprint, key, options, record, shown, within};
 use crate::error::StoreError;
+use crate::fingerprint::Fingerprint;
+use crate::key::StorageKey;
 use crate::store::{Begin, BeginOptions, Claim, Store};
 
 /// `begin` is one atomic step: of many concurrent calls, one gets the claim and the others learn of it.
@@ -117,29 +119,47 @@ pub async fn an_abandoned_claim_can_be_taken_over_once<S: Store>(store: &Attache
     assert_eq!(content(&store.record(&key, &mine).await).as_deref(), Some(&b"new_owner"[..]));
 }
 
+/// Claims `key` for a moment, and returns the claim, and that of a request that has found it abandoned. `None` if the store keeps a claim
+/// for as long as its owner lives, or for ever.
+async fn abandoned<S: Store>(
+    store: &Attached<S>,
+    key: &StorageKey,
+    mine: &Fingerprint,
+) -> Option<(S::Claim, S::Claim)> {
+    const SHORT: Duration = Duration::from_millis(200);
+    let previous = match within("`begin` returns", store.store.begin(key, mine, &BeginOptions::new(SHORT, TTL))).await {
+        Ok(Begin::Claimed(claim)) => claim,
+        begun => panic!("a free key can be claimed, but `begin` gave {}", shown(&begun)),
+    };
+    let abandoned = tokio::time::timeout(SHORT * 10, async {
+        loop {
+            match store.begin(key, mine).await {
+                Ok(Begin::Abandoned(claim)) => break claim,
+                Ok(Begin::InFlight(_)) => tokio::time::sleep(SHORT / 10).await,
+                begun => panic!("a claim whose lease has expired is abandoned, but `begin` gave {}", shown(&begun)),
+            }
+        }
+    });
+    Some((previous, abandoned.await.ok()?))
+}
+
 /// When a lease has expired and a new owner has taken the claim over, the previous owner changes nothing any more.
 ///
 /// Passes where the store keeps a claim for as long as its owner lives, or for ever.
 pub async fn a_previous_owner_changes_nothing<S: Store>(store: &Attached<S>) {
-    const SHORT: Duration = Duration::from_millis(200);
-    for how in 0..3 {
+    for (how, has_ended) in [(0, false), (1, false), (2, false), (0, true), (1, true), (2, true)] {
         let (key, mine) = (key(), fingerprint("mine"));
-        let mut previous =
-            match within("`begin` returns", store.store.begin(&key, &mine, &BeginOptions::new(SHORT, TTL))).await {
-                Ok(Begin::Claimed(claim)) => claim,
-                begun => panic!("a free key can be claimed, but `begin` gave {}", shown(&begun)),
-            };
-        let abandoned = tokio::time::timeout(SHORT * 10, async {
-            loop {
-                match store.begin(&key, &mine).await {
-                    Ok(Begin::Abandoned(claim)) => break claim,
-                    Ok(Begin::InFlight(_)) => tokio::time::sleep(SHORT / 10).await,
-                    begun => panic!("a claim whose lease has expired is abandoned, but `begin` gave {}", shown(&begun)),
-                }
-            }
-        });
-        let Ok(mut new_owner) = abandoned.await else { return };
+        let Some((mut previous, mut new_owner)) = abandoned(store, &key, &mine).await else { return };
         new_owner.renew(LEASE).await.expect("the first new_owner takes the claim over");
+        let complete = async |owner: S::Claim| {
+            owner.complete(record(&mine, b"new_owner", TTL), TTL).await.expect("the new_owner completes");
+        };
+        let new_owner = if has_ended {
+            complete(new_owner).await;
+            None
+        } else {
+            Some(new_owner)
+        };
         let done = match how {
             0 => previous.complete(record(&mine, b"previous", TTL), TTL).await,
             1 => previous.release().await,
@@ -149,9 +169,42 @@ pub async fn a_previous_owner_changes_nothing<S: Store>(store: &Attached<S>) {
             matches!(done, Err(StoreError::Lost)),
             "a previous owner changed a claim that was taken over: {done:?}"
         );
-        assert!(matches!(store.begin(&key, &mine).await, Ok(Begin::InFlight(_))), "the claim is the new_owner's");
-        new_owner.complete(record(&mine, b"new_owner", TTL), TTL).await.expect("the new_owner completes");
+        if let Some(new_owner) = new_owner {
+            assert!(matches!(store.begin(&key, &mine).await, Ok(Begin::InFlight(_))), "the claim is the new_owner's");
+            complete(new_owner).await;
+        }
         assert_eq!(content(&store.record(&key, &mine).await).as_deref(), Some(&b"new_owner"[..]));
+    }
+}
+
+/// A request that is late to take an abandoned claim over leaves what the first new owner has left: its record, or a free key.
+///
+/// Passes where the store keeps a claim for as long as its owner lives, or for ever.
+pub async fn a_new_owner_that_is_late_changes_nothing<S: Store>(store: &Attached<S>) {
+    // The key of a record may have less time left than that of an abandoned claim.
+    let ttl = TTL / 2;
+    for completes in [true, false] {
+        let (key, mine) = (key(), fingerprint("mine"));
+        let Some((previous, mut first)) = abandoned(store, &key, &mine).await else { return };
+        drop(previous);
+        let mut late = match store.begin(&key, &mine).await {
+            Ok(Begin::Abandoned(claim)) => claim,
+            begun => panic!("a claim is abandoned until it is taken over, but `begin` gave {}", shown(&begun)),
+        };
+        first.renew(LEASE).await.expect("the first new owner takes the claim over");
+        if completes {
+            first.complete(record(&mine, b"first", ttl), ttl).await.expect("the first new owner completes");
+        } else {
+            first.release().await.expect("the first new owner releases");
+        }
+        let renewed = late.renew(LEASE).await;
+        assert!(matches!(renewed, Err(StoreError::Lost)), "a late request took over what has ended: {renewed:?}");
+        drop(late);
+        if completes {
+            assert_eq!(content(&store.record(&key, &mine).await).as_deref(), Some(&b"first"[..]));
+        } else {
+            assert!(matches!(store.begin(&key, &mine).await, Ok(Begin::Claimed(_))), "the key is free");
+        }
     }
 }
 

@@ -68,6 +68,7 @@ macro_rules! __conformance_cases {
             an_abandoned_claim_can_be_taken_over_once
             a_previous_owner_changes_nothing
             of_many_new_owners_one_takes_over
+            a_new_owner_that_is_late_changes_nothing
             a_claim_outlives_its_lease_even_if_the_ttl_is_shorter
             a_renewed_claim_stays
             a_cloned_claim_repeats_its_completion
