@@ -40,8 +40,8 @@ const MAX_SHARDS: usize = 256;
 const MAX_REMOVED: usize = 64;
 /// How many records it looks at.
 const MAX_LOOKED_AT: usize = 8192;
-/// How often a request makes room for the bytes of a record.
-const MAX_SWEEPS_FOR_BYTES: usize = 16;
+/// How many times as many a request removes, and looks at, for the bytes of a record.
+const FOR_BYTES: usize = 16;
 /// How many keys fill a page.
 const MAX_PAGE: usize = 100;
 
@@ -126,35 +126,39 @@ impl Shared {
         Recorded { record, expires_at: now.after(ttl), replays: 0, _permit: permit }
     }
 
-    /// Adds `bytes` to the permit, and makes room for them if necessary.
+    /// Adds `bytes` to the permit, and makes room for them if necessary. The expired records may be spread over all shards.
     fn grow(&self, permit: &mut QuotaPermit, bytes: usize, now: Timestamp) -> bool {
-        let mut sweeps = 0;
+        let (mut removed, mut look) = (0, self.max_looked_at(FOR_BYTES));
         while !permit.grow(bytes) {
-            sweeps += 1;
-            if sweeps > MAX_SWEEPS_FOR_BYTES || !self.make_room(now) {
+            let swept = if removed < FOR_BYTES * MAX_REMOVED { self.make_room(now, &mut look) } else { 0 };
+            if swept == 0 {
                 return permit.grow(bytes);
             }
+            removed += swept;
         }
         true
     }
 
-    /// Removes a few expired records, wherever there are some. Returns whether there were. In real time the work is bounded: if it
-    /// looks in vain, the janitor goes on.
-    fn make_room(&self, now: Timestamp) -> bool {
+    /// Returns how many records a request may look at. In real time the work is bounded: if it looks in vain, the janitor goes on.
+    fn max_looked_at(&self, times: usize) -> usize {
+        if self.clock().is_real_time() { times * MAX_LOOKED_AT } else { usize::MAX }
+    }
+
+    /// Removes a few expired records from a shard that has some, and looks at up to `look` records for it. Returns how many it removed.
+    fn make_room(&self, now: Timestamp, look: &mut usize) -> usize {
         let (before, after) = self.shards.split_at(self.next_shard.fetch_add(1, Ordering::Relaxed) % self.shards.len());
         let due = after.iter().chain(before).filter(|shard| shard.records.earliest() <= now);
-        let mut left = if self.clock().is_real_time() { MAX_LOOKED_AT } else { usize::MAX };
         for shard in due {
-            let swept = shard.sweep(now, MAX_REMOVED, left);
-            if swept.removed > 0 {
-                return true;
-            }
-            left -= swept.looked_at;
-            if left == 0 {
+            if *look == 0 {
                 break;
             }
+            let swept = shard.sweep(now, MAX_REMOVED, *look);
+            *look -= swept.looked_at;
+            if swept.removed > 0 {
+                return swept.removed;
+            }
         }
-        false
+        0
     }
 }
 
@@ -289,7 +293,7 @@ impl Store for MemoryStore {
             let hidden = shard.records.remove(key).is_some();
             drop(claims);
             // From the start again, since the key may have been claimed meanwhile. Ends if nothing is left to remove.
-            if !(hidden || shared.make_room(now) || !shared.quota.is_full()) {
+            if !(hidden || shared.make_room(now, &mut shared.max_looked_at(1)) > 0 || !shared.quota.is_full()) {
                 return Err(StoreError::Full);
             }
         }

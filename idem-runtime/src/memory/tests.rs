@@ -217,7 +217,7 @@ async fn in_real_time_a_request_looks_at_a_few_records_at_most() {
     }
     let due = || shared.shards.iter().filter(|shard| shard.records.earliest() <= now).count();
     assert_eq!(due(), 4);
-    assert!(!shared.make_room(now));
+    assert_eq!(shared.make_room(now, &mut shared.max_looked_at(1)), 0);
     // Some 3,500 records are in each. It looked at two to their end, and at the next in part.
     assert_eq!(due(), 2);
 }
@@ -263,10 +263,25 @@ async fn a_record_gets_the_room_of_expired_ones() {
     assert!(matches!(begin(&store, 2).await, Ok(Begin::Completed(kept)) if kept == record(500)));
 }
 
+#[tokio::test]
+async fn a_record_gets_the_room_of_expired_ones_that_are_spread_over_many_shards() {
+    let full = 60 * (quota::KEY_BYTES + record(1000).bytes().len());
+    let (store, clock) = with_clock(MemoryStore::builder().max_bytes(full).build());
+    assert_eq!(store.inner.shared.shards.len(), MAX_SHARDS);
+    store.inner.shared.janitor.stop();
+    for number in 0..60 {
+        complete(&store, number, 1000).await;
+    }
+    clock.advance(TTL);
+    let large = record(full - 2 * quota::KEY_BYTES - 1000);
+    claim(&store, 60).await.complete(large.clone(), TTL).await.unwrap();
+    assert!(matches!(begin(&store, 60).await, Ok(Begin::Completed(kept)) if kept == large));
+}
+
 /// What is left of a record of `bytes` bytes for which a full store must make room, if there are more expired records than it
 /// removes.
 async fn recorded_over_expired(bytes: usize) -> Record {
-    let expired = (MAX_SWEEPS_FOR_BYTES + 1) * MAX_REMOVED;
+    let expired = (FOR_BYTES + 1) * MAX_REMOVED;
     let one = quota::KEY_BYTES + record(0).bytes().len();
     let store = MemoryStore::builder().max_entries(expired + 1).max_bytes(expired * one + quota::KEY_BYTES).build();
     let (store, clock) = with_clock(store);
@@ -287,7 +302,7 @@ async fn recorded_over_expired(bytes: usize) -> Record {
 
 #[tokio::test]
 async fn a_record_gets_the_room_of_many_expired_ones_and_no_request_removes_more() {
-    let most = MAX_SWEEPS_FOR_BYTES * MAX_REMOVED * (quota::KEY_BYTES + record(0).bytes().len());
+    let most = FOR_BYTES * MAX_REMOVED * (quota::KEY_BYTES + record(0).bytes().len());
     assert_eq!(recorded_over_expired(most).await.bytes().len(), most);
     assert!(recorded_over_expired(most + 1).await.bytes().len() < most);
 }
