@@ -67,7 +67,7 @@ impl<T: ?Sized> KeyOfText<T> for &KeyExpression<'_, T> {
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be the `key`, since it does not implement `Display`",
     label = "this is neither `Display` nor an `Option` of something that is",
-    note = "name a field that is `Display`, as in `key = event.id`, or write the text with `format!`"
+    note = "name a field that is `Display`, as in `key = event.id`, or write the text with `format!`; for a key in a header, write `header = \"Name\"`"
 )]
 pub trait KeyText {
     #[doc(hidden)]

@@ -17,7 +17,7 @@ pub struct ScopeValue(Scope);
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be part of `scope`, since it does not implement `Display`",
     label = "this is not `Display`",
-    note = "name a field that is `Display`, as in `scope = user.id`, or write the text with `format!`"
+    note = "name a field that is `Display`, as in `scope = user.id`, or write the text with `format!`; for a header, write `scope = header(\"Name\")`"
 )]
 pub trait ScopePart {
     #[doc(hidden)]

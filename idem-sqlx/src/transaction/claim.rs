@@ -108,7 +108,8 @@ impl<D: Dialect> TransactionClaim<D> {
             }
             tracing::warn!(
                 endpoint,
-                "a handler has kept its `Tx` waiting for more than a second; calls to other services belong before or after it"
+                "a handler has kept its `Tx` waiting for more than a second; calls to other services belong before or after it, \
+                 and its statements on the `Tx` and not on the pool"
             );
         })
     }
