@@ -161,6 +161,52 @@ pub trait Store: Send + Sync + 'static {
     }
 }
 
+/// For a store that is used beside its engine, such as one that counts its calls in a test.
+#[deny(clippy::missing_trait_methods)]
+impl<S: Store> Store for Arc<S> {
+    type Claim = S::Claim;
+
+    fn begin(
+        &self,
+        key: &StorageKey,
+        fingerprint: &Fingerprint,
+        options: &BeginOptions,
+    ) -> impl Future<Output = Result<Begin<Self::Claim>, StoreError>> + Send {
+        (**self).begin(key, fingerprint, options)
+    }
+
+    fn ended(&self, key: &StorageKey) -> impl Future<Output = ()> + Send {
+        (**self).ended(key)
+    }
+
+    fn forget(&self, key: &StorageKey) -> impl Future<Output = Result<bool, StoreError>> + Send {
+        (**self).forget(key)
+    }
+
+    fn inspect(&self, key: &StorageKey) -> impl Future<Output = Result<Option<StoredEntry>, StoreError>> + Send {
+        (**self).inspect(key)
+    }
+
+    fn inspect_unknown(
+        &self,
+        from: Option<&Bytes>,
+    ) -> impl Future<Output = Result<KeyPage<StoredEntry>, StoreError>> + Send {
+        (**self).inspect_unknown(from)
+    }
+
+    fn revoke(&self, key: &StorageKey) -> impl Future<Output = Result<bool, StoreError>> + Send {
+        (**self).revoke(key)
+    }
+
+    fn drained(&self) -> impl Future<Output = ()> + Send {
+        (**self).drained()
+    }
+
+    fn attach(&self, clock: &Arc<dyn Clock>) -> StoreCapabilities {
+        (**self).attach(clock)
+    }
+}
+
 /// What a store does itself, and the engine need not do for it.
 ///
 /// ```

@@ -18,6 +18,16 @@ const EMPTY: Usage = Usage { in_flight: 0, completed: 0, entries: 0, bytes: 0 };
 #[cfg(feature = "conformance")]
 mod conformance {
     crate::conformance_tests!(|| async { crate::MemoryStore::new() });
+
+    mod in_an_arc {
+        crate::conformance_tests!(|| async { std::sync::Arc::new(crate::MemoryStore::new()) });
+    }
+}
+
+#[test]
+fn an_arc_of_a_store_has_the_name_of_the_store() {
+    use crate::telemetry::counters::name_of;
+    assert_eq!((name_of::<MemoryStore>(), name_of::<Arc<MemoryStore>>()), ("MemoryStore", "MemoryStore"));
 }
 
 fn key(number: usize) -> StorageKey {

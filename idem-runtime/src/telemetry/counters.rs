@@ -124,9 +124,10 @@ impl Operation {
     }
 }
 
-/// Returns the name of a store's type, without its path and its parameters.
+/// Returns the name of a store's type, without an `Arc` around it, its path and its parameters.
 pub(crate) fn name_of<S>() -> &'static str {
-    let path = std::any::type_name::<S>().split('<').next().unwrap_or_default();
+    let name = std::any::type_name::<S>();
+    let path = name.trim_start_matches("alloc::sync::Arc<").split(['<', '>']).next().unwrap_or_default();
     path.rsplit("::").next().unwrap_or_default()
 }
 
