@@ -134,14 +134,19 @@ impl Idempotency {
         IdempotencyBuilder::new(Arc::new(store))
     }
 
-    /// Returns the store, if it is an `S`, or the one behind a cache.
+    /// Returns the store, if it is an `S`, or the one behind a cache or in an `Arc`.
     pub(crate) fn store<S: Store>(&self) -> Option<&S> {
+        fn find<S: Store>(store: &dyn Any) -> Option<&S> {
+            store.downcast_ref().or_else(|| store.downcast_ref::<Arc<S>>().map(|shared| &**shared))
+        }
         let store: &dyn Any = &*self.handle.core.store;
         #[cfg(feature = "cached")]
-        if let Some(cached) = store.downcast_ref::<CachedStore<S>>() {
+        if let Some(cached) = find::<CachedStore<S>>(store) {
+            return Some(cached.store());
+        } else if let Some(cached) = find::<CachedStore<Arc<S>>>(store) {
             return Some(cached.store());
         }
-        store.downcast_ref()
+        find(store)
     }
 
     pub(crate) fn namespace(&self) -> &str {

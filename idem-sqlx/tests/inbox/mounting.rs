@@ -1,5 +1,6 @@
 //! Which store the engine has.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use idem_runtime::{CachedStore, Idempotency};
@@ -53,14 +54,22 @@ async fn a_store_in_another_database_is_an_error_that_says_what_to_mount() {
 }
 
 #[tokio::test]
-async fn a_store_behind_a_cache_is_in_its_database() {
-    let mut shop = Shop::postgres().await;
-    let store = PostgresStore::from_pool(shop.pool.clone());
-    shop.idempotency = Idempotency::new(CachedStore::new(store));
-    for _ in 0..2 {
-        assert_eq!(shop.deliver(shop.once("a")).await.unwrap(), "run 1");
+async fn a_store_behind_a_cache_or_in_an_arc_is_in_its_database() {
+    let shop = Shop::postgres().await;
+    let store = || PostgresStore::from_pool(shop.pool.clone());
+    let mounted = [
+        Idempotency::new(Arc::new(store())),
+        Idempotency::new(CachedStore::new(store())),
+        Idempotency::new(CachedStore::new(Arc::new(store()))),
+        Idempotency::new(Arc::new(CachedStore::new(store()))),
+    ];
+    for (number, idempotency) in mounted.iter().enumerate() {
+        for _ in 0..2 {
+            let value = shop.deliver(idempotency.once("ship", number.to_string())).await.unwrap();
+            assert_eq!(value, format!("run {}", number + 1));
+        }
     }
-    assert_eq!(shop.effects("shipped").await, 1);
+    assert_eq!(shop.effects("shipped").await, mounted.len());
 }
 
 #[tokio::test]
