@@ -270,6 +270,10 @@ impl<D: Dialect> Store for SqlStore<D> {
                 }
             }
             if let Some(begun) = table.begin_beside_holder(key, fingerprint, options.info.as_ref()).await? {
+                // An earlier try, whose reply did not come in time, may be what holds the key until its commit ends.
+                if guard.in_doubt().get() && matches!(&begun, Begin::InFlight(found) if found == fingerprint) {
+                    return Err(failed(Problem::TimedOut { waited: executor.timeout }).into());
+                }
                 return Ok(begun);
             }
             // Another statement won, and this one could not see its row. The next one will.

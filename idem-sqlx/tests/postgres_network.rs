@@ -90,6 +90,22 @@ async fn an_unconfirmed_claim_is_released_long_before_its_lease_expires() {
     assert_eq!(state_of(&apart.near, &key).await, "completed: response");
 }
 
+/// A refusal would say that another request has the key, and an endpoint may acknowledge an event because of it.
+#[tokio::test]
+async fn a_begin_whose_commit_is_slow_does_not_take_its_own_first_try_for_another_request() {
+    let apart = apart().await;
+    let key = key();
+    apart.server.sql(
+        "CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN PERFORM pg_sleep(3); RETURN NULL; END'; \
+         CREATE CONSTRAINT TRIGGER slow AFTER INSERT ON idempotency DEFERRABLE INITIALLY DEFERRED \
+             FOR EACH ROW EXECUTE FUNCTION slow()",
+    );
+    let refused = apart.store.begin(&key, &MINE, &OPTIONS).await;
+    assert!(matches!(&refused, Err(lost) if matches!(problem(lost), Problem::TimedOut { .. })), "{}", shown(&refused));
+    apart.server.sql("DROP TRIGGER slow ON idempotency");
+    claim_in_time(&apart.near, &key).await;
+}
+
 #[tokio::test]
 async fn an_unconfirmed_claim_is_released_after_no_connection_was_left() {
     let apart = apart().await;
