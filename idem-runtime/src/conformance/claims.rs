@@ -237,6 +237,21 @@ pub async fn of_many_new_owners_one_takes_over<S: Store>(store: &Attached<S>) {
     assert!(owners.len() <= 1, "{} new_owners took one claim over", owners.len());
 }
 
+/// An owner that renews its claim after the lease has expired, and before another request takes it over, keeps it.
+///
+/// Passes where the store keeps a claim for as long as its owner lives, or for ever, and where such an owner has lost it.
+pub async fn an_owner_that_is_only_late_keeps_its_claim<S: Store>(store: &Attached<S>) {
+    let (key, mine) = (key(), fingerprint("mine"));
+    let Some((mut owner, mut late)) = abandoned(store, &key, &mine).await else { return };
+    if owner.renew(LEASE).await.is_err() {
+        return;
+    }
+    let renewed = late.renew(LEASE).await;
+    assert!(matches!(renewed, Err(StoreError::Lost)), "a claim was taken over that its owner has renewed: {renewed:?}");
+    drop(late);
+    owner.complete(record(&mine, b"response", TTL), TTL).await.expect("the owner completes");
+}
+
 /// A claim is in flight until its lease has expired, and abandoned then, also if the TTL is shorter than the lease. It is not free:
 /// its owner may be cut off from the store and still run the handler.
 ///
@@ -291,9 +306,13 @@ pub async fn a_renewed_claim_stays<S: Store>(store: &Attached<S>) {
 pub async fn a_cloned_claim_repeats_its_completion<S: Store>(store: &Attached<S>) {
     let (key, mine) = (key(), fingerprint("mine"));
     let claim = store.claim(&key, &mine).await;
-    let Some(clone) = claim.try_clone() else { return };
+    let [Some(clone), Some(mut renews), Some(releases)] = [(); 3].map(|()| claim.try_clone()) else { return };
     claim.complete(record(&mine, b"response", TTL), TTL).await.expect("the owner completes");
     clone.complete(record(&mine, b"response", TTL), TTL).await.expect("the owner completes again");
+    let renewed = renews.renew(LEASE).await;
+    assert!(matches!(renewed, Err(StoreError::Lost)), "a record was renewed: {renewed:?}");
+    let released = releases.release().await;
+    assert!(matches!(released, Err(StoreError::Lost)), "a record was released: {released:?}");
     assert_eq!(content(&store.record(&key, &mine).await).as_deref(), Some(&b"response"[..]));
 }
 

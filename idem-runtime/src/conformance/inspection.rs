@@ -125,6 +125,11 @@ pub async fn what_has_expired_is_not_found<S: Store>(store: &Attached<S>) {
     })
     .await;
     assert!(SystemClock::new().now() >= earliest, "the record was gone before its TTL");
+    let from = info(&key, "/later");
+    let claim = store.claim_from(&key, LEASE, &from).await;
+    let found = store.inspect(&key).await.flatten().expect("the claim is there");
+    assert_eq!(found.info.as_ref(), Some(&from), "nothing is left of what has expired");
+    drop(claim);
 }
 
 /// A claim whose owner is gone is shown as abandoned when it is, with its info; the new owner has its own.

@@ -69,6 +69,7 @@ macro_rules! __conformance_cases {
             a_previous_owner_changes_nothing
             of_many_new_owners_one_takes_over
             a_new_owner_that_is_late_changes_nothing
+            an_owner_that_is_only_late_keeps_its_claim
             a_claim_outlives_its_lease_even_if_the_ttl_is_shorter
             a_renewed_claim_stays
             a_cloned_claim_repeats_its_completion
