@@ -53,9 +53,11 @@ impl<D: Dialect> Transactions<D> {
         usize::try_from(self.pool.options().get_max_connections()).unwrap_or(usize::MAX)
     }
 
-    /// Returns whether a transaction that begins now would wait for others, or for a connection.
+    /// Returns whether a transaction that begins now would wait for others, or for the service to return a connection.
     fn must_queue(&self) -> bool {
-        self.pool.num_idle() == 0 || self.permits.available_permits() == 0
+        let is_pool_busy =
+            self.pool.num_idle() == 0 && usize::try_from(self.pool.size()).is_ok_and(|size| size >= self.connections());
+        is_pool_busy || self.permits.available_permits() == 0
     }
 
     async fn permit(&self) -> Result<OwnedSemaphorePermit, Problem> {
