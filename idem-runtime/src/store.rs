@@ -332,12 +332,12 @@ pub enum KeyState {
 /// The right to run the handler. Only its owner has this value, so no one else can complete or release it, and the compiler
 /// prevents a second completion.
 pub trait Claim: Send + 'static {
-    /// Extends the lease to `lease` from now. On an abandoned claim, this takes the claim over.
+    /// Extends the lease to `lease` from now. On an abandoned claim, this takes the claim over, unless its owner has renewed it since.
     ///
     /// Cancel safe: the engine drops the future if the handler ends meanwhile.
     ///
     /// # Errors
-    /// [`StoreError::Lost`] if the claim is no longer the owner's.
+    /// [`StoreError::Lost`] if the claim is no longer the owner's, or no longer abandoned.
     fn renew(&mut self, lease: Duration) -> impl Future<Output = Result<(), StoreError>> + Send;
 
     /// Replaces the claim by `record`, which lives for `ttl` from now.

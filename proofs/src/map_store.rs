@@ -47,8 +47,8 @@ pub struct MapClaim {
     key: StorageKey,
     owner: u64,
     lease: Duration,
-    /// The owner that left the claim, while this one has not taken it over.
-    former: Option<u64>,
+    /// The owner that left the claim and the end of its lease, while this one has not taken it over.
+    former: Option<(u64, Timestamp)>,
 }
 
 impl MapStore {
@@ -79,7 +79,7 @@ impl MapStore {
         }
     }
 
-    fn claim(&self, key: StorageKey, owner: u64, lease: Duration, former: Option<u64>) -> MapClaim {
+    fn claim(&self, key: StorageKey, owner: u64, lease: Duration, former: Option<(u64, Timestamp)>) -> MapClaim {
         MapClaim { store: self.clone(), key, owner, lease, former }
     }
 
@@ -123,7 +123,7 @@ impl Store for MapStore {
             } else if now < entry.until || entry.fingerprint != *fingerprint {
                 return Ok(Begin::InFlight(entry.fingerprint));
             } else {
-                return Ok(Begin::Abandoned(self.claim(*key, me, lease, Some(entry.owner))));
+                return Ok(Begin::Abandoned(self.claim(*key, me, lease, Some((entry.owner, entry.until)))));
             }
         }
         if !self.has_room(&mut map, now) {
@@ -152,11 +152,15 @@ impl Store for MapStore {
 }
 
 impl MapClaim {
-    /// Changes the entry if it is still `owner`'s: a compare-and-set. The entry is removed if `change` leaves nothing.
-    fn change(&self, owner: u64, change: impl FnOnce(Entry) -> Option<Entry>) -> Result<(), StoreError> {
+    /// Changes the entry if it is as `expected`: a compare-and-set. The entry is removed if `change` leaves nothing.
+    fn change(
+        &self,
+        expected: impl FnOnce(&Entry) -> bool,
+        change: impl FnOnce(Entry) -> Option<Entry>,
+    ) -> Result<(), StoreError> {
         let mut map = self.store.lock();
         let Place::Occupied(mut place) = map.entries.entry(self.key) else { return Err(StoreError::Lost) };
-        if place.get().owner != owner && !self.store.has(Fault::NoOwnerToken) {
+        if !expected(place.get()) && !self.store.has(Fault::NoOwnerToken) {
             return Err(StoreError::Lost);
         }
         match change(place.get().clone()) {
@@ -170,7 +174,12 @@ impl MapClaim {
 impl Claim for MapClaim {
     async fn renew(&mut self, lease: Duration) -> Result<(), StoreError> {
         let (me, until) = (self.owner, self.store.now().after(lease));
-        self.change(self.former.unwrap_or(me), |entry| Some(Entry { owner: me, until, ..entry }))?;
+        let expected = |entry: &Entry| match self.former {
+            // Its owner may have renewed it since.
+            Some(former) => (entry.owner, entry.until) == former,
+            None => entry.owner == me && entry.record.is_none(),
+        };
+        self.change(expected, |entry| Some(Entry { owner: me, until, ..entry }))?;
         self.former = None;
         Ok(())
     }
@@ -178,15 +187,18 @@ impl Claim for MapClaim {
     async fn complete(self, record: Record, ttl: Duration) -> Result<(), StoreError> {
         let lives = if self.store.has(Fault::RecordDiesWithLease) { self.lease } else { ttl };
         let until = self.store.now().after(lives);
-        self.change(self.owner, |entry| {
-            // Repeated by the same owner, it gets the same reply and changes nothing.
-            let repeated = entry.record.is_some() && entry.owner == self.owner;
-            Some(if repeated { entry } else { Entry { record: Some(record), until, ..entry } })
-        })
+        self.change(
+            |entry| entry.owner == self.owner,
+            |entry| {
+                // Repeated by the same owner, it gets the same reply and changes nothing.
+                let repeated = entry.record.is_some() && entry.owner == self.owner;
+                Some(if repeated { entry } else { Entry { record: Some(record), until, ..entry } })
+            },
+        )
     }
 
     async fn release(self) -> Result<(), StoreError> {
-        self.change(self.owner, |_| None)
+        self.change(|entry| entry.owner == self.owner && entry.record.is_none(), |_| None)
     }
 
     fn try_clone(&self) -> Option<Self> {

@@ -91,14 +91,15 @@ async fn the_suite_finds_check_then_act() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_suite_finds_a_missing_owner_token() {
-    assert!(conforms!(a_previous_owner_changes_nothing, map(None)));
+    assert!(conforms!(a_previous_owner_changes_nothing, MapStore::new(10, None)));
     assert!(conforms!(a_previous_owner_changes_nothing, memory()));
-    assert!(!conforms!(a_previous_owner_changes_nothing, map(Fault::NoOwnerToken)));
+    assert!(!conforms!(a_previous_owner_changes_nothing, MapStore::new(10, Some(Fault::NoOwnerToken))));
+    assert!(!conforms!(an_owner_that_is_only_late_keeps_its_claim, map(Fault::NoOwnerToken)));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_suite_finds_a_claim_that_vanishes_with_its_lease() {
-    assert!(!conforms!(a_previous_owner_changes_nothing, map(Fault::ClaimVanishesWithLease)));
+    assert!(!conforms!(a_previous_owner_changes_nothing, MapStore::new(10, Some(Fault::ClaimVanishesWithLease))));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
