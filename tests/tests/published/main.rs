@@ -44,5 +44,13 @@ pub fn metadata() -> Value {
 fn cargo(arguments: &[&str]) -> Command {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.args(arguments);
+    // The build script of `ring` reads what cargo says of the package, and a test has these variables too: with them it would be built
+    // again, and once more in the next build without them.
+    for (name, _) in std::env::vars_os() {
+        let is_of_this_package = |name: &str| name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_");
+        if name.to_str().is_some_and(is_of_this_package) {
+            command.env_remove(name);
+        }
+    }
     command
 }
