@@ -16,12 +16,14 @@ use axum::routing::{any, post};
 use idem_axum::metrics::{ALL, Kind};
 use idem_axum::{
     Begin, BeginOptions, Clock, Fingerprint, Idempotency, IdempotencyKey, IdempotencyLayer, Key, MemoryClaim,
-    MemoryStore, Outcome, Policy, Record, Scope, StorageKey, Store, StoreCapabilities, StoreError, idempotent,
+    MemoryStore, Outcome, Policy, Record, RefusalReason, Scope, StorageKey, Store, StoreCapabilities, StoreError,
+    StoredEntry, idempotent,
 };
 use idem_runtime::transaction::TransactionSlot;
 use idem_testkit::intercept::{Hooks, Intercept};
 use idem_testkit::wait::until;
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
+use serde::{Deserialize, Serialize};
 use tokio::sync::Semaphore;
 use tower::ServiceExt;
 
@@ -249,6 +251,91 @@ fn a_store_that_fails_is_counted_by_step() {
     });
 }
 
+/// The store panics in one step, and never replies to another.
+struct Stuck;
+
+impl Hooks<MemoryStore> for Stuck {
+    async fn begin(
+        &self,
+        store: &MemoryStore,
+        key: &StorageKey,
+        fingerprint: &Fingerprint,
+        options: &BeginOptions,
+    ) -> Result<Begin<MemoryClaim>, StoreError> {
+        store.begin(key, fingerprint, options).await
+    }
+
+    /// As a store outside the process: its leases are renewed.
+    fn attach(&self, store: &MemoryStore, clock: &Arc<dyn Clock>) -> StoreCapabilities {
+        let _ = store.attach(clock);
+        StoreCapabilities::default()
+    }
+
+    async fn renew(&self, _: &mut MemoryClaim, _: Duration) -> Result<(), StoreError> {
+        std::future::pending().await
+    }
+
+    async fn complete(&self, _: MemoryClaim, _: Record, _: Duration) -> Result<(), StoreError> {
+        std::future::pending().await
+    }
+
+    async fn inspect(&self, _: &MemoryStore, _: &StorageKey) -> Result<Option<StoredEntry>, StoreError> {
+        panic!("the store panics")
+    }
+}
+
+#[test]
+fn a_step_that_gets_no_reply_or_panics_has_failed() {
+    Counted::during(|counted| async move {
+        let idempotency =
+            Idempotency::builder(Intercept::new(MemoryStore::new(), Stuck)).lease(Duration::from_millis(240)).build();
+        let app = setup(&idempotency);
+        assert_eq!(ask(&app, "POST", "/orders/1", Some("a")).await, 200);
+        idempotency.drain().await;
+        let failed = |operation| format!(r#"store_errors_total{{store="Intercept",operation="{operation}"}}"#);
+        // The handler ended while the second renewal was still awaited.
+        counted.assert(&[
+            (&failed("renew"), 1.0),
+            (&failed("complete"), 1.0),
+            (&failed("inspect"), 1.0),
+            ("failed_completions_total", 1.0),
+        ]);
+        let key = Key::parse(b"b").unwrap();
+        assert!(idempotency.inspect(&Scope::GLOBAL, &key).await.is_err());
+        counted.assert(&[(&failed("inspect"), 2.0)]);
+    });
+}
+
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+struct Parcel {
+    number: u32,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Label {
+    text: String,
+}
+
+#[test]
+fn a_value_that_no_longer_decodes_is_no_replay() {
+    Counted::during(|counted| async move {
+        let idempotency = Idempotency::in_memory();
+        let once = || idempotency.once("ship", "order-17");
+        let shipped = async || Ok::<_, RefusalReason>(Parcel { number: 7 });
+        for _ in 0..2 {
+            assert_eq!(once().run(shipped).await.unwrap(), Parcel { number: 7 });
+        }
+        let labelled = async || Ok::<_, RefusalReason>(Label { text: "7".to_owned() });
+        let refused = once().run(labelled).await.unwrap_err();
+        assert!(matches!(refused, RefusalReason::StoreUnavailable(StoreError::Unreadable(_))), "{refused:?}");
+        counted.assert(&[
+            (r#"executions_total{endpoint="once ship"}"#, 1.0),
+            (r#"replays_total{endpoint="once ship"}"#, 1.0),
+            (r#"refusals_total{endpoint="once ship",code="idempotency_store_unavailable"}"#, 1.0),
+        ]);
+    });
+}
+
 #[test]
 fn an_operator_is_no_request() {
     Counted::during(|counted| async move {
@@ -441,6 +528,22 @@ fn a_request_without_a_key_is_counted_by_what_becomes_of_it() {
         let of_endpoints: Vec<_> = lines.keys().filter(|line| line.contains("endpoint=")).collect();
         assert_eq!(of_endpoints.len(), wanted.len(), "{of_endpoints:#?}");
         counted.assert(&wanted.each_ref().map(|line| (line.as_str(), 1.0)));
+    });
+}
+
+#[test]
+fn what_the_guide_says_to_watch_begins_at_zero() {
+    Counted::during(|counted| async move {
+        drop(Idempotency::in_memory());
+        let failed = |operation| format!(r#"store_errors_total{{store="MemoryStore",operation="{operation}"}}"#);
+        let failed = ["begin", "renew", "complete", "release", "forget", "inspect", "revoke"].map(failed);
+        counted.assert(&failed.each_ref().map(|line| (line.as_str(), 0.0)));
+        counted.assert(&[
+            ("abandoned_claims_total", 0.0),
+            ("failed_completions_total", 0.0),
+            (r#"admission_refusals_total{reason="store_full"}"#, 0.0),
+            (r#"admission_refusals_total{reason="too_many_executions"}"#, 0.0),
+        ]);
     });
 }
 

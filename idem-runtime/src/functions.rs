@@ -24,7 +24,7 @@ use crate::error::StoreError;
 use crate::fingerprint::Fingerprint;
 use crate::key::StorageKey;
 use crate::lease::Lease;
-use crate::outcome::{Executed, Outcome, Recording, RefusalReason, RunResult, codes};
+use crate::outcome::{Executed, Outcome, Recording, RefusalReason, Replay, RunResult, codes};
 use crate::panics::{discard, drop_quietly};
 use crate::record::RecordBuilder;
 use crate::store::Store;
@@ -220,18 +220,19 @@ impl Once {
                 Executed { response: (), recording: Recording::Done(outcome) }
             })
         });
-        match self.run_boxed(handler).await? {
+        let (result, span) = self.run_boxed(handler).await;
+        match result? {
             RunResult::Executed(()) => match receiver.try_recv() {
                 Ok(Ok(result)) => result,
                 Ok(Err(panic)) => resume_unwind(panic),
                 Err(_) => Err(RefusalReason::OutcomeUnknown.into()),
             },
-            RunResult::Replayed(replay) => Ok(decode(key, replay.content())?),
+            RunResult::Replayed(replay) => Ok(replayed(&span, key, &replay)?),
         }
     }
 
     /// Runs the engine. Nothing from here on is compiled once more for each function.
-    async fn run_boxed(self, handler: BoxedHandler) -> Result<RunResult<()>, RefusalReason> {
+    async fn run_boxed(self, handler: BoxedHandler) -> (Result<RunResult<()>, RefusalReason>, RequestSpan) {
         let Self { idempotency, key, name, rules, fingerprint } = self;
         let span = RequestSpan::new(|| name);
         let work = async {
@@ -243,7 +244,7 @@ impl Once {
             report(&span, &result);
             result
         };
-        span.instrument(work).await
+        (span.instrument(work).await, span)
     }
 
     /// Returns the store of the engine, if it is an `S`.
@@ -286,7 +287,7 @@ impl Once {
         match span.instrument(work).await? {
             RunResult::Executed(Ok(result)) => result,
             RunResult::Executed(Err(panic)) => resume_unwind(panic),
-            RunResult::Replayed(replay) => Ok(decode(key, replay.content())?),
+            RunResult::Replayed(replay) => Ok(replayed(&span, key, &replay)?),
         }
     }
 
@@ -371,13 +372,21 @@ fn name(scope: &[u8]) -> Endpoint {
     Endpoint::new("once", &scope.replace(char::is_control, "\u{fffd}"))
 }
 
-/// Writes to the span what a call that did not run its function got.
-fn report<T>(span: &RequestSpan, result: &Result<RunResult<T>, RefusalReason>) {
-    match result {
-        Ok(RunResult::Executed(_)) => {}
-        Ok(RunResult::Replayed(replay)) => span.replayed(replay),
-        Err(reason) => span.refused(code(reason)),
+/// Writes a refusal to the span. A replay is one only if its value can be read.
+fn report<T>(span: &RequestSpan, result: &Result<T, RefusalReason>) {
+    if let Err(reason) = result {
+        span.refused(code(reason));
     }
+}
+
+/// Returns the recorded value, and writes to the span what the call gets.
+fn replayed<T: DeserializeOwned>(span: &RequestSpan, key: StorageKey, replay: &Replay) -> Result<T, RefusalReason> {
+    let value = decode(key, replay.content());
+    report(span, &value);
+    if value.is_ok() {
+        span.replayed(replay);
+    }
+    value
 }
 
 /// What a function returned, or what it panicked with.

@@ -11,6 +11,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use super::begin::STORE_TIMEOUT;
+use super::renew::renewal_timeout;
 use crate::clock::Clock;
 use crate::error::StoreError;
 use crate::fingerprint::Fingerprint;
@@ -88,7 +90,9 @@ impl<S: Store> DynStore for S {
         options: BeginOptions,
     ) -> StoreFuture<'static, Begin<BoxClaim>> {
         StoreFuture::new(async move {
-            let timer = StoreTimer::start::<S>(Operation::Begin);
+            // A transaction may queue, and the store limits its time.
+            let limit = if options.transaction.is_some() { Duration::MAX } else { STORE_TIMEOUT };
+            let timer = StoreTimer::start::<S>(Operation::Begin, limit);
             let begun = timer.finish(Store::begin(&*self, &key, &fingerprint, &options).await)?;
             let boxed = |claim: S::Claim| -> BoxClaim { Box::new(TypedClaim::<S>(claim)) };
             Ok(match begun {
@@ -111,28 +115,28 @@ impl<S: Store> DynStore for S {
 
     fn forget(self: Arc<Self>, key: StorageKey) -> StoreFuture<'static, bool> {
         StoreFuture::new(async move {
-            let timer = StoreTimer::start::<S>(Operation::Forget);
+            let timer = StoreTimer::start::<S>(Operation::Forget, STORE_TIMEOUT);
             timer.finish(Store::forget(&*self, &key).await)
         })
     }
 
     fn inspect(self: Arc<Self>, key: StorageKey) -> StoreFuture<'static, Option<StoredEntry>> {
         StoreFuture::new(async move {
-            let timer = StoreTimer::start::<S>(Operation::Inspect);
+            let timer = StoreTimer::start::<S>(Operation::Inspect, STORE_TIMEOUT);
             timer.finish(Store::inspect(&*self, &key).await)
         })
     }
 
     fn inspect_unknown(self: Arc<Self>, from: Option<Bytes>) -> StoreFuture<'static, KeyPage<StoredEntry>> {
         StoreFuture::new(async move {
-            let timer = StoreTimer::start::<S>(Operation::Inspect);
+            let timer = StoreTimer::start::<S>(Operation::Inspect, STORE_TIMEOUT);
             timer.finish(Store::inspect_unknown(&*self, from.as_ref()).await)
         })
     }
 
     fn revoke(self: Arc<Self>, key: StorageKey) -> StoreFuture<'static, bool> {
         StoreFuture::new(async move {
-            let timer = StoreTimer::start::<S>(Operation::Revoke);
+            let timer = StoreTimer::start::<S>(Operation::Revoke, STORE_TIMEOUT);
             timer.finish(Store::revoke(&*self, &key).await)
         })
     }
@@ -160,21 +164,21 @@ struct TypedClaim<S: Store>(S::Claim);
 impl<S: Store> DynClaim for TypedClaim<S> {
     fn renew(&mut self, lease: Duration) -> StoreFuture<'_, ()> {
         StoreFuture::new(async move {
-            let timer = StoreTimer::start::<S>(Operation::Renew);
+            let timer = StoreTimer::start::<S>(Operation::Renew, renewal_timeout(lease));
             timer.finish(Claim::renew(&mut self.0, lease).await)
         })
     }
 
     fn complete(self: Box<Self>, record: Record, ttl: Duration) -> StoreFuture<'static, ()> {
         StoreFuture::new(async move {
-            let timer = StoreTimer::start::<S>(Operation::Complete);
+            let timer = StoreTimer::start::<S>(Operation::Complete, STORE_TIMEOUT);
             timer.finish(Claim::complete(self.0, record, ttl).await)
         })
     }
 
     fn release(self: Box<Self>) -> StoreFuture<'static, ()> {
         StoreFuture::new(async move {
-            let timer = StoreTimer::start::<S>(Operation::Release);
+            let timer = StoreTimer::start::<S>(Operation::Release, STORE_TIMEOUT);
             timer.finish(Claim::release(self.0).await)
         })
     }

@@ -49,6 +49,12 @@ impl Renewal {
     }
 }
 
+/// Returns how long a reply to a renewal is awaited: long enough for a slow one, and short enough that a lost one does not cost the
+/// lease.
+pub(super) fn renewal_timeout(lease: Duration) -> Duration {
+    STORE_TIMEOUT.min(lease / 2)
+}
+
 impl Core {
     /// Awaits `work`, and renews the lease of `claim` meanwhile. `work` has its own task, so that it may block its thread.
     pub(super) async fn renewing<R: Send + 'static>(
@@ -73,8 +79,7 @@ impl Core {
             let renewed = tokio::select! {
                 biased;
                 ended = &mut task => return result_of(ended).await,
-                // Long enough for a slow reply, and short enough that a lost one does not cost the lease.
-                renewed = within(STORE_TIMEOUT.min(span / 2), claim.renew(lease)) => renewed,
+                renewed = within(renewal_timeout(lease), claim.renew(lease)) => renewed,
             };
             match renewed {
                 Ok(()) => {

@@ -13,14 +13,14 @@
 //! |---|---|---|---|
 //! | `idempotency_executions_total` | counter | `endpoint` | executions that started |
 //! | `idempotency_replays_total` | counter | `endpoint` | requests that got a replay |
-//! | `idempotency_refusals_total` | counter | `endpoint`, `code` | requests that the runtime refused |
+//! | `idempotency_refusals_total` | counter | `endpoint`, `code` | requests that the runtime refused; also executions whose handler panicked or ran longer than its `timeout`, or whose transaction was not committed |
 //! | `idempotency_unprotected_total` | counter | `endpoint`, `reason` | handlers that ran without protection: `key_missing` if the key is optional, or `store_unavailable` if the policy allows it |
 //! | `idempotency_shadow_total` | counter | `endpoint`, `would` | requests to endpoints in shadow mode, by what would have happened: `execute`, `replay`, `wait`, `reject`, `unread`, or the code of a refusal |
-//! | `idempotency_handler_seconds` | histogram | `endpoint` | time from the start of a handler to its response; not in shadow mode |
+//! | `idempotency_handler_seconds` | histogram | `endpoint` | time from the start of a handler to its response; not in shadow mode, and not without a key |
 //! | `idempotency_executions_in_flight` | gauge | | executions that run now, including those that are still being recorded; not those in shadow mode |
 //! | `idempotency_waiters` | gauge | | requests that wait now for another request's execution |
-//! | `idempotency_store_seconds` | histogram | `store`, `operation` | time that one step of the store took |
-//! | `idempotency_store_errors_total` | counter | `store`, `operation` | steps of the store that failed; a full store and a lost claim are no failures |
+//! | `idempotency_store_seconds` | histogram | `store`, `operation` | time that one step of the store took; not of `run_in`, whose steps are statements of its caller |
+//! | `idempotency_store_errors_total` | counter | `store`, `operation` | steps of the store that failed, panicked, or got no reply in time; a full store and a lost claim are no failures |
 //! | `idempotency_admission_refusals_total` | counter | `reason` | new keys that were refused because there was no room: `store_full` or `too_many_executions` |
 //! | `idempotency_abandoned_claims_total` | counter | | requests that found an abandoned claim |
 //! | `idempotency_failed_completions_total` | counter | | claims that could not be completed or released |

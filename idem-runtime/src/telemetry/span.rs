@@ -7,6 +7,7 @@ use std::fmt;
 use std::future::Future;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
+use std::thread;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -275,19 +276,23 @@ pub(crate) struct StoreTimer {
     span: Option<Arc<SpanInner>>,
     /// `None` if nothing is measured.
     started: Option<Instant>,
+    /// How long the engine waits for the step.
+    limit: Duration,
+    is_finished: bool,
 }
 
 impl StoreTimer {
-    /// Starts a step of a store of the type `S`.
-    pub(crate) fn start<S>(operation: Operation) -> Self {
+    /// Starts a step of a store of the type `S`, which the engine drops after `limit`.
+    pub(crate) fn start<S>(operation: Operation, limit: Duration) -> Self {
         let span = RequestSpan::current().0;
         let started = (counters::ON || span.is_some()).then(Instant::now);
         let store = if counters::ON { counters::name_of::<S>() } else { "" };
-        Self { store, operation, span, started }
+        Self { store, operation, span, started, limit, is_finished: false }
     }
 
     /// Ends the step, and counts it if it failed.
-    pub(crate) fn finish<T>(self, result: Result<T, StoreError>) -> Result<T, StoreError> {
+    pub(crate) fn finish<T>(mut self, result: Result<T, StoreError>) -> Result<T, StoreError> {
+        self.is_finished = true;
         if matches!(result, Err(StoreError::Unavailable(_) | StoreError::Unreadable(_))) {
             counters::step_failed(self.store, self.operation);
         }
@@ -299,6 +304,10 @@ impl Drop for StoreTimer {
     fn drop(&mut self) {
         let Some(time) = self.started.map(|started| started.elapsed()) else { return };
         counters::step(self.store, self.operation, time);
+        // Any other step that is dropped is not needed any more: the renewal of a claim whose handler has ended, say.
+        if !self.is_finished && (time >= self.limit || thread::panicking()) {
+            counters::step_failed(self.store, self.operation);
+        }
         // Renewals happen while the handler runs, and the request does not wait for them.
         if let Some(span) = self.span.as_ref().filter(|_| self.operation != Operation::Renew) {
             span.store.add(time);
