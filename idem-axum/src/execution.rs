@@ -233,10 +233,14 @@ pub(crate) fn refused(
     match slot.and_then(TransactionSlot::fault) {
         None => config.refuse(&span(), Refusal::new(reason, policy)),
         Some(fault) => {
-            tracing::error!(
-                fault,
-                "a handler with an argument `Tx` failed: its response was not sent and not recorded"
-            );
+            let span = span();
+            span.rejected();
+            span.in_scope(|| {
+                tracing::error!(
+                    fault,
+                    "a handler with an argument `Tx` failed: its response was not sent and not recorded"
+                );
+            });
             StatusCode::INTERNAL_SERVER_ERROR.into_response()
         }
     }

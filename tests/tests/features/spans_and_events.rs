@@ -1,16 +1,19 @@
 //! What an operator sees: one span for each protected request, and events at the level that fits.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::extract::State;
+use axum::extract::{FromRequestParts, State};
 use axum::http::StatusCode;
+use axum::http::request::Parts;
 use axum::routing::{any, post};
 use axum::{Json, Router};
 use idem_axum::{
     Begin, BeginOptions, Claim, Clock, Fingerprint, Idempotency, IdempotencyBuilder, MemoryClaim, MemoryStore, Policy,
     Record, StorageKey, Store, StoreCapabilities, StoreError, idempotent,
 };
+use idem_runtime::transaction::TransactionSlot;
 use idem_testkit::intercept::{Hooks, Intercept};
 use idem_tests::{Ask, CapturedSpan, Faults, Probe, Setup, Spans, post as send};
 use tracing::Level;
@@ -300,6 +303,35 @@ async fn a_handler_that_panics_or_hangs_is_an_execution_with_an_error() {
         let [event] = &loud[..] else { panic!("one event: {loud:?}") };
         assert_eq!((event.level, event.get("code")), (Level::ERROR, Some(code)));
         assert!(!format!("{events:?}").contains("a secret"), "{events:?}");
+    }
+}
+
+/// An argument that wants a transaction, as the `Tx` of `idem-sqlx` does.
+struct Tx;
+
+impl<S: Sync> FromRequestParts<S> for Tx {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Infallible> {
+        assert!(parts.extensions.get::<TransactionSlot>().unwrap().want::<()>());
+        Ok(Self)
+    }
+}
+
+#[idempotent]
+async fn transfers(_tx: Tx) {}
+
+#[tokio::test]
+async fn a_transaction_that_its_store_does_not_open_is_a_rejection_with_an_error() {
+    let setup = Setup::of(Router::new().route("/", post(transfers)));
+    for ask in [send("/").key("k"), send("/")] {
+        let (spans, _guard) = Spans::capture();
+        assert_eq!(ask.to(&setup.app).await.status, 500);
+        let span = only(&spans);
+        assert_eq!((span.get("endpoint"), span.get("outcome")), (Some("POST /"), Some("rejected")), "{span:?}");
+        let events = spans.events("idem_axum");
+        let [event] = &events[..] else { panic!("one event: {events:?}") };
+        assert_eq!((event.level, &event.within[..]), (Level::ERROR, &["idempotency"][..]), "{event:?}");
     }
 }
 
