@@ -1,8 +1,9 @@
 //! What is written down of each look-up and each change: who, what, which key, and what came of it.
 
+use std::error::Error;
 use std::fmt;
 
-use idem_runtime::StorageKey;
+use idem_runtime::{StorageKey, StoreError};
 
 /// What a person did on the page, or tried to. Handed to the hook of [`Admin::audit`](super::Admin::audit), and logged with
 /// `tracing` at info under the target `idem_admin::audit`.
@@ -119,4 +120,9 @@ impl Audit {
         let key = key.map(tracing::field::display);
         tracing::info!(target: "idem_admin::audit", %action, key, ?endpoint, ?actor, %result, "an operator used the admin page");
     }
+}
+
+/// Returns why the store failed, for the log. The page does not show it.
+pub(super) fn cause(error: &StoreError) -> Option<String> {
+    error.source().map(ToString::to_string)
 }

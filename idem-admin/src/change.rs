@@ -2,7 +2,7 @@
 
 use idem_runtime::{Idempotency, Outcome, SettleError, StoreError};
 
-use super::audit::{Action, AuditResult};
+use super::audit::{Action, AuditResult, cause};
 use super::form::{Fields, FormStep, LookUp, Mistake, Settle};
 use super::key_details::KeyDetails;
 use idem_axum::private;
@@ -99,5 +99,6 @@ impl Change {
 }
 
 fn log(idempotency: &Idempotency, looked: &LookUp, error: &StoreError) {
-    tracing::error!(key = %looked.storage_key(idempotency), %error, "the store failed while a change of the admin page was made");
+    let key = looked.storage_key(idempotency);
+    tracing::error!(%key, %error, cause = cause(error), "the store failed while a change of the admin page was made");
 }

@@ -12,7 +12,7 @@ use idem_runtime::{StorageKey, StoreError};
 use maud::Markup;
 use serde_json::{Value, json};
 
-use super::audit::{Action, Audit, AuditResult};
+use super::audit::{Action, Audit, AuditResult, cause};
 use super::change::{Change, Changed, OTHERWISE};
 use super::form::{Fields, FormStep, LookUp, Mistake, Settle};
 use super::guard::{self, Token};
@@ -115,7 +115,7 @@ impl AdminRequest {
             Some(Ok(listed)) if self.json => self.structured(StatusCode::OK, "application/json", &listed.json()),
             Some(Ok(listed)) => self.html(StatusCode::OK, self.frame().list(&listed)),
             Some(Err(error)) => {
-                tracing::error!(%error, "the store does not tell the admin page whose outcome is unknown");
+                tracing::error!(%error, cause = cause(&error), "the store does not tell the admin page whose outcome is unknown");
                 let status = StatusCode::SERVICE_UNAVAILABLE;
                 let why = match error {
                     StoreError::CannotInspect => "The store of this service cannot list its keys.",
@@ -248,7 +248,7 @@ impl AdminRequest {
 
     /// The store does not tell the state of the key.
     fn unknown(&self, fields: &Fields, key: StorageKey, error: &StoreError) -> Response {
-        tracing::error!(%key, %error, "the store does not tell the admin page the state of a key");
+        tracing::error!(%key, %error, cause = cause(error), "the store does not tell the admin page the state of a key");
         let status = StatusCode::SERVICE_UNAVAILABLE;
         if self.json {
             self.problem(status, why(error))

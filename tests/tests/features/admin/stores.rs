@@ -1,6 +1,6 @@
 //! What a person confirmed is made, whatever the store is.
 
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use axum::Router;
@@ -10,7 +10,7 @@ use idem_axum::{Idempotency, Key, KeyPage, MemoryStore, Scope, StorageKey, Store
 use idem_redis::RedisStore;
 use idem_testkit::intercept::{Hooks, Intercept};
 use idem_testkit::redis::Redis;
-use idem_tests::{Setup, post as send};
+use idem_tests::{Logs, Reply, Setup, post as send};
 
 use super::support_page::{SupportPage, pay};
 
@@ -112,6 +112,52 @@ async fn a_change_that_was_not_begun_is_said_not_to_be_made() {
     assert_eq!((failed.status, support.audits().pop().as_deref()), (503, Some("forget - failed")));
     assert!(failed.text().contains("Nothing was changed") && !failed.text().contains("not known whether"));
     assert!(ask.to(&app).await.is_replay());
+}
+
+/// The store tells the state of a key, until it leaves, and does nothing else.
+#[derive(Default)]
+struct Leaving(AtomicBool);
+
+impl Hooks<MemoryStore> for Leaving {
+    async fn inspect(&self, store: &MemoryStore, key: &StorageKey) -> Result<Option<StoredEntry>, StoreError> {
+        if self.0.load(Relaxed) {
+            return Err(StoreError::unavailable("on purpose"));
+        }
+        store.inspect(key).await
+    }
+
+    async fn inspect_unknown(&self, _: &MemoryStore, _: Option<&Bytes>) -> Result<KeyPage<StoredEntry>, StoreError> {
+        Err(StoreError::unavailable("on purpose"))
+    }
+
+    async fn forget(&self, _: &MemoryStore, _: &StorageKey) -> Result<bool, StoreError> {
+        Err(StoreError::unavailable("on purpose"))
+    }
+}
+
+#[tokio::test]
+async fn why_a_store_failed_is_logged_and_not_shown() {
+    let store = Intercept::new(MemoryStore::new(), Leaving::default());
+    let idempotency = Idempotency::new(store.clone());
+    let (app, _) = Setup::mount(&idempotency, Router::new().route("/pay", post(pay)));
+    send("/pay").key("k").to(&app).await.assert_ran(200);
+    let support = SupportPage::over(&idempotency);
+    let assert_failed = |reply: Reply, logs: &Logs| {
+        assert_eq!(reply.status, 503);
+        assert!(!reply.text().contains("on purpose"), "{}", reply.text());
+        let text = logs.text();
+        let errors: Vec<_> = text.lines().filter(|line| line.contains("ERROR")).collect();
+        assert!(matches!(&errors[..], [error] if error.contains("cause=\"on purpose\"")), "{text}");
+    };
+    let (logs, guard) = Logs::capture();
+    assert_failed(support.change(KEY, "forget").await, &logs);
+    drop(guard);
+    let (logs, guard) = Logs::capture();
+    assert_failed(support.send(&[("step", "unknown")]).await, &logs);
+    drop(guard);
+    store.hooks.0.store(true, Relaxed);
+    let (logs, _guard) = Logs::capture();
+    assert_failed(support.send(KEY).await, &logs);
 }
 
 /// A store that is scanned may return a key on two pages.
