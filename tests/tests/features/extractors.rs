@@ -7,16 +7,20 @@ use axum::body::Body;
 use axum::extract::rejection::JsonRejection;
 use axum::extract::{FromRef, FromRequestParts, Path, State};
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, Request, StatusCode};
+use axum::http::{HeaderMap, Method, Request, StatusCode};
 use axum::response::{IntoResponse, Redirect, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use axum_extra::TypedHeader;
+use axum_extra::extract::cookie::{Cookie, CookieJar};
 use axum_extra::headers::UserAgent;
 use axum_extra::routing::TypedPath;
-use idem_axum::{Idempotency, Unrecorded, idempotent};
+use idem_axum::{Idempotency, Policies, Unrecorded, idempotent};
 use idem_tests::support::{app, post as send, text};
 use tower::ServiceExt;
+use utoipa::openapi::HttpMethod;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 async fn ask(app: &Router, request: axum::http::request::Builder, body: &'static str) -> Response {
     let request = request.header("idempotency-key", "a").body(Body::from(body)).unwrap();
@@ -45,6 +49,43 @@ async fn typed_paths_and_typed_headers_are_extractors_as_any() {
     let (first, retry) = (ask(&app, good(), "").await, ask(&app, good(), "").await);
     assert!(!is_replay(&first) && is_replay(&retry));
     assert_eq!((text(first).await.as_str(), text(retry).await.as_str()), ("alice paid 7", "alice paid 7"));
+}
+
+#[tokio::test]
+async fn a_router_of_utoipa_axum_serves_and_describes_the_endpoint() {
+    #[utoipa::path(post, path = "/{id}", request_body = u32, responses((status = 200, body = String)))]
+    #[idempotent(required)]
+    async fn pay(Path(id): Path<u32>, Json(amount): Json<u32>) -> String {
+        format!("{amount} for {id}")
+    }
+    let policies = Policies::<()>::at("/.well-known/idempotency").endpoint(Method::POST, "/orders/{id}", pay);
+    let orders = OpenApiRouter::new().routes(routes!(pay));
+    let (routes, mut document) = OpenApiRouter::<()>::new().nest("/orders", orders).split_for_parts();
+    policies.describe(&mut document).unwrap();
+    let operation = document.paths.get_path_operation("/orders/{id}", HttpMethod::Post).unwrap();
+    assert!(operation.request_body.is_some() && operation.responses.responses.contains_key("409"));
+
+    let app = app(&Idempotency::in_memory(), routes);
+    let paid = || Request::post("/orders/7").header("content-type", "application/json");
+    assert_eq!(text(ask(&app, paid(), "5").await).await, "5 for 7");
+    assert!(is_replay(&ask(&app, paid(), "5").await));
+}
+
+#[tokio::test]
+async fn a_jar_of_cookies_is_an_argument_and_a_response_whose_cookies_are_not_replayed() {
+    #[idempotent]
+    async fn visit(jar: CookieJar) -> (CookieJar, String) {
+        let seen = jar.get("seen").map(|cookie| cookie.value().to_owned());
+        (jar.add(Cookie::new("seen", "2")).add(Cookie::new("last", "now")), format!("{seen:?}"))
+    }
+    let app = app(&Idempotency::in_memory(), Router::new().route("/", post(visit)));
+    let request = || Request::post("/").header("cookie", "seen=1");
+    let (first, retry) = (ask(&app, request(), "").await, ask(&app, request(), "").await);
+    assert_eq!(first.headers().get_all("set-cookie").iter().count(), 2);
+    assert!(is_replay(&retry) && !retry.headers().contains_key("set-cookie"));
+    assert_eq!((text(first).await.as_str(), text(retry).await.as_str()), ("Some(\"1\")", "Some(\"1\")"));
+    // With the new cookies the client is another caller.
+    assert_eq!(ask(&app, Request::post("/").header("cookie", "seen=2; last=now"), "").await.status(), 422);
 }
 
 #[tokio::test]

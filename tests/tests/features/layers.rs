@@ -3,15 +3,15 @@
 
 use std::any::Any;
 use std::convert::Infallible;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{Extension, FromRequestParts, Request, State};
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use axum::middleware::{Next, from_fn};
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
@@ -26,6 +26,8 @@ use tower_http::compression::CompressionLayer;
 use tower_http::cors::CorsLayer;
 use tower_http::decompression::RequestDecompressionLayer;
 use tower_http::limit::RequestBodyLimitLayer;
+use tower_http::request_id::{MakeRequestUuid, PropagateRequestIdLayer, SetRequestIdLayer};
+use tower_http::sensitive_headers::SetSensitiveRequestHeadersLayer;
 use tower_http::timeout::TimeoutLayer;
 use tower_http::trace::TraceLayer;
 use tower_sessions::{MemoryStore as Sessions, Session, SessionManagerLayer};
@@ -445,4 +447,74 @@ async fn authentication_in_a_layer_guards_the_record() {
     assert_eq!(ask("good").await.status(), 200);
     assert!(replayed(&ask("good").await));
     assert_eq!(ask("bad").await.status(), 401);
+}
+
+/// A layer that removes the header before the endpoint sees it hides the caller, unless the scope says who it is.
+#[tokio::test]
+async fn a_layer_that_removes_authorization_leaves_the_caller_to_the_scope() {
+    #[derive(Clone)]
+    struct Name(String);
+    async fn authenticates(mut request: Request, next: Next) -> Response {
+        let token = request.headers_mut().remove("authorization").unwrap();
+        request.extensions_mut().insert(Name(token.to_str().unwrap().to_owned()));
+        next.run(request).await
+    }
+    #[idempotent]
+    async fn by_default(Extension(Name(name)): Extension<Name>) -> String {
+        name
+    }
+    #[idempotent(scope = name)]
+    async fn by_scope(Extension(Name(name)): Extension<Name>) -> String {
+        name
+    }
+    let routes = Router::new().route("/default", post(by_default)).route("/scope", post(by_scope));
+    let app = app(&Idempotency::in_memory(), routes.layer(from_fn(authenticates)));
+    for (path, bobs) in [("/default", "ann"), ("/scope", "bob")] {
+        for (token, response) in [("ann", "ann"), ("bob", bobs)] {
+            let request = Request::post(path).header("idempotency-key", path).header("authorization", token);
+            let sent = app.clone().oneshot(request.body(Body::empty()).unwrap()).await.unwrap();
+            assert_eq!(text(sent).await, response, "{path}");
+        }
+    }
+}
+
+/// The layers give each response the id of the request that it belongs to. What the handler sets in another header is replayed.
+#[tokio::test]
+async fn a_replay_has_the_id_of_the_retry() {
+    #[idempotent]
+    async fn echoes(headers: HeaderMap) -> [(&'static str, HeaderValue); 2] {
+        [("x-request-id", headers["x-request-id"].clone()), ("x-own-id", headers["x-request-id"].clone())]
+    }
+    let routes = Router::new()
+        .route("/", post(echoes))
+        .layer(PropagateRequestIdLayer::x_request_id())
+        .layer(SetRequestIdLayer::x_request_id(MakeRequestUuid));
+    let app = app(&Idempotency::in_memory(), routes);
+    let (first, replay) = (send(&app, "/", "a", "").await, send(&app, "/", "a", "").await);
+    assert!(!replayed(&first) && replayed(&replay));
+    assert_eq!(replay.headers().get_all("x-request-id").iter().count(), 1);
+    assert_ne!(first.headers()["x-request-id"], replay.headers()["x-request-id"]);
+    assert_eq!(first.headers()["x-own-id"], first.headers()["x-request-id"]);
+    assert_eq!(first.headers()["x-own-id"], replay.headers()["x-own-id"]);
+}
+
+/// A layer that logs headers logs the key, unless it is marked as sensitive.
+#[tokio::test]
+async fn a_trace_layer_that_logs_headers_logs_the_key_unless_it_is_sensitive() {
+    #[idempotent]
+    async fn pay() {}
+    for is_sensitive in [false, true] {
+        let seen = Arc::new(Mutex::new(String::new()));
+        let log = Arc::clone(&seen);
+        let trace = TraceLayer::new_for_http().on_request(move |request: &Request, _: &tracing::Span| {
+            log.lock().unwrap().push_str(&format!("{:?}", request.headers()));
+        });
+        let names = is_sensitive.then(|| HeaderName::from_static("idempotency-key"));
+        let routes =
+            Router::new().route("/", post(pay)).layer(trace).layer(SetSensitiveRequestHeadersLayer::new(names));
+        let app = app(&Idempotency::in_memory(), routes);
+        send(&app, "/", "raw-key", "").await;
+        assert!(replayed(&send(&app, "/", "raw-key", "").await));
+        assert_eq!(seen.lock().unwrap().contains("raw-key"), !is_sensitive);
+    }
 }
