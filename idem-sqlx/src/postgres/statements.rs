@@ -67,8 +67,12 @@ pub(super) fn statements(location: &Location) -> Statements {
         lock: Some(sql("SELECT 1 WHERE pg_try_advisory_xact_lock({key lock})")),
         idle: Some(sql("SELECT (extract(epoch FROM {now} - state_change) * 1000)::bigint FROM pg_stat_activity \
              WHERE pid = $1::bigint AND state LIKE 'idle in transaction%'")),
-        end: Some(sql("SELECT CASE $2::bigint WHEN 1 THEN pg_cancel_backend(pid) END FROM pg_stat_activity \
-             WHERE pid = $1::bigint AND state = 'active'")),
+        // With `track_activities = off` the server shows only whether a session waits for its client: it is waited for, and not cancelled.
+        end: Some(sql(
+            "SELECT CASE WHEN $2::bigint = 1 AND state = 'active' THEN pg_cancel_backend(pid) END FROM pg_stat_activity \
+             WHERE pid = $1::bigint \
+                 AND (state = 'active' OR state = 'disabled' AND wait_event IS DISTINCT FROM 'ClientRead')",
+        )),
         // `held` reads an existing row without a lock and without a write, and leaves out a record of another fingerprint, which may be
         // long. If there is none, `begun` is the one step that
         // decides. Neither gives a row if another statement has just won, whose row this one does not see, or if a transaction

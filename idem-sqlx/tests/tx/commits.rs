@@ -237,7 +237,17 @@ async fn a_statement_that_the_handler_stopped_waiting_for_does_not_go_on_at_the_
 /// Otherwise each try would leave another server process behind, up to the limit of the server.
 #[tokio::test]
 async fn a_commit_that_waits_keeps_its_place_in_the_pool() {
-    let shop = Shop::postgres(4).await;
+    waits_in_its_place(Server::quick().await).await;
+}
+
+/// Such a server does not show what a session does.
+#[tokio::test]
+async fn a_commit_that_waits_keeps_its_place_if_the_server_does_not_track_activities() {
+    waits_in_its_place(Server::with(&["fsync=off", "track_activities=off"]).await).await;
+}
+
+async fn waits_in_its_place(server: Server) {
+    let shop = Shop::over(server, 4).await;
     shop.keeper.sql(
         "CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_advisory_lock(1); RETURN NULL; END $$; \
          CREATE CONSTRAINT TRIGGER slow AFTER INSERT ON effects DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION slow()",
