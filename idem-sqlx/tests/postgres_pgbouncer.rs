@@ -110,7 +110,12 @@ async fn a_connection_on_which_an_acknowledged_claim_could_be_lost_is_refused() 
     let server = migrated().await;
     let proxy = PgBouncer::before(&server, &["pool_mode = session", "server_lifetime = 1", IGNORED]).await;
     let store = PostgresStore::builder().idle_timeout(Duration::ZERO).connect(&proxy.url()).await.unwrap();
-    for (setting, value) in [("synchronous_commit", "off"), ("default_transaction_isolation", "serializable")] {
+    for (setting, value) in [
+        ("synchronous_commit", "off"),
+        // A standby that is promoted may lack it.
+        ("synchronous_commit", "local"),
+        ("default_transaction_isolation", "serializable"),
+    ] {
         server.sql(&format!("ALTER ROLE idem SET {setting} = '{value}'"));
         server.sql(
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid() AND usename = 'idem'",

@@ -98,9 +98,10 @@ impl sealed::Dialect for Postgres {
         if must_take_writes && read_only == "on" {
             return Ok(Err(Problem::ReadOnly));
         }
-        if commit == "off" {
+        // `local` and `remote_write` do not wait until a standby has it.
+        if commit != "on" && commit != "remote_apply" {
             return Ok(Err(Problem::Setting(
-                "`synchronous_commit` is `off` on a new connection, so a claim that was acknowledged could be lost. A \
+                "`synchronous_commit` is not `on` on a new connection, so a claim that was acknowledged could be lost. A \
                  proxy in between drops what the store sets: run ALTER ROLE .. SET synchronous_commit = on",
             )));
         }
