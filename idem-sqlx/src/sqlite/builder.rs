@@ -181,8 +181,12 @@ impl SqliteStoreBuilder {
     }
 
     pub(super) fn build(self, options: SqliteConnectOptions, pool: Option<SqlitePool>) -> SqliteStore {
-        let mut options =
-            options.synchronous(SqliteSynchronous::Full).busy_timeout(self.timeout / 2).disable_statement_logging();
+        // In a cache that they shared, one that reads would wait for one that writes.
+        let mut options = options
+            .shared_cache(false)
+            .synchronous(SqliteSynchronous::Full)
+            .busy_timeout(self.timeout / 2)
+            .disable_statement_logging();
         // What is deleted is overwritten in the file.
         options = options.pragma("secure_delete", "on");
         if let Some(max_bytes) = self.max_bytes {

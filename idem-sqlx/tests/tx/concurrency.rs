@@ -46,6 +46,22 @@ where
     assert_eq!((shop.effects().await, shop.app.runs()), (2, 2));
 }
 
+/// Connections that share a cache lock tables for each other: one that reads waits for one that writes, or sees what is not committed.
+#[tokio::test]
+async fn a_cache_that_the_pool_shares_keeps_no_replay_and_no_duplicate_waiting() {
+    let shop = Shop::sqlite_with(4, |options| options.shared_cache(true)).await;
+    assert_eq!(shop.send("/act/201", "a").await.brief(), (201, "run 1"));
+    let first = shop.start("/act/wait-201", "b");
+    shop.app.written().await;
+    let duplicate = shop.send("/act/wait-201", "b").await;
+    assert!(duplicate.is("idempotency_key_locked"), "{duplicate:?}");
+    let replay = shop.send("/act/201", "a").await;
+    assert!(replay.replayed, "{replay:?}");
+    shop.app.go_on.add_permits(1);
+    assert_eq!(first.await.unwrap().brief(), (201, "run 2"));
+    assert_eq!((shop.effects().await, shop.app.runs()), (2, 2));
+}
+
 async fn retries_that_meet_all_get_the_replay<D: Database, K>(shop: Shop<D, K>)
 where
     Shop<D, K>: Effects,

@@ -399,13 +399,20 @@ pub(crate) fn postgres_service(pool: PgPool) -> (App<Postgres>, Idempotency, Rou
 
 impl Shop<Sqlite, TempDir> {
     pub(crate) async fn sqlite(connections: u32) -> Self {
+        Self::sqlite_with(connections, |options| options).await
+    }
+
+    pub(crate) async fn sqlite_with(
+        connections: u32,
+        change: impl FnOnce(SqliteConnectOptions) -> SqliteConnectOptions,
+    ) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let options = SqliteConnectOptions::new()
             .filename(folder.path().join("shop.db"))
             .create_if_missing(true)
             .journal_mode(SqliteJournalMode::Wal)
             .busy_timeout(Duration::from_millis(300));
-        let pool = SqlitePoolOptions::new().max_connections(connections).connect_with(options).await.unwrap();
+        let pool = SqlitePoolOptions::new().max_connections(connections).connect_with(change(options)).await.unwrap();
         sqlx::raw_sql("CREATE TABLE effects (run INTEGER)").execute(&pool).await.unwrap();
         SqliteStore::from_pool(pool.clone()).migrate().await.unwrap();
         let (app, idempotency, router) = sqlite_service(pool);
