@@ -203,12 +203,16 @@ impl fmt::Display for Problem {
             }
             Self::ReadOnly => f.write_str(
                 "the database is read-only. A standby, as after a failover: connect to the primary, with a URL that names \
-                 both, or a proxy that follows it. A file: let this process write to it and to its folder",
+                 both, or a proxy that follows it. A role with `default_transaction_read_only`: switch that off. A file: let this process write to it and to its folder",
             ),
             Self::Full(_) => f.write_str(
                 "there is no room left on the database's disk, or in its quota. Make room, or call `clean_once()`",
             ),
-            Self::Busy(_) => f.write_str("other transactions were in the way. Find out what holds locks on the table"),
+            Self::Busy(source) => write!(
+                f,
+                "other transactions were in the way, or a time limit of the database ({source}). Find out what holds locks on the \
+                 table, or what sets the limit"
+            ),
             Self::Contended => f.write_str("other requests changed the key again and again. Try again"),
             Self::Damaged(how) => {
                 write!(f, "the row under this key is {how}. Look at it, and delete it once its outcome is known")
@@ -463,6 +467,8 @@ mod tests {
             assert_eq!(of_step(problem), expected, "{shown}");
         }
         assert_eq!(of_step(unreachable(None)), None);
+        let busy = Problem::Busy(failure()).to_string();
+        assert!(busy.contains(&failure().to_string()), "{busy}");
         assert_eq!(cause(&ConnectError::Url(failure())), expected);
         assert_eq!(cause(&ConnectError::Connection(failure())), expected);
         assert_eq!(cause(&MigrateError::Database(failure())), expected);
