@@ -13,7 +13,7 @@
 //! |---|---|---|---|
 //! | `idempotency_executions_total` | counter | `endpoint` | executions that started |
 //! | `idempotency_replays_total` | counter | `endpoint` | requests that got a replay |
-//! | `idempotency_refusals_total` | counter | `endpoint`, `code` | requests that the runtime refused; also executions whose handler panicked or ran longer than its `timeout`, or whose transaction was not committed |
+//! | `idempotency_refusals_total` | counter | `endpoint`, `code` | requests that the runtime refused; also executions whose caller got a refusal after all, since the handler panicked, say |
 //! | `idempotency_unprotected_total` | counter | `endpoint`, `reason` | handlers that ran without protection: `key_missing` if the key is optional, or `store_unavailable` if the policy allows it |
 //! | `idempotency_shadow_total` | counter | `endpoint`, `would` | requests to endpoints in shadow mode, by what would have happened: `execute`, `replay`, `wait`, `reject`, `unread`, or the code of a refusal |
 //! | `idempotency_handler_seconds` | histogram | `endpoint` | time from the start of a handler to its response; not in shadow mode, and not without a key |
