@@ -173,10 +173,18 @@ impl Fields {
     }
 
     /// Where a list continues. `None` at its start.
-    pub(super) fn from(&self) -> Option<Bytes> {
-        let digits = self.from.as_bytes().chunks_exact(2);
-        let bytes = digits.map(|pair| u8::from_str_radix(str::from_utf8(pair).ok()?, 16).ok());
-        bytes.collect::<Option<Vec<u8>>>().filter(|from| !from.is_empty()).map(Bytes::from)
+    pub(super) fn from(&self) -> Result<Option<Bytes>, Mistake> {
+        let digits = self.from.as_bytes();
+        let byte = |pair: &[u8]| u8::from_str_radix(str::from_utf8(pair).ok()?, 16).ok();
+        let are_digits = digits.len().is_multiple_of(2) && digits.iter().all(u8::is_ascii_hexdigit);
+        let bytes = digits.chunks(2).map(byte).collect::<Option<Vec<u8>>>().filter(|_| are_digits);
+        let bytes = bytes.ok_or_else(|| {
+            Mistake::new(
+                "key",
+                "A list does not go on from there. Send the `next` of the part before, or list from the start.",
+            )
+        })?;
+        Ok(Some(Bytes::from(bytes)).filter(|from| !from.is_empty()))
     }
 
     /// The response that retries shall get.

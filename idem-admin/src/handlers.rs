@@ -39,7 +39,10 @@ pub(super) async fn submit(State(admin): State<Arc<AdminState>>, request: Reques
             .await;
     }
     if fields.step == FormStep::Unknown {
-        return asked.list(&fields).await;
+        return match fields.from() {
+            Ok(from) => asked.list(&fields, from).await,
+            Err(mistake) => asked.mistaken(&fields, &mistake).await,
+        };
     }
     let looked = match fields.look_up() {
         Ok(looked) => looked,

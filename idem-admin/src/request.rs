@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use axum::body::Bytes;
 use axum::extract::rejection::FormRejection;
 use axum::response::{IntoResponse, Response};
 use http::StatusCode;
@@ -103,8 +104,8 @@ impl AdminRequest {
     }
 
     /// Lists keys whose outcome is unknown.
-    pub(super) async fn list(&self, fields: &Fields) -> Response {
-        let (admin, actor, from) = (Arc::clone(&self.admin), self.actor.clone(), fields.from());
+    pub(super) async fn list(&self, fields: &Fields, from: Option<Bytes>) -> Response {
+        let (admin, actor) = (Arc::clone(&self.admin), self.actor.clone());
         let task = async move {
             let listed = UnknownPage::of(&admin.idempotency, from).await;
             let result = if listed.is_ok() { AuditResult::Done } else { AuditResult::Failed };

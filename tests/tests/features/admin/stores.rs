@@ -175,6 +175,17 @@ async fn a_key_on_two_pages_is_listed_once() {
     hung.await.unwrap().assert_ran(200);
 }
 
+#[tokio::test]
+async fn a_list_that_goes_on_from_nowhere_does_not_begin_again() {
+    let support = SupportPage::over(&Idempotency::in_memory());
+    for from in ["zz", "abc", "+f", "é"] {
+        let refused = support.json(&[("step", "unknown"), ("from", from)]).await;
+        assert_eq!((refused.status, support.audits().len()), (400, 0), "{from}");
+        assert!(support.send(&[("step", "unknown"), ("from", from)]).await.text().contains("list from the start"));
+    }
+    assert_eq!(support.json(&[("step", "unknown"), ("from", "")]).await.status, 200);
+}
+
 struct Repeats;
 
 impl Hooks<MemoryStore> for Repeats {
