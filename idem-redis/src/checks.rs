@@ -78,17 +78,23 @@ impl Checks {
             return Err(missing("+asking"));
         }
         let (by_hash, in_full) = (next(), next());
-        if is_without_right(&by_hash) {
+        if is_without_right(&by_hash) || is_unknown(&by_hash) {
             return Err(missing("+evalsha"));
         }
-        if is_without_right(&in_full) {
+        if is_without_right(&in_full) || is_unknown(&in_full) {
             return Err(missing("+eval"));
         }
         let rights: Vec<String> = redis::from_redis_value(in_full).unwrap_or_default();
         if !rights.is_empty() {
             return Err(missing(&rights.join(" ")));
         }
-        if self.waits && is_without_right(&next()) { Err(missing("+wait")) } else { Ok(()) }
+        if self.waits {
+            let waited = next();
+            if is_without_right(&waited) || is_unknown(&waited) {
+                return Err(missing("+wait"));
+            }
+        }
+        Ok(())
     }
 }
 
@@ -98,6 +104,11 @@ fn missing(right: &str) -> ConnectError {
 
 fn is_without_right(reply: &Value) -> bool {
     matches!(reply, Value::ServerError(error) if error.code() == "NOPERM")
+}
+
+/// Whether the server does not know the command, as after a `rename-command`.
+fn is_unknown(reply: &Value) -> bool {
+    matches!(reply, Value::ServerError(error) if error.details().is_some_and(|why| why.starts_with("unknown command")))
 }
 
 fn check_version(server: Option<&InfoDict>) -> Result<(), ConnectError> {

@@ -40,7 +40,7 @@ pub enum ConnectError {
     ClusterNode,
     /// The server is not a node of a cluster, or of none that has slots.
     NoCluster,
-    /// The user lacks a right.
+    /// The user lacks a right, or the server does not know the command.
     MissingRight {
         /// What `ACL SETUSER` must grant, such as `+evalsha`.
         right: String,
@@ -94,7 +94,8 @@ impl fmt::Display for ConnectError {
             ),
             Self::MissingRight { right } => write!(
                 f,
-                "the user lacks rights in Redis, so nothing was written; grant them with ACL SETUSER: {right}"
+                "the user lacks rights in Redis, so nothing was written; grant them with ACL SETUSER, or undo the `rename-command` of \
+                 their commands: {right}"
             ),
             Self::TooOld { version } => {
                 write!(f, "Redis {version} is too old, so nothing was written; it needs Redis 7.0, or Valkey")

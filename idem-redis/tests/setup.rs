@@ -55,6 +55,21 @@ async fn a_user_who_lacks_a_documented_right_is_refused_and_told_which() {
     in_database().await.unwrap();
 }
 
+/// As on servers of which a part is switched off. It is the same as a right that is missing.
+#[tokio::test]
+async fn a_command_that_the_server_does_not_know_is_named_before_the_first_step() {
+    for command in ["EVALSHA", "EVAL", "GET", "GETRANGE", "SET", "PTTL", "TIME", "PEXPIRE", "DEL", "WAIT"] {
+        let server = Redis::with(&["--save", "", "--rename-command", command, "hidden"]).await;
+        let durability = Durability::Replicas { count: 1, within: Duration::from_millis(10) };
+        let Err(refused) = RedisStore::builder(server.url()).durability(durability).connect().await else {
+            panic!("without {command}");
+        };
+        let wanted = format!("+{}", command.to_lowercase());
+        assert!(matches!(&refused, ConnectError::MissingRight { right } if *right == wanted), "{command}: {refused:?}");
+        assert!(refused.to_string().contains("rename-command"), "{refused}");
+    }
+}
+
 #[tokio::test]
 async fn a_right_that_is_withdrawn_is_missed_on_the_next_connection() {
     let server = Redis::start().await;
