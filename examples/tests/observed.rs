@@ -81,6 +81,20 @@ fn every_name_in_the_dashboard_is_scraped_and_every_metric_is_described() {
     }
 }
 
+#[test]
+fn every_endpoint_can_be_chosen_in_the_dashboard() {
+    let dashboard: Value = serde_json::from_str(DASHBOARD).unwrap();
+    let variables = dashboard["templating"]["list"].as_array().unwrap();
+    let endpoint = variables.iter().find(|variable| variable["name"] == "endpoint").unwrap();
+    let query = endpoint["query"]["query"].as_str().unwrap();
+    assert_eq!(endpoint["definition"], query);
+    // One in shadow mode has no executions, and one without a layer has refusals alone.
+    let (start, end) = query.split('"').nth(1).and_then(|pattern| pattern.split_once(".+")).expect("a pattern");
+    for metric in ALL.iter().filter(|metric| metric.kind == Kind::Counter && metric.labels.contains(&"endpoint")) {
+        assert!(metric.name.starts_with(start) && metric.name.ends_with(end), "`{}` is not in {query}", metric.name);
+    }
+}
+
 /// The names of metrics in all expressions of all panels, with the endings that histograms have.
 fn names_in_dashboard() -> BTreeSet<String> {
     let dashboard: Value = serde_json::from_str(DASHBOARD).unwrap();
