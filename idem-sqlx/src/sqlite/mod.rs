@@ -100,8 +100,16 @@ impl SqlStore<Sqlite> {
     /// can have an argument `Tx<Sqlite>` (feature `axum`), whose transaction is in this pool: one at a time, since SQLite has one writer.
     /// The database must be a file, and not in memory.
     ///
-    /// For everything else the store opens connections with the same options, and with `synchronous = FULL`. No connection is made
-    /// yet.
+    /// For everything else the store opens connections with the same options, but with `synchronous = FULL` and without a shared cache.
+    /// No connection is made yet.
+    ///
+    /// Some options of the pool do not go with a `Tx`:
+    ///
+    /// - An attached database in WAL mode is committed by itself. If the process or the machine dies in the commit, what a handler wrote
+    ///   there may be missing although the record is there, or the other way round. So keep what a `Tx` writes in the file of the store.
+    /// - With `journal_mode = OFF` SQLite cannot roll back, so what a handler wrote stays although it failed, and is written again by a
+    ///   retry.
+    /// - With `locking_mode = EXCLUSIVE` the pool keeps the store's own connections out, and all requests with a key get 503.
     pub fn from_pool(pool: sqlx::SqlitePool) -> Self {
         let options = pool.connect_options().as_ref().clone();
         Self::builder().build(options, Some(pool))
