@@ -237,19 +237,36 @@ pub async fn of_many_new_owners_one_takes_over<S: Store>(store: &Attached<S>) {
     assert!(owners.len() <= 1, "{} new_owners took one claim over", owners.len());
 }
 
-/// An owner that renews its claim after the lease has expired, and before another request takes it over, keeps it.
+/// An owner that renews or completes its claim after the lease has expired, and before another request takes it over, keeps it.
 ///
 /// Passes where the store keeps a claim for as long as its owner lives, or for ever, and where such an owner has lost it.
 pub async fn an_owner_that_is_only_late_keeps_its_claim<S: Store>(store: &Attached<S>) {
-    let (key, mine) = (key(), fingerprint("mine"));
-    let Some((mut owner, mut late)) = abandoned(store, &key, &mine).await else { return };
-    if owner.renew(LEASE).await.is_err() {
-        return;
+    for completes in [false, true] {
+        let (key, mine) = (key(), fingerprint("mine"));
+        let Some((mut owner, mut late)) = abandoned(store, &key, &mine).await else { return };
+        let complete = async |owner: S::Claim| owner.complete(record(&mine, b"response", TTL), TTL).await;
+        let owner = if completes {
+            if complete(owner).await.is_err() {
+                return;
+            }
+            None
+        } else {
+            if owner.renew(LEASE).await.is_err() {
+                return;
+            }
+            Some(owner)
+        };
+        let renewed = late.renew(LEASE).await;
+        assert!(
+            matches!(renewed, Err(StoreError::Lost)),
+            "a claim was taken over that its owner has kept: {renewed:?}"
+        );
+        drop(late);
+        if let Some(owner) = owner {
+            complete(owner).await.expect("the owner completes");
+        }
+        assert_eq!(content(&store.record(&key, &mine).await).as_deref(), Some(&b"response"[..]));
     }
-    let renewed = late.renew(LEASE).await;
-    assert!(matches!(renewed, Err(StoreError::Lost)), "a claim was taken over that its owner has renewed: {renewed:?}");
-    drop(late);
-    owner.complete(record(&mine, b"response", TTL), TTL).await.expect("the owner completes");
 }
 
 /// A claim is in flight until its lease has expired, and abandoned then, also if the TTL is shorter than the lease. It is not free:

@@ -167,9 +167,13 @@ pub async fn an_abandoned_claim_keeps_its_info_until_it_is_taken_over<S: Store>(
     let Ok(Begin::Abandoned(mut new_owner)) = store.begin_from(&key, &mine, LEASE, &new_owners).await else {
         panic!("an abandoned claim can be taken over")
     };
-    new_owner.renew(LEASE).await.expect("the first new_owner takes the claim over");
+    // Until after the claim of the previous owner would have expired.
+    new_owner.renew(2 * TTL).await.expect("the first new_owner takes the claim over");
     let found = store.inspect(&key).await.flatten().expect("the claim stays");
     assert!(matches!(found.state, KeyState::InFlight(found) if found == mine), "{found:?}");
+    if let (Some(lease_until), Some(expires_at)) = (found.lease_until, found.expires_at) {
+        assert!(lease_until <= expires_at, "a claim stays for its whole lease: {found:?}");
+    }
     assert_eq!(
         found.info.as_ref(),
         Some(&new_owners),
@@ -187,12 +191,13 @@ pub async fn unknown_outcomes_are_listed_and_nothing_else<S: Store>(store: &Atta
     }
     let (abandoned, in_flight, recorded) = ([(); 3].map(|()| key()), key(), key());
     let infos = abandoned.map(|key| info(&key, "/mine"));
+    // Its lease has expired by then as well.
+    let record = record_of(&fingerprint("mine"), b"response", TTL, None);
+    store.claim_from(&recorded, BRIEF, &info(&recorded, "/mine")).await.complete(record, TTL).await.expect("completes");
     for (key, info) in abandoned.iter().zip(&infos) {
         drop(store.claim_from(key, BRIEF, info).await);
     }
     let owned = store.claim_from(&in_flight, LEASE, &info(&in_flight, "/mine")).await;
-    let record = record_of(&fingerprint("mine"), b"response", TTL, None);
-    store.claim_from(&recorded, LEASE, &info(&recorded, "/mine")).await.complete(record, TTL).await.expect("completes");
     let listed = within("abandoned claims are listed", async {
         loop {
             let (mut listed, mut from) = (Vec::new(), None);
@@ -233,6 +238,7 @@ pub async fn a_revoked_claim_is_abandoned_and_its_owner_changes_nothing<S: Store
     let mut owner = store.claim_from(&key, LEASE, &from).await;
     let clone = owner.try_clone();
     assert!(store.store.revoke(&key).await.expect("a claim is revoked"));
+    assert!(!store.store.revoke(&key).await.expect("an abandoned claim stays"), "it has no owner to lose");
     if let Some(found) = store.inspect(&key).await {
         let found = found.expect("a revoked claim stays");
         assert!(matches!(found.state, KeyState::Abandoned(found) if found == mine), "{found:?}");
