@@ -10,8 +10,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use common::*;
 use idem_runtime::{
-    Abandoned, Attempt, Claim, Endpoint, Idempotency, Key, KeyReport, KeyStatus, ManualClock, Outcome, RecordBuilder,
-    Rules, RunResult, Scope, SettleError, Settled, StorageKey, Store, StoreError,
+    Abandoned, Attempt, BeginOptions, Claim, Endpoint, ExecutionInfo, Idempotency, Key, KeyReport, KeyStatus,
+    ManualClock, Outcome, RecordBuilder, Rules, RunResult, Scope, SettleError, Settled, StorageKey, Store, StoreError,
 };
 use idem_sqlx::{PostgresStore, SqliteStore};
 use idem_testkit::postgres::Postgres;
@@ -172,6 +172,15 @@ async fn settles_an_unknown_outcome<S: Store + Clone>(store: S) {
     assert!(matches!(other, Err(SettleError::NotUnknown(KeyStatus::Recorded))), "{other:?}");
 }
 
+/// An operator whose version cannot read the info of a claim has none to settle it with.
+async fn keeps_the_info_of_a_claim_that_is_taken_over_without_one<S: Store>(store: S) {
+    let key = key();
+    let info = ExecutionInfo::from_bytes(&[&[1, 0][..], &[5; 28], b"POST /orders/{id}"].concat()).unwrap();
+    drop(store.begin(&key, &MINE, &BeginOptions::new(SHORT, TTL).with_info(info.clone())).await.unwrap());
+    abandoned(&store, &key).await.renew(LEASE).await.unwrap();
+    assert_eq!(store.inspect(&key).await.unwrap().unwrap().info, Some(info));
+}
+
 /// Two operators, each with its own engine, and an owner that is only late: one of the three ends the claim.
 async fn one_of_three_ends_a_claim<S: Store + Clone>(store: S) {
     for round in 0..20 {
@@ -242,6 +251,18 @@ async fn postgres_settles_an_unknown_outcome() {
 async fn sqlite_settles_an_unknown_outcome() {
     let (store, _folder) = sqlite().await;
     settles_an_unknown_outcome(store).await;
+}
+
+#[tokio::test]
+async fn postgres_keeps_the_info_of_a_claim_that_is_taken_over_without_one() {
+    let (store, _server) = postgres().await;
+    keeps_the_info_of_a_claim_that_is_taken_over_without_one(store).await;
+}
+
+#[tokio::test]
+async fn sqlite_keeps_the_info_of_a_claim_that_is_taken_over_without_one() {
+    let (store, _folder) = sqlite().await;
+    keeps_the_info_of_a_claim_that_is_taken_over_without_one(store).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -391,13 +391,33 @@ async fn a_renewal_whose_reply_is_lost_has_renewed() {
 #[tokio::test]
 async fn a_takeover_whose_reply_is_lost_has_taken_over() {
     let apart = apart().await;
-    let key = key();
-    let mut previous = claim_for(&apart.near, &key, SHORT, TTL).await;
-    let mut new_owner = abandoned(&apart.store, &key).await;
-    apart.reply_lost(new_owner.renew(LEASE)).await.unwrap();
-    assert!(matches!(previous.renew(LEASE).await, Err(StoreError::Lost)));
-    new_owner.complete(record("new owner"), TTL).await.unwrap();
-    assert_eq!(state_of(&apart.near, &key).await, "completed: new owner");
+    // The first one prepares the statement, so that of the second one it is the reply that is lost.
+    for is_lost in [false, true] {
+        let key = key();
+        let mut previous = claim_for(&apart.near, &key, SHORT, TTL).await;
+        let mut new_owner = abandoned(&apart.store, &key).await;
+        if is_lost {
+            apart.reply_lost(new_owner.renew(LEASE)).await.unwrap();
+        } else {
+            new_owner.renew(LEASE).await.unwrap();
+        }
+        assert!(matches!(previous.renew(LEASE).await, Err(StoreError::Lost)));
+        new_owner.complete(record("new owner"), TTL).await.unwrap();
+        assert_eq!(state_of(&apart.near, &key).await, "completed: new owner");
+    }
+}
+
+#[tokio::test]
+async fn a_revocation_whose_reply_is_lost_has_revoked() {
+    let apart = apart().await;
+    // As above.
+    for is_lost in [false, true] {
+        let key = key();
+        let mut owner = claim(&apart.near, &key).await;
+        let revokes = apart.store.revoke(&key);
+        assert!(if is_lost { apart.reply_lost(revokes).await } else { revokes.await }.unwrap());
+        assert!(matches!(owner.renew(LEASE).await, Err(StoreError::Lost)));
+    }
 }
 
 #[tokio::test]

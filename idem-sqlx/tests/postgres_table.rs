@@ -8,10 +8,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use common::*;
-use idem_runtime::{Begin, Claim, Endpoint, Idempotency, RefusalReason, Store, StoreError};
+use idem_runtime::{Begin, Claim, Endpoint, Idempotency, RefusalReason, StorageKey, Store, StoreError};
 use idem_sqlx::{ConnectError, MigrateError, OnceExt, PostgresStore};
 use idem_testkit::postgres::Postgres;
-use idem_testkit::wait::within;
+use idem_testkit::wait::{until, within};
 use sqlx::postgres::PgConnection;
 use sqlx::{Connection, Executor};
 use tokio::sync::Barrier;
@@ -256,6 +256,22 @@ async fn names_and_settings_that_cannot_be_are_refused_before_anything_is_opened
     assert!(!refused.to_string().contains("secret"), "{refused}");
 }
 
+/// The cleanup goes by a time that the index has, and that only a claim sets.
+#[tokio::test]
+async fn a_row_that_is_used_again_has_nothing_of_its_last_use() {
+    let (server, _) = with_a_store().await;
+    let store = PostgresStore::builder().count_replays(true).connect(&server.url()).await.unwrap();
+    let key = key();
+    leave_record(&store, &key, "response").await;
+    assert_eq!(state_of(&store, &key).await, "completed: response");
+    server.wait_until("SELECT replays FROM idempotency", "1").await;
+    let expire = "UPDATE idempotency SET expires_at = now(), clean_after = now(), awaited = true, info = 'last'";
+    server.sql(expire);
+    let _claim = claim(&store, &key).await;
+    let row = "SELECT replays, awaited, record IS NULL, info IS NULL, clean_after > now() FROM idempotency";
+    assert_eq!(server.sql(row).trim(), "0|f|t|t|t");
+}
+
 #[tokio::test]
 async fn a_lease_that_never_ends_is_as_good_as_another() {
     let (_server, store) = with_a_store().await;
@@ -310,22 +326,80 @@ async fn a_cleanup_deletes_what_has_expired_batch_by_batch_while_begins_run() {
 }
 
 #[tokio::test]
-async fn a_cleanup_finds_what_has_expired_by_its_index() {
+async fn a_cleanup_deletes_no_more_at_once_than_a_batch() {
     let (server, store) = with_a_store().await;
-    leave_record(&store, &key(), "response").await;
-    let plan = server.sql(
-        "SET enable_seqscan = off; EXPLAIN SELECT key FROM idempotency \
-         WHERE clean_after <= (SELECT clock_timestamp()) ORDER BY clean_after LIMIT 10 FOR UPDATE SKIP LOCKED",
+    for _ in 0..25 {
+        leave_record(&store, &key(), "response").await;
+    }
+    server.sql(
+        "UPDATE idempotency SET clean_after = now(), expires_at = now(); CREATE TABLE batches (deleted bigint); \
+         CREATE FUNCTION noted() RETURNS trigger LANGUAGE plpgsql AS \
+             'BEGIN INSERT INTO batches SELECT count(*) FROM gone; RETURN NULL; END'; \
+         CREATE TRIGGER noted AFTER DELETE ON idempotency REFERENCING OLD TABLE AS gone \
+             FOR EACH STATEMENT EXECUTE FUNCTION noted()",
     );
-    assert!(plan.contains("Index Scan using idempotency_clean_after") && plan.contains("Index Cond"), "{plan}");
+    let batches = PostgresStore::builder().cleanup_batch(10).connect(&server.url()).await.unwrap();
+    assert_eq!(batches.clean_once().await.unwrap(), 25);
+    assert_eq!(server.sql("SELECT string_agg(deleted::text, ' ') FROM batches").trim(), "10 10 5");
 }
 
 #[tokio::test]
-async fn a_replay_neither_writes_nor_locks() {
+async fn unknown_outcomes_are_found_behind_a_page_of_others_until_they_expire() {
     let (server, store) = with_a_store().await;
-    let (recorded, claimed) = (key(), key());
+    server.sql(
+        "INSERT INTO idempotency (key, owner, fingerprint, clean_after, lease_until, expires_at, record) \
+             SELECT decode(lpad(to_hex(n), 64, '0'), 'hex'), decode(repeat('11', 16), 'hex'), decode(repeat('07', 32), 'hex'), \
+                 later, now(), later, '\\x00' FROM generate_series(1, 1500) n, (SELECT now() + interval '1 hour' AS later) t",
+    );
+    let last = StorageKey::from_bytes([0xff; 32]);
+    drop(claim_for(&store, &last, SHORT, TTL).await);
+    drop(abandoned(&store, &last).await);
+    let listed = async || {
+        let (mut keys, mut pages, mut from) = (Vec::new(), 0, None);
+        loop {
+            let page = store.inspect_unknown(from.as_ref()).await.unwrap();
+            keys.extend(page.keys.into_iter().map(|(key, _)| key));
+            pages += 1;
+            from = page.next;
+            if from.is_none() || pages > 10 {
+                break (keys, pages);
+            }
+        }
+    };
+    assert_eq!(listed().await, (vec![last], 3), "two pages, and an empty one");
+    server.sql("UPDATE idempotency SET expires_at = now() WHERE record IS NULL");
+    assert_eq!(listed().await, (vec![], 3));
+}
+
+/// A replay is counted behind the request, and by then the key may have the record of another owner.
+#[tokio::test]
+async fn a_replay_is_not_counted_of_the_record_of_a_later_owner() {
+    let (server, _) = with_a_store().await;
+    let store = PostgresStore::builder().count_replays(true).connect(&server.url()).await.unwrap();
+    let (replaced, other) = (key(), key());
+    leave_record(&store, &replaced, "response").await;
+    leave_record(&store, &other, "response").await;
+    let mut next = PgConnection::connect(&server.url()).await.unwrap();
+    let mut replaces = next.begin().await.unwrap();
+    replaces.execute("UPDATE idempotency SET owner = decode(repeat('11', 16), 'hex')").await.unwrap();
+    assert_eq!(state_of(&store, &replaced).await, "completed: response");
+    server.wait_until("SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'", "1").await;
+    replaces.commit().await.unwrap();
+    // One task counts, so this replay comes after the first one.
+    assert_eq!(state_of(&store, &other).await, "completed: response");
+    let replays = async |key| store.inspect(key).await.unwrap().unwrap().replays;
+    until("the second replay is counted", async || replays(&other).await == Some(1)).await;
+    assert_eq!(replays(&replaced).await, Some(0));
+}
+
+#[tokio::test]
+async fn neither_a_replay_nor_a_wait_for_what_has_ended_writes_or_locks() {
+    let (server, store) = with_a_store().await;
+    let (recorded, claimed, unknown) = (key(), key(), key());
     leave_record(&store, &recorded, "response").await;
     let _claim = claim(&store, &claimed).await;
+    drop(claim_for(&store, &unknown, SHORT, TTL).await);
+    drop(abandoned(&store, &unknown).await);
     // The first look marks the rows as committed, and the server logs that if it has checksums.
     assert_eq!(state_of(&store, &recorded).await, "completed: response");
     assert_eq!(state_of(&store, &claimed).await, "in flight");
@@ -335,6 +409,8 @@ async fn a_replay_neither_writes_nor_locks() {
     for _ in 0..20 {
         assert_eq!(state_of(&store, &recorded).await, "completed: response");
         assert_eq!(state_of(&store, &claimed).await, "in flight");
+        store.ended(&recorded).await;
+        store.ended(&unknown).await;
     }
     assert_eq!(server.sql(position), before);
 }

@@ -27,29 +27,33 @@ async fn two_stores() -> (Postgres, PostgresStore, PostgresStore) {
     (server, store, other)
 }
 
-/// How long each of `keys` keys waits in `there` after its claim in `here` was completed. By then the waiters have asked so
-/// often that they pause for long.
+/// How long each of `keys` keys waits in `there` after its claim in `here` was completed, released, or revoked and forgotten. By then the
+/// waiters have asked so often that they pause for long.
 async fn latencies(here: &PostgresStore, there: &PostgresStore, keys: usize) -> Vec<Duration> {
     let mut waits = JoinSet::new();
     let mut claims = Vec::new();
-    for _ in 0..keys {
+    for number in 0..keys {
         let key = key();
-        claims.push(claim(here, &key).await);
+        claims.push((key, claim(here, &key).await));
         let there = there.clone();
         waits.spawn(async move {
             there.ended(&key).await;
             let woken = Instant::now();
-            assert_eq!(state_of(&there, &key).await, "completed: response");
+            assert_eq!(state_of(&there, &key).await, ["completed: response", "claimed", "claimed"][number % 3]);
             woken
         });
     }
     sleep(Duration::from_millis(1500)).await;
     assert!(waits.try_join_next().is_none(), "a wait ended before its claim did");
-    for claim in claims {
-        claim.complete(record("response"), TTL).await.unwrap();
+    for (number, (key, claim)) in claims.into_iter().enumerate() {
+        match number % 3 {
+            0 => claim.complete(record("response"), TTL).await.unwrap(),
+            1 => claim.release().await.unwrap(),
+            _ => assert!(here.revoke(&key).await.unwrap() && here.forget(&key).await.unwrap()),
+        }
     }
-    let completed = Instant::now();
-    waits.join_all().await.into_iter().map(|woken| woken.saturating_duration_since(completed)).collect()
+    let ended = Instant::now();
+    waits.join_all().await.into_iter().map(|woken| woken.saturating_duration_since(ended)).collect()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -120,6 +124,8 @@ async fn a_key_without_waiters_sends_no_notification() {
     let mut listener = sqlx::postgres::PgListener::connect(&server.url()).await.unwrap();
     listener.listen(channel.trim().trim_start_matches("LISTEN ").trim_matches('"')).await.unwrap();
     leave_record(&here, &quiet, "response").await;
+    assert!(here.forget(&quiet).await.unwrap());
+    common::claim(&here, &quiet).await.release().await.unwrap();
     claim.complete(record("response"), TTL).await.unwrap();
     assert_eq!(listener.recv().await.unwrap().payload(), hex(&awaited));
     waits.await.unwrap();

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use common::*;
 use idem_runtime::{Begin, Claim, Idempotency, RefusalReason, RunResult, StorageKey, Store, StoreError};
 use idem_sqlx::{ConnectError, MigrateError, Problem, SqliteStore};
-use idem_testkit::wait::within;
+use idem_testkit::wait::{until, within};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Executor};
 use tempfile::TempDir;
@@ -202,6 +202,35 @@ async fn eight_may_make_the_file_and_migrate_at_once() {
         });
     }
     assert_eq!(migrations.join_all().await, vec!["claimed"; 8]);
+}
+
+#[tokio::test]
+async fn a_row_that_is_used_again_has_nothing_of_its_last_use() {
+    let file = File::new().await;
+    let store = SqliteStore::builder().count_replays(true).open(&file.path).await.unwrap();
+    let key = key();
+    let replays = async || store.inspect(&key).await.unwrap().unwrap().replays;
+    for _ in 0..2 {
+        leave_record(&store, &key, "response").await;
+        assert_eq!(replays().await, Some(0));
+        assert_eq!(state_of(&store, &key).await, "completed: response");
+        until("the replay is counted", async || replays().await == Some(1)).await;
+        file.sql("UPDATE idempotency SET expires_at = 1".to_owned()).await;
+    }
+}
+
+#[tokio::test]
+async fn a_completion_repeated_by_its_owner_changes_nothing() {
+    let File { store, _folder, .. } = File::new().await;
+    let key = key();
+    let claim = claim(&store, &key).await;
+    let copy = claim.try_clone().unwrap();
+    claim.complete(record("response"), TTL).await.unwrap();
+    let expires_at = async || store.inspect(&key).await.unwrap().unwrap().expires_at;
+    let before = expires_at().await;
+    copy.complete(record("another response"), 2 * TTL).await.unwrap();
+    assert_eq!(expires_at().await, before);
+    assert_eq!(state_of(&store, &key).await, "completed: response");
 }
 
 #[tokio::test]

@@ -139,9 +139,7 @@ pub(super) fn statements(location: &Location) -> Statements {
              WHERE is_unknown OR key = (SELECT key FROM part ORDER BY key DESC LIMIT 1) ORDER BY key"),
         revoke: sql("UPDATE {t} SET owner = $2, lease_until = {now} \
              WHERE key = $1 AND record IS NULL AND (lease_until > {now} OR owner = $2) RETURNING 1"),
-        count: sql(
-            "UPDATE {t} SET replays = replays + $3 WHERE key = $1 AND owner = $2 AND record IS NOT NULL RETURNING 1",
-        ),
+        count: sql("UPDATE {t} SET replays = replays + $3 WHERE key = $1 AND owner = $2 RETURNING 1"),
         wait: sql("WITH marked AS ( \
                  UPDATE {t} SET awaited = true \
                  WHERE key = $1 AND record IS NULL AND lease_until > {now} AND NOT awaited \
@@ -160,5 +158,108 @@ pub(super) fn statements(location: &Location) -> Statements {
              ), deleted AS ( \
                  DELETE FROM {t} WHERE key IN (SELECT key FROM due) AND expires_at <= {now} RETURNING true \
              ) SELECT * FROM deleted UNION ALL SELECT * FROM moved"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use idem_testkit::postgres::Postgres;
+    use sqlx::postgres::PgConnection;
+    use sqlx::{AssertSqlSafe, Connection, Executor};
+    use tokio::task::JoinHandle;
+
+    use super::*;
+    use crate::PostgresStore;
+    use crate::dialect::Value;
+    use crate::errors::Step;
+
+    const WAITS: &str = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'";
+
+    async fn store(server: &Postgres) -> PostgresStore {
+        let store = PostgresStore::connect(&server.url()).await.unwrap();
+        store.migrate().await.unwrap();
+        store
+    }
+
+    /// Begins with a key, an owner and a fingerprint that have these bytes, and returns how many rows that gave.
+    fn begins(store: &PostgresStore, sql: String, [key, owner, fingerprint]: [u8; 3]) -> JoinHandle<usize> {
+        let executor = Arc::clone(store.executor());
+        tokio::spawn(async move {
+            let (key, owner, fingerprint) = ([key; 32], [owner; 16], [fingerprint; 32]);
+            let [key, owner, fingerprint] = [&key[..], &owner, &fingerprint].map(Value::Bytes);
+            let values = [key, owner, fingerprint, Value::Number(1), Value::Number(1), Value::Nullable(None)];
+            executor.execute(Step::Begin, &sql.into(), &values).await.unwrap().rows.len()
+        })
+    }
+
+    /// The first of two tries may arrive when the second one has claimed the key and its owner has completed.
+    #[tokio::test]
+    async fn a_begin_that_is_late_leaves_the_record_of_its_owner() {
+        let server = Postgres::quick().await;
+        let store = store(&server).await;
+        let mut owner = PgConnection::connect(&server.url()).await.unwrap();
+        let mut completes = owner.begin().await.unwrap();
+        let insert = "INSERT INTO idempotency (key, owner, fingerprint, clean_after, lease_until, expires_at, record) \
+             SELECT decode(repeat('01', 32), 'hex'), decode(repeat('02', 16), 'hex'), decode(repeat('03', 32), 'hex'), \
+                 later, now(), later, 'record' FROM (SELECT now() + interval '1 hour' AS later) AS times";
+        completes.execute(insert).await.unwrap();
+        let late = begins(&store, store.executor().statements.begin.to_string(), [1, 2, 3]);
+        // Its snapshot has no row, and it waits for what becomes of the one that is in its way.
+        server.wait_until(WAITS, "1").await;
+        completes.commit().await.unwrap();
+        assert_eq!(late.await.unwrap(), 0);
+        assert_eq!(server.sql("SELECT convert_from(record, 'UTF8') FROM idempotency").trim(), "record");
+    }
+
+    #[tokio::test]
+    async fn a_claim_that_waits_for_a_lock_has_its_lease_from_then_on() {
+        let server = Postgres::quick().await;
+        let store = store(&server).await;
+        let begin = || store.executor().statements.begin.to_string();
+        assert_eq!(begins(&store, begin(), [1, 2, 3]).await.unwrap(), 1);
+        let mut other = PgConnection::connect(&server.url()).await.unwrap();
+        let mut in_the_way = other.begin().await.unwrap();
+        in_the_way.execute("SELECT FROM idempotency FOR UPDATE").await.unwrap();
+        // The first one has expired.
+        let waits = begins(&store, begin(), [1, 4, 3]);
+        server.wait_until(WAITS, "1").await;
+        let now = server.sql("SELECT clock_timestamp()");
+        in_the_way.rollback().await.unwrap();
+        assert_eq!(waits.await.unwrap(), 1);
+        let row = format!("SELECT lease_until > '{0}', expires_at > '{0}' FROM idempotency", now.trim());
+        assert_eq!(server.sql(&row).trim(), "t|t");
+    }
+
+    #[tokio::test]
+    async fn a_cleanup_finds_what_has_expired_by_its_index() {
+        let server = Postgres::quick().await;
+        let clean = store(&server).await.executor().statements.clean.replace("$1", "10");
+        let plan = server.sql(&format!("SET enable_seqscan = off; EXPLAIN {clean}"));
+        let by_index = plan.split_once("Index Scan using idempotency_clean_after");
+        assert!(by_index.is_some_and(|(_, how)| how.contains("Index Cond: (clean_after <= ")), "{plan}");
+    }
+
+    /// Who finds that a key is locked finds the lock that tells the fingerprint as well.
+    #[tokio::test]
+    async fn the_lock_of_a_key_is_taken_after_the_one_that_tells_the_fingerprint() {
+        let server = Postgres::quick().await;
+        let store = store(&server).await;
+        let statements = &store.executor().statements;
+        let claim = statements.claim.as_ref().unwrap().replace("$7", "7").replace("$8", "8");
+        let salt = hash(store.location().channel.bytes()).cast_signed();
+        let half = |digits: &str| format!("(hashtextextended(repeat('{digits}', 32), {salt}) & 2147483647)::int");
+        for sql in [statements.begin.to_string(), claim] {
+            let mut other = PgConnection::connect(&server.url()).await.unwrap();
+            let mut in_the_way = other.begin().await.unwrap();
+            let lock = format!("SELECT pg_advisory_xact_lock({}, {})", half("01"), half("03"));
+            in_the_way.execute(AssertSqlSafe(lock)).await.unwrap();
+            let begins = begins(&store, sql, [1, 2, 3]);
+            server.wait_until(WAITS, "1").await;
+            let locks = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND objsubid = 1";
+            assert_eq!(server.sql(locks).trim(), "0");
+            in_the_way.rollback().await.unwrap();
+            assert_eq!(begins.await.unwrap(), 1);
+            server.sql("TRUNCATE idempotency");
+        }
     }
 }

@@ -61,9 +61,7 @@ pub(super) fn statements(table: &str) -> Statements {
              WHERE is_unknown OR key = (SELECT key FROM part ORDER BY key DESC LIMIT 1) ORDER BY key"),
         revoke: sql("UPDATE {t} SET owner = ?2, lease_until = {now} \
              WHERE key = ?1 AND record IS NULL AND (lease_until > {now} OR owner = ?2) RETURNING 1"),
-        count: sql(
-            "UPDATE {t} SET replays = replays + ?3 WHERE key = ?1 AND owner = ?2 AND record IS NOT NULL RETURNING 1",
-        ),
+        count: sql("UPDATE {t} SET replays = replays + ?3 WHERE key = ?1 AND owner = ?2 RETURNING 1"),
         wait: Arc::clone(&poll),
         poll,
         clean: sql("DELETE FROM {t} WHERE rowid IN \

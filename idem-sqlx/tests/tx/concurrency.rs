@@ -377,6 +377,20 @@ async fn another_process_that_writes_to_the_file_is_waited_for_and_then_503() {
 }
 
 #[tokio::test]
+async fn a_replay_does_not_wait_for_another_process_that_writes_to_the_file() {
+    let shop = Shop::sqlite(4).await;
+    let options = shop.app.pool.connect_options().as_ref().clone().busy_timeout(Duration::from_secs(60));
+    let (_, _, patient) = sqlite_service(sqlx::SqlitePool::connect_lazy_with(options));
+    assert_eq!(shop.send("/act/201", "a").await.brief(), (201, "run 1"));
+    let writes = shop.start("/act/wait-201", "b");
+    shop.app.written().await;
+    let replay = timeout(Duration::from_secs(10), send(&patient, "/act/201", "a", "")).await.expect("at once");
+    assert_eq!(replay.brief(), (201, "run 1"));
+    shop.app.go_on.add_permits(1);
+    assert_eq!(writes.await.unwrap().brief(), (201, "run 2"));
+}
+
+#[tokio::test]
 async fn transactions_of_one_process_take_turns_in_sqlite() {
     let shop = Shop::sqlite(4).await;
     let mut all = JoinSet::new();

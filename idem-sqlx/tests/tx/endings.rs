@@ -226,6 +226,22 @@ where
     assert_eq!(shop.send("/limited/201", "c").await.status, 201);
 }
 
+#[tokio::test]
+async fn a_record_has_its_whole_ttl_from_the_end_of_the_handler() {
+    let shop = Shop::postgres(4).await;
+    let first = shop.start("/act/wait-201", "a");
+    shop.app.written().await;
+    let end = shop.keeper.sql("SELECT clock_timestamp()");
+    shop.app.go_on.add_permits(1);
+    assert_eq!(first.await.unwrap().status, 201);
+    let row = format!(
+        "SELECT expires_at - interval '1 day' BETWEEN '{}' AND now(), clean_after > now() FROM idempotency",
+        end.trim()
+    );
+    // The cleanup need not look at it before.
+    assert_eq!(shop.keeper.sql(&row).trim(), "t|t");
+}
+
 /// Returns the status in the path, whatever became of its large write.
 #[idempotent]
 async fn careless(mut tx: Tx<Sqlite>, Path((small, status)): Path<(usize, u16)>) -> StatusCode {

@@ -166,6 +166,21 @@ async fn a_handler_that_prepares_its_transaction_keeps_the_key_until_others_end_
     assert_eq!(shop.effects().await, 2);
 }
 
+/// As a trigger does: the handler has taken effect, and no retry may run again.
+#[tokio::test]
+async fn a_record_that_the_database_does_not_take_is_500_and_its_retries_are_refused() {
+    let shop = Shop::postgres(4).await;
+    shop.keeper.sql(
+        "CREATE FUNCTION swallow() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'; \
+         CREATE TRIGGER swallow BEFORE UPDATE ON idempotency FOR EACH ROW WHEN (NEW.record IS NOT NULL) \
+             EXECUTE FUNCTION swallow()",
+    );
+    assert_eq!(shop.send("/act/201", "a").await.status, 500);
+    let retry = shop.send("/act/201", "a").await;
+    assert!(retry.status == 409 && retry.is("idempotency_outcome_unknown"), "{retry:?}");
+    assert_eq!((shop.app.runs(), shop.effects().await), (1, 1));
+}
+
 /// A role that the handler takes, as one does for row level security, is also that of the record.
 #[tokio::test]
 async fn a_role_without_rights_to_the_table_of_records_undoes_a_success() {
