@@ -200,3 +200,48 @@ pub(crate) fn decode(name: &Name, value: &Bytes, left: i64) -> Result<Decoded, E
         None => Err(Error::unreadable(name)),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use idem_runtime::{Begin, BeginOptions, Claim, Fingerprint, Store};
+    use idem_testkit::redis::Redis;
+
+    use super::*;
+    use crate::{RedisClaim, RedisStore};
+
+    const TTL: Duration = Duration::from_secs(60);
+
+    async fn claim(store: &RedisStore, key: &StorageKey) -> RedisClaim {
+        let options = BeginOptions::new(Duration::from_secs(30), TTL);
+        let Ok(Begin::Claimed(claim)) = store.begin(key, &Fingerprint::from_bytes([1; 32]), &options).await else {
+            panic!("the key is free");
+        };
+        claim
+    }
+
+    /// Another request may change it between the look and the script.
+    #[tokio::test]
+    async fn what_has_changed_since_it_was_looked_at_is_not_forgotten() {
+        let server = Redis::start().await;
+        let store = RedisStore::connect(server.url()).await.unwrap();
+        let (key, client) = (StorageKey::from_bytes([1; 32]), &store.client);
+        let seen_abandoned = async |value: &Bytes| {
+            let ttl = TTL.as_millis().to_string();
+            let arguments = [&value[..], b"channel", ttl.as_bytes()];
+            client.step(&client.scripts.forget, &client.name(&key), &arguments, client.deadline()).await.unwrap().reply
+        };
+        // Its owner has renewed it.
+        let mut claimed = claim(&store, &key).await;
+        let value = claimed.value.clone();
+        assert_eq!(seen_abandoned(&value).await, ScriptReply::NotExpired);
+        // Its owner has released it, and another one has come and gone.
+        claimed.renew(Duration::ZERO).await.unwrap();
+        claimed.release().await.unwrap();
+        let mut next = claim(&store, &key).await;
+        next.renew(Duration::ZERO).await.unwrap();
+        assert!(matches!(seen_abandoned(&value).await, ScriptReply::Found(_)));
+        next.renew(TTL).await.unwrap();
+        next.release().await.unwrap();
+        assert_eq!(seen_abandoned(&value).await, ScriptReply::Absent);
+    }
+}

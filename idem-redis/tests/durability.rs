@@ -198,10 +198,11 @@ async fn steps_that_wait_for_a_dead_replica_wait_together_and_stop_no_others() {
     }
 }
 
-/// As if one connection broke after a host name had moved to another primary, while the old one lives on.
+/// As if one connection broke after a host name had moved to another primary, while the old one lives on. The one that is asked whether it
+/// has the claim has nothing under its key, or what another owner left.
 #[tokio::test]
 async fn two_connections_that_lead_to_two_primaries_are_both_replaced() {
-    for broken in ["evalsha", "wait"] {
+    for (broken, is_taken) in [("evalsha", false), ("evalsha", true), ("wait", false), ("wait", true)] {
         let (old, new) = (Redis::start().await, Redis::start().await);
         let (_old_replica, _new_replica) = (old.replica().await, new.replica().await);
         let proxy = Proxy::to(old.port()).await;
@@ -212,10 +213,34 @@ async fn two_connections_that_lead_to_two_primaries_are_both_replaced() {
         let client = clients.lines().find(|client| client.contains(&format!(" cmd={broken} "))).expect(broken);
         let id = client.split_once("id=").unwrap().1.split(' ').next().unwrap();
         assert!(old.say(&format!("CLIENT KILL ID {id}")).await.starts_with(":1"));
+        let asked = if broken == "wait" { &new } else { &old };
+        if is_taken {
+            asked.say(&format!("SET {} other", name(2))).await;
+        }
         unavailable(begin(&store, 2).await);
+        asked.say(&format!("DEL {}", name(2))).await;
         claim_in_time(&store, 3).await;
         assert!(exists(&new, 3).await && !exists(&new, 2).await, "{broken}");
     }
+}
+
+#[tokio::test]
+async fn a_record_without_an_expiry_is_waited_for_in_the_replica_and_stays() {
+    let primary = Redis::start().await;
+    let replica = primary.replica().await;
+    let proxy = Proxy::to(primary.port()).await;
+    let store = replicated(&proxy).await;
+    let claimed = claim_in_time(&store, 1).await;
+    let copy = claimed.try_clone().unwrap();
+    claimed.complete(record("response"), TTL).await.unwrap();
+    assert!(primary.say(&format!("PERSIST {}", name(1))).await.starts_with(":1"));
+    replica.stall();
+    unavailable(copy.try_clone().unwrap().complete(record("response"), TTL).await);
+    replica.resume();
+    until("the record is in both", async || copy.try_clone().unwrap().complete(record("response"), TTL).await.is_ok())
+        .await;
+    assert!(primary.say(&format!("PTTL {}", name(1))).await.starts_with(":-1\r\n"));
+    assert_eq!(recorded(&store, 1).await, record("response"));
 }
 
 /// Such as one that is given a future now and then, and is kept.

@@ -1,8 +1,7 @@
 -- Writes something that changes nothing, if the value begins with `start`: WAIT waits for the last write of its connection.
 local start = ARGV[1]
 local found = redis.call('GETRANGE', KEYS[1], 0, #start - 1)
-if found == '' then return false end
-if found ~= start then return found end
+if found ~= start then return false end
 local left = redis.call('PTTL', KEYS[1])
 if left < 0 then
     -- Someone removed its expiry.
