@@ -255,16 +255,6 @@ fn a_store_that_fails_is_counted_by_step() {
 struct Stuck;
 
 impl Hooks<MemoryStore> for Stuck {
-    async fn begin(
-        &self,
-        store: &MemoryStore,
-        key: &StorageKey,
-        fingerprint: &Fingerprint,
-        options: &BeginOptions,
-    ) -> Result<Begin<MemoryClaim>, StoreError> {
-        store.begin(key, fingerprint, options).await
-    }
-
     /// As a store outside the process: its leases are renewed.
     fn attach(&self, store: &MemoryStore, clock: &Arc<dyn Clock>) -> StoreCapabilities {
         let _ = store.attach(clock);

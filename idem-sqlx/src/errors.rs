@@ -203,7 +203,8 @@ impl fmt::Display for Problem {
             }
             Self::ReadOnly => f.write_str(
                 "the database is read-only. A standby, as after a failover: connect to the primary, with a URL that names \
-                 both, or a proxy that follows it. A role with `default_transaction_read_only`: switch that off. A file: let this process write to it and to its folder",
+                 both, or a proxy that follows it. A role with `default_transaction_read_only`: switch that off. A file: let this \
+                 process write to it and to its folder",
             ),
             Self::Full(_) => f.write_str(
                 "there is no room left on the database's disk, or in its quota. Make room, or call `clean_once()`",
