@@ -21,8 +21,7 @@ pub(crate) fn parse(bytes: &[u8]) -> Option<Value> {
     let mut deserializer = serde_json::Deserializer::from_slice(bytes);
     let value = IJson(&mut spelled).deserialize(&mut deserializer).ok()?;
     deserializer.end().ok()?;
-    // An object with the name above took a number that is not its own, so there were too few.
-    spelled.next().is_none().then_some(value)
+    Some(value)
 }
 
 /// The numbers of a well-formed JSON text, as they are spelled.
@@ -140,6 +139,7 @@ impl<'de, 'a, N: Iterator<Item = &'a [u8]>> Visitor<'de> for IJson<'_, N> {
         let mut values = Map::new();
         while let Some(name) = map.next_key::<String>()? {
             if name == NUMBER {
+                // An object of the client with this name takes a number that is not its own, so there are too few, which is an error.
                 map.next_value::<String>()?;
                 return self.number();
             }
