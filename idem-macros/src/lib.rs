@@ -20,14 +20,26 @@ use proc_macro::TokenStream;
 
 /// Makes an axum handler safe to retry.
 ///
-/// ```ignore
+/// ```
 /// use axum::{Json, extract::State, http::StatusCode};
 /// use idem_axum::idempotent;
+/// # #[derive(serde::Deserialize)]
+/// # struct NewOrder;
+/// # #[derive(serde::Serialize)]
+/// # struct Order;
+/// # #[derive(Clone)]
+/// # struct Orders;
+/// # impl Orders {
+/// #     async fn create(&self, _: NewOrder) -> Order {
+/// #         Order
+/// #     }
+/// # }
 ///
 /// #[idempotent(header = "Idempotency-Key", ttl = "24h", fingerprint = body + path)]
 /// async fn create_order(State(orders): State<Orders>, Json(new): Json<NewOrder>) -> (StatusCode, Json<Order>) {
 ///     (StatusCode::CREATED, Json(orders.create(new).await))
 /// }
+/// # let _: axum::routing::MethodRouter<Orders> = axum::routing::post(create_order);
 /// ```
 ///
 /// For each key the handler runs at most once, unless its policy allows more. A retry with the same key receives the recorded response.
@@ -98,21 +110,49 @@ use proc_macro::TokenStream;
 /// With `key = event.id` any text of one byte or more is a key, and no header is read. An empty text or `None` is no key. The handler
 /// cannot take an `IdempotencyKey` argument then. Make one in the handler with `IdempotencyKey::from_text(&event.id)`.
 ///
-/// ```ignore
+/// ```
+/// # use axum::{extract::FromRequest, http::StatusCode};
+/// # use idem_axum::{Policy, idempotent};
+/// # #[derive(FromRequest, serde::Deserialize)]
+/// # #[from_request(via(axum::Json))]
+/// # struct StripeEvent {
+/// #     id: String,
+/// # }
+/// # async fn process(_: StripeEvent) -> StatusCode {
+/// #     StatusCode::OK
+/// # }
 /// // For webhooks: the extractor of `event` has verified the signature.
 /// #[idempotent(key = event.id, policy = Policy::WEBHOOK, required)]
 /// async fn receive(event: StripeEvent) -> StatusCode {
 ///     process(event).await
 /// }
+/// # let _: axum::routing::MethodRouter = axum::routing::post(receive);
 /// ```
 ///
 /// A scope of several values:
 ///
-/// ```ignore
+/// ```
+/// # use axum::{Json, extract::FromRequestParts, http::StatusCode};
+/// # use idem_axum::idempotent;
+/// # #[derive(FromRequestParts, serde::Deserialize)]
+/// # #[from_request(via(axum::extract::Path))]
+/// # struct User {
+/// #     tenant: String,
+/// #     id: u64,
+/// # }
+/// # #[derive(serde::Deserialize)]
+/// # struct Payment;
+/// # #[derive(serde::Serialize)]
+/// # struct Receipt;
+/// # type PayError = StatusCode;
+/// # async fn charge(_: User, _: Payment) -> Result<Receipt, PayError> {
+/// #     Ok(Receipt)
+/// # }
 /// #[idempotent(required, scope = (user.tenant, user.id), in_flight = wait("5s"), record = success + client_error)]
 /// async fn pay(user: User, Json(payment): Json<Payment>) -> Result<Json<Receipt>, PayError> {
 ///     Ok(Json(charge(user, payment).await?))
 /// }
+/// # let _: axum::routing::MethodRouter = axum::routing::post(pay);
 /// ```
 ///
 /// # Plain functions
@@ -120,9 +160,24 @@ use proc_macro::TokenStream;
 /// With `engine` the attribute makes a plain async function succeed at most once for its key. It keeps its arguments, its `Ok` value is
 /// recorded, and it returns a refusal as its error. After an `Err` or a panic the next call runs it again:
 ///
-/// ```ignore
+/// ```
+/// # use idem_axum::{Idempotency, RefusalReason, idempotent};
+/// # struct App {
+/// #     idempotency: Idempotency,
+/// # }
+/// # struct OrderPaid {
+/// #     id: u64,
+/// # }
+/// # impl App {
+/// #     async fn send(&self, order: OrderPaid) -> Result<u64, ShipError> {
+/// #         Ok(order.id)
+/// #     }
+/// # }
+/// # type ShipError = RefusalReason;
 /// #[idempotent(engine = app.idempotency, scope = "ship", key = order.id, ttl = "7d")]
-/// async fn ship(app: App, order: OrderPaid) -> Result<Receipt, ShipError> { .. }
+/// async fn ship(app: App, order: OrderPaid) -> Result<u64, ShipError> {
+///     app.send(order).await
+/// }
 /// ```
 ///
 /// `engine`, `scope` and `key` must be written. `ttl`, `in_flight = wait("5s")`, `abandoned` and `crate` mean what they mean for a handler.
@@ -151,11 +206,29 @@ use proc_macro::TokenStream;
 /// The generated function has more type parameters, after those of the handler: `RouterState`, and `BodyVia` if the
 /// handler has arguments. Both are inferred, so write `_` for them:
 ///
-/// ```ignore
+/// ```
+/// # use axum::{Json, Router, extract::State, routing::post};
+/// # use idem_axum::idempotent;
+/// # trait Repository: Send + 'static {
+/// #     fn create(&self, new: u64) -> u64;
+/// # }
+/// # #[derive(Clone)]
+/// # struct Memory;
+/// # impl Repository for Memory {
+/// #     fn create(&self, new: u64) -> u64 {
+/// #         new
+/// #     }
+/// # }
+/// # type NewOrder = u64;
+/// # type Order = u64;
 /// #[idempotent]
-/// async fn create<R: Repository>(State(repo): State<R>, Json(new): Json<NewOrder>) -> Json<Order> { .. }
+/// async fn create<R: Repository>(State(repo): State<R>, Json(new): Json<NewOrder>) -> Json<Order> {
+///     Json(repo.create(new))
+/// }
 ///
+/// # let _: Router<Memory> =
 /// Router::new().route("/orders", post(create::<Memory, _, _>))
+/// # ;
 /// ```
 ///
 /// If you leave them out, rustc suggests `create::<Memory, RouterState, BodyVia>`. Do not write that: these are names of parameters, not
@@ -177,10 +250,24 @@ pub fn idempotent(options: TokenStream, item: TokenStream) -> TokenStream {
 
 /// Runs a plain async function at most once for its key: for queue consumers, cron jobs and whatever has no request.
 ///
-/// ```ignore
+/// ```
+/// use idem_runtime::{Idempotency, RefusalReason, idempotent};
+/// # struct App {
+/// #     idempotency: Idempotency,
+/// # }
+/// # struct OrderPaid {
+/// #     id: u64,
+/// # }
+/// # impl App {
+/// #     async fn send(&self, order: OrderPaid) -> Result<u64, ShipError> {
+/// #         Ok(order.id)
+/// #     }
+/// # }
+/// # type ShipError = RefusalReason;
+///
 /// #[idempotent(engine = app.idempotency, scope = "ship", key = order.id, ttl = "7d")]
-/// async fn ship(app: App, order: OrderPaid) -> Result<Receipt, ShipError> {
-///     Ok(app.warehouse.send(order).await?)
+/// async fn ship(app: App, order: OrderPaid) -> Result<u64, ShipError> {
+///     app.send(order).await
 /// }
 /// ```
 ///

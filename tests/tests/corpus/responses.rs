@@ -164,7 +164,7 @@ async fn longest(State(probe): State<Probe>) -> StatusCode {
     StatusCode::CREATED
 }
 
-/// A TTL of zero does not compile: tests/ui/range.rs.
+/// A TTL of zero does not compile: idem-macros/tests/ui/range.rs.
 async fn times_to_live_at_the_edges() {
     let routes = Router::new()
         .route("/shortest", post(shortest))
