@@ -217,8 +217,9 @@ fn module(name: &str, text: &str) -> String {
     format!("mod {name} {{\n{code}\n}}\n")
 }
 
-/// Fingerprints do not depend on a feature of `serde_json` that any crate of a build may enable, as this one does.
-const NUMBERS: &str = r#"
+/// Fingerprints do not depend on a feature of `serde_json` that any crate of a build may enable, as this one does. The same texts
+/// as in the tests of `idem-axum/src/request/json.rs`.
+const NUMBERS: &str = r##"
 mod numbers {
     use axum::{Router, body::Body, http::Request, routing::post};
     use idem_axum::{Idempotency, IdempotencyLayer, RefusalReason, idempotent};
@@ -234,22 +235,63 @@ mod numbers {
         let idempotency = Idempotency::in_memory();
         let routes = Router::new().route("/whole", post(whole)).route("/part", post(part));
         let app: Router = routes.layer(IdempotencyLayer::new(idempotency.clone()));
+        let status = async |path: &str, key: &str, body: &str| {
+            let request = Request::post(path).header("Idempotency-Key", key).body(Body::from(body.to_owned())).unwrap();
+            app.clone().oneshot(request).await.unwrap().status()
+        };
         for path in ["/whole", "/part"] {
-            for (body, status) in [("5", 200), ("5.0", 200), ("5e0", 200), ("6", 422), ("\"5\"", 422)] {
-                let request = Request::post(path).header("Idempotency-Key", path);
-                let request = request.body(Body::from(format!("{{\"a\": {body}}}"))).unwrap();
-                assert_eq!(app.clone().oneshot(request).await.unwrap().status(), status, "{path} {body}");
+            for (body, expected) in [("5", 200), ("5.0", 200), ("5e0", 200), ("6", 422), ("\"5\"", 422)] {
+                let body = format!("{{\"a\": {body}}}");
+                assert_eq!(status(path, path, &body).await, expected, "{path} {body}");
             }
         }
-        let once = async |number: u64| {
+        // These have a canonical form, so their spelling does not count.
+        for (key, [text, other]) in [
+            ["10.00000000000000000000", "10"],
+            ["0e-400", "-0.0"],
+            ["[1E5, 2.5e-3]", "[100000, 0.0025]"],
+            ["123456789.012345", "123456789.0123450"],
+        ].into_iter().enumerate() {
+            for body in [text, other] {
+                assert_eq!(status("/whole", &format!("same-{key}"), body).await, 200, "{body}");
+            }
+        }
+        // Readers disagree on these, so each byte counts.
+        for (key, text) in [
+            "9007199254740992",
+            "9007199254740993.0",
+            "123456789012345678901234567890",
+            "1e400",
+            "3.141592653589793238462643383279",
+            r#"{"$serde_json::private::Number":"1"}"#,
+            r#"{"$serde_json::private::Number":1}"#,
+            r#"[{"\u0024serde_json::private::Number":"1"},2]"#,
+            r#"[{"a":1,"$serde_json::private::Number":"1"},2]"#,
+        ].into_iter().enumerate() {
+            let key = format!("bytes-{key}");
+            for (body, expected) in [(text.to_owned(), 200), (text.to_owned(), 200), (format!("{text} "), 422)] {
+                assert_eq!(status("/whole", &key, &body).await, expected, "{body}");
+            }
+        }
+        let once = async |key: &str, value: serde_json::Value| {
             let run = async || Ok::<_, RefusalReason>(());
-            idempotency.once("numbers", "a").fingerprint(&number).run(run).await.is_ok()
+            idempotency.once("numbers", key).fingerprint(&value).run(run).await.is_ok()
         };
-        assert!(once(9_007_199_254_740_993).await && once(9_007_199_254_740_993).await);
-        assert!(!once(9_007_199_254_740_992).await);
+        let pairs: [(&str, [serde_json::Value; 2], bool); 6] = [
+            ("integer", [9_007_199_254_740_993_u64.into(), 9_007_199_254_740_992_u64.into()], false),
+            ("largest", [u64::MAX.into(), (u64::MAX - 1).into()], false),
+            ("smallest", [i64::MIN.into(), (i64::MIN + 1).into()], false),
+            ("text", [(1_u64 << 53).into(), (1_u64 << 53).to_string().into()], true),
+            ("no text", [((1_u64 << 53) - 1).into(), ((1_u64 << 53) - 1).to_string().into()], false),
+            ("fraction", [10.0.into(), 10.into()], true),
+        ];
+        for (key, [one, other], expected) in pairs {
+            assert!(once(key, one.clone()).await && once(key, one).await, "{key}");
+            assert_eq!(once(key, other).await, expected, "{key}");
+        }
     }
 }
-"#;
+"##;
 
 const ENDED_WELL: &str = "fn ended_well(ended: impl std::process::Termination) {
     assert_eq!(format!(\"{:?}\", ended.report()), format!(\"{:?}\", std::process::ExitCode::SUCCESS));
