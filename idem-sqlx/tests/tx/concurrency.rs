@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use idem_axum::Idempotency;
-use idem_runtime::{Key, KeyStatus, Scope};
+use idem_runtime::{Begin, BeginOptions, Fingerprint, Key, KeyStatus, Scope, Store};
 use idem_sqlx::PostgresStore;
 use idem_testkit::proxy::Proxy;
 use idem_testkit::wait::until;
@@ -314,6 +314,33 @@ async fn a_replay_does_not_wait_for_a_connection_of_the_pool() {
     let replay = timeout(Duration::from_secs(5), shop.send("/act/201", "a")).await.expect("at once");
     assert!(replay.replayed);
     drop(connections);
+}
+
+/// What it finds before its turn decides only of a record and of a claim that has an owner.
+#[tokio::test]
+async fn what_has_expired_or_has_no_owner_is_judged_when_it_is_its_turn() {
+    let shop = Shop::postgres(4).await;
+    assert_eq!(shop.send("/act/201", "expired").await.status, 201);
+    assert_eq!(shop.send("/act/commit-201", "unknown").await.status, 500);
+    shop.keeper.sql("UPDATE idempotency SET expires_at = now() WHERE record IS NOT NULL");
+    let key = shop.idempotency.storage_key(&Scope::GLOBAL, &Key::parse(b"claimed").unwrap());
+    let options = BeginOptions::new(Duration::from_secs(60), Duration::from_secs(60));
+    let store = PostgresStore::from_pool(shop.app.pool.clone());
+    let begun = store.begin(&key, &Fingerprint::from_bytes([1; 32]), &options).await;
+    assert!(matches!(begun.unwrap(), Begin::Claimed(_)));
+
+    let pool = PgPoolOptions::new().max_connections(1).acquire_timeout(Duration::from_millis(500));
+    let (app, _, router) = postgres_service(pool.connect(&shop.keeper.url()).await.unwrap());
+    let gate = app.pool.acquire().await.unwrap();
+    for (path, key) in [("/act/201", "expired"), ("/act/commit-201", "unknown")] {
+        let refused = send(&router, path, key, "").await;
+        assert!(refused.is("idempotency_store_unavailable"), "{key}: {refused:?}");
+    }
+    assert!(send(&router, "/act/201", "claimed", "").await.is("idempotency_key_mismatch"));
+    drop(gate);
+    let again = send(&router, "/act/201", "expired", "").await;
+    assert_eq!((again.brief(), again.replayed), ((201, "run 1"), false), "the first run here");
+    assert!(send(&router, "/act/commit-201", "unknown", "").await.is("idempotency_outcome_unknown"));
 }
 
 #[tokio::test]
