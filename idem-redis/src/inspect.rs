@@ -5,13 +5,14 @@ use std::time::Duration;
 use bytes::Bytes;
 use idem_runtime::remote::OwnerToken;
 use idem_runtime::{KeyPage, KeyState, StorageKey, StoredEntry, Timestamp};
-use redis::{Pipeline, Value, cmd};
+use redis::{InfoDict, Pipeline, Value};
 use sha1_smol::Sha1;
 use tokio::time::Instant;
 
 use crate::client::Client;
 use crate::connection::Reply;
 use crate::errors::Error;
+use crate::node::Node;
 use crate::scripts::ScriptReply;
 use crate::value::{self, CLAIM, Decoded, Name, RECORD_START};
 
@@ -29,6 +30,15 @@ struct Snapshot {
     left: i64,
     /// The time in microseconds, by the server's clock.
     now: u64,
+}
+
+/// What one step of SCAN has found.
+struct Scanned {
+    /// Which run of which server it was. No other one knows its cursors. Empty if the server does not say.
+    run: String,
+    /// The next cursor, or `0`.
+    next: String,
+    names: Vec<Bytes>,
 }
 
 impl Snapshot {
@@ -77,7 +87,7 @@ impl Client {
     }
 
     /// Returns a page of the keys whose outcome is unknown. `from` names the servers, and says where the page is: at the number of a
-    /// server, and at its cursor of SCAN.
+    /// server, in which run of it, and at its cursor of SCAN.
     pub(crate) async fn inspect_unknown(&self, from: Option<&Bytes>) -> Result<KeyPage<StoredEntry>, Error> {
         let deadline = self.deadline();
         let servers = self.servers(deadline).await?;
@@ -86,17 +96,18 @@ impl Client {
         let topology = topology.digest().to_string();
         let from = from.map(|from| String::from_utf8_lossy(from));
         let place = from.as_deref().and_then(|from| {
-            let (number, cursor) = from.strip_prefix(&topology)?.strip_prefix(' ')?.split_once(' ')?;
-            Some((number.parse().ok()?, cursor))
+            let mut parts = from.strip_prefix(&topology)?.strip_prefix(' ')?.splitn(3, ' ');
+            Some((parts.next()?.parse().ok()?, parts.next()?, parts.next()?))
         });
         // If a server has come or gone, keys may have moved to one that was read: so the first page comes again.
-        let (at, cursor) = place.filter(|(at, _)| *at < servers.len()).unwrap_or((0, "0"));
+        let (at, run, cursor) = place.filter(|(at, ..)| *at < servers.len()).unwrap_or((0, "", "0"));
         let (_, server) = &servers[at];
-        let mut scan = cmd("SCAN");
-        scan.arg(cursor).arg("MATCH").arg(Name::pattern(&self.prefix)).arg("COUNT").arg(MAX_SCANNED);
-        let reply = server.connection.send(&scan, deadline).await?.accepted()?;
-        let (next, names): (String, Vec<Bytes>) =
-            redis::from_redis_value(reply.value).map_err(|_| Error::UnknownReply)?;
+        let mut scanned = self.scan(server, cursor, deadline).await?;
+        if cursor != "0" && scanned.run != run {
+            // It was restarted, or another server has taken its place, and has its keys in another order.
+            scanned = self.scan(server, "0", deadline).await?;
+        }
+        let Scanned { run, next, names } = scanned;
         let mut found: Vec<_> = names.iter().filter_map(|name| Name::key(&self.prefix, name)).collect();
         // SCAN may return a key twice.
         found.sort_unstable_by_key(|key| *key.as_bytes());
@@ -136,10 +147,23 @@ impl Client {
         }
         let next = match next.as_str() {
             "0" if at + 1 == servers.len() => None,
-            "0" => Some(format!("{topology} {} 0", at + 1)),
-            cursor => Some(format!("{topology} {at} {cursor}")),
+            "0" => Some(format!("{topology} {}  0", at + 1)),
+            cursor => Some(format!("{topology} {at} {run} {cursor}")),
         };
         Ok(KeyPage::new(keys, next.map(Bytes::from)))
+    }
+
+    /// Does one step of SCAN.
+    async fn scan(&self, server: &Node, cursor: &str, deadline: Instant) -> Result<Scanned, Error> {
+        let mut commands = Pipeline::with_capacity(2);
+        commands.cmd("INFO").arg("server");
+        commands.cmd("SCAN").arg(cursor).arg("MATCH").arg(Name::pattern(&self.prefix)).arg("COUNT").arg(MAX_SCANNED);
+        let Reply { value, repeated } = server.connection.send(&commands, deadline).await?;
+        let mut values = value.into_iter();
+        let info = redis::from_redis_value::<InfoDict>(values.next().unwrap_or_default());
+        let scanned = Reply { value: values.next().unwrap_or_default(), repeated }.accepted()?.value;
+        let (next, names) = redis::from_redis_value(scanned).map_err(|_| Error::UnknownReply)?;
+        Ok(Scanned { run: info.ok().and_then(|info| info.get("run_id")).unwrap_or_default(), next, names })
     }
 
     /// Replaces a claim whose lease has not expired by one without an owner, and returns whether there was one.

@@ -4,6 +4,7 @@
 #[allow(unreachable_pub, reason = "a module of each test")]
 mod common;
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -12,6 +13,7 @@ use idem_redis::RedisStore;
 use idem_runtime::{
     Begin, BeginOptions, Claim, Clock, ExecutionInfo, KeyState, Store, StoreError, StoredEntry, SystemClock, Timestamp,
 };
+use idem_testkit::proxy::Proxy;
 use idem_testkit::redis::Redis;
 
 fn info(endpoint: &str) -> ExecutionInfo {
@@ -140,7 +142,56 @@ async fn a_page_at_a_server_that_is_not_there_is_the_first_one() {
     let others: Vec<_> = (0..5000).map(|number| format!("other:{number} 1")).collect();
     server.say(&format!("MSET {}", others.join(" "))).await;
     let next = store.inspect_unknown(None).await.unwrap().next.expect("5,000 keys are more than a page");
-    let (servers, _) = std::str::from_utf8(&next).unwrap().split_once(' ').unwrap();
-    let invented = Bytes::from(format!("{servers} 1 0"));
+    let invented = Bytes::from(std::str::from_utf8(&next).unwrap().replacen(" 0 ", " 1 ", 1));
+    assert_ne!(invented, next);
     assert_eq!(store.inspect_unknown(Some(&invented)).await.unwrap().next, Some(next));
+}
+
+/// What happens after some of the pages hides none of the unknown outcomes.
+async fn nothing_is_hidden_by(server: &mut Redis, store: &RedisStore, happens: impl AsyncFnOnce(&mut Redis)) {
+    const CLAIMS: u8 = 100;
+    for number in 0..CLAIMS {
+        drop(claim(store, number).await);
+        server.say(&format!("PEXPIRE {} {}", name(number), (TTL - Duration::from_secs(60)).as_millis())).await;
+    }
+    let others: Vec<_> = (0..5000).map(|number| format!("other:{number} 1")).collect();
+    server.say(&format!("MSET {}", others.join(" "))).await;
+    let (mut found, mut next) = (HashSet::new(), None);
+    for _ in 0..5 {
+        let page = store.inspect_unknown(next.as_ref()).await.unwrap();
+        found.extend(page.keys.into_iter().map(|(key, _)| *key.as_bytes()));
+        next = page.next;
+    }
+    assert!(found.len() < usize::from(CLAIMS) && next.is_some(), "there are more pages");
+    happens(server).await;
+    while next.is_some() {
+        let page = store.inspect_unknown(next.as_ref()).await.unwrap();
+        found.extend(page.keys.into_iter().map(|(key, _)| *key.as_bytes()));
+        next = page.next;
+    }
+    assert_eq!(found.len(), usize::from(CLAIMS));
+}
+
+#[tokio::test]
+async fn a_failover_between_two_pages_hides_no_unknown_outcome() {
+    let mut primary = Redis::start().await;
+    let replica = primary.replica().await;
+    let proxy = Proxy::to(primary.port()).await;
+    let store = RedisStore::connect(format!("redis://127.0.0.1:{}", proxy.port())).await.unwrap();
+    nothing_is_hidden_by(&mut primary, &store, async |primary| {
+        let size = primary.say("DBSIZE").await;
+        until("the replica has all keys", async || replica.say("DBSIZE").await == size).await;
+        primary.kill();
+        replica.say("REPLICAOF NO ONE").await;
+        proxy.redirect(replica.port());
+        proxy.cut();
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_restart_between_two_pages_hides_no_unknown_outcome() {
+    let mut server = Redis::durable().await;
+    let store = RedisStore::connect(server.url()).await.unwrap();
+    nothing_is_hidden_by(&mut server, &store, Redis::restart).await;
 }
