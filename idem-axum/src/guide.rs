@@ -10,7 +10,7 @@
 //! | [`recording`] | What does a retry get, and what is never kept? |
 //! | [`crashes`] | What if a process dies half-way? |
 //! | [`exactly_once`] | What if the effects are rows in a database, and what does `Tx` cover? |
-//! | [`stores`] | Which store is right, behind a load balancer and during a rolling deployment, and what can it lose? |
+//! | [`stores`] | Which store is right, what can it lose, and what must nginx or HAProxy be told? |
 //! | [`deployments`] | What holds in my deployment, what must I set, and where is personal data stored? |
 //! | [`operating`] | Which limits are there, how does the service stop, and what if a handler hangs? |
 //! | [`testing`] | How are handlers tested, without waiting? |
