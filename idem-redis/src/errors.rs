@@ -167,6 +167,13 @@ impl Error {
         matches!(self, Self::Refused { error, .. } if error.code() == "OOM")
     }
 
+    /// Whether the user may not run a command, or may not access the key.
+    fn is_without_right(&self) -> bool {
+        // As Redis 7.0 says it of a command in a script, and as later versions and Valkey do.
+        let in_script = |why: &str| why.contains("can't run this command") || why.contains("ACL failure in script");
+        matches!(self, Self::Refused { error, .. } if error.code() == "NOPERM" || error.details().is_some_and(in_script))
+    }
+
     /// Whether the step is longer than the server takes (`proto-max-bulk-len`).
     pub(crate) fn is_too_long(&self) -> bool {
         matches!(self, Self::Refused { error, .. } if error.details().is_some_and(|why| why.contains("invalid bulk length")))
@@ -188,7 +195,14 @@ impl fmt::Display for Error {
             Self::NoReply(timeout) => {
                 write!(f, "no reply from Redis within {timeout:?}, it is unknown whether the step took effect")
             }
-            Self::Refused { error, .. } => write!(f, "Redis refused the step: {error}"),
+            Self::Refused { error, .. } => {
+                write!(f, "Redis refused the step: {error}")?;
+                if self.is_without_right() {
+                    // Redis 7.0 does not say which one if the command is in a script.
+                    f.write_str("; the user lacks a right: `ACL LOG` in Redis names it, and ACL SETUSER grants it")?;
+                }
+                Ok(())
+            }
             Self::UnknownReply => f.write_str("Redis gave a reply that this version of the store does not know"),
             Self::Unreadable { name, cause } => {
                 write!(f, "the value under `{name}` in Redis cannot be read")?;

@@ -71,6 +71,20 @@ async fn a_command_that_the_server_does_not_know_is_named_before_the_first_step(
 }
 
 #[tokio::test]
+async fn a_step_that_misses_a_withdrawn_right_says_where_the_server_names_it() {
+    for (withdrawn, named) in [("-set", "\r\nset\r\n"), ("-evalsha", "\r\nevalsha\r\n"), ("resetkeys", "\r\nkey\r\n")] {
+        let server = Redis::start().await;
+        set_user(&server, &documented_rights()).await;
+        let store = RedisStore::builder(user_url(&server)).prefix("shop").connect().await.unwrap();
+        server.say("ACL LOG RESET").await;
+        server.say(&format!("ACL SETUSER shop {withdrawn}")).await;
+        let said = unavailable(begin(&store, 1).await);
+        assert!(said.contains("lacks a right") && said.contains("ACL LOG"), "{said}");
+        assert!(server.say("ACL LOG").await.contains(named), "{withdrawn}");
+    }
+}
+
+#[tokio::test]
 async fn a_right_that_is_withdrawn_is_missed_on_the_next_connection() {
     let server = Redis::start().await;
     let rights = documented_rights();
