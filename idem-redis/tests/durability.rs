@@ -121,7 +121,7 @@ async fn a_claim_that_is_found_again_after_a_lost_reply_must_be_in_the_replica_t
 }
 
 #[tokio::test]
-async fn a_takeover_that_no_replica_has_is_refused_too() {
+async fn a_takeover_or_a_revocation_that_no_replica_has_is_refused_too() {
     let primary = Redis::start().await;
     let replica = primary.replica().await;
     let proxy = Proxy::to(primary.port()).await;
@@ -137,6 +137,25 @@ async fn a_takeover_that_no_replica_has_is_refused_too() {
     // From then on a renewal waits for no replica.
     replica.stall();
     new_owner.renew(LEASE).await.unwrap();
+    // After a failover the claim would have its owner back.
+    let said = unavailable(store.revoke(&key(1)).await);
+    assert!(said.contains("replicas"), "{said}");
+    replica.resume();
+}
+
+#[tokio::test]
+async fn a_begin_that_is_dropped_while_it_waits_for_a_replica_leaves_no_claim() {
+    let primary = Redis::start().await;
+    let replica = primary.replica().await;
+    let durability = Durability::Replicas { count: 1, within: TTL };
+    let store = RedisStore::builder(primary.url()).durability(durability).connect().await.unwrap();
+    replica.stall();
+    let begins = store.clone();
+    let waits = tokio::spawn(async move { begins.begin(&key(1), &fingerprint(1), &BeginOptions::new(TTL, TTL)).await });
+    until("it waits", async || primary.say("INFO clients").await.contains("blocked_clients:1")).await;
+    assert!(exists(&primary, 1).await);
+    waits.abort();
+    until("the claim is released", async || !exists(&primary, 1).await).await;
     replica.resume();
 }
 
