@@ -61,6 +61,18 @@ const COMPLETE: Duration = Duration::from_millis(12);
 struct Slow;
 
 impl Hooks<MemoryStore> for Slow {
+    /// As a store outside the process: its leases are renewed.
+    fn attach(&self, store: &MemoryStore, clock: &Arc<dyn Clock>) -> StoreCapabilities {
+        let _ = store.attach(clock);
+        StoreCapabilities::default()
+    }
+
+    /// The request does not wait for it.
+    async fn renew(&self, claim: &mut MemoryClaim, lease: Duration) -> Result<(), StoreError> {
+        tokio::time::sleep(BEGIN).await;
+        claim.renew(lease).await
+    }
+
     async fn begin(
         &self,
         store: &MemoryStore,
@@ -85,7 +97,9 @@ fn micros(time: Duration) -> u64 {
 #[tokio::test(start_paused = true)]
 async fn the_span_says_what_happened_to_which_key_and_what_it_took() {
     let (spans, _guard) = Spans::capture();
-    let (app, _probe) = Setup::mount(&Idempotency::new(Intercept::new(MemoryStore::new(), Slow)), routes());
+    // The handler outlives a renewal.
+    let idempotency = Idempotency::builder(Intercept::new(MemoryStore::new(), Slow)).lease(BODY).build();
+    let (app, _probe) = Setup::mount(&idempotency, routes());
     ask().to(&app).await.assert_ran(201);
     assert!(ask().to(&app).await.is_replay());
     ask().body("another").to(&app).await.assert_refused(422, "idempotency_key_mismatch");
