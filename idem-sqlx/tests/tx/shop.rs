@@ -113,6 +113,12 @@ macro_rules! endpoints {
                         "failing" => drop(sqlx::raw_sql("SELECT * FROM nothing").execute(&mut **tx).await.unwrap_err()),
                         "slow" => drop(sqlx::raw_sql("SELECT pg_sleep(30)").execute(&mut **tx).await),
                         "busy" => drop(sqlx::raw_sql("SELECT pg_sleep(2)").execute(&mut **tx).await.unwrap()),
+                        "chatty" => {
+                            for _ in 0..50 {
+                                sqlx::raw_sql("SELECT 1").execute(&mut **tx).await.unwrap();
+                                tokio::time::sleep(Duration::from_millis(50)).await;
+                            }
+                        }
                         "hasty" => {
                             let query = sqlx::raw_sql("SELECT pg_sleep(600)").execute(&mut **tx);
                             assert!(tokio::time::timeout(Duration::from_millis(50), query).await.is_err());

@@ -71,13 +71,16 @@ where
     let (mut warnings, _guard) = warnings();
     // One that has ended is not waited for.
     assert_eq!(shop.send("/all/201", "b").await.status, 201);
-    let first = shop.start("/act/wait-201", "a");
-    shop.app.written().await;
-    let warning = timeout(Duration::from_secs(60), warnings.recv()).await.expect("a warning").unwrap();
-    assert!(warning.contains("`Tx` waiting") && warning.contains("/act/{what}"), "{warning}");
-    shop.app.go_on.add_permits(1);
-    assert_eq!(first.await.unwrap().status, 201);
-    assert!(warnings.try_recv().is_err(), "one warning");
+    // Also after a statement that failed.
+    for (path, status) in [("/act/wait-201", 201), ("/act/failing-wait-500", 500)] {
+        let first = shop.start(path, path);
+        shop.app.written().await;
+        let warning = timeout(Duration::from_secs(60), warnings.recv()).await.expect("a warning").unwrap();
+        assert!(warning.contains("`Tx` waiting") && warning.contains("/act/{what}"), "{warning}");
+        shop.app.go_on.add_permits(1);
+        assert_eq!(first.await.unwrap().status, status);
+    }
+    assert!(warnings.try_recv().is_err(), "one warning for each");
 }
 
 #[tokio::test]
@@ -90,12 +93,15 @@ async fn a_handler_that_keeps_its_transaction_waiting_is_named_over_sqlite() {
     is_named_while_it_waits(Shop::sqlite(4).await).await;
 }
 
-/// The database works, and nothing waits for the handler.
+/// The database works, and nothing waits for the handler. Another transaction waits, which is not its own.
 #[tokio::test]
-async fn a_statement_that_takes_long_is_no_reason_for_a_warning() {
+async fn statements_that_take_long_are_no_reason_for_a_warning() {
     let shop = Shop::postgres(4).await;
+    let _other = shop.app.pool.begin().await.unwrap();
     let (mut warnings, _guard) = warnings();
-    assert_eq!(shop.send("/act/busy-201", "a").await.status, 201);
+    for path in ["/act/busy-201", "/act/chatty-201"] {
+        assert_eq!(shop.send(path, path).await.status, 201);
+    }
     assert_eq!(warnings.try_recv().ok(), None);
 }
 
