@@ -395,6 +395,19 @@ async fn printed(program: &str, arguments: &[&str]) -> String {
     String::from_utf8(output.stdout).unwrap().trim().to_owned()
 }
 
+/// Runs the page's lines for curl, with more options, and returns what they print.
+async fn curl_of_the_guide(served: &TestServer, options: &str) -> String {
+    let payment = format!("payment-{}-{}.json", std::process::id(), served.address.port());
+    let payment = Path::new(env!("CARGO_TARGET_TMPDIR")).join(payment);
+    std::fs::write(&payment, r#"{"amount":5}"#).unwrap();
+    let command = code("sh").replace("payment.json", payment.to_str().unwrap()).replace("$(uuidgen)", "a");
+    let command = command.replace("https://api.example.com/payments", &format!("http://{}/", served.address));
+    let command = command.replace("curl ", &format!("curl -q --noproxy '*' -sS {options} "));
+    let read = printed("sh", &["-c", &command]).await;
+    std::fs::remove_file(payment).unwrap();
+    read
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_clients_of_the_guide_repeat_the_same_request_until_they_get_its_response() {
     let (shop, tries) = (Shop::default(), Arc::new(AtomicUsize::new(0)));
@@ -418,14 +431,32 @@ async fn the_clients_of_the_guide_repeat_the_same_request_until_they_get_its_res
     );
     assert_eq!(printed("node", &["-e", &script, &url]).await, r#"1 3 201 true {"amount":5}"#);
 
-    let payment = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("payment-{}.json", std::process::id()));
-    std::fs::write(&payment, r#"{"amount":5}"#).unwrap();
-    let command = code("sh").replace("payment.json", payment.to_str().unwrap());
-    let command = command.replace("$(uuidgen)", "a").replace("https://api.example.com/payments", &url);
-    let command = command.replace("curl ", "curl -q --noproxy '*' -sS ");
-    let read = printed("sh", &["-c", &command]).await;
-    std::fs::remove_file(payment).unwrap();
-    assert_eq!(read, r#"{"amount":5}"#);
+    assert_eq!(curl_of_the_guide(&served, "").await, r#"{"amount":5}"#);
 
     assert_eq!((shop.runs.load(Ordering::SeqCst), tries.load(Ordering::SeqCst)), (3, 9));
+}
+
+/// Counts the refusals, and lets the handler end after the first one.
+async fn end_once_refused(State(shop): State<Shop>, request: Request, next: Next) -> Response {
+    let response = next.run(request).await;
+    if response.status() == StatusCode::CONFLICT {
+        shop.runs.fetch_add(1, Ordering::SeqCst);
+        shop.may_end.notify_one();
+    }
+    response
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn curl_repeats_after_a_409_if_it_is_told_to_fail() {
+    let shop = Shop::default();
+    let ends = from_fn_with_state(shop.clone(), end_once_refused);
+    let served = TestServer::new(Router::new().route("/", post(waits)).with_state(shop.clone()).layer(ends)).await;
+    let mut first = served.connect().await;
+    let request = b"POST / HTTP/1.1\r\nhost: a\r\nidempotency-key: a\r\n\r\n";
+    tokio::io::AsyncWriteExt::write_all(&mut first, request).await.unwrap();
+    shop.started.notified().await;
+
+    let options = "--fail -w '%{http_code} %header{idempotent-replayed}'";
+    assert_eq!(curl_of_the_guide(&served, options).await, "200 true");
+    assert!(shop.runs.load(Ordering::SeqCst) > 0, "it was refused first");
 }
