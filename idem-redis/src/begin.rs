@@ -1,7 +1,7 @@
 //! Claiming a key, in one round trip.
 //!
 //! The script is one atomic step of the server. Of any number of them on one key, one finds no value and writes its claim; the
-//! others write nothing, and get what prevents them. The reply alone decides who may run the handler:
+//! others change nothing, and get what prevents them. The reply alone decides who may run the handler:
 //!
 //! - It was written: this owner has the claim. If the script was sent twice, since a reply was lost, the second one finds the claim
 //!   of the first and renews it. No one else knows the token, so no handler has run under it. When such a claim is released, the
@@ -9,8 +9,8 @@
 //! - Anything else, to a script that was sent twice: the first one may still arrive when the key is free, and make a claim without
 //!   an owner. So it is released.
 //! - A record: the whole one if its fingerprint is the request's, otherwise its head.
-//! - A claim, and what is left to its key: only the server's clock tells whether its lease has expired. Taking over is another
-//!   step, which compares again.
+//! - A claim, and what is left to its key: only the server's clock tells whether its lease has expired. If it has, the script also
+//!   makes sure that the server is a primary. Taking over is another step, which compares again.
 
 use std::sync::Arc;
 

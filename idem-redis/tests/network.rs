@@ -258,6 +258,32 @@ async fn after_a_demotion_the_step_goes_to_the_new_primary() {
     assert!(matches!(stranded.complete(record("response"), TTL).await, Err(StoreError::Lost)));
 }
 
+/// Such as one that copies the new primary's data, and meanwhile replies with what it had.
+#[tokio::test]
+async fn an_old_primary_does_not_say_that_the_outcome_of_a_renewed_claim_is_unknown() {
+    let old = Redis::start().await;
+    let new = old.replica().await;
+    let ((owners, owners_way), (store, way)) = (through_proxy(&old).await, through_proxy(&old).await);
+    let short = BeginOptions::new(Duration::from_millis(50), TTL);
+    let Ok(Begin::Claimed(claimed)) = owners.begin(&key(1), &fingerprint(1), &short).await else {
+        panic!("the key is free");
+    };
+    until("the new primary has the claim", async || new.say(&format!("EXISTS {}", name(1))).await.starts_with(":1"))
+        .await;
+    new.say("REPLICAOF NO ONE").await;
+    old.say("REPLICAOF 127.0.0.1 1").await;
+    owners_way.redirect(new.port());
+    claimed.complete(record("response"), TTL).await.unwrap();
+    until("its lease has expired at the old one", async || {
+        let left = old.say(&format!("PTTL {}", name(1))).await;
+        left[1..].lines().next().unwrap().parse::<u128>().unwrap() < TTL.as_millis()
+    })
+    .await;
+    // The connection to the old one is as good as ever.
+    way.redirect(new.port());
+    assert_eq!(recorded(&store, 1).await, record("response"));
+}
+
 #[tokio::test]
 async fn a_claim_whose_reply_was_lost_is_released_if_no_second_try_is_possible() {
     let server = Redis::start().await;

@@ -99,10 +99,12 @@ fn a_claim_whose_info_cannot_be_read_is_a_claim() {
 }
 
 #[test]
-fn the_scripts_know_the_layout_of_a_record() {
+fn the_scripts_know_the_layout_of_a_value() {
     for (script, line) in [
         (include_str!("../scripts/complete.lua"), format!("local RECORD_START = {RECORD_START}\n")),
         (include_str!("../scripts/begin.lua"), format!("string.sub(found, {}, {RECORD_START})", RECORD_START - 31)),
+        (include_str!("../scripts/begin.lua"), format!("#found > {CLAIM_HEAD} ")),
+        (include_str!("../scripts/begin.lua"), format!("struct.unpack('>I8', found, {})", CLAIM_HEAD - 7)),
         (include_str!("../scripts/look.lua"), format!("string.byte(start, {}) * 256", RECORD_HEAD - 1)),
         (include_str!("../scripts/look.lua"), format!("0, {} + summary)", RECORD_HEAD + CHECKSUM - 1)),
     ] {
