@@ -453,6 +453,7 @@ async fn a_claim_without_an_owner_is_refused_or_taken_over() {
 async fn a_claim_that_another_process_takes_over_is_in_flight() {
     let shop = Shop::postgres(4).await;
     let (app, operator, other) = postgres_service(PgPoolOptions::new().connect(&shop.keeper.url()).await.unwrap());
+    assert_eq!(shop.send("/act/201", "another").await.status, 201);
     let path = "/reruns/wait-commit-201";
     shop.app.go_on.add_permits(1);
     assert_eq!(shop.send(path, "a").await.status, 500);
@@ -466,6 +467,7 @@ async fn a_claim_that_another_process_takes_over_is_in_flight() {
         let forgotten = timeout(Duration::from_secs(2), operator.forget(&Scope::GLOBAL, &key)).await;
         assert!(!forgotten.expect("at once").unwrap(), "its owner is alive");
     }
+    assert!(shop.send("/act/201", "another").await.replayed);
     shop.app.go_on.add_permits(1);
     assert_eq!(first.await.unwrap().status, 500);
     app.go_on.add_permits(1);
