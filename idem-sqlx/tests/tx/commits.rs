@@ -50,6 +50,21 @@ async fn a_commit_that_did_not_arrive_is_503_and_the_key_is_free() {
     assert_eq!(shop.effects().await, 1);
 }
 
+#[tokio::test]
+async fn the_record_of_another_request_confirms_no_commit() {
+    let shop = Shop::postgres(4).await;
+    let (proxy, app, router) = behind_a_proxy(&shop).await;
+    let first = start(&router, "/act/wait-201", "a");
+    app.written().await;
+    proxy.refuse();
+    app.go_on.add_permits(1);
+    until("the key is free", async || shop.send("/act/201", "a").await.status == 201).await;
+    proxy.heal();
+    let lost = first.await.unwrap();
+    assert!(lost.status == 503 && lost.retry_after, "{lost:?}");
+    assert_eq!(shop.effects().await, 1);
+}
+
 /// The session does not learn that its client is gone: it holds the key until then.
 #[tokio::test]
 async fn a_session_that_still_holds_the_key_is_waited_for() {
