@@ -217,8 +217,8 @@ fn module(name: &str, text: &str) -> String {
     format!("mod {name} {{\n{code}\n}}\n")
 }
 
-/// Fingerprints do not depend on a feature of `serde_json` that any crate of a build may enable, as this one does. The same texts
-/// as in the tests of `idem-axum/src/request/json.rs`.
+/// Fingerprints do not depend on a feature of `serde_json` that any crate of a build may enable, as this one does. Some of the
+/// texts in the tests of `idem-axum/src/request/json.rs`, and of the values in those of `idem-runtime/src/functions/`.
 const NUMBERS: &str = r##"
 mod numbers {
     use axum::{Router, body::Body, http::Request, routing::post};
@@ -289,6 +289,9 @@ mod numbers {
             assert!(once(key, one.clone()).await && once(key, one).await, "{key}");
             assert_eq!(once(key, other).await, expected, "{key}");
         }
+        let wide = idempotency.once("numbers", "wide").fingerprint(&u128::MAX);
+        let refused = wide.run(async || Ok::<_, RefusalReason>(())).await;
+        assert!(matches!(refused, Err(RefusalReason::FingerprintFailed(_))), "{refused:?}");
     }
 }
 "##;
