@@ -50,7 +50,8 @@ fn manifest() -> String {
 
 /// A manifest. The last table makes it a workspace, as it would be outside this folder.
 fn package(name: &str, dependencies: &str) -> String {
-    format!("[package]\nname = \"{name}\"\nversion = \"0.0.0\"\nedition = \"2024\"\n\n{dependencies}\n[workspace]\n")
+    let package = format!("[package]\nname = \"{name}\"\nversion = \"0.0.0\"\nedition = \"2024\"");
+    format!("{package}\n\n{dependencies}\n[lints.rust]\nwarnings = \"deny\"\n\n[workspace]\n")
 }
 
 /// The crate, with the README's server.
@@ -79,13 +80,18 @@ fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
 }
 
+/// The target folder of the workspace. The crates here are built in it too, so that a dependency is built once if all of them use
+/// the same features of it.
+fn target() -> &'static Path {
+    Path::new(env!("CARGO_TARGET_TMPDIR")).parent().unwrap()
+}
+
 /// Without the network if what is needed is there: the versions are those of the workspace.
 fn cargo(folder: &Path, arguments: &[&str]) -> Output {
     let run = |more: &[&str]| {
         let mut command = Command::new(env!("CARGO"));
         command.current_dir(folder).args(arguments).args(more);
-        command.env("CARGO_TARGET_DIR", folder.join("target")).env("CARGO_PROFILE_DEV_DEBUG", "0");
-        command.env("RUSTFLAGS", "-D warnings").output().unwrap()
+        command.env("CARGO_TARGET_DIR", target()).env("CARGO_PROFILE_DEV_DEBUG", "0").output().unwrap()
     };
     let offline = run(&["--offline"]);
     if offline.status.success() { offline } else { run(&[]) }
@@ -160,7 +166,7 @@ fn a_new_user_gets_what_the_readme_shows() {
 
     let calls = calls();
     assert!(calls.len() >= 2, "README.md has lost its `curl` lines");
-    let server = Server::start(&folder.join("target/debug/new-user"), &address);
+    let server = Server::start(&target().join("debug/new-user"), &address);
     for (line, shown) in calls {
         assert!(line.contains(ADDRESS), "{line}");
         assert_eq!(curl(&line.replace(ADDRESS, &address)), shown, "{line}");
