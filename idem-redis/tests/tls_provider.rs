@@ -2,7 +2,7 @@
 #![cfg(feature = "tls")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a failed check panics")]
 
-#[allow(unreachable_pub, reason = "a module of each test")]
+#[allow(unreachable_pub, reason = "a module of two binaries of tests")]
 mod common;
 
 use common::tls::{Authority, works};

@@ -62,7 +62,7 @@ fn every_test_that_the_guide_of_deployments_names_exists() {
             if !file.ends_with(".rs") {
                 continue;
             }
-            let sources = ["idem-redis/tests", "idem-sqlx/tests", ""]
+            let sources = ["idem-redis/tests/store", "idem-redis/tests", "idem-sqlx/tests/store", ""]
                 .map(|folder| fs::read_to_string(root.join(folder).join(file)));
             let source = sources.into_iter().flatten().next().unwrap_or_else(|| panic!("there is no {file}: {line}"));
             for test in tests_of_file {

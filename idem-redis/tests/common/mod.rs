@@ -1,5 +1,5 @@
 //! What the tests share.
-#![allow(dead_code, reason = "each test uses some of it")]
+#![allow(dead_code, reason = "each binary of tests uses some of it")]
 
 #[cfg(feature = "tls")]
 pub mod tls;

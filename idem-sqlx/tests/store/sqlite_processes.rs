@@ -1,16 +1,12 @@
 //! Several processes on one file, of which some are killed. The processes are this test once more, told by their environment
 //! what to be.
 #![cfg(feature = "sqlite")]
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a failed check panics")]
-
-mod common;
 
 use std::collections::HashMap;
 use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
-use common::*;
 use idem_runtime::{Begin, Claim, Store};
 use idem_sqlx::SqliteStore;
 use sqlx::sqlite::SqliteConnectOptions;
@@ -18,13 +14,15 @@ use sqlx::{ConnectOptions, Connection};
 use tokio::io::{AsyncBufReadExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdout, Command};
 
+use crate::common::*;
+
 const FILE: &str = "IDEM_TEST_FILE";
 const KEYS: u64 = 300;
 
 /// Starts this test binary once more, to run the test `role` on `file` alone.
 fn child(role: &str, file: &Path) -> (Child, Lines<BufReader<ChildStdout>>) {
     let mut child = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", role, "--nocapture", "--test-threads=1"])
+        .args(["--exact", &format!("sqlite_processes::{role}"), "--nocapture", "--test-threads=1"])
         .env(FILE, file)
         .stdout(Stdio::piped())
         .kill_on_drop(true)

@@ -1,17 +1,15 @@
 //! PostgreSQL behind PgBouncer.
 #![cfg(feature = "postgres")]
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a failed check panics")]
-
-mod common;
 
 use std::time::Duration;
 
-use common::*;
 use idem_runtime::{Begin, Claim, Store, StoreError};
 use idem_sqlx::{ConnectError, PostgresStore, Problem};
 use idem_testkit::pgbouncer::PgBouncer;
 use idem_testkit::postgres::Postgres;
 use tokio::task::JoinSet;
+
+use crate::common::*;
 
 const IGNORED: &str = "ignore_startup_parameters = options, extra_float_digits";
 

@@ -1,15 +1,12 @@
 //! What a step does when the server fails, refuses, or holds what it should not.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a failed check panics")]
-
-#[allow(unreachable_pub, reason = "a module of each test")]
-mod common;
 
 use std::time::{Duration, Instant};
 
-use common::*;
 use idem_redis::RedisStore;
 use idem_runtime::{Claim, Store, StoreError};
 use idem_testkit::redis::Redis;
+
+use crate::common::*;
 
 #[tokio::test]
 async fn with_an_append_only_file_nothing_is_lost_when_the_server_is_killed_before_any_step() {

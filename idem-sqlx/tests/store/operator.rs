@@ -1,14 +1,10 @@
 //! What an operator learns and changes, over both databases.
 #![cfg(all(feature = "postgres", feature = "sqlite"))]
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a failed check panics")]
-
-mod common;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use common::*;
 use idem_runtime::{
     Abandoned, Attempt, BeginOptions, Claim, Endpoint, ExecutionInfo, Idempotency, Key, KeyReport, KeyStatus,
     ManualClock, Outcome, RecordBuilder, Rules, RunResult, Scope, SettleError, Settled, StorageKey, Store, StoreError,
@@ -17,6 +13,8 @@ use idem_sqlx::{PostgresStore, SqliteStore};
 use idem_testkit::postgres::Postgres;
 use idem_testkit::wait::until;
 use tokio::sync::Barrier;
+
+use crate::common::*;
 
 fn parsed(key: &str) -> Key {
     Key::parse(key.as_bytes()).unwrap()

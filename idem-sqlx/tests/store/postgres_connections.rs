@@ -1,12 +1,8 @@
 //! How many processes of the server a store holds, and for how long.
 #![cfg(feature = "postgres")]
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a failed check panics")]
-
-mod common;
 
 use std::time::{Duration, Instant};
 
-use common::*;
 use idem_runtime::{Store, StoreError};
 use idem_sqlx::{ConnectError, PostgresStore, PostgresStoreBuilder};
 use idem_testkit::postgres::Postgres;
@@ -15,6 +11,8 @@ use idem_testkit::wait::until;
 use sqlx::postgres::{PgConnectOptions, PgConnection};
 use sqlx::{Connection, Executor};
 use tokio::task::JoinSet;
+
+use crate::common::*;
 
 const POOL: usize = 3;
 

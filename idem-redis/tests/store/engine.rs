@@ -1,15 +1,10 @@
 //! The engine over Redis: what a client sees, and how often a handler runs.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a failed check panics")]
-
-#[allow(unreachable_pub, reason = "a module of each test")]
-mod common;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use common::{TIMEOUT, TTL, fingerprint, key, store, through_proxy, until};
 use idem_redis::RedisStore;
 use idem_runtime::{
     Abandoned, Attempt, Executed, Idempotency, Lease, ManualClock, Outcome, RecordBuilder, Recording, RefusalReason,
@@ -19,6 +14,8 @@ use idem_testkit::proxy::{Direction, Fault};
 use idem_testkit::redis::Redis;
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
+
+use crate::common::{TIMEOUT, TTL, fingerprint, key, store, through_proxy, until};
 
 const SHORT: Duration = Duration::from_millis(300);
 
@@ -151,7 +148,7 @@ async fn a_retry_that_waits_in_another_process_gets_the_replay() {
         });
     }
     until("the retries wait", async || {
-        server.say(&format!("PUBSUB NUMSUB {}:ended", common::name(1))).await.contains(":1\r\n")
+        server.say(&format!("PUBSUB NUMSUB {}:ended", crate::common::name(1))).await.contains(":1\r\n")
     })
     .await;
     end.send(()).unwrap();
@@ -175,7 +172,7 @@ async fn while_the_store_cannot_be_asked_no_handler_starts() {
     proxy.set(Direction::ToClient, Fault::Drop);
     assert!(matches!(run(2).await, Err(RefusalReason::StoreUnavailable(_))));
     proxy.heal();
-    server.say(&format!("SET {} damaged", common::name(3))).await;
+    server.say(&format!("SET {} damaged", crate::common::name(3))).await;
     assert!(matches!(run(3).await, Err(RefusalReason::StoreUnavailable(_))));
     server.say("CONFIG SET maxmemory 1mb").await;
     assert!(matches!(run(4).await, Err(RefusalReason::StoreFull)));

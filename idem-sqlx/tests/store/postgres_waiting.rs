@@ -1,14 +1,10 @@
 //! Waiting for the end of a claim, leases that are renewed, and what the engine makes of both.
 #![cfg(feature = "postgres")]
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a failed check panics")]
-
-mod common;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use common::*;
 use idem_runtime::{Abandoned, Attempt, Claim, Idempotency, RefusalReason, Rules, RunResult, Store};
 use idem_sqlx::PostgresStore;
 use idem_testkit::postgres::Postgres;
@@ -17,6 +13,8 @@ use idem_testkit::wait::within;
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
+
+use crate::common::*;
 
 /// Two processes, as far as the server can tell.
 async fn two_stores() -> (Postgres, PostgresStore, PostgresStore) {
@@ -125,7 +123,7 @@ async fn a_key_without_waiters_sends_no_notification() {
     listener.listen(channel.trim().trim_start_matches("LISTEN ").trim_matches('"')).await.unwrap();
     leave_record(&here, &quiet, "response").await;
     assert!(here.forget(&quiet).await.unwrap());
-    common::claim(&here, &quiet).await.release().await.unwrap();
+    crate::common::claim(&here, &quiet).await.release().await.unwrap();
     claim.complete(record("response"), TTL).await.unwrap();
     assert_eq!(listener.recv().await.unwrap().payload(), hex(&awaited));
     waits.await.unwrap();

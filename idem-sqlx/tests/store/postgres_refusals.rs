@@ -1,12 +1,8 @@
 //! PostgreSQL that refuses: for want of connections or room, because of others, or for good.
 #![cfg(feature = "postgres")]
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a failed check panics")]
-
-mod common;
 
 use std::time::{Duration, Instant};
 
-use common::*;
 use idem_runtime::{Begin, BeginOptions, Claim, Idempotency, RefusalReason, RunResult, Store, StoreError};
 use idem_sqlx::{PostgresStore, Problem};
 use idem_testkit::postgres::Postgres;
@@ -15,6 +11,8 @@ use idem_testkit::wait::until;
 use sqlx::postgres::PgConnection;
 use sqlx::{Connection, Executor};
 use tokio::task::JoinSet;
+
+use crate::common::*;
 
 async fn with_a_store() -> (Postgres, PostgresStore) {
     let server = Postgres::quick().await;

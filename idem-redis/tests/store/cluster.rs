@@ -1,19 +1,16 @@
 //! A real cluster: three primaries, of which one has a replica, on free ports.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a failed check panics")]
-
-#[allow(unreachable_pub, reason = "a module of each test")]
-mod common;
 
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
-use common::*;
 use idem_redis::{ConnectError, Durability, RedisStore, RedisStoreBuilder};
 use idem_runtime::{Begin, BeginOptions, Claim, Store};
 use idem_testkit::proxy::{Direction, Fault, Proxy};
 use idem_testkit::redis::Redis;
 use idem_testkit::redis_cluster::{RedisCluster, id, node, ok};
 use tokio::net::TcpListener;
+
+use crate::common::*;
 
 fn builder(cluster: &RedisCluster) -> RedisStoreBuilder {
     RedisStore::cluster_builder([cluster.nodes[0].url()]).timeout(Duration::from_secs(5))

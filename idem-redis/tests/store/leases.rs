@@ -1,14 +1,11 @@
 //! How long a claim lives, by the server's clock, and who may take it over.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a failed check panics")]
-
-#[allow(unreachable_pub, reason = "a module of each test")]
-mod common;
 
 use std::time::Duration;
 
-use common::*;
 use idem_runtime::{Begin, BeginOptions, Claim, KeyState, Store, StoreError};
 use idem_testkit::redis::Redis;
+
+use crate::common::*;
 
 /// How long Redis keeps the key, in milliseconds.
 async fn kept_for(server: &Redis) -> u64 {

@@ -1,19 +1,16 @@
 //! What a step sends and reads: counted by the server, and by a proxy in front of it.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a failed check panics")]
-
-#[allow(unreachable_pub, reason = "a module of each test")]
-mod common;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use common::*;
 use idem_redis::RedisStore;
 use idem_runtime::{Begin, BeginOptions, Claim, ExecutionInfo, Record, Store};
 use idem_testkit::proxy::{Direction, Fault, Proxy};
 use idem_testkit::redis::Redis;
 use tokio::task::JoinSet;
+
+use crate::common::*;
 
 const RECORD: usize = 1024 * 1024;
 

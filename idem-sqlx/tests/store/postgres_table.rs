@@ -1,13 +1,9 @@
 //! The table: who owns a row, when it expires, how it is made, and how it is cleaned up.
 #![cfg(feature = "postgres")]
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a failed check panics")]
-
-mod common;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use common::*;
 use idem_runtime::{Begin, Claim, Endpoint, Idempotency, RefusalReason, StorageKey, Store, StoreError};
 use idem_sqlx::{ConnectError, MigrateError, OnceExt, PostgresStore};
 use idem_testkit::postgres::Postgres;
@@ -16,6 +12,8 @@ use sqlx::postgres::PgConnection;
 use sqlx::{Connection, Executor};
 use tokio::sync::Barrier;
 use tokio::task::JoinSet;
+
+use crate::common::*;
 
 async fn with_a_store() -> (Postgres, PostgresStore) {
     let server = Postgres::quick().await;
@@ -169,7 +167,7 @@ async fn a_table_of_a_later_version_is_left_alone_unless_this_version_works_with
 #[tokio::test]
 async fn the_published_statements_make_the_table_by_hand() {
     let server = Postgres::quick().await;
-    let statements = include_str!("../migrations/postgres/0001_table.sql");
+    let statements = include_str!("../../migrations/postgres/0001_table.sql");
     let names = [
         ("{table}", "public.idempotency"),
         ("{index}", "idempotency_clean_after"),

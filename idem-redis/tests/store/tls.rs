@@ -1,15 +1,12 @@
 //! Encrypted connections to a real server, with certificates that the test makes.
 #![cfg(feature = "tls")]
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a failed check panics")]
-
-#[allow(unreachable_pub, reason = "a module of each test")]
-mod common;
 
 use std::time::Duration;
 
-use common::tls::{Authority, works};
-use common::*;
 use idem_redis::{ConnectError, Durability};
+
+use crate::common::tls::{Authority, works};
+use crate::common::*;
 
 /// No provider of cryptography is installed in this process: the store must bring its own.
 #[tokio::test]

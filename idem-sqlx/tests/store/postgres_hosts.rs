@@ -1,15 +1,11 @@
 //! URLs with several hosts: each connection goes to one that takes writes.
 #![cfg(feature = "postgres")]
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a failed check panics")]
-
-mod common;
 
 use std::fs::{Permissions, set_permissions, write};
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 
-use common::*;
 use idem_runtime::{Claim, Store};
 use idem_sqlx::{ConnectError, MigrateError, PostgresStore, Problem};
 use idem_testkit::postgres::Postgres;
@@ -17,6 +13,8 @@ use idem_testkit::process::free_port;
 use idem_testkit::proxy::{Direction, Fault, Proxy};
 use sqlx::PgPool;
 use tokio::task::JoinSet;
+
+use crate::common::*;
 
 const LISTENS: &str = "SELECT count(*) FROM pg_stat_activity WHERE query LIKE 'LISTEN%'";
 const PROMOTED: &str = "SELECT pg_promote()";

@@ -3,19 +3,17 @@
 //! The time of a history is not the database's: when it advances, every deadline in the table moves back by as much, which
 //! is the same to every caller. `PROPTEST_CASES` sets the number of histories, for the long form.
 #![cfg(all(feature = "postgres", feature = "sqlite"))]
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a failed check panics")]
-
-mod clocked_store;
 
 use std::path::Path;
 
-use clocked_store::{Beside, Stretched, stretch};
 use idem_sqlx::{PostgresStore, SqliteStore};
 use idem_testkit::postgres::Postgres;
 use idem_testkit::reference::steps::histories;
 use idem_testkit::reference::{Claims, Model, Profile, Step, drive, engine};
 use proptest::test_runner::{Config, TestCaseError, TestRunner};
 use tempfile::TempDir;
+
+use crate::clocked_store::{Beside, Stretched, stretch};
 
 const REMOTE: Profile = Profile { claims: Claims::LiveForLease, capacity: usize::MAX, bytes: None };
 

@@ -1,20 +1,17 @@
 //! What an operator sees of a key.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a failed check panics")]
-
-#[allow(unreachable_pub, reason = "a module of each test")]
-mod common;
 
 use std::collections::HashSet;
 use std::time::Duration;
 
 use bytes::Bytes;
-use common::*;
 use idem_redis::RedisStore;
 use idem_runtime::{
     Begin, BeginOptions, Claim, Clock, ExecutionInfo, KeyState, Store, StoreError, StoredEntry, SystemClock, Timestamp,
 };
 use idem_testkit::proxy::Proxy;
 use idem_testkit::redis::Redis;
+
+use crate::common::*;
 
 fn info(endpoint: &str) -> ExecutionInfo {
     ExecutionInfo::from_bytes(&[&[1, 0][..], &[5; 8 + 8 + 4 + 8], endpoint.as_bytes()].concat()).unwrap()

@@ -1,6 +1,5 @@
 //! The conformance suite, on real files.
 #![cfg(feature = "sqlite")]
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a failed check panics")]
 
 use idem_sqlx::SqliteStore;
 use idem_testkit::intercept::{Intercept, Keeps};

@@ -1,20 +1,17 @@
 //! Waiting for the end of another owner's claim.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a failed check panics")]
-
-#[allow(unreachable_pub, reason = "a module of each test")]
-mod common;
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering::SeqCst;
 use std::time::Duration;
 
-use common::*;
 use idem_runtime::{Begin, BeginOptions, Claim, Store};
 use idem_testkit::redis::Redis;
 use tokio::runtime::Builder;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
+
+use crate::common::*;
 
 async fn subscribers(server: &Redis, number: u8) -> bool {
     server.say(&format!("PUBSUB NUMSUB {}:ended", name(number))).await.contains(":1\r\n")

@@ -1,9 +1,5 @@
 //! The conformance suite of stores, each case against its own server: as a user with all rights, with the documented ones, and
 //! over the connection of the service.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a failed check panics")]
-
-#[allow(unreachable_pub, reason = "a module of each test")]
-mod common;
 
 use idem_redis::RedisStore;
 use idem_testkit::intercept::{Intercept, Keeps};
@@ -27,8 +23,8 @@ mod with_the_documented_rights {
     idem_runtime::conformance_tests!(|| async {
         let server = Redis::start().await;
         // Operators list unknown outcomes, which is optional.
-        common::set_user(&server, &[&common::documented_rights()[..], &["+scan"]].concat()).await;
-        let store = RedisStore::builder(common::user_url(&server)).prefix("shop").connect().await.unwrap();
+        crate::common::set_user(&server, &[&crate::common::documented_rights()[..], &["+scan"]].concat()).await;
+        let store = RedisStore::builder(crate::common::user_url(&server)).prefix("shop").connect().await.unwrap();
         Served::new(store, Keeps(server))
     });
 }

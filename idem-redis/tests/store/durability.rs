@@ -1,17 +1,14 @@
 //! What replicas add, and what a failover costs with and without them.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a failed check panics")]
-
-#[allow(unreachable_pub, reason = "a module of each test")]
-mod common;
 
 use std::time::{Duration, Instant};
 
-use common::*;
 use idem_redis::{Durability, RedisStore};
 use idem_runtime::{BeginOptions, Claim, Store, StoreError};
 use idem_testkit::proxy::{Direction, Fault, Proxy};
 use idem_testkit::redis::Redis;
 use tokio::runtime::Builder;
+
+use crate::common::*;
 
 const WITHIN: Duration = Duration::from_millis(300);
 

@@ -1,14 +1,10 @@
 //! The file: damaged, full, locked, read-only, and cleaned up.
 #![cfg(feature = "sqlite")]
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a failed check panics")]
-
-mod common;
 
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use common::*;
 use idem_runtime::{Begin, Claim, Idempotency, RefusalReason, RunResult, StorageKey, Store, StoreError};
 use idem_sqlx::{ConnectError, MigrateError, Problem, SqliteStore};
 use idem_testkit::wait::{until, within};
@@ -17,6 +13,8 @@ use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Executor};
 use tempfile::TempDir;
 use tokio::sync::Barrier;
 use tokio::task::JoinSet;
+
+use crate::common::*;
 
 struct File {
     _folder: TempDir,
@@ -178,7 +176,7 @@ async fn the_published_statements_make_the_table_by_hand() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("idempotency.db");
     let (store, recorded) = (SqliteStore::open(&path).await.unwrap(), key());
-    let statements = include_str!("../migrations/sqlite/0001_table.sql");
+    let statements = include_str!("../../migrations/sqlite/0001_table.sql");
     let statements = statements.replace("{table}", "idempotency").replace("{index}", "idempotency_expires_at");
     let mut connection = SqliteConnectOptions::new().filename(&path).connect().await.unwrap();
     connection.execute(AssertSqlSafe(statements)).await.unwrap();

@@ -1,14 +1,12 @@
 //! What a request costs the network: round trips and bytes, counted by a proxy.
 #![cfg(feature = "postgres")]
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a failed check panics")]
 
-mod common;
-
-use common::*;
 use idem_runtime::{Attempt, Claim, Endpoint, Idempotency, PolicyTag, RefusalReason, Rules, RunResult, StorageKey};
 use idem_sqlx::PostgresStore;
 use idem_testkit::postgres::Postgres;
 use idem_testkit::proxy::{Direction, Fault, Proxy};
+
+use crate::common::*;
 
 /// A server, the network before it, and an engine behind that, whose connection knows every statement.
 struct Counted {

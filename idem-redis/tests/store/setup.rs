@@ -1,19 +1,16 @@
 //! What a store refuses to work with, and what it works with anyway.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a failed check panics")]
-
-#[allow(unreachable_pub, reason = "a module of each test")]
-mod common;
 
 use std::error::Error;
 use std::time::Duration;
 
-use common::*;
 use idem_redis::{ConnectError, Durability, RedisStore};
 use idem_runtime::{Begin, BeginOptions, Claim, Store};
 use idem_testkit::proxy::{Direction, Fault, Proxy};
 use idem_testkit::redis::Redis;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
+
+use crate::common::*;
 
 #[tokio::test]
 async fn a_server_that_evicts_keys_is_refused_whichever_way_it_says_so() {

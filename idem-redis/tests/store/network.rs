@@ -1,15 +1,10 @@
 //! What a step does when the network between store and server fails in the middle of it.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a failed check panics")]
-
-#[allow(unreachable_pub, reason = "a module of each test")]
-mod common;
 
 use std::future::poll_fn;
 use std::pin::pin;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
-use common::*;
 use idem_redis::{Durability, RedisStore};
 use idem_runtime::{Begin, BeginOptions, Claim, Idempotency, Store, StoreError};
 use idem_testkit::proxy::{Direction, Fault};
@@ -17,6 +12,8 @@ use idem_testkit::redis::Redis;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
+
+use crate::common::*;
 
 /// The server does the step, and then the connection breaks instead of its reply.
 const REPLY_LOST: Fault = Fault::ResetAfter(0);
@@ -98,7 +95,7 @@ async fn a_release_that_times_out_is_repeated_by_the_copy() {
 #[tokio::test]
 async fn a_copy_releases_what_was_released_and_learns_that_a_claim_was_lost() {
     let server = Redis::start().await;
-    let store = common::store(&server).await;
+    let store = crate::common::store(&server).await;
     let claimed = claim(&store, 1).await;
     let copy = claimed.try_clone().unwrap();
     claimed.release().await.unwrap();
@@ -116,7 +113,7 @@ async fn a_copy_releases_what_was_released_and_learns_that_a_claim_was_lost() {
 async fn a_release_that_took_effect_is_repeated_without_an_error_if_another_owner_has_claimed_since() {
     let server = Redis::start().await;
     let (store, proxy) = through_proxy(&server).await;
-    let near = common::store(&server).await;
+    let near = crate::common::store(&server).await;
     let claimed = claim(&store, 1).await;
     let copy = claimed.try_clone().unwrap();
     proxy.set(Direction::ToClient, Fault::Drop);
@@ -370,7 +367,7 @@ async fn assert_not_drained(store: &RedisStore, server: &Redis) {
 #[tokio::test]
 async fn a_repeated_begin_that_was_refused_is_released_if_its_first_try_arrives_late() {
     let server = Redis::start().await;
-    let near = common::store(&server).await;
+    let near = crate::common::store(&server).await;
     let others = claim(&near, 1).await;
     let (port, first) = without_the_first(name(1), &server, true).await;
     let store = RedisStore::connect(format!("redis://127.0.0.1:{port}")).await.unwrap();
@@ -385,7 +382,7 @@ async fn a_repeated_begin_that_was_refused_is_released_if_its_first_try_arrives_
 #[tokio::test]
 async fn a_claim_whose_begin_was_repeated_leaves_nothing_if_the_first_try_arrives_after_its_release() {
     let server = Redis::start().await;
-    let near = common::store(&server).await;
+    let near = crate::common::store(&server).await;
     for (number, breaks) in [(1, true), (2, false)] {
         let (port, first) = without_the_first(name(number), &server, breaks).await;
         let store = RedisStore::connect(format!("redis://127.0.0.1:{port}")).await.unwrap();
@@ -412,13 +409,13 @@ async fn a_short_lease_does_not_shorten_how_long_a_first_try_is_followed_up() {
     assert_not_drained(&store, &server).await;
     arrives_late_and_claims(first, &server).await;
     store.drained().await;
-    claim(&common::store(&server).await, 1).await;
+    claim(&crate::common::store(&server).await, 1).await;
 }
 
 #[tokio::test]
 async fn a_revocation_whose_reply_is_lost_leaves_the_next_owner_alone() {
     let server = Redis::start().await;
-    let near = common::store(&server).await;
+    let near = crate::common::store(&server).await;
     claim(&near, 1).await;
     // The least lease that counts as alive: only a revocation sends it.
     let (port, first) = without_the_first("9007199254740991".into(), &server, false).await;
@@ -496,7 +493,7 @@ async fn a_begin_that_was_repeated_and_cannot_be_sent_in_full_leaves_nothing_eit
 #[tokio::test]
 async fn a_repeated_begin_that_no_replica_has_leaves_nothing_if_its_first_try_arrives_late() {
     let server = Redis::start().await;
-    let near = common::store(&server).await;
+    let near = crate::common::store(&server).await;
     let (port, first) = without_the_first(name(1), &server, true).await;
     let durability = Durability::Replicas { count: 1, within: Duration::from_millis(50) };
     let builder = RedisStore::builder(format!("redis://127.0.0.1:{port}")).durability(durability);
@@ -512,7 +509,7 @@ async fn a_repeated_begin_that_no_replica_has_leaves_nothing_if_its_first_try_ar
 async fn a_new_owner_whose_begin_was_repeated_keeps_what_it_takes_over() {
     let server = Redis::start().await;
     let (store, proxy) = through_proxy(&server).await;
-    let near = common::store(&server).await;
+    let near = crate::common::store(&server).await;
     let short = Duration::from_millis(50);
     drop(near.begin(&key(1), &fingerprint(1), &BeginOptions::new(short, TTL)).await.unwrap());
     abandoned(&near).await;

@@ -1,14 +1,10 @@
 //! PostgreSQL behind a network that loses replies, and a server that is killed or stopped.
 #![cfg(feature = "postgres")]
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a failed check panics")]
-
-mod common;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use common::*;
 use futures_util::FutureExt;
 use idem_runtime::{Begin, BeginOptions, Claim, Idempotency, RefusalReason, RunResult, StorageKey, Store, StoreError};
 use idem_sqlx::{PostgresStore, Problem};
@@ -20,6 +16,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
+
+use crate::common::*;
 
 /// A server, the network before it, a store behind that, and one that reaches the server directly.
 struct Apart {

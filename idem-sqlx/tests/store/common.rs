@@ -1,5 +1,5 @@
 //! Keys, fingerprints and records for tests, and what a store says to them.
-#![allow(dead_code, reason = "each test uses some of it")]
+#![allow(dead_code, reason = "with one feature alone, some of it is not used")]
 
 use std::error::Error;
 use std::sync::atomic::{AtomicU64, Ordering};

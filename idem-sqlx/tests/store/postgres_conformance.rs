@@ -1,6 +1,5 @@
 //! The conformance suite, against a real server.
 #![cfg(feature = "postgres")]
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a failed check panics")]
 
 use idem_runtime::conformance;
 use idem_sqlx::PostgresStore;

@@ -1,0 +1,18 @@
+//! The store over real servers.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a failed check panics")]
+
+mod cluster;
+#[allow(unreachable_pub, reason = "a module of two binaries of tests")]
+#[path = "../common/mod.rs"]
+mod common;
+mod conformance;
+mod durability;
+mod engine;
+mod inspect;
+mod leases;
+mod network;
+mod server_failures;
+mod setup;
+mod tls;
+mod traffic;
+mod waiting;
