@@ -1,20 +1,19 @@
-use std::collections::{BTreeMap, HashMap};
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
-use serde::Deserialize;
 use tokio::sync::{Barrier, Notify, Semaphore};
 use tokio::task::JoinSet;
 
 use super::*;
 use crate::KeyStatus;
 use crate::clock::ManualClock;
-use crate::intercept::{Hooks, Intercept};
 use crate::key::Key;
-use crate::memory::{MemoryClaim, MemoryStore};
-use crate::record::Record;
+use crate::memory::MemoryStore;
 use crate::scope::Scope;
-use crate::store::{Begin, BeginOptions, Claim, Store};
+use crate::store::{BeginOptions, Store};
+
+mod faulty;
+mod spans;
+mod values;
 
 /// An error of the user: the refusal, or the function's own.
 #[derive(Debug)]
@@ -154,32 +153,6 @@ async fn a_panic_is_resumed_in_the_caller_and_releases_the_claim() {
 }
 
 #[tokio::test]
-async fn a_value_that_does_not_decode_is_an_error_and_never_a_second_run() {
-    #[derive(Debug, Serialize, Deserialize)]
-    struct Changed {
-        parcel: String,
-    }
-    let idempotency = Idempotency::in_memory();
-    assert_eq!(idempotency.once("ship", "a").run(async || count(Runs::default()).await).await.unwrap(), 1);
-    let changed: Result<Changed, _> = idempotency.once("ship", "a").run(async || Err(Failure::Own("ran again"))).await;
-    let reason = refused(changed);
-    assert!(matches!(reason, RefusalReason::StoreUnavailable(StoreError::Unreadable(_))), "{reason:?}");
-    assert!(!reason.is_retryable());
-    let (text, key) = (reason.to_string(), idempotency.once("ship", "a").key.to_string());
-    assert!(text.contains(type_name::<Changed>()) && text.contains(&key), "{text}");
-}
-
-#[test]
-fn a_record_of_another_format_is_an_error() {
-    let key = StorageKey::from_bytes([1; 32]);
-    assert_eq!(decode::<u32>(key, &Bytes::from_static(b"J17")).unwrap(), 17);
-    // An HTTP record starts with its version.
-    for content in [&b""[..], b"\x0117", b"17", b"J", b"J17 18"] {
-        assert!(decode::<u32>(key, &Bytes::copy_from_slice(content)).is_err(), "{content:?}");
-    }
-}
-
-#[tokio::test]
 async fn another_fingerprint_is_refused_while_running_and_after() {
     let idempotency = Idempotency::in_memory();
     let other = || {
@@ -192,115 +165,6 @@ async fn another_fingerprint_is_refused_while_running_and_after() {
     assert!(matches!(refused(other().await), RefusalReason::Mismatch));
     let same = idempotency.once("ship", "a").fingerprint(&"tea").run(async || count(Runs::default()).await).await;
     assert_eq!(same.unwrap(), 1);
-}
-
-#[test]
-fn a_fingerprint_is_that_of_canonical_json() {
-    #[derive(Serialize)]
-    struct Order {
-        total: f64,
-        id: u64,
-    }
-    #[derive(Serialize)]
-    struct Reordered {
-        id: u64,
-        total: u32,
-    }
-    let of = |value: &Value| fingerprint(value).unwrap();
-    let order = fingerprint(&Order { total: 10.0, id: 7 }).unwrap();
-    assert_eq!(order, fingerprint(&Reordered { id: 7, total: 10 }).unwrap());
-    let map: HashMap<_, _> = [("id", 7), ("total", 10)].into();
-    assert_eq!(order, fingerprint(&map).unwrap());
-    assert_ne!(order, fingerprint(&Order { total: 10.5, id: 7 }).unwrap());
-    // These are equal as `f64`.
-    for (one, other) in [(1_u64 << 53, (1 << 53) + 1), (u64::MAX - 1, u64::MAX)] {
-        assert_ne!(of(&serde_json::json!([{ "id": one }])), of(&serde_json::json!([{ "id": other }])));
-    }
-    assert_ne!(of(&i64::MIN.into()), of(&(i64::MIN + 1).into()));
-    // Records live as long as their TTL, so what is spelled as text does not change.
-    for (integer, is_text) in [((1_u64 << 53) - 1, false), (1 << 53, true)] {
-        assert_eq!(of(&integer.into()) == of(&integer.to_string().into()), is_text, "{integer}");
-    }
-}
-
-#[tokio::test]
-async fn a_value_that_has_no_canonical_json_is_an_error_of_the_run() {
-    let map: BTreeMap<(u8, u8), u8> = [((1, 2), 3)].into();
-    let idempotency = Idempotency::in_memory();
-    let run = async |once: Once| refused(once.run(async || count(Runs::default()).await).await);
-    for once in [
-        idempotency.once("ship", "a").fingerprint(&map),
-        idempotency.once("ship", "a").fingerprint(&f64::NAN),
-        idempotency.once("ship", "a").fingerprint(&u128::MAX),
-    ] {
-        let reason = run(once).await;
-        assert!(matches!(reason, RefusalReason::FingerprintFailed(_)), "{reason:?}");
-        assert!(!reason.is_retryable() && std::error::Error::source(&reason).is_some());
-    }
-    assert!(idempotency.once("ship", "a").inspect().await.unwrap().is_none(), "the function did not run");
-}
-
-#[tokio::test]
-async fn a_result_that_does_not_serialize_is_returned_and_never_computed_again() {
-    let idempotency = Idempotency::in_memory();
-    let run = || {
-        let value: BTreeMap<(u8, u8), u8> = [((1, 2), 3)].into();
-        idempotency.once("ship", "a").run(async move || Ok::<_, Failure>(value))
-    };
-    assert_eq!(run().await.unwrap().len(), 1);
-    assert!(matches!(refused(run().await), RefusalReason::NotReplayable));
-}
-
-/// A value whose serialization panics.
-#[derive(Debug, PartialEq, Deserialize)]
-struct Panicking;
-
-impl Serialize for Panicking {
-    fn serialize<S: serde::Serializer>(&self, _: S) -> Result<S::Ok, S::Error> {
-        panic!("on purpose")
-    }
-}
-
-#[tokio::test]
-async fn a_result_that_panics_when_it_serializes_is_returned_and_never_computed_again() {
-    let idempotency = Idempotency::in_memory();
-    let run = || {
-        let once = idempotency.once("ship", "a").abandoned(Abandoned::Rerun);
-        once.run(async || Ok::<_, Failure>(Panicking))
-    };
-    assert_eq!(run().await.unwrap(), Panicking);
-    assert!(matches!(refused(run().await), RefusalReason::NotReplayable));
-}
-
-/// A value that panics when it is dropped.
-#[derive(Debug, Serialize, Deserialize)]
-struct Fragile;
-
-impl Drop for Fragile {
-    fn drop(&mut self) {
-        panic!("on purpose")
-    }
-}
-
-#[tokio::test]
-async fn a_value_that_panics_when_it_is_dropped_is_recorded_when_its_caller_is_gone() {
-    let idempotency = Idempotency::in_memory();
-    let (started, go_on) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
-    let caller = tokio::spawn({
-        let (once, started, go_on) = (idempotency.once("ship", "a"), Arc::clone(&started), Arc::clone(&go_on));
-        once.run(async move || {
-            started.notify_one();
-            go_on.notified().await;
-            Ok::<_, Failure>(Fragile)
-        })
-    });
-    started.notified().await;
-    caller.abort();
-    assert!(caller.await.unwrap_err().is_cancelled());
-    go_on.notify_one();
-    idempotency.drain().await;
-    let report = idempotency.once("ship", "a").inspect().await.unwrap().unwrap();
-    assert!(matches!(report.status(), KeyStatus::Recorded), "{report:?}");
 }
 
 #[tokio::test(start_paused = true)]
@@ -421,143 +285,6 @@ async fn an_operator_sees_the_scope_and_forgets_the_value() {
     assert!(name(&[b'x'; 10_000]).as_str().ends_with('…'));
 }
 
-/// Each step is pending several times, so that a task awaits it. While the store is down, every step fails.
-#[derive(Default)]
-struct Faulty {
-    down: AtomicBool,
-}
-
-impl Faulty {
-    fn over_memory() -> Intercept<MemoryStore, Self> {
-        Intercept::new(MemoryStore::new(), Self::default())
-    }
-
-    fn set_down(&self, down: bool) {
-        self.down.store(down, Ordering::SeqCst);
-    }
-
-    async fn step(&self) -> Result<(), StoreError> {
-        for _ in 0..3 {
-            tokio::task::yield_now().await;
-        }
-        if self.down.load(Ordering::SeqCst) {
-            return Err(StoreError::unavailable("the network is down"));
-        }
-        Ok(())
-    }
-}
-
-impl Hooks<MemoryStore> for Faulty {
-    async fn begin(
-        &self,
-        store: &MemoryStore,
-        key: &StorageKey,
-        fingerprint: &Fingerprint,
-        options: &BeginOptions,
-    ) -> Result<Begin<MemoryClaim>, StoreError> {
-        self.step().await?;
-        store.begin(key, fingerprint, options).await
-    }
-
-    async fn renew(&self, claim: &mut MemoryClaim, lease: Duration) -> Result<(), StoreError> {
-        self.step().await?;
-        claim.renew(lease).await
-    }
-
-    async fn complete(&self, claim: MemoryClaim, record: Record, ttl: Duration) -> Result<(), StoreError> {
-        self.step().await?;
-        claim.complete(record, ttl).await
-    }
-
-    async fn release(&self, claim: MemoryClaim) -> Result<(), StoreError> {
-        self.step().await?;
-        claim.release().await
-    }
-}
-
-/// Polls `call` up to `polls` times, and lets other tasks go on meanwhile. Returns whether it ended.
-async fn poll_up_to<T>(polls: usize, mut call: Pin<&mut impl Future<Output = T>>) -> bool {
-    for _ in 0..polls {
-        if poll_fn(|cx| Poll::Ready(call.as_mut().poll(cx).is_ready())).await {
-            return true;
-        }
-        tokio::task::yield_now().await;
-    }
-    false
-}
-
-#[tokio::test]
-async fn a_call_that_is_dropped_at_any_await_runs_once_and_is_recorded() {
-    for succeeds in [true, false] {
-        let mut polls = 0;
-        loop {
-            let idempotency = Idempotency::new(Faulty::over_memory());
-            let runs = Runs::default();
-            let run = |succeeds| {
-                let runs = Arc::clone(&runs);
-                idempotency.once("ship", "a").run(async move || {
-                    let run = count(runs).await?;
-                    tokio::task::yield_now().await;
-                    if succeeds { Ok(run) } else { Err(Failure::Own("out of stock")) }
-                })
-            };
-            let mut call = Box::pin(run(succeeds));
-            let ended = poll_up_to(polls, call.as_mut()).await;
-            drop(call);
-            idempotency.drain().await;
-            let started = usize::from(polls > 0);
-            assert_eq!(runs.load(Ordering::SeqCst), started, "dropped after {polls} polls");
-            let expected = if succeeds { 1 } else { started + 1 };
-            assert_eq!(run(true).await.unwrap(), expected, "dropped after {polls} polls");
-            if ended {
-                break;
-            }
-            polls += 1;
-        }
-        assert!(polls > 4, "`begin`, the function and the end of the claim are pending: {polls}");
-    }
-}
-
-#[tokio::test]
-async fn a_value_that_the_store_does_not_take_is_returned_and_its_function_never_runs_again() {
-    let faulty = Faulty::over_memory();
-    let idempotency = Idempotency::new(faulty.clone());
-    let running = Running::start(idempotency.once("ship", "a"), || Ok(7)).await;
-    faulty.hooks.set_down(true);
-    assert_eq!(running.finish().await.unwrap(), 7);
-    faulty.hooks.set_down(false);
-    let second = idempotency.once("ship", "a").run(async || Err::<usize, _>(Failure::Own("ran again"))).await;
-    assert!(matches!(refused(second), RefusalReason::OutcomeUnknown));
-}
-
-#[tokio::test]
-async fn a_panic_is_resumed_if_the_store_fails_too() {
-    let faulty = Faulty::over_memory();
-    let idempotency = Idempotency::new(faulty.clone());
-    let running = Running::start(idempotency.once("ship", "a"), || std::panic::panic_any("on purpose")).await;
-    faulty.hooks.set_down(true);
-    running.go_on.add_permits(1);
-    let panic = running.caller.await.unwrap_err().into_panic();
-    assert_eq!(panic.downcast_ref(), Some(&"on purpose"));
-}
-
-#[tokio::test]
-async fn a_store_that_is_down_is_retryable_and_nothing_runs() {
-    let faulty = Faulty::over_memory();
-    faulty.hooks.set_down(true);
-    let idempotency = Idempotency::new(faulty.clone());
-    let runs = Runs::default();
-    let run = || {
-        let runs = Arc::clone(&runs);
-        idempotency.once("ship", "a").run(async move || count(runs).await)
-    };
-    let reason = refused(run().await);
-    assert!(matches!(reason, RefusalReason::StoreUnavailable(_)) && reason.is_retryable(), "{reason:?}");
-    assert_eq!(runs.load(Ordering::SeqCst), 0);
-    faulty.hooks.set_down(false);
-    assert_eq!(run().await.unwrap(), 1);
-}
-
 #[test]
 fn refusals_that_a_wait_may_cure_are_retryable() {
     let unreadable = RefusalReason::StoreUnavailable(StoreError::unreadable("damaged"));
@@ -599,67 +326,4 @@ async fn functions_nest_and_may_be_large() {
         })
         .await;
     assert_eq!(outer.unwrap(), 1 + 256 * 1024);
-}
-
-/// Keeps what is written to spans.
-#[derive(Clone, Default)]
-struct Written(Arc<Mutex<HashMap<&'static str, String>>>);
-
-impl Written {
-    fn take(&self) -> [Option<String>; 2] {
-        let mut written = std::mem::take(&mut *self.0.lock().unwrap());
-        ["outcome", "code"].map(|field| written.remove(field))
-    }
-}
-
-impl tracing::field::Visit for Written {
-    fn record_debug(&mut self, field: &tracing::field::Field, value: &dyn fmt::Debug) {
-        self.0.lock().unwrap().insert(field.name(), format!("{value:?}"));
-    }
-
-    fn record_str(&mut self, field: &tracing::field::Field, value: &str) {
-        self.0.lock().unwrap().insert(field.name(), value.to_owned());
-    }
-}
-
-impl tracing::Subscriber for Written {
-    fn enabled(&self, _: &tracing::Metadata<'_>) -> bool {
-        true
-    }
-    fn new_span(&self, _: &tracing::span::Attributes<'_>) -> tracing::span::Id {
-        tracing::span::Id::from_u64(1)
-    }
-    fn record(&self, _: &tracing::span::Id, values: &tracing::span::Record<'_>) {
-        values.record(&mut self.clone());
-    }
-    fn record_follows_from(&self, _: &tracing::span::Id, _: &tracing::span::Id) {}
-    fn event(&self, _: &tracing::Event<'_>) {}
-    fn enter(&self, _: &tracing::span::Id) {}
-    fn exit(&self, _: &tracing::span::Id) {}
-}
-
-#[tokio::test]
-async fn the_span_of_a_call_tells_its_outcome_and_the_code_of_a_refusal() {
-    let written = Written::default();
-    let _subscriber = crate::subscriber::set_default(written.clone());
-    let store = MemoryStore::new();
-    let idempotency = Idempotency::new(store.clone());
-    let call = async |key: &str| idempotency.once("ship", key).run(async || count(Runs::default()).await).await;
-    for outcome in ["executed", "replayed"] {
-        call("a").await.unwrap();
-        assert_eq!(written.take(), [Some(outcome.to_owned()), None]);
-    }
-    let lost = idempotency.once("ship", "b");
-    let options = BeginOptions::new(Duration::ZERO, Duration::MAX);
-    drop(store.begin(&lost.key, lost.fingerprint.as_ref().unwrap(), &options).await.unwrap());
-    assert!(matches!(refused(call("b").await), RefusalReason::OutcomeUnknown));
-    assert_eq!(written.take(), ["refused", codes::OUTCOME_UNKNOWN].map(|text| Some(text.to_owned())));
-}
-
-#[tokio::test]
-async fn json_does_not_tell_some_of_nothing_from_none() {
-    let once = Idempotency::in_memory().once("ship", "a");
-    for wanted in [Some(()), None] {
-        assert_eq!(once.clone().run(async || Ok::<_, RefusalReason>(Some(()))).await.unwrap(), wanted);
-    }
 }

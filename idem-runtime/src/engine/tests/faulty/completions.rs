@@ -1,0 +1,130 @@
+//! The end of a claim over a store that fails: tried again, for as long as the claim can live.
+
+use super::*;
+use crate::clock::Timestamp;
+use crate::engine::complete::{ClaimCompletion, ClaimEnd};
+use crate::execution_info::ExecutionInfo;
+
+#[tokio::test(start_paused = true)]
+async fn a_completion_that_fails_is_repeated_and_the_response_is_sent() {
+    let store = Faulty(Arc::new(Faults { fail_completions: AtomicUsize::new(5), ..Faults::default() }));
+    let idempotency = Idempotency::new(store);
+    let handler = Handler::ready();
+    let attempt = attempt("a", "x");
+    assert_eq!(ran(idempotency.run(attempt, handler.run(response("one"))).await), 1);
+    idempotency.drain().await;
+    assert_eq!(recorded(idempotency.run(attempt, handler.run(response("two"))).await), "one");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_that_stays_down_leaves_the_claim_and_never_releases_it() {
+    let store = Faulty(Arc::new(Faults { fail_completions: AtomicUsize::new(usize::MAX), ..Faults::default() }));
+    let idempotency = Idempotency::new(store);
+    let handler = Handler::ready();
+    let attempt = attempt("a", "x");
+    assert_eq!(ran(idempotency.run(attempt, handler.run(response("one"))).await), 1);
+    idempotency.drain().await;
+    let retry = idempotency.run(attempt, handler.run(response("two"))).await;
+    assert!(matches!(retry, Err(RefusalReason::InFlight)), "{retry:?}");
+    assert_eq!(handler.runs(), 1);
+}
+
+#[tokio::test]
+async fn a_completion_that_has_reached_the_store_is_not_lost() {
+    let same = |record: &Record| record.clone();
+    let without_room = |record: &Record| record.tombstone();
+    let settled = |record: &Record| Record::without_content(*record.fingerprint(), record.execution_info().as_ref());
+    for (keeps, is_recorded) in [(same as fn(&Record) -> Record, true), (without_room, true), (settled, false)] {
+        let store = Faulty(Arc::new(Faults { lost: true, keeps: Some(keeps), ..Faults::default() }));
+        let idempotency = Idempotency::builder(store).lease(Duration::from_secs(30)).build();
+        let mut attempt = attempt("a", "x");
+        // Another run may have responded, so only a response that was recorded is sent.
+        attempt.rules.abandoned = Abandoned::Rerun;
+        match idempotency.run(attempt, Handler::ready().run(response("one"))).await {
+            Ok(RunResult::Executed(1)) if is_recorded => {}
+            Err(RefusalReason::OutcomeUnknown) if !is_recorded => {}
+            other => panic!("{is_recorded}: {other:?}"),
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_lease_is_renewed_between_the_tries_of_a_completion() {
+    let lease = Duration::from_secs(3);
+    let store = Faulty(Arc::new(Faults { fail_completions: AtomicUsize::new(100), ..Faults::default() }));
+    let idempotency = Idempotency::builder(store.clone()).lease(lease).build();
+    assert_eq!(ran(idempotency.run(attempt("a", "x"), Handler::ready().run(response("one"))).await), 1);
+    idempotency.drain().await;
+    let renewed_at = store.0.renewed_at.lock().unwrap();
+    assert_eq!(renewed_at.len(), 100);
+    for pair in renewed_at.windows(2) {
+        assert!(pair[1] - pair[0] < lease, "{:?}", pair[1] - pair[0]);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_that_hangs_or_panics_withholds_no_response() {
+    let attempt = |key| {
+        let mut attempt = attempt(key, "x");
+        // For as long it is tried again.
+        attempt.rules.ttl = Duration::from_secs(60);
+        attempt
+    };
+    for step in [Step::Hangs, Step::Panics] {
+        let idempotency = Idempotency::new(Faulty(Arc::new(Faults { step, ..Faults::default() })));
+        let handler = Handler::ready();
+        let asked = Instant::now();
+        assert_eq!(ran(idempotency.run(attempt("a"), handler.run(response("one"))).await), 1);
+        assert_eq!(ran(idempotency.run(attempt("b"), handler.run(Outcome::Release)).await), 2);
+        let (held, free) = oneshot::channel::<()>();
+        let live = move |_| async move {
+            let recording =
+                async move { RecordedStream { outcome: response("live"), delivery: Some(Box::new(Held(held))) } };
+            Executed { response: 3, recording: Recording::Live(Box::pin(recording)) }
+        };
+        assert_eq!(ran(idempotency.run(attempt("c"), live).await), 3);
+        let _ = free.await;
+        assert!(asked.elapsed() <= Duration::from_secs(4), "{:?}", asked.elapsed());
+        idempotency.drain().await;
+        let retry = idempotency.run(attempt("a"), handler.run(response("two"))).await;
+        assert!(matches!(retry, Err(RefusalReason::InFlight)), "the handler ran, so the claim stays: {retry:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_completion_is_tried_for_as_long_as_the_claim_can_live() {
+    for (failures, is_recorded) in [(1_000, true), (usize::MAX, false)] {
+        let store = Faulty(Arc::new(Faults { fail_completions: AtomicUsize::new(failures), ..Faults::default() }));
+        let idempotency = Idempotency::new(store);
+        let handler = Handler::ready();
+        let attempt = attempt("a", "x");
+        let asked = Instant::now();
+        assert_eq!(ran(idempotency.run(attempt, handler.run(response("one"))).await), 1);
+        idempotency.drain().await;
+        let retry = idempotency.run(attempt, handler.run(response("two"))).await;
+        if is_recorded {
+            assert_eq!(recorded(retry), "one");
+        } else {
+            assert!(matches!(retry, Err(RefusalReason::InFlight)), "{retry:?}");
+            assert!(asked.elapsed() >= Rules::DEFAULT.ttl, "{:?}", asked.elapsed());
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_record_without_the_id_of_its_execution_is_not_known_by_its_tombstone() {
+    let tombstone = |record: &Record| record.tombstone();
+    let store = Faulty(Arc::new(Faults { lost: true, keeps: Some(tombstone), ..Faults::default() }));
+    let idempotency = Idempotency::new(store);
+    let core = Arc::clone(&idempotency.handle.core);
+    let attempt = attempt("a", "x");
+    let info = ExecutionInfo::start(&attempt, core.clock.now());
+    let Ok(Begin::Claimed(claim)) = core.begin(&attempt, info).await else { panic!("a free key") };
+    let mut content = RecordBuilder::new();
+    content.put(b"one");
+    let record = Record::with_content(attempt.fingerprint, content, Timestamp::NEVER, None);
+    let (lease, ttl) = (Duration::from_secs(30), Rules::DEFAULT.ttl);
+    let end = ClaimEnd::Complete(record, ttl);
+    let ended = ClaimCompletion::begin(attempt.key, claim, end, Some(lease), ttl).finish(core).await;
+    assert!(matches!(ended, Err(StoreError::Lost)), "{ended:?}");
+}
