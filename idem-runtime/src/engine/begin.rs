@@ -248,14 +248,8 @@ impl Core {
                         let Some(permit) = self.permit() else {
                             return Err(Blocked::Refuse(RefusalReason::TooManyExecutions));
                         };
-                        let asked_at = Instant::now();
-                        match within(STORE_TIMEOUT, claim.renew(self.lease)).await {
-                            Ok(()) if self.has_expired(asked_at) => {
-                                let error = store_timeout(self.lease);
-                                return Err(Blocked::Refuse(RefusalReason::StoreUnavailable(error)));
-                            }
-                            Ok(()) => {
-                                ClaimStep::TakenOver.report(&attempt.key);
+                        match self.take_over(&attempt.key, &mut claim).await {
+                            Ok(asked_at) => {
                                 let execution = ClaimedExecution::new(&self, &attempt, &info, claim, permit);
                                 return Ok(Start::Protected(execution.asked_at(asked_at)));
                             }
@@ -270,6 +264,17 @@ impl Core {
                 };
             }
         })
+    }
+
+    /// Takes over an abandoned claim. Returns when the store was asked: the lease counts from then on.
+    pub(super) async fn take_over(&self, key: &StorageKey, claim: &mut BoxClaim) -> Result<Instant, StoreError> {
+        let asked_at = Instant::now();
+        within(STORE_TIMEOUT, claim.renew(self.lease)).await?;
+        if self.has_expired(asked_at) {
+            return Err(store_timeout(self.lease));
+        }
+        ClaimStep::TakenOver.report(key);
+        Ok(asked_at)
     }
 
     /// Releases a claim under which nothing has happened. Nothing waits for it.

@@ -75,9 +75,7 @@ impl Idempotency {
                     // Boxed, since it is large, and most requests do not need it.
                     Blocked::Mismatch => return Err(Box::pin(core.mismatch(attempt)).await),
                     Blocked::Wait => {
-                        let waiter =
-                            waiter.get_or_insert_with(|| InFlightWait::new(attempt.rules.wait.unwrap_or_default()));
-                        if !waiter.wait(Arc::clone(&core.store).ended(attempt.key)).await {
+                        if !core.wait(&attempt, &mut waiter).await {
                             return Err(RefusalReason::InFlight);
                         }
                     }

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use super::begin::{BeginFuture, STORE_TIMEOUT, within};
+use super::begin::BeginFuture;
 use super::decide::Decision;
 use super::execute::ClaimedExecution;
 use super::{Core, Idempotency, poll_once};
@@ -20,7 +20,6 @@ use crate::attempt::Attempt;
 use crate::execution_info::ExecutionInfo;
 use crate::outcome::{Outcome, RefusalReason};
 use crate::panics::discard;
-use crate::telemetry::claim::ClaimStep;
 
 /// What would have happened to a request in shadow mode.
 #[derive(Clone, Debug)]
@@ -192,11 +191,8 @@ impl Core {
         };
         report(outcome);
         if take_over {
-            asked_at = Instant::now();
-            if within(STORE_TIMEOUT, claim.renew(self.lease)).await.is_err() || self.has_expired(asked_at) {
-                return;
-            }
-            ClaimStep::TakenOver.report(&attempt.key);
+            let Ok(asked_now) = self.take_over(&attempt.key, &mut claim).await else { return };
+            asked_at = asked_now;
         }
         let mut execution = ClaimedExecution::new(&self, &attempt, &info, claim, permit).asked_at(asked_at);
         let outcome = execution.keep_claim(Box::pin(async { ended.await.unwrap_or(Outcome::Release) })).await;

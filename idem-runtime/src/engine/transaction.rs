@@ -7,13 +7,13 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::begin::{Blocked, Next, Pending, STORE_TIMEOUT, within};
+use super::begin::{Blocked, STORE_TIMEOUT, within};
 use super::complete::{ClaimCompletion, ClaimEnd};
 use super::decide::{Decision, decide};
 use super::execute::ClaimedExecution;
 use super::wait::InFlightWait;
 use super::{Core, Idempotency, for_at_most};
-use crate::attempt::{Attempt, Rules};
+use crate::attempt::Attempt;
 use crate::caller_transaction::CallerTransaction;
 use crate::error::StoreError;
 use crate::execution_info::ExecutionInfo;
@@ -36,17 +36,14 @@ impl Idempotency {
         &self,
         attempt: Attempt,
         slot: TransactionSlot,
-        handler: H,
+        mut handler: H,
     ) -> Result<RunResult<T>, RefusalReason>
     where
         H: FnOnce() -> F + Send + 'static,
         F: Future<Output = Executed<T>> + Send + 'static,
         T: Send + 'static,
     {
-        // Without a claim there would be no transaction.
-        let attempt = Attempt { rules: Rules { run_without_store: false, ..attempt.rules }, ..attempt };
         let core = &self.handle.core;
-        let mut handler = handler;
         let mut waiter: Option<InFlightWait> = None;
         loop {
             let time_left = waiter.as_ref().map(InFlightWait::time_left);
@@ -75,9 +72,7 @@ impl Idempotency {
                 }
                 Blocked::Mismatch => return Err(Arc::clone(core).mismatch(attempt).await),
                 Blocked::Wait => {
-                    let waiter =
-                        waiter.get_or_insert_with(|| InFlightWait::new(attempt.rules.wait.unwrap_or_default()));
-                    if !waiter.wait(Arc::clone(&core.store).ended(attempt.key)).await {
+                    if !core.wait(&attempt, &mut waiter).await {
                         return Err(RefusalReason::InFlight);
                     }
                 }
@@ -106,9 +101,7 @@ impl Idempotency {
                 Decision::TakeOver(()) => true,
                 Decision::Replay(replay) => return Ok(RunResult::Replayed(replay)),
                 Decision::Wait => {
-                    let waiter =
-                        waiter.get_or_insert_with(|| InFlightWait::new(attempt.rules.wait.unwrap_or_default()));
-                    if waiter.wait(Arc::clone(&core.store).ended(attempt.key)).await {
+                    if core.wait(&attempt, &mut waiter).await {
                         continue;
                     }
                     return Err(RefusalReason::InFlight);
@@ -193,21 +186,17 @@ impl Core {
             // Without a key there is no claim to report, and no execution that would take a permit.
             let is_unkeyed = slot.is_unkeyed();
             let decision = if is_unkeyed { decide(attempt, begun) } else { self.decide(attempt, begun) };
-            if let Decision::Run(claim) = decision {
-                let permit = if is_unkeyed { None } else { self.permit() };
-                if permit.is_none() && !is_unkeyed {
-                    // Before the refusal is sent, so that a retry does not find the key in flight. Failures are logged.
-                    let _ = ClaimCompletion::release(attempt.key, claim).finish(Arc::clone(self)).await;
-                    return Err(Blocked::Refuse(RefusalReason::TooManyExecutions));
+            let execution = match decision {
+                Decision::Run(claim) => {
+                    let permit = if is_unkeyed { None } else { self.permit() };
+                    if permit.is_none() && !is_unkeyed {
+                        // Before the refusal is sent, so that a retry does not find the key in flight. Failures are logged.
+                        let _ = ClaimCompletion::release(attempt.key, claim).finish(Arc::clone(self)).await;
+                        return Err(Blocked::Refuse(RefusalReason::TooManyExecutions));
+                    }
+                    ClaimedExecution::new(self, attempt, &info, claim, permit)
                 }
-                return self.opened(ClaimedExecution::new(self, attempt, &info, claim, permit), slot).await;
-            }
-            let execution = match self.next(attempt, &info, decision) {
-                Next::Start(_) | Next::Pending(Pending::Asked(..)) => {
-                    return Err(unavailable(StoreError::unavailable("the store reported nothing")));
-                }
-                Next::Blocked(blocked) => return Err(blocked),
-                Next::Pending(Pending::TakeOver(mut claim)) => {
+                Decision::TakeOver(mut claim) => {
                     // Without a permit the claim stays abandoned: its handler may have run.
                     let Some(permit) = self.permit() else {
                         return Err(Blocked::Refuse(RefusalReason::TooManyExecutions));
@@ -225,6 +214,12 @@ impl Core {
                         Err(error) => return Err(unavailable(error)),
                     }
                 }
+                // Without a claim there would be no transaction.
+                Decision::RunWithoutStore(error) => return Err(unavailable(error)),
+                Decision::Replay(replay) => return Err(Blocked::Replay(replay)),
+                Decision::Wait => return Err(Blocked::Wait),
+                Decision::Mismatch => return Err(Blocked::Mismatch),
+                Decision::Refuse(reason) => return Err(Blocked::Refuse(reason)),
             };
             return self.opened(execution, slot).await;
         }

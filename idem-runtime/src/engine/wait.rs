@@ -1,12 +1,14 @@
 //! Waiting for the end of another request's execution.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::dyn_store::BoxFuture;
-use super::poll_once;
+use super::{Core, poll_once};
+use crate::attempt::Attempt;
 use crate::telemetry::counters::GaugeGuard;
 
 /// A request that waits for another request's execution.
@@ -64,6 +66,14 @@ impl InFlightWait {
         }
         self.last_look = self.until <= Instant::now();
         true
+    }
+}
+
+impl Core {
+    /// Waits for the execution in flight under the key of `attempt`, as [`InFlightWait::wait`] does. `waiter` is made for the first wait.
+    pub(super) async fn wait(&self, attempt: &Attempt, waiter: &mut Option<InFlightWait>) -> bool {
+        let waiter = waiter.get_or_insert_with(|| InFlightWait::new(attempt.rules.wait.unwrap_or_default()));
+        waiter.wait(Arc::clone(&self.store).ended(attempt.key)).await
     }
 }
 
