@@ -64,7 +64,7 @@ impl ClaimedExecution {
     pub(super) fn asked_at(mut self, asked_at: Instant) -> Self {
         if let Some(renewal) = &mut self.renewal {
             renewal.sent_at = asked_at;
-            self.core.warn_of_round_trip(asked_at, renewal.span());
+            self.core.warn_of_round_trip(asked_at, renewal.bounded_lease());
         }
         self
     }
@@ -114,7 +114,7 @@ impl ClaimedExecution {
                         let content = end.content();
                         let permit = Arc::new(self.permit.take());
                         // Failures are logged.
-                        let _ = self.end_claim(end, Arc::clone(&permit)).await;
+                        let _ = self.end_with(end, Arc::clone(&permit)).await;
                         if let Some(delivery) = delivery {
                             // A stream that is not read takes memory, so it takes the place of an execution.
                             delivery.recorded(content).await;
@@ -165,14 +165,15 @@ impl ClaimedExecution {
     /// What the store does at once is done when this returns. The future is small, since only the rest is boxed.
     pub(super) fn end(mut self, outcome: Outcome) -> impl Future<Output = Option<Result<(), StoreError>>> {
         let (end, permit) = (self.claim_end(outcome), self.permit.take());
-        self.end_claim(end, permit)
+        self.end_with(end, permit)
     }
 
     fn claim_end(&self, outcome: Outcome) -> ClaimEnd {
         ClaimEnd::new(outcome, self.fingerprint, Some(&self.info), self.rules.ttl, &*self.core.clock)
     }
 
-    fn end_claim<P: Send + 'static>(
+    /// As [`end`](Self::end), in this way. The permit returns when the claim has ended.
+    fn end_with<P: Send + 'static>(
         self,
         end: ClaimEnd,
         permit: P,
@@ -196,12 +197,7 @@ impl ClaimedExecution {
         let mut completion = ClaimCompletion::begin(key, claim, end, renewal.map(|renewal| renewal.lease), rules.ttl);
         // Without a runtime there is no task and no timer: the claim stays.
         if !completion.is_done_at_once() && tokio::runtime::Handle::try_current().is_ok() {
-            let finish = completion.finish(Arc::clone(&core));
-            drop(core.spawn(async move {
-                let _permit = permit;
-                // Failures are logged.
-                let _ = finish.await;
-            }));
+            finish_in_task(&core, completion.finish(Arc::clone(&core)), permit);
         }
     }
 
@@ -230,13 +226,22 @@ async fn finish_in_time(
         in_time = for_at_most(MAX_RESPONSE_DELAY, &mut finish).await;
     }
     if in_time.is_none() {
-        drop(core.spawn(async move {
-            let _permit = permit;
-            // Failures are logged.
-            let _ = finish.await;
-        }));
+        finish_in_task(&core, finish, permit);
     }
     in_time
+}
+
+/// Continues to end a claim in a task. The permit returns when it has ended.
+fn finish_in_task(
+    core: &Core,
+    finish: impl Future<Output = Result<(), StoreError>> + Send + 'static,
+    permit: impl Send + 'static,
+) {
+    drop(core.spawn(async move {
+        let _permit = permit;
+        // Failures are logged.
+        let _ = finish.await;
+    }));
 }
 
 /// Runs a handler that has no claim to its end. Nothing is recorded.

@@ -18,9 +18,9 @@ use crate::key::StorageKey;
 use crate::lease::Lease;
 use crate::remote::jitter;
 
-/// A lease is renewed this often in its span.
+/// How often a lease is renewed before it would expire.
 const RENEWALS: u32 = 3;
-/// The longest lease by which times are reckoned, short enough to be added to any time.
+/// The longest lease by which times are reckoned.
 const MAX_LEASE: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
 /// The longest pause between two ticks of the thread.
 const MAX_TICK: Duration = Duration::from_secs(10);
@@ -44,7 +44,8 @@ impl Renewal {
         Lease::watching(&self.lost)
     }
 
-    pub(super) fn span(&self) -> Duration {
+    /// Returns the lease, short enough to be added to any time.
+    pub(super) fn bounded_lease(&self) -> Duration {
         self.lease.min(MAX_LEASE)
     }
 }
@@ -65,9 +66,9 @@ impl Core {
         work: BoxFuture<R>,
     ) -> R {
         let mut task = Self::spawn_untracked(work);
-        let (lease, span) = (renewal.lease, renewal.span());
-        let mut ticks = self.ticks.watch(span);
-        let mut due = renewal.sent_at + span / RENEWALS;
+        let (lease, bounded) = (renewal.lease, renewal.bounded_lease());
+        let mut ticks = self.ticks.watch(bounded);
+        let mut due = renewal.sent_at + bounded / RENEWALS;
         loop {
             tokio::select! {
                 biased;
@@ -83,8 +84,8 @@ impl Core {
             };
             match renewed {
                 Ok(()) => {
-                    self.warn_of_round_trip(sent_at, span);
-                    due = sent_at + span / RENEWALS;
+                    self.warn_of_round_trip(sent_at, bounded);
+                    due = sent_at + bounded / RENEWALS;
                 }
                 Err(StoreError::Lost) => {
                     renewal.lost.send_replace(true);
@@ -92,20 +93,20 @@ impl Core {
                 }
                 Err(error) => {
                     tracing::warn!(%key, %error, cause = error.cause(), "the lease could not be renewed; trying again");
-                    due = sent_at + jitter(span / (2 * RENEWALS));
+                    due = sent_at + jitter(bounded / (2 * RENEWALS));
                 }
             }
         }
     }
 
     /// A claim whose lease takes so long to come is soon abandoned, although its handler runs.
-    pub(super) fn warn_of_round_trip(&self, sent_at: Instant, span: Duration) {
+    pub(super) fn warn_of_round_trip(&self, sent_at: Instant, lease: Duration) {
         let took = sent_at.elapsed();
-        if took > span / RENEWALS {
+        if took > lease / RENEWALS {
             self.warned_of_round_trip.call_once(|| {
                 tracing::warn!(
                     ?took,
-                    lease = ?span,
+                    ?lease,
                     "the store took more than a third of the lease to reply; if this happens often, set a longer `lease`, or retries may \
                      be told that the outcome is unknown while the handler runs"
                 );
