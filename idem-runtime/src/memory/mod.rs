@@ -293,7 +293,7 @@ impl Store for MemoryStore {
             let hidden = shard.records.remove(key).is_some();
             drop(claims);
             // From the start again, since the key may have been claimed meanwhile. Ends if nothing is left to remove.
-            if !(hidden || shared.make_room(now, &mut shared.max_looked_at(1)) > 0 || !shared.quota.is_full()) {
+            if !hidden && shared.make_room(now, &mut shared.max_looked_at(1)) == 0 && shared.quota.is_full() {
                 return Err(StoreError::Full);
             }
         }
