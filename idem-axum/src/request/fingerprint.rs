@@ -7,7 +7,8 @@ use idem_runtime::{Fingerprint, FingerprintBuilder};
 use serde_json::Value;
 
 use super::body::{ReadBody, UnreadableBody};
-use super::{Caller, header, json, sent_uri};
+use super::target::sent_uri;
+use super::{Caller, header, json};
 use crate::policy::{Part, Policy};
 
 /// The tags of the parts of a fingerprint. Records outlive releases, so the meaning of a tag never changes.

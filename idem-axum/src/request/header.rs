@@ -7,7 +7,7 @@ use http::header::{COOKIE, HOST};
 use http::request::Parts;
 use http::uri::Authority;
 
-use super::sent_uri;
+use super::target::sent_uri;
 
 /// Returns the values of the header `name`, in order.
 ///

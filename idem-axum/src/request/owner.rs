@@ -6,7 +6,8 @@ use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, header};
 use idem_runtime::Scope;
 
-use super::{header as declared_header, sent_uri};
+use super::header as declared_header;
+use super::target::sent_uri;
 use crate::policy::{Binding, Policy};
 
 /// A scope made from the handler's arguments. It is owned, so that the handler may take the arguments.
@@ -47,7 +48,7 @@ pub(crate) struct KeyOwner {
     path: Option<Box<(Method, String)>>,
 }
 
-/// By what a caller is known without a scope: the values of one header, bound through the fingerprint.
+/// How a caller is known without a scope: the values of one header, bound through the fingerprint.
 #[derive(Debug)]
 pub(crate) enum Caller {
     /// `Authorization`. Without any values the caller is not known at all.
