@@ -12,7 +12,7 @@ use futures_util::future::BoxFuture;
 use http::{HeaderValue, StatusCode};
 use idem_runtime::transaction::TransactionSlot;
 use idem_runtime::{
-    Attempt, Executed, Fingerprint, Outcome, Recording, RefusalReason, RequestSpan, RunResult, StorageKey, panics,
+    Attempt, Executed, Fingerprint, Outcome, RefusalReason, RequestSpan, RunResult, StorageKey, panics,
 };
 use tokio::time::{Instant, timeout};
 
@@ -53,7 +53,7 @@ impl Execution {
             Ok(response) => {
                 let recorded = match &self.slot {
                     None => response::record(&self.request, response).await.map_err(|panic| self.panicked(panic)),
-                    Some(slot) => self.record_in_transaction(slot, response, limit).await,
+                    Some(slot) => self.record_in_time(slot, response, limit).await,
                 };
                 match recorded {
                     Ok(executed) => return executed,
@@ -73,7 +73,7 @@ impl Execution {
             response::record_whole(&self.request, StatusCode::INTERNAL_SERVER_ERROR.into_response())
         });
         // What the handler wrote is rolled back, so nothing has happened.
-        if self.slot.is_some() { ended(executed.response, Outcome::Release) } else { executed }
+        if self.slot.is_some() { response::done(executed.response, Outcome::Release) } else { executed }
     }
 
     async fn respond(&self, handler: BoxFuture<'static, Response>, limit: Option<Limit>) -> Result<Response, Refusal> {
@@ -96,7 +96,7 @@ impl Execution {
     }
 
     /// The response is read before the commit, so it has the same time as the handler: one that stalls keeps a transaction open.
-    async fn record_in_transaction(
+    async fn record_in_time(
         &self,
         slot: &TransactionSlot,
         response: Response,
@@ -139,13 +139,9 @@ impl Limit {
     }
 }
 
-/// Returns how long a handler may run.
-fn timeout_of(policy: &Policy) -> Option<Duration> {
+/// Returns how long a handler may run. In shadow mode nothing is enforced.
+pub(crate) fn timeout_of(policy: &Policy) -> Option<Duration> {
     policy.timeout.filter(|_| !policy.shadow)
-}
-
-fn ended(response: Response, outcome: Outcome) -> Executed<Response> {
-    Executed { response, recording: Recording::Done(outcome) }
 }
 
 /// As [`response::record`], and says whether what the handler wrote is kept. The response is awaited first, up to what is recorded,
@@ -167,16 +163,16 @@ async fn record_in_transaction(
                  an error",
             );
         }
-        return Ok(ended(response, Outcome::Release));
+        return Ok(response::done(response, Outcome::Release));
     }
-    let (response, is_whole) = response::buffer(policy, request.is_head, response).await?;
+    let (response, has_failed) = response::buffer(policy, request.is_head, response).await?;
     // Without a key nothing is recorded. After a body that failed the caller sees no success either.
-    let executed = if slot.is_unkeyed() || !is_whole {
-        ended(response, Outcome::Release)
+    let executed = if slot.is_unkeyed() || has_failed {
+        response::done(response, Outcome::Release)
     } else {
         response::record(request, response).await?
     };
-    if is_whole && status.as_u16() < 400 {
+    if !has_failed && status.as_u16() < 400 {
         slot.keep_writes();
     }
     Ok(executed)

@@ -78,7 +78,7 @@ where
                 Err(mut refused) => return Err(refused.send().await),
             };
             let body = open.read_body().await;
-            let (request, call) = open.ready(body.is_some());
+            let (request, call) = open.into_ready(body.is_some());
             // Boxed by itself: two boxes of less than a kilobyte take less time to allocate than one of more.
             let mut rejected = match Box::pin(T::from_request(request.join(), &state)).await {
                 Ok(value) => match call.checked(body) {
@@ -103,7 +103,7 @@ where
                 Err(mut refused) => return Err(refused.send().await),
             };
             let body = open.read_body().await;
-            let (request, call) = open.ready(body.is_some());
+            let (request, call) = open.into_ready(body.is_some());
             drop(request);
             match call.checked(body) {
                 Ok(call) => Ok(call),
@@ -185,7 +185,7 @@ impl OpenRequest {
 
     /// Returns the request for the last extractor, and what goes on with the call. `is_partial` says whether the body was read
     /// for the fingerprint, but not to its end.
-    fn ready(self, is_partial: bool) -> (Box<SplitRequest>, ReadyCall) {
+    fn into_ready(self, is_partial: bool) -> (Box<SplitRequest>, ReadyCall) {
         let Self { mut request, policy, config, mut key, slot } = self;
         let SplitRequest { parts, body } = &mut *request;
         let unread = match key.request() {

@@ -93,7 +93,10 @@ impl ReadyCall {
             }
         };
         unread.release();
-        unprotected(policy, config, keyless, handler, slot.map(|slot| (slot, is_head)))
+        match slot {
+            None => unprotected(policy, config, keyless, handler),
+            Some(slot) => execution::run_without_key(policy, config, slot, is_head, keyless.map(Arc::new), handler),
+        }
     }
 
     /// Refuses a body that the fingerprint does not cover, unless its extractor has read so far that it knows, and the handler will
@@ -134,19 +137,15 @@ impl ReadyCall {
     }
 }
 
-/// Runs the handler without a key.
+/// Runs the handler without a key and without a transaction.
 fn unprotected(
     policy: &'static Policy,
     config: Arc<LayerConfig>,
     keyless: Option<Keyless>,
     handler: BoxFuture<'static, Response>,
-    transaction: Option<(TransactionSlot, bool)>,
 ) -> BoxFuture<'static, Response> {
-    if let Some((slot, is_head)) = transaction {
-        return execution::run_without_key(policy, config, slot, is_head, keyless.map(Arc::new), handler);
-    }
     keyless.iter().for_each(Keyless::starts);
-    match policy.timeout.filter(|_| !policy.shadow) {
+    match execution::timeout_of(policy) {
         None => handler,
         Some(longest) => Box::pin(async move {
             let mut handler = handler;

@@ -294,7 +294,7 @@ enum Pumped {
 fn pump_step(body: &mut Body, caller: &mut Writer, cx: &mut Context<'_>) -> Poll<Pumped> {
     let frame = match poll_body(body, || caller.is_complete(), cx) {
         Ok(Poll::Ready(frame)) => frame,
-        // What is complete and not ended by now is not waited for.
+        // The client has all data, so nothing waits for the end of the stream.
         Ok(Poll::Pending) if caller.is_complete() => return Poll::Ready(Pumped::Complete),
         Ok(Poll::Pending) => return Poll::Pending,
         // A stream that panics is a stream that fails.

@@ -133,7 +133,7 @@ impl RecordedResponse {
         for _ in 0..count {
             let (name, value, _) = field(&mut rest)?;
             // Once more on the way out: whatever a record says, no framing header comes from it.
-            if !headers::never(&name) {
+            if !headers::is_never_replayed(&name) {
                 headers.try_append(name, value).map_err(|_| TOO_MANY)?;
             }
         }
@@ -144,7 +144,7 @@ impl RecordedResponse {
         let mut trailers = Trailers::default();
         while !fields.is_empty() {
             let (name, value, flags) = field(&mut fields)?;
-            if !headers::never(&name) {
+            if !headers::is_never_replayed(&name) {
                 if flags & ANNOUNCED != 0 && !trailers.announced.contains(&name) {
                     trailers.announced.push(name.clone());
                 }

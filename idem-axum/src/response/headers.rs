@@ -39,12 +39,14 @@ pub(super) fn recorded(
             RecordedHeaders::OfTheBody => OF_THE_BODY.contains(name),
             RecordedHeaders::None => false,
         };
-        wanted && !never(name) && !listed.iter().any(|other| other.eq_ignore_ascii_case(name.as_str().as_bytes()))
+        wanted
+            && !is_never_replayed(name)
+            && !listed.iter().any(|other| other.eq_ignore_ascii_case(name.as_str().as_bytes()))
     })
 }
 
 /// Returns whether `name` must not be replayed, whatever a record says.
-pub(super) fn never(name: &HeaderName) -> bool {
+pub(super) fn is_never_replayed(name: &HeaderName) -> bool {
     NEVER_REPLAYED.binary_search(&name.as_str()).is_ok()
 }
 

@@ -20,7 +20,9 @@ mod vary;
 
 pub(crate) use body::BufferedFrames;
 pub use codec::{RecordedResponse, encode};
-pub(crate) use recorder::{Added, BodyRecorder, RecordedRequest, buffer, record, record_refusal, record_whole, start};
+pub(crate) use recorder::{
+    Added, BodyRecorder, RecordedRequest, buffer, done, record, record_refusal, record_whole, start,
+};
 pub(crate) use replay::replay;
 
 /// Marks a response that is not recorded: it is sent, the claim is released, and a retry runs the handler again.

@@ -145,13 +145,12 @@ pub(crate) fn start(request: &RecordedRequest<'_>, parts: &mut Parts, body: &Bod
         return Err(Outcome::NotReplayable);
     };
     if !keeps_body {
-        let declared = declared(parts);
-        let declared = match (is_head, policy.replay.headers, policy.replay.body) {
-            (true, _, true) => declared.or(size.exact()),
-            (true, true, false) => Some(declared.unwrap_or(0)),
+        let length = match (is_head, policy.replay.headers, policy.replay.body) {
+            (true, _, true) => declared_length(parts).or(size.exact()),
+            (true, true, false) => Some(declared_length(parts).unwrap_or(0)),
             _ => Some(0),
         };
-        return Err(match codec::foot(&mut record, None, declared) {
+        return Err(match codec::foot(&mut record, None, length) {
             Some(()) => Outcome::Record(record),
             None => Outcome::NotReplayable,
         });
@@ -166,7 +165,7 @@ pub(crate) fn start(request: &RecordedRequest<'_>, parts: &mut Parts, body: &Bod
 }
 
 /// Returns the length that the response declares.
-fn declared(parts: &Parts) -> Option<u64> {
+fn declared_length(parts: &Parts) -> Option<u64> {
     parts.headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok())
 }
 
@@ -174,17 +173,17 @@ fn declared(parts: &Parts) -> Option<u64> {
 fn known_length(parts: &Parts, body: &Body) -> Option<u64> {
     // The length of a body that is not sent says nothing about its stream.
     let is_cut = Statuses::CUT.contains(parts.status.as_u16());
-    if is_cut { None } else { body.size_hint().exact().or_else(|| declared(parts)) }
+    if is_cut { None } else { body.size_hint().exact().or_else(|| declared_length(parts)) }
 }
 
 /// Waits for the body of a response, as far as the client gets it and it is recorded. Returns the same response, and whether its body
-/// has not failed.
+/// has failed.
 ///
 /// # Errors
 /// What a panic of the body left.
 pub(crate) async fn buffer(policy: &Policy, is_head: bool, response: Response) -> Result<(Response, bool), Panic> {
     if is_head {
-        return Ok((response, true));
+        return Ok((response, false));
     }
     let (parts, mut body) = response.into_parts();
     let max = policy.max_response;
@@ -194,9 +193,9 @@ pub(crate) async fn buffer(policy: &Policy, is_head: bool, response: Response) -
     // A body that is longer than what is recorded is not waited for.
     let said = body.size_hint();
     let mut is_larger = said.lower() > max as u64;
-    let (body, is_whole) = loop {
+    let (body, has_failed) = loop {
         if is_larger {
-            break (frames.then(body), true);
+            break (frames.then(body), false);
         }
         let is_complete = known_length.is_some_and(|length| size as u64 >= length);
         let polled = poll_fn(|cx| match poll_body(&mut body, || is_complete, cx) {
@@ -204,10 +203,10 @@ pub(crate) async fn buffer(policy: &Policy, is_head: bool, response: Response) -
             polled => Poll::Ready(polled),
         });
         match polled.await {
-            Ok(Poll::Pending) => break (frames.then(body), true),
+            Ok(Poll::Pending) => break (frames.then(body), false),
             Ok(Poll::Ready(None)) => {
                 drop_quietly(body);
-                break (frames.ended(&said), true);
+                break (frames.ended(&said), false);
             }
             Ok(Poll::Ready(Some(Ok(frame)))) => {
                 // Trailers do not count: after them the body ends.
@@ -217,7 +216,7 @@ pub(crate) async fn buffer(policy: &Policy, is_head: bool, response: Response) -
             }
             Ok(Poll::Ready(Some(Err(error)))) => {
                 drop_quietly(body);
-                break (frames.failed(error), false);
+                break (frames.failed(error), true);
             }
             Err(panic) => {
                 drop_quietly(body);
@@ -225,7 +224,7 @@ pub(crate) async fn buffer(policy: &Policy, is_head: bool, response: Response) -
             }
         }
     };
-    Ok((Response::from_parts(parts, body), is_whole))
+    Ok((Response::from_parts(parts, body), has_failed))
 }
 
 /// What a panic left.
@@ -329,6 +328,7 @@ pub(super) fn poll_body(
     }
 }
 
-fn done(response: Response, outcome: Outcome) -> Executed<Response> {
+/// A response whose outcome is known.
+pub(crate) fn done(response: Response, outcome: Outcome) -> Executed<Response> {
     Executed { response, recording: Recording::Done(outcome) }
 }

@@ -248,9 +248,9 @@ async fn a_body_that_is_buffered_is_awaited_to_its_end_whatever_its_trailers_are
     let mut buffered = Box::pin(super::buffer(policy, false, response));
     assert!((&mut buffered).now_or_never().is_none(), "the body has not ended");
     drop(end);
-    let (response, is_whole) = buffered.await.unwrap();
+    let (response, has_failed) = buffered.await.unwrap();
     let body = response.into_body().collect().await.unwrap();
-    assert!(is_whole && body.trailers().is_some_and(|trailers| trailers.len() == 1));
+    assert!(!has_failed && body.trailers().is_some_and(|trailers| trailers.len() == 1));
 }
 
 /// A body that says how long it is, and never comes.
@@ -346,8 +346,8 @@ async fn a_body_that_fails_after_its_declared_length_is_whole_as_it_is_for_its_c
     let (_, _, body) = replayed(&Policy::DEFAULT, of_length(Body::from_stream(four()))).await;
     assert_eq!(body, b"four");
     let ready = of_length(Body::from_stream(four()));
-    let (response, is_whole) = super::buffer(&Policy::DEFAULT, false, ready).await.unwrap();
-    assert!(is_whole && replayed(&Policy::DEFAULT, response).await.2 == b"four");
+    let (response, has_failed) = super::buffer(&Policy::DEFAULT, false, ready).await.unwrap();
+    assert!(!has_failed && replayed(&Policy::DEFAULT, response).await.2 == b"four");
     let late = stream::once(tokio::task::yield_now()).filter_map(async |()| None).chain(four());
     let live = record(&Policy::DEFAULT, of_length(Body::from_stream(Box::pin(late)))).await;
     let Recording::Live(recorded) = live.recording else { panic!("its frames are not there yet") };
@@ -412,8 +412,9 @@ async fn a_body_is_not_awaited_for_longer_than_its_known_length_or_its_method_sa
     };
     let of_length = |length: &'static str| ([(header::CONTENT_LENGTH, length)], open("onetwo")).into_response();
     for (is_head, response) in [(false, of_length("6")), (false, of_length("3")), (true, open("").into_response())] {
-        let (response, is_whole) = super::buffer(&Policy::DEFAULT, is_head, response).now_or_never().unwrap().unwrap();
-        assert!(is_whole);
+        let (response, has_failed) =
+            super::buffer(&Policy::DEFAULT, is_head, response).now_or_never().unwrap().unwrap();
+        assert!(!has_failed);
         let request = super::RecordedRequest {
             policy: &Policy::DEFAULT,
             is_head,
