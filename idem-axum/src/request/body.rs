@@ -205,7 +205,7 @@ impl HttpBody for BodyBeyond {
         polled.map_err(axum::Error::into_inner)
     }
 
-    /// Only once it was asked for, or its reader would not need to ask.
+    /// True only after the end was read. Otherwise a reader would not ask for more, and it would look as if it had stopped before.
     fn is_end_stream(&self) -> bool {
         lock(&self.beyond).ended
     }
@@ -278,7 +278,7 @@ pub(crate) async fn read_in_shadow(parts: &mut Parts, mut body: Body, policy: &P
     }
     let read = {
         let mut read = pin!(read_frames(&mut body, &mut frames, &mut hash));
-        // A body that is there needs no timer.
+        // A body that has arrived needs no timer.
         match read.as_mut().now_or_never() {
             Some(read) => Ok(read),
             None => timeout(SHADOW_TIME, read).await,

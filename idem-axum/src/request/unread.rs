@@ -61,15 +61,19 @@ impl UnreadBody {
         Self { shared: None, http1: false, expects_continue: false }
     }
 
-    /// Shares `body`, which stays the same for its reader. `asked` says whether a part of it was read before.
-    pub(crate) fn share(parts: &Parts, body: &mut Body, asked: bool) -> Self {
+    /// Shares `body`, which stays the same for its reader. `polled` says whether a part of it was read before.
+    pub(crate) fn share(parts: &Parts, body: &mut Body, polled: bool) -> Self {
         if body.is_end_stream() {
             return Self::nothing();
         }
-        let body_itself = Some(std::mem::take(body));
-        let taken =
-            SharedBody { body: body_itself, polled: asked, failed: false, handed: true, released: false, reader: None };
-        let shared = Arc::new(Mutex::new(taken));
+        let shared = Arc::new(Mutex::new(SharedBody {
+            body: Some(std::mem::take(body)),
+            polled,
+            failed: false,
+            handed: true,
+            released: false,
+            reader: None,
+        }));
         *body = Body::new(HandedBody(Arc::clone(&shared)));
         Self {
             shared: Some(shared),
@@ -151,7 +155,7 @@ async fn read_to_end(mut body: Body) -> bool {
         }
         true
     });
-    // A body that is there needs no timer.
+    // A body that has arrived needs no timer.
     match (&mut read).now_or_never() {
         Some(whole) => whole,
         None => timeout(MAX_TIME, read).await.unwrap_or(false),
