@@ -5,13 +5,12 @@ use std::time::Duration;
 
 use idem_runtime::caller_transaction::CallerTransaction;
 use idem_runtime::remote::{OwnerToken, jitter};
-use idem_runtime::{Begin, BeginOptions, ExecutionInfo, Fingerprint, Record, StorageKey, StoreError};
+use idem_runtime::{Begin, BeginOptions, Fingerprint, Record, StorageKey, StoreError};
 use tokio::time::sleep;
 
-use super::{MAX_ATTEMPTS, PAUSE, claim_sql, fill, fill_claim, lock_sql, nothing_is_left};
-use crate::dialect::{Dialect, MAX_TIME, NO_LEASE, TransactionState, Value, hex, retention};
+use super::{ClaimRow, MAX_ATTEMPTS, PAUSE, lock_sql, nothing_is_left};
+use crate::dialect::{Dialect, TransactionState};
 use crate::errors::{DatabaseError, Problem, Step};
-use crate::execute::key_value;
 use crate::rows::{self, BeginRow};
 use crate::table::Table;
 
@@ -24,12 +23,7 @@ pub(crate) struct InCallersTransaction<'t, D: Dialect> {
 
 #[derive(Clone)]
 struct ClaimInTransaction {
-    key: StorageKey,
-    fingerprint: Fingerprint,
-    owner: OwnerToken,
-    info: Option<ExecutionInfo>,
-    ttl: Duration,
-    /// No other code knows the name: if it is gone, other code has ended the transaction.
+    row: ClaimRow,
     savepoint: String,
     /// The owner that disappeared, until its claim is taken over.
     previous_owner: Option<OwnerToken>,
@@ -38,10 +32,6 @@ struct ClaimInTransaction {
 }
 
 impl ClaimInTransaction {
-    fn fill<D: Dialect>(&self, sql: &str) -> String {
-        fill_claim::<D>(sql, &self.key, &self.owner, &self.fingerprint, self.info.as_ref(), self.ttl)
-    }
-
     /// Returns what undoes everything since the savepoint.
     fn rollback(&self) -> String {
         let savepoint = &self.savepoint;
@@ -74,7 +64,7 @@ impl<'t, D: Dialect> InCallersTransaction<'t, D> {
         claim: &mut ClaimInTransaction,
     ) -> Result<Option<BeginRow>, StoreError> {
         let statements = &table.executor.statements;
-        let claim_sql = claim_sql(statements, |sql| claim.fill::<D>(sql));
+        let claim_sql = claim.row.claim::<D>(statements);
         // The claim comes before anything that reads: in SQLite a transaction that has read may be refused the lock to write.
         let savepoint = &claim.savepoint;
         let changes = D::CHANGES.map(|changes| format!("{changes}; ")).unwrap_or_default();
@@ -100,10 +90,10 @@ impl<'t, D: Dialect> InCallersTransaction<'t, D> {
             self.roll_back(claim).await?;
             return Err(error);
         }
-        let read = |rows: &[D::Row]| rows.first().map(|row| BeginRow::read::<D>(row, &claim.key)).transpose();
+        let read = |rows: &[D::Row]| rows.first().map(|row| BeginRow::read::<D>(row, &claim.row.key)).transpose();
         let row = match read(rows) {
             // The key has a row, or another transaction holds it.
-            Ok(None) if statements.claim.is_some() => match self.run(claim.fill::<D>(&statements.begin)).await {
+            Ok(None) if statements.claim.is_some() => match self.run(claim.row.fill::<D>(&statements.begin)).await {
                 Ok(rows) => read(&rows),
                 Err(error) => Err(D::problem(error, self.table_name())),
             },
@@ -115,19 +105,19 @@ impl<'t, D: Dialect> InCallersTransaction<'t, D> {
         row.map_err(|problem| DatabaseError { step: Step::Begin, problem }.into())
     }
 
-    /// Returns whether another session takes the abandoned claim of a key over.
-    async fn is_taken_over(&mut self, table: &Table<D>, key: &StorageKey) -> Result<bool, StoreError> {
-        let Some(session) = D::SESSION else { return Ok(false) };
-        let rows = self.run(session.to_owned()).await.map_err(|error| self.failed(Step::Begin, error))?;
-        let session = rows.first().and_then(|row| rows::number::<D>(row).ok());
-        Ok(table.is_taken_over(key, session).await?)
-    }
-
-    /// Returns whether the transaction has the lock of the key, without which others would not see that it holds it.
-    async fn lock(&mut self, table: &Table<D>, key: &StorageKey) -> Result<bool, StoreError> {
-        let Some(lock) = lock_sql::<D>(&table.executor.statements, key) else { return Ok(true) };
+    /// Returns whether the transaction has the lock of a key whose claim is abandoned, without which others would not see that it
+    /// holds it. `None` if another session takes the claim over.
+    async fn lock(&mut self, table: &Table<D>, key: &StorageKey) -> Result<Option<bool>, StoreError> {
+        if let Some(session) = D::SESSION {
+            let rows = self.run(session.to_owned()).await.map_err(|error| self.failed(Step::Begin, error))?;
+            let session = rows.first().and_then(|row| rows::number::<D>(row).ok());
+            if table.is_taken_over(key, session).await? {
+                return Ok(None);
+            }
+        }
+        let Some(lock) = lock_sql::<D>(&table.executor.statements, key) else { return Ok(Some(true)) };
         let rows = self.run(lock).await.map_err(|error| self.failed(Step::Begin, error))?;
-        Ok(!rows.is_empty())
+        Ok(Some(!rows.is_empty()))
     }
 
     /// Undoes everything since the savepoint, after a step of this crate. If the savepoint is gone, the database has rolled back the
@@ -159,7 +149,7 @@ impl<'t, D: Dialect> InCallersTransaction<'t, D> {
     /// The function has ended the transaction: what it wrote before may be committed. The outcome is unknown to later calls.
     async fn gone(&mut self, claim: &ClaimInTransaction) -> StoreError {
         if let Some(table) = &self.table
-            && nothing_is_left(self.connection, table, (&claim.key, &claim.owner), claim.changes).await
+            && nothing_is_left(self.connection, table, &claim.row, claim.changes).await
         {
             self.begin_again().await;
             return StoreError::unavailable(
@@ -167,12 +157,13 @@ impl<'t, D: Dialect> InCallersTransaction<'t, D> {
             );
         }
         tracing::error!(
-            key = %claim.key,
+            key = %claim.row.key,
             "a function ended the transaction that `run_in` gave it; leave COMMIT and ROLLBACK to the caller of `run_in`"
         );
         self.begin_again().await;
         if let Some(table) = &self.table {
-            table.leave_unknown(&claim.key, &claim.owner, &claim.fingerprint, claim.ttl).await;
+            let ClaimRow { key, owner, fingerprint, ttl, .. } = &claim.row;
+            table.leave_unknown(key, owner, fingerprint, *ttl).await;
         }
         StoreError::Lost
     }
@@ -187,16 +178,9 @@ impl<D: Dialect> CallerTransaction for InCallersTransaction<'_, D> {
     ) -> Result<Begin<()>, StoreError> {
         let Some(table) = self.table.clone() else { return Err(other_database::<D>()) };
         let owner = OwnerToken::random()?;
-        let mut claim = ClaimInTransaction {
-            key: *key,
-            fingerprint: *fingerprint,
-            owner,
-            info: options.info.clone(),
-            ttl: options.ttl,
-            savepoint: format!("idem_{}", hex(owner.as_bytes())),
-            previous_owner: None,
-            changes: None,
-        };
+        let row =
+            ClaimRow { key: *key, fingerprint: *fingerprint, owner, info: options.info.clone(), ttl: options.ttl };
+        let mut claim = ClaimInTransaction { savepoint: row.savepoint(), row, previous_owner: None, changes: None };
         for _ in 0..MAX_ATTEMPTS {
             let begun = match self.claim(&table, &mut claim).await? {
                 Some(BeginRow::Claimed) => {
@@ -206,24 +190,18 @@ impl<D: Dialect> CallerTransaction for InCallersTransaction<'_, D> {
                 Some(BeginRow::Claim { owner, fingerprint: found, lease_has_expired: true })
                     if found == *fingerprint =>
                 {
-                    match self.is_taken_over(&table, key).await {
-                        Ok(true) => Some(Begin::InFlight(found)),
-                        Ok(false) => match self.lock(&table, key).await {
-                            Ok(true) => {
-                                claim.previous_owner = Some(owner);
-                                self.claim = Some(claim);
-                                return Ok(Begin::Abandoned(()));
-                            }
-                            Ok(false) => {
-                                self.roll_back(&claim).await?;
-                                sleep(jitter(PAUSE)).await;
-                                continue;
-                            }
-                            Err(error) => {
-                                self.roll_back(&claim).await?;
-                                return Err(error);
-                            }
-                        },
+                    match self.lock(&table, key).await {
+                        Ok(Some(true)) => {
+                            claim.previous_owner = Some(owner);
+                            self.claim = Some(claim);
+                            return Ok(Begin::Abandoned(()));
+                        }
+                        Ok(Some(false)) => {
+                            self.roll_back(&claim).await?;
+                            sleep(jitter(PAUSE)).await;
+                            continue;
+                        }
+                        Ok(None) => Some(Begin::InFlight(found)),
                         Err(error) => {
                             self.roll_back(&claim).await?;
                             return Err(error);
@@ -249,17 +227,7 @@ impl<D: Dialect> CallerTransaction for InCallersTransaction<'_, D> {
         let (Some(table), Some(claim)) = (&self.table, &self.claim) else { return Err(StoreError::Lost) };
         let Some(previous_owner) = claim.previous_owner else { return Ok(()) };
         let claim = claim.clone();
-        let info = claim.info.as_ref().map(ExecutionInfo::to_bytes);
-        let values = [
-            key_value(&claim.key),
-            Value::Bytes(claim.owner.as_bytes()),
-            NO_LEASE,
-            Value::Number(D::ticks(retention(Duration::ZERO, claim.ttl))),
-            Value::Bytes(previous_owner.as_bytes()),
-            Value::Bytes(claim.fingerprint.as_bytes()),
-            Value::Nullable(info.as_deref()),
-        ];
-        let sql = fill::<D>(&table.executor.statements.take_over, &values);
+        let sql = claim.row.take_over::<D>(&table.executor.statements, &previous_owner);
         let error = match self.run(sql).await {
             Ok(rows) if !rows.is_empty() => return Ok(()),
             Ok(_) => StoreError::Lost,
@@ -272,14 +240,7 @@ impl<D: Dialect> CallerTransaction for InCallersTransaction<'_, D> {
 
     async fn complete(&mut self, record: &Record, ttl: Duration) -> Result<(), StoreError> {
         let (Some(table), Some(claim)) = (&self.table, self.claim.clone()) else { return Err(StoreError::Lost) };
-        let bytes = record.to_checksummed_bytes(&claim.key);
-        let values = [
-            key_value(&claim.key),
-            Value::Bytes(claim.owner.as_bytes()),
-            Value::Bytes(&bytes),
-            Value::Number(D::ticks(ttl.min(MAX_TIME))),
-        ];
-        let complete = fill::<D>(&table.executor.statements.complete_in_transaction, &values);
+        let complete = claim.row.complete::<D>(&table.executor.statements, record, ttl);
         let savepoint = &claim.savepoint;
         // If the inner savepoint is gone, nothing is recorded; if the record has no room, the outer one undoes everything.
         let sql = format!("RELEASE SAVEPOINT {savepoint}_; {complete}; RELEASE SAVEPOINT {savepoint}");

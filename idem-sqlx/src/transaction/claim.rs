@@ -7,16 +7,15 @@ use std::time::Duration;
 use idem_runtime::remote::OwnerToken;
 use idem_runtime::tasks::in_current_context;
 use idem_runtime::transaction::TransactionSlot;
-use idem_runtime::{ExecutionInfo, Fingerprint, StorageKey, StoreError};
+use idem_runtime::{StorageKey, StoreError};
 use tokio::runtime::Handle;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::task::AbortHandle;
 use tokio::time::sleep;
 
-use super::{Beginner, OpenTransaction, fill};
-use crate::dialect::{Dialect, NO_LEASE, Value, hex, retention};
+use super::{Beginner, ClaimRow, OpenTransaction};
+use crate::dialect::Dialect;
 use crate::errors::{DatabaseError, Step};
-use crate::execute::key_value;
 use crate::running::Entered;
 use crate::table::Table;
 
@@ -27,16 +26,11 @@ const LONG: Duration = Duration::from_secs(1);
 pub(crate) struct TransactionClaim<D: Dialect> {
     pub(super) table: Arc<Table<D>>,
     pub(super) slot: TransactionSlot,
-    pub(super) key: StorageKey,
-    pub(super) fingerprint: Fingerprint,
-    pub(super) owner: OwnerToken,
-    info: Option<ExecutionInfo>,
-    pub(super) ttl: Duration,
+    pub(super) row: ClaimRow,
     /// See [`SESSION`](crate::dialect::sealed::Dialect::SESSION).
     pub(super) session: Option<i64>,
     /// See [`CHANGES`](crate::dialect::sealed::Dialect::CHANGES). The number before the claim.
     pub(super) changes: Option<i64>,
-    /// No other code knows the name: if it is gone, other code has ended the transaction.
     pub(super) savepoint: String,
     /// Warns of a handler that keeps its transaction waiting.
     watch: Option<AbortHandle>,
@@ -51,22 +45,18 @@ pub(crate) struct TransactionClaim<D: Dialect> {
 
 impl<D: Dialect> TransactionClaim<D> {
     pub(super) fn new(
-        beginner: &Beginner<'_, D>,
+        beginner: Beginner<'_, D>,
         changes: Option<i64>,
         open: OpenTransaction<D>,
         (entered, permit): (Option<Entered>, OwnedSemaphorePermit),
     ) -> Self {
         Self {
             table: Arc::clone(beginner.table),
-            slot: beginner.slot.clone(),
-            key: beginner.key,
-            fingerprint: beginner.fingerprint,
-            owner: beginner.owner,
-            info: beginner.options.info.clone(),
-            ttl: beginner.options.ttl,
+            slot: beginner.slot,
             session: open.session,
             changes,
-            savepoint: format!("idem_{}", hex(beginner.owner.as_bytes())),
+            savepoint: beginner.row.savepoint(),
+            row: beginner.row,
             watch: None,
             open: Some(open),
             previous_owner: None,
@@ -76,7 +66,7 @@ impl<D: Dialect> TransactionClaim<D> {
     }
 
     pub(crate) fn key(&self) -> &StorageKey {
-        &self.key
+        &self.row.key
     }
 
     pub(super) fn wait_for_take_over(&mut self, previous_owner: OwnerToken) {
@@ -99,7 +89,7 @@ impl<D: Dialect> TransactionClaim<D> {
     /// Warns of a handler that keeps its transaction waiting for long.
     fn watch(&self) -> impl Future<Output = ()> + Send + 'static {
         let (table, session) = (Arc::clone(&self.table), self.session);
-        let endpoint = self.info.as_ref().map(|info| info.endpoint().to_owned());
+        let endpoint = self.row.info.as_ref().map(|info| info.endpoint().to_owned());
         in_current_context(async move {
             let mut idle = Duration::ZERO;
             while idle < LONG {
@@ -120,17 +110,7 @@ impl<D: Dialect> TransactionClaim<D> {
         let Some(open) = &mut self.open else { return Err(StoreError::Lost) };
         let failed = |problem| StoreError::from(DatabaseError { step: Step::Renew, problem });
         let executor = &self.table.executor;
-        let info = self.info.as_ref().map(ExecutionInfo::to_bytes);
-        let values = [
-            key_value(&self.key),
-            Value::Bytes(self.owner.as_bytes()),
-            NO_LEASE,
-            Value::Number(D::ticks(retention(Duration::ZERO, self.ttl))),
-            Value::Bytes(previous_owner.as_bytes()),
-            Value::Bytes(self.fingerprint.as_bytes()),
-            Value::Nullable(info.as_deref()),
-        ];
-        let rows = open.run(fill::<D>(&executor.statements.take_over, &values)).await;
+        let rows = open.run(self.row.take_over::<D>(&executor.statements, &previous_owner)).await;
         if rows.map_err(|error| failed(D::problem(error, &executor.table)))?.is_empty() {
             return Err(StoreError::Lost);
         }

@@ -6,10 +6,9 @@ use idem_runtime::remote::jitter;
 use idem_runtime::{Record, StoreError};
 use tokio::time::{Instant, sleep};
 
-use super::{OpenTransaction, TransactionClaim, fill, nothing_is_left};
-use crate::dialect::{Dialect, MAX_TIME, TransactionState, Value};
+use super::{ClaimRow, OpenTransaction, TransactionClaim, nothing_is_left};
+use crate::dialect::{Dialect, TransactionState};
 use crate::errors::{DatabaseError, Problem, Step};
-use crate::execute::key_value;
 use crate::rows::BeginRow;
 
 /// How long is looked whether a commit took effect that was not confirmed.
@@ -20,14 +19,7 @@ const DOUBT_PAUSE: Duration = Duration::from_millis(20);
 impl<D: Dialect> TransactionClaim<D> {
     /// Writes the record, and commits.
     pub(crate) async fn complete(self, record: &Record, ttl: Duration) -> Result<(), StoreError> {
-        let bytes = record.to_checksummed_bytes(&self.key);
-        let values = [
-            key_value(&self.key),
-            Value::Bytes(self.owner.as_bytes()),
-            Value::Bytes(&bytes),
-            Value::Number(D::ticks(ttl.min(MAX_TIME))),
-        ];
-        let end = fill::<D>(&self.table.executor.statements.complete_in_transaction, &values);
+        let end = self.row.complete::<D>(&self.table.executor.statements, record, ttl);
         self.commit(end).await
     }
 
@@ -37,8 +29,7 @@ impl<D: Dialect> TransactionClaim<D> {
         if !self.slot.keeps_writes() {
             return self.roll_back().await;
         }
-        let values = [key_value(&self.key), Value::Bytes(self.owner.as_bytes())];
-        let end = fill::<D>(&self.table.executor.statements.release, &values);
+        let end = self.row.release::<D>(&self.table.executor.statements);
         self.commit(end).await
     }
 
@@ -84,7 +75,7 @@ impl<D: Dialect> TransactionClaim<D> {
         // The claim was made in this transaction, so the store itself has no other problem.
         if !is_own_failure && !matches!(problem, Problem::Busy(_) | Problem::Full(_) | Problem::ReadOnly) {
             self.slot.set_fault("the database refused to commit what it wrote, and rolled it back");
-            tracing::error!(key = %self.key, error = %problem, "the transaction of a handler was not committed");
+            tracing::error!(key = %self.row.key, error = %problem, "the transaction of a handler was not committed");
         }
         Err(DatabaseError { step: Step::Commit, problem }.into())
     }
@@ -111,7 +102,7 @@ impl<D: Dialect> TransactionClaim<D> {
         let state = D::transaction_state(error);
         let claimed = self.changes.map(|changes| changes + i64::from(!self.slot.is_unkeyed()));
         if state == TransactionState::Gone
-            && nothing_is_left(open.connection_mut(), &self.table, (&self.key, &self.owner), claimed).await
+            && nothing_is_left(open.connection_mut(), &self.table, &self.row, claimed).await
         {
             return TransactionState::Aborted;
         }
@@ -130,7 +121,8 @@ impl<D: Dialect> TransactionClaim<D> {
     async fn gone(&mut self) -> StoreError {
         self.slot.set_fault("it ended the transaction of its `Tx`; leave COMMIT and ROLLBACK to the attribute");
         if !self.slot.is_unkeyed() {
-            self.table.leave_unknown(&self.key, &self.owner, &self.fingerprint, self.ttl).await;
+            let ClaimRow { key, owner, fingerprint, ttl, .. } = &self.row;
+            self.table.leave_unknown(key, owner, fingerprint, *ttl).await;
         }
         StoreError::Lost
     }
@@ -155,12 +147,12 @@ impl<D: Dialect> TransactionClaim<D> {
 
     /// Returns whether the record is there. `None` if the session may still commit.
     async fn look(&mut self) -> Result<Option<bool>, DatabaseError> {
-        let holder = self.table.holder(&self.key, &self.fingerprint, None).await?;
+        let holder = self.table.holder(&self.row.key, &self.row.fingerprint, None).await?;
         if holder.is_some_and(|holder| Some(holder.session) == self.session) {
             return Ok(None);
         }
         // The session has ended, and this sees what it committed.
-        let row = self.table.look(&self.key).await?;
-        Ok(Some(matches!(row, Some(BeginRow::Record { owner, .. }) if owner == self.owner)))
+        let row = self.table.look(&self.row.key).await?;
+        Ok(Some(matches!(row, Some(BeginRow::Record { owner, .. }) if owner == self.row.owner)))
     }
 }

@@ -9,21 +9,24 @@ use std::time::Duration;
 
 use idem_runtime::remote::{OwnerToken, jitter};
 use idem_runtime::transaction::TransactionSlot;
-use idem_runtime::{Begin, BeginOptions, ExecutionInfo, Fingerprint, StorageKey, StoreError};
+use idem_runtime::{Begin, BeginOptions, Fingerprint, StorageKey, StoreError};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::dialect::{Dialect, MAX_TIME, NO_LEASE, Statements, Value, retention};
+use crate::dialect::{Dialect, Statements, Value};
 use crate::errors::{DatabaseError, Problem, Step};
 use crate::execute::key_value;
 use crate::rows::{self, BeginRow};
 use crate::running::Entered;
-use crate::table::{Table, policy_lock};
+use crate::table::Table;
 
 mod caller;
 mod claim;
 mod commit;
 mod open;
+mod row;
+
+use row::ClaimRow;
 
 pub(crate) use caller::InCallersTransaction;
 pub(crate) use claim::TransactionClaim;
@@ -83,10 +86,7 @@ struct Beginner<'a, D: Dialect> {
     table: &'a Arc<Table<D>>,
     transactions: &'a Transactions<D>,
     slot: TransactionSlot,
-    key: StorageKey,
-    fingerprint: Fingerprint,
-    options: &'a BeginOptions,
-    owner: OwnerToken,
+    row: ClaimRow,
 }
 
 impl<D: Dialect> Transactions<D> {
@@ -99,9 +99,10 @@ impl<D: Dialect> Transactions<D> {
         fingerprint: &Fingerprint,
         options: &BeginOptions,
     ) -> Result<Begin<TransactionClaim<D>>, StoreError> {
-        let (slot, owner) = (slot.clone(), OwnerToken::random()?);
-        let beginner =
-            Beginner { table, transactions: self, slot, key: *key, fingerprint: *fingerprint, options, owner };
+        let owner = OwnerToken::random()?;
+        let row =
+            ClaimRow { key: *key, fingerprint: *fingerprint, owner, info: options.info.clone(), ttl: options.ttl };
+        let beginner = Beginner { table, transactions: self, slot: slot.clone(), row };
         let entered = if beginner.slot.is_unkeyed() {
             None
         } else {
@@ -117,7 +118,7 @@ impl<D: Dialect> Transactions<D> {
 }
 
 impl<D: Dialect> Beginner<'_, D> {
-    async fn begin(&self, entered: Option<Entered>) -> Result<Begin<TransactionClaim<D>>, Problem> {
+    async fn begin(self, entered: Option<Entered>) -> Result<Begin<TransactionClaim<D>>, Problem> {
         let executor = &self.table.executor;
         // A replay need not wait for its turn.
         let must_queue = self.transactions.must_queue();
@@ -146,11 +147,11 @@ impl<D: Dialect> Beginner<'_, D> {
             open.session = session;
             let row = match rows.next() {
                 _ if self.slot.is_unkeyed() => Some(BeginRow::Claimed),
-                Some(row) => Some(BeginRow::read::<D>(row, &self.key)?),
+                Some(row) => Some(BeginRow::read::<D>(row, &self.row.key)?),
                 None if executor.statements.claim.is_none() => None,
                 // The key has a row, or a transaction holds it.
-                None => match open.run(self.fill(&executor.statements.begin)).await {
-                    Ok(rows) => rows.first().map(|row| BeginRow::read::<D>(row, &self.key)).transpose()?,
+                None => match open.run(self.row.fill::<D>(&executor.statements.begin)).await {
+                    Ok(rows) => rows.first().map(|row| BeginRow::read::<D>(row, &self.row.key)).transpose()?,
                     Err(error) => match self.failed(open, error, &mut in_the_way).await? {
                         Some(row) => return Ok(self.judge(row)),
                         None => continue,
@@ -160,14 +161,14 @@ impl<D: Dialect> Beginner<'_, D> {
             let previous_owner = match row {
                 Some(BeginRow::Claimed) => None,
                 Some(BeginRow::Claim { owner, fingerprint, lease_has_expired: true })
-                    if fingerprint == self.fingerprint =>
+                    if fingerprint == self.row.fingerprint =>
                 {
-                    let is_taken_over = self.table.is_taken_over(&self.key, open.session).await;
+                    let is_taken_over = self.table.is_taken_over(&self.row.key, open.session).await;
                     if is_taken_over.map_err(|error| error.problem)? {
                         open.undo().await;
                         return Ok(Begin::InFlight(fingerprint));
                     }
-                    if let Some(lock) = lock_sql::<D>(&executor.statements, &self.key)
+                    if let Some(lock) = lock_sql::<D>(&executor.statements, &self.row.key)
                         && open.run(lock).await.map_err(|error| D::problem(error, &executor.table))?.is_empty()
                     {
                         open.undo().await;
@@ -182,8 +183,8 @@ impl<D: Dialect> Beginner<'_, D> {
                 }
                 None => {
                     open.undo().await;
-                    let info = self.options.info.as_ref();
-                    let begun = self.table.begin_beside_holder(&self.key, &self.fingerprint, info).await;
+                    let ClaimRow { key, fingerprint, info, .. } = &self.row;
+                    let begun = self.table.begin_beside_holder(key, fingerprint, info.as_ref()).await;
                     match begun.map_err(|error| error.problem)? {
                         Some(begun) => return Ok(begun),
                         // It has ended meanwhile.
@@ -205,7 +206,7 @@ impl<D: Dialect> Beginner<'_, D> {
 
     /// Returns the row of the key, if it is not free.
     async fn look(&self) -> Result<Option<BeginRow>, Problem> {
-        self.table.look(&self.key).await.map_err(|error| error.problem)
+        self.table.look(&self.row.key).await.map_err(|error| error.problem)
     }
 
     /// Judges an error of the first step, in which nothing can have happened. Returns a row that explains it, or `None` if it is
@@ -232,7 +233,7 @@ impl<D: Dialect> Beginner<'_, D> {
 
     /// Returns what a row means to a request that does not get the claim.
     fn judge(&self, row: BeginRow) -> Begin<TransactionClaim<D>> {
-        self.table.judge_without_claim(&self.key, &self.fingerprint, row)
+        self.table.judge_without_claim(&self.row.key, &self.row.fingerprint, row)
     }
 
     fn begin_sql(&self) -> String {
@@ -245,28 +246,10 @@ impl<D: Dialect> Beginner<'_, D> {
         sql.push_str(&limit);
         if !self.slot.is_unkeyed() {
             sql.push_str("; ");
-            sql.push_str(&claim_sql(&self.table.executor.statements, |sql| self.fill(sql)));
+            sql.push_str(&self.row.claim::<D>(&self.table.executor.statements));
         }
         sql
     }
-
-    /// Returns a statement that claims the key, or looks at it.
-    fn fill(&self, sql: &str) -> String {
-        let info = self.options.info.as_ref();
-        fill_claim::<D>(sql, &self.key, &self.owner, &self.fingerprint, info, self.options.ttl)
-    }
-}
-
-/// Returns the statements that claim a key in a transaction. They have a row, unless the key has to be looked at by
-/// [`begin`](Statements::begin).
-fn claim_sql(statements: &Statements, fill: impl Fn(&str) -> String) -> String {
-    let mut sql = fill(statements.claim.as_ref().unwrap_or(&statements.begin));
-    if statements.looks_first {
-        // The claim has no row if the key is not free.
-        sql.push_str("; ");
-        sql.push_str(&fill(&statements.look));
-    }
-    sql
 }
 
 /// Returns a statement that has a row if the transaction has the lock of a key. A retry that is refused has it for a moment, and an
@@ -275,48 +258,24 @@ fn lock_sql<D: Dialect>(statements: &Statements, key: &StorageKey) -> Option<Str
     statements.lock.as_ref().map(|lock| fill::<D>(lock, &[key_value(key)]))
 }
 
-/// Returns a statement that claims a key, or looks at it, with its values in it.
-fn fill_claim<D: Dialect>(
-    sql: &str,
-    key: &StorageKey,
-    owner: &OwnerToken,
-    fingerprint: &Fingerprint,
-    info: Option<&ExecutionInfo>,
-    ttl: Duration,
-) -> String {
-    let [endpoint, policy] = policy_lock(key, info).map_or([Value::Nullable(None); 2], |lock| lock.map(Value::Number));
-    let info = info.map(ExecutionInfo::to_bytes);
-    let values = [
-        key_value(key),
-        Value::Bytes(owner.as_bytes()),
-        Value::Bytes(fingerprint.as_bytes()),
-        NO_LEASE,
-        Value::Number(D::ticks(retention(Duration::ZERO, ttl.min(MAX_TIME)))),
-        Value::Nullable(info.as_deref()),
-        endpoint,
-        policy,
-    ];
-    fill::<D>(sql, &values)
-}
-
 /// Returns whether the database has rolled the whole transaction back by itself, as SQLite does if a write finds no room on the disk,
 /// and nothing was written after that. `claimed` is the number of [`CHANGES`](crate::dialect::sealed::Dialect::CHANGES) after the claim: if it is still
 /// the same, no row was changed. If the claim is there, it was committed.
 async fn nothing_is_left<D: Dialect>(
     connection: &mut D::Connection,
     table: &Table<D>,
-    (key, owner): (&StorageKey, &OwnerToken),
+    row: &ClaimRow,
     claimed: Option<i64>,
 ) -> bool {
     let (Some(changes), Some(claimed)) = (D::CHANGES, claimed) else { return false };
     // Of no owner, since an owner does not see its own claim.
-    let look = fill::<D>(&table.executor.statements.look, &[key_value(key), Value::Bytes(&[])]);
+    let look = fill::<D>(&table.executor.statements.look, &[key_value(&row.key), Value::Bytes(&[])]);
     let Ok(rows) = D::run(connection, format!("{changes}; {look}")).await else { return false };
     let changed = rows.first().and_then(|row| rows::number::<D>(row).ok());
-    let is_committed = match rows.get(1).map(|row| BeginRow::read::<D>(row, key)) {
+    let is_committed = match rows.get(1).map(|found| BeginRow::read::<D>(found, &row.key)) {
         None => false,
         // One that was to be taken over.
-        Some(Ok(BeginRow::Claim { owner: found, .. })) => found == *owner,
+        Some(Ok(BeginRow::Claim { owner: found, .. })) => found == row.owner,
         Some(_) => true,
     };
     changed == Some(claimed) && !is_committed
