@@ -125,13 +125,18 @@ impl Core {
 
     /// Awaits what the store reports that was asked at `asked_at`, for [`STORE_TIMEOUT`] at most. A claim that is granted later, or after
     /// its lease has expired, is released: its client is told that nothing was done.
-    pub(super) async fn in_time(self: &Arc<Self>, key: StorageKey, begin: BeginFuture, asked_at: Instant) -> Begun {
-        let begun = self.in_this_time(STORE_TIMEOUT, key, begin, asked_at).await;
+    pub(super) async fn begun_in_time(
+        self: &Arc<Self>,
+        key: StorageKey,
+        begin: BeginFuture,
+        asked_at: Instant,
+    ) -> Begun {
+        let begun = self.begun_within(STORE_TIMEOUT, key, begin, asked_at).await;
         begun.unwrap_or_else(|| Err(store_timeout(STORE_TIMEOUT)))
     }
 
-    /// As [`in_time`](Self::in_time), in another time. `None` if it was too short.
-    async fn in_this_time(
+    /// As [`begun_in_time`](Self::begun_in_time), for `time` at most. `None` if it was too short.
+    async fn begun_within(
         self: &Arc<Self>,
         time: Duration,
         key: StorageKey,
@@ -229,7 +234,7 @@ impl Core {
                 pending = match pending {
                     Pending::Asked(begin, asked_at) => {
                         let time = until.saturating_duration_since(Instant::now()).min(STORE_TIMEOUT);
-                        let begun = match self.in_this_time(time, attempt.key, begin, asked_at).await {
+                        let begun = match self.begun_within(time, attempt.key, begin, asked_at).await {
                             Some(begun) => begun,
                             None if told_in_flight => return Err(Blocked::Refuse(RefusalReason::InFlight)),
                             None => Err(store_timeout(STORE_TIMEOUT)),

@@ -408,7 +408,7 @@ impl Core {
             options.info = found.execution_info().cloned();
             let beginning = self.begin_with(&attempt, options);
             // An operator is no request that found an abandoned claim, so this is not counted.
-            let mut claim = match decide(&attempt, self.in_time(key, beginning, Instant::now()).await) {
+            let mut claim = match decide(&attempt, self.begun_in_time(key, beginning, Instant::now()).await) {
                 Decision::TakeOver(claim) => claim,
                 Decision::Run(claim) => {
                     ClaimStep::Granted.report(&key);

@@ -169,7 +169,7 @@ impl Core {
     ) {
         let decision = match shadowed {
             Shadowed::Asked(begin) => {
-                let begun = self.in_time(attempt.key, begin, asked_at).await;
+                let begun = self.begun_in_time(attempt.key, begin, asked_at).await;
                 self.decide(&attempt, begun)
             }
             Shadowed::Decided(decision) => decision,

@@ -79,9 +79,7 @@ impl Idempotency {
             }
         }
     }
-}
 
-impl Idempotency {
     /// As [`run`](Self::run), in the caller's future: claim and record are rows of the caller's transaction. Unless the handler ran
     /// and is recorded, the transaction is left as it was.
     pub(crate) async fn run_in_transaction_of_caller<X: CallerTransaction, T>(
@@ -108,7 +106,7 @@ impl Idempotency {
                 }
                 Decision::Mismatch => return Err(Arc::clone(core).mismatch(attempt).await),
                 Decision::Refuse(reason) => {
-                    // Of a claim whose outcome is unknown, which is not taken over.
+                    // An abandoned claim is not taken over, so the transaction must not keep it.
                     let _ = transaction.undo().await;
                     reason.count();
                     return Err(reason);
