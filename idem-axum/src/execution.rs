@@ -205,7 +205,9 @@ pub(crate) fn run_without_key(
         let execution = Execution::new(request, &config, span.clone(), Some(slot.clone()));
         let attempt = Attempt::new(StorageKey::from_bytes(key), Fingerprint::from_bytes([0; 32]), policy.rules());
         let execute = move || {
-            keyless.iter().for_each(|request| request.starts());
+            if let Some(keyless) = &keyless {
+                keyless.starts();
+            }
             execution.run(handler)
         };
         let run = config.idempotency.run_in_transaction(attempt, slot.clone(), execute);

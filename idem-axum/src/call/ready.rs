@@ -144,7 +144,9 @@ fn unprotected(
     keyless: Option<Keyless>,
     handler: BoxFuture<'static, Response>,
 ) -> BoxFuture<'static, Response> {
-    keyless.iter().for_each(Keyless::starts);
+    if let Some(keyless) = &keyless {
+        keyless.starts();
+    }
     match execution::timeout_of(policy) {
         None => handler,
         Some(longest) => Box::pin(async move {

@@ -117,11 +117,12 @@ impl UnreadBody {
             let Some(shared) = self.shared else { return response };
             let (body, polled, reader) = {
                 let mut shared = lock(&shared);
-                // A reader that an extractor left behind must not take this for the end of the body.
-                let broken =
-                    || BufferedFrames::default().failed(axum::Error::new("the rest of the body was discarded"));
                 let body = shared.body.take();
-                shared.body = body.as_ref().map(|_| broken());
+                if body.is_some() {
+                    // A reader that an extractor left behind must not take this for the end of the body.
+                    let error = axum::Error::new("the rest of the body was discarded");
+                    shared.body = Some(BufferedFrames::default().failed(error));
+                }
                 (body, shared.polled, shared.reader.take())
             };
             let Some(body) = body else { return response };
