@@ -1,18 +1,17 @@
 //! The connection: made and checked when it is needed, shared by all steps, and replaced when it fails.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures_util::FutureExt;
-use futures_util::future::{BoxFuture, select_ok};
+use futures_util::future::{BoxFuture, Shared, select_ok};
 use redis::{Cmd, Pipeline, RedisError, Value};
 use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::checks::Checks;
 use crate::errors::{ConnectError, Error};
 use crate::link::{Link, LinkSource};
-use crate::turns::Turns;
 
 /// How often a step is sent at most.
 const MAX_ATTEMPTS: u32 = 3;
@@ -21,20 +20,21 @@ const MAX_ATTEMPTS: u32 = 3;
 /// reply, and one to a primary that became a replica. Neither would ever recover by itself.
 pub(crate) struct Connection {
     source: LinkSource,
-    checks: Checks,
+    checks: Arc<Checks>,
     timeout: Duration,
     /// How long a step waits for a reply before it also tries a new connection.
     first_wait: Duration,
     current: Mutex<Option<Numbered>>,
-    /// One step makes a connection, unless it is not polled. The others wait for it, but no longer than their deadlines.
-    connecting: Turns,
     made: AtomicU64,
 }
 
 #[derive(Clone)]
 struct Numbered {
     number: u64,
-    link: Link,
+    /// All steps that wait for it make it together, so it ends with none of them. It is ready at once when it is made.
+    link: Shared<BoxFuture<'static, Result<Link, ConnectError>>>,
+    /// When the steps that wait for it make another one.
+    until: Instant,
 }
 
 /// What is sent in one round trip: a command, or several.
@@ -101,11 +101,10 @@ impl Connection {
     pub(crate) fn new(source: LinkSource, checks: Checks, timeout: Duration, wait: Duration) -> Self {
         Self {
             source,
-            checks,
+            checks: Arc::new(checks),
             timeout: timeout.saturating_add(wait),
             first_wait: wait.saturating_add(timeout / 2),
             current: Mutex::new(None),
-            connecting: Turns::new(),
             made: AtomicU64::new(0),
         }
     }
@@ -164,7 +163,7 @@ impl Connection {
             let mut broken = None;
             let mut attempts = 0;
             loop {
-                let (Numbered { number, mut link }, is_new) = match self.connect().await {
+                let (number, mut link, is_new) = match self.connect().await {
                     Ok(connected) => connected,
                     Err(ConnectError::Unreachable(error)) => {
                         return Err(broken.map_or(Error::Unreachable(error), Error::Broken));
@@ -223,20 +222,38 @@ impl Connection {
         }
     }
 
-    /// Returns the connection, and whether it is new.
-    async fn connect(&self) -> Result<(Numbered, bool), ConnectError> {
-        if let Some(current) = self.current().clone() {
-            return Ok((current, false));
+    /// Returns the connection with its number, and whether this step has begun to make it.
+    async fn connect(&self) -> Result<(u64, Link, bool), ConnectError> {
+        loop {
+            let (Numbered { number, link, until }, is_new) = self.current_or_new();
+            // The deadline of the step that has begun it comes first. Otherwise the step would begin another one in its last moment.
+            let made = if is_new { Ok(link.await) } else { timeout_at(until, link).await };
+            match made {
+                Ok(Ok(link)) => return Ok((number, link, is_new)),
+                Ok(Err(error)) if is_new => {
+                    self.discard(number);
+                    return Err(error);
+                }
+                _ => self.discard(number),
+            }
         }
-        let _connecting = self.connecting.take(self.timeout).await;
-        if let Some(current) = self.current().clone() {
-            return Ok((current, false));
+    }
+
+    fn current_or_new(&self) -> (Numbered, bool) {
+        let mut current = self.current();
+        if let Some(current) = &*current {
+            return (current.clone(), false);
         }
-        let mut link = self.source.connect().await.map_err(ConnectError::Unreachable)?;
-        self.checks.pass(&mut link).await?;
-        let new = Numbered { number: self.made.fetch_add(1, Ordering::Relaxed), link };
-        *self.current() = Some(new.clone());
-        Ok((new, true))
+        let (source, checks) = (self.source.clone(), Arc::clone(&self.checks));
+        let link = async move {
+            let mut link = source.connect().await.map_err(ConnectError::Unreachable)?;
+            checks.pass(&mut link).await?;
+            Ok(link)
+        };
+        let number = self.made.fetch_add(1, Ordering::Relaxed);
+        let new = Numbered { number, link: link.boxed().shared(), until: self.deadline() };
+        *current = Some(new.clone());
+        (new, true)
     }
 
     /// Stops using the connection with this number. Steps that are under way on it end as they can.

@@ -87,7 +87,8 @@
 //!
 //! Every step is a script on one key, which compares before it writes, and takes one round trip. A refusal reads some hundred bytes, even
 //! of a large record. If there is no reply within half of the [`timeout`](RedisStoreBuilder::timeout), the step is also sent on a new
-//! connection; a script that runs twice changes nothing the second time.
+//! connection; a script that runs twice changes nothing the second time. While a server is silent, one connection to it is made at a
+//! time, for which all steps wait.
 //!
 //! With `Replicas`, a claim and a completion take a second round trip, on a separate connection. One `WAIT` serves all steps since the
 //! previous `WAIT`, so a step waits for its replicas at most twice `within`, and no other step waits for them.

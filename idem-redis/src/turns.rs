@@ -37,3 +37,21 @@ impl Turns {
         change(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::{advance, timeout};
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn the_next_turn_begins_when_the_one_before_has_taken_longer_than_it_may() {
+        let (turns, longest) = (Turns::new(), Duration::from_secs(1));
+        let held = turns.take(longest).await;
+        timeout(longest / 2, turns.take(longest)).await.unwrap_err();
+        advance(longest).await;
+        let next = timeout(longest, turns.take(longest)).await.unwrap();
+        timeout(longest / 2, turns.take(longest)).await.unwrap_err();
+        drop((held, next));
+    }
+}

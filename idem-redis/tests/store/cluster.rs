@@ -436,6 +436,31 @@ async fn a_node_that_does_not_reply_holds_up_no_unconfirmed_claim_of_another_one
     assert_eq!(keys(&cluster.nodes).await, 0);
 }
 
+#[tokio::test]
+async fn all_steps_wait_for_one_connection_to_a_node_that_is_silent() {
+    let cluster = RedisCluster::start().await;
+    let proxies = behind_proxies(&cluster).await;
+    let store = builder(&cluster).timeout(TIMEOUT).connect().await.unwrap();
+    let (its, _) = owner(&cluster, 1).await;
+    let silent = cluster.nodes.iter().position(|node| node.port() == its.port()).unwrap();
+    let connections = || proxies.iter().map(Proxy::connections).sum::<u64>();
+    proxies[silent].black_hole();
+    let (start, before) = (Instant::now(), connections());
+    let mut steps = Vec::new();
+    for _ in 0..100 {
+        tokio::time::sleep(TIMEOUT / 20).await;
+        let store = store.clone();
+        steps.push(tokio::spawn(async move { store.inspect(&key(1)).await }));
+    }
+    for step in steps {
+        unavailable(step.await.unwrap());
+    }
+    let (made, at_most) = (connections() - before, start.elapsed().div_duration_f64(TIMEOUT) + 1.0);
+    assert!(made as f64 <= at_most, "{made} connections, and not {at_most}");
+    proxies[silent].heal();
+    claim(&store, 1).await;
+}
+
 /// As when a service restarts while a node fails over.
 #[tokio::test]
 async fn a_node_that_is_away_keeps_no_store_from_connecting_and_is_checked_when_it_is_back() {

@@ -5,7 +5,7 @@ use std::pin::pin;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
-use idem_redis::{Durability, RedisStore};
+use idem_redis::{ConnectError, Durability, RedisStore};
 use idem_runtime::{Begin, BeginOptions, Claim, Idempotency, Store, StoreError};
 use idem_testkit::proxy::{Direction, Fault};
 use idem_testkit::redis::Redis;
@@ -568,7 +568,60 @@ async fn an_idle_connection_is_kept_alive() {
     .await;
 }
 
-/// As a future of `buffer_unordered` while its consumer does something else, or a task whose runtime is blocked.
+/// As of a server that is stopped, and would have to take them all and throw them away when it goes on. The steps come one after the other,
+/// so that the time of each ends while others wait.
+#[tokio::test]
+async fn while_the_server_is_silent_all_steps_wait_for_one_connection_and_use_it_when_it_speaks() {
+    const STEPS: u8 = 100;
+    let server = Redis::start().await;
+    let (store, proxy) = through_proxy(&server).await;
+    proxy.black_hole();
+    let (start, before) = (Instant::now(), proxy.connections());
+    let mut steps = Vec::new();
+    for number in 0..STEPS {
+        tokio::time::sleep(TIMEOUT / 20).await;
+        let store = store.clone();
+        steps.push(tokio::spawn(async move { store.inspect(&key(number)).await }));
+    }
+    for step in steps {
+        unavailable(step.await.unwrap());
+    }
+    let (made, at_most) = (proxy.connections() - before, start.elapsed().div_duration_f64(TIMEOUT) + 1.0);
+    assert!(made as f64 <= at_most, "{made} connections for {STEPS} steps, and not {at_most}");
+    proxy.heal();
+    claim(&store, 1).await;
+    assert!(
+        proxy.connections() - before <= made + 1,
+        "the next step uses the connection that the others have waited for"
+    );
+}
+
+#[tokio::test]
+async fn a_connection_that_is_being_made_ends_with_the_store() {
+    let server = Redis::start().await;
+    let (store, proxy) = through_proxy(&server).await;
+    let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    proxy.redirect(silent.local_addr().unwrap().port());
+    proxy.cut();
+    unavailable(store.inspect(&key(1)).await);
+    let (mut connection, _) = silent.accept().await.unwrap();
+    drop(store);
+    let _ = within("its end", connection.read_to_end(&mut Vec::new())).await;
+}
+
+#[tokio::test]
+async fn who_waits_alone_for_a_connection_makes_no_other_one_in_its_last_moment() {
+    let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = silent.local_addr().unwrap();
+    let refused = RedisStore::builder(format!("redis://{address}")).timeout(TIMEOUT).connect().await.unwrap_err();
+    assert!(matches!(refused, ConnectError::NoReply(_)), "{refused:?}");
+    let next = TcpStream::connect(address).await.unwrap();
+    let (_, first) = silent.accept().await.unwrap();
+    let (_, second) = silent.accept().await.unwrap();
+    assert!(first != second && second == next.local_addr().unwrap(), "{first}, {second}, {next:?}");
+}
+
+/// As a future of `buffer_unordered` while its consumer does something else.
 #[tokio::test]
 async fn a_step_that_is_not_polled_while_it_connects_keeps_no_other_from_connecting() {
     let server = Redis::start().await;
@@ -580,7 +633,33 @@ async fn a_step_that_is_not_polled_while_it_connects_keeps_no_other_from_connect
     let mut set_aside = Box::pin(store.inspect(&key));
     assert!(tokio::time::timeout(timeout / 2, &mut set_aside).await.is_err(), "the server does not reply");
     server.resume();
-    unavailable(begin(&store, 1).await);
-    until("another one connects", async || begin(&store, 1).await.is_ok()).await;
+    claim(&store, 1).await;
     drop(set_aside);
+}
+
+/// What it has begun makes no progress, since its runtime has the socket.
+#[tokio::test]
+async fn a_step_whose_runtime_is_blocked_while_it_connects_keeps_no_other_from_connecting() {
+    let server = Redis::start().await;
+    let (store, proxy) = through_proxy(&server).await;
+    proxy.black_hole();
+    proxy.cut();
+    let (block, blocked) = oneshot::channel();
+    let (unblock, unblocked) = std::sync::mpsc::channel::<()>();
+    let other = std::thread::spawn({
+        let store = store.clone();
+        move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            let step = async { tokio::time::timeout(TIMEOUT / 2, store.inspect(&key(1))).await };
+            assert!(runtime.block_on(step).is_err(), "the server does not reply");
+            block.send(()).unwrap();
+            let _ = unblocked.recv();
+        }
+    });
+    blocked.await.unwrap();
+    assert_eq!(proxy.connections(), 2, "it has begun to connect");
+    proxy.heal();
+    until("another one connects", async || begin(&store, 1).await.is_ok()).await;
+    drop(unblock);
+    other.join().unwrap();
 }
