@@ -162,7 +162,9 @@ impl Cluster {
                                 self.ask_after_a_pause(version, deadline).await;
                             }
                         }
-                        "CLUSTERDOWN" | "TRYAGAIN" | "READONLY" => self.ask_after_a_pause(version, deadline).await,
+                        "CLUSTERDOWN" | "TRYAGAIN" | "READONLY" | "LOADING" => {
+                            self.ask_after_a_pause(version, deadline).await
+                        }
                         _ => {
                             reply.repeated |= repeated;
                             return Ok(reply);

@@ -97,8 +97,8 @@ pub async fn node() -> Redis {
     // The port of the cluster's own connections is free, as far as is known: by default it is 10000 higher than the other one,
     // where the system hands out ports to clients.
     let bus = free_port().to_string();
-    Redis::with(&["--save", "", "--cluster-enabled", "yes", "--cluster-port", &bus, "--cluster-node-timeout", "2000"])
-        .await
+    let in_cluster = ["--cluster-enabled", "yes", "--cluster-port", &bus, "--cluster-node-timeout", "2000"];
+    Redis::with(&[&["--save", "", "--enable-debug-command", "local"], &in_cluster[..]].concat()).await
 }
 
 /// Returns the name of a node among the others.

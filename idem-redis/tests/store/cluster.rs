@@ -178,6 +178,24 @@ async fn a_step_waits_for_a_slot_that_is_on_no_list_of_the_nodes_for_a_moment() 
     assert!(matches!(begun, Ok(Begin::Claimed(_))), "{begun:?}");
 }
 
+/// As a primary that has restarted. Meanwhile a replica may have taken over.
+#[tokio::test]
+async fn a_step_waits_for_a_node_that_reads_its_file_for_a_moment() {
+    let cluster = RedisCluster::start().await;
+    let store = builder(&cluster).connect().await.unwrap();
+    drop(claim(&store, 1).await);
+    let (node, _) = owner(&cluster, 1).await;
+    ok(node, "DEBUG POPULATE 1000 fill 100").await;
+    // The delay is in microseconds. After 1024 bytes it replies to others.
+    ok(node, "CONFIG SET key-load-delay 1000 loading-process-events-interval-bytes 1024").await;
+    let steps = async {
+        until("it reads", async || node.say("INFO persistence").await.contains("loading:1")).await;
+        assert_in_flight(&begin(&store, 1).await);
+        assert!(node.say("INFO errorstats").await.contains("errorstat_LOADING"), "the step came after it has read");
+    };
+    tokio::join!(ok(node, "DEBUG RELOAD"), steps);
+}
+
 /// As for a moment when a slot moves: each says that the other one has it.
 #[tokio::test]
 async fn nodes_that_disagree_about_a_slot_are_not_asked_without_a_pause() {
