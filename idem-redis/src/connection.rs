@@ -1,11 +1,14 @@
 //! The connection: made and checked when it is needed, shared by all steps, and replaced when it fails.
 
+use std::io;
+use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, Shared, select_ok};
+use idem_runtime::panics;
 use redis::{Cmd, Pipeline, RedisError, Value};
 use tokio::time::{Instant, timeout, timeout_at};
 
@@ -213,7 +216,7 @@ impl Connection {
                 if is_last {
                     return Tried::Replied(value);
                 }
-                Tried::Failed(std::io::Error::other("the server is no longer the primary").into())
+                Tried::Failed(io::Error::other("the server is no longer the primary").into())
             }
             Err(error) => {
                 self.discard(number);
@@ -250,6 +253,13 @@ impl Connection {
             checks.pass(&mut link).await?;
             Ok(link)
         };
+        // As in a runtime without sockets. A shared future that has panicked would panic in each later step.
+        let link = AssertUnwindSafe(link).catch_unwind().map(|made| {
+            made.unwrap_or_else(|panic| {
+                panics::discard(panic);
+                Err(ConnectError::Unreachable(io::Error::other("the attempt to connect panicked").into()))
+            })
+        });
         let number = self.made.fetch_add(1, Ordering::Relaxed);
         let new = Numbered { number, link: link.boxed().shared(), until: self.deadline() };
         *current = Some(new.clone());

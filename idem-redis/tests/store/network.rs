@@ -637,6 +637,22 @@ async fn a_step_that_is_not_polled_while_it_connects_keeps_no_other_from_connect
     drop(set_aside);
 }
 
+#[tokio::test]
+async fn a_step_in_a_runtime_without_sockets_costs_the_others_nothing() {
+    let server = Redis::start().await;
+    let (store, proxy) = through_proxy(&server).await;
+    proxy.cut();
+    let other = std::thread::spawn({
+        let store = store.clone();
+        move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+            runtime.block_on(store.inspect(&key(1)))
+        }
+    });
+    unavailable(other.join().unwrap());
+    claim(&store, 1).await;
+}
+
 /// What it has begun makes no progress, since its runtime has the socket.
 #[tokio::test]
 async fn a_step_whose_runtime_is_blocked_while_it_connects_keeps_no_other_from_connecting() {
