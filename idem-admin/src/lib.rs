@@ -30,9 +30,9 @@
 //! For people who may look up keys but not change them, mount a second router with [`Admin::read_only`] at another path.
 //!
 //! # What it does by itself
-//! - A form is accepted only from this page: the browser's headers must show that (`Sec-Fetch-Site`, or `Origin` equal to `Host`), and the
-//!   form must contain the value of the page's cookie. The check does not depend on `SameSite`. Behind a proxy that rewrites `Host` the
-//!   page needs HTTPS, over which browsers send `Sec-Fetch-Site`.
+//! - A form is accepted only if it comes from this page. The browser's headers must show that (`Sec-Fetch-Site`, or `Origin` equal to
+//!   `Host`), and the form must contain the value of the page's cookie. The check does not depend on `SameSite`. Behind a proxy that
+//!   rewrites `Host` the page needs HTTPS, over which browsers send `Sec-Fetch-Site`.
 //! - There is no script on the page, and `Content-Security-Policy` lets none run, whatever was recorded. The page cannot be put
 //!   into a frame. Nothing is cached.
 //! - A key is sent in the body of a `POST` and never in an address, so that it is in no access log and no history.
@@ -53,10 +53,11 @@
 //! {"state":"recorded","key":"c4a1f09e","endpoint":"POST /orders", ..}
 //! ```
 //!
-//! If the endpoint declares `key = ..`, add `--data source=text`: the key is then the text as it is, and no header.
+//! If the endpoint declares `key = ..`, add `--data source=text`: the key is then taken as it is, and not read as a header.
 //!
-//! `scope` is `unscoped`, `values` or `header`; the default is `unscoped`. With `scope=values`, the field `values` has one value of the
-//! scope on each line. If the scope of the endpoint contains `path`, add the field `path`: method and path as sent, as in
+//! `scope` is `unscoped` (the default), `values` or `header`. `unscoped` is for an endpoint without a scope, or with `global` or `path`
+//! alone, and for a request without the header that the scope names. With `scope=values`, the field `values` has one value of the scope on
+//! each line. If the scope of the endpoint contains `path`, add the field `path`: method and path as sent, as in
 //! `--data-urlencode path='POST /orders/7'`. The status is 404 if the key is free.
 
 use std::fmt;
@@ -113,8 +114,8 @@ impl Admin {
 
     /// Calls `hook` for each look-up, each change and each change that was refused, after it, in addition to the `tracing` event.
     ///
-    /// It is called on a worker of the async runtime, so it must not block: send what it gets over a channel. If it panics,
-    /// the page responds with 500, and what was done stays done.
+    /// The hook is called on a worker of the async runtime, so it must not block: send what it gets over a channel. If it panics, the page
+    /// responds with 500, and what was done stays done.
     ///
     /// ```
     /// use idem_admin::{Admin, Audit};

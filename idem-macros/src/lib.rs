@@ -43,9 +43,9 @@ use proc_macro::TokenStream;
 /// ```
 ///
 /// For each key the handler runs at most once, unless its policy allows more. A retry with the same key receives the recorded response.
-/// Arguments are extracted for every request, retries included: a request that an extractor rejects is never recorded and
-/// never uses up the key. Only a key in a header that is missing though `required`, or malformed, is refused before that. The router
-/// needs an `IdempotencyLayer`. Without one the response is 500, and a log line says what to add.
+/// Arguments are extracted for every request, retries included: a request that an extractor rejects is never recorded and never uses up the
+/// key. Before that, a request is refused only if its header has a malformed key, or lacks a `required` one. The router needs an
+/// `IdempotencyLayer`. Without one the response is 500, and a log line says what to add.
 ///
 /// # Options
 ///
@@ -157,8 +157,8 @@ use proc_macro::TokenStream;
 ///
 /// # Plain functions
 ///
-/// With `engine` the attribute makes a plain async function succeed at most once for its key. It keeps its arguments, its `Ok` value is
-/// recorded, and it returns a refusal as its error. After an `Err` or a panic the next call runs it again:
+/// With `engine` the attribute makes a plain async function succeed at most once for its key. The function keeps its arguments, its `Ok`
+/// value is recorded, and a refusal is returned as its error. After an `Err` or a panic the next call runs the function again:
 ///
 /// ```
 /// # use idem_axum::{Idempotency, RefusalReason, idempotent};

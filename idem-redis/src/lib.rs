@@ -43,7 +43,7 @@
 //! - Redis 7.0 or newer, or Valkey; one primary, with any number of replicas, or a [cluster](RedisStore::cluster_builder). If the
 //!   URL names a proxy, or a host name that moves, the store follows it to the new primary after a failover. In a cluster it
 //!   follows the slots.
-//! - `maxmemory-policy noeviction`. With any other policy the server drops claims and records when it is full. So do not share it
+//! - `maxmemory-policy noeviction`. With any other policy the server drops claims and records when it is full. So do not share the server
 //!   with a cache.
 //! - `appendonly yes`, unless the server may forget everything when it restarts.
 //! - A user with the [rights](#rights) below.
@@ -87,8 +87,8 @@
 //!
 //! Every step is a script on one key, which compares before it writes, and takes one round trip. A refusal reads some hundred bytes, even
 //! of a large record. If there is no reply within half of the [`timeout`](RedisStoreBuilder::timeout), the step is also sent on a new
-//! connection; a script that runs twice changes nothing the second time. While a server is silent, one connection to it is made at a
-//! time, for which all steps wait.
+//! connection; a script that runs twice changes nothing the second time. While a server is silent, the store makes one connection to it at
+//! a time, and all steps wait for that connection.
 //!
 //! With `Replicas`, a claim and a completion take a second round trip, on a separate connection. One `WAIT` serves all steps since the
 //! previous `WAIT`, so a step waits for its replicas at most twice `within`, and no other step waits for them.

@@ -2,8 +2,8 @@
 //! retry gets the recorded response.
 //!
 //! This crate does not depend on a web framework. It is for authors of stores ([`Store`]) and of adapters ([`Idempotency::run`]), and for
-//! functions without HTTP ([`Idempotency::once`]). An adapter, such as `idem-axum`, connects it to a web framework, and re-exports what its
-//! users need.
+//! functions without HTTP ([`Idempotency::once`]). An adapter, such as `idem-axum`, connects this crate to a web framework, and re-exports
+//! what users need.
 //!
 //! These words have a fixed meaning. A **key** is what the client sends, and its **scope** says whose key it is. A **fingerprint** covers
 //! the parts of a request that a retry must repeat. A **claim** is the right to run the handler, and an **execution** is one run of it. A
@@ -85,7 +85,8 @@
 //! An `Err` and a panic release the claim, so that a retry runs the function again. The documentation of [`RefusalReason::is_retryable`]
 //! says what a consumer should do with each refusal: acknowledge, negative-acknowledge, or dead letter.
 //!
-//! The function takes effect exactly once only with `run_in` of the crate `idem-sqlx`, if its effects are rows in PostgreSQL or SQLite.
+//! The function takes effect exactly once only if its effects are rows in PostgreSQL or SQLite, and only with `run_in` of the crate
+//! `idem-sqlx`.
 
 // For `intercept`, which names the crate as others do.
 #[cfg(test)]
