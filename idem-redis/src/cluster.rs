@@ -293,6 +293,7 @@ async fn slots(connection: &Connection, asked: &Address) -> Result<Vec<(u16, u16
         Value::ServerError(error) if error.code() == "NOPERM" => {
             Err(ConnectError::MissingRight { right: "+cluster|slots".into() })
         }
+        Value::ServerError(error) if error.code() == "LOADING" => Err(ConnectError::Unreachable(error.into())),
         _ => Err(ConnectError::NoCluster),
     }
 }

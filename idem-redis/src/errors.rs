@@ -56,7 +56,7 @@ impl ConnectError {
     /// Whether a node of a cluster is like that while it restarts, or fails over.
     pub(crate) fn may_pass(&self) -> bool {
         match self {
-            Self::Unreachable(error) => error.is_io_error() || error.code() == Some("BUSY"),
+            Self::Unreachable(error) => error.is_io_error() || matches!(error.code(), Some("BUSY" | "LOADING")),
             Self::NoReply(_) | Self::Replica => true,
             _ => false,
         }
