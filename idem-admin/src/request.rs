@@ -8,7 +8,7 @@ use axum::response::{IntoResponse, Response};
 use http::StatusCode;
 use http::header::{self, HeaderValue};
 use http::request::Parts;
-use idem_runtime::tasks::in_current_context;
+use idem_runtime::tracing_context::in_current_context;
 use idem_runtime::{StorageKey, StoreError};
 use maud::Markup;
 use serde_json::{Value, json};

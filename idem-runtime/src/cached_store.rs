@@ -293,7 +293,7 @@ impl<C> fmt::Debug for CachedClaim<C> {
 
 #[cfg(test)]
 mod tests {
-    use crate::intercept::{Hooks, Intercept};
+    use crate::test_support::intercept::{Hooks, Intercept};
     use std::future::{Future, poll_fn};
     use std::pin::Pin;
     use std::sync::atomic::{AtomicUsize, Ordering};

@@ -110,9 +110,6 @@ mod functions;
 #[doc(hidden)]
 pub mod fuzzing;
 mod hash;
-#[cfg(test)]
-#[allow(dead_code, unreachable_pub, reason = "`testkit` has the same file")]
-mod intercept;
 mod key;
 mod lease;
 mod memory;
@@ -125,19 +122,15 @@ mod record;
 pub mod remote;
 mod scope;
 mod store;
-#[cfg(test)]
-#[allow(unreachable_pub, reason = "`testkit` has the same file")]
-mod subscriber;
 mod sync;
-#[doc(hidden)]
-pub mod tasks;
 mod telemetry;
+#[cfg(test)]
+mod test_support;
 mod trace;
 #[doc(hidden)]
+pub mod tracing_context;
+#[doc(hidden)]
 pub mod transaction;
-#[cfg(test)]
-#[allow(dead_code, unreachable_pub, reason = "`testkit` has the same file")]
-mod wait;
 
 pub use attempt::{Abandoned, Attempt, Rules};
 #[cfg(feature = "cached")]

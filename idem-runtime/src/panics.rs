@@ -1,4 +1,4 @@
-//! Panics of code that is the user's.
+//! Dropping what may panic. What a client gets when a handler panics is in `execution.rs` of the adapter.
 
 use std::any::Any;
 use std::mem;
@@ -11,7 +11,7 @@ pub fn discard(panic: Box<dyn Any + Send>) {
     }
 }
 
-/// Drops a value of the user's, whose `Drop` may panic.
+/// Drops a value whose `Drop` may panic.
 pub fn drop_quietly<T>(value: T) {
     if let Err(panic) = catch_unwind(AssertUnwindSafe(|| drop(value))) {
         discard(panic);

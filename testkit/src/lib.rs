@@ -3,7 +3,7 @@
 
 pub mod browser;
 pub mod dice;
-#[path = "../../idem-runtime/src/intercept.rs"]
+#[path = "../../idem-runtime/src/test_support/intercept.rs"]
 pub mod intercept;
 pub mod pgbouncer;
 pub mod postgres;
@@ -13,7 +13,7 @@ pub mod redis;
 pub mod redis_cluster;
 pub mod reference;
 pub mod statements;
-#[path = "../../idem-runtime/src/subscriber.rs"]
+#[path = "../../idem-runtime/src/test_support/subscriber.rs"]
 pub mod subscriber;
-#[path = "../../idem-runtime/src/wait.rs"]
+#[path = "../../idem-runtime/src/test_support/wait.rs"]
 pub mod wait;

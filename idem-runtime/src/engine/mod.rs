@@ -23,9 +23,9 @@ use crate::key::{Key, StorageKey};
 use crate::memory::MemoryStore;
 use crate::scope::Scope;
 use crate::store::{Store, StoreCapabilities};
-use crate::tasks::in_current_context;
 use crate::telemetry::counters;
 use crate::telemetry::span::RequestSpan;
+use crate::tracing_context::in_current_context;
 
 mod begin;
 mod builder;

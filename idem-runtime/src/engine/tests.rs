@@ -13,13 +13,13 @@ use crate::clock::ManualClock;
 use crate::endpoint::Endpoint;
 use crate::error::StoreError;
 use crate::fingerprint::Fingerprint;
-use crate::intercept::{Hooks, Intercept};
 use crate::lease::Lease;
 use crate::memory::MemoryClaim;
 use crate::outcome::{Delivery, Executed, Outcome, RecordedStream, Recording, RefusalReason, RunResult};
 use crate::record::Record;
 use crate::record::RecordBuilder;
 use crate::store::{Begin, BeginOptions, Claim, KeyState, StoredEntry};
+use crate::test_support::intercept::{Hooks, Intercept};
 use crate::trace::TraceParent;
 use bytes::Bytes;
 

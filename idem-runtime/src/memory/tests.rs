@@ -4,7 +4,7 @@ use crate::key::Key;
 use crate::record::RecordBuilder;
 use crate::scope::Scope;
 use crate::store::Claim;
-use crate::wait::until;
+use crate::test_support::wait::until;
 
 mod clocks;
 mod room;

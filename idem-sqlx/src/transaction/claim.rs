@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use idem_runtime::remote::OwnerToken;
-use idem_runtime::tasks::in_current_context;
+use idem_runtime::tracing_context::in_current_context;
 use idem_runtime::transaction::TransactionSlot;
 use idem_runtime::{StorageKey, StoreError};
 use tokio::runtime::Handle;

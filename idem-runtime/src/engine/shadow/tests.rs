@@ -8,10 +8,10 @@ use tokio::sync::Notify;
 use super::*;
 use crate::clock::Clock;
 use crate::error::StoreError;
-use crate::intercept::{Hooks, Intercept};
 use crate::memory::{MemoryClaim, MemoryStore};
 use crate::record::{Record, RecordBuilder};
 use crate::store::{Begin, BeginOptions, Claim, Store, StoreCapabilities};
+use crate::test_support::intercept::{Hooks, Intercept};
 use crate::{Abandoned, Fingerprint, Key, Rules, Scope, StorageKey};
 
 /// The store does not end a claim at once.

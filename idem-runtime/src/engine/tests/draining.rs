@@ -102,7 +102,7 @@ async fn a_drain_that_is_stopped_says_how_many_handlers_are_cut_off() {
 async fn an_engine_that_is_dropped_while_handlers_run_is_warned_about() {
     for runs in [true, false] {
         let warnings = Arc::<AtomicUsize>::default();
-        let _counts = crate::subscriber::set_default(Events(tracing::Level::WARN, Arc::clone(&warnings)));
+        let _counts = crate::test_support::subscriber::set_default(Events(tracing::Level::WARN, Arc::clone(&warnings)));
         let idempotency = Idempotency::in_memory();
         let handler = Handler::new();
         if runs {

@@ -274,7 +274,7 @@ impl tracing::Subscriber for Events {
 fn a_store_outside_the_process_without_a_namespace_is_warned_about_once() {
     let warnings = |build: &dyn Fn()| {
         let count = Arc::new(AtomicUsize::new(0));
-        let _counts = crate::subscriber::set_default(Events(tracing::Level::WARN, Arc::clone(&count)));
+        let _counts = crate::test_support::subscriber::set_default(Events(tracing::Level::WARN, Arc::clone(&count)));
         build();
         count.load(SeqCst)
     };

@@ -205,7 +205,7 @@ fn a_handler_that_blocks_its_thread_keeps_its_lease() {
 #[tokio::test(start_paused = true)]
 async fn a_lease_is_renewed_by_the_time_since_the_last_renewal_was_sent() {
     let warnings = Arc::<AtomicUsize>::default();
-    let _counts = crate::subscriber::set_default(Events(tracing::Level::WARN, Arc::clone(&warnings)));
+    let _counts = crate::test_support::subscriber::set_default(Events(tracing::Level::WARN, Arc::clone(&warnings)));
     let times = [Duration::from_secs(4), Duration::from_secs(3)];
     let [renewal_time, begin_time] = times;
     let store = Leased::new(Inner { renewal_time, begin_time, ..Inner::default() });
@@ -283,7 +283,7 @@ async fn a_renewal_that_failed_is_repeated_long_before_the_lease_expires() {
 #[tokio::test(start_paused = true)]
 async fn a_renewal_may_take_longer_than_a_third_of_the_lease_and_is_warned_of_once() {
     let warnings = Arc::<AtomicUsize>::default();
-    let _counts = crate::subscriber::set_default(Events(tracing::Level::WARN, Arc::clone(&warnings)));
+    let _counts = crate::test_support::subscriber::set_default(Events(tracing::Level::WARN, Arc::clone(&warnings)));
     let store = Leased::new(Inner { renewal_time: Duration::from_secs(1), ..Inner::default() });
     let builder = Idempotency::builder(store.clone()).namespace("shop");
     let idempotency = builder.lease(Duration::from_millis(2400)).build();
@@ -302,7 +302,7 @@ async fn a_renewal_may_take_longer_than_a_third_of_the_lease_and_is_warned_of_on
 #[tokio::test(start_paused = true)]
 async fn a_handler_that_streams_after_a_while_is_no_slow_reply() {
     let warnings = Arc::<AtomicUsize>::default();
-    let _counts = crate::subscriber::set_default(Events(tracing::Level::WARN, Arc::clone(&warnings)));
+    let _counts = crate::test_support::subscriber::set_default(Events(tracing::Level::WARN, Arc::clone(&warnings)));
     let store = Leased::default();
     let idempotency = Idempotency::builder(store.clone()).namespace("shop").lease(Duration::from_secs(30)).build();
     let slow = |_| async {
@@ -362,7 +362,7 @@ async fn what_an_operator_settled_meanwhile_is_not_what_the_execution_recorded()
 async fn a_take_over_is_a_step_of_the_claim_in_shadow_mode_too() {
     for is_shadow in [true, false] {
         let steps = Arc::<AtomicUsize>::default();
-        let _counts = crate::subscriber::set_default(Events(tracing::Level::DEBUG, Arc::clone(&steps)));
+        let _counts = crate::test_support::subscriber::set_default(Events(tracing::Level::DEBUG, Arc::clone(&steps)));
         let store = MemoryStore::new();
         let idempotency = Idempotency::new(store.clone());
         drop(store.begin(&rerun().key, &rerun().fingerprint, &BeginOptions::new(Duration::ZERO, Duration::MAX)).await);

@@ -168,7 +168,8 @@ async fn the_steps_of_a_claim_are_reported_unless_the_request_has_no_key() {
     for (is_unkeyed, steps) in [(false, 2), (true, 0)] {
         for (key, outcome) in [("completed", response("one")), ("released", Outcome::Release)] {
             let reported = Arc::new(AtomicUsize::new(0));
-            let _counts = crate::subscriber::set_default(Events(tracing::Level::DEBUG, Arc::clone(&reported)));
+            let _counts =
+                crate::test_support::subscriber::set_default(Events(tracing::Level::DEBUG, Arc::clone(&reported)));
             let slot = TransactionSlot::default();
             if is_unkeyed {
                 slot.set_unkeyed();

@@ -3,10 +3,10 @@
 use std::sync::atomic::AtomicBool;
 
 use super::*;
-use crate::intercept::{Hooks, Intercept};
 use crate::memory::MemoryClaim;
 use crate::record::Record;
 use crate::store::{Begin, Claim};
+use crate::test_support::intercept::{Hooks, Intercept};
 
 /// Each step is pending several times, so that a task awaits it. While the store is down, every step fails.
 #[derive(Default)]

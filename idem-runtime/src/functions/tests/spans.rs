@@ -45,7 +45,7 @@ impl tracing::Subscriber for Written {
 #[tokio::test]
 async fn the_span_of_a_call_tells_its_outcome_and_the_code_of_a_refusal() {
     let written = Written::default();
-    let _subscriber = crate::subscriber::set_default(written.clone());
+    let _subscriber = crate::test_support::subscriber::set_default(written.clone());
     let store = MemoryStore::new();
     let idempotency = Idempotency::new(store.clone());
     let call = async |key: &str| idempotency.once("ship", key).run(async || count(Runs::default()).await).await;

@@ -157,7 +157,7 @@ fn warnings(run: impl FnOnce()) -> usize {
     }
 
     let count = Arc::new(AtomicUsize::new(0));
-    let _counts = crate::subscriber::set_default(Counter(Arc::clone(&count)));
+    let _counts = crate::test_support::subscriber::set_default(Counter(Arc::clone(&count)));
     run();
     count.load(Ordering::Relaxed)
 }

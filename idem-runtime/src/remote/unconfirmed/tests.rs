@@ -6,7 +6,7 @@ use tokio::sync::mpsc;
 use tokio::time::{advance, sleep};
 
 use super::*;
-use crate::wait::within;
+use crate::test_support::wait::within;
 
 const LEASE: Duration = Duration::from_secs(30);
 

@@ -1,4 +1,4 @@
-//! Tasks that go on with the work of a request.
+//! The span and the subscriber of a request, for a task that goes on with its work.
 
 use std::future::Future;
 
