@@ -69,7 +69,7 @@ impl Idempotency {
                 match blocked {
                     Blocked::Replay(replay) => return Ok(RunResult::Replayed(replay)),
                     Blocked::Refuse(reason) => {
-                        reason.count();
+                        reason.count_if_full();
                         return Err(reason);
                     }
                     // Boxed, since it is large, and most requests do not need it.

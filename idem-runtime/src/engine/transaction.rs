@@ -67,7 +67,7 @@ impl Idempotency {
             match blocked {
                 Blocked::Replay(replay) => return Ok(RunResult::Replayed(replay)),
                 Blocked::Refuse(reason) => {
-                    reason.count();
+                    reason.count_if_full();
                     return Err(reason);
                 }
                 Blocked::Mismatch => return Err(Arc::clone(core).mismatch(attempt).await),
@@ -108,7 +108,7 @@ impl Idempotency {
                 Decision::Refuse(reason) => {
                     // An abandoned claim is not taken over, so the transaction must not keep it.
                     let _ = transaction.undo().await;
-                    reason.count();
+                    reason.count_if_full();
                     return Err(reason);
                 }
                 Decision::RunWithoutStore(error) => return Err(RefusalReason::StoreUnavailable(error)),
@@ -116,7 +116,7 @@ impl Idempotency {
             let Some(_permit) = core.permit() else {
                 // Nothing has happened.
                 let _ = transaction.undo().await;
-                RefusalReason::TooManyExecutions.count();
+                RefusalReason::TooManyExecutions.count_if_full();
                 return Err(RefusalReason::TooManyExecutions);
             };
             if is_take_over {
@@ -127,7 +127,6 @@ impl Idempotency {
                         if Instant::now() < *until.get_or_insert_with(|| Instant::now() + STORE_TIMEOUT) {
                             continue;
                         }
-                        RefusalReason::InFlight.count();
                         return Err(RefusalReason::InFlight);
                     }
                     Err(error) => return Err(RefusalReason::StoreUnavailable(error)),

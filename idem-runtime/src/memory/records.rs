@@ -23,7 +23,7 @@ const TICK: Duration = Duration::from_nanos(1 << 30);
 const SPREAD: Duration = Duration::from_secs(16);
 /// After how long moka has removed an expired record at the latest.
 const RECLAIMED_AFTER: Duration = GRACE.saturating_add(SPREAD).saturating_add(TICK);
-/// With a capacity, however small, the tables of a cache begin with 1,024 places, and without it with 8,192, once they are all used.
+/// With a capacity, however small, moka's tables of a cache begin with 1,024 places in all. Without one they begin with 8,192.
 const INITIAL_CAPACITY: usize = 1;
 /// Records with a longer TTL are never reclaimed by moka, which panics if a time is longer than a thousand years.
 const MAX_TTL: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);

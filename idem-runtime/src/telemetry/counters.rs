@@ -140,8 +140,8 @@ pub(crate) fn store<S>() {
 }
 
 impl RefusalReason {
-    /// Counts a refusal for want of room.
-    pub(crate) fn count(&self) {
+    /// Counts the refusal of a new key for which there was no room, in `idempotency_admission_refusals_total`.
+    pub(crate) fn count_if_full(&self) {
         match self {
             Self::StoreFull => store_full(),
             Self::TooManyExecutions => too_many_executions(),
