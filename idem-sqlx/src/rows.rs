@@ -18,6 +18,14 @@ pub(crate) enum BeginRow {
     Record { owner: OwnerToken, record: Record },
 }
 
+/// Another session whose transaction holds a key.
+pub(crate) struct Holder {
+    pub(crate) session: i64,
+    pub(crate) has_other_fingerprint: bool,
+    pub(crate) has_other_policy: bool,
+    pub(crate) has_written: bool,
+}
+
 impl BeginRow {
     /// Reads `owner, fingerprint, record, whether the lease has expired`. If the last one is NULL, the row has a record of another
     /// fingerprint, of which the third column is the info. A row that this crate cannot have written is an error.
@@ -69,9 +77,13 @@ pub(crate) fn scanned<D: Dialect>(row: &D::Row) -> Result<(StorageKey, Option<St
 }
 
 /// Reads `session, whether it has another fingerprint, whether it has another policy, whether it has written`.
-pub(crate) fn holder<D: Dialect>(row: &D::Row) -> Result<(i64, [bool; 3]), Problem> {
-    let flag = |column| required(D::boolean(row, column));
-    Ok((number::<D>(row)?, [flag(1)?, flag(2)?, flag(3)?]))
+pub(crate) fn holder<D: Dialect>(row: &D::Row) -> Result<Holder, Problem> {
+    Ok(Holder {
+        session: number::<D>(row)?,
+        has_other_fingerprint: required(D::boolean(row, 1))?,
+        has_other_policy: required(D::boolean(row, 2))?,
+        has_written: required(D::boolean(row, 3))?,
+    })
 }
 
 /// Reads the number that a row begins with.

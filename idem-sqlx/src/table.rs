@@ -10,7 +10,7 @@ use crate::dialect::{Dialect, NO_LEASE, Value, retention};
 use crate::errors::{DatabaseError, Problem, Step};
 use crate::execute::{Executor, key_value};
 use crate::replay_count::ReplayCounter;
-use crate::rows::{self, BeginRow};
+use crate::rows::{self, BeginRow, Holder};
 use crate::running::Running;
 
 /// The table of a store.
@@ -23,14 +23,6 @@ pub(crate) struct Table<D: Dialect> {
     pool: Option<sqlx::Pool<D>>,
     /// What the [database](crate::dialect::sealed::Dialect::DATABASE) said of itself, once it was asked.
     database: Mutex<Option<Vec<u8>>>,
-}
-
-/// Another session whose transaction holds a key.
-pub(crate) struct Holder {
-    pub(crate) session: i64,
-    pub(crate) has_other_fingerprint: bool,
-    has_other_policy: bool,
-    pub(crate) has_written: bool,
 }
 
 impl Holder {
@@ -81,10 +73,8 @@ impl<D: Dialect> Table<D> {
         let values =
             [key_value(key), Value::Bytes(fingerprint.as_bytes()), Value::Number(endpoint), Value::Number(policy)];
         let result = executor.read(Step::Begin, holder, &values).await?;
-        let Some(row) = result.rows.first() else { return Ok(None) };
-        let read = rows::holder::<D>(row).map_err(|problem| DatabaseError { step: Step::Begin, problem })?;
-        let (session, [has_other_fingerprint, has_other_policy, has_written]) = read;
-        Ok(Some(Holder { session, has_other_fingerprint, has_other_policy, has_written }))
+        let holder = result.rows.first().map(rows::holder::<D>).transpose();
+        holder.map_err(|problem| DatabaseError { step: Step::Begin, problem })
     }
 
     /// Returns whether the table is in a database that says this of itself.

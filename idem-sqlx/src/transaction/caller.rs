@@ -31,6 +31,16 @@ struct ClaimInTransaction {
     changes: Option<i64>,
 }
 
+/// Whether a transaction gets the lock of a key whose claim is abandoned. Without the lock others would not see that it holds the key.
+enum KeyLock {
+    /// It has the lock.
+    Got,
+    /// Another transaction has it, perhaps only until it has found out that it is refused.
+    Busy,
+    /// Another session takes the claim over.
+    TakenOver,
+}
+
 impl ClaimInTransaction {
     /// Returns what undoes everything since the savepoint.
     fn rollback(&self) -> String {
@@ -105,19 +115,19 @@ impl<'t, D: Dialect> InCallersTransaction<'t, D> {
         row.map_err(|problem| DatabaseError { step: Step::Begin, problem }.into())
     }
 
-    /// Returns whether the transaction has the lock of a key whose claim is abandoned, without which others would not see that it
-    /// holds it. `None` if another session takes the claim over.
-    async fn lock(&mut self, table: &Table<D>, key: &StorageKey) -> Result<Option<bool>, StoreError> {
+    /// Asks for the lock of a key whose claim is abandoned.
+    async fn lock(&mut self, table: &Table<D>, key: &StorageKey) -> Result<KeyLock, StoreError> {
         if let Some(session) = D::SESSION {
             let rows = self.run(session.to_owned()).await.map_err(|error| self.failed(Step::Begin, error))?;
             let session = rows.first().and_then(|row| rows::number::<D>(row).ok());
             if table.is_taken_over(key, session).await? {
-                return Ok(None);
+                return Ok(KeyLock::TakenOver);
             }
         }
-        let Some(lock) = lock_sql::<D>(&table.executor.statements, key) else { return Ok(Some(true)) };
+        // A database without such locks has one writer.
+        let Some(lock) = lock_sql::<D>(&table.executor.statements, key) else { return Ok(KeyLock::Got) };
         let rows = self.run(lock).await.map_err(|error| self.failed(Step::Begin, error))?;
-        Ok(Some(!rows.is_empty()))
+        Ok(if rows.is_empty() { KeyLock::Busy } else { KeyLock::Got })
     }
 
     /// Undoes everything since the savepoint, after a step of this crate. If the savepoint is gone, the database has rolled back the
@@ -191,17 +201,17 @@ impl<D: Dialect> CallerTransaction for InCallersTransaction<'_, D> {
                     if found == *fingerprint =>
                 {
                     match self.lock(&table, key).await {
-                        Ok(Some(true)) => {
+                        Ok(KeyLock::Got) => {
                             claim.previous_owner = Some(owner);
                             self.claim = Some(claim);
                             return Ok(Begin::Abandoned(()));
                         }
-                        Ok(Some(false)) => {
+                        Ok(KeyLock::Busy) => {
                             self.roll_back(&claim).await?;
                             sleep(jitter(PAUSE)).await;
                             continue;
                         }
-                        Ok(None) => Some(Begin::InFlight(found)),
+                        Ok(KeyLock::TakenOver) => Some(Begin::InFlight(found)),
                         Err(error) => {
                             self.roll_back(&claim).await?;
                             return Err(error);

@@ -16,6 +16,16 @@ const DOUBT_TIMEOUT: Duration = Duration::from_secs(5);
 /// The pause before the next look.
 const DOUBT_PAUSE: Duration = Duration::from_millis(20);
 
+/// What became of a commit that was not confirmed.
+enum CommitState {
+    /// It took effect: its record is there.
+    Committed,
+    /// It did not, and will not.
+    NotCommitted,
+    /// Its session still holds the key, and may commit.
+    UnderWay,
+}
+
 impl<D: Dialect> TransactionClaim<D> {
     /// Writes the record, and commits.
     pub(crate) async fn complete(self, record: &Record, ttl: Duration) -> Result<(), StoreError> {
@@ -136,23 +146,25 @@ impl<D: Dialect> TransactionClaim<D> {
         let until = Instant::now() + DOUBT_TIMEOUT;
         while Instant::now() < until {
             match self.look().await {
-                Ok(Some(true)) => return Ok(()),
-                Ok(Some(false)) => break,
-                Ok(None) | Err(_) => sleep(jitter(DOUBT_PAUSE)).await,
+                Ok(CommitState::Committed) => return Ok(()),
+                Ok(CommitState::NotCommitted) => break,
+                Ok(CommitState::UnderWay) | Err(_) => sleep(jitter(DOUBT_PAUSE)).await,
             }
         }
         // A retry finds out what happened.
         Err(DatabaseError { step: Step::Commit, problem }.into())
     }
 
-    /// Returns whether the record is there. `None` if the session may still commit.
-    async fn look(&mut self) -> Result<Option<bool>, DatabaseError> {
+    async fn look(&mut self) -> Result<CommitState, DatabaseError> {
         let holder = self.table.holder(&self.row.key, &self.row.fingerprint, None).await?;
         if holder.is_some_and(|holder| Some(holder.session) == self.session) {
-            return Ok(None);
+            return Ok(CommitState::UnderWay);
         }
         // The session has ended, and this sees what it committed.
         let row = self.table.look(&self.row.key).await?;
-        Ok(Some(matches!(row, Some(BeginRow::Record { owner, .. }) if owner == self.row.owner)))
+        Ok(match row {
+            Some(BeginRow::Record { owner, .. }) if owner == self.row.owner => CommitState::Committed,
+            _ => CommitState::NotCommitted,
+        })
     }
 }
