@@ -2,6 +2,7 @@
 
 use std::error::Error;
 use std::fmt;
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -256,6 +257,20 @@ impl Problem {
             (Self::NoConnection { .. } | Self::Unreachable { source: None, .. }, Some(earlier)) => earlier,
             (Self::TimedOut { .. }, Some(Self::ReadOnly)) => Self::ReadOnly,
             (problem, _) => problem,
+        }
+    }
+
+    /// Returns the same problem for others if it is one of the server, which they have as well.
+    pub(crate) fn of_all_connections(&self) -> Option<Self> {
+        match self {
+            Self::ReadOnly => Some(Self::ReadOnly),
+            Self::Unreachable { waited, source } => {
+                // Without what sqlx puts before it, and will put before it again.
+                let why = |error: &sqlx::Error| error.source().map_or_else(|| error.to_string(), ToString::to_string);
+                let source = source.as_ref().map(|error| io::Error::other(why(error)).into());
+                Some(Self::Unreachable { waited: *waited, source })
+            }
+            _ => None,
         }
     }
 

@@ -121,6 +121,7 @@ impl<D: Dialect> Executor<D> {
         if !problem.leaves_doubt() {
             in_doubt.set(earlier);
         }
+        pool.is_in_trouble(&problem);
         match problem.connection_health() {
             ConnectionHealth::Good => pooled.put_back(),
             ConnectionHealth::Broken => drop(pooled),

@@ -4,14 +4,19 @@
 //! Here a connection comes back only if its statement ended well. Otherwise it is closed. If its caller stopped waiting for the
 //! statement, it first keeps its place until the server has ended the statement: a server that hangs would otherwise collect
 //! a process for each try.
+//!
+//! A new connection is made in a task, which goes on if its caller stops waiting: the next caller uses it. After one that could not be
+//! made, or was of no use, there is a pause before the next one. A server that is silent, read-only or out of connections would otherwise
+//! get one from each caller, again and again.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
+use idem_runtime::remote::jitter;
 use sqlx::Connection;
 use tokio::runtime::Handle;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 
 use crate::dialect::Dialect;
@@ -23,6 +28,11 @@ const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const MAX_PAUSE: Duration = Duration::from_secs(1);
 /// How long asking may take.
 const ASK_TIMEOUT: Duration = Duration::from_secs(1);
+/// The pause before the next connection is made in [`Trouble`]; it doubles up to [`MAX_TROUBLE_PAUSE`].
+const FIRST_TROUBLE_PAUSE: Duration = Duration::from_millis(2);
+const MAX_TROUBLE_PAUSE: Duration = Duration::from_millis(200);
+/// How long the making of a connection may take before the next one is made beside it: its first packet may be lost.
+const MAX_TROUBLE_WAIT: Duration = Duration::from_secs(1);
 /// How long an idle connection may take to close.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -37,6 +47,7 @@ struct Shared<D: Dialect> {
     idle_timeout: Option<Duration>,
     permits: Arc<Semaphore>,
     idle: Mutex<Idle<D>>,
+    trouble: Mutex<Option<Trouble>>,
     /// Held while the server is asked, so that one connection is enough for it.
     asks: tokio::sync::Mutex<()>,
 }
@@ -46,6 +57,14 @@ struct Idle<D: Dialect> {
     connections: VecDeque<(Open<D>, Instant)>,
     /// A task closes them.
     is_watched: bool,
+}
+
+/// No connection could be made, or it was of no use. It ends with the first new one that is.
+struct Trouble {
+    problem: Problem,
+    pause: Duration,
+    /// When the next one may be made.
+    next: Instant,
 }
 
 /// A connection, and what the server calls it.
@@ -62,6 +81,7 @@ impl<D: Dialect> Pool<D> {
             idle_timeout,
             permits: Arc::new(Semaphore::new(max_connections.min(Semaphore::MAX_PERMITS))),
             idle: Mutex::new(Idle { connections: VecDeque::new(), is_watched: false }),
+            trouble: Mutex::default(),
             asks: tokio::sync::Mutex::default(),
         };
         Self { shared: Arc::new(shared) }
@@ -78,14 +98,21 @@ impl<D: Dialect> Pool<D> {
             return Err(none());
         }
         let idle = shared.idle().connections.pop_back();
-        let open = match idle {
-            Some((open, _)) => open,
+        let (lent, is_new) = match idle {
+            Some((open, _)) => ((open, permit), false),
             None => {
-                let (connection, session) = shared.hosts.connect(until, waited).await?;
-                Open { connection, session }
+                shared.may_connect()?;
+                let made = timeout_at(until, shared.connect(permit, waited)).await;
+                let lost = || Problem::Unreachable { waited, source: None };
+                (made.map_err(|_| lost())?.map_err(|_| lost())??, true)
             }
         };
-        Ok(PooledConnection { shared: Arc::clone(shared), lent: Some((open, permit)), running: None })
+        Ok(PooledConnection { shared: Arc::clone(shared), lent: Some(lent), running: None, is_new })
+    }
+
+    /// Notes a problem of a statement that others will have as well.
+    pub(crate) fn is_in_trouble(&self, problem: &Problem) {
+        self.shared.is_in_trouble(problem);
     }
 
     /// Closes the idle connections: if one broke, the others are likely to be broken, too.
@@ -100,6 +127,50 @@ impl<D: Dialect> Shared<D> {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn trouble(&self) -> MutexGuard<'_, Option<Trouble>> {
+        self.trouble.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Returns an error if a connection was tried a moment ago, or is being tried.
+    fn may_connect(&self) -> Result<(), Problem> {
+        if let Some(trouble) = &mut *self.trouble() {
+            let now = Instant::now();
+            if now < trouble.next
+                && let Some(problem) = trouble.problem.of_all_connections()
+            {
+                return Err(problem);
+            }
+            trouble.pause = (trouble.pause * 2).min(MAX_TROUBLE_PAUSE);
+            trouble.next = now + MAX_TROUBLE_WAIT;
+        }
+        Ok(())
+    }
+
+    fn is_in_trouble(&self, problem: &Problem) {
+        let Some(problem) = problem.of_all_connections() else { return };
+        let mut trouble = self.trouble();
+        let pause = trouble.as_ref().map_or(FIRST_TROUBLE_PAUSE, |trouble| trouble.pause);
+        *trouble = Some(Trouble { problem, pause, next: Instant::now() + jitter(pause) });
+    }
+
+    /// Makes a connection, which is idle afterwards if its caller has stopped waiting.
+    fn connect(self: &Arc<Self>, permit: OwnedSemaphorePermit, waited: Duration) -> oneshot::Receiver<Made<D>> {
+        let (made, receiver) = oneshot::channel();
+        let (shared, hosts) = (Arc::downgrade(self), Arc::clone(&self.hosts));
+        tokio::spawn(async move {
+            let connected = hosts.connect(Instant::now() + waited, waited).await;
+            let Some(shared) = shared.upgrade() else { return };
+            if let Err(problem) = &connected {
+                shared.is_in_trouble(problem);
+            }
+            let connected = connected.map(|(connection, session)| (Open { connection, session }, permit));
+            if let Err(Ok((open, _permit))) = made.send(connected) {
+                shared.put_back(open);
+            }
+        });
+        receiver
+    }
+
     fn put_back(self: &Arc<Self>, open: Open<D>) {
         let mut idle = self.idle();
         idle.connections.push_back((open, Instant::now()));
@@ -112,6 +183,9 @@ impl<D: Dialect> Shared<D> {
         }
     }
 }
+
+/// A new connection, with its place.
+type Made<D> = Result<(Open<D>, OwnedSemaphorePermit), Problem>;
 
 /// The task that closes idle connections. If it ends with its runtime, another one can start.
 struct IdleWatch<D: Dialect> {
@@ -161,6 +235,7 @@ pub(crate) struct PooledConnection<D: Dialect> {
     lent: Option<(Open<D>, OwnedSemaphorePermit)>,
     /// The statement that was sent, until its reply has come.
     running: Option<Arc<str>>,
+    is_new: bool,
 }
 
 impl<D: Dialect> PooledConnection<D> {
@@ -179,6 +254,9 @@ impl<D: Dialect> PooledConnection<D> {
     /// Returns a connection that is in order to the pool.
     pub(crate) fn put_back(mut self) {
         if let Some((open, _permit)) = self.lent.take() {
+            if self.is_new {
+                *self.shared.trouble() = None;
+            }
             self.shared.put_back(open);
         }
     }

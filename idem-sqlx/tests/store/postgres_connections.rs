@@ -4,12 +4,12 @@
 use std::time::{Duration, Instant};
 
 use idem_runtime::{Store, StoreError};
-use idem_sqlx::{ConnectError, PostgresStore, PostgresStoreBuilder};
+use idem_sqlx::{ConnectError, PostgresStore, PostgresStoreBuilder, Problem};
 use idem_testkit::postgres::Postgres;
 use idem_testkit::proxy::Proxy;
 use idem_testkit::wait::until;
 use sqlx::postgres::{PgConnectOptions, PgConnection};
-use sqlx::{Connection, Executor};
+use sqlx::{Connection, Executor, PgPool};
 use tokio::task::JoinSet;
 
 use crate::common::*;
@@ -184,6 +184,76 @@ async fn a_server_that_has_no_connection_left_is_asked_again() {
     until("the server was asked again", async || proxy.connections() > 1).await;
     drop(others);
     assert_eq!(step.await.unwrap(), "claimed");
+}
+
+/// A store behind a network, which has no connection yet.
+async fn lazy(server: &Postgres, timeout: Duration) -> (Proxy, PostgresStore) {
+    PostgresStore::from_options(server.url().parse().unwrap()).migrate().await.unwrap();
+    let proxy = Proxy::to(server.port()).await;
+    let pool = PgPool::connect_lazy(&server.url_through(proxy.port())).unwrap();
+    (proxy, small().timeout(timeout).with_pool(pool).unwrap())
+}
+
+/// As of a server that is stopped, and would have to take them all and throw them away when it goes on. The steps come one after the other,
+/// so that the time of each ends while others wait.
+#[tokio::test]
+async fn steps_that_wait_for_a_silent_server_make_few_connections_and_the_next_one_uses_them() {
+    const TIMEOUT: Duration = Duration::from_millis(400);
+    let server = Postgres::quick().await;
+    let (proxy, store) = lazy(&server, TIMEOUT).await;
+    proxy.black_hole();
+    let (start, mut steps) = (Instant::now(), JoinSet::new());
+    for _ in 0..100 {
+        tokio::time::sleep(TIMEOUT / 20).await;
+        let store = store.clone();
+        steps.spawn(async move { assert!(store.begin(&key(), &MINE, &OPTIONS).await.is_err()) });
+    }
+    while let Some(step) = steps.join_next().await {
+        step.unwrap();
+    }
+    let (made, at_most) = (proxy.connections(), POOL as f64 * (start.elapsed().div_duration_f64(TIMEOUT) + 1.0));
+    assert!(made as f64 <= at_most, "{made} connections, and not {at_most}");
+    proxy.heal();
+    assert_eq!(state_of(&store, &key()).await, "claimed");
+    assert!(proxy.connections() <= made + 1, "{} connections after {made}", proxy.connections());
+}
+
+/// Each step tries a dozen times, and each learns what is wrong.
+async fn tries_together(proxy: &Proxy, store: &PostgresStore, is_wrong: fn(&Problem) -> bool) {
+    let mut steps = JoinSet::new();
+    for _ in 0..100 {
+        let store = store.clone();
+        steps.spawn(async move { store.begin(&key(), &MINE, &OPTIONS).await.map(drop).unwrap_err() });
+    }
+    while let Some(refused) = steps.join_next().await {
+        let refused = refused.unwrap();
+        assert!(is_wrong(problem(&refused)), "{refused:?}");
+    }
+    assert!(proxy.connections() < 50, "{} connections", proxy.connections());
+}
+
+#[tokio::test]
+async fn steps_that_find_a_read_only_server_try_again_together() {
+    let server = Postgres::quick().await;
+    let (proxy, store) = lazy(&server, Duration::from_secs(2)).await;
+    reload(&server, "ALTER SYSTEM SET default_transaction_read_only = on");
+    server.wait_until("SHOW default_transaction_read_only", "on").await;
+    tries_together(&proxy, &store, |problem| matches!(problem, Problem::ReadOnly)).await;
+    server.sql("BEGIN READ WRITE; ALTER ROLE idem SET default_transaction_read_only = off; COMMIT");
+    assert_eq!(state_of(&store, &key()).await, "claimed");
+}
+
+#[tokio::test]
+async fn steps_that_find_no_connection_left_try_again_together() {
+    let server = Postgres::with(&["fsync=off", "max_connections=6"]).await;
+    let (proxy, store) = lazy(&server, Duration::from_secs(2)).await;
+    let mut others = Vec::new();
+    while let Ok(other) = PgConnection::connect(&server.url()).await {
+        others.push(other);
+    }
+    tries_together(&proxy, &store, |problem| problem.to_string().contains("too many clients")).await;
+    drop(others);
+    assert_eq!(state_of(&store, &key()).await, "claimed");
 }
 
 #[tokio::test]
