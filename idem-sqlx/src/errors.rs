@@ -409,7 +409,7 @@ pub enum MigrateError {
         /// The latest version that this crate knows.
         known: i64,
     },
-    /// The database refused, or could not be reached.
+    /// The database refused, could not be reached, or is an SQLite database in memory.
     Database(sqlx::Error),
     /// Not done in time.
     TimedOut(Duration),
@@ -423,6 +423,8 @@ impl fmt::Display for MigrateError {
                 "nothing was migrated: the table has version {found}, and this `idem-sqlx` knows versions up to {known}. \
                  Use the version of `idem-sqlx` that made it, or a later one"
             ),
+            // It says what to do.
+            Self::Database(source @ sqlx::Error::Configuration(_)) => write!(f, "nothing was migrated: {source}"),
             Self::Database(source) => write!(
                 f,
                 "nothing was migrated: the database refused ({source}). The user needs the right to create the schema \

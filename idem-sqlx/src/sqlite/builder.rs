@@ -11,7 +11,7 @@ use sqlx::{ConnectOptions, Sqlite, SqlitePool};
 use tokio::time::{Instant, sleep};
 
 use super::statements::statements;
-use super::{Location, SqliteStore, file};
+use super::{Location, NEEDS_A_FILE, SqliteStore, file};
 use crate::dialect::sealed::Dialect;
 use crate::errors::{ConnectError, Problem, check_timeout};
 use crate::execute::Executor;
@@ -139,11 +139,8 @@ impl SqliteStoreBuilder {
     async fn open_with(self, options: SqliteConnectOptions, creates: bool) -> Result<SqliteStore, ConnectError> {
         self.check()?;
         let path = options.get_filename();
-        // Each connection would have another database, in memory.
         if path.as_os_str().is_empty() || path == Path::new(":memory:") {
-            let what = "an SQLite store needs a file: in memory each of its connections has another database; to keep claims in \
-                        memory, use `MemoryStore`";
-            return Err(ConnectError::Setting(what));
+            return Err(ConnectError::Setting(NEEDS_A_FILE));
         }
         if file::is_mounted_alone(path) {
             let what = "the file is mounted without its folder, so its WAL is not where the next container looks for it, and \

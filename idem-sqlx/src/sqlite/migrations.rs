@@ -3,7 +3,7 @@
 use sqlx::sqlite::SqliteConnection;
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection};
 
-use super::Location;
+use super::{Location, NEEDS_A_FILE};
 use crate::errors::MigrateError;
 use crate::migrations::{MAX_TIME, Migration, due, fill_in, in_time};
 
@@ -15,12 +15,21 @@ pub(super) async fn run(location: &Location) -> Result<(), MigrateError> {
     let work = async {
         // It waits for other migrations, and longer than a step would.
         let mut connection = location.options.clone().busy_timeout(MAX_TIME).connect().await?;
+        if !has_file(&mut connection).await? {
+            return Err(sqlx::Error::Configuration(NEEDS_A_FILE.into()).into());
+        }
         migrate(&mut connection, &location.table).await?;
         // Everything is committed, so a failure to close changes nothing.
         let _ = connection.close().await;
         Ok(())
     };
     in_time(work).await
+}
+
+/// A pool does not tell whether its database is in memory, where the table would vanish with this connection.
+async fn has_file(connection: &mut SqliteConnection) -> Result<bool, sqlx::Error> {
+    let file = "SELECT coalesce(file, '') <> '' FROM pragma_database_list WHERE name = 'main'";
+    sqlx::query_scalar(file).fetch_one(connection).await
 }
 
 async fn migrate(connection: &mut SqliteConnection, table: &str) -> Result<(), MigrateError> {

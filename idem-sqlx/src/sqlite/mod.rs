@@ -18,6 +18,9 @@ mod statements;
 
 pub use builder::SqliteStoreBuilder;
 
+const NEEDS_A_FILE: &str = "an SQLite store needs a file: in memory each of its connections has another database; to keep claims in \
+                            memory, use `MemoryStore`";
+
 /// Claims and records in a table of an SQLite database, shared by the processes of one machine.
 ///
 /// [`SqlStore`] has the methods, and says how it works.
@@ -98,7 +101,7 @@ impl SqlStore<Sqlite> {
 
     /// Makes a store in the database of `pool`, which is the pool of the handlers, with the default settings. With such a store a handler
     /// can have an argument `Tx<Sqlite>` (feature `axum`), whose transaction is in this pool: one at a time, since SQLite has one writer.
-    /// The database must be a file, and not in memory.
+    /// The database must be a file: [`migrate`](Self::migrate) refuses one in memory.
     ///
     /// For everything else the store opens connections with the same options, but with `synchronous = FULL` and without a shared cache.
     /// No connection is made yet.

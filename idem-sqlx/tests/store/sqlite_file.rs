@@ -9,7 +9,7 @@ use idem_runtime::{Begin, Claim, Idempotency, RefusalReason, RunResult, StorageK
 use idem_sqlx::{ConnectError, MigrateError, Problem, SqliteStore};
 use idem_testkit::wait::{until, within};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
-use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Executor};
+use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Executor, SqlitePool};
 use tempfile::TempDir;
 use tokio::sync::Barrier;
 use tokio::task::JoinSet;
@@ -305,6 +305,19 @@ async fn what_cannot_be_opened_is_refused() {
     assert!(matches!(file.store.migrate().await, Err(MigrateError::Newer { found: 99, .. })));
     file.sql("UPDATE idempotency_migrations SET is_additive = 1".into()).await;
     file.store.migrate().await.unwrap();
+}
+
+/// Each connection would have another database, so the table would be gone before the first request.
+#[tokio::test]
+async fn a_pool_in_memory_is_not_migrated() {
+    for url in ["sqlite::memory:", "sqlite:keys?mode=memory&cache=shared", "sqlite:"] {
+        let pool = SqlitePool::connect(url).await.unwrap();
+        let refused = SqliteStore::from_pool(pool).migrate().await.unwrap_err();
+        let MigrateError::Database(sqlx::Error::Configuration(_)) = &refused else { panic!("{url}: {refused:?}") };
+        let said = refused.to_string();
+        assert!(said.contains("nothing was migrated") && said.contains("needs a file"), "{url}: {said}");
+        assert!(!said.contains("needs the right"), "{url}: {said}");
+    }
 }
 
 /// As in a container to which a file was given and not its folder. The test takes a mount that every Linux has: the store looks at the
