@@ -192,8 +192,17 @@ fn unknown(written: &str, target: Target, previous: Option<&WrittenOption>) -> S
         let example = "`Idempotency::builder(store).namespace(\"shop\").build()`";
         return format!("`{written}` is set on the engine, and not on an endpoint: write for example {example}");
     }
+    let turned_off = TURNED_OFF.iter().find(|(method, _)| *method == written && target == Target::Handler);
+    if let Some((_, flag)) = turned_off {
+        return format!(
+            "`{written}` is no option: leave out `{flag}`, or write `.{written}()` in the `const` policy that has it"
+        );
+    }
     errors::unknown("option", written, target.known())
 }
+
+/// The methods of a policy that turn a flag off.
+const TURNED_OFF: &[(&str, &str)] = &[("optional", "required"), ("enforced", "shadow")];
 
 /// What is set for all endpoints of an engine.
 const OF_THE_ENGINE: &[&str] = &["clock", "lease", "max_executions", "namespace", "store"];

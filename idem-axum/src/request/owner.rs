@@ -18,7 +18,8 @@ pub struct ScopeValue(Scope);
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be part of `scope`, since it does not implement `Display`",
     label = "this is not `Display`",
-    note = "name a field that is `Display`, as in `scope = user.id`, or write the text with `format!`; for a header, write `scope = header(\"Name\")`"
+    note = "name a field that is `Display`, as in `scope = user.id`, or write the text with `format!`; for a header, write `scope = header(\"Name\")`",
+    note = "if it is an `Option`, let an extractor reject a request without the value: one default for all of them would make them one caller"
 )]
 pub trait ScopePart {
     #[doc(hidden)]

@@ -77,6 +77,11 @@ async fn scope_after_a_comma(body: String) -> String {
     body
 }
 
+#[idempotent(optional, enforced)]
+async fn flag_turned_off(body: String) -> String {
+    body
+}
+
 #[idempotent(lease = "30s", store = redis)]
 async fn option_of_the_engine(body: String) -> String {
     body
