@@ -14,7 +14,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::dialect::{Dialect, Statements, Value};
-use crate::errors::{DatabaseError, Problem, Step};
+use crate::errors::{ConnectionHealth, DatabaseError, Problem, Step};
 use crate::execute::key_value;
 use crate::rows::{self, BeginRow};
 use crate::running::Entered;
@@ -218,11 +218,11 @@ impl<D: Dialect> Beginner<'_, D> {
         in_the_way: &mut Problem,
     ) -> Result<Option<BeginRow>, Problem> {
         let problem = D::problem(error, &self.table.executor.table);
-        if !matches!(problem, Problem::Busy(_)) {
-            return Err(problem);
+        // Each request that the database refuses would otherwise cost the pool a connection.
+        if problem.connection_health() == ConnectionHealth::Good {
+            open.undo().await;
         }
-        open.undo().await;
-        if self.slot.is_unkeyed() {
+        if !matches!(problem, Problem::Busy(_)) || self.slot.is_unkeyed() {
             return Err(problem);
         }
         *in_the_way = problem;

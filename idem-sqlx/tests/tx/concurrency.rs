@@ -386,6 +386,25 @@ async fn a_transaction_that_does_not_begin_keeps_no_place_in_the_pool() {
 }
 
 #[tokio::test]
+async fn a_transaction_that_the_database_refuses_leaves_its_connection_to_the_pool() {
+    let shop = Shop::postgres(1).await;
+    let proxy = Proxy::to(shop.keeper.port()).await;
+    let pool = PgPoolOptions::new().max_connections(4);
+    let (_, _, router) = postgres_service(pool.connect(&shop.keeper.url_through(proxy.port())).await.unwrap());
+    shop.keeper.sql("ALTER FUNCTION idempotency_claim RENAME TO gone");
+    for key in 0..10 {
+        assert!(send(&router, "/act/201", &*key.to_string(), "").await.is("idempotency_store_unavailable"));
+    }
+    assert!(
+        proxy.connections() <= 2,
+        "{} connections, and not that of the pool and one of the store",
+        proxy.connections()
+    );
+    shop.keeper.sql("ALTER FUNCTION gone RENAME TO idempotency_claim");
+    assert_eq!(send(&router, "/act/201", "0", "").await.brief(), (201, "run 1"));
+}
+
+#[tokio::test]
 async fn another_process_that_writes_to_the_file_is_waited_for_and_then_503() {
     let shop = Shop::sqlite(4).await;
     let options = shop.app.pool.connect_options().as_ref().clone();
