@@ -31,7 +31,7 @@
 //! | the server restarts with `appendonly yes` and `appendfsync everysec` | nothing is lost if only the process died; if the machine died, up to a second is lost | the same |
 //! | the server restarts without an append-only file | **everything since the last snapshot is lost, and handlers run again** | the same |
 //! | failover to a replica | **what the replica did not have yet is lost, and a handler may run again** | what was acknowledged is in `count` replicas: nothing is lost if one of those is promoted |
-//! | the server's clock is set forward or back | leases and TTLs become shorter or longer by the same amount; forward by more than both, **a handler may run again** | the same |
+//! | the server's clock is set forward or back, or that of a new primary differs | leases and TTLs become shorter or longer by the same amount; forward by more than a lease, a running claim looks abandoned until it is renewed; forward by more than a TTL, **a handler may run again** | the same |
 //! | too few replicas | it is not noticed | the handler does not run (503); completing is tried again for a while |
 //!
 //! `WAIT` does not make Redis a store with consensus. If a replica is promoted that did not acknowledge, the claims and records that it

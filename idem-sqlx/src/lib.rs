@@ -43,7 +43,7 @@
 //! | the disk is full | new keys are refused (503), existing ones are replayed; a response that does not fit is sent, and a retry is refused (409) | the same |
 //! | a row is damaged | an error (503), and never a free key | the same |
 //! | the clocks of the processes differ | does not matter: the database's clock decides | does not matter: they are on one machine |
-//! | the clock of the database is set forward or back | leases and TTLs become shorter or longer by the same amount; forward by more than both, **a retry may run again** | the same |
+//! | the clock of the database is set forward or back, or that of a new primary differs | leases and TTLs become shorter or longer by the same amount; forward by more than a lease, a running claim looks abandoned until it is renewed; forward by more than a TTL, **a retry may run again** | the same |
 //!
 //! Without `Tx` or `run_in` none of this is exactly-once: a process that dies between an effect and its record leaves an outcome
 //! that is unknown. Its retries are refused (409) until the TTL has passed. With an argument `Tx` (feature `axum`) and a store made

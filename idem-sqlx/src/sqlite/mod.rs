@@ -112,6 +112,9 @@ impl SqlStore<Sqlite> {
     ///   there may be missing although the record is there, or the other way round. So keep what a `Tx` writes in the file of the store.
     /// - With `journal_mode = OFF` SQLite cannot roll back, so what a handler wrote stays although it failed, and is written again by a
     ///   retry.
+    /// - With `journal_mode = MEMORY` a process that dies in a commit may leave a damaged file.
+    /// - With `synchronous = NORMAL` or `OFF` the last commits may be lost if the machine loses its power: what handlers wrote, together with
+    ///   their records, so that a retry runs again.
     /// - With `locking_mode = EXCLUSIVE` the pool keeps the store's own connections out, and all requests with a key get 503.
     pub fn from_pool(pool: sqlx::SqlitePool) -> Self {
         let options = pool.connect_options().as_ref().clone();
