@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use axum::Router;
-use axum::body::Body;
+use axum::body::{Body, to_bytes};
 use axum::extract::{Extension, FromRequestParts, Request, State};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
@@ -16,19 +16,21 @@ use axum::middleware::{Next, from_fn};
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use axum_login::{AuthManagerLayerBuilder, AuthSession, AuthUser, AuthnBackend};
+use futures_util::stream;
 use idem_axum::{Idempotency, IdempotencyLayer, idempotent};
 use idem_tests::support::{app, post as send, text};
 use tokio::sync::Notify;
-use tower::ServiceExt;
 use tower::limit::GlobalConcurrencyLimitLayer;
+use tower::{Layer, ServiceExt};
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::compression::CompressionLayer;
 use tower_http::cors::CorsLayer;
 use tower_http::decompression::RequestDecompressionLayer;
 use tower_http::limit::RequestBodyLimitLayer;
+use tower_http::normalize_path::NormalizePathLayer;
 use tower_http::request_id::{MakeRequestUuid, PropagateRequestIdLayer, SetRequestIdLayer};
 use tower_http::sensitive_headers::SetSensitiveRequestHeadersLayer;
-use tower_http::timeout::TimeoutLayer;
+use tower_http::timeout::{RequestBodyTimeoutLayer, ResponseBodyTimeoutLayer, TimeoutLayer};
 use tower_http::trace::TraceLayer;
 use tower_sessions::{MemoryStore as Sessions, Session, SessionManagerLayer};
 
@@ -94,6 +96,53 @@ async fn a_timeout_layer_ends_the_wait_and_not_the_execution() {
     idempotency.drain().await;
     let retry = send(&app, "/", "a", "").await;
     assert_eq!((retry.status(), replayed(&retry), gate.runs.load(Ordering::SeqCst)), (StatusCode::CREATED, true, 1));
+}
+
+/// A request whose body is too slow uses up no key. A response that is too slow is recorded, although the client gets a part of it.
+#[tokio::test]
+async fn a_body_timeout_layer_breaks_off_bodies_and_not_the_record() {
+    #[idempotent]
+    async fn streams(State(gate): State<Gate>, body: String) -> Body {
+        let late = async move {
+            gate.may_end.notified().await;
+            Ok::<_, Infallible>(body)
+        };
+        Body::from_stream(stream::once(late))
+    }
+    let (gate, idempotency, limit) = (Gate::default(), Idempotency::in_memory(), Duration::from_millis(20));
+    let routes = Router::new()
+        .route("/", post(streams))
+        .layer(RequestBodyTimeoutLayer::new(limit))
+        .layer(ResponseBodyTimeoutLayer::new(limit))
+        .with_state(gate.clone());
+    let app = app(&idempotency, routes);
+    let slow = Body::from_stream(stream::pending::<Result<&str, Infallible>>());
+    assert_eq!(send(&app, "/", "a", slow).await.status(), 400);
+    let first = send(&app, "/", "a", "tea").await;
+    assert!(!replayed(&first));
+    assert!(to_bytes(first.into_body(), 10).await.is_err());
+    gate.may_end.notify_one();
+    idempotency.drain().await;
+    let retry = send(&app, "/", "a", "tea").await;
+    assert!(replayed(&retry));
+    assert_eq!(text(retry).await, "tea");
+}
+
+/// The layer is around the router, so the endpoint never sees the path as sent.
+#[tokio::test]
+async fn a_normalized_path_is_one_path() {
+    #[idempotent(scope = path)]
+    async fn order() -> StatusCode {
+        StatusCode::CREATED
+    }
+    let app = app(&Idempotency::in_memory(), Router::new().route("/orders", post(order)));
+    let app = NormalizePathLayer::trim_trailing_slash().layer(app);
+    let order = async |path: &str| {
+        let request = Request::post(path).header("idempotency-key", "a").body(Body::empty()).unwrap();
+        app.clone().oneshot(request).await.unwrap()
+    };
+    assert!(!replayed(&order("/orders/").await));
+    assert!(replayed(&order("/orders").await));
 }
 
 #[tokio::test]
