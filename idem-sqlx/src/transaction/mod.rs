@@ -131,13 +131,15 @@ impl<D: Dialect> Beginner<'_, D> {
         let mut guards = Some((entered, self.transactions.permit().await?));
         let until = Instant::now() + executor.timeout;
         let mut in_the_way = Problem::Contended;
-        for _ in 0..MAX_ATTEMPTS {
+        for attempt in 0..MAX_ATTEMPTS {
+            if attempt > 0 && Instant::now() >= until {
+                break;
+            }
             let mut open = self.transactions.connect(self.table).await?;
             let rows = match open.run(self.begin_sql()).await {
                 Ok(rows) => rows,
                 Err(error) => match self.failed(open, error, &mut in_the_way).await? {
                     Some(row) => return Ok(self.judge(row)),
-                    None if Instant::now() >= until => break,
                     None => continue,
                 },
             };

@@ -404,6 +404,23 @@ async fn a_transaction_that_the_database_refuses_leaves_its_connection_to_the_po
     assert_eq!(send(&router, "/act/201", "0", "").await.brief(), (201, "run 1"));
 }
 
+/// As one that an operator looks at.
+#[tokio::test]
+async fn a_row_that_others_keep_locked_is_503_in_time_though_the_server_limits_each_wait() {
+    let shop = Shop::postgres(2).await;
+    assert_eq!(shop.send("/act/201", "a").await.brief(), (201, "run 1"));
+    shop.keeper.sql("UPDATE idempotency SET expires_at = now(); ALTER ROLE idem SET lock_timeout = '1500ms'");
+    let (_, _, router) = postgres_service(PgPoolOptions::new().connect(&shop.keeper.url()).await.unwrap());
+    let mut other = shop.app.pool.begin().await.unwrap();
+    sqlx::raw_sql("SELECT FROM idempotency FOR UPDATE").execute(&mut *other).await.unwrap();
+    let refused = timeout(Duration::from_secs(12), send(&router, "/act/201", "a", ""))
+        .await
+        .expect("four seconds, and the last wait");
+    assert!(refused.is("idempotency_store_unavailable") && refused.retry_after, "{refused:?}");
+    other.rollback().await.unwrap();
+    assert_eq!(send(&router, "/act/201", "a", "").await.brief(), (201, "run 1"));
+}
+
 #[tokio::test]
 async fn another_process_that_writes_to_the_file_is_waited_for_and_then_503() {
     let shop = Shop::sqlite(4).await;
