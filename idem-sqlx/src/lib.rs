@@ -5,6 +5,7 @@
 //! [dependencies]
 //! idem-axum = "0.1"
 //! idem-sqlx = { version = "0.1", features = ["postgres"] }
+//! sqlx = "0.9" # for `from_pool`, `Tx` and `run_in`; not 0.8, whose types are others
 //! ```
 //!
 //! ```no_run
