@@ -391,7 +391,7 @@ impl Policy {
         self
     }
 
-    /// Makes the response of a refusal. Default: problem details, RFC 9457.
+    /// Makes the response of a refusal. Default: problem details, RFC 9457. [`Refusal`] has an example.
     pub const fn errors(mut self, errors: fn(&Refusal) -> Response) -> Self {
         self.errors = errors;
         self

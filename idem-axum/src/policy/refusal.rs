@@ -35,8 +35,8 @@ use super::{Policy, Statuses, render};
 /// | [`HandlerPanicked`](Self::HandlerPanicked) | 500 | `idempotency_handler_panicked` | recorded if `record` has 500, unlike the others |
 /// | [`HandlerTimedOut`](Self::HandlerTimedOut) | 504 | `idempotency_handler_timed_out` | recorded if `record` has 504, unlike the others |
 ///
-/// The default body is `application/problem+json` (RFC 9457) with `type`, `title`, `status`, `detail` and `code`. The
-/// policy's `errors` function makes another one from the variant:
+/// The default body is `application/problem+json` (RFC 9457) with `type`, `title`, `status`, `detail` and `code`; `to_string()` returns
+/// the `detail`. The policy's `errors` function makes another response from the variant, to which `Retry-After` and a `Link` are added:
 ///
 /// ```
 /// use axum::{Json, response::{IntoResponse, Response}};
