@@ -71,6 +71,8 @@ struct Trouble {
 struct Open<D: Dialect> {
     connection: D::Connection,
     session: D::Session,
+    /// No statement has succeeded on it.
+    is_new: bool,
 }
 
 impl<D: Dialect> Pool<D> {
@@ -98,16 +100,16 @@ impl<D: Dialect> Pool<D> {
             return Err(none());
         }
         let idle = shared.idle().connections.pop_back();
-        let (lent, is_new) = match idle {
-            Some((open, _)) => ((open, permit), false),
+        let lent = match idle {
+            Some((open, _)) => (open, permit),
             None => {
                 shared.may_connect()?;
                 let made = timeout_at(until, shared.connect(permit, waited)).await;
                 let lost = || Problem::Unreachable { waited, source: None };
-                (made.map_err(|_| lost())?.map_err(|_| lost())??, true)
+                made.map_err(|_| lost())?.map_err(|_| lost())??
             }
         };
-        Ok(PooledConnection { shared: Arc::clone(shared), lent: Some(lent), running: None, is_new })
+        Ok(PooledConnection { shared: Arc::clone(shared), lent: Some(lent), running: None })
     }
 
     /// Notes a problem of a statement that others will have as well.
@@ -163,7 +165,7 @@ impl<D: Dialect> Shared<D> {
             if let Err(problem) = &connected {
                 shared.is_in_trouble(problem);
             }
-            let connected = connected.map(|(connection, session)| (Open { connection, session }, permit));
+            let connected = connected.map(|(connection, session)| (Open { connection, session, is_new: true }, permit));
             if let Err(Ok((open, _permit))) = made.send(connected) {
                 shared.put_back(open);
             }
@@ -235,7 +237,6 @@ pub(crate) struct PooledConnection<D: Dialect> {
     lent: Option<(Open<D>, OwnedSemaphorePermit)>,
     /// The statement that was sent, until its reply has come.
     running: Option<Arc<str>>,
-    is_new: bool,
 }
 
 impl<D: Dialect> PooledConnection<D> {
@@ -253,8 +254,8 @@ impl<D: Dialect> PooledConnection<D> {
 
     /// Returns a connection that is in order to the pool.
     pub(crate) fn put_back(mut self) {
-        if let Some((open, _permit)) = self.lent.take() {
-            if self.is_new {
+        if let Some((mut open, _permit)) = self.lent.take() {
+            if std::mem::take(&mut open.is_new) {
                 *self.shared.trouble() = None;
             }
             self.shared.put_back(open);
@@ -274,7 +275,7 @@ impl<D: Dialect> Drop for PooledConnection<D> {
 
 /// Keeps the place of a connection until the server has ended the statement that was sent, or the session.
 async fn end<D: Dialect>(shared: Weak<Shared<D>>, open: Open<D>, sql: Arc<str>, permit: OwnedSemaphorePermit) {
-    let Open { mut connection, session } = open;
+    let Open { mut connection, session, .. } = open;
     let asks = async {
         let mut pause = FIRST_PAUSE;
         loop {
