@@ -71,7 +71,18 @@ impl<D: Dialect> Transactions<D> {
 
     /// Returns a connection of the pool.
     async fn connect(&self, table: &Arc<Table<D>>) -> Result<OpenTransaction<D>, Problem> {
-        match self.pool.acquire().await {
+        let start = Instant::now();
+        let acquired = loop {
+            let left = self.queue_timeout.saturating_sub(start.elapsed());
+            // sqlx asks an idle connection whether it is alive, and waits for its reply without a limit. When this stops waiting, it is closed.
+            let this_try = if self.pool.num_idle() == 0 { left } else { left.min(table.executor.timeout / 2) };
+            match timeout(this_try, self.pool.acquire()).await {
+                Ok(acquired) => break acquired,
+                Err(_) if this_try == left => break Err(sqlx::Error::PoolTimedOut),
+                Err(_) => {}
+            }
+        };
+        match acquired {
             Ok(connection) => Ok(OpenTransaction::new(table, connection)),
             Err(sqlx::Error::PoolTimedOut) => {
                 Err(Problem::NoConnection { max_connections: self.connections(), waited: self.queue_timeout })

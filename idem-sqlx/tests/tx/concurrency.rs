@@ -385,6 +385,19 @@ async fn a_transaction_that_does_not_begin_keeps_no_place_in_the_pool() {
     assert_eq!((ran.brief(), app.runs()), ((201, "run 1"), 1));
 }
 
+/// As behind a firewall that has forgotten them.
+#[tokio::test]
+async fn idle_connections_of_the_pool_that_are_dead_cost_less_than_its_timeout() {
+    let shop = Shop::postgres(1).await;
+    let proxy = Proxy::to(shop.keeper.port()).await;
+    let pool = PgPoolOptions::new().min_connections(2).connect(&shop.keeper.url_through(proxy.port())).await.unwrap();
+    let (app, _, router) = postgres_service(pool);
+    until("both are idle", async || app.pool.num_idle() == 2).await;
+    proxy.forget();
+    let ran = timeout(Duration::from_secs(20), send(&router, "/act/201", "a", "")).await.expect("a new connection");
+    assert_eq!((ran.brief(), app.runs()), ((201, "run 1"), 1));
+}
+
 #[tokio::test]
 async fn a_transaction_that_the_database_refuses_leaves_its_connection_to_the_pool() {
     let shop = Shop::postgres(1).await;
