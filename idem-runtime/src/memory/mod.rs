@@ -32,14 +32,14 @@ mod records;
 
 pub use self::claims::MemoryClaim;
 
-/// How many keys a shard is meant for. moka removes everything in a cache that is due in one call, so caches are small.
-const KEYS_PER_SHARD: usize = 4096;
+/// How many keys a shard is meant for. moka removes everything in a cache that is due in one call, so shards are small.
+const KEYS_PER_SHARD: usize = 8192;
 /// The most shards: each has a cache, which takes 43 KB even if it is nearly empty, and what is spread over more memory is slower.
 const MAX_SHARDS: usize = 256;
 /// How many expired records a request removes from a shard if the store is full.
 const MAX_REMOVED: usize = 64;
-/// How many records it looks at.
-const MAX_LOOKED_AT: usize = 8192;
+/// How many records it looks at. A shard may have more: what it misses, the janitor removes in its next round.
+const MAX_LOOKED_AT: usize = 4096;
 /// How many times as many a request removes, and looks at, for the bytes of a record.
 const FOR_BYTES: usize = 16;
 /// How many keys fill a page.
@@ -52,8 +52,9 @@ const MAX_PAGE: usize = 100;
 /// limit a new key is refused ([`StoreError::Full`]), existing keys are still served, and nothing live is dropped. If there is no room for
 /// the bytes of a response, the record has no content, and the handler does not run again.
 ///
-/// Records expire by the engine's clock, to the nanosecond. Their memory is reclaimed up to twenty seconds later, even without traffic, and
-/// at once if a new key needs the room. Until then they count in [`usage`](Self::usage).
+/// Records expire by the engine's clock, to the nanosecond. Their memory is reclaimed up to twenty seconds later, even without traffic. If a
+/// new key needs the room, it is reclaimed at once, or in a store for more than 4,096 keys up to half a second later. Until then they
+/// count in [`usage`](Self::usage).
 ///
 /// Clones share the contents. Engines that share a store must have the same clock.
 ///

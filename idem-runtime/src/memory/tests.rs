@@ -160,11 +160,11 @@ async fn only_a_request_with_the_same_fingerprint_counts_as_a_replay() {
 #[tokio::test]
 async fn small_stores_have_one_shard_and_large_ones_as_many_as_they_need() {
     let shards = |entries| MemoryStore::builder().max_entries(entries).build().inner.shared.shards.len();
-    assert_eq!([0, 1, 4096, 10_000, 1_000_000, usize::MAX].map(shards), [1, 1, 1, 2, 256, MAX_SHARDS]);
+    assert_eq!([0, 1, 8192, 20_000, 1_000_000, usize::MAX].map(shards), [1, 1, 1, 2, 128, MAX_SHARDS]);
     // Keys meet in no shard more often than chance has it.
     let store = MemoryStore::new();
-    let mut keys = vec![0_usize; 256];
-    for number in 0..256_000 {
+    let mut keys = vec![0_usize; 128];
+    for number in 0..128_000 {
         let shared = &store.inner.shared;
         let at = shared.shards.iter().position(|shard| std::ptr::eq(shard, shared.shard(&cheap_key(number))));
         keys[at.unwrap()] += 1;

@@ -61,7 +61,7 @@ async fn in_real_time_a_request_looks_at_a_few_records_at_most() {
     let shared = &store.inner.shared;
     shared.janitor.stop();
     let expired = Duration::from_nanos(1);
-    for number in 0..14_000 {
+    for number in 0..7_000 {
         let ttl = if number < 100 { expired } else { TTL };
         claim(&store, number).await.complete(record(1), ttl).await.unwrap();
     }
@@ -76,7 +76,7 @@ async fn in_real_time_a_request_looks_at_a_few_records_at_most() {
     let due = || shared.shards.iter().filter(|shard| shard.records.earliest() <= now).count();
     assert_eq!(due(), 4);
     assert_eq!(shared.make_room(now, &mut shared.max_looked_at(1)), 0);
-    // Some 3,500 records are in each. It looked at two to their end, and at the next in part.
+    // Some 1,750 records are in each. It looked at two to their end, and at the next in part.
     assert_eq!(due(), 2);
 }
 
@@ -125,7 +125,7 @@ async fn a_record_gets_the_room_of_expired_ones() {
 async fn a_record_gets_the_room_of_expired_ones_that_are_spread_over_many_shards() {
     let full = 60 * (quota::KEY_BYTES + record(1000).bytes().len());
     let (store, clock) = with_clock(MemoryStore::builder().max_bytes(full).build());
-    assert_eq!(store.inner.shared.shards.len(), MAX_SHARDS);
+    assert!(store.inner.shared.shards.len() > 60);
     store.inner.shared.janitor.stop();
     for number in 0..60 {
         complete(&store, number, 1000).await;
