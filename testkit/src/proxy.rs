@@ -41,7 +41,7 @@ pub enum Fault {
     None,
     /// They arrive later.
     Delay(Duration),
-    /// They vanish, and both ends believe that they arrived.
+    /// They vanish, and both ends believe that they arrived. What follows them on the same connection vanishes, too.
     Drop,
     /// They wait until another fault, or none, is set.
     Hold,
@@ -249,6 +249,8 @@ async fn pump(
 ) -> Result<(), Reset> {
     let mut faults = lane.fault.subscribe();
     let mut buffer = vec![0; 16 * 1024];
+    // TCP never passes on what follows lost bytes: a client would take it for the reply to another request.
+    let mut has_lost = false;
     loop {
         let read = from.read(&mut buffer).await.map_err(|_| Reset)?;
         if read == 0 {
@@ -261,14 +263,17 @@ async fn pump(
         let bytes = &buffer[..read];
         note();
         lane.seen.send_modify(|seen| *seen += read);
-        if is_forgotten() {
+        if has_lost || is_forgotten() {
             continue;
         }
         loop {
             let fault = *faults.borrow_and_update();
             match fault {
                 Fault::None => {}
-                Fault::Drop => break,
+                Fault::Drop => {
+                    has_lost = true;
+                    break;
+                }
                 Fault::Delay(delay) => {
                     tokio::select! {
                         () = sleep(delay) => {}
@@ -336,8 +341,16 @@ mod tests {
         says(&mut client, b"three").await;
         proxy.seen(Direction::ToClient).await;
         proxy.heal();
+        // Not on this connection, which has lost a part of its stream.
         says(&mut client, b"four").await;
-        hears(&mut client, b"four").await;
+        proxy.seen(Direction::ToClient).await;
+        let mut other = TcpStream::connect((Ipv4Addr::LOCALHOST, proxy.port())).await.unwrap();
+        says(&mut other, b"five").await;
+        hears(&mut other, b"five").await;
+        proxy.cut();
+        let mut received = Vec::new();
+        let _ = client.read_to_end(&mut received).await;
+        assert_eq!(received, b"");
     }
 
     #[tokio::test]

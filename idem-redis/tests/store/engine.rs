@@ -1,7 +1,7 @@
 //! The engine over Redis: what a client sees, and how often a handler runs.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -254,24 +254,29 @@ async fn in_a_storm_of_faults_each_handler_runs_once_and_all_its_clients_get_the
             });
         }
     }
-    let storm = tokio::spawn(async move {
-        for round in 0usize.. {
-            for proxy in [&one_proxy, &other_proxy] {
-                match round % 5 {
-                    0 => proxy.set(Direction::ToClient, Fault::ResetAfter(round % 50)),
-                    1 => proxy.set(Direction::ToServer, Fault::ResetAfter(round * 7 % 400)),
-                    2 => proxy.set(Direction::ToClient, Fault::Drop),
-                    3 => proxy.black_hole(),
-                    _ => proxy.cut(),
+    let over = Arc::new(AtomicBool::new(false));
+    let storm = tokio::spawn({
+        let over = Arc::clone(&over);
+        async move {
+            for round in (0usize..).take_while(|_| !over.load(Ordering::SeqCst)) {
+                for proxy in [&one_proxy, &other_proxy] {
+                    match round % 5 {
+                        0 => proxy.set(Direction::ToClient, Fault::ResetAfter(round % 50)),
+                        1 => proxy.set(Direction::ToServer, Fault::ResetAfter(round * 7 % 400)),
+                        2 => proxy.set(Direction::ToClient, Fault::Drop),
+                        3 => proxy.black_hole(),
+                        _ => proxy.cut(),
+                    }
                 }
+                tokio::time::sleep(Duration::from_millis(15)).await;
+                one_proxy.heal();
+                other_proxy.heal();
+                // What was dropped is missing in the stream, and only another connection can be used.
+                one_proxy.cut();
+                other_proxy.cut();
+                tokio::time::sleep(Duration::from_millis(40)).await;
             }
-            tokio::time::sleep(Duration::from_millis(15)).await;
-            one_proxy.heal();
-            other_proxy.heal();
-            // What was dropped is missing in the stream, and only another connection can be used.
-            one_proxy.cut();
-            other_proxy.cut();
-            tokio::time::sleep(Duration::from_millis(40)).await;
+            [one_proxy, other_proxy]
         }
     });
     let mut responses: HashMap<u8, String> = HashMap::new();
@@ -280,7 +285,9 @@ async fn in_a_storm_of_faults_each_handler_runs_once_and_all_its_clients_get_the
         let first = responses.entry(number).or_insert_with(|| response.clone());
         assert_eq!(*first, response, "all clients of one key get the same response");
     }
-    storm.abort();
+    over.store(true, Ordering::SeqCst);
+    // Without faults from now on, so that what is left can be ended.
+    let _proxies = storm.await.unwrap();
     for (number, runs) in runs.lock().unwrap().iter() {
         assert_eq!(*runs, 1, "the handler of key {number} ran {runs} times");
     }
