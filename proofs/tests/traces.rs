@@ -260,7 +260,10 @@ fn a_claim_that_is_granted_too_late_is_seen_until_it_is_released() {
     let taken_over = [(1, Asked), (2, Asked), (2, TakenOver), (2, started("b"))];
     is_run(&RERUN, &[&taken_over[..], &lost[..], &[(2, Completed)]].concat());
     is_no_run(&RERUN, &[&[(1, Asked)], &lost[..]].concat());
-    // Its process dies before it can report the release.
+    // Its process dies before it can report the release, and perhaps before it can report the refusal.
+    let dead = [(1, Asked), (2, Asked), (2, refused(codes::KEY_LOCKED)), (3, Asked), (3, Granted)];
+    is_run(&SLOW, &dead);
+    is_no_run(&SLOW, &[&dead[..], &[(1, Granted)]].concat());
     let gave_up =
         [(1, Asked), (1, refused(codes::STORE_UNAVAILABLE)), (2, Asked), (2, refused(codes::OUTCOME_UNKNOWN))];
     is_run(&SLOW, &[&gave_up[..], &[(3, Asked), (3, Granted)]].concat());

@@ -59,7 +59,8 @@ impl Traced for Protocol {
                 if progress.is_silent(owner) {
                     states.extend(self.step(state, Action::CompleteLosesAck(owner)));
                 }
-                if trace.gave_up(owner) {
+                // It was granted too late, and its process may die before it can report that.
+                if trace.gave_up(owner) || progress.is_at_end(owner) {
                     states.extend(self.steps(state, release_late(owner)));
                 }
             }

@@ -179,10 +179,14 @@ impl Progress<'_> {
         is_late || next.is_none_or(|event| matches!(event, Event::Unconfirmed | Event::Released) || event.gives_up())
     }
 
+    /// Returns whether the request reports nothing more.
+    pub fn is_at_end(&self, me: usize) -> bool {
+        self.explained[me] == self.trace.requests[me].lines.len()
+    }
+
     /// Returns whether the process of the request may have died.
     pub fn may_be_dead(&self, me: usize) -> bool {
-        let request = &self.trace.requests[me];
-        self.explained[me] == request.lines.len() && request.process_ends < self.next
+        self.is_at_end(me) && self.trace.requests[me].process_ends < self.next
     }
 }
 
