@@ -1,6 +1,7 @@
 //! A PostgreSQL server.
 
 use std::fs;
+use std::io::Write as _;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -287,7 +288,7 @@ fn copy_of_template(to: &Path, user: Option<User>) {
     // `initdb (PostgreSQL) 15.18 (Debian ..)`
     let version = version.split_whitespace().nth(2).expect("a version").to_owned();
     let uid = user.map_or_else(|| id(&["-u"]).expect("a user"), |user| user.uid);
-    let template = std::env::temp_dir().join(format!("idem-testkit-postgres-{version}-{uid}"));
+    let template = std::env::temp_dir().join(format!("idem-testkit-pgdata-{version}-{uid}"));
     if !template.exists() {
         let folder = tempfile::Builder::new().prefix("idem-testkit-").tempdir().expect("a temporary folder");
         if let Some(User { uid, gid }) = user {
@@ -297,12 +298,26 @@ fn copy_of_template(to: &Path, user: Option<User>) {
         let mut initdb = as_user(user, &initdb);
         initdb.args(["-U", "idem", "-A", "trust", "-E", "UTF8", "--no-locale", "--no-sync", "--wal-segsize=1", "-D"]);
         succeed("initdb", initdb.arg(&made));
+        drop_template0(&made, user);
         // Fails if another has won, which is as good.
         let _ = fs::rename(&made, &template);
     }
     let owner = fs::metadata(&template).expect("the template").uid();
     assert_eq!(owner, uid, "{} belongs to another user; remove it", template.display());
     succeed("cp", Command::new("cp").arg("-a").arg(&template).arg(to));
+}
+
+/// A third of the files of a new cluster are those of a database that no test needs, and each server gets a copy.
+fn drop_template0(data: &Path, user: Option<User>) {
+    let mut postgres = as_user(user, &binary("postgres"));
+    postgres.arg("--single").arg("-D").arg(data).arg("postgres");
+    postgres.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
+    let mut child = postgres.spawn().expect("`postgres` can be started");
+    let statements = b"ALTER DATABASE template0 IS_TEMPLATE false;\nDROP DATABASE template0;\n";
+    // A statement ends with its line, and the session with its input.
+    let written = child.stdin.take().expect("its input is ours").write_all(statements);
+    let ended = child.wait().expect("our own child");
+    assert!(written.is_ok() && ended.success(), "`postgres --single` failed: {written:?}, {ended}");
 }
 
 fn succeed(name: &str, command: &mut Command) -> Output {
