@@ -45,7 +45,7 @@ async fn an_unknown_outcome_that_another_delivery_takes_over_is_in_flight() {
     let reruns = |then: WhenInFlight| shop.once("a").abandoned(Abandoned::Rerun).in_flight(then);
     let mut tx = shop.begin().await;
     // It has written before the call.
-    sqlx::raw_sql("SELECT pg_current_xact_id()").execute(&mut *tx).await.unwrap();
+    sqlx::raw_sql("SELECT txid_current()").execute(&mut *tx).await.unwrap();
     let first = reruns(WhenInFlight::Reject).run_in(&mut tx, async |tx| shop.ship(tx).await).await.unwrap();
     let second = tokio::time::timeout(Duration::from_secs(5), shop.deliver(reruns(WhenInFlight::Reject)));
     let refused = second.await.expect("at once").unwrap_err();
