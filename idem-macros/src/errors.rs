@@ -56,12 +56,18 @@ pub(crate) fn one_of(names: &[&str]) -> String {
     }
 }
 
-/// The known name nearest to `name`, if it is near enough to be meant.
+/// The known name nearest to `name`, if it is near enough to be meant, or the last word of `name` that is one.
 pub(crate) fn did_you_mean<'a>(name: &str, known: &[&'a str]) -> Option<&'a str> {
     let name = name.to_lowercase().replace('-', "_");
     let distance = |known: &str| distance(&name, word_of(known));
-    let candidates = known.iter().copied().filter(|known| distance(known) <= 1 + word_of(known).len() / 4);
-    candidates.min_by_key(|known| distance(known))
+    let nearest = known.iter().copied().min_by_key(|known| distance(known));
+    if let Some(nearest) = nearest.filter(|known| distance(known) <= 1 + word_of(known).len() / 8) {
+        return Some(nearest);
+    }
+    // `key_header` is nearer to `replay_header`.
+    let among_known = |word: &str| known.iter().copied().find(|known| word_of(known) == word);
+    let word = name.rsplit('_').find_map(among_known);
+    word.or(nearest.filter(|known| distance(known) <= 1 + word_of(known).len() / 4))
 }
 
 /// The word of `wait("5s")`.
@@ -125,6 +131,10 @@ mod tests {
             ("inflight", "in_flight"),
             ("fingerprints", "fingerprint"),
             ("replay_statsu", "replay_status"),
+            ("replay_sattsu", "replay_status"),
+            ("key_header", "header"),
+            ("header_name", "header"),
+            ("ttl_seconds", "ttl"),
         ] {
             assert_eq!(did_you_mean(name, &known), Some(meant), "{name}");
         }

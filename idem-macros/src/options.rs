@@ -170,7 +170,13 @@ fn option(input: ParseStream, target: Target, previous: Option<&WrittenOption>) 
         return Err(syn::Error::new_spanned(ident, message));
     }
     let value = value(input).map_err(|unreadable| {
-        let message = format!("this is not a value for `{written}`: write `{example}`");
+        let is_pointer = unreadable.to_string().replace(' ', "").contains("json(/");
+        let message = match name {
+            OptionName::Fingerprint if is_pointer => {
+                "a JSON pointer is in quotes: write `fingerprint = json(\"/a\", \"/b/0\")`".to_owned()
+            }
+            _ => format!("this is not a value for `{written}`: write `{example}`"),
+        };
         syn::Error::new_spanned(unreadable, message)
     })?;
     Ok(WrittenOption { name, ident, value: Some(value) })
@@ -188,8 +194,8 @@ fn unknown(written: &str, target: Target, previous: Option<&WrittenOption>) -> S
     if parts.0.contains(&written) {
         return format!("a comma ends the value of the option before `{written}`: write for example {}", parts.1);
     }
-    if OF_THE_ENGINE.contains(&written) {
-        let example = "`Idempotency::builder(store).namespace(\"shop\").build()`";
+    if let Some((_, call)) = OF_THE_ENGINE.iter().find(|(name, _)| *name == written) {
+        let example = format!("`Idempotency::builder(store){call}.build()`");
         return format!("`{written}` is set on the engine, and not on an endpoint: write for example {example}");
     }
     let turned_off = TURNED_OFF.iter().find(|(method, _)| *method == written && target == Target::Handler);
@@ -204,8 +210,14 @@ fn unknown(written: &str, target: Target, previous: Option<&WrittenOption>) -> S
 /// The methods of a policy that turn a flag off.
 const TURNED_OFF: &[(&str, &str)] = &[("optional", "required"), ("enforced", "shadow")];
 
-/// What is set for all endpoints of an engine.
-const OF_THE_ENGINE: &[&str] = &["clock", "lease", "max_executions", "namespace", "store"];
+/// What is set for all endpoints of an engine, and how.
+const OF_THE_ENGINE: &[(&str, &str)] = &[
+    ("clock", ".clock(clock)"),
+    ("lease", ".lease(Duration::from_secs(30))"),
+    ("max_executions", ".max_executions(1000)"),
+    ("namespace", ".namespace(\"shop\")"),
+    ("store", ""),
+];
 
 /// An option's name, and all of it as spelled: `in-flight` is read as one, so that the message can be about it.
 fn name(input: ParseStream) -> syn::Result<(Ident, TokenStream)> {

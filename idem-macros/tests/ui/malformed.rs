@@ -83,6 +83,11 @@ async fn json_pointer_without_slash(body: String) -> String {
     body
 }
 
+#[idempotent(fingerprint = json(/order/id))]
+async fn pointer_without_quotes(body: String) -> String {
+    body
+}
+
 #[idempotent(fingerprint = json())]
 async fn json_without_pointers(body: String) -> String {
     body

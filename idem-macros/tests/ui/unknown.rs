@@ -32,6 +32,11 @@ async fn option_near(body: String) -> String {
     body
 }
 
+#[idempotent(key_header = "X-Key")]
+async fn option_with_a_word(body: String) -> String {
+    body
+}
+
 #[idempotent(timout = "30s", keys = body)]
 async fn option_timeout(body: String) -> String {
     body
