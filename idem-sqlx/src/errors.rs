@@ -2,13 +2,13 @@
 
 use std::error::Error;
 use std::fmt;
-use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
 use idem_runtime::StoreError;
 
 use crate::names::InvalidName;
+use crate::raised::again;
 
 /// A step of the store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -260,16 +260,15 @@ impl Problem {
         }
     }
 
-    /// Returns the same problem for others if it is one of the server, which they have as well.
+    /// Returns the problem of a new connection once more, for others who would have it as well.
     pub(crate) fn of_all_connections(&self) -> Option<Self> {
         match self {
             Self::ReadOnly => Some(Self::ReadOnly),
+            Self::Setting(what) => Some(Self::Setting(what)),
             Self::Unreachable { waited, source } => {
-                // Without what sqlx puts before it, and will put before it again.
-                let why = |error: &sqlx::Error| error.source().map_or_else(|| error.to_string(), ToString::to_string);
-                let source = source.as_ref().map(|error| io::Error::other(why(error)).into());
-                Some(Self::Unreachable { waited: *waited, source })
+                Some(Self::Unreachable { waited: *waited, source: source.as_ref().map(again) })
             }
+            Self::Refused(error) => Some(Self::Refused(again(error))),
             _ => None,
         }
     }

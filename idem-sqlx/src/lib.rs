@@ -88,6 +88,8 @@ mod pool;
 #[cfg(feature = "postgres")]
 mod postgres;
 #[cfg(feature = "_database")]
+mod raised;
+#[cfg(feature = "_database")]
 mod replay_count;
 #[cfg(feature = "_database")]
 mod rows;

@@ -6,8 +6,8 @@
 //! a process for each try.
 //!
 //! A new connection is made in a task, which goes on if its caller stops waiting: the next caller uses it. After one that could not be
-//! made, or was of no use, there is a pause before the next one. A server that is silent, read-only or out of connections would otherwise
-//! get one from each caller, again and again.
+//! made, or was of no use, there is a pause before the next one. A server that is silent, read-only or out of connections, or does not let
+//! the store in, would otherwise get one from each caller, again and again.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -112,9 +112,11 @@ impl<D: Dialect> Pool<D> {
         Ok(PooledConnection { shared: Arc::clone(shared), lent: Some(lent), running: None })
     }
 
-    /// Notes a problem of a statement that others will have as well.
+    /// Notes the problem of a statement if others will have it as well.
     pub(crate) fn is_in_trouble(&self, problem: &Problem) {
-        self.shared.is_in_trouble(problem);
+        if matches!(problem, Problem::ReadOnly) {
+            self.shared.is_in_trouble(problem);
+        }
     }
 
     /// Closes the idle connections: if one broke, the others are likely to be broken, too.
@@ -135,8 +137,10 @@ impl<D: Dialect> Shared<D> {
 
     /// Returns an error if a connection was tried a moment ago, or is being tried.
     fn may_connect(&self) -> Result<(), Problem> {
-        if let Some(trouble) = &mut *self.trouble() {
-            let now = Instant::now();
+        let (mut trouble, now) = (self.trouble(), Instant::now());
+        // It may have ended since, and many who come together would be told of it while one of them finds that out.
+        trouble.take_if(|trouble| now >= trouble.next + MAX_TROUBLE_WAIT);
+        if let Some(trouble) = &mut *trouble {
             if now < trouble.next
                 && let Some(problem) = trouble.problem.of_all_connections()
             {
@@ -155,6 +159,12 @@ impl<D: Dialect> Shared<D> {
         *trouble = Some(Trouble { problem, pause, next: Instant::now() + jitter(pause) });
     }
 
+    /// A connection was made. Those who were refused do not try again, so others are not told of it any more; it may still be read-only,
+    /// or the last one that the server had left.
+    fn lets_in(&self) {
+        self.trouble().take_if(|trouble| !trouble.problem.is_transient());
+    }
+
     /// Makes a connection, which is idle afterwards if its caller has stopped waiting.
     fn connect(self: &Arc<Self>, permit: OwnedSemaphorePermit, waited: Duration) -> oneshot::Receiver<Made<D>> {
         let (made, receiver) = oneshot::channel();
@@ -162,8 +172,9 @@ impl<D: Dialect> Shared<D> {
         tokio::spawn(async move {
             let connected = hosts.connect(Instant::now() + waited, waited).await;
             let Some(shared) = shared.upgrade() else { return };
-            if let Err(problem) = &connected {
-                shared.is_in_trouble(problem);
+            match &connected {
+                Ok(_) => shared.lets_in(),
+                Err(problem) => shared.is_in_trouble(problem),
             }
             let connected = connected.map(|(connection, session)| (Open { connection, session, is_new: true }, permit));
             if let Err(Ok((open, _permit))) = made.send(connected) {

@@ -259,59 +259,14 @@ impl sealed::Dialect for Postgres {
 
 #[cfg(test)]
 mod tests {
-    use std::borrow::Cow;
-    use std::fmt;
-
     use idem_testkit::postgres::Postgres as Server;
-    use sqlx::error::{DatabaseError, ErrorKind};
     use tokio::time::Instant;
 
     use super::*;
     use crate::dialect::sealed::Dialect;
     use crate::errors::ConnectionHealth;
     use crate::hosts::Hosts;
-
-    /// Its code and its message.
-    #[derive(Debug)]
-    struct Raised(&'static str, &'static str);
-
-    impl fmt::Display for Raised {
-        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            f.write_str(self.1)
-        }
-    }
-
-    impl std::error::Error for Raised {}
-
-    impl DatabaseError for Raised {
-        fn message(&self) -> &str {
-            self.1
-        }
-
-        fn code(&self) -> Option<Cow<'_, str>> {
-            Some(self.0.into())
-        }
-
-        fn as_error(&self) -> &(dyn std::error::Error + Send + Sync + 'static) {
-            self
-        }
-
-        fn as_error_mut(&mut self) -> &mut (dyn std::error::Error + Send + Sync + 'static) {
-            self
-        }
-
-        fn into_error(self: Box<Self>) -> Box<dyn std::error::Error + Send + Sync + 'static> {
-            self
-        }
-
-        fn kind(&self) -> ErrorKind {
-            ErrorKind::Other
-        }
-    }
-
-    fn raised(code: &'static str, message: &'static str) -> sqlx::Error {
-        sqlx::Error::Database(Box::new(Raised(code, message)))
-    }
+    use crate::raised::raised;
 
     /// The clock of the database leaves a part of a tick out, at both ends of the time that has passed.
     #[test]

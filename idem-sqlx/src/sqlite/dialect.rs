@@ -151,55 +151,9 @@ impl sealed::Dialect for Sqlite {
 
 #[cfg(test)]
 mod tests {
-    use std::borrow::Cow;
-    use std::fmt;
-
-    use sqlx::error::ErrorKind;
-
     use super::*;
     use crate::dialect::sealed::Dialect;
-
-    /// An error with this code and this text.
-    #[derive(Debug)]
-    struct Raised(&'static str, &'static str);
-
-    impl fmt::Display for Raised {
-        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            f.write_str(self.1)
-        }
-    }
-
-    impl std::error::Error for Raised {}
-
-    impl DatabaseError for Raised {
-        fn message(&self) -> &str {
-            self.1
-        }
-
-        fn code(&self) -> Option<Cow<'_, str>> {
-            Some(self.0.into())
-        }
-
-        fn as_error(&self) -> &(dyn std::error::Error + Send + Sync + 'static) {
-            self
-        }
-
-        fn as_error_mut(&mut self) -> &mut (dyn std::error::Error + Send + Sync + 'static) {
-            self
-        }
-
-        fn into_error(self: Box<Self>) -> Box<dyn std::error::Error + Send + Sync + 'static> {
-            self
-        }
-
-        fn kind(&self) -> ErrorKind {
-            ErrorKind::Other
-        }
-    }
-
-    fn raised(code: &'static str, text: &'static str) -> sqlx::Error {
-        sqlx::Error::Database(Box::new(Raised(code, text)))
-    }
+    use crate::raised::raised;
 
     #[test]
     fn an_error_means_what_its_code_says() {

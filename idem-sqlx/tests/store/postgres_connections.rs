@@ -188,9 +188,14 @@ async fn a_server_that_has_no_connection_left_is_asked_again() {
 
 /// A store behind a network, which has no connection yet.
 async fn lazy(server: &Postgres, timeout: Duration) -> (Proxy, PostgresStore) {
+    lazy_as("idem", server, timeout).await
+}
+
+async fn lazy_as(role: &str, server: &Postgres, timeout: Duration) -> (Proxy, PostgresStore) {
     PostgresStore::from_options(server.url().parse().unwrap()).migrate().await.unwrap();
     let proxy = Proxy::to(server.port()).await;
-    let pool = PgPool::connect_lazy(&server.url_through(proxy.port())).unwrap();
+    let options: PgConnectOptions = server.url_through(proxy.port()).parse().unwrap();
+    let pool = PgPool::connect_lazy_with(options.username(role));
     (proxy, small().timeout(timeout).with_pool(pool).unwrap())
 }
 
@@ -254,6 +259,40 @@ async fn steps_that_find_no_connection_left_try_again_together() {
     tries_together(&proxy, &store, |problem| problem.to_string().contains("too many clients")).await;
     drop(others);
     assert_eq!(state_of(&store, &key()).await, "claimed");
+}
+
+/// As with a wrong password. Such a step does not try again, and the ones after it learn of it.
+#[tokio::test]
+async fn steps_that_are_not_let_in_make_few_connections() {
+    let server = Postgres::quick().await;
+    server.sql("CREATE ROLE shop SUPERUSER");
+    let (proxy, store) = lazy_as("shop", &server, Duration::from_secs(2)).await;
+    tries_together(&proxy, &store, |problem| {
+        let Problem::Refused(sqlx::Error::Database(refused)) = problem else { return false };
+        refused.code().is_some_and(|code| code == "28000") && problem.to_string().contains("not permitted to log in")
+    })
+    .await;
+    server.sql("ALTER ROLE shop LOGIN");
+    until("the role is let in", async || state_of(&store, &key()).await == "claimed").await;
+}
+
+/// What was wrong a while ago may be right by now, and the steps that a connection would refuse do not try again.
+#[tokio::test]
+async fn steps_that_come_together_after_a_refusal_are_all_let_in() {
+    let server = Postgres::quick().await;
+    server.sql("CREATE ROLE shop SUPERUSER");
+    let (_proxy, store) = lazy_as("shop", &server, Duration::from_secs(2)).await;
+    assert!(state_of(&store, &key()).await.contains("not permitted to log in"));
+    server.sql("ALTER ROLE shop LOGIN");
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    let mut steps = JoinSet::new();
+    for _ in 0..20 {
+        let store = store.clone();
+        steps.spawn(async move { state_of(&store, &key()).await });
+    }
+    while let Some(state) = steps.join_next().await {
+        assert_eq!(state.unwrap(), "claimed");
+    }
 }
 
 #[tokio::test]
