@@ -118,7 +118,9 @@ impl Error for DatabaseError {
 impl From<DatabaseError> for StoreError {
     fn from(error: DatabaseError) -> Self {
         match error {
-            DatabaseError { step: Step::Begin, problem: Problem::Full(_) } => Self::Full,
+            DatabaseError { step: Step::Begin, problem: Problem::Full(error) } if !is_failed_write(&error) => {
+                Self::Full
+            }
             error @ DatabaseError { problem: Problem::Damaged(_), .. } => Self::Unreadable(Arc::new(error)),
             error => Self::Unavailable(Arc::new(error)),
         }
@@ -157,7 +159,7 @@ pub enum Problem {
     },
     /// The database does not take writes.
     ReadOnly,
-    /// The disk, or the size that the store may have, is used up.
+    /// The disk, or the size that the store may have, is used up. Or SQLite could not write to its file, and does not say why.
     Full(sqlx::Error),
     /// Other transactions were in the way until the time ran out.
     Busy(sqlx::Error),
@@ -206,6 +208,12 @@ impl fmt::Display for Problem {
                 "the database is read-only. A standby, as after a failover: connect to the primary, with a URL that names \
                  both, or a proxy that follows it. A role with `default_transaction_read_only`: switch that off. A file: let this \
                  process write to it and to its folder",
+            ),
+            Self::Full(source) if is_failed_write(source) => write!(
+                f,
+                "SQLite could not write to its file ({source}), and does not say why. The file system may be read-only, as after an error \
+                 of the disk, or a quota or a limit of this process is reached. Look into the log of the system, and make it writable, or \
+                 make room"
             ),
             Self::Full(_) => f.write_str(
                 "there is no room left on the database's disk, or in its quota. Make room, or call `clean_once()`",
@@ -348,9 +356,19 @@ pub enum ConnectError {
     TimedOut(Duration),
 }
 
-/// Whether SQLite could not open its file: SQLITE_CANTOPEN or SQLITE_NOTADB. Codes of PostgreSQL have five characters.
+/// Whether an error has one of these codes of SQLite. Those of PostgreSQL have five characters.
+fn is_of_sqlite(error: &sqlx::Error, codes: &[&str]) -> bool {
+    error.as_database_error().and_then(|error| error.code()).is_some_and(|code| codes.contains(&&*code))
+}
+
+/// Whether SQLite could not open its file: SQLITE_CANTOPEN or SQLITE_NOTADB.
 fn is_about_a_file(error: &sqlx::Error) -> bool {
-    error.as_database_error().and_then(|error| error.code()).is_some_and(|code| code == "14" || code == "26")
+    is_of_sqlite(error, &["14", "26"])
+}
+
+/// Whether SQLite could not write to its file, for a reason other than a full disk: SQLITE_IOERR_WRITE.
+fn is_failed_write(error: &sqlx::Error) -> bool {
+    is_of_sqlite(error, &["778"])
 }
 
 impl fmt::Display for ConnectError {
@@ -456,6 +474,7 @@ impl From<sqlx::Error> for MigrateError {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::raised::raised;
 
     fn failure() -> sqlx::Error {
         sqlx::Error::Protocol("a byte too many".into())
@@ -491,6 +510,16 @@ mod tests {
         assert_eq!(cause(&MigrateError::Database(failure())), expected);
         let name = || crate::names::check("a b").unwrap_err();
         assert_eq!(cause(&ConnectError::Name(name())), Some(name().to_string()));
+    }
+
+    /// As on a file system that the kernel has made read-only after an error of the disk.
+    #[test]
+    fn a_write_that_sqlite_does_not_explain_is_not_called_a_lack_of_room() {
+        let begin = |code, message| DatabaseError { step: Step::Begin, problem: Problem::Full(raised(code, message)) };
+        assert!(matches!(begin("13", "database or disk is full").into(), StoreError::Full));
+        let StoreError::Unavailable(source) = begin("778", "disk I/O error").into() else { panic!("not full") };
+        let text = source.to_string();
+        assert!(text.contains("disk I/O error") && text.contains("read-only") && text.contains("quota"), "{text}");
     }
 
     #[test]

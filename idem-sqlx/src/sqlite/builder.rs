@@ -218,7 +218,10 @@ async fn first_connection(executor: &Executor<Sqlite>) -> Result<(), ConnectErro
                 Problem::Busy(error) | Problem::Refused(error) | Problem::Full(error) | Problem::Broken(error) => {
                     return Err(ConnectError::Connection(error));
                 }
-                _ => return Err(ConnectError::Setting("the file is read-only")),
+                _ => {
+                    let what = "the file is read-only; let this process write to it and to its folder";
+                    return Err(ConnectError::Setting(what));
+                }
             },
             Err(_) => return Err(ConnectError::TimedOut(executor.timeout)),
         }

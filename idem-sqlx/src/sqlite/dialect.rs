@@ -82,7 +82,7 @@ impl sealed::Dialect for Sqlite {
             // BUSY, LOCKED.
             5 | 6 => Problem::Busy(error),
             8 => Problem::ReadOnly,
-            // IOERR_WRITE: beyond a quota, or the limit of a process. FULL is only for the disk.
+            // IOERR_WRITE: beyond a quota, or the limit of a process, or the file system has become read-only. FULL is only for the disk.
             10 if code == 778 => Problem::Full(error),
             // IOERR. The file may be another one by now, and a commit that was not synced may come back after a crash.
             10 => Problem::Broken(error),
