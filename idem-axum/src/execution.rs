@@ -88,7 +88,7 @@ impl Execution {
                 late => {
                     panics::drop_quietly(late);
                     panics::drop_quietly(handler);
-                    return Err(Refusal::HandlerTimedOut { policy });
+                    return Err(Refusal::HandlerTimedOut { policy, undone: self.slot.is_some() });
                 }
             },
         };
@@ -109,7 +109,7 @@ impl Execution {
                 Ok(ended) => ended,
                 Err(_) => {
                     panics::drop_quietly(recorded);
-                    return Err(Refusal::HandlerTimedOut { policy: self.request.policy });
+                    return Err(Refusal::HandlerTimedOut { policy: self.request.policy, undone: true });
                 }
             },
         };
@@ -118,7 +118,7 @@ impl Execution {
 
     fn panicked(&self, panic: Box<dyn Any + Send>) -> Refusal {
         panics::discard(panic);
-        Refusal::HandlerPanicked { policy: self.request.policy }
+        Refusal::HandlerPanicked { policy: self.request.policy, undone: self.slot.is_some() }
     }
 }
 

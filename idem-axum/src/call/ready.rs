@@ -156,7 +156,7 @@ fn unprotected(
             }
             panics::drop_quietly(handler);
             let span = keyless.as_ref().map(Keyless::span).unwrap_or_default();
-            config.refuse(&span, Refusal::HandlerTimedOut { policy })
+            config.refuse(&span, Refusal::HandlerTimedOut { policy, undone: false })
         }),
     }
 }

@@ -48,8 +48,8 @@ pub(super) fn by(policy: &'static Policy) -> Vec<RefusalExample> {
         Some(Refusal::StoreUnavailable { policy, source: source() }),
         Some(Refusal::StoreFull { policy }),
         Some(Refusal::TooManyExecutions { policy }),
-        Some(Refusal::HandlerPanicked { policy }),
-        policy.timeout.map(|_| Refusal::HandlerTimedOut { policy }),
+        Some(Refusal::HandlerPanicked { policy, undone: false }),
+        policy.timeout.map(|_| Refusal::HandlerTimedOut { policy, undone: false }),
     ];
     refusals.into_iter().flatten().map(|refusal| sent(&refusal)).collect()
 }

@@ -145,6 +145,8 @@ pub enum Refusal {
     HandlerPanicked {
         /// The endpoint's policy.
         policy: &'static Policy,
+        /// Whether the handler has a `Tx`: what it wrote was undone, nothing is recorded, and a retry runs the handler again.
+        undone: bool,
     },
     /// The handler ran longer than the policy's [`timeout`](Policy::timeout) and was dropped. The response is recorded if the
     /// policy's `record` has 504, and then a replay is the same but for the replay header.
@@ -152,6 +154,8 @@ pub enum Refusal {
     HandlerTimedOut {
         /// The endpoint's policy.
         policy: &'static Policy,
+        /// Whether the handler has a `Tx`: what it wrote was undone, nothing is recorded, and a retry runs the handler again.
+        undone: bool,
     },
 }
 
@@ -240,8 +244,8 @@ impl Refusal {
             | Self::StoreFull { policy }
             | Self::LayerMissing { policy }
             | Self::TooManyExecutions { policy }
-            | Self::HandlerPanicked { policy }
-            | Self::HandlerTimedOut { policy } => policy,
+            | Self::HandlerPanicked { policy, .. }
+            | Self::HandlerTimedOut { policy, .. } => policy,
         }
     }
 
@@ -325,7 +329,7 @@ impl Refusal {
             Self::HandlerPanicked { .. } => {
                 tracing::error!(code, "the handler of an `#[idempotent]` endpoint panicked")
             }
-            Self::HandlerTimedOut { policy } => tracing::error!(
+            Self::HandlerTimedOut { policy, .. } => tracing::error!(
                 code,
                 timeout = ?policy.timeout.unwrap_or_default(),
                 "the handler of an `#[idempotent]` endpoint ran longer than the `timeout` of its policy, and was dropped"
@@ -398,6 +402,14 @@ impl fmt::Display for Refusal {
             ),
             Self::TooManyExecutions { .. } => f.write_str(
                 "Too many requests are being processed. Nothing was done. Retry the identical request in a moment.",
+            ),
+            Self::HandlerPanicked { undone: true, .. } => f.write_str(
+                "The request failed while it was processed. What it wrote to the database was undone, and a retry is processed \
+                 again.",
+            ),
+            Self::HandlerTimedOut { undone: true, .. } => f.write_str(
+                "The request was stopped because it took too long. What it wrote to the database was undone, and a retry is \
+                 processed again.",
             ),
             Self::HandlerPanicked { .. } => f.write_str(
                 "The request failed while it was processed, and may have taken effect in part. Check the state of the operation \

@@ -197,8 +197,8 @@ fn the_shapes_of_stripe_and_of_the_agentic_commerce_protocol_name_the_kind_of_an
         (Refusal::KeyMissing { policy }, "invalid_request_error", "invalid_request"),
         (Refusal::Mismatch { policy }, "idempotency_error", "invalid_request"),
         (Refusal::StoreUnavailable { policy, source }, "api_error", "service_unavailable"),
-        (Refusal::HandlerPanicked { policy }, "api_error", "processing_error"),
-        (Refusal::HandlerTimedOut { policy }, "api_error", "processing_error"),
+        (Refusal::HandlerPanicked { policy, undone: false }, "api_error", "processing_error"),
+        (Refusal::HandlerTimedOut { policy, undone: false }, "api_error", "processing_error"),
     ] {
         assert_eq!(kind(render::stripe, &refusal), stripe, "{refusal:?}");
         assert_eq!(kind(render::acp, &refusal), acp, "{refusal:?}");
@@ -233,8 +233,10 @@ fn a_refusal_is_json_whatever_it_says() {
         Refusal::StoreFull { policy },
         Refusal::LayerMissing { policy },
         Refusal::TooManyExecutions { policy },
-        Refusal::HandlerPanicked { policy },
-        Refusal::HandlerTimedOut { policy },
+        Refusal::HandlerPanicked { policy, undone: false },
+        Refusal::HandlerPanicked { policy, undone: true },
+        Refusal::HandlerTimedOut { policy, undone: false },
+        Refusal::HandlerTimedOut { policy, undone: true },
     ];
     refusals.extend(invalid.map(|reason| Refusal::KeyInvalid { policy, reason }));
     for refusal in refusals {

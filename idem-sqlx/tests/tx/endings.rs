@@ -67,6 +67,7 @@ where
         for run in 1..=2 {
             let reply = shop.send(&format!("/act/{ending}"), ending).await;
             assert_eq!((reply.status, shop.app.runs()), (status, before + run), "{ending}");
+            assert!(ending != "panic" || reply.says_undone(), "{reply:?}");
         }
     }
     assert_eq!(shop.effects().await, 0);
@@ -151,7 +152,7 @@ where
 {
     for run in 1..=2 {
         let reply = shop.send("/act/mined", "a").await;
-        assert!(reply.status == 500 && reply.is("idempotency_handler_panicked"), "{reply:?}");
+        assert!(reply.status == 500 && reply.is("idempotency_handler_panicked") && reply.says_undone(), "{reply:?}");
         assert_eq!((shop.effects().await, shop.app.runs()), (0, run));
     }
 }
@@ -221,6 +222,7 @@ where
     ] {
         let reply = within("a timeout", shop.send(path, key)).await;
         assert_eq!((reply.status, shop.app.runs()), (504, run), "{path} {key:?}");
+        assert!(reply.says_undone(), "{path} {key:?}: {reply:?}");
     }
     assert_eq!(shop.effects().await, 0);
     assert_eq!(shop.send("/limited/201", "c").await.status, 201);

@@ -468,6 +468,11 @@ impl Reply {
     pub(crate) fn is(&self, code: &str) -> bool {
         self.body.contains(&format!("\"{code}\""))
     }
+
+    /// Whether its client learns that a retry is safe.
+    pub(crate) fn says_undone(&self) -> bool {
+        self.body.contains("was undone, and a retry is processed again")
+    }
 }
 
 pub(crate) async fn send(router: &Router, path: &str, key: impl Into<Option<&str>>, body: impl Into<Body>) -> Reply {
