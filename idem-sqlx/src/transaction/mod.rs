@@ -41,7 +41,7 @@ const PAUSE: Duration = Duration::from_millis(5);
 pub(crate) struct Transactions<D: Dialect> {
     pool: sqlx::Pool<D>,
     permits: Arc<Semaphore>,
-    /// How long a request waits for its turn.
+    /// How long a request waits for its turn and a connection, or a little longer.
     queue_timeout: Duration,
 }
 
@@ -69,11 +69,14 @@ impl<D: Dialect> Transactions<D> {
         permit.map_err(|_| none())?.map_err(|_| none())
     }
 
-    /// Returns a connection of the pool.
-    async fn connect(&self, table: &Arc<Table<D>>) -> Result<OpenTransaction<D>, Problem> {
+    /// Returns a connection of the pool to a request that has waited for its turn.
+    async fn connect(&self, table: &Arc<Table<D>>, waited: Duration) -> Result<OpenTransaction<D>, Problem> {
         let start = Instant::now();
+        // Under too high a load each turn comes at the last moment, and no request would get anywhere without time for this.
+        let least = table.executor.timeout.min(self.queue_timeout);
+        let limit = self.queue_timeout.saturating_sub(waited).max(least);
         let acquired = loop {
-            let left = self.queue_timeout.saturating_sub(start.elapsed());
+            let left = limit.saturating_sub(start.elapsed());
             // sqlx asks an idle connection whether it is alive, and waits for its reply without a limit. When this stops waiting, it is closed.
             let this_try = if self.pool.num_idle() == 0 { left } else { left.min(table.executor.timeout / 2) };
             match timeout(this_try, self.pool.acquire()).await {
@@ -139,14 +142,16 @@ impl<D: Dialect> Beginner<'_, D> {
                 Some(row) => return Ok(self.judge(row)),
             }
         }
+        let start = Instant::now();
         let mut guards = Some((entered, self.transactions.permit().await?));
+        let waited = start.elapsed();
         let until = Instant::now() + executor.timeout;
         let mut in_the_way = Problem::Contended;
         for attempt in 0..MAX_ATTEMPTS {
             if attempt > 0 && Instant::now() >= until {
                 break;
             }
-            let mut open = self.transactions.connect(self.table).await?;
+            let mut open = self.transactions.connect(self.table, waited).await?;
             let rows = match open.run(self.begin_sql()).await {
                 Ok(rows) => rows,
                 Err(error) => match self.failed(open, error, &mut in_the_way).await? {

@@ -1,7 +1,8 @@
 //! Requests that meet.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use futures_util::FutureExt;
 use idem_axum::Idempotency;
 use idem_runtime::{Begin, BeginOptions, Fingerprint, Key, KeyStatus, Scope, Store};
 use idem_sqlx::PostgresStore;
@@ -396,6 +397,30 @@ async fn idle_connections_of_the_pool_that_are_dead_cost_less_than_its_timeout()
     proxy.forget();
     let ran = timeout(Duration::from_secs(20), send(&router, "/act/201", "a", "")).await.expect("a new connection");
     assert_eq!((ran.brief(), app.runs()), ((201, "run 1"), 1));
+}
+
+/// The turn of a request comes late, and then other code has all connections.
+#[tokio::test]
+async fn a_turn_and_a_connection_are_waited_for_no_longer_than_the_pool_says() {
+    const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(2);
+    let shop = Shop::postgres(2).await;
+    let pool = PgPoolOptions::new().max_connections(2).acquire_timeout(ACQUIRE_TIMEOUT);
+    let (app, ..) = postgres_service(pool.connect(&shop.keeper.url()).await.unwrap());
+    let store = PostgresStore::builder().timeout(ACQUIRE_TIMEOUT / 5).with_pool(app.pool.clone()).unwrap();
+    let router = over_postgres::router(&app, Idempotency::new(store));
+    let _one = app.pool.acquire().await.unwrap();
+    let first = start(&router, "/act/wait-201", "a");
+    app.written().await;
+    let asked = Instant::now();
+    let second = start(&router, "/act/201", "b");
+    tokio::time::sleep(ACQUIRE_TIMEOUT / 2).await;
+    let another = app.pool.acquire();
+    tokio::pin!(another);
+    assert!(another.as_mut().now_or_never().is_none(), "both are in use");
+    app.go_on.add_permits(1);
+    let _another = another.await.unwrap();
+    assert_eq!((first.await.unwrap().status, second.await.unwrap().status), (201, 503));
+    assert!(asked.elapsed() < ACQUIRE_TIMEOUT + ACQUIRE_TIMEOUT / 4, "{:?}", asked.elapsed());
 }
 
 #[tokio::test]
