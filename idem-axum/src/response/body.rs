@@ -15,7 +15,7 @@ use http_body::{Body as HttpBody, Frame, SizeHint};
 use idem_runtime::RecordedStream;
 use idem_runtime::panics::{discard, drop_quietly};
 
-use super::queue::{self, End, Reader, Writer};
+use super::channel::{self, End, Reader, Writer};
 use super::recorder::{Added, BodyRecorder, poll_body};
 
 /// After this many frames the data of further ones is put together: a caller that lags no longer sees where a frame
@@ -25,7 +25,7 @@ const FRAMES: usize = 1024;
 /// Frames in order, and no more memory than their bytes need.
 #[derive(Default)]
 struct Frames {
-    /// The first of all: most bodies have one, and need no queue.
+    /// The first of all: most bodies have one, and need no channel.
     first: Option<Frame<Bytes>>,
     frames: VecDeque<Frame<Bytes>>,
     /// The data that came when there were [`FRAMES`] frames.
@@ -252,7 +252,7 @@ impl HttpBody for ForwardedBody {
 /// Splits a body that has not ended: what the caller gets, and its recording, which continues when the caller is gone.
 pub(super) fn record_live(body: Body, recorder: BodyRecorder) -> (Body, impl Future<Output = RecordedStream> + Send) {
     let remaining = body.size_hint().exact().map(|rest| rest.saturating_add(recorder.body().len() as u64));
-    let (writer, reader) = queue::new(recorder);
+    let (writer, reader) = channel::new(recorder);
     let forwarded = BufferedFrames::default().body(Rest::Recorded(reader), remaining);
     (forwarded, pump(body, writer))
 }

@@ -1,6 +1,6 @@
 //! Responses: recorded on their way out, and replayed from a record.
 //!
-//! `recorder` records a response up to `max_response`, and passes it on by `body` and `queue`. `headers` says which headers are recorded,
+//! `recorder` records a response up to `max_response`, and passes it on by `body` and `channel`. `headers` says which headers are recorded,
 //! `codec` turns a response into the bytes of a record, and `replay` makes a response of them, as `replay`, `replay_status`, `replay_header`
 //! and `replay_with` say.
 
@@ -9,9 +9,9 @@ use std::convert::Infallible;
 use axum::response::{IntoResponseParts, ResponseParts};
 
 mod body;
+mod channel;
 mod codec;
 mod headers;
-mod queue;
 mod recorder;
 mod replay;
 #[cfg(test)]
