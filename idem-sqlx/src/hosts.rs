@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use sqlx::ConnectOptions;
+use sqlx::error::DatabaseError;
 use tokio::time::{Instant, timeout_at};
 
 use crate::dialect::{Dialect, Options};
@@ -79,7 +80,7 @@ async fn connect_to<D: Dialect>(
     };
     match timeout_at(until, connect).await {
         Ok(Ok((greeted, connection))) => greeted.map(|session| (connection, session)),
-        // Starting up, shutting down, out of connections, or not there.
+        // Starting up, shutting down, out of connections, failing, or not there.
         Ok(Err(error)) if is_transient(&error) => Err(Problem::Unreachable { waited, source: Some(error) }),
         Ok(Err(error)) => Err(Problem::Refused(error)),
         Err(_) => Err(Problem::Unreachable { waited, source: None }),
@@ -89,9 +90,15 @@ async fn connect_to<D: Dialect>(
 fn is_transient(error: &sqlx::Error) -> bool {
     match error {
         sqlx::Error::Io(_) => true,
-        sqlx::Error::Database(error) => error.is_transient_in_connect_phase(),
+        sqlx::Error::Database(error) => error.is_transient_in_connect_phase() || is_failure_of_server(&**error),
         _ => false,
     }
+}
+
+/// System error, internal error: PostgreSQL itself, or a proxy that says so of whatever stops it, such as too many clients. Codes of
+/// SQLite are shorter.
+fn is_failure_of_server(error: &dyn DatabaseError) -> bool {
+    error.code().is_some_and(|code| code.len() == 5 && (code.starts_with("58") || code.starts_with("XX")))
 }
 
 /// Returns what an error on a new connection means if it is read as that of a statement.
@@ -109,5 +116,22 @@ fn reason(problem: &Problem) -> String {
         // Without what sqlx puts before it.
         (_, Some(error)) => error.source().map_or_else(|| error.to_string(), ToString::to_string),
         (_, None) => "no reply in time".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::raised::raised;
+
+    #[test]
+    fn a_failure_of_a_server_or_a_proxy_is_worth_another_try_and_a_refusal_is_not() {
+        for code in ["XX000", "58030"] {
+            assert!(is_transient(&raised(code, "as asked")), "{code}");
+        }
+        // The last one is of SQLite.
+        for code in ["28P01", "28000", "3D000", "5898"] {
+            assert!(!is_transient(&raised(code, "as asked")), "{code}");
+        }
     }
 }
