@@ -120,7 +120,7 @@ mod tests {
 
     #[test]
     fn near_names_are_suggested() {
-        let known = ["ttl", "header", "in_flight", "fingerprint", "replay", "replay_status"];
+        let known = ["key", "min_key", "ttl", "header", "in_flight", "fingerprint", "replay", "replay_status"];
         for (name, meant) in [
             ("tll", "ttl"),
             ("TTL", "ttl"),
@@ -132,6 +132,7 @@ mod tests {
             ("fingerprints", "fingerprint"),
             ("replay_statsu", "replay_status"),
             ("replay_sattsu", "replay_status"),
+            ("mn_key", "min_key"),
             ("key_header", "header"),
             ("header_name", "header"),
             ("ttl_seconds", "ttl"),
