@@ -420,7 +420,8 @@ async fn a_turn_and_a_connection_are_waited_for_no_longer_than_the_pool_says() {
     app.go_on.add_permits(1);
     let _another = another.await.unwrap();
     assert_eq!((first.await.unwrap().status, second.await.unwrap().status), (201, 503));
-    assert!(asked.elapsed() < ACQUIRE_TIMEOUT + ACQUIRE_TIMEOUT / 4, "{:?}", asked.elapsed());
+    // Both one after the other would take half as long again.
+    assert!(asked.elapsed() < ACQUIRE_TIMEOUT * 7 / 5, "{:?}", asked.elapsed());
 }
 
 #[tokio::test]
