@@ -264,6 +264,8 @@ fn a_claim_that_is_granted_too_late_is_seen_until_it_is_released() {
     let dead = [(1, Asked), (2, Asked), (2, refused(codes::KEY_LOCKED)), (3, Asked), (3, Granted)];
     is_run(&SLOW, &dead);
     is_no_run(&SLOW, &[&dead[..], &[(1, Granted)]].concat());
+    // One that was told something else has no claim.
+    is_no_run(&SLOW, &[&dead[..1], &[(1, refused(codes::STORE_FULL))], &dead[1..]].concat());
     let gave_up =
         [(1, Asked), (1, refused(codes::STORE_UNAVAILABLE)), (2, Asked), (2, refused(codes::OUTCOME_UNKNOWN))];
     is_run(&SLOW, &[&gave_up[..], &[(3, Asked), (3, Granted)]].concat());

@@ -60,7 +60,7 @@ impl Traced for Protocol {
                     states.extend(self.step(state, Action::CompleteLosesAck(owner)));
                 }
                 // It was granted too late, and its process may die before it can report that.
-                if trace.gave_up(owner) || progress.is_at_end(owner) {
+                if trace.gave_up(owner) || trace.only_asked(owner) {
                     states.extend(self.steps(state, release_late(owner)));
                 }
             }

@@ -133,6 +133,11 @@ impl<'a> KeyTrace<'a> {
         self.requests[me].gave_up
     }
 
+    /// Returns whether nothing was reported of the request but that it asked: its client hung up, or its process died.
+    pub fn only_asked(&self, me: usize) -> bool {
+        self.requests[me].lines.len() == 1
+    }
+
     /// Returns whether the request asked while another one of its process was asking.
     pub fn is_second(&self, me: usize) -> bool {
         let my_lines = &self.requests[me].lines;
@@ -179,14 +184,10 @@ impl Progress<'_> {
         is_late || next.is_none_or(|event| matches!(event, Event::Unconfirmed | Event::Released) || event.gives_up())
     }
 
-    /// Returns whether the request reports nothing more.
-    pub fn is_at_end(&self, me: usize) -> bool {
-        self.explained[me] == self.trace.requests[me].lines.len()
-    }
-
     /// Returns whether the process of the request may have died.
     pub fn may_be_dead(&self, me: usize) -> bool {
-        self.is_at_end(me) && self.trace.requests[me].process_ends < self.next
+        let request = &self.trace.requests[me];
+        self.explained[me] == request.lines.len() && request.process_ends < self.next
     }
 }
 
