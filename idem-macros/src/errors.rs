@@ -56,7 +56,7 @@ pub(crate) fn one_of(names: &[&str]) -> String {
     }
 }
 
-/// The known name nearest to `name`, if it is near enough to be meant, or the last word of `name` that is one.
+/// The known name that is meant: one that differs by a letter, or else the last word of `name`, or else the nearest, if it is near enough.
 pub(crate) fn did_you_mean<'a>(name: &str, known: &[&'a str]) -> Option<&'a str> {
     let name = name.to_lowercase().replace('-', "_");
     let distance = |known: &str| distance(&name, word_of(known));
@@ -64,9 +64,9 @@ pub(crate) fn did_you_mean<'a>(name: &str, known: &[&'a str]) -> Option<&'a str>
     if let Some(nearest) = nearest.filter(|known| distance(known) <= 1 + word_of(known).len() / 8) {
         return Some(nearest);
     }
-    // `key_header` is nearer to `replay_header`.
-    let among_known = |word: &str| known.iter().copied().find(|known| word_of(known) == word);
-    let word = name.rsplit('_').find_map(among_known);
+    // `key_header` is nearer to `replay_header`, and `not_required` is not `required`.
+    let last_word = name.rsplit_once('_').filter(|(first, _)| !["no", "not"].contains(first)).map(|(_, word)| word);
+    let word = known.iter().copied().find(|known| Some(word_of(known)) == last_word);
     word.or(nearest.filter(|known| distance(known) <= 1 + word_of(known).len() / 4))
 }
 
@@ -120,7 +120,8 @@ mod tests {
 
     #[test]
     fn near_names_are_suggested() {
-        let known = ["key", "min_key", "ttl", "header", "in_flight", "fingerprint", "replay", "replay_status"];
+        let known =
+            ["key", "min_key", "ttl", "header", "in_flight", "fingerprint", "replay", "replay_status", "replay_header"];
         for (name, meant) in [
             ("tll", "ttl"),
             ("TTL", "ttl"),
@@ -134,12 +135,11 @@ mod tests {
             ("replay_sattsu", "replay_status"),
             ("mn_key", "min_key"),
             ("key_header", "header"),
-            ("header_name", "header"),
-            ("ttl_seconds", "ttl"),
+            ("replay_hdr", "replay_header"),
         ] {
             assert_eq!(did_you_mean(name, &known), Some(meant), "{name}");
         }
-        for name in ["", "x", "timeout", "größe"] {
+        for name in ["", "x", "timeout", "größe", "not_ttl", "key_length"] {
             assert_eq!(did_you_mean(name, &known), None, "{name}");
         }
     }
