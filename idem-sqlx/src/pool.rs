@@ -59,7 +59,8 @@ struct Idle<D: Dialect> {
     is_watched: bool,
 }
 
-/// No connection could be made, or it was of no use. It ends with the first new one that is.
+/// No connection could be made, or it was of no use. It ends with the first new one that is; if the store was refused, also with one that
+/// is let in, and after a while without a try.
 struct Trouble {
     problem: Problem,
     pause: Duration,
@@ -138,8 +139,8 @@ impl<D: Dialect> Shared<D> {
     /// Returns an error if a connection was tried a moment ago, or is being tried.
     fn may_connect(&self) -> Result<(), Problem> {
         let (mut trouble, now) = (self.trouble(), Instant::now());
-        // It may have ended since, and many who come together would be told of it while one of them finds that out.
-        trouble.take_if(|trouble| now >= trouble.next + MAX_TROUBLE_WAIT);
+        // It may have ended since. Many who come together would be told of it while one of them finds that out, and would not try again.
+        trouble.take_if(|trouble| !trouble.problem.is_transient() && now >= trouble.next + MAX_TROUBLE_WAIT);
         if let Some(trouble) = &mut *trouble {
             if now < trouble.next
                 && let Some(problem) = trouble.problem.of_all_connections()
@@ -159,8 +160,8 @@ impl<D: Dialect> Shared<D> {
         *trouble = Some(Trouble { problem, pause, next: Instant::now() + jitter(pause) });
     }
 
-    /// A connection was made. Those who were refused do not try again, so others are not told of it any more; it may still be read-only,
-    /// or the last one that the server had left.
+    /// A connection was made. Those who are told of a refusal do not try again, so from now on none is. Other trouble goes on: the
+    /// connection may be read-only, or the last one that the server had left.
     fn lets_in(&self) {
         self.trouble().take_if(|trouble| !trouble.problem.is_transient());
     }

@@ -23,6 +23,9 @@ pub(crate) fn again(error: &sqlx::Error) -> sqlx::Error {
     let why = error.source().map_or_else(|| error.to_string(), ToString::to_string);
     match error {
         sqlx::Error::Io(_) => io::Error::other(why).into(),
+        sqlx::Error::Tls(_) => sqlx::Error::Tls(why.into()),
+        sqlx::Error::Protocol(what) => sqlx::Error::Protocol(what.clone()),
+        sqlx::Error::WorkerCrashed => sqlx::Error::WorkerCrashed,
         _ => sqlx::Error::Configuration(why.into()),
     }
 }
@@ -76,10 +79,15 @@ mod tests {
         let refused = raised("28P01", "password authentication failed");
         let once_more = again(&refused);
         assert_eq!(once_more.as_database_error().and_then(DatabaseError::code).as_deref(), Some("28P01"));
-        for error in [refused, io::Error::other("no route").into(), sqlx::Error::Configuration("no TLS".into())] {
+        let others = [
+            io::Error::other("no route").into(),
+            sqlx::Error::Configuration("no TLS".into()),
+            sqlx::Error::Tls("unknown issuer".into()),
+            sqlx::Error::Protocol("a byte too many".into()),
+            sqlx::Error::WorkerCrashed,
+        ];
+        for error in [refused].into_iter().chain(others) {
             assert_eq!(again(&error).to_string(), error.to_string());
         }
-        let of_tls = again(&sqlx::Error::Tls("unknown issuer".into()));
-        assert!(matches!(&of_tls, sqlx::Error::Configuration(why) if why.to_string() == "unknown issuer"), "{of_tls}");
     }
 }

@@ -47,8 +47,8 @@ pub use builder::PostgresStoreBuilder;
 ///
 /// A key costs two round trips and about 590 bytes of WAL, beside its response; a renewal costs about 130, and changes no index. A
 /// statement that times out, or whose caller leaves, is cancelled before its connection is replaced. With `track_activities = off` it is
-/// not cancelled: the connection is replaced when the statement has ended. While the server is silent, read-only or out of connections,
-/// the store makes some ten new ones per second, however many requests come.
+/// not cancelled: the connection is replaced when the statement has ended. While the server is silent, read-only or out of connections, or
+/// refuses the login, the store makes some ten new ones per second, however many requests come.
 ///
 /// # Requirements
 ///

@@ -41,7 +41,7 @@ const PAUSE: Duration = Duration::from_millis(5);
 pub(crate) struct Transactions<D: Dialect> {
     pool: sqlx::Pool<D>,
     permits: Arc<Semaphore>,
-    /// How long a request waits for its turn and a connection, or a little longer.
+    /// How long a request waits for its turn and a connection. If the turn comes late, it waits up to the store's timeout longer.
     queue_timeout: Duration,
 }
 
