@@ -32,8 +32,8 @@ use super::{Policy, Statuses, render};
 /// | [`StoreFull`](Self::StoreFull) | 503 | `idempotency_store_full` | `Retry-After: 5` |
 /// | [`LayerMissing`](Self::LayerMissing) | 500 | `idempotency_layer_missing` | logged as an error |
 /// | [`TooManyExecutions`](Self::TooManyExecutions) | 503 | `idempotency_too_many_executions` | `Retry-After: 1` |
-/// | [`HandlerPanicked`](Self::HandlerPanicked) | 500 | `idempotency_handler_panicked` | recorded if `record` has 500, unlike the others |
-/// | [`HandlerTimedOut`](Self::HandlerTimedOut) | 504 | `idempotency_handler_timed_out` | recorded if `record` has 504, unlike the others |
+/// | [`HandlerPanicked`](Self::HandlerPanicked) | 500 | `idempotency_handler_panicked` | recorded if `record` has 500 and the handler has no `Tx`, unlike the others |
+/// | [`HandlerTimedOut`](Self::HandlerTimedOut) | 504 | `idempotency_handler_timed_out` | recorded if `record` has 504 and the handler has no `Tx`, unlike the others |
 ///
 /// The default body is `application/problem+json` (RFC 9457) with `type`, `title`, `status`, `detail` and `code`; `to_string()` returns
 /// the `detail`. The policy's `errors` function makes another response from the variant, to which `Retry-After` and a `Link` are added:
@@ -139,22 +139,22 @@ pub enum Refusal {
         /// The endpoint's policy.
         policy: &'static Policy,
     },
-    /// The handler panicked, and what it did before is unknown. The response is recorded if the policy's `record` has 500, and
-    /// then a replay is the same but for the replay header.
+    /// The handler panicked, and what it did before is unknown. Without a `Tx` the response is recorded if the policy's `record` has 500,
+    /// and then a replay is the same but for the replay header.
     #[non_exhaustive]
     HandlerPanicked {
         /// The endpoint's policy.
         policy: &'static Policy,
-        /// Whether the handler has a `Tx`: what it wrote was undone, nothing is recorded, and a retry runs the handler again.
+        /// `true` if the handler has a `Tx`: then what it wrote with that was undone, nothing is recorded, and a retry runs it again.
         undone: bool,
     },
-    /// The handler ran longer than the policy's [`timeout`](Policy::timeout) and was dropped. The response is recorded if the
-    /// policy's `record` has 504, and then a replay is the same but for the replay header.
+    /// The handler ran longer than the policy's [`timeout`](Policy::timeout) and was dropped. Without a `Tx` the response is recorded if
+    /// the policy's `record` has 504, and then a replay is the same but for the replay header.
     #[non_exhaustive]
     HandlerTimedOut {
         /// The endpoint's policy.
         policy: &'static Policy,
-        /// Whether the handler has a `Tx`: what it wrote was undone, nothing is recorded, and a retry runs the handler again.
+        /// `true` if the handler has a `Tx`: then what it wrote with that was undone, nothing is recorded, and a retry runs it again.
         undone: bool,
     },
 }
@@ -404,11 +404,11 @@ impl fmt::Display for Refusal {
                 "Too many requests are being processed. Nothing was done. Retry the identical request in a moment.",
             ),
             Self::HandlerPanicked { undone: true, .. } => f.write_str(
-                "The request failed while it was processed. What it wrote to the database was undone, and a retry is processed \
+                "The request failed while it was processed. What it wrote in its transaction was undone, and a retry is processed \
                  again.",
             ),
             Self::HandlerTimedOut { undone: true, .. } => f.write_str(
-                "The request was stopped because it took too long. What it wrote to the database was undone, and a retry is \
+                "The request was stopped because it took too long. What it wrote in its transaction was undone, and a retry is \
                  processed again.",
             ),
             Self::HandlerPanicked { .. } => f.write_str(

@@ -25,7 +25,7 @@ const FRAMES: usize = 1024;
 /// Frames in order, and no more memory than their bytes need.
 #[derive(Default)]
 struct Frames {
-    /// The first of all: most bodies have one, and need no channel.
+    /// The first of all: most bodies have one, and need no queue.
     first: Option<Frame<Bytes>>,
     frames: VecDeque<Frame<Bytes>>,
     /// The data that came when there were [`FRAMES`] frames.
