@@ -83,7 +83,7 @@ pub struct Order {
 }
 
 /// What both handlers do: next to nothing, so that the cost of the layers around them shows.
-async fn create(shop: Shop, new: NewOrder) -> (StatusCode, Json<Order>) {
+pub(crate) async fn create(shop: Shop, new: NewOrder) -> (StatusCode, Json<Order>) {
     let id = shop.counts.started.fetch_add(1, Ordering::SeqCst);
     match shop.pace {
         Pace::Prompt => {}

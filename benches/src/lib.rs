@@ -16,6 +16,7 @@ pub mod http;
 pub mod in_process;
 pub mod load;
 pub mod machine;
+pub mod parts;
 pub mod promises;
 pub mod report;
 pub mod row;

@@ -1,7 +1,7 @@
 //! The side-by-side benchmark, without peers; `benches/peers` has them.
 
-use idem_benches::subject::{BARE, HANDWRITTEN, IDEM};
+use idem_benches::subject::{BARE, HANDWRITTEN, IDEM, PARTS};
 
 fn main() -> std::process::ExitCode {
-    idem_benches::cli::main(&[BARE, IDEM, HANDWRITTEN])
+    idem_benches::cli::main(&[BARE, IDEM, PARTS, HANDWRITTEN])
 }

@@ -4,8 +4,8 @@ use axum::Router;
 use axum::http::{HeaderName, HeaderValue, StatusCode};
 
 use crate::app::{self, Shop};
-use crate::handwritten;
 use crate::row::Kind;
+use crate::{handwritten, parts};
 
 /// Something that can be put around the handler.
 #[derive(Clone, Copy, Debug)]
@@ -55,6 +55,9 @@ pub const IDEM: Subject = Subject {
     mismatch: Some(StatusCode::UNPROCESSABLE_ENTITY),
     ..BARE
 };
+
+/// The parts of `idem`, put together by hand: a floor.
+pub const PARTS: Subject = Subject { name: "its parts by hand", router: parts::router, ..IDEM };
 
 /// The handler under a few lines of middleware, as they are written in an afternoon: a floor, and no protection.
 pub const HANDWRITTEN: Subject =

@@ -4,7 +4,7 @@ use std::process::Command;
 
 use idem_benches::batch::Bench;
 use idem_benches::row::Kind;
-use idem_benches::subject::{BARE, HANDWRITTEN, IDEM, Subject};
+use idem_benches::subject::{BARE, HANDWRITTEN, IDEM, PARTS, Subject};
 use idem_benches::{app, promises, sample};
 use tokio::runtime::Builder;
 
@@ -31,10 +31,12 @@ fn a_row_that_measures_something_else_fails() {
 }
 
 #[test]
-fn the_promises_of_idem_hold_and_those_of_the_floor_do_not() {
+fn the_promises_of_idem_hold_and_those_of_the_floors_do_not() {
     let kept = promises::try_out(&IDEM).unwrap();
     assert_eq!((kept.concurrent, kept.hang_up, kept.large_kept, kept.leaks), (1, true, true, false));
     assert_eq!(kept.other_body, "refused with 422");
+    let parts = promises::try_out(&PARTS).unwrap();
+    assert_eq!((parts.concurrent, parts.hang_up, parts.leaks), (1, true, true));
     for broken in [BARE, HANDWRITTEN] {
         let broken = promises::try_out(&broken).unwrap();
         assert!(broken.concurrent > 1 && !broken.hang_up, "{broken:?}");

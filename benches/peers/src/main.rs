@@ -9,13 +9,13 @@ use axum::http::header::COOKIE;
 use axum::http::{HeaderName, HeaderValue, StatusCode};
 use axum_idempotent::{IdempotentLayer, IdempotentOptions};
 use idem_benches::app::{self, Shop};
-use idem_benches::subject::{BARE, HANDWRITTEN, IDEM, KeyedBy, Subject};
+use idem_benches::subject::{BARE, HANDWRITTEN, IDEM, KeyedBy, PARTS, Subject};
 use ruts::store::moka::MokaStore;
 use ruts::{CookieOptions, SessionLayer};
 use tower_cookies::CookieManagerLayer;
 
 fn main() -> std::process::ExitCode {
-    idem_benches::cli::main(&[BARE, IDEM, AXUM_IDEMPOTENT, AXUM_IDEMPOTENT_HASH, IDEMPOTENT, CRATESTACK, HANDWRITTEN])
+    idem_benches::cli::main(&[BARE, IDEM, AXUM_IDEMPOTENT, AXUM_IDEMPOTENT_HASH, IDEMPOTENT, CRATESTACK, PARTS, HANDWRITTEN])
 }
 
 /// `axum-idempotent` with the key from the header. It keeps responses in the session, so each request has a cookie.
