@@ -8,6 +8,9 @@
 //! A new connection is made in a task, which goes on if its caller stops waiting: the next caller uses it. After one that could not be
 //! made, or was of no use, there is a pause before the next one. A server that is silent, read-only or out of connections, or does not let
 //! the store in, would otherwise get one from each caller, again and again.
+//!
+//! A place may be held in a runtime that is not driven any more, and then does not come back. If all places are held for longer
+//! than any step takes, one more is made.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -33,6 +36,8 @@ const FIRST_TROUBLE_PAUSE: Duration = Duration::from_millis(2);
 const MAX_TROUBLE_PAUSE: Duration = Duration::from_millis(200);
 /// How long the making of a connection may take before the next one is made beside it: its first packet may be lost.
 const MAX_TROUBLE_WAIT: Duration = Duration::from_secs(1);
+/// How long, beside the time of a step, no place moves before one more is made: more than a round of [`end`].
+const STUCK: Duration = Duration::from_secs(3);
 /// How long an idle connection may take to close.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -46,6 +51,8 @@ struct Shared<D: Dialect> {
     /// `None` if idle connections stay open.
     idle_timeout: Option<Duration>,
     permits: Arc<Semaphore>,
+    /// When a place was last taken, or a task that holds one went on.
+    moved: Mutex<Instant>,
     idle: Mutex<Idle<D>>,
     trouble: Mutex<Option<Trouble>>,
     /// Held while the server is asked, so that one connection is enough for it.
@@ -83,6 +90,7 @@ impl<D: Dialect> Pool<D> {
             max_connections,
             idle_timeout,
             permits: Arc::new(Semaphore::new(max_connections.min(Semaphore::MAX_PERMITS))),
+            moved: Mutex::new(Instant::now()),
             idle: Mutex::new(Idle { connections: VecDeque::new(), is_watched: false }),
             trouble: Mutex::default(),
             asks: tokio::sync::Mutex::default(),
@@ -95,7 +103,11 @@ impl<D: Dialect> Pool<D> {
         let shared = &self.shared;
         let none = || Problem::NoConnection { max_connections: shared.max_connections, waited };
         let permit = timeout_at(until, Arc::clone(&shared.permits).acquire_owned()).await;
-        let permit = permit.map_err(|_| none())?.map_err(|_| none())?;
+        let Ok(Ok(permit)) = permit else {
+            shared.end_standstill(waited);
+            return Err(none());
+        };
+        shared.moves();
         // The time of another caller may have run out at the same moment as that of this one.
         if Instant::now() >= until {
             return Err(none());
@@ -134,6 +146,19 @@ impl<D: Dialect> Shared<D> {
 
     fn trouble(&self) -> MutexGuard<'_, Option<Trouble>> {
         self.trouble.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn moves(&self) {
+        *self.moved.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+    }
+
+    /// Makes one more place if none has moved for longer than a step takes.
+    fn end_standstill(&self, waited: Duration) {
+        let mut moved = self.moved.lock().unwrap_or_else(PoisonError::into_inner);
+        if moved.elapsed() > waited + STUCK {
+            self.permits.add_permits(1);
+            *moved = Instant::now();
+        }
     }
 
     /// Returns an error if a connection was tried a moment ago, or is being tried.
@@ -266,11 +291,15 @@ impl<D: Dialect> PooledConnection<D> {
 
     /// Returns a connection that is in order to the pool.
     pub(crate) fn put_back(mut self) {
-        if let Some((mut open, _permit)) = self.lent.take() {
+        if let Some((mut open, permit)) = self.lent.take() {
             if std::mem::take(&mut open.is_new) {
                 *self.shared.trouble() = None;
             }
             self.shared.put_back(open);
+            // One that was given up has come back.
+            if self.shared.permits.available_permits() >= self.shared.max_connections {
+                permit.forget();
+            }
         }
     }
 }
@@ -294,6 +323,7 @@ async fn end<D: Dialect>(shared: Weak<Shared<D>>, open: Open<D>, sql: Arc<str>, 
             sleep(pause).await;
             pause = (pause * 2).min(MAX_PAUSE);
             let Some(shared) = shared.upgrade() else { return };
+            shared.moves();
             let _turn = shared.asks.lock().await;
             let until = Instant::now() + ASK_TIMEOUT;
             let connect = async { Ok(shared.hosts.connect(until, ASK_TIMEOUT).await?.0) };
@@ -309,4 +339,37 @@ async fn end<D: Dialect>(shared: Weak<Shared<D>>, open: Open<D>, sql: Arc<str>, 
     }
     drop(connection);
     drop(permit);
+}
+
+#[cfg(all(test, feature = "sqlite"))]
+mod tests {
+    use sqlx::Sqlite;
+    use sqlx::sqlite::SqliteConnectOptions;
+
+    use super::*;
+
+    const TIMEOUT: Duration = Duration::from_millis(50);
+
+    async fn take(pool: &Pool<Sqlite>) -> Option<PooledConnection<Sqlite>> {
+        pool.acquire(Instant::now() + TIMEOUT, TIMEOUT).await.ok()
+    }
+
+    #[tokio::test]
+    async fn one_more_place_is_made_if_none_moves_and_is_gone_when_all_have_come_back() {
+        let pool = &Pool::new(Arc::new(Hosts::new(vec![SqliteConnectOptions::new()])), 1, None);
+        let last_moved = |before| *pool.shared.moved.lock().unwrap() = Instant::now() - before;
+        let still = take(pool).await.unwrap();
+        last_moved(STUCK / 2);
+        assert!(take(pool).await.is_none());
+        assert!(take(pool).await.is_none(), "one moved a moment ago");
+        last_moved(2 * STUCK);
+        assert!(take(pool).await.is_none());
+        let other = take(pool).await.expect("one more place");
+        assert!(take(pool).await.is_none());
+        assert!(take(pool).await.is_none(), "no more than one");
+        still.put_back();
+        other.put_back();
+        let _one = take(pool).await.unwrap();
+        assert!(take(pool).await.is_none(), "all have come back");
+    }
 }

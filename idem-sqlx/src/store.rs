@@ -53,6 +53,14 @@ const NO_LIMIT: Duration = Duration::MAX;
 /// A `begin` whose reply is lost, or that is dropped half-way, may leave an unconfirmed claim. It is released in the background, as soon as
 /// the database replies, and [`Idempotency::drain`](idem_runtime::Idempotency::drain) waits for that. If the process exits earlier, the key
 /// is in flight until the lease expires, and then its outcome is unknown for the TTL, although no handler started.
+///
+/// # Several runtimes
+///
+/// Several tokio runtimes may use one store, as long as each of them is driven until it is dropped. One that is kept and not driven any more,
+/// such as a `current_thread` runtime between two calls of `block_on`, stops the tasks of the store in it: a claim that they would release
+/// stays. A step in another runtime that gets one of its connections takes half of the builder's `timeout` before it gets a
+/// different one. If such runtimes hold all connections, steps are refused (503) until one more connection is allowed, which is after the
+/// `timeout` and three seconds. Open a second store for such a runtime.
 pub struct SqlStore<D: Dialect> {
     inner: Arc<StoreInner<D>>,
 }

@@ -10,11 +10,14 @@ use idem_testkit::proxy::Proxy;
 use idem_testkit::wait::until;
 use sqlx::postgres::{PgConnectOptions, PgConnection};
 use sqlx::{Connection, Executor, PgPool};
+use tokio::runtime::{Builder, Runtime};
 use tokio::task::JoinSet;
+use tokio::time::timeout;
 
 use crate::common::*;
 
 const POOL: usize = 3;
+const TIMEOUT: Duration = Duration::from_millis(400);
 
 fn small() -> PostgresStoreBuilder {
     PostgresStore::builder().max_connections(POOL)
@@ -62,7 +65,7 @@ fn reload(server: &Postgres, change: &str) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_standby_that_is_away_costs_the_server_no_more_processes_than_the_store_has_connections() {
-    let (server, store) = with_a_store(small().timeout(Duration::from_millis(400))).await;
+    let (server, store) = with_a_store(small().timeout(TIMEOUT)).await;
     let recorded = key();
     leave_record(&store, &recorded, "response").await;
     reload(&server, "ALTER SYSTEM SET synchronous_standby_names = 'away'");
@@ -84,7 +87,7 @@ async fn a_standby_that_is_away_costs_the_server_no_more_processes_than_the_stor
 /// Such a server does not say what its processes run, so no statement is cancelled.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_standby_that_is_away_costs_no_more_if_the_server_does_not_track_activities() {
-    let (server, store) = with_a_store(small().timeout(Duration::from_millis(400))).await;
+    let (server, store) = with_a_store(small().timeout(TIMEOUT)).await;
     reload(&server, "ALTER SYSTEM SET track_activities = off");
     server.wait_until("SHOW track_activities", "off").await;
     reload(&server, "ALTER SYSTEM SET synchronous_standby_names = 'away'");
@@ -100,14 +103,14 @@ async fn a_standby_that_is_away_costs_no_more_if_the_server_does_not_track_activ
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_table_that_is_locked_costs_the_server_no_more_processes_than_the_store_has_connections() {
-    let (server, store) = with_a_store(small().timeout(Duration::from_millis(400))).await;
+    let (server, store) = with_a_store(small().timeout(TIMEOUT)).await;
     let mut other = PgConnection::connect(&server.url()).await.unwrap();
     let mut transaction = other.begin().await.unwrap();
     transaction.execute("LOCK TABLE idempotency").await.unwrap();
     let most = most_processes(&server, refused_begins(&store, 40)).await;
     assert!(most <= 1 + POOL + 1, "{most} processes, one of which holds the lock and one cancels");
     transaction.rollback().await.unwrap();
-    assert_eq!(state_of(&store, &key()).await, "claimed");
+    until("a claim is made", async || state_of(&store, &key()).await == "claimed").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -121,7 +124,7 @@ async fn callers_that_hang_up_cost_the_server_no_more_processes_than_the_store_h
         let store = store.clone();
         steps.spawn(async move {
             let begin = async { store.begin(&key(), &MINE, &OPTIONS).await.map(|_| ()) };
-            assert!(tokio::time::timeout(Duration::from_millis(500), begin).await.is_err(), "the table is locked");
+            assert!(timeout(Duration::from_millis(500), begin).await.is_err(), "the table is locked");
         });
     }
     let most = most_processes(&server, steps).await;
@@ -155,10 +158,13 @@ async fn connections_that_are_idle_are_closed_and_opened_again() {
     }
 }
 
+fn runtime() -> Runtime {
+    Builder::new_current_thread().enable_all().build().unwrap()
+}
+
 /// The task that closes them ends with the runtime in which it began.
 #[test]
 fn connections_are_closed_after_the_end_of_an_earlier_runtime_too() {
-    let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let (server, store) = runtime().block_on(with_a_store(small().idle_timeout(Duration::from_millis(500))));
     runtime().block_on(async {
         leave_record(&store, &key(), "response").await;
@@ -203,7 +209,6 @@ async fn lazy_as(role: &str, server: &Postgres, timeout: Duration) -> (Proxy, Po
 /// so that the time of each ends while others wait.
 #[tokio::test]
 async fn steps_that_wait_for_a_silent_server_make_few_connections_and_the_next_one_uses_them() {
-    const TIMEOUT: Duration = Duration::from_millis(400);
     let server = Postgres::quick().await;
     let (proxy, store) = lazy(&server, TIMEOUT).await;
     proxy.black_hole();
@@ -324,4 +329,40 @@ async fn options_of_sqlx_lead_to_a_store() {
     ));
     let refused = PostgresStore::from_options(nowhere).begin(&key(), &MINE, &OPTIONS).await;
     assert!(matches!(refused, Err(StoreError::Unavailable(_))), "{refused:?}");
+}
+
+/// A program without `async` may drive a runtime for one step at a time, and keep it.
+#[test]
+fn connections_that_are_made_in_a_runtime_that_is_not_driven_do_not_keep_their_places() {
+    let (driven, undriven) = (runtime(), runtime());
+    let server = driven.block_on(Postgres::quick());
+    let (proxy, store) = driven.block_on(lazy(&server, TIMEOUT));
+    proxy.black_hole();
+    undriven.block_on(all_time_out(&store));
+    proxy.heal();
+    driven.block_on(until("a claim is made", async || state_of(&store, &key()).await == "claimed"));
+}
+
+/// The server is about to end their statements, and what they may have claimed is about to be released.
+#[test]
+fn statements_that_are_left_in_a_runtime_that_is_not_driven_do_not_keep_their_places() {
+    let (driven, undriven) = (runtime(), runtime());
+    let (server, store) = driven.block_on(with_a_store(small().timeout(TIMEOUT)));
+    let mut other = driven.block_on(PgConnection::connect(&server.url())).unwrap();
+    driven.block_on(other.execute("BEGIN; LOCK TABLE idempotency")).unwrap();
+    undriven.block_on(all_time_out(&store));
+    driven.block_on(other.execute("ROLLBACK")).unwrap();
+    driven.block_on(until("a claim is made", async || state_of(&store, &key()).await == "claimed"));
+}
+
+/// As many steps as the store has connections.
+async fn all_time_out(store: &PostgresStore) {
+    let mut steps = JoinSet::new();
+    for _ in 0..POOL {
+        let store = store.clone();
+        steps.spawn(
+            async move { timeout(TIMEOUT / 4, store.begin(&key(), &MINE, &OPTIONS)).await.map(drop).unwrap_err() },
+        );
+    }
+    steps.join_all().await;
 }
