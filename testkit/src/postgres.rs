@@ -310,7 +310,7 @@ fn copy_of_template(to: &Path, user: Option<User>) {
 /// A third of the files of a new cluster are those of a database that no test needs, and each server gets a copy.
 fn drop_template0(data: &Path, user: Option<User>) {
     let mut postgres = as_user(user, &binary("postgres"));
-    postgres.arg("--single").arg("-D").arg(data).arg("postgres");
+    postgres.args(["--single", "-c", "exit_on_error=on", "-D"]).arg(data).arg("postgres");
     postgres.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
     let mut child = postgres.spawn().expect("`postgres` can be started");
     let statements = b"ALTER DATABASE template0 IS_TEMPLATE false;\nDROP DATABASE template0;\n";
