@@ -27,7 +27,7 @@ fn a_quick_run_has_every_row_and_each_takes_the_round_trips_of_the_bare_commands
         assert_eq!(rows(&format!("| {store} | replay |"), "| 1 and 1 |"), kinds, "{store} in:\n{said}");
     }
     assert_eq!(rows("| SqliteStore | ", "| no network |"), 2, "{said}");
-    for row in ["bare transaction", "`Tx`", "a store with leases"] {
+    for row in ["bare transaction", "a record by hand", "`Tx`", "a store with leases"] {
         for place in ["PostgresStore", "PostgresStore, commits 2 ms slower", "PostgresStore, fsync off"] {
             assert_eq!(rows(&format!("| {place} | {row} |"), "|"), 1, "{said}");
         }

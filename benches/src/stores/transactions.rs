@@ -1,16 +1,18 @@
-//! `Tx` beside a bare transaction and beside a store with leases: the same handler over HTTP, in rounds in which they take turns.
+//! `Tx` beside a bare transaction, a record that is written by hand and a store with leases: the same handler over HTTP, in rounds in
+//! which they take turns.
 
 use std::fmt::Write;
 use std::time::{Duration, Instant};
 
 use axum::extract::State;
-use axum::http::StatusCode;
+use axum::http::{HeaderMap, StatusCode};
 use axum::routing::post;
 use axum::{Json, Router};
 use idem_axum::{Idempotency, IdempotencyLayer, idempotent};
 use idem_sqlx::{PostgresStore, Tx};
 use idem_testkit::postgres::Postgres as Server;
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 use sqlx::postgres::{PgConnection, PgPoolOptions};
 use sqlx::{PgPool, Postgres};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -31,6 +33,8 @@ const SLOWER: [&str; 2] = ["commit_delay = 2000", "commit_siblings = 0"];
 
 const TABLES: &str = "CREATE TABLE accounts (id bigint PRIMARY KEY, balance bigint NOT NULL); \
      CREATE TABLE transfers (id bigserial PRIMARY KEY, account bigint NOT NULL, amount bigint NOT NULL); \
+     CREATE TABLE by_hand (key text PRIMARY KEY, request bytea NOT NULL, response bytea, expires_at timestamptz NOT NULL); \
+     CREATE INDEX ON by_hand (expires_at); \
      INSERT INTO accounts SELECT number, 0 FROM generate_series(0, 99) AS number";
 
 #[derive(Deserialize)]
@@ -75,6 +79,25 @@ async fn bare(State(pool): State<PgPool>, Json(new): Json<NewTransfer>) -> Trans
     in_own_transaction(&pool, new).await.map_err(failed)
 }
 
+/// What a service writes that has no library for it. What to do with a key that is there is left out.
+async fn by_hand(State(pool): State<PgPool>, headers: HeaderMap, Json(new): Json<NewTransfer>) -> Transferred {
+    let key = headers.get("idempotency-key").and_then(|key| key.to_str().ok()).ok_or(StatusCode::BAD_REQUEST)?;
+    let request = Sha256::digest(format!("{} {}", new.account, new.amount));
+    let recorded = async {
+        let mut transaction = pool.begin().await?;
+        let insert = "INSERT INTO by_hand (key, request, expires_at) VALUES ($1, $2, now() + interval '1 day') \
+             ON CONFLICT DO NOTHING RETURNING 1";
+        sqlx::query(insert).bind(key).bind(&request[..]).fetch_one(&mut *transaction).await?;
+        let (status, Json(transferred)) = transfer(&mut transaction, new).await?;
+        let update = "UPDATE by_hand SET response = $2 WHERE key = $1";
+        let response = serde_json::to_vec(&transferred).map_err(|error| sqlx::Error::Encode(error.into()))?;
+        sqlx::query(update).bind(key).bind(response).execute(&mut *transaction).await?;
+        transaction.commit().await?;
+        Ok((status, Json(transferred)))
+    };
+    recorded.await.map_err(failed)
+}
+
 #[idempotent(required)]
 async fn leased(State(pool): State<PgPool>, Json(new): Json<NewTransfer>) -> Transferred {
     in_own_transaction(&pool, new).await.map_err(failed)
@@ -85,7 +108,7 @@ async fn in_tx(mut tx: Tx<Postgres>, Json(new): Json<NewTransfer>) -> Transferre
     transfer(&mut tx, new).await.map_err(failed)
 }
 
-const ROWS: [&str; 3] = ["bare transaction", "`Tx`", "a store with leases"];
+const ROWS: [&str; 4] = ["bare transaction", "a record by hand", "`Tx`", "a store with leases"];
 
 /// One row: a service, and a client with a connection that is kept.
 struct Row {
@@ -95,13 +118,14 @@ struct Row {
     trips: f64,
 }
 
-/// Three services over the database that is reached at `url`.
+/// A service for each row, over the database that is reached at `url`.
 async fn services(url: &str) -> Result<Vec<Row>, Failure> {
     let mut rows = Vec::new();
     for name in ROWS {
         let pool = PgPoolOptions::new().max_connections(4).connect(url).await?;
         let router = match name {
             "bare transaction" => Router::new().route("/", post(bare)),
+            "a record by hand" => Router::new().route("/", post(by_hand)),
             "`Tx`" => {
                 let store = PostgresStore::from_pool(pool.clone());
                 let engine = Idempotency::builder(store).namespace("tx").build();
