@@ -366,8 +366,9 @@ impl Policy {
         self
     }
 
-    /// Sets the longest execution. After that time the handler's future is dropped, and the response is [`Refusal::HandlerTimedOut`] (504),
-    /// which without a `Tx` is recorded if `record` has that status: the handler may have had effects. What the handler spawned continues. Default: none.
+    /// Sets the longest execution. After that time the handler's future is dropped, and the response is
+    /// [`Refusal::HandlerTimedOut`] (504), which without a `Tx` is recorded if `record` has that status: the handler may have had
+    /// effects. What the handler spawned continues. Default: none.
     ///
     /// The time ends when the handler returns its response; the stream of a response body is not limited. With a `Tx` argument it is, as
     /// far as it is read before the commit. The limit also applies to requests that run unprotected, but not in shadow mode. The async

@@ -139,8 +139,8 @@ pub enum Refusal {
         /// The endpoint's policy.
         policy: &'static Policy,
     },
-    /// The handler panicked, and what it did before is unknown. Without a `Tx` the response is recorded if the policy's `record` has 500,
-    /// and then a replay is the same but for the replay header.
+    /// The handler panicked, and may have had effects before. Without a `Tx` the response is recorded if the policy's `record` has 500, and
+    /// then a replay is the same but for the replay header.
     #[non_exhaustive]
     HandlerPanicked {
         /// The endpoint's policy.
