@@ -6,9 +6,11 @@ mod cluster;
 #[path = "../common/mod.rs"]
 mod common;
 mod conformance;
+mod connections;
 mod durability;
 mod engine;
 mod inspect;
+mod late_begins;
 mod leases;
 mod network;
 mod server_failures;
