@@ -16,6 +16,7 @@ use crate::{
 use patterns::{Bindings, BorrowedPart, BorrowedParts};
 use proc_macro2::{Ident, Span, TokenStream, TokenTree};
 use quote::{ToTokens, format_ident, quote, quote_spanned};
+use std::mem;
 use syn::{
     Expr, GenericParam, Pat, PatIdent, PatType, Signature,
     ext::IdentExt,
@@ -130,8 +131,14 @@ fn wrap(handler: &Handler, resolved: &ResolvedOptions, parameters: &Parameters) 
 
     let mut generics = signature.generics.clone();
     let declared = generics.where_clause.take().into_iter().flat_map(|declared| declared.predicates);
-    // The handler's future is `'static`, and so is all that is in it.
-    let lifetimes: Vec<_> = signature.generics.lifetimes().map(|parameter| parameter.lifetime.clone()).collect();
+    // The handler's future is `'static`, and so is all that is in it. Clippy reports a lifetime that has bounds in two places.
+    let lifetimes: Vec<_> = generics
+        .lifetimes_mut()
+        .map(|parameter| {
+            let (name, bounds) = (&parameter.lifetime, mem::take(&mut parameter.bounds).into_iter());
+            quote_spanned!(Span::mixed_site()=> #name: #(#bounds +)* 'static)
+        })
+        .collect();
     generics.params.push(GenericParam::Type(state.clone().into()));
     if !arguments.is_empty() {
         generics.params.push(GenericParam::Type(body.clone().into()));
@@ -161,7 +168,7 @@ fn wrap(handler: &Handler, resolved: &ResolvedOptions, parameters: &Parameters) 
         #visibility #asyncness #fn_token #ident #generics (__call: #private::Call<#state>) -> #private::Response
         where
             #(#declared,)*
-            #(#lifetimes: 'static,)*
+            #(#lifetimes,)*
             #state: ::core::clone::Clone + ::core::marker::Send + ::core::marker::Sync + 'static,
             #(#bounds,)*
         {

@@ -4,8 +4,8 @@ use crate::{errors::Errors, expression::Variables};
 use proc_macro2::{Delimiter, Group, TokenStream, TokenTree};
 use quote::ToTokens;
 use syn::{
-    Abi, AssocType, Attribute, FnArg, Lifetime, Meta, MetaList, ParenthesizedGenericArguments, PatType, Safety,
-    Signature, Token, Type, TypeFnPtr, TypeReference, Visibility,
+    Abi, AssocType, Attribute, FnArg, Generics, Lifetime, Meta, MetaList, ParenthesizedGenericArguments, PatType,
+    Safety, Signature, Token, Type, TypeFnPtr, TypeReference, Visibility,
     parse::{ParseStream, Parser},
     visit_mut::{self, VisitMut},
 };
@@ -54,7 +54,7 @@ fn read(input: ParseStream) -> syn::Result<Handler> {
     let (inner_attributes, block) = split_inner_attributes(block(input)?);
     let (debug_handler, attributes) = attributes.into_iter().partition(is_debug_handler);
     let arguments = signature.inputs.iter().filter_map(|argument| match argument {
-        FnArg::Typed(typed) => Some(with_static_lifetimes(typed)),
+        FnArg::Typed(typed) => Some(with_static_lifetimes(typed, &signature.generics)),
         FnArg::Receiver(_) => None,
     });
     let arguments = arguments.collect();
@@ -105,13 +105,14 @@ fn split_inner_attributes(block: Group) -> (Vec<Attribute>, Group) {
     }
 }
 
-/// Writes `'static` for each lifetime that is left out of the argument's type: the type becomes part of a `where` clause,
-/// which allows none to be left out, and axum calls a handler with arguments that borrow nothing.
-fn with_static_lifetimes(argument: &PatType) -> PatType {
-    struct Elided;
-    impl VisitMut for Elided {
+/// Writes `'static` for each lifetime of the argument's type that is left out or a parameter of the handler. The type becomes part of a
+/// `where` clause, which allows none to be left out, and axum calls a handler with arguments that borrow nothing. Bounds that differ only in
+/// lifetimes, such as `Guard<'a>: FromRequestParts<_>` and the same for `Guard<'b>`, are ambiguous to the compiler.
+fn with_static_lifetimes(argument: &PatType, generics: &Generics) -> PatType {
+    struct NotStatic<'a>(&'a Generics);
+    impl VisitMut for NotStatic<'_> {
         fn visit_lifetime_mut(&mut self, lifetime: &mut Lifetime) {
-            if lifetime.ident == "_" {
+            if lifetime.ident == "_" || self.0.lifetimes().any(|parameter| parameter.lifetime == *lifetime) {
                 *lifetime = Lifetime::new("'static", lifetime.span());
             }
         }
@@ -125,7 +126,7 @@ fn with_static_lifetimes(argument: &PatType) -> PatType {
         fn visit_parenthesized_generic_arguments_mut(&mut self, _: &mut ParenthesizedGenericArguments) {}
     }
     let mut argument = argument.clone();
-    Elided.visit_type_mut(&mut argument.ty);
+    NotStatic(generics).visit_type_mut(&mut argument.ty);
     argument
 }
 

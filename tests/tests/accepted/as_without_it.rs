@@ -44,6 +44,13 @@ async fn named<'a>(guard: Guard<'a>, body: String) -> Result<String, &'a str> {
     if body.is_empty() { Err("empty") } else { Ok(body) }
 }
 
+#[idempotent]
+async fn two_named<'a, 'b: 'a>(first: Guard<'a>, second: Guard<'b>, third: Guard<'_>) -> Result<String, &'a str> {
+    let named: [Guard<'a>; 2] = [first, second];
+    let Guard(PhantomData) = third;
+    if named.is_empty() { Err("empty") } else { Ok(String::new()) }
+}
+
 #[idempotent(scope = body.len())]
 async fn unused_beside_a_scope(_guard: Guard<'_>, _: Method, (_one, two): (Method, Method), body: String) -> String {
     format!("{body}{two}")
@@ -129,6 +136,7 @@ fn compiles() {
         .route("/alias", post(alias))
         .route("/elided", post(elided))
         .route("/named", post(named))
+        .route("/two-named", post(two_named))
         .route("/unused_beside_a_scope", post(unused_beside_a_scope))
         .route("/events", post(events))
         .route("/events_or_error", post(events_or_error))
