@@ -332,7 +332,8 @@ pub enum KeyState {
 /// The right to run the handler. Only its owner has this value, so no one else can complete or release it, and the compiler
 /// prevents a second completion.
 pub trait Claim: Send + 'static {
-    /// Extends the lease to `lease` from now. On an abandoned claim, this takes the claim over, unless its owner has renewed it since.
+    /// Extends the lease to `lease` from now. On an abandoned claim, this takes the claim over, unless its owner has renewed it since: the
+    /// claim gets this owner's token, and the [info](BeginOptions::info) of the `begin` that reported it.
     ///
     /// Cancel safe: the engine drops the future if the handler ends meanwhile.
     ///

@@ -106,7 +106,7 @@ pub async fn an_abandoned_claim_can_be_taken_over_once<S: Store>(store: &Attache
         // A store with leases needs the lease to end, which its own tests arrange.
         return;
     };
-    new_owner.renew(LEASE).await.expect("the first new_owner takes the claim over");
+    new_owner.renew(LEASE).await.expect("the first new owner takes the claim over");
     match store.begin(&key, &mine).await {
         Ok(Begin::InFlight(_)) => {}
         Ok(Begin::Abandoned(mut late)) => {
@@ -115,7 +115,7 @@ pub async fn an_abandoned_claim_can_be_taken_over_once<S: Store>(store: &Attache
         }
         begun => panic!("a claim that was taken over is in flight, but `begin` gave {}", shown(&begun)),
     }
-    new_owner.complete(record(&mine, b"new_owner", TTL), TTL).await.expect("the new_owner completes");
+    new_owner.complete(record(&mine, b"new_owner", TTL), TTL).await.expect("the new owner completes");
     assert_eq!(content(&store.record(&key, &mine).await).as_deref(), Some(&b"new_owner"[..]));
 }
 
@@ -150,9 +150,9 @@ pub async fn a_previous_owner_changes_nothing<S: Store>(store: &Attached<S>) {
     for (how, has_ended) in [(0, false), (1, false), (2, false), (0, true), (1, true), (2, true)] {
         let (key, mine) = (key(), fingerprint("mine"));
         let Some((mut previous, mut new_owner)) = abandoned(store, &key, &mine).await else { return };
-        new_owner.renew(LEASE).await.expect("the first new_owner takes the claim over");
+        new_owner.renew(LEASE).await.expect("the first new owner takes the claim over");
         let complete = async |owner: S::Claim| {
-            owner.complete(record(&mine, b"new_owner", TTL), TTL).await.expect("the new_owner completes");
+            owner.complete(record(&mine, b"new_owner", TTL), TTL).await.expect("the new owner completes");
         };
         let new_owner = if has_ended {
             complete(new_owner).await;
@@ -170,7 +170,7 @@ pub async fn a_previous_owner_changes_nothing<S: Store>(store: &Attached<S>) {
             "a previous owner changed a claim that was taken over: {done:?}"
         );
         if let Some(new_owner) = new_owner {
-            assert!(matches!(store.begin(&key, &mine).await, Ok(Begin::InFlight(_))), "the claim is the new_owner's");
+            assert!(matches!(store.begin(&key, &mine).await, Ok(Begin::InFlight(_))), "the claim is the new owner's");
             complete(new_owner).await;
         }
         assert_eq!(content(&store.record(&key, &mine).await).as_deref(), Some(&b"new_owner"[..]));
@@ -223,7 +223,7 @@ pub async fn of_many_new_owners_one_takes_over<S: Store>(store: &Attached<S>) {
                 Ok(Begin::Abandoned(mut claim)) => match claim.renew(LEASE).await {
                     Ok(()) => Some(claim),
                     Err(StoreError::Lost) => None,
-                    Err(error) => panic!("an new_owner takes over or has lost, but `renew` gave: {error}"),
+                    Err(error) => panic!("a new owner takes over or has lost, but `renew` gave: {error}"),
                 },
                 Ok(Begin::InFlight(_)) => None,
                 begun => panic!("a dropped claim stays, but `begin` gave {}", shown(&begun)),
@@ -234,7 +234,7 @@ pub async fn of_many_new_owners_one_takes_over<S: Store>(store: &Attached<S>) {
     while let Some(new_owner) = within("`begin` returns to all new owners", new_owners.join_next()).await {
         owners.extend(new_owner.expect("no panic"));
     }
-    assert!(owners.len() <= 1, "{} new_owners took one claim over", owners.len());
+    assert!(owners.len() <= 1, "{} new owners took one claim over", owners.len());
 }
 
 /// An owner that renews or completes its claim after the lease has expired, and before another request takes it over, keeps it.

@@ -162,13 +162,13 @@ pub async fn an_abandoned_claim_keeps_its_info_until_it_is_taken_over<S: Store>(
         begun => panic!("what `inspect` calls abandoned is so, but `begin` gave {}", shown(&begun)),
     }
     let found = store.inspect(&key).await.flatten().expect("the claim stays");
-    assert!(matches!(found.state, KeyState::Abandoned(_)), "an new_owner that goes away changes nothing: {found:?}");
-    assert_eq!(found.info.as_ref(), Some(&from), "an new_owner that goes away changes nothing");
+    assert!(matches!(found.state, KeyState::Abandoned(_)), "a new owner that goes away changes nothing: {found:?}");
+    assert_eq!(found.info.as_ref(), Some(&from), "a new owner that goes away changes nothing");
     let Ok(Begin::Abandoned(mut new_owner)) = store.begin_from(&key, &mine, LEASE, &new_owners).await else {
         panic!("an abandoned claim can be taken over")
     };
     // Until after the claim of the previous owner would have expired.
-    new_owner.renew(2 * TTL).await.expect("the first new_owner takes the claim over");
+    new_owner.renew(2 * TTL).await.expect("the first new owner takes the claim over");
     let found = store.inspect(&key).await.flatten().expect("the claim stays");
     assert!(matches!(found.state, KeyState::InFlight(found) if found == mine), "{found:?}");
     if let (Some(lease_until), Some(expires_at)) = (found.lease_until, found.expires_at) {
@@ -177,9 +177,9 @@ pub async fn an_abandoned_claim_keeps_its_info_until_it_is_taken_over<S: Store>(
     assert_eq!(
         found.info.as_ref(),
         Some(&new_owners),
-        "the claim is the new_owner's, and comes from where it comes from"
+        "`renew` takes the claim over, so the claim has the info of its new owner's `begin`"
     );
-    new_owner.release().await.expect("the new_owner releases");
+    new_owner.release().await.expect("the new owner releases");
 }
 
 /// Every abandoned claim is on one of the pages, with its info. A claim with an owner, a record and a free key are on none. For
