@@ -197,7 +197,8 @@ use proc_macro::TokenStream;
 /// - The function can be mounted on a router, but no longer called with its arguments. Move code that is also called from
 ///   elsewhere into another function.
 /// - If the request has a key, the handler runs in its own task, to its end even if the client disconnects. It must be `Send`, and
-///   task-locals of the request's task are not visible in it. Without a key it runs as it would without the attribute.
+///   task-locals of the request's task are not visible in it. Without a key it runs as it would without the attribute, except
+///   that a `timeout` ends it, too.
 /// - If `key` or `scope` is an expression, do not keep a guard in `_`. In `(user, _)` the second value is dropped before the handler ends.
 ///   Give it a name, such as `_guard`.
 ///
