@@ -348,28 +348,33 @@ mod tests {
 
     use super::*;
 
-    const TIMEOUT: Duration = Duration::from_millis(50);
+    const TIMEOUT: Duration = Duration::from_secs(1);
 
+    /// Waits for less than the time of a step.
     async fn take(pool: &Pool<Sqlite>) -> Option<PooledConnection<Sqlite>> {
-        pool.acquire(Instant::now() + TIMEOUT, TIMEOUT).await.ok()
+        pool.acquire(Instant::now() + TIMEOUT / 10, TIMEOUT).await.ok()
     }
 
     #[tokio::test]
     async fn one_more_place_is_made_if_none_moves_and_is_gone_when_all_have_come_back() {
         let pool = &Pool::new(Arc::new(Hosts::new(vec![SqliteConnectOptions::new()])), 1, None);
         let last_moved = |before| *pool.shared.moved.lock().unwrap() = Instant::now() - before;
-        let still = take(pool).await.unwrap();
-        last_moved(STUCK / 2);
-        assert!(take(pool).await.is_none());
-        assert!(take(pool).await.is_none(), "one moved a moment ago");
+        let none_is_free = async || tokio::join!(take(pool), take(pool), take(pool));
         last_moved(2 * STUCK);
-        assert!(take(pool).await.is_none());
+        let given_up = take(pool).await.unwrap();
+        assert!(matches!(none_is_free().await, (None, None, None)));
+        assert!(matches!(none_is_free().await, (None, None, None)), "it was taken a moment ago");
+        last_moved(STUCK);
+        assert!(matches!(none_is_free().await, (None, None, None)));
+        assert!(matches!(none_is_free().await, (None, None, None)), "a step may still wait");
+        last_moved(2 * STUCK);
+        assert!(matches!(none_is_free().await, (None, None, None)));
         let other = take(pool).await.expect("one more place");
-        assert!(take(pool).await.is_none());
-        assert!(take(pool).await.is_none(), "no more than one");
-        still.put_back();
+        assert!(matches!(none_is_free().await, (None, None, None)), "no more than one");
+        assert!(matches!(none_is_free().await, (None, None, None)), "no more than one");
+        given_up.put_back();
         other.put_back();
         let _one = take(pool).await.unwrap();
-        assert!(take(pool).await.is_none(), "all have come back");
+        assert!(matches!(none_is_free().await, (None, None, None)), "all have come back");
     }
 }
