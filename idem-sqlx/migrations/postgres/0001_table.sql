@@ -3,11 +3,12 @@
 -- One row for each key: a claim while `record` is null, a record from then on. The order of the columns keeps the log of the server
 -- short: what an update does not change comes first and last.
 CREATE TABLE {table} (
-    -- SHA-256 over scope and key; what a client sends is never stored here.
-    key bytea PRIMARY KEY CHECK (octet_length(key) = 32),
+    -- SHA-256 over scope and key; what a client sends is never stored here. No column has a CHECK: the server reads its text again for
+    -- each statement that writes, and the store checks what it reads.
+    key bytea PRIMARY KEY,
     -- The token of the owner: every change compares it.
-    owner bytea NOT NULL CHECK (octet_length(owner) = 16),
-    fingerprint bytea NOT NULL CHECK (octet_length(fingerprint) = 32),
+    owner bytea NOT NULL,
+    fingerprint bytea NOT NULL,
     -- When the cleanup looks at the row: the expiry that the claim began with. Only this time is indexed. So renewals and completions
     -- leave the index alone, and the cleanup moves it if the row has not expired by then.
     clean_after timestamptz NOT NULL,

@@ -100,8 +100,7 @@ pub(super) fn statements(location: &Location) -> Statements {
              UNION ALL SELECT owner, fingerprint, record, lapsed FROM held"),
         // A transaction sends its statements as they are, and the server would plan each of them: this calls a function, whose
         // statements are planned once for each session.
-        claim: Some(sql("SELECT NULL::bytea, NULL::bytea, NULL::bytea, NULL::boolean \
-             WHERE {claim}($1, $2, $3, $4, $5, $6, $7, $8, {salt})")),
+        claim: Some(sql("SELECT NULL::bytea WHERE {claim}($1, $2, $3, $4, $5, $6, $7, $8, {salt})")),
         renew: sql("UPDATE {t} SET lease_until = {now} + $3 * interval '1 microsecond', \
                  expires_at = {now} + $4 * interval '1 microsecond' \
              WHERE key = $1 AND owner = $2 AND record IS NULL RETURNING 1"),
