@@ -48,8 +48,8 @@ pub(super) fn head(policy: &Policy, parts: &response::Parts, room: usize) -> Opt
     Some(record)
 }
 
-/// Writes what comes after the body, with the length of a body that is not sent: 0 if it is sent. `None` if the format cannot hold
-/// the trailers.
+/// Writes what comes after the body, with the [length](RecordedResponse::declared_length) of a body that is not sent. `None` if the
+/// format cannot hold the trailers.
 pub(super) fn foot(record: &mut RecordBuilder, trailers: Option<&Trailers>, declared: Option<u64>) -> Option<()> {
     let start = record.len();
     if let Some(Trailers { fields, announced }) = trailers {
@@ -110,7 +110,8 @@ pub struct RecordedResponse {
     pub body: Bytes,
     /// What was sent after the body.
     pub trailers: Trailers,
-    /// The length of a body that is not sent, since the request was `HEAD`. 0 if it is sent, and `None` if it is unknown.
+    /// The length of a body that is not sent, since the request was `HEAD`. 0 if it is sent, and `None` if the response has no length: in
+    /// reply to `HEAD`, or under a status that servers send without body.
     pub declared_length: Option<u64>,
 }
 

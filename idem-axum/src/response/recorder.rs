@@ -34,6 +34,8 @@ pub(crate) struct BodyRecorder {
     room: usize,
     /// How many more bytes the client gets, if that is known.
     remaining: Option<u64>,
+    /// Whether the response has a length that its replay has as well. A 204 must not have one, and that of a 304 is not that of its body.
+    has_length: bool,
     trailers: Trailers,
     keeps_trailers: bool,
 }
@@ -101,7 +103,7 @@ impl BodyRecorder {
             return Outcome::NotReplayable;
         }
         let trailers = Some(&self.trailers).filter(|trailers| !trailers.fields.is_empty());
-        match codec::foot(&mut self.record, trailers, Some(0)) {
+        match codec::foot(&mut self.record, trailers, self.has_length.then_some(0)) {
             Some(()) => Outcome::Record(self.record),
             None => Outcome::NotReplayable,
         }
@@ -161,7 +163,8 @@ pub(crate) fn start(request: &RecordedRequest<'_>, parts: &mut Parts, body: &Bod
     }
     let trailers = Trailers { fields: HeaderMap::new(), announced: headers::announced(&parts.headers) };
     let keeps_trailers = policy.replay.headers;
-    Ok(BodyRecorder { start: record.len(), record, room, remaining, trailers, keeps_trailers })
+    let has_length = !is_cut(parts) || size.exact().is_some() || declared_length(parts).is_some();
+    Ok(BodyRecorder { start: record.len(), record, room, remaining, has_length, trailers, keeps_trailers })
 }
 
 /// Returns the length that the response declares.
@@ -172,8 +175,12 @@ fn declared_length(parts: &Parts) -> Option<u64> {
 /// Returns how many bytes of the body a client gets, if that is known. It does not wait for the end of the stream after them.
 fn known_length(parts: &Parts, body: &Body) -> Option<u64> {
     // The length of a body that is not sent says nothing about its stream.
-    let is_cut = Statuses::CUT.contains(parts.status.as_u16());
-    if is_cut { None } else { body.size_hint().exact().or_else(|| declared_length(parts)) }
+    if is_cut(parts) { None } else { body.size_hint().exact().or_else(|| declared_length(parts)) }
+}
+
+/// Returns whether the body is not sent.
+fn is_cut(parts: &Parts) -> bool {
+    Statuses::CUT.contains(parts.status.as_u16())
 }
 
 /// Waits for the body of a response, as far as the client gets it and it is recorded. Returns the same response, and whether its body

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use futures_util::stream;
 use http::header::{CACHE_CONTROL, CONTENT_LENGTH, TRAILER};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
-use http_body::Frame;
+use http_body::{Frame, SizeHint};
 use idem_runtime::DecodeError;
 
 use super::BufferedFrames;
@@ -56,6 +56,7 @@ pub(crate) fn replay(policy: &Policy, is_head: bool, content: &Bytes) -> Result<
             headers.try_insert(CONTENT_LENGTH, HeaderValue::from(length)).map_err(|_| TOO_MANY)?;
             Body::empty()
         }
+        None if policy.replay.body => frames(body, trailers.fields).ended(&SizeHint::default()),
         _ if policy.replay.body => with_trailers(body, trailers.fields),
         _ => Body::empty(),
     };
@@ -75,13 +76,16 @@ fn marker(name: &str) -> Option<HeaderName> {
 
 /// Makes the body. With trailers its length is unknown, since a response of known length cannot have them in HTTP/1.1.
 fn with_trailers(body: Bytes, trailers: HeaderMap) -> Body {
-    if trailers.is_empty() {
-        return Body::from(body);
-    }
+    if trailers.is_empty() { Body::from(body) } else { frames(body, trailers).whole() }
+}
+
+fn frames(body: Bytes, trailers: HeaderMap) -> BufferedFrames {
     let mut frames = BufferedFrames::default();
     if !body.is_empty() {
         frames.push(Frame::data(body));
     }
-    frames.push(Frame::trailers(trailers));
-    frames.whole()
+    if !trailers.is_empty() {
+        frames.push(Frame::trailers(trailers));
+    }
+    frames
 }

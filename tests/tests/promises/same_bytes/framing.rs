@@ -87,6 +87,19 @@ fn ready(frames: &'static [&'static str]) -> Body {
     Body::from_stream(stream::iter(frames).map(|frame| Ok::<_, io::Error>(*frame)))
 }
 
+/// RFC 9110, 8.6: a 204 has no length, and that of a 304 is the one that a 200 would have.
+#[tokio::test]
+async fn a_stream_under_a_status_without_body_has_no_length_in_its_replay() {
+    for status in [StatusCode::NO_CONTENT, StatusCode::NOT_MODIFIED] {
+        for frames in [&[][..], &["one"]] {
+            let setup = responding!([], move || (status, ready(frames)));
+            let (first, replay) = twice(&setup).await;
+            assert_eq!((first.status, first.header("content-length")), (status.as_u16(), None), "{first:?}");
+            assert_eq!((replay.status, replay.header("content-length")), (status.as_u16(), None), "{replay:?}");
+        }
+    }
+}
+
 /// A proxy passes on the headers of the service behind it. axum adds a length to a body that says one, and hyper sends no response that has
 /// both.
 #[tokio::test]
