@@ -128,6 +128,7 @@ mod tests {
             ("tl", "ttl"),
             ("headr", "header"),
             ("haeder", "header"),
+            ("hedar", "header"),
             ("in-flight", "in_flight"),
             ("inflight", "in_flight"),
             ("fingerprints", "fingerprint"),
@@ -135,11 +136,14 @@ mod tests {
             ("replay_sattsu", "replay_status"),
             ("mn_key", "min_key"),
             ("key_header", "header"),
+            ("key-header", "header"),
+            ("my_key_header", "header"),
+            ("rply_header", "replay_header"),
             ("replay_hdr", "replay_header"),
         ] {
             assert_eq!(did_you_mean(name, &known), Some(meant), "{name}");
         }
-        for name in ["", "x", "timeout", "größe", "not_ttl", "key_length"] {
+        for name in ["", "x", "timeout", "größe", "no_ttl", "not_ttl", "key_length"] {
             assert_eq!(did_you_mean(name, &known), None, "{name}");
         }
     }
@@ -173,7 +177,11 @@ mod tests {
     #[test]
     fn names_are_suggested_with_the_arguments_that_they_need() {
         let known = ["reject", "wait(\"5s\")"];
-        assert_eq!(unknown("value", "wiat", &known), "unknown value `wiat`; did you mean `wait(\"5s\")`?");
-        assert_eq!(unknown("value", "x", &known), "unknown value `x`; write one of `reject` and `wait(\"5s\")`");
+        for name in ["wiat", "then_wait"] {
+            let said = format!("unknown value `{name}`; did you mean `wait(\"5s\")`?");
+            assert_eq!(unknown("value", name, &known), said);
+        }
+        // It is far from `wait`, however long the arguments are.
+        assert_eq!(unknown("value", "w", &known), "unknown value `w`; write one of `reject` and `wait(\"5s\")`");
     }
 }
