@@ -544,6 +544,38 @@ mod tests {
         assert!(matches!(none().or_earlier(None), Problem::NoConnection { .. }));
     }
 
+    /// Otherwise each of many steps would make a connection to learn it.
+    #[test]
+    fn what_is_wrong_with_a_new_connection_is_told_to_others_and_what_is_wrong_with_a_statement_is_not() {
+        let waited = Duration::from_secs(1);
+        for problem in [
+            Problem::ReadOnly,
+            Problem::Setting("`synchronous_commit` is not `on`"),
+            Problem::Unreachable { waited, source: Some(failure()) },
+            Problem::Unreachable { waited, source: None },
+            Problem::Refused(failure()),
+        ] {
+            assert_eq!(format!("{:?}", problem.of_all_connections()), format!("{:?}", Some(&problem)));
+        }
+        let none = Problem::NoConnection { max_connections: 1, waited };
+        for problem in [none, Problem::TimedOut { waited }, Problem::Busy(failure()), Problem::Contended] {
+            assert!(problem.of_all_connections().is_none(), "{problem:?}");
+        }
+    }
+
+    #[test]
+    fn only_an_error_about_a_file_sends_the_reader_to_a_file() {
+        let shown = |error| ConnectError::Connection(error).to_string();
+        for code in ["14", "26"] {
+            let text = shown(raised(code, "as asked"));
+            assert!(text.contains("as asked. Check that the file is a database of SQLite"), "{code}: {text}");
+        }
+        for error in [raised("28P01", "as asked"), std::io::Error::other("as asked").into()] {
+            let text = shown(error);
+            assert!(text.contains("as asked). Check its address") && !text.contains("file"), "{text}");
+        }
+    }
+
     #[test]
     fn a_timeout_is_more_than_nothing_and_an_hour_at_most() {
         for accepted in [Duration::from_nanos(1), Duration::from_secs(3600)] {

@@ -255,6 +255,25 @@ async fn a_server_that_fails_after_a_commit_leaves_no_claim_without_an_owner() {
     }
 }
 
+/// As a server does that shuts down, and a proxy that has lost its server.
+#[tokio::test]
+async fn a_connection_that_is_ended_while_it_is_made_is_made_again_or_to_another_host() {
+    let server = Postgres::quick().await;
+    PostgresStore::connect(&server.url()).await.unwrap().migrate().await.unwrap();
+    for code in ["57P01", "08P01"] {
+        let (port, fails) = failing(server.port(), "FATAL", code).await;
+        fails.store(true, Ordering::SeqCst);
+        let store = PostgresStore::from_options(server.url_through(port).parse().unwrap());
+        assert_eq!(state_of(&store, &key()).await, "claimed", "{code}");
+        assert!(!fails.load(Ordering::SeqCst), "it has failed");
+        fails.store(true, Ordering::SeqCst);
+        let hosts = format!("postgres://idem@127.0.0.1:{port},127.0.0.1:{}/postgres?sslmode=disable", server.port());
+        let store = PostgresStore::connect(&hosts).await.unwrap();
+        assert!(!fails.load(Ordering::SeqCst), "it has failed");
+        assert_eq!(state_of(&store, &key()).await, "claimed", "{code}");
+    }
+}
+
 async fn behind(server: &Postgres, port: u16) -> PostgresStore {
     let store = PostgresStore::builder().timeout(Duration::from_secs(1)).max_connections(2);
     store.connect(&server.url_through(port)).await.unwrap()
