@@ -182,7 +182,7 @@ fn option(input: ParseStream, target: Target, previous: Option<&WrittenOption>) 
     Ok(WrittenOption { name, ident, value: Some(value) })
 }
 
-/// What to say about a name that is no option: it may be a part of the option before it, or belong to the engine.
+/// What to say about a name that is no option: it may be a part of the option before it, belong to the engine, or be a value.
 fn unknown(written: &str, target: Target, previous: Option<&WrittenOption>) -> String {
     let parts: (&[&str], &str) = match previous.filter(|_| target == Target::Handler).map(|option| option.name) {
         Some(OptionName::Fingerprint) => (&["method", "path", "query", "body", "json"], "`fingerprint = body + path`"),
@@ -198,6 +198,9 @@ fn unknown(written: &str, target: Target, previous: Option<&WrittenOption>) -> S
         let example = format!("`Idempotency::builder(store){call}.build()`");
         return format!("`{written}` is set on the engine, and not on an endpoint: write for example {example}");
     }
+    if let Some((_, option)) = VALUES.iter().find(|(value, _)| *value == written) {
+        return format!("`{written}` is a value, and no option: write `{option}`");
+    }
     let turned_off = TURNED_OFF.iter().find(|(method, _)| *method == written && target == Target::Handler);
     if let Some((_, flag)) = turned_off {
         return format!(
@@ -209,6 +212,14 @@ fn unknown(written: &str, target: Target, previous: Option<&WrittenOption>) -> S
 
 /// The methods of a policy that turn a flag off.
 const TURNED_OFF: &[(&str, &str)] = &[("optional", "required"), ("enforced", "shadow")];
+
+/// The values that have a name, with their option.
+const VALUES: &[(&str, &str)] = &[
+    ("refuse", "abandoned = refuse"),
+    ("reject", "in_flight = reject"),
+    ("rerun", "abandoned = rerun"),
+    ("wait", "in_flight = wait(\"5s\")"),
+];
 
 /// What is set for all endpoints of an engine, and how.
 const OF_THE_ENGINE: &[(&str, &str)] = &[

@@ -180,6 +180,15 @@ fn values_that_are_refused() {
     refused(quote!(key = "orders"), "uses no argument");
     refused(quote!(key = event.id().await), "`key` cannot use `.await`");
     refused(quote!(in_flight = reject()), "`reject` takes one status");
+    for (option, right) in [
+        (quote!(wait = "5s"), "`wait` is a value, and no option: write `in_flight = wait(\"5s\")`"),
+        (quote!(wait("5s")), "write `in_flight = wait(\"5s\")`"),
+        (quote!(reject), "write `in_flight = reject`"),
+        (quote!(rerun), "write `abandoned = rerun`"),
+        (quote!(refuse), "write `abandoned = refuse`"),
+    ] {
+        refused(option, right);
+    }
     refused(quote!(in_flight = wait), "`wait` needs a duration");
     refused(quote!(in_flight = wait(5)), "write `wait(\"5s\")`");
     refused(quote!(in_flight = wait("0s")), "in_flight = reject");
