@@ -12,6 +12,7 @@ mod postgres_connections;
 mod postgres_costs;
 mod postgres_hosts;
 mod postgres_network;
+mod postgres_outages;
 mod postgres_pgbouncer;
 mod postgres_refusals;
 mod postgres_table;
