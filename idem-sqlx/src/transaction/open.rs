@@ -83,8 +83,11 @@ impl<D: Dialect> OpenTransaction<D> {
     /// Rolls back, and returns the connection to its pool. It has no savepoint yet. If that fails, or a step was cancelled, the
     /// connection is closed.
     pub(super) async fn undo(mut self) {
-        if self.sent.is_none() && self.run_last("ROLLBACK".to_owned()).await.is_ok() {
-            drop(self.connection.take());
+        if self.sent.is_none()
+            && self.run_last("ROLLBACK".to_owned()).await.is_ok()
+            && let Some(connection) = self.connection.take()
+        {
+            return_to_pool(connection);
         }
     }
 
@@ -95,7 +98,9 @@ impl<D: Dialect> OpenTransaction<D> {
         if D::TransactionManager::get_transaction_depth(self.connection()) == 1 {
             // Ends the empty transaction. It is sent before anything else, and the pool waits for it.
             D::TransactionManager::start_rollback(self.connection_mut());
-            drop(self.connection.take());
+            if let Some(connection) = self.connection.take() {
+                return_to_pool(connection);
+            }
         }
     }
 }
@@ -110,6 +115,14 @@ impl<D: Dialect> Drop for OpenTransaction<D> {
             }
             _ => drop(connection.detach()),
         }
+    }
+}
+
+/// Returns a connection to its pool. sqlx asks it first whether it is alive, and waits for its reply without a limit. When this stops
+/// waiting, the connection is closed, and its place in the pool is free.
+fn return_to_pool<D: Dialect>(mut connection: PoolConnection<D>) {
+    if let Ok(runtime) = Handle::try_current() {
+        drop(runtime.spawn(timeout(D::STEP_TIMEOUT, connection.return_to_pool())));
     }
 }
 

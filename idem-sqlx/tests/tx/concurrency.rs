@@ -1,5 +1,7 @@
 //! Requests that meet.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
@@ -397,6 +399,24 @@ async fn idle_connections_of_the_pool_that_are_dead_cost_less_than_its_timeout()
     proxy.forget();
     let ran = timeout(Duration::from_secs(20), send(&router, "/act/201", "a", "")).await.expect("a new connection");
     assert_eq!((ran.brief(), app.runs()), ((201, "run 1"), 1));
+}
+
+/// As if the network broke right after the commit: sqlx asks the connection whether it is alive before it is idle.
+#[tokio::test]
+async fn a_connection_that_dies_on_its_way_back_to_the_pool_keeps_no_place_in_it() {
+    let shop = Shop::postgres(1).await;
+    let proxy = Arc::new(Proxy::to(shop.keeper.port()).await);
+    let (network, breaks) = (Arc::clone(&proxy), Arc::new(AtomicBool::new(true)));
+    let pool = PgPoolOptions::new().max_connections(1).after_release(move |_, _| {
+        if breaks.swap(false, Ordering::SeqCst) {
+            network.forget();
+        }
+        Box::pin(async { Ok(true) })
+    });
+    let (app, _, router) = postgres_service(pool.connect(&shop.keeper.url_through(proxy.port())).await.unwrap());
+    assert_eq!(send(&router, "/act/201", "a", "").await.brief(), (201, "run 1"));
+    let ran = timeout(Duration::from_secs(20), send(&router, "/act/201", "b", "")).await.expect("a new connection");
+    assert_eq!((ran.brief(), app.runs()), ((201, "run 2"), 2));
 }
 
 /// The turn of a request comes late, and then other code has all connections.
