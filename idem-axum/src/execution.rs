@@ -170,7 +170,7 @@ async fn record_in_transaction(
     let executed = if slot.is_unkeyed() || has_failed {
         response::done(response, Outcome::Release)
     } else {
-        response::record(request, response).await?
+        response::record_buffered(request, response).await?
     };
     if !has_failed && status.as_u16() < 400 {
         slot.keep_writes();

@@ -23,7 +23,7 @@ pub fn recorded(policy: &Policy, response: Response) -> Option<Bytes> {
         body_failed: false,
         warnings: Warnings::default(),
     };
-    match response::record(&request, response).now_or_never()?.ok()? {
+    match response::record_buffered(&request, response).now_or_never()?.ok()? {
         Executed { recording: Recording::Done(Outcome::Record(record)), .. } => Some(record.bytes()),
         _ => None,
     }

@@ -11,6 +11,7 @@ use std::task::{Context, Poll, ready};
 use axum::BoxError;
 use axum::body::Body;
 use bytes::{Bytes, BytesMut};
+use http::HeaderMap;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use idem_runtime::RecordedStream;
 use idem_runtime::panics::{discard, drop_quietly};
@@ -249,10 +250,15 @@ impl HttpBody for ForwardedBody {
     }
 }
 
-/// Splits a body that has not ended: what the caller gets, and its recording, which continues when the caller is gone.
-pub(super) fn record_live(body: Body, recorder: BodyRecorder) -> (Body, impl Future<Output = RecordedStream> + Send) {
+/// Splits a body that has not ended: what the caller gets, and its recording, which continues when the caller is gone. `recorder` has the
+/// data that has been read, and `trailers` are those that have been read.
+pub(super) fn record_live(
+    body: Body,
+    recorder: BodyRecorder,
+    trailers: Option<HeaderMap>,
+) -> (Body, impl Future<Output = RecordedStream> + Send) {
     let remaining = body.size_hint().exact().map(|rest| rest.saturating_add(recorder.body().len() as u64));
-    let (writer, reader) = channel::new(recorder);
+    let (writer, reader) = channel::new(recorder, trailers);
     let forwarded = BufferedFrames::default().body(Rest::Recorded(reader), remaining);
     (forwarded, pump(body, writer))
 }
@@ -317,7 +323,6 @@ fn pump_step(body: &mut Body, caller: &mut Writer, cx: &mut Context<'_>) -> Poll
 #[cfg(test)]
 mod tests {
     use futures_util::FutureExt;
-    use http::HeaderMap;
 
     use super::*;
 

@@ -106,12 +106,12 @@ pub(super) struct Writer {
 /// The caller's side.
 pub(super) struct Reader(Arc<Mutex<Shared>>);
 
-pub(super) fn new(recorder: BodyRecorder) -> (Writer, Reader) {
+pub(super) fn new(recorder: BodyRecorder, trailers: Option<HeaderMap>) -> (Writer, Reader) {
     let body = recorder.start()..recorder.start();
     let shared = Arc::new(Mutex::new(Shared {
         source: Source::Recording(recorder),
         read: 0,
-        trailers: None,
+        trailers,
         end: None,
         done: false,
         caller: None,
@@ -269,7 +269,7 @@ mod tests {
             body_failed: false,
             warnings: Warnings::default(),
         };
-        new(start(&request, &mut parts, &body).unwrap())
+        new(start(&request, &mut parts, &body).unwrap(), None)
     }
 
     fn stream() -> Response {

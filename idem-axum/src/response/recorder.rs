@@ -25,6 +25,10 @@ use super::{Unrecorded, headers, vary};
 use crate::policy::{Policy, Refusal, Statuses};
 use crate::warnings::Warnings;
 
+/// How many bytes of several frames are read before the caller gets the first of them. The rest goes to the caller live: a caller that
+/// does not read would otherwise cost the frames and the record.
+const MAX_READY: usize = 64 * 1024;
+
 /// A recording in progress: the head of the response, and the body as far as it has come.
 pub(crate) struct BodyRecorder {
     record: RecordBuilder,
@@ -246,11 +250,30 @@ pub(crate) fn record(
     request: &RecordedRequest<'_>,
     response: Response,
 ) -> impl Future<Output = Result<Executed<Response>, Panic>> {
+    record_up_to(request, response, MAX_READY)
+}
+
+/// As [`record`], for a response that [`buffer`] has returned, or that is ready. It is not sent live.
+///
+/// # Errors
+/// What a panic of the body left.
+pub(crate) fn record_buffered(
+    request: &RecordedRequest<'_>,
+    response: Response,
+) -> impl Future<Output = Result<Executed<Response>, Panic>> {
+    record_up_to(request, response, usize::MAX)
+}
+
+fn record_up_to(
+    request: &RecordedRequest<'_>,
+    response: Response,
+    max_ready: usize,
+) -> impl Future<Output = Result<Executed<Response>, Panic>> {
     // An async function would hold the response twice.
     let mut response = Some(response);
     poll_fn(move |cx| {
         let response = response.take().unwrap_or_default();
-        let split = catch_unwind(AssertUnwindSafe(|| split(request, response, cx)));
+        let split = catch_unwind(AssertUnwindSafe(|| split(request, response, max_ready, cx)));
         Poll::Ready(split.and_then(|split| split))
     })
 }
@@ -261,7 +284,7 @@ pub(crate) async fn record_refusal(
     mut response: Response,
 ) -> Result<Executed<Response>, Panic> {
     let refusal = response.extensions_mut().remove::<Refusal>();
-    let mut executed = record(request, response).await?;
+    let mut executed = record_up_to(request, response, usize::MAX).await?;
     if let Some(refusal) = refusal {
         executed.response.extensions_mut().insert(refusal);
     }
@@ -271,11 +294,16 @@ pub(crate) async fn record_refusal(
 /// As [`record`], for a response whose body is ready and cannot panic.
 pub(crate) fn record_whole(request: &RecordedRequest<'_>, response: Response) -> Executed<Response> {
     let status = response.status();
-    split(request, response, &mut Context::from_waker(Waker::noop()))
+    split(request, response, usize::MAX, &mut Context::from_waker(Waker::noop()))
         .unwrap_or_else(|_| done(status.into_response(), Outcome::NotReplayable))
 }
 
-fn split(request: &RecordedRequest<'_>, response: Response, cx: &mut Context<'_>) -> Result<Executed<Response>, Panic> {
+fn split(
+    request: &RecordedRequest<'_>,
+    response: Response,
+    max_ready: usize,
+    cx: &mut Context<'_>,
+) -> Result<Executed<Response>, Panic> {
     let (mut parts, mut body) = response.into_parts();
     let mut recorder = match start(request, &mut parts, &body) {
         Ok(recorder) => recorder,
@@ -283,6 +311,7 @@ fn split(request: &RecordedRequest<'_>, response: Response, cx: &mut Context<'_>
     };
     let said = body.size_hint();
     let mut frames = BufferedFrames::default();
+    let (mut is_first, mut trailers) = (true, None::<HeaderMap>);
     let (body, outcome) = loop {
         let polled = poll_body(&mut body, || recorder.is_complete(), cx);
         match polled {
@@ -292,9 +321,15 @@ fn split(request: &RecordedRequest<'_>, response: Response, cx: &mut Context<'_>
             }
             Ok(Poll::Ready(Some(Ok(frame)))) => {
                 let added = recorder.add(&frame);
+                if let Some(fields) = frame.trailers_ref() {
+                    trailers.get_or_insert_default().extend(fields.clone());
+                }
                 frames.push(frame);
+                let is_ready = is_first || recorder.is_complete() || recorder.body().len() <= max_ready;
+                is_first = false;
                 match added {
-                    Added::Recorded => {}
+                    Added::Recorded if is_ready => {}
+                    Added::Recorded => return Ok(live(parts, body, recorder, trailers)),
                     Added::Beyond => break (frames.then(body), recorder.finish()),
                     Added::TooLarge => break (frames.then(body), Outcome::NotReplayable),
                 }
@@ -305,9 +340,7 @@ fn split(request: &RecordedRequest<'_>, response: Response, cx: &mut Context<'_>
             }
             Ok(Poll::Pending) if recorder.is_complete() => break (frames.then(body), recorder.finish()),
             Ok(Poll::Pending) => {
-                let (forwarded, recorded) = body::record_live(body, recorder);
-                let response = Response::from_parts(parts, forwarded);
-                return Ok(Executed { response, recording: Recording::Live(Box::pin(recorded)) });
+                return Ok(live(parts, body, recorder, trailers));
             }
             Err(panic) => {
                 drop_quietly(body);
@@ -316,6 +349,13 @@ fn split(request: &RecordedRequest<'_>, response: Response, cx: &mut Context<'_>
         }
     };
     Ok(done(Response::from_parts(parts, body), outcome))
+}
+
+/// A response that goes to the caller while it is recorded. The frames of `recorder` and `trailers` have been read.
+fn live(parts: Parts, body: Body, recorder: BodyRecorder, trailers: Option<HeaderMap>) -> Executed<Response> {
+    let (forwarded, recorded) = body::record_live(body, recorder, trailers);
+    let response = Response::from_parts(parts, forwarded);
+    Executed { response, recording: Recording::Live(Box::pin(recorded)) }
 }
 
 /// A polled body.

@@ -22,6 +22,7 @@ over_both!(
     a_success_that_is_not_to_be_recorded_is_committed,
     a_nested_transaction_is_a_savepoint,
     a_response_that_is_too_large_commits_a_tombstone,
+    a_stream_of_many_frames_is_recorded_with_the_writes,
     a_response_that_breaks_off_undoes_everything,
     a_response_that_panics_when_it_is_dropped_is_recorded_with_the_writes,
     a_response_that_panics_when_it_is_recorded_undoes_everything,
@@ -122,6 +123,17 @@ where
     assert_eq!((whole.status, whole.body.len()), (201, 2 << 20));
     let retry = shop.send("/act/large", "a").await;
     assert!(retry.status == 409 && retry.is("idempotency_not_replayable"), "{retry:?}");
+    assert_eq!((shop.effects().await, shop.app.runs()), (1, 1));
+}
+
+async fn a_stream_of_many_frames_is_recorded_with_the_writes<D: Database, K>(shop: Shop<D, K>)
+where
+    Shop<D, K>: Effects,
+{
+    for replayed in [false, true] {
+        let response = shop.send("/act/frames", "a").await;
+        assert_eq!((response.status, response.body.len(), response.replayed), (200, 200 * 1024, replayed));
+    }
     assert_eq!((shop.effects().await, shop.app.runs()), (1, 1));
 }
 

@@ -135,6 +135,10 @@ macro_rules! endpoints {
                             *refused.status_mut() = StatusCode::ACCEPTED;
                             return refused;
                         }
+                        "frames" => {
+                            let chunks = (0..200).map(|_| Ok::<_, std::io::Error>("x".repeat(1024)));
+                            return Body::from_stream(futures_util::stream::iter(chunks)).into_response();
+                        }
                         "broken" => {
                             let chunks = [Ok("half"), Err(std::io::Error::other("as asked"))];
                             return Body::from_stream(futures_util::stream::iter(chunks)).into_response();

@@ -24,6 +24,8 @@ struct Frames {
     frames: VecDeque<Frame<Bytes>>,
     /// Pends once before each frame, so that the body is recorded live.
     pends: bool,
+    /// Pends once before the end.
+    pends_at_end: bool,
     pended: bool,
     ends: bool,
     exact: Option<u64>,
@@ -41,7 +43,7 @@ impl Drop for PanicsOnDrop {
 impl Frames {
     fn new(data: &[&'static str]) -> Self {
         let frames = data.iter().map(|data| Frame::data(Bytes::from_static(data.as_bytes()))).collect();
-        Self { frames, pends: false, pended: false, ends: true, exact: None, _guard: None }
+        Self { frames, pends: false, pends_at_end: false, pended: false, ends: true, exact: None, _guard: None }
     }
 
     fn trailer(mut self, name: &'static str, value: &'static str) -> Self {
@@ -53,6 +55,10 @@ impl Frames {
 
     fn live(self) -> Self {
         Self { pends: true, ..self }
+    }
+
+    fn ends_later(self) -> Self {
+        Self { pends_at_end: true, ..self }
     }
 
     fn endless(self) -> Self {
@@ -69,7 +75,8 @@ impl HttpBody for Frames {
     type Error = Infallible;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        if self.pends && !self.pended {
+        let pends = self.pends || (self.pends_at_end && self.frames.is_empty());
+        if pends && !self.pended {
             self.pended = true;
             cx.waker().wake_by_ref();
             return Poll::Pending;
@@ -97,6 +104,9 @@ async fn stream(Path(kind): Path<String>) -> Response {
     match kind.as_str() {
         "trailers" => ([("trailer", "x-sum, x-other")], body(two().trailer("x-sum", "6"))).into_response(),
         "trailers-live" => ([("trailer", "x-sum")], body(two().trailer("x-sum", "6").live())).into_response(),
+        "trailers-end-later" => {
+            ([("trailer", "x-sum")], body(two().trailer("x-sum", "6").ends_later())).into_response()
+        }
         "trailers-unannounced" => body(two().trailer("x-sum", "6")),
         "205" => (StatusCode::RESET_CONTENT, "five5").into_response(),
         "204" => (StatusCode::NO_CONTENT, "five5").into_response(),
@@ -132,6 +142,7 @@ async fn a_replay_is_equal_to_the_first_response_on_the_wire() {
     for (method, kind) in [
         ("POST", "trailers"),
         ("POST", "trailers-live"),
+        ("POST", "trailers-end-later"),
         ("POST", "trailers-unannounced"),
         ("POST", "205"),
         ("POST", "204"),
@@ -166,9 +177,14 @@ async fn a_replay_is_equal_to_the_first_response_on_the_wire() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_replay_is_equal_to_the_first_response_over_http2() {
-    for (method, path) in
-        [("POST", "/204"), ("POST", "/205"), ("POST", "/trailers"), ("POST", "/trailers-live"), ("HEAD", "/head")]
-    {
+    for (method, path) in [
+        ("POST", "/204"),
+        ("POST", "/205"),
+        ("POST", "/trailers"),
+        ("POST", "/trailers-live"),
+        ("POST", "/trailers-end-later"),
+        ("HEAD", "/head"),
+    ] {
         let served = TestServer::new(routes()).await;
         let mut responses = Vec::new();
         for _ in 0..2 {
@@ -198,7 +214,7 @@ async fn a_replay_is_equal_to_the_first_response_over_http2() {
 #[tokio::test]
 async fn trailers_and_bodies_are_equal_without_a_server_too() {
     // As HTTP/2 sends them: whatever the body has.
-    for kind in ["trailers", "trailers-live", "trailers-unannounced", "204", "205"] {
+    for kind in ["trailers", "trailers-live", "trailers-end-later", "trailers-unannounced", "204", "205"] {
         let app = app(&Idempotency::in_memory(), routes());
         let mut seen = Vec::new();
         for _ in 0..2 {
@@ -277,6 +293,18 @@ async fn large(State(gate): State<Gate>) -> Body {
     Body::from_stream(frames)
 }
 
+/// As [`large`], of frames that are all ready.
+#[idempotent]
+async fn ready(State(gate): State<Gate>) -> Body {
+    let frames = (0..LARGE / 1024).map(move |frame| {
+        if frame + 1 == LARGE / 1024 {
+            gate.0.add_permits(1);
+        }
+        Ok::<_, Infallible>(Bytes::from(vec![7; 1024]))
+    });
+    Body::from_stream(futures_util::stream::iter(frames))
+}
+
 fn resident() -> usize {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
     let line = status.lines().find(|line| line.starts_with("VmRSS")).unwrap();
@@ -285,20 +313,27 @@ fn resident() -> usize {
 
 #[tokio::test]
 async fn streams_that_are_not_read_cost_their_record_and_are_counted() {
+    for path in ["/large", "/ready"] {
+        are_not_read(path).await;
+    }
+}
+
+async fn are_not_read(path: &str) {
     const STREAMS: usize = 150;
     let (idempotency, gate) = (Idempotency::in_memory(), Gate(Arc::new(Semaphore::new(0))));
-    let app = app(&idempotency, Router::new().route("/large", post(large)).with_state(gate.clone()));
+    let routes = Router::new().route("/large", post(large)).route("/ready", post(ready)).with_state(gate.clone());
+    let app = app(&idempotency, routes);
     let before = resident();
     let mut unread = Vec::new();
     for number in 0..STREAMS {
-        unread.push(send(&app, "/large", &number.to_string(), "").await);
+        unread.push(send(&app, path, &number.to_string(), "").await);
     }
     let all_sent = gate.0.acquire_many(u32::try_from(STREAMS).unwrap());
     drop(tokio::time::timeout(support::LONG, all_sent).await.expect("no stream waits for its caller").unwrap());
     // Each is recorded, although it was not read.
     for number in 0..STREAMS {
         let retry = loop {
-            let retry = send(&app, "/large", &number.to_string(), "").await;
+            let retry = send(&app, path, &number.to_string(), "").await;
             if retry.status() == 200 {
                 break retry;
             }
