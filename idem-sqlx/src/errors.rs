@@ -133,7 +133,7 @@ impl From<DatabaseError> for StoreError {
 pub enum Problem {
     /// All connections were in use.
     NoConnection {
-        /// How many the store may open.
+        /// How many the store, or the pool that it was made from, may open.
         max_connections: usize,
         /// How long it waited for one.
         waited: Duration,
@@ -180,8 +180,8 @@ impl fmt::Display for Problem {
         match self {
             Self::NoConnection { max_connections, waited } => write!(
                 f,
-                "none of the store's {max_connections} connections was free within {waited:?}. Raise `max_connections`, \
-                 or find out what keeps the database busy"
+                "none of the {max_connections} connections of the store, or of the pool that it was made from, was free within {waited:?}. \
+                 Find out what keeps the database busy, or raise `max_connections`"
             ),
             Self::Unreachable { waited, source } => {
                 write!(f, "no connection to the database within {waited:?}")?;
@@ -383,7 +383,8 @@ impl fmt::Display for ConnectError {
             Self::Connection(source) if is_about_a_file(source) => write!(
                 f,
                 "the store was not opened: {source}. Check that the file is a database of SQLite, or \
-                 that its folder exists and this process may write there"
+                 that its folder exists and this process may write there. A file that does not exist is created only if its URL has \
+                 `?mode=rwc`"
             ),
             Self::Connection(source) => write!(
                 f,

@@ -40,8 +40,9 @@ const NEEDS_A_FILE: &str = "an SQLite store needs a file: in memory each of its 
 ///
 /// # How it works
 ///
-/// The file is in WAL mode with `synchronous = FULL`: what was acknowledged is on the disk. A process writes over one
-/// connection, one statement at a time, and processes take turns; those that only read do not wait for those that write.
+/// The file is in WAL mode with `synchronous = FULL`: what was acknowledged is on the disk. With `from_pool` the pool decides about WAL
+/// mode. A process writes over one connection, one statement at a time, and processes take turns; those that only read do not wait for
+/// those that write.
 ///
 /// Waiters in the process of the owner are woken when its claim ends; others poll, at least twice a second.
 ///
@@ -57,6 +58,7 @@ const NEEDS_A_FILE: &str = "an SQLite store needs a file: in memory each of its 
 /// It must be on a local disk, since WAL needs shared memory, and must not be copied while it is in use, except by
 /// SQLite's own means. Its folder must exist. Beside it SQLite keeps what was written last (`-wal`), so a container must get
 /// the folder and not the file alone: on Linux a file that is mounted alone is refused. Containers of one machine may share it.
+/// Open it under one name: processes that open it through a second hard link have another `-wal`, and damage the file.
 /// Stop all processes before the file is deleted, moved or replaced: those that have it open go on with the old one, and a handler
 /// may run once for each of the two.
 ///
@@ -105,6 +107,10 @@ impl SqlStore<Sqlite> {
     ///
     /// For everything else the store opens connections with the same options, but with `synchronous = FULL` and without a shared cache.
     /// No connection is made yet.
+    ///
+    /// Set `journal_mode(SqliteJournalMode::Wal)` in the options of the pool, as [`open`](Self::open) does. With a rollback journal, the
+    /// default of SQLite, a transaction that only reads keeps others from committing. Meanwhile requests with a key wait, replays
+    /// included, and after the [`timeout`](SqliteStoreBuilder::timeout) they are refused with 503.
     ///
     /// Some options of the pool do not go with a `Tx`:
     ///
