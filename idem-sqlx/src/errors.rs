@@ -433,6 +433,13 @@ pub enum MigrateError {
     TimedOut(Duration),
 }
 
+/// Whether what was to be created is there: `duplicate_table`, or an error of SQLite that has no code.
+fn exists(error: &sqlx::Error) -> bool {
+    let Some(refused) = error.as_database_error() else { return false };
+    refused.code().as_deref() == Some("42P07")
+        || is_of_sqlite(error, &["1"]) && refused.message().contains("already exists")
+}
+
 impl fmt::Display for MigrateError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -443,6 +450,11 @@ impl fmt::Display for MigrateError {
             ),
             // It says what to do.
             Self::Database(source @ sqlx::Error::Configuration(_)) => write!(f, "nothing was migrated: {source}"),
+            Self::Database(source) if exists(source) => write!(
+                f,
+                "nothing was migrated: {source}. If it was made from the shipped .sql files, leave out `migrate()`; if other code \
+                 has made it, choose another name with the builder's `table`"
+            ),
             Self::Database(source) => write!(
                 f,
                 "nothing was migrated: the database refused ({source}). The user needs the right to create the schema \
