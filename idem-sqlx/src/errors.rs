@@ -218,6 +218,11 @@ impl fmt::Display for Problem {
             Self::Full(_) => f.write_str(
                 "there is no room left on the database's disk, or in its quota. Make room, or call `clean_once()`",
             ),
+            Self::Busy(source) if is_of_sqlite(source, &["517"]) => write!(
+                f,
+                "its transaction has read, and another one has written since ({source}). Begin it with `BEGIN IMMEDIATE`, which \
+                 waits for the other one, and repeat all of it"
+            ),
             Self::Busy(source) => write!(
                 f,
                 "other transactions were in the way, or a time limit of the database ({source}). Find out what holds locks on the \
@@ -356,7 +361,7 @@ pub enum ConnectError {
     TimedOut(Duration),
 }
 
-/// Whether an error has one of these codes of SQLite. Those of PostgreSQL have five characters.
+/// Whether an error has one of these codes of SQLite. Those of PostgreSQL have five characters. 517 is SQLITE_BUSY_SNAPSHOT.
 fn is_of_sqlite(error: &sqlx::Error, codes: &[&str]) -> bool {
     error.as_database_error().and_then(|error| error.code()).is_some_and(|code| codes.contains(&&*code))
 }

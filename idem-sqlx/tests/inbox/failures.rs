@@ -20,6 +20,19 @@ async fn a_record_that_cannot_be_read_leaves_the_transaction_as_it_was() {
     assert_eq!(shop.runs.get(), 1);
 }
 
+/// What a transaction has read is of the time of its first statement, and SQLite lets it write only as long as nothing has changed since.
+#[tokio::test]
+async fn a_transaction_of_sqlite_that_read_before_another_one_wrote_is_told_how_to_begin() {
+    let shop = Shop::sqlite().await;
+    let mut tx = shop.begin().await;
+    sqlx::query("SELECT count(*) FROM effects").fetch_one(&mut *tx).await.unwrap();
+    shop.deliver(shop.once("other")).await.unwrap();
+    let refused = shop.once("a").run_in(&mut tx, async |tx| shop.ship(tx).await).await.unwrap_err();
+    assert!(refused.reason().is_retryable() && refused.chain().contains("BEGIN IMMEDIATE"), "{}", refused.chain());
+    tx.rollback().await.unwrap();
+    assert_eq!((shop.effects("shipped").await, shop.records().await), (1, 1));
+}
+
 /// SQLite rolls the whole transaction back if a statement of one row finds no room.
 #[tokio::test]
 async fn a_first_write_that_finds_no_room_in_sqlite_leaves_the_key_free() {
