@@ -218,6 +218,7 @@ impl fmt::Display for Problem {
             Self::Full(_) => f.write_str(
                 "there is no room left on the database's disk, or in its quota. Make room, or call `clean_once()`",
             ),
+            // SQLITE_BUSY_SNAPSHOT, which no `BEGIN` returns.
             Self::Busy(source) if is_of_sqlite(source, &["517"]) => write!(
                 f,
                 "its transaction has read, and another one has written since ({source}). Begin it with `BEGIN IMMEDIATE`, which \
@@ -361,7 +362,7 @@ pub enum ConnectError {
     TimedOut(Duration),
 }
 
-/// Whether an error has one of these codes of SQLite. Those of PostgreSQL have five characters. 517 is SQLITE_BUSY_SNAPSHOT.
+/// Whether an error has one of these codes of SQLite. Those of PostgreSQL have five characters.
 fn is_of_sqlite(error: &sqlx::Error, codes: &[&str]) -> bool {
     error.as_database_error().and_then(|error| error.code()).is_some_and(|code| codes.contains(&&*code))
 }
@@ -388,8 +389,8 @@ impl fmt::Display for ConnectError {
             Self::Connection(source) if is_about_a_file(source) => write!(
                 f,
                 "the store was not opened: {source}. Check that the file is a database of SQLite, or \
-                 that its folder exists and this process may write there. A file that does not exist is created only if its URL has \
-                 `?mode=rwc`"
+                 that its folder exists and this process may write there. `open` creates a file that does not exist, and `connect` only \
+                 if its URL has `?mode=rwc`"
             ),
             Self::Connection(source) => write!(
                 f,
@@ -438,7 +439,7 @@ pub enum MigrateError {
     TimedOut(Duration),
 }
 
-/// Whether what was to be created is there: `duplicate_table`, or an error of SQLite that has no code.
+/// Whether what was to be created is there: `duplicate_table`, or an error of SQLite, which has no code for it.
 fn exists(error: &sqlx::Error) -> bool {
     let Some(refused) = error.as_database_error() else { return false };
     refused.code().as_deref() == Some("42P07")

@@ -250,16 +250,16 @@ impl HttpBody for ForwardedBody {
     }
 }
 
-/// Splits a body that has not ended: what the caller gets, and its recording, which continues when the caller is gone. `recorder` has the
-/// data that has been read, and `trailers` are those that have been read.
+/// Splits a body that has not ended: what the caller gets, and its recording, which continues when the caller is gone. `length` is the one
+/// that the body gave at first, `recorder` has the data that has been read, and `trailers` are those that have been read.
 pub(super) fn record_live(
     body: Body,
+    length: Option<u64>,
     recorder: BodyRecorder,
     trailers: Option<HeaderMap>,
 ) -> (Body, impl Future<Output = RecordedStream> + Send) {
-    let remaining = body.size_hint().exact().map(|rest| rest.saturating_add(recorder.body().len() as u64));
     let (writer, reader) = channel::new(recorder, trailers);
-    let forwarded = BufferedFrames::default().body(Rest::Recorded(reader), remaining);
+    let forwarded = BufferedFrames::default().body(Rest::Recorded(reader), length);
     (forwarded, pump(body, writer))
 }
 

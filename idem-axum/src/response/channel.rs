@@ -221,8 +221,9 @@ impl Reader {
         if let Some(data) = shared.next() {
             return Poll::Ready(Ok(Frame::data(data)));
         }
-        let recorded = !matches!(shared.source, Source::Ending);
-        if recorded && let Some(trailers) = shared.trailers.take() {
+        // With them the client has the whole response, so they come when a retry would find the record, as the last of the body does.
+        let may_end = shared.end.is_some() && !matches!(shared.source, Source::Ending);
+        if may_end && let Some(trailers) = shared.trailers.take() {
             return Poll::Ready(Ok(Frame::trailers(trailers)));
         }
         if let Some(end) = shared.end.take() {
@@ -324,6 +325,20 @@ mod tests {
         let RecordedStream { outcome, delivery } = writer.finish(End::Whole);
         let delivered = delivery.unwrap().recorded(content(outcome));
         assert_eq!(data(&mut reader).as_deref(), Some(&b"two"[..]));
+        drop(delivered);
+    }
+
+    #[test]
+    fn trailers_are_held_until_the_claim_has_ended() {
+        let (mut writer, mut reader) = recording(stream());
+        writer.write(&frame("one"));
+        writer.write(&Frame::trailers(HeaderMap::new()));
+        assert_eq!(data(&mut reader).as_deref(), Some(&b"one"[..]));
+        assert!(read(&mut reader).is_pending(), "with them the client would have the whole response");
+        let RecordedStream { outcome, delivery } = writer.finish(End::Whole);
+        let delivered = delivery.unwrap().recorded(content(outcome));
+        assert!(matches!(read(&mut reader), Poll::Ready(Ok(frame)) if frame.is_trailers()));
+        assert!(matches!(read(&mut reader), Poll::Ready(Err(End::Whole))));
         drop(delivered);
     }
 

@@ -2,7 +2,7 @@
 //!
 //! Format, version 1, numbers little-endian: version `u8`, status `u16`, number of headers `u16`; the headers; the body; the
 //! trailers; the length of the trailers `u32`; of a response to `HEAD` the length of the body that is not sent `u64`, which is
-//! [`UNKNOWN`] if the response does not say it, and of any other response 0.
+//! [`UNKNOWN`] if the response does not say it. It is [`UNKNOWN`] as well of a stream under 204 or 304, and of any other response 0.
 //!
 //! A header or trailer is the length of its name `u16`, the length of its value `u32`, name and value. The highest bit of the
 //! length of the value says that the value is sensitive, and the next one that the header `Trailer` has named this trailer.

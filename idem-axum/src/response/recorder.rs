@@ -1,7 +1,7 @@
 //! Records a response on its way to the first caller.
 //!
-//! Recording never turns a response into an error and never delays it: what is ready is recorded at once, and what is not
-//! ready goes to the caller live, frame by frame, and is recorded as it flows.
+//! Recording never turns a response into an error and never delays it: what is ready is recorded at once, up to 64 KiB if its length is
+//! unknown. What is not ready, or longer, goes to the caller live, frame by frame, and is recorded as it flows.
 
 use std::any::Any;
 use std::future::poll_fn;
@@ -25,8 +25,8 @@ use super::{Unrecorded, headers, vary};
 use crate::policy::{Policy, Refusal, Statuses};
 use crate::warnings::Warnings;
 
-/// How many bytes of several frames are read before the caller gets the first of them. The rest goes to the caller live: a caller that
-/// does not read would otherwise cost the frames and the record.
+/// How many bytes of a body of unknown length are read before the caller gets the first of them. Otherwise both the frames and the record
+/// of a response that nothing reads would stay in memory.
 const MAX_READY: usize = 64 * 1024;
 
 /// A recording in progress: the head of the response, and the body as far as it has come.
@@ -38,8 +38,9 @@ pub(crate) struct BodyRecorder {
     room: usize,
     /// How many more bytes the client gets, if that is known.
     remaining: Option<u64>,
-    /// Whether the response has a length that its replay has as well. A 204 must not have one, and that of a 304 is not that of its body.
-    has_length: bool,
+    /// Whether the replay has a length. A stream under 204 or 304 has none: a 204 must not have one, and that of a 304 is not that of its
+    /// body.
+    replays_length: bool,
     trailers: Trailers,
     keeps_trailers: bool,
 }
@@ -107,7 +108,7 @@ impl BodyRecorder {
             return Outcome::NotReplayable;
         }
         let trailers = Some(&self.trailers).filter(|trailers| !trailers.fields.is_empty());
-        match codec::foot(&mut self.record, trailers, self.has_length.then_some(0)) {
+        match codec::foot(&mut self.record, trailers, self.replays_length.then_some(0)) {
             Some(()) => Outcome::Record(self.record),
             None => Outcome::NotReplayable,
         }
@@ -150,11 +151,12 @@ pub(crate) fn start(request: &RecordedRequest<'_>, parts: &mut Parts, body: &Bod
     let Some(mut record) = codec::head(policy, parts, expected) else {
         return Err(Outcome::NotReplayable);
     };
+    let replays_length = !is_cut(parts) || size.exact().is_some();
     if !keeps_body {
         let length = match (is_head, policy.replay.headers, policy.replay.body) {
             (true, _, true) => declared_length(parts).or(size.exact()),
             (true, true, false) => Some(declared_length(parts).unwrap_or(0)),
-            _ => Some(0),
+            _ => replays_length.then_some(0),
         };
         return Err(match codec::foot(&mut record, None, length) {
             Some(()) => Outcome::Record(record),
@@ -167,8 +169,7 @@ pub(crate) fn start(request: &RecordedRequest<'_>, parts: &mut Parts, body: &Bod
     }
     let trailers = Trailers { fields: HeaderMap::new(), announced: headers::announced(&parts.headers) };
     let keeps_trailers = policy.replay.headers;
-    let has_length = !is_cut(parts) || size.exact().is_some() || declared_length(parts).is_some();
-    Ok(BodyRecorder { start: record.len(), record, room, remaining, has_length, trailers, keeps_trailers })
+    Ok(BodyRecorder { start: record.len(), record, room, remaining, replays_length, trailers, keeps_trailers })
 }
 
 /// Returns the length that the response declares.
@@ -241,8 +242,8 @@ pub(crate) async fn buffer(policy: &Policy, is_head: bool, response: Response) -
 /// What a panic left.
 type Panic = Box<dyn Any + Send>;
 
-/// Splits a response into what goes to the caller and what is remembered. Nothing is awaited: a body that is not ready is
-/// recorded live.
+/// Splits a response into what goes to the caller and what is remembered. Nothing is awaited: a body that is not ready, or is longer than
+/// [`MAX_READY`] without saying so, is recorded live.
 ///
 /// # Errors
 /// What a panic of the body left.
@@ -253,7 +254,7 @@ pub(crate) fn record(
     record_up_to(request, response, MAX_READY)
 }
 
-/// As [`record`], for a response that [`buffer`] has returned, or that is ready. It is not sent live.
+/// As [`record`], for a response that [`buffer`] has returned, or that is ready. It is not sent live because it is long.
 ///
 /// # Errors
 /// What a panic of the body left.
@@ -310,6 +311,8 @@ fn split(
         Err(outcome) => return Ok(done(Response::from_parts(parts, body), outcome)),
     };
     let said = body.size_hint();
+    // A server does not read a body that it does not send.
+    let max_ready = if recorder.remaining.is_some() || is_cut(&parts) { usize::MAX } else { max_ready };
     let mut frames = BufferedFrames::default();
     let (mut is_first, mut trailers) = (true, None::<HeaderMap>);
     let (body, outcome) = loop {
@@ -329,7 +332,7 @@ fn split(
                 is_first = false;
                 match added {
                     Added::Recorded if is_ready => {}
-                    Added::Recorded => return Ok(live(parts, body, recorder, trailers)),
+                    Added::Recorded => return Ok(live(parts, body, said.exact(), recorder, trailers)),
                     Added::Beyond => break (frames.then(body), recorder.finish()),
                     Added::TooLarge => break (frames.then(body), Outcome::NotReplayable),
                 }
@@ -339,9 +342,7 @@ fn split(
                 break (frames.failed(error), Outcome::NotReplayable);
             }
             Ok(Poll::Pending) if recorder.is_complete() => break (frames.then(body), recorder.finish()),
-            Ok(Poll::Pending) => {
-                return Ok(live(parts, body, recorder, trailers));
-            }
+            Ok(Poll::Pending) => return Ok(live(parts, body, said.exact(), recorder, trailers)),
             Err(panic) => {
                 drop_quietly(body);
                 return Err(panic);
@@ -351,9 +352,16 @@ fn split(
     Ok(done(Response::from_parts(parts, body), outcome))
 }
 
-/// A response that goes to the caller while it is recorded. The frames of `recorder` and `trailers` have been read.
-fn live(parts: Parts, body: Body, recorder: BodyRecorder, trailers: Option<HeaderMap>) -> Executed<Response> {
-    let (forwarded, recorded) = body::record_live(body, recorder, trailers);
+/// Returns a response that goes to the caller while it is recorded. What `recorder` has of the body has been read, and so have `trailers`.
+/// `length` is the one that the body gave at first.
+fn live(
+    parts: Parts,
+    body: Body,
+    length: Option<u64>,
+    recorder: BodyRecorder,
+    trailers: Option<HeaderMap>,
+) -> Executed<Response> {
+    let (forwarded, recorded) = body::record_live(body, length, recorder, trailers);
     let response = Response::from_parts(parts, forwarded);
     Executed { response, recording: Recording::Live(Box::pin(recorded)) }
 }

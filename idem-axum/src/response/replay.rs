@@ -51,12 +51,12 @@ pub(crate) fn replay(policy: &Policy, is_head: bool, content: &Bytes) -> Result<
     let allows_body = status == recorded || !Statuses::BODILESS.contains(status.as_u16());
     let body = match declared_length {
         _ if !allows_body => Body::empty(),
-        None if is_head => Body::from_stream(stream::empty::<Result<Bytes, Infallible>>()),
+        None if is_head || !policy.replay.body => Body::from_stream(stream::empty::<Result<Bytes, Infallible>>()),
         Some(length) if is_head && length > 0 => {
             headers.try_insert(CONTENT_LENGTH, HeaderValue::from(length)).map_err(|_| TOO_MANY)?;
             Body::empty()
         }
-        None if policy.replay.body => frames(body, trailers.fields).ended(&SizeHint::default()),
+        None => frames(body, trailers.fields).ended(&SizeHint::default()),
         _ if policy.replay.body => with_trailers(body, trailers.fields),
         _ => Body::empty(),
     };

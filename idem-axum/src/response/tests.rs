@@ -331,6 +331,19 @@ fn frames<const N: usize>(frames: [Result<Frame<Bytes>, std::io::Error>; N]) -> 
 }
 
 #[tokio::test]
+async fn a_long_body_that_is_ready_goes_live_only_if_the_client_reads_it_and_its_length_is_unknown() {
+    let long = || Body::from_stream(stream::iter((0..100).map(|_| Ok::<_, Infallible>(vec![b'x'; 1024]))));
+    for (response, is_live) in [
+        (long().into_response(), true),
+        (([(header::CONTENT_LENGTH, "102400")], long()).into_response(), false),
+        ((StatusCode::NO_CONTENT, long()).into_response(), false),
+    ] {
+        let executed = record(&Policy::DEFAULT, response).await;
+        assert_eq!(matches!(executed.recording, Recording::Live(_)), is_live, "{:?}", executed.response);
+    }
+}
+
+#[tokio::test]
 async fn what_comes_after_the_declared_length_is_not_asked_for() {
     let data = Frame::data(Bytes::from_static(b"four"));
     let body = frames([Ok(data), Err(std::io::Error::other("on purpose"))]);

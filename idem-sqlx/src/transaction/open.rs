@@ -118,11 +118,16 @@ impl<D: Dialect> Drop for OpenTransaction<D> {
     }
 }
 
-/// Returns a connection to its pool. sqlx asks it first whether it is alive, and waits for its reply without a limit. When this stops
-/// waiting, the connection is closed, and its place in the pool is free.
+/// Returns a connection to its pool. sqlx calls the pool's `after_release` first and asks the connection whether it is alive, and waits
+/// without a limit. When this stops waiting, the connection is closed, and its place in the pool is free.
 fn return_to_pool<D: Dialect>(mut connection: PoolConnection<D>) {
     if let Ok(runtime) = Handle::try_current() {
-        drop(runtime.spawn(timeout(D::STEP_TIMEOUT, connection.return_to_pool())));
+        let returned = connection.return_to_pool();
+        drop(runtime.spawn(async move {
+            let _ = timeout(D::STEP_TIMEOUT, returned).await;
+            // It is empty by now. The pool makes another connection if it has too few.
+            drop(connection);
+        }));
     }
 }
 

@@ -279,7 +279,7 @@ async fn what_cannot_be_opened_is_refused() {
     }
     let url = format!("sqlite:{}", folder.path().join("new.db").display());
     let said = SqliteStore::connect(&url).await.unwrap_err().to_string();
-    assert!(said.contains("created only if its URL has `?mode=rwc`"), "{said}");
+    assert!(said.contains("`connect` only if its URL has `?mode=rwc`"), "{said}");
     for timeout in [Duration::ZERO, Duration::from_secs(3601), Duration::MAX] {
         let refused = SqliteStore::builder().timeout(timeout).open(folder.path().join("new.db")).await.unwrap_err();
         let ConnectError::Setting(what) = refused else { panic!("{refused:?}") };

@@ -91,8 +91,11 @@ fn ready(frames: &'static [&'static str]) -> Body {
 #[tokio::test]
 async fn a_stream_under_a_status_without_body_has_no_length_in_its_replay() {
     for status in [StatusCode::NO_CONTENT, StatusCode::NOT_MODIFIED] {
-        for frames in [&[][..], &["one"]] {
-            let setup = responding!([], move || (status, ready(frames)));
+        for setup in [
+            responding!([], move || (status, ready(&[]))),
+            responding!([], move || (status, ready(&["one"]))),
+            responding!([replay = status + headers], move || (status, ready(&["one"]))),
+        ] {
             let (first, replay) = twice(&setup).await;
             assert_eq!((first.status, first.header("content-length")), (status.as_u16(), None), "{first:?}");
             assert_eq!((replay.status, replay.header("content-length")), (status.as_u16(), None), "{replay:?}");
