@@ -18,7 +18,7 @@ use tokio::time::{Instant, timeout};
 
 use crate::context::{self, LayerConfig};
 use crate::policy::{Policy, Refusal};
-use crate::response::{self, RecordedRequest, Unrecorded};
+use crate::response::{self, Framing, RecordedRequest, Unrecorded};
 use crate::telemetry::{self, ExecutionSpan, Keyless};
 
 /// What an execution needs to know of its request. It has no handle of the engine: a task that outlives the last one would hide
@@ -52,7 +52,10 @@ impl Execution {
         let refusal = match self.respond(handler, limit).await {
             Ok(response) => {
                 let recorded = match &self.slot {
-                    None => response::record(&self.request, response).await.map_err(|panic| self.panicked(panic)),
+                    None => {
+                        let recorded = response::record(&self.request, response, response::MAX_READY).await;
+                        recorded.map_err(|panic| self.panicked(panic))
+                    }
                     Some(slot) => self.record_in_time(slot, response, limit).await,
                 };
                 match recorded {
@@ -63,17 +66,12 @@ impl Execution {
             Err(refusal) => refusal,
         };
         let refused = context::describe(self.link.as_ref(), telemetry::refuse(&self.span.get(), refusal));
-        // The body is the user's, if the policy has a function `errors`.
+        if self.slot.is_some() {
+            // What the handler wrote is rolled back, so nothing has happened.
+            return response::done(refused, Outcome::Release);
+        }
         // Boxed, since it is large, and few handlers panic.
-        let executed = Box::pin(response::record_refusal(&self.request, refused)).await.unwrap_or_else(|panic| {
-            panics::discard(panic);
-            tracing::error!(
-                "the body of a refusal panicked, which `errors` of a policy made; the response is 500 without a body"
-            );
-            response::record_whole(&self.request, StatusCode::INTERNAL_SERVER_ERROR.into_response())
-        });
-        // What the handler wrote is rolled back, so nothing has happened.
-        if self.slot.is_some() { response::done(executed.response, Outcome::Release) } else { executed }
+        Box::pin(response::record_refusal(&self.request, refused)).await
     }
 
     async fn respond(&self, handler: BoxFuture<'static, Response>, limit: Option<Limit>) -> Result<Response, Refusal> {
@@ -154,7 +152,7 @@ async fn record_in_transaction(
     let (policy, status) = (request.policy, response.status());
     let is_unrecorded = response.extensions().get::<Unrecorded>().is_some();
     let is_unset = policy.record.is_none() && status.is_server_error();
-    // A retry runs the handler again, so what it wrote is undone. Without a claim there are no retries.
+    // After these a retry is meant to run the handler again, so what it wrote is undone. Without a claim there are no retries.
     let reruns = is_unset || request.body_failed || response.extensions().get::<Refusal>().is_some();
     if is_unrecorded || (reruns && !slot.is_unkeyed()) {
         if request.body_failed && status.as_u16() < 400 {
@@ -165,12 +163,12 @@ async fn record_in_transaction(
         }
         return Ok(response::done(response, Outcome::Release));
     }
-    let (response, has_failed) = response::buffer(policy, request.is_head, response).await?;
+    let (response, has_failed) = response::buffer(request, response).await?;
     // Without a key nothing is recorded. After a body that failed the caller sees no success either.
     let executed = if slot.is_unkeyed() || has_failed {
         response::done(response, Outcome::Release)
     } else {
-        response::record_buffered(request, response).await?
+        response::record(request, response, usize::MAX).await?
     };
     if !has_failed && status.as_u16() < 400 {
         slot.keep_writes();
@@ -183,7 +181,7 @@ pub(crate) fn run_without_key(
     policy: &'static Policy,
     config: Arc<LayerConfig>,
     slot: TransactionSlot,
-    is_head: bool,
+    framing: Framing,
     keyless: Option<Arc<Keyless>>,
     handler: BoxFuture<'static, Response>,
 ) -> BoxFuture<'static, Response> {
@@ -195,13 +193,7 @@ pub(crate) fn run_without_key(
     Box::pin(async move {
         let span =
             keyless.clone().map_or_else(|| ExecutionSpan::Request(RequestSpan::default()), ExecutionSpan::Keyless);
-        let request = RecordedRequest {
-            policy,
-            is_head,
-            is_connect: false,
-            body_failed: false,
-            warnings: config.warnings.clone(),
-        };
+        let request = RecordedRequest { policy, framing, body_failed: false, warnings: config.warnings.clone() };
         let execution = Execution::new(request, &config, span.clone(), Some(slot.clone()));
         let attempt = Attempt::new(StorageKey::from_bytes(key), Fingerprint::from_bytes([0; 32]), policy.rules());
         let execute = move || {

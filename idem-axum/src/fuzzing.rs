@@ -16,14 +16,9 @@ pub use idem_runtime::{Key, Scope, StorageKey, fuzzing::*};
 
 /// Returns the record of a response whose body is ready; `None` if there is none.
 pub fn recorded(policy: &Policy, response: Response) -> Option<Bytes> {
-    let request = response::RecordedRequest {
-        policy,
-        is_head: false,
-        is_connect: false,
-        body_failed: false,
-        warnings: Warnings::default(),
-    };
-    match response::record_buffered(&request, response).now_or_never()?.ok()? {
+    let (framing, warnings) = (response::Framing::default(), Warnings::default());
+    let request = response::RecordedRequest { policy, framing, body_failed: false, warnings };
+    match response::record(&request, response, usize::MAX).now_or_never()?.ok()? {
         Executed { recording: Recording::Done(Outcome::Record(record)), .. } => Some(record.bytes()),
         _ => None,
     }

@@ -63,8 +63,8 @@ pub(crate) fn report(span: &RequestSpan, would: &'static str) {
 
 /// Returns the response unchanged. Its body is recorded as the caller reads it, and no frame is requested before.
 fn record(request: &RecordedRequest<'_>, response: Response, shadow: Shadow) -> Response {
-    let (mut parts, body) = response.into_parts();
-    let recorder = match response::start(request, &mut parts, &body) {
+    let (parts, body) = response.into_parts();
+    let recorder = match response::start(request, &parts, &body) {
         Ok(recorder) => recorder,
         Err(outcome) => {
             shadow.ended(outcome);

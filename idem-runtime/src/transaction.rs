@@ -98,9 +98,10 @@ impl TransactionSlot {
         self.state().keeps_writes = true;
     }
 
-    /// Returns whether what the handler wrote is kept.
+    /// Returns whether what the handler wrote is kept. After a [mistake](Self::set_fault) it is not, since the caller gets an error.
     pub fn keeps_writes(&self) -> bool {
-        self.state().keeps_writes
+        let state = self.state();
+        state.keeps_writes && state.fault.is_none()
     }
 
     /// Reports a mistake in the service's code, which a retry does not mend. The response is 500.

@@ -13,7 +13,7 @@ use crate::execution::{self, Execution};
 use crate::key::IdempotencyKey;
 use crate::policy::{Policy, Refusal};
 use crate::request::{Caller, FingerprintInput, KeyOwner, RequestInfo, ScopeValue, UnreadBody, rewritten_path};
-use crate::response::{self, RecordedRequest};
+use crate::response::{self, Framing, RecordedRequest};
 use crate::shadow;
 use crate::telemetry::{self, ExecutionSpan, Keyless};
 use crate::warnings::Warning;
@@ -32,6 +32,7 @@ pub(super) enum RequestKey {
 pub(super) struct KeyedRequest {
     owner: KeyOwner,
     pub(super) fingerprint: FingerprintInput,
+    framing: Framing,
     pub(super) info: RequestInfo,
     pub(super) span: RequestSpan,
 }
@@ -51,6 +52,7 @@ impl KeyedRequest {
         Self {
             owner: KeyOwner::new(parts, policy, rewritten.as_deref()),
             fingerprint: FingerprintInput::new(parts, policy, rewritten.as_deref()),
+            framing: Framing::of(parts),
             info: RequestInfo::of(parts),
             span: telemetry::span(parts),
         }
@@ -66,14 +68,9 @@ impl KeyedRequest {
         unread: UnreadBody,
         (handler, slot): (BoxFuture<'static, Response>, Option<TransactionSlot>),
     ) -> BoxFuture<'static, Response> {
-        let Self { owner, mut fingerprint, info, span } = *self;
-        let request = RecordedRequest {
-            policy,
-            is_head: info.is_head(),
-            is_connect: info.is_connect(),
-            body_failed: unread.has_failed(),
-            warnings: config.warnings.clone(),
-        };
+        let Self { owner, mut fingerprint, framing, info, span } = *self;
+        let request =
+            RecordedRequest { policy, framing, body_failed: unread.has_failed(), warnings: config.warnings.clone() };
         let (scope, caller) = owner.scope(scope);
         if let Some(caller) = &caller {
             fingerprint.bind_caller(caller);
@@ -92,13 +89,10 @@ impl KeyedRequest {
             unread.release();
             let handler = match slot {
                 None => handler,
-                Some(slot) => {
-                    execution::run_without_key(policy, Arc::clone(&config), slot, request.is_head, None, handler)
-                }
+                Some(slot) => execution::run_without_key(policy, Arc::clone(&config), slot, framing, None, handler),
             };
             return Box::pin(shadow::run(config.idempotency.clone(), request, attempt, span, handler));
         }
-        let is_head = request.is_head;
         let execution = Execution::new(request, &config, ExecutionSpan::Request(span.clone()), slot.clone());
         let body = unread.clone();
         let execute = move |lease: Lease| {
@@ -107,7 +101,7 @@ impl KeyedRequest {
             execution.run(handler)
         };
         let idempotency = config.idempotency.clone();
-        let after = AfterRun { policy, is_head, config, span, unread, slot: slot.clone() };
+        let after = AfterRun { policy, is_head: framing.is_head, config, span, unread, slot: slot.clone() };
         match slot {
             None => after.respond(Box::pin(idempotency.run(attempt, execute))),
             Some(slot) => {

@@ -6,7 +6,6 @@ use std::sync::Arc;
 use axum::extract::{FromRequest, FromRequestParts};
 use axum::response::{IntoResponse, Response};
 use futures_util::future::BoxFuture;
-use http::Method;
 use http::request::Parts;
 use http_body::Body as _;
 use idem_runtime::transaction::TransactionSlot;
@@ -19,6 +18,7 @@ use crate::key::IdempotencyKey;
 use crate::policy::{Policy, Refusal};
 use crate::request::body::{self, PartialBody};
 use crate::request::{self, UnreadBody};
+use crate::response::Framing;
 use crate::shadow;
 use crate::telemetry::{self, Keyless};
 
@@ -195,8 +195,8 @@ impl OpenRequest {
             None if body.size_hint().upper().is_some_and(|length| length <= SMALL_BODY) => UnreadBody::nothing(),
             None => UnreadBody::share(parts, body, false),
         };
-        let is_head = parts.method == Method::HEAD;
-        (request, ReadyCall { policy, config, key, uncovered: None, unread, slot, is_head })
+        let framing = Framing::of(parts);
+        (request, ReadyCall { policy, config, key, uncovered: None, unread, slot, framing })
     }
 
     fn rejected(&mut self, response: Response) -> Box<Refused> {

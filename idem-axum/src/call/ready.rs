@@ -17,6 +17,7 @@ use crate::key::IdempotencyKey;
 use crate::policy::{Policy, Refusal};
 use crate::request::body::PartialBody;
 use crate::request::{ScopeValue, UnreadBody};
+use crate::response::Framing;
 use crate::telemetry::Keyless;
 use crate::{execution, shadow};
 
@@ -29,7 +30,7 @@ pub struct ReadyCall {
     pub(super) uncovered: Option<Box<PartialBody>>,
     pub(super) unread: UnreadBody,
     pub(super) slot: TransactionSlot,
-    pub(super) is_head: bool,
+    pub(super) framing: Framing,
 }
 
 impl fmt::Debug for ReadyCall {
@@ -70,7 +71,7 @@ impl ReadyCall {
             Ok(call) => call,
             Err(mut refused) => return refused.send(),
         };
-        let Self { policy, config, key, uncovered: _, unread, slot, is_head } = call;
+        let Self { policy, config, key, uncovered: _, unread, slot, framing } = call;
         let slot = slot.is_wanted().then_some(slot);
         let keyless = match key {
             RequestKey::None(keyless) => keyless,
@@ -95,7 +96,7 @@ impl ReadyCall {
         unread.release();
         match slot {
             None => unprotected(policy, config, keyless, handler),
-            Some(slot) => execution::run_without_key(policy, config, slot, is_head, keyless.map(Arc::new), handler),
+            Some(slot) => execution::run_without_key(policy, config, slot, framing, keyless.map(Arc::new), handler),
         }
     }
 

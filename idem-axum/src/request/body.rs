@@ -125,7 +125,7 @@ impl ReadBody {
         };
         match end {
             ReadEnd::Whole => (frames.whole(), None),
-            ReadEnd::Skipped(rest) => (frames.then(rest), Some(PartialBody::Skipped)),
+            ReadEnd::Skipped(rest) => (frames.then(rest, None), Some(PartialBody::Skipped)),
             ReadEnd::TooLarge { rest, limit } => {
                 let mut beyond = Beyond::default();
                 let mut left = limit;
@@ -136,7 +136,7 @@ impl ReadBody {
                 let beyond = Arc::new(Mutex::new(beyond));
                 let rest = Body::new(BodyBeyond { body: rest, beyond: Arc::clone(&beyond) });
                 let (noticed, state) = unreadable(true, Some(beyond));
-                (frames.then_notify(noticed).then(rest), state)
+                (frames.then_notify(noticed).then(rest, None), state)
             }
             ReadEnd::Failed(error) => {
                 let (noticed, state) = unreadable(exceeds_limit(&error), None);

@@ -44,16 +44,6 @@ impl RequestInfo {
         Self { method: parts.method.clone(), template, trace: None }
     }
 
-    /// Returns whether the response is sent without its body.
-    pub(crate) fn is_head(&self) -> bool {
-        self.method == Method::HEAD
-    }
-
-    /// Returns whether a successful response opens a tunnel.
-    pub(crate) fn is_connect(&self) -> bool {
-        self.method == Method::CONNECT
-    }
-
     /// Returns the endpoint. It never contains the path itself, which may have personal data. A fallback has no template, so it
     /// has a star.
     pub(crate) fn endpoint(&self) -> Endpoint {

@@ -142,14 +142,16 @@ fn expects_continue(headers: &HeaderMap) -> bool {
     headers.get(EXPECT).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"))
 }
 
-/// Reads and discards a body. Returns `false` if it is larger or slower than what is discarded. A body that fails has ended.
+/// Reads and discards a body. Returns `false` if it is larger or slower than what is discarded, or fails: the client may have gone, or a
+/// layer have cut it off.
 async fn read_to_end(mut body: Body) -> bool {
     if body.size_hint().lower() > MAX_BYTES {
         return false;
     }
     let mut read = Box::pin(async move {
         let mut left = MAX_BYTES;
-        while let Some(Ok(frame)) = poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await {
+        while let Some(frame) = poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await {
+            let Ok(frame) = frame else { return false };
             let length = frame.data_ref().map_or(0, |data| data.len() as u64);
             let Some(rest) = left.checked_sub(length) else { return false };
             left = rest;
@@ -211,7 +213,7 @@ mod tests {
     use axum::body::to_bytes;
     use futures_util::{StreamExt, stream};
     use http::Request;
-    use http_body_util::BodyExt;
+    use http_body_util::{BodyExt, Limited};
 
     use super::*;
 
@@ -298,6 +300,12 @@ mod tests {
 
         assert!(read_to_end(Body::new(Sized(MAX_BYTES))).await);
         assert!(!read_to_end(Body::new(Sized(MAX_BYTES + 1))).await);
+    }
+
+    #[tokio::test]
+    async fn the_connection_is_closed_after_a_body_that_a_layer_cuts_off() {
+        let cut = Limited::new(Body::from_stream(stream::iter([Ok::<_, Infallible>("four"), Ok("more")])), 4);
+        assert!(closes(&parts(Version::HTTP_11, None), Body::new(cut)).await);
     }
 
     #[tokio::test]

@@ -135,20 +135,25 @@ impl BufferedFrames {
         self.body(Rest::Nothing, None)
     }
 
-    /// Returns a body of these frames, which were all of it, and which says no more of its length than `said`: what layers and the server
-    /// make of a stream must not depend on how soon its frames came.
-    pub(super) fn ended(self, said: &SizeHint) -> Body {
-        let size = self.frames.size();
-        if said.exact() == Some(size) || !self.frames.has_only_data() {
+    /// Returns a body of these frames, which were all of it, and which says no more of its length than its `hint` did: what layers and the
+    /// server make of a stream must not depend on how soon its frames came.
+    pub(super) fn ended(self, hint: &SizeHint) -> Body {
+        if hint.exact() == Some(self.frames.size()) || !self.frames.has_only_data() {
             return self.whole();
         }
-        let missing = said.exact().map(|length| length.saturating_sub(size));
+        let missing = self.missing(hint.exact());
         self.body(Rest::End, missing)
     }
 
-    /// Returns a body of these frames and the rest of `body`.
-    pub(crate) fn then(self, body: Body) -> Body {
-        self.body(Rest::Handed(body), None)
+    /// Returns a body of these frames and the rest of `body`. `length` is the one that it gave at first, which it may no longer know.
+    pub(crate) fn then(self, body: Body, length: Option<u64>) -> Body {
+        let missing = self.missing(length);
+        self.body(Rest::Handed(body), missing)
+    }
+
+    /// Returns how many bytes come after these frames, in a body of this length.
+    fn missing(&self, length: Option<u64>) -> Option<u64> {
+        length.map(|length| length.saturating_sub(self.frames.size()))
     }
 
     /// Returns a body of these frames that fails after them.
@@ -188,6 +193,12 @@ impl ForwardedBody {
             notify.store(true, Ordering::Release);
         }
     }
+
+    /// Counts a frame of the rest.
+    fn sent(&mut self, frame: &Frame<Bytes>) {
+        let sent = frame.data_ref().map_or(0, |data| data.len() as u64);
+        self.remaining = self.remaining.map(|remaining| remaining.saturating_sub(sent));
+    }
 }
 
 impl HttpBody for ForwardedBody {
@@ -208,11 +219,16 @@ impl HttpBody for ForwardedBody {
                 Rest::Nothing => return Poll::Ready(None),
                 Rest::End => self.rest = Rest::Nothing,
                 Rest::Failed(error) => return Poll::Ready(error.take().map(Err)),
-                Rest::Handed(body) => return Pin::new(body).poll_frame(cx).map_err(axum::Error::into_inner),
+                Rest::Handed(body) => {
+                    let read = ready!(Pin::new(body).poll_frame(cx).map_err(axum::Error::into_inner));
+                    if let Some(Ok(frame)) = &read {
+                        self.sent(frame);
+                    }
+                    return Poll::Ready(read);
+                }
                 Rest::Recorded(reader) => match ready!(reader.poll_read(cx)) {
                     Ok(frame) => {
-                        let sent = frame.data_ref().map_or(0, |data| data.len() as u64);
-                        self.remaining = self.remaining.map(|remaining| remaining.saturating_sub(sent));
+                        self.sent(&frame);
                         return Poll::Ready(Some(Ok(frame)));
                     }
                     Err(End::Whole) => self.rest = Rest::Nothing,
@@ -238,8 +254,8 @@ impl HttpBody for ForwardedBody {
         let mut hint = match (&self.rest, self.remaining) {
             // Trailers can only be sent with a body of unknown length.
             (Rest::Nothing, _) if self.frames.has_only_data() => SizeHint::with_exact(0),
-            (Rest::Handed(body), _) => body.size_hint(),
-            (Rest::End | Rest::Recorded(_), Some(remaining)) => SizeHint::with_exact(remaining),
+            (Rest::Handed(body), None) => body.size_hint(),
+            (Rest::End | Rest::Handed(_) | Rest::Recorded(_), Some(remaining)) => SizeHint::with_exact(remaining),
             _ => SizeHint::default(),
         };
         if let Some(upper) = hint.upper() {
@@ -275,7 +291,7 @@ async fn pump(mut body: Body, mut caller: Writer) -> RecordedStream {
             Pumped::Beyond(frame) => {
                 let mut frames = BufferedFrames::default();
                 frames.push(frame);
-                return caller.abandon(End::Rest(frames.then(body)));
+                return caller.abandon(End::Rest(frames.then(body, None)));
             }
             Pumped::Failed(error) => {
                 drop_quietly(body);
@@ -364,6 +380,6 @@ mod tests {
         }
         // Trailers can only be sent with a body of unknown length.
         assert_eq!(length(&frames(Frame::trailers(HeaderMap::new())).whole()), (3, None));
-        assert_eq!(length(&frames(data(b"two")).then(Body::from("three"))), (11, Some(11)));
+        assert_eq!(length(&frames(data(b"two")).then(Body::from("three"), None)), (11, Some(11)));
     }
 }

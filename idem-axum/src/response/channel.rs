@@ -4,7 +4,7 @@
 //! no queue of frames: the caller reads what was recorded, first from the recording and then from the record, whose bytes it
 //! shares with the store. Both are limited by the policy's `max_response`. After that the caller reads the handler's body itself.
 
-use std::future::poll_fn;
+use std::future::{poll_fn, ready};
 use std::ops::Range;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -188,8 +188,11 @@ impl Writer {
 
 impl Delivery for Writer {
     fn recorded(mut self: Box<Self>, content: Option<Bytes>) -> Pin<Box<dyn Future<Output = ()> + Send>> {
-        if let (Some(content), Some(end)) = (content.filter(|content| self.body.end <= content.len()), self.end.take())
-        {
+        if let Some(end) = self.end.take() {
+            let Some(content) = content.filter(|content| self.body.end <= content.len()) else {
+                // Without a record the rest of the body is lost, which dropping this tells the caller.
+                return Box::pin(ready(()));
+            };
             let mut shared = lock(&self.shared);
             if !shared.done {
                 shared.source = Source::Record(content.slice(self.body.clone()));
@@ -255,22 +258,17 @@ mod tests {
     use axum::response::{IntoResponse, Response};
     use futures_util::FutureExt;
 
-    use super::super::recorder::{RecordedRequest, start};
+    use super::super::recorder::{Framing, RecordedRequest, start};
     use super::*;
     use crate::policy::Policy;
     use crate::warnings::Warnings;
 
     fn recording(response: Response) -> (Writer, Reader) {
-        let (mut parts, body) = response.into_parts();
+        let (parts, body) = response.into_parts();
         let policy = &Policy::DEFAULT;
-        let request = RecordedRequest {
-            policy,
-            is_head: false,
-            is_connect: false,
-            body_failed: false,
-            warnings: Warnings::default(),
-        };
-        new(start(&request, &mut parts, &body).unwrap(), None)
+        let (framing, warnings) = (Framing::default(), Warnings::default());
+        let request = RecordedRequest { policy, framing, body_failed: false, warnings };
+        new(start(&request, &parts, &body).unwrap(), None)
     }
 
     fn stream() -> Response {
@@ -353,6 +351,15 @@ mod tests {
         let (mut writer, mut reader) = recording(stream());
         writer.write(&frame("one"));
         drop(writer.finish(End::Whole));
+        assert!(matches!(read(&mut reader), Poll::Ready(Err(End::Failed(_)))));
+    }
+
+    #[test]
+    fn a_whole_body_whose_record_is_missing_breaks_off() {
+        let (mut writer, mut reader) = recording(stream());
+        writer.write(&frame("one"));
+        let RecordedStream { delivery, .. } = writer.finish(End::Whole);
+        assert!(delivery.unwrap().recorded(None).now_or_never().is_some());
         assert!(matches!(read(&mut reader), Poll::Ready(Err(End::Failed(_)))));
     }
 

@@ -50,12 +50,10 @@ pub(super) fn head(policy: &Policy, parts: &response::Parts, room: usize) -> Opt
 
 /// Writes what comes after the body, with the [length](RecordedResponse::declared_length) of a body that is not sent. `None` if the
 /// format cannot hold the trailers.
-pub(super) fn foot(record: &mut RecordBuilder, trailers: Option<&Trailers>, declared: Option<u64>) -> Option<()> {
+pub(super) fn foot(record: &mut RecordBuilder, trailers: &Trailers, declared: Option<u64>) -> Option<()> {
     let start = record.len();
-    if let Some(Trailers { fields, announced }) = trailers {
-        for (name, value) in headers::recorded(fields, RecordedHeaders::All) {
-            put(record, name, value, if announced.contains(name) { ANNOUNCED } else { 0 })?;
-        }
+    for (name, value) in headers::recorded(&trailers.fields, RecordedHeaders::All) {
+        put(record, name, value, if trailers.announced.contains(name) { ANNOUNCED } else { 0 })?;
     }
     record.put(&u32::try_from(record.len() - start).ok()?.to_le_bytes());
     record.put(&declared.unwrap_or(UNKNOWN).to_le_bytes());
@@ -162,6 +160,6 @@ pub fn encode(recorded: RecordedResponse) -> Option<RecordBuilder> {
     (*response.status_mut(), *response.headers_mut()) = (recorded.status, recorded.headers);
     let mut record = head(&Policy::DEFAULT, &response.into_parts().0, recorded.body.len())?;
     record.put(&recorded.body);
-    foot(&mut record, None, Some(0))?;
+    foot(&mut record, &Trailers::default(), Some(0))?;
     Some(record)
 }

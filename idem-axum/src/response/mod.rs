@@ -21,7 +21,7 @@ mod vary;
 pub(crate) use body::BufferedFrames;
 pub use codec::{RecordedResponse, encode};
 pub(crate) use recorder::{
-    Added, BodyRecorder, RecordedRequest, buffer, done, record, record_buffered, record_refusal, record_whole, start,
+    Added, BodyRecorder, Framing, MAX_READY, RecordedRequest, buffer, done, record, record_refusal, start,
 };
 pub(crate) use replay::replay;
 

@@ -1,22 +1,22 @@
 //! Records a response on its way to the first caller.
 //!
-//! Recording never turns a response into an error and never delays it: what is ready is recorded at once, up to 64 KiB if its length is
-//! unknown. What is not ready, or longer, goes to the caller live, frame by frame, and is recorded as it flows.
+//! Recording never delays a response, and turns it into an error only if its body panics at once. What is ready is recorded at once, up to
+//! 64 KiB if its length is unknown. What is not ready, or longer, goes to the caller live, frame by frame, and is recorded as it flows.
 
 use std::any::Any;
 use std::future::poll_fn;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll};
 
 use axum::body::Body;
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
-use http::HeaderMap;
 use http::header::CONTENT_LENGTH;
 use http::response::Parts;
+use http::{HeaderMap, Method, StatusCode, Version, request};
 use http_body::{Body as _, Frame};
-use idem_runtime::panics::drop_quietly;
+use idem_runtime::panics::{discard, drop_quietly};
 use idem_runtime::{Executed, Outcome, RecordBuilder, Recording};
 
 use super::body::{self, BufferedFrames};
@@ -27,7 +27,7 @@ use crate::warnings::Warnings;
 
 /// How many bytes of a body of unknown length are read before the caller gets the first of them. Otherwise both the frames and the record
 /// of a response that nothing reads would stay in memory.
-const MAX_READY: usize = 64 * 1024;
+pub(crate) const MAX_READY: usize = 64 * 1024;
 
 /// A recording in progress: the head of the response, and the body as far as it has come.
 pub(crate) struct BodyRecorder {
@@ -38,6 +38,8 @@ pub(crate) struct BodyRecorder {
     room: usize,
     /// How many more bytes the client gets, if that is known.
     remaining: Option<u64>,
+    /// Whether the client waits for the end of the stream after them.
+    has_streams: bool,
     /// Whether the replay has a length. A stream under 204 or 304 has none: a 204 must not have one, and that of a 304 is not that of its
     /// body.
     replays_length: bool,
@@ -84,7 +86,7 @@ impl BodyRecorder {
 
     /// Returns whether the client has all data, and so does not wait for the end of the stream.
     pub(crate) fn is_complete(&self) -> bool {
-        self.remaining == Some(0)
+        self.remaining == Some(0) && !self.has_streams
     }
 
     /// Returns whether the client waits for more data than has come.
@@ -107,10 +109,30 @@ impl BodyRecorder {
         if self.is_short() {
             return Outcome::NotReplayable;
         }
-        let trailers = Some(&self.trailers).filter(|trailers| !trailers.fields.is_empty());
-        match codec::foot(&mut self.record, trailers, self.replays_length.then_some(0)) {
+        match codec::foot(&mut self.record, &self.trailers, self.replays_length.then_some(0)) {
             Some(()) => Outcome::Record(self.record),
             None => Outcome::NotReplayable,
+        }
+    }
+}
+
+/// How a server sends the response to a request. By default as the one to a `POST` over HTTP/1.1.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Framing {
+    /// The response is sent without its body.
+    pub(crate) is_head: bool,
+    /// A successful response opens a tunnel, as an upgrade over HTTP/2 does.
+    pub(crate) is_connect: bool,
+    /// A client waits for the end of the body, even if it has as much of it as the response declares.
+    pub(crate) has_streams: bool,
+}
+
+impl Framing {
+    pub(crate) fn of(parts: &request::Parts) -> Self {
+        Self {
+            is_head: parts.method == Method::HEAD,
+            is_connect: parts.method == Method::CONNECT,
+            has_streams: parts.version >= Version::HTTP_2,
         }
     }
 }
@@ -118,10 +140,7 @@ impl BodyRecorder {
 /// What the recording of a response needs to know of its request.
 pub(crate) struct RecordedRequest<'a> {
     pub(crate) policy: &'a Policy,
-    /// Whether the response is sent without its body.
-    pub(crate) is_head: bool,
-    /// Whether the request asks for a tunnel, as an upgrade over HTTP/2 does.
-    pub(crate) is_connect: bool,
+    pub(crate) framing: Framing,
     /// Whether an extractor saw the body break off, and the handler ran nevertheless. The client will send the whole body under the
     /// same key, so nothing is recorded.
     pub(crate) body_failed: bool,
@@ -129,47 +148,56 @@ pub(crate) struct RecordedRequest<'a> {
 }
 
 /// Starts the recording of a response. `Err` is the outcome if no body is to be recorded.
-pub(crate) fn start(request: &RecordedRequest<'_>, parts: &mut Parts, body: &Body) -> Result<BodyRecorder, Outcome> {
-    let &RecordedRequest { policy, is_head, .. } = request;
+pub(crate) fn start(request: &RecordedRequest<'_>, parts: &Parts, body: &Body) -> Result<BodyRecorder, Outcome> {
+    let &RecordedRequest { policy, framing: Framing { is_head, is_connect, has_streams }, .. } = request;
     // It stays in the response: an annotated handler that passes it on is not recorded either.
     let unrecorded = parts.extensions.get::<Unrecorded>().is_some();
     // A refusal of another call says that nothing was done there, or that a retry may succeed.
     let refused = parts.extensions.get::<Refusal>().is_some();
     // The tunnel is that of one connection: a retry needs its own.
-    let is_tunnel = request.is_connect && parts.status.is_success();
+    let is_tunnel = is_connect && parts.status.is_success();
     // 1xx, the 101 of an upgrade among them, are in no set of statuses.
     let is_recorded = policy.recorded().contains(parts.status.as_u16()) && !is_tunnel;
     if unrecorded || refused || request.body_failed || !is_recorded {
         return Err(Outcome::Release);
     }
     vary::check(policy, &parts.headers, &request.warnings);
-    let size = body.size_hint();
+    let hint = body.size_hint();
     // The body of a response to `HEAD` is not sent, so it is not read either.
     let keeps_body = policy.replay.body && !is_head;
     let room = if keeps_body { policy.max_response } else { 0 };
-    let expected = usize::try_from(size.exact().unwrap_or(0)).unwrap_or(usize::MAX).min(room);
+    let expected = usize::try_from(hint.exact().unwrap_or(0)).unwrap_or(usize::MAX).min(room);
     let Some(mut record) = codec::head(policy, parts, expected) else {
         return Err(Outcome::NotReplayable);
     };
-    let replays_length = !is_cut(parts) || size.exact().is_some();
+    let replays_length = !is_cut(parts) || hint.exact().is_some();
     if !keeps_body {
         let length = match (is_head, policy.replay.headers, policy.replay.body) {
-            (true, _, true) => declared_length(parts).or(size.exact()),
+            (true, _, true) => declared_length(parts).or(hint.exact()),
             (true, true, false) => Some(declared_length(parts).unwrap_or(0)),
             _ => replays_length.then_some(0),
         };
-        return Err(match codec::foot(&mut record, None, length) {
+        return Err(match codec::foot(&mut record, &Trailers::default(), length) {
             Some(()) => Outcome::Record(record),
             None => Outcome::NotReplayable,
         });
     }
     let remaining = known_length(parts, body);
-    if size.lower().max(remaining.unwrap_or(0)) > policy.max_response as u64 {
+    if hint.lower().max(remaining.unwrap_or(0)) > policy.max_response as u64 {
         return Err(Outcome::NotReplayable);
     }
     let trailers = Trailers { fields: HeaderMap::new(), announced: headers::announced(&parts.headers) };
     let keeps_trailers = policy.replay.headers;
-    Ok(BodyRecorder { start: record.len(), record, room, remaining, replays_length, trailers, keeps_trailers })
+    Ok(BodyRecorder {
+        start: record.len(),
+        record,
+        room,
+        remaining,
+        has_streams,
+        replays_length,
+        trailers,
+        keeps_trailers,
+    })
 }
 
 /// Returns the length that the response declares.
@@ -188,26 +216,26 @@ fn is_cut(parts: &Parts) -> bool {
     Statuses::CUT.contains(parts.status.as_u16())
 }
 
-/// Waits for the body of a response, as far as the client gets it and it is recorded. Returns the same response, and whether its body
+/// Waits for the body of a response, as far as a client waits for it and it is recorded. Returns the same response, and whether its body
 /// has failed.
 ///
 /// # Errors
 /// What a panic of the body left.
-pub(crate) async fn buffer(policy: &Policy, is_head: bool, response: Response) -> Result<(Response, bool), Panic> {
-    if is_head {
+pub(crate) async fn buffer(request: &RecordedRequest<'_>, response: Response) -> Result<(Response, bool), Panic> {
+    if request.framing.is_head {
         return Ok((response, false));
     }
     let (parts, mut body) = response.into_parts();
-    let max = policy.max_response;
-    let known_length = known_length(&parts, &body);
+    let max = request.policy.max_response;
+    let known_length = known_length(&parts, &body).filter(|_| !request.framing.has_streams);
     let mut frames = BufferedFrames::default();
     let mut size = 0_usize;
     // A body that is longer than what is recorded is not waited for.
-    let said = body.size_hint();
-    let mut is_larger = said.lower() > max as u64;
+    let hint = body.size_hint();
+    let mut is_larger = hint.lower() > max as u64;
     let (body, has_failed) = loop {
         if is_larger {
-            break (frames.then(body), false);
+            break (frames.then(body, hint.exact()), false);
         }
         let is_complete = known_length.is_some_and(|length| size as u64 >= length);
         let polled = poll_fn(|cx| match poll_body(&mut body, || is_complete, cx) {
@@ -215,10 +243,10 @@ pub(crate) async fn buffer(policy: &Policy, is_head: bool, response: Response) -
             polled => Poll::Ready(polled),
         });
         match polled.await {
-            Ok(Poll::Pending) => break (frames.then(body), false),
+            Ok(Poll::Pending) => break (frames.then(body, hint.exact()), false),
             Ok(Poll::Ready(None)) => {
                 drop_quietly(body);
-                break (frames.ended(&said), false);
+                break (frames.ended(&hint), false);
             }
             Ok(Poll::Ready(Some(Ok(frame)))) => {
                 // Trailers do not count: after them the body ends.
@@ -242,30 +270,12 @@ pub(crate) async fn buffer(policy: &Policy, is_head: bool, response: Response) -
 /// What a panic left.
 type Panic = Box<dyn Any + Send>;
 
-/// Splits a response into what goes to the caller and what is remembered. Nothing is awaited: a body that is not ready, or is longer than
-/// [`MAX_READY`] without saying so, is recorded live.
+/// Splits a response into what goes to the caller and what is recorded. Nothing is awaited: a body that is not ready, or is longer than
+/// `max_ready` without saying so, is recorded live.
 ///
 /// # Errors
 /// What a panic of the body left.
 pub(crate) fn record(
-    request: &RecordedRequest<'_>,
-    response: Response,
-) -> impl Future<Output = Result<Executed<Response>, Panic>> {
-    record_up_to(request, response, MAX_READY)
-}
-
-/// As [`record`], for a response that [`buffer`] has returned, or that is ready. It is not sent live because it is long.
-///
-/// # Errors
-/// What a panic of the body left.
-pub(crate) fn record_buffered(
-    request: &RecordedRequest<'_>,
-    response: Response,
-) -> impl Future<Output = Result<Executed<Response>, Panic>> {
-    record_up_to(request, response, usize::MAX)
-}
-
-fn record_up_to(
     request: &RecordedRequest<'_>,
     response: Response,
     max_ready: usize,
@@ -279,24 +289,26 @@ fn record_up_to(
     })
 }
 
-/// As [`record`], for a refusal of this call, which is recorded as any response of the handler.
-pub(crate) async fn record_refusal(
-    request: &RecordedRequest<'_>,
-    mut response: Response,
-) -> Result<Executed<Response>, Panic> {
+/// As [`record`], for a refusal of this call, which is recorded as any response of the handler. Its body is the user's, if the policy has
+/// a function `errors`.
+pub(crate) async fn record_refusal(request: &RecordedRequest<'_>, mut response: Response) -> Executed<Response> {
     let refusal = response.extensions_mut().remove::<Refusal>();
-    let mut executed = record_up_to(request, response, usize::MAX).await?;
+    let recorded = match record(request, response, usize::MAX).await {
+        Err(panic) => {
+            discard(panic);
+            tracing::error!(
+                "the body of a refusal panicked, which `errors` of a policy made; the response is 500 without a body"
+            );
+            record(request, StatusCode::INTERNAL_SERVER_ERROR.into_response(), usize::MAX).await
+        }
+        recorded => recorded,
+    };
+    let mut executed =
+        recorded.unwrap_or_else(|_| done(StatusCode::INTERNAL_SERVER_ERROR.into_response(), Outcome::NotReplayable));
     if let Some(refusal) = refusal {
         executed.response.extensions_mut().insert(refusal);
     }
-    Ok(executed)
-}
-
-/// As [`record`], for a response whose body is ready and cannot panic.
-pub(crate) fn record_whole(request: &RecordedRequest<'_>, response: Response) -> Executed<Response> {
-    let status = response.status();
-    split(request, response, usize::MAX, &mut Context::from_waker(Waker::noop()))
-        .unwrap_or_else(|_| done(status.into_response(), Outcome::NotReplayable))
+    executed
 }
 
 fn split(
@@ -305,12 +317,12 @@ fn split(
     max_ready: usize,
     cx: &mut Context<'_>,
 ) -> Result<Executed<Response>, Panic> {
-    let (mut parts, mut body) = response.into_parts();
-    let mut recorder = match start(request, &mut parts, &body) {
+    let (parts, mut body) = response.into_parts();
+    let mut recorder = match start(request, &parts, &body) {
         Ok(recorder) => recorder,
         Err(outcome) => return Ok(done(Response::from_parts(parts, body), outcome)),
     };
-    let said = body.size_hint();
+    let hint = body.size_hint();
     // A server does not read a body that it does not send.
     let max_ready = if recorder.remaining.is_some() || is_cut(&parts) { usize::MAX } else { max_ready };
     let mut frames = BufferedFrames::default();
@@ -320,7 +332,7 @@ fn split(
         match polled {
             Ok(Poll::Ready(None)) => {
                 drop_quietly(body);
-                break (frames.ended(&said), recorder.finish());
+                break (frames.ended(&hint), recorder.finish());
             }
             Ok(Poll::Ready(Some(Ok(frame)))) => {
                 let added = recorder.add(&frame);
@@ -332,17 +344,17 @@ fn split(
                 is_first = false;
                 match added {
                     Added::Recorded if is_ready => {}
-                    Added::Recorded => return Ok(live(parts, body, said.exact(), recorder, trailers)),
-                    Added::Beyond => break (frames.then(body), recorder.finish()),
-                    Added::TooLarge => break (frames.then(body), Outcome::NotReplayable),
+                    Added::Recorded => return Ok(live(parts, body, hint.exact(), recorder, trailers)),
+                    Added::Beyond => break (frames.then(body, hint.exact()), recorder.finish()),
+                    Added::TooLarge => break (frames.then(body, hint.exact()), Outcome::NotReplayable),
                 }
             }
             Ok(Poll::Ready(Some(Err(error)))) => {
                 drop_quietly(body);
                 break (frames.failed(error), Outcome::NotReplayable);
             }
-            Ok(Poll::Pending) if recorder.is_complete() => break (frames.then(body), recorder.finish()),
-            Ok(Poll::Pending) => return Ok(live(parts, body, said.exact(), recorder, trailers)),
+            Ok(Poll::Pending) if recorder.is_complete() => break (frames.then(body, hint.exact()), recorder.finish()),
+            Ok(Poll::Pending) => return Ok(live(parts, body, hint.exact(), recorder, trailers)),
             Err(panic) => {
                 drop_quietly(body);
                 return Err(panic);

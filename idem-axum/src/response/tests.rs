@@ -9,18 +9,24 @@ use http_body::{Body as _, Frame};
 use http_body_util::{BodyExt, StreamBody};
 use idem_runtime::{DecodeError, Executed, Outcome, RecordBuilder, Recording};
 
+use super::{Framing, MAX_READY, RecordedRequest};
 use crate::policy::{Policy, Replay};
 use crate::warnings::Warnings;
 
+fn request(policy: &Policy, framing: Framing) -> RecordedRequest<'_> {
+    RecordedRequest { policy, framing, body_failed: false, warnings: Warnings::default() }
+}
+
+fn head() -> Framing {
+    Framing { is_head: true, ..Framing::default() }
+}
+
 async fn record(policy: &Policy, response: Response) -> Executed<Response> {
-    let request = super::RecordedRequest {
-        policy,
-        is_head: false,
-        is_connect: false,
-        body_failed: false,
-        warnings: Warnings::default(),
-    };
-    super::record(&request, response).await.unwrap()
+    super::record(&request(policy, Framing::default()), response, MAX_READY).await.unwrap()
+}
+
+async fn buffer(policy: &Policy, response: Response) -> (Response, bool) {
+    super::buffer(&request(policy, Framing::default()), response).await.unwrap()
 }
 
 fn replay(policy: &Policy, content: &Bytes) -> Result<Response, DecodeError> {
@@ -110,16 +116,10 @@ async fn a_policy_that_came_later_sends_no_more_than_it_says() {
 #[tokio::test]
 async fn an_empty_response_to_head_gets_no_length() {
     let policy = &Policy::DEFAULT;
-    let request = super::RecordedRequest {
-        policy,
-        is_head: true,
-        is_connect: false,
-        body_failed: false,
-        warnings: Warnings::default(),
-    };
+    let request = request(policy, head());
     for (response, length) in [(().into_response(), None), ("four".into_response(), Some("4"))] {
         let Executed { recording: Recording::Done(Outcome::Record(builder)), .. } =
-            super::record(&request, response).await.unwrap()
+            super::record(&request, response, MAX_READY).await.unwrap()
         else {
             panic!("not recorded")
         };
@@ -245,10 +245,10 @@ async fn a_body_that_is_buffered_is_awaited_to_its_end_whatever_its_trailers_are
     let frames = stream::iter(frames.map(Ok::<_, Infallible>)).chain(stream::once(ended).filter_map(async |_| None));
     let response = Response::new(Body::new(StreamBody::new(Box::pin(frames))));
     let policy = &Policy::DEFAULT.max_response(4);
-    let mut buffered = Box::pin(super::buffer(policy, false, response));
+    let mut buffered = Box::pin(buffer(policy, response));
     assert!((&mut buffered).now_or_never().is_none(), "the body has not ended");
     drop(end);
-    let (response, has_failed) = buffered.await.unwrap();
+    let (response, has_failed) = buffered.await;
     let body = response.into_body().collect().await.unwrap();
     assert!(!has_failed && body.trailers().is_some_and(|trailers| trailers.len() == 1));
 }
@@ -276,8 +276,7 @@ impl http_body::Body for Announced {
 async fn a_body_that_says_it_is_too_long_is_not_awaited() {
     for (size, is_awaited) in [(4, true), (5, false), (6, false)] {
         let buffered =
-            super::buffer(&Policy::DEFAULT.max_response(4), false, Response::new(Body::new(Announced(size))))
-                .now_or_never();
+            buffer(&Policy::DEFAULT.max_response(4), Response::new(Body::new(Announced(size)))).now_or_never();
         assert_eq!(buffered.is_none(), is_awaited, "{size}");
     }
 }
@@ -317,7 +316,7 @@ async fn a_body_that_is_ready_says_no_more_of_its_length_than_before() {
         (&|| Body::new(Cut(Some(bytes.clone()))), Some(10)),
     ];
     for (make, length) in makers {
-        let (buffered, _) = super::buffer(policy, false, Response::new(make())).await.unwrap();
+        let (buffered, _) = buffer(policy, Response::new(make())).await;
         for response in [Response::new(make()), buffered] {
             let body = record(policy, response).await.response.into_body();
             assert_eq!((body.size_hint().exact(), body.is_end_stream()), (length, false));
@@ -359,7 +358,7 @@ async fn a_body_that_fails_after_its_declared_length_is_whole_as_it_is_for_its_c
     let (_, _, body) = replayed(&Policy::DEFAULT, of_length(Body::from_stream(four()))).await;
     assert_eq!(body, b"four");
     let ready = of_length(Body::from_stream(four()));
-    let (response, has_failed) = super::buffer(&Policy::DEFAULT, false, ready).await.unwrap();
+    let (response, has_failed) = buffer(&Policy::DEFAULT, ready).await;
     assert!(!has_failed && replayed(&Policy::DEFAULT, response).await.2 == b"four");
     let late = stream::once(tokio::task::yield_now()).filter_map(async |()| None).chain(four());
     let live = record(&Policy::DEFAULT, of_length(Body::from_stream(Box::pin(late)))).await;
@@ -403,7 +402,7 @@ async fn a_body_that_turns_out_too_long_is_not_awaited_and_a_shorter_one_is() {
     for (data, is_awaited) in [("fou", true), ("four", true), ("four!", false)] {
         let sent = stream::once(async move { Ok::<_, Infallible>(Bytes::from(data)) });
         let response = Response::new(Body::from_stream(sent.chain(stream::pending())));
-        let buffered = super::buffer(&Policy::DEFAULT.max_response(4), false, response).now_or_never();
+        let buffered = buffer(&Policy::DEFAULT.max_response(4), response).now_or_never();
         assert_eq!(buffered.is_none(), is_awaited, "{data}");
     }
 }
@@ -424,18 +423,12 @@ async fn a_body_is_not_awaited_for_longer_than_its_known_length_or_its_method_sa
         Body::from_stream(data.chain(stream::pending()))
     };
     let of_length = |length: &'static str| ([(header::CONTENT_LENGTH, length)], open("onetwo")).into_response();
-    for (is_head, response) in [(false, of_length("6")), (false, of_length("3")), (true, open("").into_response())] {
-        let (response, has_failed) =
-            super::buffer(&Policy::DEFAULT, is_head, response).now_or_never().unwrap().unwrap();
+    let post = Framing::default();
+    for (framing, response) in [(post, of_length("6")), (post, of_length("3")), (head(), open("").into_response())] {
+        let request = request(&Policy::DEFAULT, framing);
+        let (response, has_failed) = super::buffer(&request, response).now_or_never().unwrap().unwrap();
         assert!(!has_failed);
-        let request = super::RecordedRequest {
-            policy: &Policy::DEFAULT,
-            is_head,
-            is_connect: false,
-            body_failed: false,
-            warnings: Warnings::default(),
-        };
-        let executed = super::record(&request, response).now_or_never().unwrap().unwrap();
+        let executed = super::record(&request, response, MAX_READY).now_or_never().unwrap().unwrap();
         assert!(matches!(executed.recording, Recording::Done(Outcome::Record(_))));
     }
 }

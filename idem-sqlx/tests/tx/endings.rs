@@ -25,8 +25,10 @@ over_both!(
     a_stream_of_many_frames_is_recorded_with_the_writes,
     a_response_that_breaks_off_undoes_everything,
     a_response_that_panics_when_it_is_dropped_is_recorded_with_the_writes,
+    a_response_whose_trailers_come_late_is_recorded_with_the_writes,
     a_response_that_panics_when_it_is_recorded_undoes_everything,
     a_refusal_of_another_call_undoes_everything,
+    a_refusal_whose_body_comes_later_is_whole,
     a_request_body_that_breaks_off_undoes_everything,
     without_a_key_it_is_an_ordinary_transaction,
     in_shadow_mode_it_is_an_ordinary_transaction,
@@ -158,6 +160,17 @@ where
     assert_eq!((shop.effects().await, shop.app.runs()), (1, 1));
 }
 
+async fn a_response_whose_trailers_come_late_is_recorded_with_the_writes<D: Database, K>(shop: Shop<D, K>)
+where
+    Shop<D, K>: Effects,
+{
+    for replayed in [false, true] {
+        let reply = shop.send("/act/late", "a").await;
+        assert_eq!((reply.brief(), reply.replayed), ((200, "whole"), replayed));
+    }
+    assert_eq!((shop.effects().await, shop.app.runs()), (1, 1));
+}
+
 async fn a_response_that_panics_when_it_is_recorded_undoes_everything<D: Database, K>(shop: Shop<D, K>)
 where
     Shop<D, K>: Effects,
@@ -175,6 +188,16 @@ where
 {
     for run in 1..=2 {
         assert_eq!(shop.send("/act/refused", "a").await.status, 202);
+        assert_eq!((shop.effects().await, shop.app.runs()), (0, run));
+    }
+}
+
+async fn a_refusal_whose_body_comes_later_is_whole<D: Database, K>(shop: Shop<D, K>)
+where
+    Shop<D, K>: Effects,
+{
+    for run in 1..=2 {
+        assert_eq!(shop.send("/later/panic", "a").await.brief(), (500, "refused"));
         assert_eq!((shop.effects().await, shop.app.runs()), (0, run));
     }
 }

@@ -6,14 +6,15 @@ use std::task::Poll;
 use std::time::Duration;
 
 use axum::Router;
-use axum::body::{Body, to_bytes};
+use axum::body::{Body, Bytes, to_bytes};
 use axum::extract::rejection::StringRejection;
 use axum::extract::{FromRequestParts, Path, State};
 use axum::http::{Request, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use futures_util::StreamExt;
-use idem_axum::{Idempotency, IdempotencyKey, IdempotencyLayer, Policy, Unrecorded, idempotent};
+use http_body_util::BodyExt;
+use idem_axum::{Idempotency, IdempotencyKey, IdempotencyLayer, Policy, Refusal, Unrecorded, idempotent};
 use idem_sqlx::{PostgresStore, SqliteStore, Tx};
 use idem_testkit::postgres::Postgres as Server;
 use sqlx::postgres::PgPoolOptions;
@@ -22,6 +23,15 @@ use sqlx::{Connection, PgPool, Pool, Postgres, Sqlite, SqlitePool};
 use tempfile::TempDir;
 use tokio::sync::Semaphore;
 use tower::ServiceExt;
+
+/// A refusal whose body comes later.
+fn unready(refusal: &Refusal) -> Response {
+    let text = futures_util::stream::once(async {
+        tokio::task::yield_now().await;
+        Ok::<_, std::convert::Infallible>("refused")
+    });
+    (refusal.status(), Body::from_stream(text)).into_response()
+}
 
 /// What the handlers share with the test.
 pub(crate) struct App<D: sqlx::Database> {
@@ -156,6 +166,17 @@ macro_rules! endpoints {
                             });
                             return ([("content-length", "5")], Body::from_stream(chunks)).into_response();
                         }
+                        // Its length is known until its data has been read, and its trailers come later.
+                        "late" => {
+                            let trailers = async {
+                                for _ in 0..3 {
+                                    tokio::task::yield_now().await;
+                                }
+                                Some(Ok::<_, std::convert::Infallible>(axum::http::HeaderMap::new()))
+                            };
+                            let body = http_body_util::Full::new(Bytes::from("whole")).with_trailers(trailers);
+                            return Body::new(body).into_response();
+                        }
                         "stalls" => {
                             let brittle = Brittle;
                             let first = futures_util::stream::iter(["half"]).chain(futures_util::stream::pending());
@@ -212,6 +233,15 @@ macro_rules! endpoints {
             /// Stripe keeps server errors.
             #[idempotent(policy = Policy::STRIPE)]
             pub(crate) async fn stripe(
+                State(app): State<App<$database>>,
+                mut tx: Tx<$database>,
+                Path(what): Path<String>,
+            ) -> Response {
+                act_on(app, &mut tx, &what).await
+            }
+
+            #[idempotent(errors = unready)]
+            pub(crate) async fn refuses_later(
                 State(app): State<App<$database>>,
                 mut tx: Tx<$database>,
                 Path(what): Path<String>,
@@ -320,6 +350,7 @@ macro_rules! endpoints {
                     .route("/limited/{what}", post(limited))
                     .route("/all/{what}", post(record_all))
                     .route("/stripe/{what}", post(stripe))
+                    .route("/later/{what}", post(refuses_later))
                     .route("/errors/{what}", post(record_errors))
                     .route("/waits/{what}", post(waits))
                     .route("/reruns/{what}", post(reruns))

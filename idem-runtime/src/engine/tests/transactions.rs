@@ -256,13 +256,14 @@ impl Hooks<MemoryStore> for Down {
 async fn a_response_that_is_not_whole_commits_nothing() {
     let (store, idempotency, _) = over(Opens::default());
     let slot = TransactionSlot::default();
+    slot.keep_writes();
     let live = || async {
         let recording = async { RecordedStream { outcome: response("stream"), delivery: None } };
         Executed { response: 1, recording: Recording::Live(Box::pin(recording)) }
     };
     let result = idempotency.run_in_transaction(attempt("a", "x"), slot.clone(), live).await;
     assert!(matches!(result, Err(RefusalReason::OutcomeUnknown)), "{result:?}");
-    assert!(slot.fault().is_some());
+    assert!(slot.fault().is_some() && !slot.keeps_writes());
     assert_eq!(store.usage().entries, 0);
 }
 

@@ -10,10 +10,11 @@ use std::task::{Context, Poll};
 use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::extract::{Path, State};
-use axum::http::{HeaderMap, HeaderValue, StatusCode};
+use axum::http::{HeaderMap, HeaderValue, Request, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{any, post};
 use http_body::{Body as HttpBody, Frame, SizeHint};
+use http_body_util::{BodyExt, Full};
 use idem_axum::{Idempotency, idempotent};
 use idem_tests::support::{self, TestServer, app, comparable, post as send, read_until, text};
 use tokio::io::AsyncWriteExt;
@@ -108,6 +109,15 @@ async fn stream(Path(kind): Path<String>) -> Response {
             ([("trailer", "x-sum")], body(two().trailer("x-sum", "6").ends_later())).into_response()
         }
         "trailers-unannounced" => body(two().trailer("x-sum", "6")),
+        // Its length is known until its data has been read.
+        "length-trailers-later" => {
+            let trailers = async {
+                tokio::task::yield_now().await;
+                Some(Ok(HeaderMap::from_iter([("x-sum".parse().unwrap(), HeaderValue::from_static("6"))])))
+            };
+            let body = Full::new(Bytes::from_static(b"onetwo")).with_trailers(trailers);
+            ([("trailer", "x-sum")], Body::new(body)).into_response()
+        }
         "205" => (StatusCode::RESET_CONTENT, "five5").into_response(),
         "204" => (StatusCode::NO_CONTENT, "five5").into_response(),
         // Nothing of that length is sent, so nothing is waited for.
@@ -144,6 +154,7 @@ async fn a_replay_is_equal_to_the_first_response_on_the_wire() {
         ("POST", "trailers-live"),
         ("POST", "trailers-end-later"),
         ("POST", "trailers-unannounced"),
+        ("POST", "length-trailers-later"),
         ("POST", "205"),
         ("POST", "204"),
         ("POST", "204-length"),
@@ -161,6 +172,11 @@ async fn a_replay_is_equal_to_the_first_response_on_the_wire() {
                 lines.retain(|line| !line.starts_with("trailer:"));
                 assert_eq!(body.contains("x-sum: 6"), kind != "trailers-unannounced", "{kind}: {body}");
             }
+        }
+        if kind == "length-trailers-later" {
+            // As without the attribute: a client does not wait for more than the length, and no trailers are sent after it.
+            assert!(first.contains(&"content-length: 6".to_owned()), "{first:?}");
+            first.retain(|line| !line.starts_with("trailer:"));
         }
         if kind == "204-length" {
             // The handler's own, as without the attribute, and about a body that is not sent.
@@ -208,6 +224,29 @@ async fn a_replay_is_equal_to_the_first_response_over_http2() {
         let [first, second] =
             [0, 1].map(|nth| comparable(&responses[nth]).into_iter().filter(announced).collect::<Vec<_>>());
         assert_eq!(second, first, "{path}");
+    }
+}
+
+/// curl stops at the length, and so does not see the trailers.
+#[tokio::test]
+async fn over_http2_trailers_after_a_known_length_are_replayed() {
+    let served = TestServer::new(routes()).await;
+    for replayed in [false, true] {
+        let (client, connection) = h2::client::handshake(served.connect().await).await.unwrap();
+        let connection = tokio::spawn(connection);
+        let uri = "http://a.example/length-trailers-later";
+        let request = Request::post(uri).header("idempotency-key", "a").body(()).unwrap();
+        let (response, _) = client.ready().await.unwrap().send_request(request, true).unwrap();
+        let response = response.await.unwrap();
+        assert_eq!(response.headers().contains_key("idempotent-replayed"), replayed);
+        let mut body = response.into_body();
+        let mut data = Vec::new();
+        while let Some(bytes) = body.data().await {
+            data.extend_from_slice(&bytes.unwrap());
+        }
+        let trailers = body.trailers().await.unwrap().unwrap_or_default();
+        assert_eq!((&data[..], trailers.get("x-sum").map(HeaderValue::as_bytes)), (&b"onetwo"[..], Some(&b"6"[..])));
+        connection.abort();
     }
 }
 
