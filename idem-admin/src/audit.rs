@@ -17,7 +17,7 @@ pub struct Audit {
     /// What.
     pub action: Action,
     /// To which key, in which scope. Its `Display` is the eight hex digits that the other log lines of this key have.
-    /// `None` for a list, and where the text in the form cannot be a key.
+    /// `None` for a list, and if the text in the form cannot be a key.
     pub key: Option<StorageKey>,
     /// The endpoint that the key was used on, if that is known.
     pub endpoint: Option<String>,

@@ -13,9 +13,9 @@ use super::audit::Action;
 use idem_axum::private::RecordedResponse;
 
 /// The longest body of a response that a person may write down: as much as an endpoint records if nothing else is declared.
-const LONGEST_BODY: usize = 1024 * 1024;
+const MAX_BODY: usize = 1024 * 1024;
 /// The longest form: a browser sends a line break as the six bytes `%0D%0A`, and no byte of a response as more.
-pub(super) const LONGEST_FORM: usize = 6 * LONGEST_BODY + 1024 * 1024;
+pub(super) const MAX_FORM: usize = 6 * MAX_BODY + 1024 * 1024;
 
 /// The fields as they came. Never logged: the key may be a secret.
 #[derive(Default, Deserialize)]
@@ -194,7 +194,7 @@ impl Fields {
             .filter(|status| (200..=599).contains(&status.as_u16()))
             .ok_or_else(|| Mistake::new("status", "Write the status as a number from 200 to 599, such as 201."))?;
         let body = self.body.replace("\r\n", "\n");
-        if body.len() > LONGEST_BODY {
+        if body.len() > MAX_BODY {
             return Err(Mistake::new("body", "The body is longer than 1 MiB."));
         }
         let mut headers = HeaderMap::new();

@@ -136,8 +136,8 @@ fn seen(found: &KeyReport) -> Fingerprint {
     let mut parts = Fingerprint::builder();
     parts.part(b's', code(found.status()).as_bytes());
     parts.part(b'f', found.fingerprint().as_bytes());
-    if let Some(origin) = found.execution_info() {
-        parts.part(b'o', &origin.to_bytes());
+    if let Some(info) = found.execution_info() {
+        parts.part(b'o', &info.to_bytes());
     }
     if let Some(response) = found.content() {
         parts.part(b'a', response);

@@ -137,7 +137,7 @@ impl Admin {
     {
         Router::new()
             .route("/", get(handlers::show).post(handlers::submit))
-            .layer(DefaultBodyLimit::max(form::LONGEST_FORM))
+            .layer(DefaultBodyLimit::max(form::MAX_FORM))
             .with_state(Arc::new(self.state))
     }
 }

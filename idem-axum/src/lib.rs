@@ -111,12 +111,12 @@ pub use idem_runtime::metrics;
 pub use idem_runtime::{
     Abandoned, Begin, BeginOptions, Claim, Clock, DrainTimeout, ExecutionId, ExecutionInfo, Fingerprint, Idempotency,
     IdempotencyBuilder, InvalidKey, Key, KeyPage, KeyReport, KeyState, KeyStatus, Lease, ManualClock, MemoryClaim,
-    MemoryStore, MemoryStoreBuilder, Outcome, Record, RecordBuilder, RefusalReason, Scope as KeyScope, SettleError,
-    Settled, StorageKey, Store, StoreCapabilities, StoreError, StoredEntry, SystemClock, Timestamp, TraceParent, Usage,
+    MemoryStore, MemoryStoreBuilder, Once, Outcome, Record, RecordBuilder, RefusalReason, Scope as KeyScope,
+    SettleError, Settled, StorageKey, Store, StoreCapabilities, StoreError, StoredEntry, SystemClock, Timestamp,
+    TraceParent, Usage, WhenInFlight,
 };
 #[cfg(feature = "cached")]
 pub use idem_runtime::{CachedClaim, CachedStore, CachedStoreBuilder};
-pub use idem_runtime::{Once, WhenInFlight};
 pub use key::IdempotencyKey;
 pub use layer::{IdempotencyLayer, IdempotencyService};
 #[cfg(feature = "utoipa")]

@@ -60,7 +60,8 @@ impl ExecutionSpan {
     }
 }
 
-/// Refuses the request. Every refusal comes from here, so that what is sent is what is logged and counted.
+/// Refuses the request. Every refusal but the rejections of the key's extractor comes from here, so that what is sent is what is logged and
+/// counted.
 pub(crate) fn refuse(span: &RequestSpan, refusal: Refusal) -> Response {
     span.refused(refusal.code());
     span.in_scope(|| refusal.into_response())

@@ -11,7 +11,7 @@ use syn::{
 };
 
 /// As many arguments as axum's `Handler` takes.
-const MOST_ARGUMENTS: usize = 16;
+const MAX_ARGUMENTS: usize = 16;
 
 /// A handler function. Its block is kept as tokens, so that half-typed code does not remove the function.
 pub(crate) struct Handler {
@@ -193,7 +193,7 @@ pub(crate) fn mistakes(handler: &Handler) -> Vec<syn::Error> {
             }
         }
     }
-    if let Some(first_too_many) = inputs.iter().nth(MOST_ARGUMENTS) {
+    if let Some(first_too_many) = inputs.iter().nth(MAX_ARGUMENTS) {
         at(
             first_too_many,
             "a handler takes at most 16 arguments: put some into a tuple, which is an extractor as well",

@@ -8,7 +8,7 @@ use std::{fmt::Display, ops::RangeInclusive, time::Duration};
 use syn::{Expr, ExprPath, Lit, LitStr, Token, punctuated::Punctuated};
 
 /// Nothing is remembered for longer, so that no clock and no store overflows when it adds this to "now".
-const LONGEST: Duration = Duration::from_secs(100 * 31_557_600);
+const MAX_TIME: Duration = Duration::from_secs(100 * 31_557_600);
 
 /// The statuses of refusals.
 pub(crate) const REFUSAL: RangeInclusive<u16> = 400..=599;
@@ -154,7 +154,7 @@ pub(crate) fn duration(value: &Expr, example: &str, zero: &str) -> syn::Result<D
     }
     match humantime::parse_duration(&written) {
         Ok(Duration::ZERO) => wrong(value, zero),
-        Ok(duration) if duration <= LONGEST => Ok(duration),
+        Ok(duration) if duration <= MAX_TIME => Ok(duration),
         Ok(_) | Err(humantime::DurationError::NumberOverflow) => {
             wrong(value, format!("`{written}` is too long: write at most 100 years, which is `\"36500d\"`"))
         }

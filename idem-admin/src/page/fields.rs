@@ -26,10 +26,10 @@ impl Frame<'_> {
             }
         };
         let scope = |scope: ScopeKind, label: &str, hint: Markup| {
-            choice("scope", whose(scope), fields.scope == scope, false, label, &hint)
+            choice("scope", scope_kind(scope), fields.scope == scope, false, label, &hint)
         };
         let source = |source: KeySource, label: &str, hint: Markup| {
-            choice("source", origin(source), fields.source == source, false, label, &hint)
+            choice("source", key_source(source), fields.source == source, false, label, &hint)
         };
         html! {
             section {
@@ -64,7 +64,7 @@ impl Frame<'_> {
                                 (line("header", "header", &fields.header))
                             }
                             .field {
-                                label for="header-values" { "Its value, or one on each line where the client sent several" }
+                                label for="header-values" { "Its value, or one on each line if the client sent several" }
                                 (lines("header-values", "header_values", &fields.header_values))
                             }
                         }
@@ -103,8 +103,8 @@ impl Frame<'_> {
         html! {
             input type="hidden" name="token" value=(self.token.as_str());
             input type="hidden" name="key" value=(fields.key);
-            input type="hidden" name="source" value=(origin(fields.source));
-            input type="hidden" name="scope" value=(whose(fields.scope));
+            input type="hidden" name="source" value=(key_source(fields.source));
+            input type="hidden" name="scope" value=(scope_kind(fields.scope));
             input type="hidden" name="header" value=(fields.header);
             input type="hidden" name="path" value=(fields.path);
             (unseen("values", &fields.values))
@@ -188,14 +188,14 @@ fn described(mistake: Option<&Mistake>) -> Option<String> {
     mistake.map(|mistake| format!("{}-wrong", mistake.field))
 }
 
-fn origin(source: KeySource) -> &'static str {
+fn key_source(source: KeySource) -> &'static str {
     match source {
         KeySource::Header => "header",
         KeySource::Text => "text",
     }
 }
 
-fn whose(scope: ScopeKind) -> &'static str {
+fn scope_kind(scope: ScopeKind) -> &'static str {
     match scope {
         ScopeKind::Unscoped => "unscoped",
         ScopeKind::Values => "values",

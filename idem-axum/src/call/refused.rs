@@ -25,18 +25,14 @@ impl Refused {
 /// Returns a rejection. If the extractor is that of the key, it is a refusal, and the body is discarded first. Any other is sent
 /// as without the attribute. The extractor of a key that the arguments have yet to say is a mistake of the service.
 pub(super) fn rejected(config: &LayerConfig, key: &RequestKey, unread: UnreadBody, response: Response) -> Box<Refused> {
-    match (key, response.extensions().get::<Refusal>()) {
+    let refusal = response.extensions().get::<Refusal>();
+    match (key, refusal) {
         (RequestKey::None(Some(keyless)), Some(refusal)) => keyless.span().refused(refusal.code()),
         (RequestKey::None(_), _) => {}
         (RequestKey::OfArguments(keyed) | RequestKey::Known(keyed, _), _) => keyed.span.rejected(),
     }
-    let is_early = matches!(key, RequestKey::OfArguments(_));
-    let (response, refused) = match response.extensions().get() {
-        Some(Refusal::KeyMissing { .. }) if is_early => (StatusCode::INTERNAL_SERVER_ERROR.into_response(), true),
-        refusal => {
-            let refused = refusal.is_some();
-            (config.describe(response), refused)
-        }
-    };
-    Box::new(Refused { response, unread: if refused { unread } else { UnreadBody::nothing() } })
+    let unread = if refusal.is_some() { unread } else { UnreadBody::nothing() };
+    let is_early = matches!((key, refusal), (RequestKey::OfArguments(_), Some(Refusal::KeyMissing { .. })));
+    let response = if is_early { StatusCode::INTERNAL_SERVER_ERROR.into_response() } else { config.describe(response) };
+    Box::new(Refused { response, unread })
 }

@@ -6,7 +6,7 @@ use std::fmt;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Undescribed {
     endpoints: Vec<String>,
-    /// What they refer to. `None` where they have no operation at all.
+    /// What they refer to. `None` if they have no operation at all.
     referred: Option<String>,
 }
 

@@ -67,7 +67,7 @@ pub struct Policy {
     pub(crate) record: Option<Statuses>,
     /// What a replay sends of the record.
     pub(crate) replay: Replay,
-    /// The status of a replay, where it is not the recorded one.
+    /// The status of a replay, if it is not the recorded one.
     pub(crate) replay_status: Option<u16>,
     /// The name of the header that marks a replay.
     pub(crate) replay_header: Option<&'static str>,
@@ -118,7 +118,7 @@ impl Policy {
         tag: PolicyTag::NONE,
     };
 
-    /// Stripe's rules: status and body are kept for 24 hours, server errors included, also with an argument `Tx`. The same key with other
+    /// Stripe's rules: status and body are recorded for 24 hours, server errors included, also with an argument `Tx`. The same key with other
     /// parameters gets 400, and a concurrent request gets 409. Errors have Stripe's shape. A replayed server error tells Stripe's clients
     /// that another retry would get the same.
     pub const STRIPE: Self = Self::DEFAULT

@@ -1,4 +1,5 @@
-//! The rules for the values of a policy, once for `Policy` and for the attribute.
+//! The rules for the values of a policy. The attribute checks the values that it can see by itself (`value.rs` of idem-macros), so that an
+//! error is at its place.
 //!
 //! Each rule is a `const` function over numbers and text, so that a wrong value in a `const` is a compile error. An error says
 //! what is wrong and what to write. Nothing here depends on the rest of the crate.
@@ -86,7 +87,7 @@ const WITH_A_MEANING: &[&str] = &[
 ];
 
 /// Nothing is remembered for longer, so that no clock and no store overflows: a hundred years.
-pub(crate) const LONGEST: Duration = Duration::from_secs(100 * 31_557_600);
+pub(crate) const MAX_TIME: Duration = Duration::from_secs(100 * 31_557_600);
 
 pub(crate) const EMPTY_FINGERPRINT: &str = "`fingerprint` needs at least one part: name one, or write `.no_fingerprint()` (`fingerprint = none` in the attribute)";
 pub(crate) const REPEATED_PART: &str = "`fingerprint` has one part twice: remove one of the two";
@@ -218,7 +219,7 @@ pub(crate) const fn ttl(ttl: Duration) -> Check {
             "`ttl` must be longer than zero: write for example `\"24h\"`, or remove the attribute to leave the endpoint unprotected",
         );
     }
-    if is_longer(ttl, LONGEST) {
+    if is_longer(ttl, MAX_TIME) {
         return Err("`ttl` must be at most 100 years: write for example `\"24h\"`, or `Duration::from_secs(86_400)`");
     }
     Ok(())
@@ -230,7 +231,7 @@ pub(crate) const fn wait(max: Duration) -> Check {
             "a wait must be longer than zero: write `InFlight::reject(409)` (`in_flight = reject`) to refuse at once",
         );
     }
-    if is_longer(max, LONGEST) {
+    if is_longer(max, MAX_TIME) {
         return Err("a wait must be at most 100 years: write for example `\"5s\"`, or `Duration::from_secs(5)`");
     }
     Ok(())
@@ -240,7 +241,7 @@ pub(crate) const fn timeout(longest: Duration) -> Check {
     if longest.is_zero() {
         return Err("`timeout` must be longer than zero: write for example `\"30s\"`, or `Duration::from_secs(30)`");
     }
-    if is_longer(longest, LONGEST) {
+    if is_longer(longest, MAX_TIME) {
         return Err("`timeout` must be at most 100 years: write for example `\"30s\"`, or `Duration::from_secs(30)`");
     }
     Ok(())
@@ -411,7 +412,7 @@ mod tests {
         assert_eq!(accepted(|characters| min_key(characters.into())), (1..=255).collect::<Vec<_>>());
         for check in [ttl, wait, timeout] {
             assert!(check(Duration::ZERO).is_err() && check(Duration::from_nanos(1)).is_ok());
-            assert!(check(LONGEST).is_ok() && check(LONGEST + Duration::from_nanos(1)).is_err());
+            assert!(check(MAX_TIME).is_ok() && check(MAX_TIME + Duration::from_nanos(1)).is_err());
         }
         assert!(max_response(0).is_err() && max_response(1).is_ok());
     }

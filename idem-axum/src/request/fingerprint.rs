@@ -37,7 +37,6 @@ mod tag {
 }
 
 /// A fingerprint without what is known later: the body, and whether the scope or the caller binds the key.
-#[derive(Debug)]
 pub(crate) struct FingerprintInput {
     builder: FingerprintBuilder,
 }

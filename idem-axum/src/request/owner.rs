@@ -38,8 +38,7 @@ pub fn scope(values: &[&dyn ScopePart]) -> ScopeValue {
     ScopeValue(values.iter().fold(Scope::arguments(), |scope, value| scope.with(value.text().as_bytes())))
 }
 
-/// Whose key it is, as far as the head of the request says.
-#[derive(Debug)]
+/// Whose key it is, as far as the head of the request says. Never printed: it has the caller's credentials.
 pub(crate) struct KeyOwner {
     /// `None` if only the arguments or the caller say it.
     declared: Option<Scope>,
@@ -50,7 +49,6 @@ pub(crate) struct KeyOwner {
 }
 
 /// How a caller is known without a scope: the values of one header, bound through the fingerprint.
-#[derive(Debug)]
 pub(crate) enum Caller {
     /// `Authorization`. Without any values the caller is not known at all.
     Authorization(Vec<HeaderValue>),

@@ -60,7 +60,8 @@ fn listed_by_connection(headers: &HeaderMap) -> Vec<&[u8]> {
     list(headers, header::CONNECTION).collect()
 }
 
-fn list(headers: &HeaderMap, name: HeaderName) -> impl Iterator<Item = &[u8]> {
+/// Returns the members of a header that is a list, over all of its lines.
+pub(super) fn list(headers: &HeaderMap, name: HeaderName) -> impl Iterator<Item = &[u8]> {
     let lines = headers.get_all(name).into_iter().map(HeaderValue::as_bytes);
     lines.flat_map(|line| line.split(|&byte| byte == b',')).map(<[u8]>::trim_ascii)
 }

@@ -3,6 +3,7 @@
 use http::HeaderMap;
 use http::header::VARY;
 
+use super::headers::list;
 use crate::policy::{Part, Policy};
 use crate::warnings::{Warning, Warnings};
 
@@ -21,8 +22,7 @@ pub(super) fn check(policy: &Policy, headers: &HeaderMap, warnings: &Warnings) {
 
 /// Returns the first such header.
 fn unbound<'a>(policy: &Policy, headers: &'a HeaderMap) -> Option<&'a [u8]> {
-    let lines = headers.get_all(VARY).iter().flat_map(|line| line.as_bytes().split(|&byte| byte == b','));
-    lines.map(<[u8]>::trim_ascii).find(|name| !name.is_empty() && !is_bound(policy, name))
+    list(headers, VARY).find(|name| !name.is_empty() && !is_bound(policy, name))
 }
 
 fn is_bound(policy: &Policy, name: &[u8]) -> bool {
