@@ -450,10 +450,12 @@ async fn a_transaction_that_the_database_refuses_leaves_its_connection_to_the_po
     let shop = Shop::postgres(1).await;
     let proxy = Proxy::to(shop.keeper.port()).await;
     let pool = PgPoolOptions::new().max_connections(4);
-    let (_, _, router) = postgres_service(pool.connect(&shop.keeper.url_through(proxy.port())).await.unwrap());
+    let (app, _, router) = postgres_service(pool.connect(&shop.keeper.url_through(proxy.port())).await.unwrap());
     shop.keeper.sql("ALTER FUNCTION idempotency_claim RENAME TO gone");
     for key in 0..10 {
         assert!(send(&router, "/act/201", &*key.to_string(), "").await.is("idempotency_store_unavailable"));
+        let are_idle = async || app.pool.num_idle() == usize::try_from(app.pool.size()).unwrap();
+        until("its connection is back", are_idle).await;
     }
     assert!(
         proxy.connections() <= 2,
