@@ -47,8 +47,8 @@ use crate::transaction::OpenTransaction;
 ///
 /// The client gets the response after the commit. If the commit fails, the response is 503 with `Retry-After`, or 500 if the database
 /// refuses what the handler wrote, such as by a deferred constraint; nothing has happened. If the commit is not confirmed, the store checks
-/// whether the record is there. In PostgreSQL a failed statement aborts the transaction. If
-/// the handler returns a success nevertheless, the response is 500. It is also 500 if the handler runs COMMIT or ROLLBACK itself, and then
+/// whether the record is there. If a success leaves no record, no one can tell, and the response is 500. In PostgreSQL a failed statement
+/// aborts the transaction. If the handler returns a success nevertheless, the response is 500. It is also 500 if the handler runs COMMIT or ROLLBACK itself, and then
 /// the outcome is unknown to retries. A nested `tx.begin()` is a savepoint, and may be committed or rolled back.
 ///
 /// The response is read up to `max_response` before the commit. The rest of a longer one is sent after the commit, and a retry is refused.

@@ -30,7 +30,7 @@ impl<D: Dialect> TransactionClaim<D> {
     /// Writes the record, and commits.
     pub(crate) async fn complete(self, record: &Record, ttl: Duration) -> Result<(), StoreError> {
         let end = self.row.complete::<D>(&self.table.executor.statements, record, ttl);
-        self.commit(end).await
+        self.commit(end, true).await
     }
 
     /// Leaves no record. What the handler wrote is kept if it returned a success that its policy does not record; otherwise it is
@@ -40,11 +40,11 @@ impl<D: Dialect> TransactionClaim<D> {
             return self.roll_back().await;
         }
         let end = self.row.release::<D>(&self.table.executor.statements);
-        self.commit(end).await
+        self.commit(end, false).await
     }
 
     /// Commits, after the statement that ends the claim.
-    async fn commit(mut self, end: String) -> Result<(), StoreError> {
+    async fn commit(mut self, end: String, leaves_record: bool) -> Result<(), StoreError> {
         let mut open = self.taken()?;
         let savepoint = &self.savepoint;
         let undo =
@@ -80,7 +80,12 @@ impl<D: Dialect> TransactionClaim<D> {
         let is_own_failure = D::is_own_failure(&error);
         let problem = D::problem(error, &self.table.executor.table);
         if problem.leaves_doubt() {
-            return self.resolve(problem).await;
+            if leaves_record {
+                return self.resolve(problem).await;
+            }
+            self.slot
+                .set_fault("its commit was not confirmed, and without a record it is unknown whether it took effect");
+            return Err(StoreError::Lost);
         }
         // The claim was made in this transaction, so the store itself has no other problem.
         if !is_own_failure && !matches!(problem, Problem::Busy(_) | Problem::Full(_) | Problem::ReadOnly) {
@@ -137,12 +142,8 @@ impl<D: Dialect> TransactionClaim<D> {
         StoreError::Lost
     }
 
-    /// Looks whether a commit took effect that was not confirmed.
+    /// Looks whether a commit took effect that was not confirmed: its record tells.
     async fn resolve(&mut self, problem: Problem) -> Result<(), StoreError> {
-        if self.slot.is_unkeyed() {
-            self.slot.set_fault("its commit was not confirmed, and without a key it is unknown whether it took effect");
-            return Err(StoreError::Lost);
-        }
         let until = Instant::now() + DOUBT_TIMEOUT;
         while Instant::now() < until {
             match self.look().await {

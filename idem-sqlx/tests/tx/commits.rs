@@ -32,6 +32,24 @@ async fn a_commit_that_took_effect_and_was_not_confirmed_is_found() {
     assert_eq!((shop.effects().await, app.runs()), (1, 1));
 }
 
+/// No one can tell whether it took effect, and a retry would take effect once more.
+#[tokio::test]
+async fn a_commit_without_a_record_that_was_not_confirmed_is_a_500_that_asks_for_no_retry() {
+    let shop = Shop::postgres(4).await;
+    let (proxy, app, router) = behind_a_proxy(&shop).await;
+    // The policy does not record a success, and then there is no key.
+    for (key, effects) in [(Some("a"), 1), (None, 2)] {
+        let not_confirmed = async {
+            app.written().await;
+            proxy.set(Direction::ToClient, Fault::ResetAfter(0));
+            app.go_on.add_permits(1);
+        };
+        let (reply, ()) = tokio::join!(send(&router, "/errors/wait-201", key, ""), not_confirmed);
+        assert_eq!((reply.brief(), reply.retry_after), ((500, ""), false), "{key:?}");
+        assert_eq!(shop.effects().await, effects, "{key:?}");
+    }
+}
+
 #[tokio::test]
 async fn a_commit_that_did_not_arrive_is_503_and_the_key_is_free() {
     let shop = Shop::postgres(4).await;
