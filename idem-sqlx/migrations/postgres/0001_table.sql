@@ -38,7 +38,9 @@ CREATE OR REPLACE FUNCTION {claim}(
     endpoint int, policy int,
     -- What tells the locks of this table from those of others.
     salt bigint
-) RETURNS boolean LANGUAGE plpgsql AS $$
+) RETURNS boolean LANGUAGE plpgsql
+-- Less than a step of a transaction may take: when the store gives up, the statement must not wait on at the server.
+SET lock_timeout = '4s' AS $$
 BEGIN
     -- The shared locks are never waited for, and come first: see `statements` in the crate.
     PERFORM pg_advisory_xact_lock_shared(

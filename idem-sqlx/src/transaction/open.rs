@@ -18,7 +18,8 @@ const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const MAX_PAUSE: Duration = Duration::from_secs(1);
 
 /// A connection within a transaction. If it is dropped, the connection is closed, and the database rolls back. If a step has not
-/// ended, it first keeps its place in the pool until it has: each try would leave another process of the server behind.
+/// ended, it first keeps its place in the pool until it has: each try would leave another process of the server behind. The first step
+/// keeps none, since its session is not known yet; the server limits how long that step waits for a lock.
 pub(crate) struct OpenTransaction<D: Dialect> {
     table: Arc<Table<D>>,
     connection: Option<PoolConnection<D>>,

@@ -466,6 +466,22 @@ async fn a_transaction_that_the_database_refuses_leaves_its_connection_to_the_po
     assert_eq!(send(&router, "/act/201", "0", "").await.brief(), (201, "run 1"));
 }
 
+/// As while an operator compacts the table. The number of its session has not arrived, so no one could cancel it.
+#[tokio::test]
+async fn a_claim_that_waits_for_the_table_does_not_go_on_at_the_server() {
+    let shop = Shop::postgres(4).await;
+    let mut operator = shop.app.pool.begin().await.unwrap();
+    sqlx::raw_sql("LOCK TABLE idempotency").execute(&mut *operator).await.unwrap();
+    let requests: Vec<_> = ["a", "b", "c"].map(|key| shop.start("/act/201", key)).into();
+    for request in requests {
+        let refused = request.await.unwrap();
+        assert!(refused.is("idempotency_store_unavailable") && refused.retry_after, "{refused:?}");
+    }
+    shop.keeper.wait_until("SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'", "0").await;
+    operator.rollback().await.unwrap();
+    assert_eq!(shop.send("/act/201", "a").await.brief(), (201, "run 1"));
+}
+
 /// As one that an operator looks at.
 #[tokio::test]
 async fn a_row_that_others_keep_locked_is_503_in_time_though_the_server_limits_each_wait() {
