@@ -4,6 +4,7 @@
 //! outcome is unknown. What tells others of a key in flight is a lock, and within this process
 //! [`Running`](crate::running::Running).
 
+use std::io::ErrorKind;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -235,18 +236,28 @@ impl<D: Dialect> Beginner<'_, D> {
         error: sqlx::Error,
         in_the_way: &mut Problem,
     ) -> Result<Option<BeginRow>, Problem> {
+        // A server that was silent for the whole time of a step would get another process from each further try.
+        let is_silent = matches!(&error, sqlx::Error::Io(error) if error.kind() == ErrorKind::TimedOut);
         let problem = D::problem(error, &self.table.executor.table);
         // Each request that the database refuses would otherwise cost the pool a connection.
         if problem.connection_health() == ConnectionHealth::Good {
             open.undo().await;
+        } else {
+            drop(open);
         }
-        if !matches!(problem, Problem::Busy(_)) || self.slot.is_unkeyed() {
+        let may_repeat = match problem {
+            Problem::Busy(_) => !self.slot.is_unkeyed(),
+            // It may have broken while it was idle, as all others of the pool after a restart of the server.
+            Problem::Broken(_) => !is_silent,
+            _ => false,
+        };
+        if !may_repeat {
             return Err(problem);
         }
         *in_the_way = problem;
         sleep(jitter(PAUSE)).await;
         // What was in the way may have had the same key.
-        self.look().await
+        if self.slot.is_unkeyed() { Ok(None) } else { self.look().await }
     }
 
     /// Returns what a row means to a request that does not get the claim.

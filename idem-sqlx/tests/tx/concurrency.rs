@@ -466,6 +466,21 @@ async fn a_transaction_that_the_database_refuses_leaves_its_connection_to_the_po
     assert_eq!(send(&router, "/act/201", "0", "").await.brief(), (201, "run 1"));
 }
 
+/// As after a restart of the server. Nothing can have happened in a transaction that did not begin.
+#[tokio::test]
+async fn connections_of_the_pool_that_broke_while_they_were_idle_cost_no_request() {
+    let shop = Shop::postgres(1).await;
+    let proxy = Proxy::to(shop.keeper.port()).await;
+    let pool = PgPoolOptions::new().min_connections(3).max_connections(4).test_before_acquire(false);
+    let (app, _, router) = postgres_service(pool.connect(&shop.keeper.url_through(proxy.port())).await.unwrap());
+    until("several are idle", async || app.pool.num_idle() >= 3).await;
+    for (key, run) in [(Some("a"), "run 1"), (None, "run 2")] {
+        until("one is idle", async || app.pool.num_idle() > 0).await;
+        proxy.cut();
+        assert_eq!(send(&router, "/act/201", key, "").await.brief(), (201, run), "{key:?}");
+    }
+}
+
 /// As while an operator compacts the table. The number of its session has not arrived, so no one could cancel it.
 #[tokio::test]
 async fn a_claim_that_waits_for_the_table_does_not_go_on_at_the_server() {
