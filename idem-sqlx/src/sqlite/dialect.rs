@@ -141,9 +141,10 @@ impl sealed::Dialect for Sqlite {
     }
 
     fn transaction_state(error: &sqlx::Error) -> TransactionState {
+        // ERROR, with no code that says which.
+        let gone = ["no such savepoint", "cannot rollback - no transaction is active"];
         match error.as_database_error() {
-            // ERROR, with no code that says which.
-            Some(refused) if refused.message().starts_with("no such savepoint") => TransactionState::Gone,
+            Some(refused) if gone.iter().any(|start| refused.message().starts_with(start)) => TransactionState::Gone,
             _ => TransactionState::Open,
         }
     }
@@ -188,9 +189,10 @@ mod tests {
     }
 
     #[test]
-    fn a_transaction_is_gone_if_its_savepoint_is() {
+    fn a_transaction_is_gone_if_its_savepoint_is_or_if_there_is_none() {
         let state = |text| Sqlite::transaction_state(&raised("1", text));
         assert_eq!(state("no such savepoint: idem"), TransactionState::Gone);
+        assert_eq!(state("cannot rollback - no transaction is active"), TransactionState::Gone);
         assert_eq!(state("cannot commit"), TransactionState::Open);
     }
 }

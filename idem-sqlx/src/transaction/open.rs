@@ -9,7 +9,7 @@ use sqlx_core::transaction::TransactionManager;
 use tokio::runtime::Handle;
 use tokio::time::{sleep, timeout};
 
-use crate::dialect::{Dialect, Value};
+use crate::dialect::{Dialect, TransactionState, Value};
 use crate::errors::Step;
 use crate::table::Table;
 
@@ -84,10 +84,15 @@ impl<D: Dialect> OpenTransaction<D> {
     /// Rolls back, and returns the connection to its pool. It has no savepoint yet. If that fails, or a step was cancelled, the
     /// connection is closed.
     pub(super) async fn undo(mut self) {
-        if self.sent.is_none()
-            && self.run_last("ROLLBACK".to_owned()).await.is_ok()
-            && let Some(connection) = self.connection.take()
-        {
+        if self.sent.is_some() {
+            return;
+        }
+        let is_undone = match self.run_last("ROLLBACK".to_owned()).await {
+            Ok(_) => true,
+            // It did not even begin.
+            Err(error) => D::transaction_state(&error) == TransactionState::Gone,
+        };
+        if is_undone && let Some(connection) = self.connection.take() {
             return_to_pool(connection);
         }
     }

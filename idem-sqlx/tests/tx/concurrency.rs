@@ -1,7 +1,7 @@
 //! Requests that meet.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
@@ -12,6 +12,7 @@ use idem_testkit::proxy::Proxy;
 use idem_testkit::wait::until;
 use sqlx::Database;
 use sqlx::postgres::PgPoolOptions;
+use sqlx::sqlite::SqlitePoolOptions;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
@@ -530,6 +531,26 @@ async fn another_process_that_writes_to_the_file_is_waited_for_and_then_503() {
     assert!(replay.brief() == (201, "run 1") || replay.status == 503, "{replay:?}");
     assert_eq!(send(&other, "/act/wait-201", "a", "").await.brief(), (201, "run 1"));
     assert_eq!(shop.effects().await, 1);
+}
+
+#[tokio::test]
+async fn another_process_that_writes_to_the_file_costs_the_pool_no_connection() {
+    let shop = Shop::sqlite(4).await;
+    let made = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&made);
+    let pool = SqlitePoolOptions::new().max_connections(1).after_connect(move |_, _| {
+        counted.fetch_add(1, Ordering::SeqCst);
+        Box::pin(async { Ok(()) })
+    });
+    let options = shop.app.pool.connect_options().as_ref().clone();
+    let (_, _, other) = sqlite_service(pool.connect_with(options).await.unwrap());
+    let first = shop.start("/act/wait-201", "a");
+    shop.app.written().await;
+    assert_eq!(send(&other, "/act/201", "b", "").await.status, 503);
+    shop.app.go_on.add_permits(1);
+    assert_eq!(first.await.unwrap().status, 201);
+    assert_eq!(send(&other, "/act/201", "b", "").await.brief(), (201, "run 1"));
+    assert_eq!(made.load(Ordering::SeqCst), 1);
 }
 
 #[tokio::test]
