@@ -10,11 +10,17 @@ use tokio::time::{Instant, sleep, timeout_at};
 use crate::dialect::{Dialect, Statements, Value};
 use crate::errors::{ConnectionHealth, DatabaseError, Problem, Step};
 use crate::hosts::refined;
-use crate::pool::Pool;
+use crate::pool::{Pool, PooledConnection};
 
 /// The pause before a second try; it doubles up to [`MAX_PAUSE`].
 const FIRST_PAUSE: Duration = Duration::from_millis(2);
 const MAX_PAUSE: Duration = Duration::from_millis(200);
+
+/// Returns how long the database may let a statement wait for others. It is a little less than the store waits for a reply, so that
+/// the reply is read: the connection is then in order, and the step not in doubt.
+pub(crate) fn lock_wait(timeout: Duration) -> Duration {
+    timeout * 9 / 20
+}
 
 /// Runs the statements of a store.
 pub(crate) struct Executor<D: Dialect> {
@@ -79,11 +85,19 @@ impl<D: Dialect> Executor<D> {
         let mut pause = FIRST_PAUSE;
         let mut earlier = None;
         loop {
-            let problem = match self.run_once(pool, until, sql, values, in_doubt).await {
+            let pooled = pool.acquire(until, self.timeout).await;
+            let start = Instant::now();
+            let tried = match pooled {
+                Ok(pooled) => self.run_once(pool, pooled, until, sql, values, in_doubt).await,
+                Err(problem) => Err(refined::<D>(problem, &self.table)),
+            };
+            let problem = match tried {
                 Ok(rows) => return Ok(Rows { rows, repeated: in_doubt.get() }),
                 Err(problem) => problem.or_earlier(earlier.take()),
             };
-            let may_repeat = problem.is_transient() && !(step.adds() && in_doubt.get());
+            // Another try would wait until the time of the step has run out, and be in doubt.
+            let is_late = matches!(problem, Problem::Busy(_)) && Instant::now() + start.elapsed() > until;
+            let may_repeat = problem.is_transient() && !is_late && !(step.adds() && in_doubt.get());
             if !may_repeat || Instant::now() + pause >= until {
                 return Err(DatabaseError { step, problem });
             }
@@ -97,13 +111,12 @@ impl<D: Dialect> Executor<D> {
     async fn run_once(
         &self,
         pool: &Pool<D>,
+        mut pooled: PooledConnection<D>,
         until: Instant,
         sql: &Arc<str>,
         values: &[Value<'_>],
         in_doubt: &InDoubt,
     ) -> Result<Vec<D::Row>, Problem> {
-        let pooled = pool.acquire(until, self.timeout).await;
-        let mut pooled = pooled.map_err(|problem| refined::<D>(problem, &self.table))?;
         let this_try = until.min(Instant::now() + self.timeout / 2);
         let earlier = in_doubt.set(true);
         let problem = match timeout_at(this_try, D::fetch(pooled.run(sql), sql, values)).await {

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use super::statements::{channel, statements};
 use super::{Location, PostgresStore, url};
 use crate::errors::{ConnectError, Problem, check_timeout};
-use crate::execute::Executor;
+use crate::execute::{Executor, lock_wait};
 use crate::hosts::Hosts;
 use crate::names;
 use crate::pool::Pool;
@@ -161,11 +161,11 @@ impl PostgresStoreBuilder {
 
     pub(super) fn build(self, hosts: Vec<PgConnectOptions>, pool: Option<PgPool>) -> PostgresStore {
         // These override what the caller set. Without them a claim that was acknowledged could be lost in a crash, or every loser
-        // of a race would get an error. The server gives a statement up at about the time at which the store tries again.
+        // of a race would get an error.
         let settings = [
             ("synchronous_commit", "on".to_owned()),
             ("default_transaction_isolation", "read committed".to_owned()),
-            ("statement_timeout", (self.timeout / 2).as_millis().max(1).to_string()),
+            ("statement_timeout", lock_wait(self.timeout).as_millis().max(1).to_string()),
         ];
         let hosts = hosts.into_iter().map(|host| host.options(settings.clone()).disable_statement_logging());
         let hosts = Arc::new(Hosts::new(hosts.collect()));

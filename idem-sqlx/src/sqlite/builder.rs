@@ -14,7 +14,7 @@ use super::statements::statements;
 use super::{Location, NEEDS_A_FILE, SqliteStore, file};
 use crate::dialect::sealed::Dialect;
 use crate::errors::{ConnectError, Problem, check_timeout};
-use crate::execute::Executor;
+use crate::execute::{Executor, lock_wait};
 use crate::hosts::Hosts;
 use crate::names;
 use crate::pool::Pool;
@@ -182,7 +182,7 @@ impl SqliteStoreBuilder {
         let mut options = options
             .shared_cache(false)
             .synchronous(SqliteSynchronous::Full)
-            .busy_timeout(self.timeout / 2)
+            .busy_timeout(lock_wait(self.timeout))
             .disable_statement_logging();
         // What is deleted is overwritten in the file.
         options = options.pragma("secure_delete", "on");

@@ -349,7 +349,7 @@ async fn steps_after_the_end_of_trouble_get_their_connections() {
     }
     while let Some(refused) = steps.join_next().await {
         let refused = refused.unwrap();
-        assert!(matches!(problem(&refused), Problem::TimedOut { .. }), "{refused:?}");
+        assert!(matches!(problem(&refused), Problem::Busy(_) | Problem::TimedOut { .. }), "{refused:?}");
     }
 }
 
@@ -432,4 +432,25 @@ async fn all_time_out(store: &PostgresStore) {
         );
     }
     steps.join_all().await;
+}
+
+/// The server gives up a little sooner than the store, whose step is then not in doubt.
+#[tokio::test]
+async fn a_step_that_waits_for_the_lock_of_a_row_is_busy_and_keeps_its_connection() {
+    let server = Postgres::quick().await;
+    let proxy = Proxy::to(server.port()).await;
+    let store = PostgresStore::connect(&server.url_through(proxy.port())).await.unwrap();
+    store.migrate().await.unwrap();
+    let expired = key();
+    leave_record(&store, &expired, "response").await;
+    server.sql("UPDATE idempotency SET expires_at = now()");
+    let mut other = PgConnection::connect(&server.url()).await.unwrap();
+    let mut in_the_way = other.begin().await.unwrap();
+    in_the_way.execute("SELECT FROM idempotency FOR UPDATE").await.unwrap();
+    let connections = proxy.connections();
+    let Err(refused) = store.begin(&expired, &MINE, &OPTIONS).await else { panic!("the row is locked") };
+    assert!(matches!(problem(&refused), Problem::Busy(_)), "{refused}");
+    assert_eq!(proxy.connections(), connections, "no connection to cancel, and none in place of one that was closed");
+    in_the_way.rollback().await.unwrap();
+    assert_eq!(state_of(&store, &expired).await, "claimed");
 }

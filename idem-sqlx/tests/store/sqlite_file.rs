@@ -146,15 +146,15 @@ async fn a_full_file_refuses_new_keys_serves_old_ones_and_records_that_a_handler
 #[tokio::test]
 async fn a_file_that_others_keep_locked_is_an_error_in_time_and_reading_goes_on() {
     let file = File::new().await;
-    let store = SqliteStore::builder().timeout(Duration::from_millis(400)).open(&file.path).await.unwrap();
+    let store = SqliteStore::builder().timeout(Duration::from_secs(2)).open(&file.path).await.unwrap();
     let recorded = key();
     leave_record(&store, &recorded, "response").await;
     let mut other = file.connection().await;
     let transaction = other.begin_with("BEGIN IMMEDIATE").await.unwrap();
     let asked = Instant::now();
     let refused = store.begin(&key(), &MINE, &OPTIONS).await.unwrap_err();
-    assert!(matches!(problem(&refused), Problem::Busy(_) | Problem::TimedOut { .. }), "{refused:?}");
-    assert!(asked.elapsed() < Duration::from_secs(2), "{:?}", asked.elapsed());
+    assert!(matches!(problem(&refused), Problem::Busy(_)), "{refused:?}");
+    assert!(asked.elapsed() < Duration::from_secs(4), "{:?}", asked.elapsed());
     assert_eq!(state_of(&store, &recorded).await, "completed: response");
     transaction.rollback().await.unwrap();
     assert_eq!(state_of(&store, &key()).await, "claimed");
