@@ -136,10 +136,7 @@ impl Client {
     pub(crate) async fn replicate(&self, name: &Name, start: Bytes) -> Result<(), Error> {
         match &self.servers {
             Servers::One(node) => node.replicate(name, start).await,
-            Servers::Cluster(cluster) => match cluster.node(name) {
-                Some(node) => node.replicate(name, start).await,
-                None => Err(Error::Unconfirmed),
-            },
+            Servers::Cluster(cluster) => cluster.replicate(name, start).await,
         }
     }
 }

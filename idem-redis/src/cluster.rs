@@ -9,9 +9,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures_util::FutureExt;
 use futures_util::future::{join_all, select_ok};
-use redis::{Client, Cmd, Pipeline, Value, cmd};
+use redis::{Client, Cmd, Pipeline, ServerError, Value, cmd};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use crate::connection::{Connection, Reply};
@@ -87,12 +88,7 @@ impl Cluster {
         node?.connection.source().subscriber()
     }
 
-    /// Returns the node that has the key, as far as is known.
-    pub(crate) fn node(&self, name: &Name) -> Option<Arc<Node>> {
-        self.owner(name).map(|(_, node)| node)
-    }
-
-    /// As [`node`](Self::node), with its address.
+    /// Returns the node that has the key, as far as is known, and its address.
     pub(crate) fn owner(&self, name: &Name) -> Option<(Address, Arc<Node>)> {
         let slot = usize::from(slot(&name.0));
         self.read(|state| {
@@ -147,16 +143,13 @@ impl Cluster {
             };
             match sent {
                 Ok((asked, mut reply)) => {
-                    let code = match &reply.value {
-                        Value::ServerError(error) => error.code(),
-                        _ => "",
+                    let error = match &reply.value {
+                        Value::ServerError(error) => Some(error),
+                        _ => None,
                     };
-                    match code {
+                    match error.map_or("", ServerError::code) {
                         "MOVED" | "ASK" => {
-                            redirection = redirected(&reply.value, &asked);
-                            if let Some(Redirection { slot, to, once: false }) = &redirection {
-                                self.moved(*slot, to);
-                            }
+                            redirection = error.and_then(|error| self.redirected(error, &asked));
                             redirections += 1;
                             if redirections > MAX_REDIRECTIONS {
                                 self.ask_after_a_pause(version, deadline).await;
@@ -197,6 +190,33 @@ impl Cluster {
                 }
             }
         }
+    }
+
+    /// Waits until enough replicas of the node that has the key have its value, which begins with `start`. While a slot moves, a new
+    /// value is on the node that the slot moves to.
+    pub(crate) async fn replicate(&self, name: &Name, start: Bytes) -> Result<(), Error> {
+        let Some((mut at, mut node)) = self.owner(name) else { return Err(Error::Unconfirmed) };
+        let mut redirections = 0;
+        loop {
+            let error = match node.replicate(name, start.clone()).await {
+                Err(Error::Refused { error, .. }) if redirections < MAX_REDIRECTIONS => error,
+                replicated => return replicated,
+            };
+            let Some(Redirection { to, .. }) = self.redirected(&error, &at) else {
+                return Err(Error::Refused { error, repeated: true });
+            };
+            (node, at) = (self.node_at(&to), to);
+            redirections += 1;
+        }
+    }
+
+    /// Returns where a node leads that has refused a command, and remembers it if it is for good.
+    fn redirected(&self, error: &ServerError, asked: &Address) -> Option<Redirection> {
+        let redirection = redirected(error, asked)?;
+        if let Redirection { slot, to, once: false } = &redirection {
+            self.moved(*slot, to);
+        }
+        Some(redirection)
     }
 
     async fn ask_after_a_pause(&self, version: u64, deadline: Instant) {
@@ -318,12 +338,16 @@ fn address(host: &str, port: u16, asked: &Address) -> Address {
 }
 
 /// Reads `MOVED 3999 host:port` or `ASK 3999 host:port`, which the node at `asked` has replied.
-fn redirected(reply: &Value, asked: &Address) -> Option<Redirection> {
-    let Value::ServerError(error) = reply else { return None };
+fn redirected(error: &ServerError, asked: &Address) -> Option<Redirection> {
+    let once = match error.code() {
+        "ASK" => true,
+        "MOVED" => false,
+        _ => return None,
+    };
     let (slot, to) = error.details()?.split_once(' ')?;
     let (host, port) = to.rsplit_once(':')?;
     let to = address(host, port.parse().ok()?, asked);
-    Some(Redirection { slot: slot.parse().ok()?, to, once: error.code() == "ASK" })
+    Some(Redirection { slot: slot.parse().ok()?, to, once })
 }
 
 /// The reply to the command after `ASKING`.

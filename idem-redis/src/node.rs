@@ -34,7 +34,7 @@ impl NewNode {
             Durability::None => None,
             Durability::Replicas { count, within } => {
                 let connection = Connection::new(source.clone(), checks(Vec::new()), *timeout, within);
-                Some(Replicas::new(connection, count, within))
+                Some(Replicas::new(connection, count, within, in_cluster))
             }
         };
         Node { connection: Connection::new(source, checks(texts.to_vec()), *timeout, Duration::ZERO), replicas }

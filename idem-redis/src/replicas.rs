@@ -26,6 +26,8 @@ struct Shared {
     confirm: Script,
     want: u32,
     within: Duration,
+    /// Whether the server may have a value in a slot that is not yet its own: it must be asked expressly.
+    in_cluster: bool,
     steps: Mutex<Vec<ReplicationStep>>,
     /// Each step has a task, of which the next one confirms all steps that there are.
     confirming: Turns,
@@ -40,9 +42,10 @@ struct ReplicationStep {
 }
 
 impl Replicas {
-    pub(crate) fn new(connection: Connection, want: u32, within: Duration) -> Self {
+    pub(crate) fn new(connection: Connection, want: u32, within: Duration, in_cluster: bool) -> Self {
         let confirm = Script::new(include_str!("scripts/confirm.lua"));
-        Self(Arc::new(Shared { connection, confirm, want, within, steps: Mutex::default(), confirming: Turns::new() }))
+        let (steps, confirming) = (Mutex::default(), Turns::new());
+        Self(Arc::new(Shared { connection, confirm, want, within, in_cluster, steps, confirming }))
     }
 
     /// The next step makes a new connection.
@@ -85,13 +88,13 @@ impl Shared {
 
     async fn wait_for(&self, steps: Vec<ReplicationStep>) {
         let mut sent = self.send(&steps, Script::by_hash).await;
-        if sent.as_ref().is_ok_and(|values| values.iter().any(Script::is_unknown)) {
+        if sent.as_ref().is_ok_and(|(confirmed, _)| confirmed.iter().any(Script::is_unknown)) {
             sent = self.send(&steps, Script::in_full).await;
         }
         match sent {
-            Ok(mut values) => {
-                let replicas = self.count(values.pop());
-                for (step, value) in steps.into_iter().zip(values) {
+            Ok((confirmed, waited)) => {
+                let replicas = self.count(waited);
+                for (step, value) in steps.into_iter().zip(confirmed) {
                     let confirmed = match value {
                         Value::ServerError(error) => Err(Error::Refused { error, repeated: true }),
                         value => match ScriptReply::read(value) {
@@ -111,18 +114,26 @@ impl Shared {
         }
     }
 
+    /// Returns the reply to each step, and the one to `WAIT`.
     async fn send(
         &self,
         steps: &[ReplicationStep],
         call: fn(&Script, Option<&str>, &[&[u8]]) -> redis::Cmd,
-    ) -> Result<Vec<Value>, Error> {
-        let mut commands = Pipeline::with_capacity(steps.len() + 1);
+    ) -> Result<(Vec<Value>, Option<Value>), Error> {
+        let mut commands = Pipeline::with_capacity(2 * steps.len() + 1);
         for step in steps {
+            if self.in_cluster {
+                commands.cmd("ASKING");
+            }
             commands.add_command(call(&self.confirm, Some(&step.name), &[&step.start]));
         }
         let within = u64::try_from(self.within.as_millis()).unwrap_or(u64::MAX);
         commands.cmd("WAIT").arg(self.want).arg(within);
-        Ok(self.connection.send(&commands, self.connection.deadline()).await?.value)
+        let mut replies = self.connection.send(&commands, self.connection.deadline()).await?.value;
+        let waited = replies.pop();
+        let each = if self.in_cluster { 2 } else { 1 };
+        // In a cluster the first of two is that to `ASKING`.
+        Ok((replies.into_iter().skip(each - 1).step_by(each).collect(), waited))
     }
 
     /// Judges the reply to `WAIT`.

@@ -134,6 +134,28 @@ async fn slot_moves(cluster: &RedisCluster, url: String) {
     assert!(store.forget(&key(1)).await.unwrap());
 }
 
+/// A new key is claimed on the node that the slot moves to, so it is the replicas of that node which must have it.
+#[tokio::test]
+async fn a_new_claim_in_a_slot_that_moves_is_confirmed_by_the_replicas_of_its_node() {
+    let cluster = RedisCluster::start().await;
+    let (from, slot) = owner(&cluster, 1).await;
+    let to = cluster.nodes.iter().find(|node| node.port() != from.port()).unwrap();
+    let _replica = cluster.replica(to).await;
+    cluster.settled(4).await;
+    let durability = Durability::Replicas { count: 1, within: Duration::from_secs(2) };
+    let store = builder(&cluster).durability(durability).connect().await.unwrap();
+    let (from_id, to_id) = (id(from).await, id(to).await);
+    ok(to, &format!("CLUSTER SETSLOT {slot} IMPORTING {from_id}")).await;
+    ok(from, &format!("CLUSTER SETSLOT {slot} MIGRATING {to_id}")).await;
+    let mut running = claim(&store, 1).await;
+    running.renew(LEASE).await.unwrap();
+    for node in [to, from] {
+        ok(node, &format!("CLUSTER SETSLOT {slot} NODE {to_id}")).await;
+    }
+    running.complete(record("response"), TTL).await.unwrap();
+    assert_eq!(recorded(&store, 1).await, record("response"));
+}
+
 #[tokio::test]
 async fn a_step_waits_for_a_slot_that_no_node_has_for_a_moment() {
     let cluster = RedisCluster::start().await;
