@@ -10,6 +10,7 @@
 
 use std::net::Ipv4Addr;
 use std::process::ExitCode;
+use std::str::FromStr;
 
 use axum::Router;
 use idem_axum::Idempotency;
@@ -96,9 +97,8 @@ async fn open_postgres(url: &str) -> Result<(Router, Idempotency), Box<dyn std::
     Ok((over_postgres::routes(pool, idempotency.clone()), idempotency))
 }
 
-async fn open_sqlite(file: &str) -> Result<(Router, Idempotency), Box<dyn std::error::Error>> {
-    let options =
-        SqliteConnectOptions::new().filename(file).create_if_missing(true).journal_mode(SqliteJournalMode::Wal);
+async fn open_sqlite(url: &str) -> Result<(Router, Idempotency), Box<dyn std::error::Error>> {
+    let options = SqliteConnectOptions::from_str(url)?.create_if_missing(true).journal_mode(SqliteJournalMode::Wal);
     let pool = SqlitePool::connect_with(options).await?;
     let accounts =
         "CREATE TABLE IF NOT EXISTS accounts (id INTEGER PRIMARY KEY, balance INTEGER NOT NULL CHECK (balance >= 0))";
@@ -138,10 +138,8 @@ async fn serve() -> Result<(), Box<dyn std::error::Error>> {
             format!("sqlite:{}/bank.db", folder.path().display())
         }
     };
-    let (app, idempotency) = match url.strip_prefix("sqlite:") {
-        Some(file) => open_sqlite(file).await?,
-        None => open_postgres(&url).await?,
-    };
+    let (app, idempotency) =
+        if url.starts_with("sqlite:") { open_sqlite(&url).await? } else { open_postgres(&url).await? };
     let port = std::env::var("PORT").unwrap_or_else(|_| "3000".to_owned()).parse()?;
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await?;
     println!("{}", welcome(&format!("http://{}", listener.local_addr()?)));
