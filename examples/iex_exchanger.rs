@@ -24,18 +24,12 @@ async fn create_order(State(exchange): State<Exchange>, Json(new): Json<NewOrder
 }
 
 #[idempotent(policy = WRITE)]
-async fn confirm_order(
-    State(exchange): State<Exchange>,
-    Path(order): Path<String>,
-) -> Result<Json<Order>, RefusalReason> {
+async fn confirm_order(State(exchange): State<Exchange>, Path(order): Path<String>) -> Result<Json<Order>, Rejected> {
     exchange.settle(&order, Status::Confirmed).await.map(Json)
 }
 
 #[idempotent(policy = WRITE)]
-async fn cancel_order(
-    State(exchange): State<Exchange>,
-    Path(order): Path<String>,
-) -> Result<Json<Order>, RefusalReason> {
+async fn cancel_order(State(exchange): State<Exchange>, Path(order): Path<String>) -> Result<Json<Order>, Rejected> {
     exchange.settle(&order, Status::Cancelled).await.map(Json)
 }
 
@@ -122,7 +116,7 @@ impl Exchange {
         order
     }
 
-    async fn settle(&self, id: &str, status: Status) -> Result<Order, RefusalReason> {
+    async fn settle(&self, id: &str, status: Status) -> Result<Order, Rejected> {
         let orders = &mut self.0.lock().await.orders;
         let order = orders.iter_mut().find(|order| order.id == id).ok_or((StatusCode::NOT_FOUND, "no such order"))?;
         if order.status != Status::New {
@@ -152,7 +146,7 @@ pub(crate) struct Books {
     webhooks: usize,
 }
 
-type RefusalReason = (StatusCode, &'static str);
+type Rejected = (StatusCode, &'static str);
 
 #[derive(Deserialize)]
 struct NewOrder {
