@@ -163,7 +163,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     sqlx::raw_sql(TABLES).execute(&pool).await?;
     let store = SqliteStore::from_pool(pool.clone());
     store.migrate().await?;
-    let app = App { idempotency: Idempotency::new(store), pool };
+    let app = App { idempotency: Idempotency::builder(store).namespace("consumer").build(), pool };
 
     let (first, second) = tokio::join!(consume(app.clone(), "first"), consume(app.clone(), "second"));
     first?;

@@ -35,7 +35,7 @@ async fn report(app: App, minute: u64) -> Result<u32, RefusalReason> {
 async fn work(file: &Path, process: u32) -> Result<(), Box<dyn Error>> {
     let store = SqliteStore::open(file).await?;
     store.migrate().await?;
-    let app = App { idempotency: Idempotency::new(store), process };
+    let app = App { idempotency: Idempotency::builder(store).namespace("cron").build(), process };
     let first = now()? + 1;
     for minute in first..first + MINUTES {
         while now()? < minute {

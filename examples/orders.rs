@@ -16,6 +16,8 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use axum::{Json, Router, extract::State, http::StatusCode, routing::post};
+#[cfg(feature = "stores")]
+use idem_axum::Store;
 use idem_axum::{Idempotency, IdempotencyLayer, idempotent};
 #[cfg(feature = "stores")]
 use idem_redis::RedisStore;
@@ -76,24 +78,30 @@ async fn idempotency(store: &str) -> Result<Idempotency, String> {
 #[cfg(feature = "stores")]
 async fn beyond_this_process(store: &str) -> Result<Idempotency, String> {
     Ok(match store.split_once("://") {
-        Some(("redis", _)) => Idempotency::new(RedisStore::connect(store).await.map_err(unusable)?),
+        Some(("redis", _)) => shared(RedisStore::connect(store).await.map_err(unusable)?),
         Some(("postgres" | "postgresql", _)) => {
             let store = PostgresStore::connect(store).await.map_err(unusable)?;
             store.migrate().await.map_err(unusable)?;
             println!("The table for claims and records is up to date: it was migrated, if it had to be.");
             tokio::spawn(store.cleanup());
-            Idempotency::new(store)
+            shared(store)
         }
         Some(("sqlite", path)) => {
             let store = SqliteStore::open(path).await.map_err(unusable)?;
             store.migrate().await.map_err(unusable)?;
             println!("The table for claims and records is up to date: it was migrated, if it had to be.");
             tokio::spawn(store.cleanup());
-            Idempotency::new(store)
+            shared(store)
         }
         // Not shown, since a URL may have a password.
         _ => return Err("STORE is not a store. Try memory, redis://.., postgres://.. or sqlite://path.".to_owned()),
     })
+}
+
+/// Other services may use the same server: the namespace keeps their keys apart.
+#[cfg(feature = "stores")]
+fn shared(store: impl Store) -> Idempotency {
+    Idempotency::builder(store).namespace("orders").build()
 }
 
 /// So that a first look at this example need not build the clients of three databases.
