@@ -22,10 +22,7 @@ use crate::errors::{DatabaseError, MigrateError, Problem, Step};
 use crate::execute::{Executor, key_value};
 use crate::rows::{self, BeginRow};
 use crate::table::Table;
-use crate::transaction::{OpenTransaction, Transactions};
-
-/// How often `begin` looks again if, each time, another request changed the key.
-const MAX_ATTEMPTS: usize = 16;
+use crate::transaction::{MAX_ATTEMPTS, OpenTransaction, Transactions};
 
 /// How many rows are read for a page of unknown outcomes.
 const MAX_SCANNED: i64 = 1000;

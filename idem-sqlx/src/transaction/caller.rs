@@ -187,9 +187,7 @@ impl<D: Dialect> CallerTransaction for InCallersTransaction<'_, D> {
         options: &BeginOptions,
     ) -> Result<Begin<()>, StoreError> {
         let Some(table) = self.table.clone() else { return Err(other_database::<D>()) };
-        let owner = OwnerToken::random()?;
-        let row =
-            ClaimRow { key: *key, fingerprint: *fingerprint, owner, info: options.info.clone(), ttl: options.ttl };
+        let row = ClaimRow::new(key, fingerprint, options)?;
         let mut claim = ClaimInTransaction { savepoint: row.savepoint(), row, previous_owner: None, changes: None };
         for _ in 0..MAX_ATTEMPTS {
             let begun = match self.claim(&table, &mut claim).await? {

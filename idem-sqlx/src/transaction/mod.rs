@@ -8,7 +8,7 @@ use std::io::ErrorKind;
 use std::sync::Arc;
 use std::time::Duration;
 
-use idem_runtime::remote::{OwnerToken, jitter};
+use idem_runtime::remote::jitter;
 use idem_runtime::transaction::TransactionSlot;
 use idem_runtime::{Begin, BeginOptions, Fingerprint, StorageKey, StoreError};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -34,7 +34,7 @@ pub(crate) use claim::TransactionClaim;
 pub(crate) use open::OpenTransaction;
 
 /// How often a key is claimed if, each time, another request changed it.
-const MAX_ATTEMPTS: usize = 16;
+pub(crate) const MAX_ATTEMPTS: usize = 16;
 /// The pause after a failure that another transaction caused.
 const PAUSE: Duration = Duration::from_millis(5);
 
@@ -114,9 +114,7 @@ impl<D: Dialect> Transactions<D> {
         fingerprint: &Fingerprint,
         options: &BeginOptions,
     ) -> Result<Begin<TransactionClaim<D>>, StoreError> {
-        let owner = OwnerToken::random()?;
-        let row =
-            ClaimRow { key: *key, fingerprint: *fingerprint, owner, info: options.info.clone(), ttl: options.ttl };
+        let row = ClaimRow::new(key, fingerprint, options)?;
         let beginner = Beginner { table, transactions: self, slot: slot.clone(), row };
         let entered = if beginner.slot.is_unkeyed() {
             None

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use idem_runtime::remote::OwnerToken;
-use idem_runtime::{ExecutionInfo, Fingerprint, Record, StorageKey};
+use idem_runtime::{BeginOptions, ExecutionInfo, Fingerprint, Record, StorageKey, StoreError};
 
 use super::fill;
 use crate::dialect::{Dialect, MAX_TIME, NO_LEASE, Statements, Value, hex, retention};
@@ -21,6 +21,12 @@ pub(super) struct ClaimRow {
 }
 
 impl ClaimRow {
+    /// Returns the row of a new owner.
+    pub(super) fn new(key: &StorageKey, fingerprint: &Fingerprint, options: &BeginOptions) -> Result<Self, StoreError> {
+        let (owner, info) = (OwnerToken::random()?, options.info.clone());
+        Ok(Self { key: *key, fingerprint: *fingerprint, owner, info, ttl: options.ttl })
+    }
+
     /// Returns the name of the savepoint after the claim. No other code knows it: if the savepoint is gone, other code has ended the
     /// transaction.
     pub(super) fn savepoint(&self) -> String {
@@ -50,7 +56,7 @@ impl ClaimRow {
             Value::Bytes(self.owner.as_bytes()),
             Value::Bytes(self.fingerprint.as_bytes()),
             NO_LEASE,
-            Value::Number(D::ticks(retention(Duration::ZERO, self.ttl.min(MAX_TIME)))),
+            Value::Number(D::ticks(retention(Duration::ZERO, self.ttl))),
             Value::Nullable(info.as_deref()),
             endpoint,
             policy,
