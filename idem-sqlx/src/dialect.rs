@@ -86,8 +86,8 @@ pub(crate) mod sealed {
         /// can be asked for.
         const SESSION: Option<&'static str>;
 
-        /// Returns how many rows the connection has changed, those included that were rolled back. `None` if the database leaves
-        /// it to others to roll a transaction back.
+        /// Returns how many rows the connection has changed, those included that were rolled back. `None` if the database never rolls
+        /// a whole transaction back by itself.
         const CHANGES: Option<&'static str>;
 
         /// Commits, and begins an empty transaction: sqlx counts one, and ends it when the connection returns to its pool.

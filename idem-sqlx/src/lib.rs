@@ -108,7 +108,6 @@ mod transaction;
 #[cfg(all(feature = "axum", feature = "_database"))]
 mod tx;
 #[cfg(feature = "_database")]
-#[cfg(feature = "_database")]
 pub use claim::SqlClaim;
 #[cfg(feature = "_database")]
 pub use dialect::Dialect;

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use idem_runtime::remote::OwnerToken;
-use idem_runtime::{ExecutionInfo, Fingerprint, KeyState, Record, StorageKey, StoredEntry, Timestamp};
+use idem_runtime::{Begin, ExecutionInfo, Fingerprint, KeyState, Record, StorageKey, StoredEntry, Timestamp};
 use sqlx::error::UnexpectedNullError;
 
 use crate::dialect::Dialect;
@@ -24,6 +24,24 @@ pub(crate) struct Holder {
     pub(crate) has_other_fingerprint: bool,
     pub(crate) has_other_policy: bool,
     pub(crate) has_written: bool,
+}
+
+impl Holder {
+    /// Returns what it means to a request with this fingerprint.
+    pub(crate) fn begun<C>(&self, fingerprint: &Fingerprint, info: Option<&ExecutionInfo>) -> Begin<C> {
+        if !self.has_other_fingerprint {
+            return Begin::InFlight(*fingerprint);
+        }
+        // Of another one nothing is known.
+        let other = Fingerprint::from_bytes(fingerprint.as_bytes().map(|byte| !byte));
+        match info {
+            // A claim that cannot be inspected, so its info comes as that of a record does.
+            Some(info) if self.has_other_policy => {
+                Begin::Completed(Record::without_content(other, Some(&info.under_another_policy())))
+            }
+            _ => Begin::InFlight(other),
+        }
+    }
 }
 
 impl BeginRow {

@@ -1,4 +1,4 @@
-//! What all claims in a table share: what runs its statements, and the looks that say who has a key.
+//! What all claims in a table share: what runs its statements, and the queries that say who has a key.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -23,24 +23,6 @@ pub(crate) struct Table<D: Dialect> {
     pool: Option<sqlx::Pool<D>>,
     /// What the [database](crate::dialect::sealed::Dialect::DATABASE) said of itself, once it was asked.
     database: Mutex<Option<Vec<u8>>>,
-}
-
-impl Holder {
-    /// Returns what it means to a request with this fingerprint.
-    pub(crate) fn begun<C>(&self, fingerprint: &Fingerprint, info: Option<&ExecutionInfo>) -> Begin<C> {
-        if !self.has_other_fingerprint {
-            return Begin::InFlight(*fingerprint);
-        }
-        // Of another one nothing is known.
-        let other = Fingerprint::from_bytes(fingerprint.as_bytes().map(|byte| !byte));
-        match info {
-            // A claim that cannot be inspected, so its info comes as that of a record does.
-            Some(info) if self.has_other_policy => {
-                Begin::Completed(Record::without_content(other, Some(&info.under_another_policy())))
-            }
-            _ => Begin::InFlight(other),
-        }
-    }
 }
 
 impl<D: Dialect> Table<D> {

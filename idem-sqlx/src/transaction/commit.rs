@@ -66,7 +66,7 @@ impl<D: Dialect> TransactionClaim<D> {
         match state {
             TransactionState::Gone => return Err(self.gone().await),
             TransactionState::Aborted => {
-                // Of a response that is no success, nothing is wrong but the disk.
+                // Without writes to keep, only SQLite's own rollback leads here, and the handler made no mistake.
                 if self.slot.keeps_writes() {
                     self.slot.set_fault(
                         "it returned a success although a statement had failed in its transaction, which was rolled back; return an \
