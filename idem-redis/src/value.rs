@@ -52,7 +52,7 @@ const RECORD_HEAD: usize = RECORD_START + 2;
 pub(crate) const RECORD_START: usize = 2 + 16 + FINGERPRINT;
 
 /// The longest lease or TTL. Longer ones are cut to it, so that no sum of times is more than Redis can count.
-const MAX_TIME: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
+const MAX_TTL: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
 
 /// The name of one key in Redis. What the client sent is not in it: a storage key is a hash.
 #[derive(Clone)]
@@ -125,7 +125,7 @@ impl Error {
 
 /// A duration as Redis takes it: whole milliseconds, rounded up, and at least one.
 pub(crate) fn milliseconds(duration: Duration) -> u64 {
-    u64::try_from(duration.min(MAX_TIME).as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX).max(1)
+    u64::try_from(duration.min(MAX_TTL).as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX).max(1)
 }
 
 /// The expiry of a claim's key, in milliseconds: its lease, and then its TTL while it is abandoned. If the key expired with

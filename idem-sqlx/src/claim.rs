@@ -9,7 +9,7 @@ use idem_runtime::remote::{OwnerToken, ReleaseUnconfirmed, UnconfirmedClaims, Wa
 use idem_runtime::{Claim, ExecutionInfo, Fingerprint, Record, StorageKey, StoreError};
 use tokio::runtime::Handle;
 
-use crate::dialect::{Dialect, MAX_TIME, Value, retention};
+use crate::dialect::{Dialect, MAX_TTL, Value, retention};
 use crate::errors::{DatabaseError, Problem, Step};
 use crate::execute::{Executor, key_value};
 use crate::transaction::TransactionClaim;
@@ -120,7 +120,7 @@ struct RowChange {
 impl<D: Dialect> LeasedClaim<D> {
     async fn store(&self, record: &Record, ttl: Duration) -> Result<RowChange, DatabaseError> {
         let bytes = record.to_checksummed_bytes(&self.key);
-        let ttl = Value::Number(D::ticks(ttl.min(MAX_TIME)));
+        let ttl = Value::Number(D::ticks(ttl.min(MAX_TTL)));
         let values = [key_value(&self.key), Value::Bytes(self.owner.as_bytes()), Value::Bytes(&bytes), ttl];
         self.end(Step::Complete, &self.executor.statements.complete, &values).await
     }
@@ -144,7 +144,7 @@ impl<D: Dialect> Claim for LeasedClaim<D> {
         let key = key_value(&self.key);
         let owner = Value::Bytes(self.owner.as_bytes());
         let retention = Value::Number(D::ticks(retention(lease, self.ttl)));
-        let lease = Value::Number(D::ticks(lease.min(MAX_TIME)));
+        let lease = Value::Number(D::ticks(lease.min(MAX_TTL)));
         let change = match &self.previous_owner {
             None => self.change(Step::Renew, &statements.renew, &[key, owner, lease, retention]).await?,
             Some(previous_owner) => {

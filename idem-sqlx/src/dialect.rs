@@ -144,12 +144,12 @@ pub(crate) mod sealed {
 }
 
 /// The longest lease or TTL. Longer ones are cut to it, so that every sum of times is a time of the database.
-pub(crate) const MAX_TIME: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
+pub(crate) const MAX_TTL: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
 
 /// How long a claim is kept, counted from its last renewal: its lease, and then its TTL while it is abandoned. If it expired with
 /// its lease, the key would be free while an owner that is cut off runs the handler.
 pub(crate) fn retention(lease: Duration, ttl: Duration) -> Duration {
-    lease.min(MAX_TIME) + ttl.min(MAX_TIME)
+    lease.min(MAX_TTL) + ttl.min(MAX_TTL)
 }
 
 /// What became of a transaction.

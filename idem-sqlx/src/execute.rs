@@ -119,14 +119,14 @@ impl<D: Dialect> Executor<D> {
     ) -> Result<Vec<D::Row>, Problem> {
         let this_try = until.min(Instant::now() + self.timeout / 2);
         let earlier = in_doubt.set(true);
-        let problem = match timeout_at(this_try, D::fetch(pooled.run(sql), sql, values)).await {
+        let problem = match timeout_at(this_try, D::fetch(pooled.connection_for(sql), sql, values)).await {
             Ok(Ok(rows)) => {
                 in_doubt.set(earlier);
                 pooled.put_back();
                 return Ok(rows);
             }
             Ok(Err(error)) => {
-                pooled.ended();
+                pooled.replied();
                 D::problem(error, &self.table)
             }
             Err(_) => Problem::TimedOut { waited: self.timeout },
@@ -134,7 +134,7 @@ impl<D: Dialect> Executor<D> {
         if !problem.leaves_doubt() {
             in_doubt.set(earlier);
         }
-        pool.is_in_trouble(&problem);
+        pool.note_trouble(&problem);
         match problem.connection_health() {
             ConnectionHealth::Good => pooled.put_back(),
             ConnectionHealth::Broken => drop(pooled),

@@ -8,11 +8,11 @@ use tokio::time::timeout;
 use crate::errors::MigrateError;
 
 /// How long a migration may take.
-pub(crate) const MAX_TIME: Duration = Duration::from_secs(60);
+pub(crate) const MIGRATION_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Gives a migration up when its time has run out.
 pub(crate) async fn in_time(migration: impl Future<Output = Result<(), MigrateError>>) -> Result<(), MigrateError> {
-    timeout(MAX_TIME, migration).await.unwrap_or(Err(MigrateError::TimedOut(MAX_TIME)))
+    timeout(MIGRATION_TIMEOUT, migration).await.unwrap_or(Err(MigrateError::TimedOut(MIGRATION_TIMEOUT)))
 }
 
 /// A step from one version of the table to the next.

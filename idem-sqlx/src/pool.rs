@@ -107,7 +107,7 @@ impl<D: Dialect> Pool<D> {
             shared.end_standstill(waited);
             return Err(none());
         };
-        shared.moves();
+        shared.note_progress();
         // The time of another caller may have run out at the same moment as that of this one.
         if Instant::now() >= until {
             return Err(none());
@@ -126,9 +126,9 @@ impl<D: Dialect> Pool<D> {
     }
 
     /// Notes the problem of a statement if others will have it as well.
-    pub(crate) fn is_in_trouble(&self, problem: &Problem) {
+    pub(crate) fn note_trouble(&self, problem: &Problem) {
         if matches!(problem, Problem::ReadOnly) {
-            self.shared.is_in_trouble(problem);
+            self.shared.note_trouble(problem);
         }
     }
 
@@ -148,7 +148,7 @@ impl<D: Dialect> Shared<D> {
         self.trouble.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn moves(&self) {
+    fn note_progress(&self) {
         *self.moved.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
     }
 
@@ -178,7 +178,7 @@ impl<D: Dialect> Shared<D> {
         Ok(())
     }
 
-    fn is_in_trouble(&self, problem: &Problem) {
+    fn note_trouble(&self, problem: &Problem) {
         let Some(problem) = problem.of_all_connections() else { return };
         let mut trouble = self.trouble();
         let pause = trouble.as_ref().map_or(FIRST_TROUBLE_PAUSE, |trouble| trouble.pause);
@@ -187,7 +187,7 @@ impl<D: Dialect> Shared<D> {
 
     /// A connection was made. Those who are told of a refusal do not try again, so from now on none is. Other trouble goes on: the
     /// connection may be read-only, or the last one that the server had left.
-    fn lets_in(&self) {
+    fn note_login(&self) {
         self.trouble().take_if(|trouble| !trouble.problem.is_transient());
     }
 
@@ -199,8 +199,8 @@ impl<D: Dialect> Shared<D> {
             let connected = hosts.connect(Instant::now() + waited, waited).await;
             let Some(shared) = shared.upgrade() else { return };
             match &connected {
-                Ok(_) => shared.lets_in(),
-                Err(problem) => shared.is_in_trouble(problem),
+                Ok(_) => shared.note_login(),
+                Err(problem) => shared.note_trouble(problem),
             }
             let connected = connected.map(|(connection, session)| (Open { connection, session, is_new: true }, permit));
             if let Err(Ok((open, _permit))) = made.send(connected) {
@@ -279,13 +279,13 @@ pub(crate) struct PooledConnection<D: Dialect> {
 impl<D: Dialect> PooledConnection<D> {
     /// Returns the connection, on which `sql` is about to be sent.
     #[allow(clippy::expect_used, reason = "only `put_back` and `drop` take it")]
-    pub(crate) fn run(&mut self, sql: &Arc<str>) -> &mut D::Connection {
+    pub(crate) fn connection_for(&mut self, sql: &Arc<str>) -> &mut D::Connection {
         self.running = Some(Arc::clone(sql));
         &mut self.lent.as_mut().expect("a connection").0.connection
     }
 
     /// The reply has come, or the connection is broken.
-    pub(crate) fn ended(&mut self) {
+    pub(crate) fn replied(&mut self) {
         self.running = None;
     }
 
@@ -323,7 +323,7 @@ async fn end<D: Dialect>(shared: Weak<Shared<D>>, open: Open<D>, sql: Arc<str>, 
             sleep(pause).await;
             pause = (pause * 2).min(MAX_PAUSE);
             let Some(shared) = shared.upgrade() else { return };
-            shared.moves();
+            shared.note_progress();
             let _turn = shared.asks.lock().await;
             let until = Instant::now() + ASK_TIMEOUT;
             let connect = async { Ok(shared.hosts.connect(until, ASK_TIMEOUT).await?.0) };

@@ -28,7 +28,7 @@ pub(crate) struct Holder {
 
 impl Holder {
     /// Returns what it means to a request with this fingerprint.
-    pub(crate) fn begun<C>(&self, fingerprint: &Fingerprint, info: Option<&ExecutionInfo>) -> Begin<C> {
+    pub(crate) fn as_begin<C>(&self, fingerprint: &Fingerprint, info: Option<&ExecutionInfo>) -> Begin<C> {
         if !self.has_other_fingerprint {
             return Begin::InFlight(*fingerprint);
         }

@@ -17,7 +17,7 @@ struct Transaction {
     fingerprint: Fingerprint,
     info: Option<ExecutionInfo>,
     /// Whether it holds the key. Before that, another process may.
-    has_begun: bool,
+    holds_key: bool,
 }
 
 impl Running {
@@ -38,7 +38,7 @@ impl Running {
     ) -> Option<Entered> {
         let mut keys = self.keys();
         let Entry::Vacant(free) = keys.entry(*key) else { return None };
-        free.insert(Transaction { fingerprint: *fingerprint, info: info.cloned(), has_begun: false });
+        free.insert(Transaction { fingerprint: *fingerprint, info: info.cloned(), holds_key: false });
         Some(Entered { running: Arc::clone(self), key: *key })
     }
 
@@ -48,8 +48,8 @@ impl Running {
     }
 
     /// Returns the fingerprint of the transaction that holds the key.
-    pub(crate) fn begun(&self, key: &StorageKey) -> Option<Fingerprint> {
-        self.keys().get(key).filter(|transaction| transaction.has_begun).map(|transaction| transaction.fingerprint)
+    pub(crate) fn holder_of(&self, key: &StorageKey) -> Option<Fingerprint> {
+        self.keys().get(key).filter(|transaction| transaction.holds_key).map(|transaction| transaction.fingerprint)
     }
 
     /// Returns what an operator learns of the transaction that has entered the key.
@@ -70,9 +70,9 @@ pub(crate) struct Entered {
 
 impl Entered {
     /// The transaction holds the key from now on.
-    pub(crate) fn begun(&self) {
+    pub(crate) fn set_holds_key(&self) {
         if let Some(transaction) = self.running.keys().get_mut(&self.key) {
-            transaction.has_begun = true;
+            transaction.holds_key = true;
         }
     }
 }

@@ -17,7 +17,7 @@ use tokio::time::sleep;
 
 use crate::claim::{ClaimKind, ClaimReleaser, LeasedClaim, SqlClaim, announce};
 use crate::cleanup;
-use crate::dialect::{Dialect, MAX_TIME, Value, retention};
+use crate::dialect::{Dialect, MAX_TTL, Value, retention};
 use crate::errors::{DatabaseError, MigrateError, Problem, Step};
 use crate::execute::{Executor, key_value};
 use crate::rows::{self, BeginRow};
@@ -210,7 +210,7 @@ impl<D: Dialect> Store for SqlStore<D> {
             });
         }
         // Their rows are not seen, and SQLite would wait for their end.
-        if table.running.begun(key).is_some() {
+        if table.running.holder_of(key).is_some() {
             return Ok(table.begin_beside(key, fingerprint, options.info.as_ref()).await?);
         }
         let failed = |problem| DatabaseError { step: Step::Begin, problem };
@@ -246,7 +246,7 @@ impl<D: Dialect> Store for SqlStore<D> {
                 key_value(key),
                 Value::Bytes(owner.as_bytes()),
                 Value::Bytes(fingerprint.as_bytes()),
-                Value::Number(D::ticks(lease.min(MAX_TIME))),
+                Value::Number(D::ticks(lease.min(MAX_TTL))),
                 Value::Number(D::ticks(retention(lease, ttl))),
                 Value::Nullable(info.as_deref()),
             ];
@@ -324,7 +324,7 @@ impl<D: Dialect> Store for SqlStore<D> {
         let (executor, waiters, table) = (self.executor(), &self.inner.waiters, &self.inner.table);
         let mut forget = &executor.statements.forget;
         // A transaction that takes an abandoned claim over has locked its row for as long as its handler runs.
-        if table.running.begun(key).is_some() {
+        if table.running.holder_of(key).is_some() {
             return Ok(false);
         }
         if let Some(unlocked) = &executor.statements.forget_unlocked
@@ -347,14 +347,15 @@ impl<D: Dialect> Store for SqlStore<D> {
     /// Reads with one `SELECT`. How often a record was replayed is known if the builder was told to count. A transaction that is the
     /// claim of its handler is seen only in its own process until it ends: to another one its key looks free.
     async fn inspect(&self, key: &StorageKey) -> Result<Option<StoredEntry>, StoreError> {
-        let (running, has_begun) = (self.inner.table.running.entry(key), self.inner.table.running.begun(key).is_some());
+        let (running, holds_key) =
+            (self.inner.table.running.entry(key), self.inner.table.running.holder_of(key).is_some());
         let executor = self.executor();
         let result = executor.read(Step::Inspect, &executor.statements.inspect, &[key_value(key)]).await?;
         let Some(row) = result.rows.first() else { return Ok(running) };
         let entry = rows::stored_entry::<D>(row, key);
         let mut entry = entry.map_err(|problem| DatabaseError { step: Step::Inspect, problem })?;
         // A transaction may take over what is abandoned. To a record or another claim it is a retry.
-        if let (KeyState::Abandoned(_), Some(running)) = (&entry.state, running.filter(|_| has_begun)) {
+        if let (KeyState::Abandoned(_), Some(running)) = (&entry.state, running.filter(|_| holds_key)) {
             return Ok(Some(running));
         }
         entry.replays = entry.replays.filter(|_| self.inner.table.replay_counter.is_some());
@@ -378,7 +379,7 @@ impl<D: Dialect> Store for SqlStore<D> {
 
     /// A transaction that is the claim of its handler is not seen, and keeps it.
     async fn revoke(&self, key: &StorageKey) -> Result<bool, StoreError> {
-        if self.inner.table.running.begun(key).is_some() {
+        if self.inner.table.running.holder_of(key).is_some() {
             return Ok(false);
         }
         let (executor, waiters) = (self.executor(), &self.inner.waiters);

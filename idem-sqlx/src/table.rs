@@ -106,7 +106,7 @@ impl<D: Dialect> Table<D> {
         {
             return Ok(Some(self.judge_without_claim(key, fingerprint, row)));
         }
-        Ok(Some(holder.begun(fingerprint, info)))
+        Ok(Some(holder.as_begin(fingerprint, info)))
     }
 
     /// Returns whether another session takes the abandoned claim of a key over: a second take-over would wait for its end. One that is
@@ -135,7 +135,7 @@ impl<D: Dialect> Table<D> {
             return Ok(begun);
         }
         // If the database has no such locks, only this process knows of its transaction.
-        let running = self.running.begun(key).filter(|_| self.executor.statements.holder.is_none());
+        let running = self.running.holder_of(key).filter(|_| self.executor.statements.holder.is_none());
         Ok(Begin::InFlight(running.unwrap_or(*fingerprint)))
     }
 

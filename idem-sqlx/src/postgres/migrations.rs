@@ -10,7 +10,7 @@ use tokio::time::{Instant, sleep};
 use super::Location;
 use super::statements::{CLAIM, COMPLETE};
 use crate::errors::{MigrateError, Problem};
-use crate::migrations::{MAX_TIME, Migration, due, fill_in, in_time};
+use crate::migrations::{MIGRATION_TIMEOUT, Migration, due, fill_in, in_time};
 
 /// The migrations in their order. What was released is never changed; a later version adds one.
 const ALL: &[Migration] =
@@ -27,7 +27,7 @@ pub(super) async fn run(location: &Location) -> Result<(), MigrateError> {
 
 async fn run_all(location: &Location, all: &[Migration]) -> Result<(), MigrateError> {
     let work = async {
-        let connected = location.hosts.connect(Instant::now() + MAX_TIME, MAX_TIME).await;
+        let connected = location.hosts.connect(Instant::now() + MIGRATION_TIMEOUT, MIGRATION_TIMEOUT).await;
         let (mut connection, _) = connected.map_err(no_connection)?;
         while let Err(error) = migrate(&mut connection, location, all).await {
             match &error {
@@ -51,7 +51,7 @@ fn no_connection(problem: Problem) -> MigrateError {
     match problem {
         Problem::Refused(error) | Problem::Unreachable { source: Some(error), .. } => MigrateError::Database(error),
         Problem::Setting(what) => MigrateError::Database(sqlx::Error::Configuration(what.into())),
-        _ => MigrateError::TimedOut(MAX_TIME),
+        _ => MigrateError::TimedOut(MIGRATION_TIMEOUT),
     }
 }
 

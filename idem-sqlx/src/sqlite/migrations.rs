@@ -5,7 +5,7 @@ use sqlx::{AssertSqlSafe, ConnectOptions, Connection};
 
 use super::{Location, NEEDS_A_FILE};
 use crate::errors::MigrateError;
-use crate::migrations::{MAX_TIME, Migration, due, fill_in, in_time};
+use crate::migrations::{MIGRATION_TIMEOUT, Migration, due, fill_in, in_time};
 
 /// The migrations in their order. What was released is never changed; a later version adds one.
 const ALL: &[Migration] =
@@ -14,7 +14,7 @@ const ALL: &[Migration] =
 pub(super) async fn run(location: &Location) -> Result<(), MigrateError> {
     let work = async {
         // It waits for other migrations, and longer than a step would.
-        let mut connection = location.options.clone().busy_timeout(MAX_TIME).connect().await?;
+        let mut connection = location.options.clone().busy_timeout(MIGRATION_TIMEOUT).connect().await?;
         if !has_file(&mut connection).await? {
             return Err(sqlx::Error::Configuration(NEEDS_A_FILE.into()).into());
         }

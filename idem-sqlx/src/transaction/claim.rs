@@ -74,9 +74,9 @@ impl<D: Dialect> TransactionClaim<D> {
     }
 
     /// Hands the transaction to the handler.
-    pub(super) async fn open(&mut self) -> Result<(), sqlx::Error> {
+    pub(super) async fn hand_over(&mut self) -> Result<(), sqlx::Error> {
         if let Some(entered) = &self.entered {
-            entered.begun();
+            entered.set_holds_key();
         }
         if let Some(mut open) = self.open.take() {
             open.savepoint(&self.savepoint).await?;
@@ -114,7 +114,7 @@ impl<D: Dialect> TransactionClaim<D> {
         if rows.map_err(|error| failed(D::problem(error, &executor.table)))?.is_empty() {
             return Err(StoreError::Lost);
         }
-        self.open().await.map_err(|error| failed(D::problem(error, &self.table.executor.table)))
+        self.hand_over().await.map_err(|error| failed(D::problem(error, &self.table.executor.table)))
     }
 }
 

@@ -215,7 +215,7 @@ impl<D: Dialect> Beginner<'_, D> {
                 claim.wait_for_take_over(previous_owner);
                 return Ok(Begin::Abandoned(claim));
             }
-            claim.open().await.map_err(|error| D::problem(error, &executor.table))?;
+            claim.hand_over().await.map_err(|error| D::problem(error, &executor.table))?;
             return Ok(Begin::Claimed(claim));
         }
         Err(in_the_way)

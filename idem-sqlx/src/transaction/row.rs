@@ -6,7 +6,7 @@ use idem_runtime::remote::OwnerToken;
 use idem_runtime::{BeginOptions, ExecutionInfo, Fingerprint, Record, StorageKey, StoreError};
 
 use super::fill;
-use crate::dialect::{Dialect, MAX_TIME, NO_LEASE, Statements, Value, hex, retention};
+use crate::dialect::{Dialect, MAX_TTL, NO_LEASE, Statements, Value, hex, retention};
 use crate::execute::key_value;
 use crate::table::policy_lock;
 
@@ -86,7 +86,7 @@ impl ClaimRow {
             key_value(&self.key),
             Value::Bytes(self.owner.as_bytes()),
             Value::Bytes(&bytes),
-            Value::Number(D::ticks(ttl.min(MAX_TIME))),
+            Value::Number(D::ticks(ttl.min(MAX_TTL))),
         ];
         fill::<D>(&statements.complete_in_transaction, &values)
     }
