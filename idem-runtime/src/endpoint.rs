@@ -33,6 +33,8 @@ impl Endpoint {
                 let shorter = endpoint.as_str().char_indices().next_back().map_or(0, |(start, _)| start);
                 endpoint.length = u8::try_from(shorter).unwrap_or(0);
             }
+            // Endpoints are compared with the bytes that they do not use.
+            endpoint.text[usize::from(endpoint.length)..].fill(0);
             endpoint.push(Self::ELLIPSIS);
         }
         endpoint
@@ -124,6 +126,8 @@ mod tests {
                 Some(start) => assert!(whole.starts_with(start) && start.len() > 85, "{text}"),
             }
             assert_eq!(text == whole, whole.len() <= Endpoint::MAX_LENGTH, "{text}");
+            let mut same = Endpoint::UNKNOWN;
+            assert!(same.push(text) && same == endpoint, "what was cut does not count: {text}");
         }
         assert_eq!(Endpoint::UNKNOWN.as_str(), "");
     }
