@@ -36,6 +36,9 @@ impl Scope {
     /// Adds a value. The order of values counts, and no two lists of values give the same scope.
     #[must_use]
     pub fn with(mut self, value: &[u8]) -> Self {
+        if self.owner.is_empty() {
+            self.owner.push(b'g');
+        }
         put(&mut self.owner, value);
         self
     }
@@ -87,6 +90,10 @@ mod tests {
             a().with(b"POST").with(b"/a"),
             Scope::header("x").with(b"7"),
             Scope::header("x").with(b"7").with_path("POST", "/a"),
+            Scope::GLOBAL.with(b"7"),
+            // Its length, 97, is the letter of the arguments.
+            Scope::GLOBAL.with(&[&[0, 88, 0, 0, 0, 0, 0, 0, 0][..], &[7; 88]].concat()),
+            Scope::arguments().with(b"").with(&[7; 88]),
         ];
         for (index, one) in scopes.iter().enumerate() {
             for other in &scopes[index + 1..] {
