@@ -3,6 +3,7 @@
 //! If the client hangs up the execution goes on, and so does the span: the request and its execution share it, and the last
 //! one to finish writes the results to it.
 
+use std::cell::LazyCell;
 use std::fmt;
 use std::future::Future;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -123,13 +124,16 @@ impl Drop for SpanInner {
 impl RequestSpan {
     /// Opens the span of a request to `endpoint`, as a child of the current one. It is empty if nothing wants it.
     pub fn new(endpoint: impl FnOnce() -> Endpoint) -> Self {
-        if !counters::ON && !tracing::span_enabled!(tracing::Level::INFO) {
-            return Self(None);
-        }
-        let endpoint = name_of(&endpoint());
+        Self::open(counters::ON, endpoint)
+    }
+
+    /// As [`new`](Self::new). It is also wanted if anything `is_counted`.
+    fn open(is_counted: bool, endpoint: impl FnOnce() -> Endpoint) -> Self {
+        let endpoint = LazyCell::new(|| name_of(&endpoint()));
+        // The endpoint is written only if the span is wanted. Filters decide by the name and the fields of this very span.
         let span = tracing::info_span!(
             "idempotency",
-            %endpoint,
+            endpoint = %*endpoint,
             key = Empty,
             execution = Empty,
             replay_of = Empty,
@@ -140,9 +144,12 @@ impl RequestSpan {
             store_us = Empty,
             handler_us = Empty,
         );
+        if span.is_disabled() && !is_counted {
+            return Self(None);
+        }
         let inner = SpanInner {
             span,
-            endpoint,
+            endpoint: Arc::clone(&endpoint),
             outcome: OnceLock::new(),
             code: OnceLock::new(),
             would: OnceLock::new(),
@@ -363,6 +370,52 @@ impl Drop for HandlerTimer {
         self.count(|endpoint| counters::handler(endpoint, time));
         if let Some(span) = &self.span {
             span.handler.add(time);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tracing::span::{Attributes, Id, Record};
+    use tracing::{Event, Metadata, Subscriber};
+
+    use super::*;
+    use crate::test_support::subscriber::set_default;
+
+    struct Filter(fn(&Metadata<'_>) -> bool);
+
+    impl Subscriber for Filter {
+        fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+            (self.0)(metadata)
+        }
+        fn new_span(&self, _: &Attributes<'_>) -> Id {
+            Id::from_u64(1)
+        }
+        fn record(&self, _: &Id, _: &Record<'_>) {}
+        fn record_follows_from(&self, _: &Id, _: &Id) {}
+        fn event(&self, _: &Event<'_>) {}
+        fn enter(&self, _: &Id) {}
+        fn exit(&self, _: &Id) {}
+    }
+
+    #[test]
+    fn a_filter_by_the_name_or_a_field_of_the_span_gets_it_although_nothing_is_counted() {
+        // As `RUST_LOG=[idempotency]` and `RUST_LOG=[{endpoint}]`.
+        let filters: [fn(&Metadata<'_>) -> bool; 2] =
+            [|metadata| metadata.name() == "idempotency", |metadata| metadata.fields().field("endpoint").is_some()];
+        for filter in filters {
+            let _filters = set_default(Filter(filter));
+            let span = RequestSpan::open(false, || Endpoint::new("POST", "/orders"));
+            assert_eq!(span.0.map(|inner| inner.endpoint.to_string()).as_deref(), Some("POST /orders"));
+        }
+        let _filters = set_default(Filter(|_| false));
+        for (is_counted, is_on) in [(false, false), (true, true)] {
+            let mut is_asked = false;
+            let span = RequestSpan::open(is_counted, || {
+                is_asked = true;
+                Endpoint::UNKNOWN
+            });
+            assert_eq!((span.is_on(), is_asked), (is_on, is_on));
         }
     }
 }
