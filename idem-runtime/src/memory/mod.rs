@@ -53,7 +53,7 @@ const MAX_PAGE: usize = 100;
 /// the bytes of a response, the record has no content, and the handler does not run again.
 ///
 /// Records expire by the engine's clock, to the nanosecond. Their memory is reclaimed up to twenty seconds later, even without traffic. If a
-/// new key needs the room, it is reclaimed at once, or in a store for more than 4,096 keys up to half a second later. Until then they
+/// new key needs the room, it is reclaimed at once, or in a store with more than 4,096 keys up to two seconds later. Until then they
 /// count in [`usage`](Self::usage).
 ///
 /// Clones share the contents. Engines that share a store must have the same clock.
@@ -87,7 +87,7 @@ struct Shared {
     quota: Arc<Quota>,
     /// The clock of the first engine, or the system clock if the store was used before.
     clock: OnceLock<Arc<dyn Clock>>,
-    /// The shard in which the next request that needs room begins to look.
+    /// The shard in which the next request that needs room, or the janitor, begins to look.
     next_shard: AtomicUsize,
     janitor: Janitor,
 }
@@ -145,11 +145,15 @@ impl Shared {
         if self.clock().is_real_time() { times * MAX_LOOKED_AT } else { usize::MAX }
     }
 
+    /// Returns all shards, beginning with another one each time.
+    fn shards_in_turn(&self) -> impl Iterator<Item = &Shard> {
+        let (before, after) = self.shards.split_at(self.next_shard.fetch_add(1, Ordering::Relaxed) % self.shards.len());
+        after.iter().chain(before)
+    }
+
     /// Removes a few expired records from a shard that has some, and looks at up to `look` records for it. Returns how many it removed.
     fn make_room(&self, now: Timestamp, look: &mut usize) -> usize {
-        let (before, after) = self.shards.split_at(self.next_shard.fetch_add(1, Ordering::Relaxed) % self.shards.len());
-        let due = after.iter().chain(before).filter(|shard| shard.records.earliest() <= now);
-        for shard in due {
+        for shard in self.shards_in_turn().filter(|shard| shard.records.earliest() <= now) {
             if *look == 0 {
                 break;
             }

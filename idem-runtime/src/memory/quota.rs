@@ -10,6 +10,10 @@ use crate::sync::AtomicUsize;
 /// 553 bytes with a million keys and 625 with 300,000, and rounded up. With fewer keys the tables take a larger share.
 pub(super) const KEY_BYTES: usize = 640;
 
+/// What requests may fill within a second or two, in a store of any size.
+const FEW_ENTRIES: usize = 8192;
+const FEW_BYTES: usize = 64 * 1024 * 1024;
+
 /// How much may be held at once, and how much is.
 pub(super) struct Quota {
     max_entries: usize,
@@ -45,6 +49,12 @@ impl Quota {
     /// Returns whether a new key would be refused.
     pub(super) fn is_full(&self) -> bool {
         self.entries() >= self.max_entries || self.bytes().saturating_add(KEY_BYTES) > self.max_bytes
+    }
+
+    /// Returns whether new keys may soon fill the store.
+    pub(super) fn is_nearly_full(&self) -> bool {
+        let is_little = |held: usize, max: usize, little: usize| max.saturating_sub(held) < little.max(max / 8);
+        is_little(self.entries(), self.max_entries, FEW_ENTRIES) || is_little(self.bytes(), self.max_bytes, FEW_BYTES)
     }
 
     pub(super) fn entries(&self) -> usize {
@@ -118,6 +128,19 @@ mod tests {
         assert!(!quota.is_full());
         let _last = quota.admit().unwrap();
         assert!(quota.is_full());
+    }
+
+    #[test]
+    fn a_store_is_nearly_full_if_little_is_left_of_either_limit() {
+        let held = |max_entries, max_bytes, entries, bytes: usize| {
+            let quota = Quota::new(max_entries, max_bytes);
+            quota.entries.store(entries, Ordering::Release);
+            quota.bytes.store(bytes, Ordering::Release);
+            quota.is_nearly_full()
+        };
+        assert!(held(FEW_ENTRIES, usize::MAX, 1, 0) && held(usize::MAX, FEW_BYTES, 0, 1), "small stores always are");
+        assert!(!held(1_000_000, usize::MAX, 875_000, 0) && held(1_000_000, usize::MAX, 875_001, 0));
+        assert!(!held(usize::MAX, 1 << 30, 0, 7 << 27) && held(usize::MAX, 1 << 30, 0, (7 << 27) + 1));
     }
 
     #[test]

@@ -15,7 +15,7 @@ use crate::sync::{Cache, Expiry, Mutex, MutexGuard, RandomState};
 
 /// How long moka keeps a record after it has expired. Until then the store can still find it, and removes it itself if it
 /// needs the room: moka hides what has expired, and removes it up to [`TICK`] later.
-const GRACE: Duration = Duration::from_secs(2);
+pub(super) const GRACE: Duration = Duration::from_secs(2);
 /// How long after its time moka removes an entry at the latest, once its pending tasks run: a step of its timer wheel.
 const TICK: Duration = Duration::from_nanos(1 << 30);
 /// moka removes all entries of a cache that are due in one call. So the times at which records that expire together are due

@@ -199,6 +199,70 @@ async fn in_real_time_an_expired_record_that_moka_hides_makes_room_for_its_key()
     assert_eq!(store.usage().entries, 1);
 }
 
+/// A clock that goes as the test says, and passes for real time: moka's own does not go with it.
+struct RealTime(ManualClock);
+
+impl Clock for RealTime {
+    fn now(&self) -> Timestamp {
+        self.0.now()
+    }
+
+    fn is_real_time(&self) -> bool {
+        true
+    }
+}
+
+/// The same for a store. The test makes the janitor's rounds.
+fn in_real_time(store: MemoryStore) -> (MemoryStore, ManualClock) {
+    let clock = ManualClock::new();
+    let real_time: Arc<dyn Clock> = Arc::new(RealTime(clock.clone()));
+    store.attach(&real_time);
+    store.inner.shared.janitor.stop();
+    (store, clock)
+}
+
+#[tokio::test]
+async fn in_real_time_a_store_that_may_soon_be_full_drops_what_has_expired_before_moka_hides_it() {
+    let large = 10_000_000;
+    for (max_entries, max_bytes, is_dropped) in
+        [(100, usize::MAX, true), (large, 12 * quota::KEY_BYTES, true), (large, usize::MAX, false)]
+    {
+        let store = MemoryStore::builder().max_entries(max_entries).max_bytes(max_bytes).build();
+        let (store, clock) = in_real_time(store);
+        for number in 0..9 {
+            complete(&store, number, 1).await;
+        }
+        // Once a second is often enough.
+        clock.advance(TTL + records::GRACE / 2 - TICK);
+        sweep(&store);
+        assert_eq!(store.usage().entries, 9);
+        clock.advance(TICK);
+        sweep(&store);
+        assert_eq!(store.usage().entries, if is_dropped { 0 } else { 9 }, "of {max_entries}");
+    }
+}
+
+#[tokio::test]
+async fn in_real_time_the_janitor_looks_at_a_part_of_a_large_store_in_a_round() {
+    let records = 18_000;
+    // Of so few bytes little is ever left.
+    let store = MemoryStore::builder().max_entries(20_000).max_bytes(60_000_000).build();
+    let (store, clock) = in_real_time(store);
+    assert_eq!(store.inner.shared.shards.len(), 2);
+    for number in 0..records {
+        complete(&store, number, 1).await;
+    }
+    clock.advance(TTL + records::GRACE);
+    let mut left = store.usage().entries;
+    for _ in 0..2 {
+        sweep(&store);
+        let removed = left - store.usage().entries;
+        assert!((records / 3..records * 2 / 3).contains(&removed), "{removed}");
+        left -= removed;
+    }
+    assert_eq!(left, 0);
+}
+
 #[test]
 fn a_store_has_room_for_a_million_keys_and_a_gibibyte() {
     let MemoryStoreBuilder { max_entries, max_bytes } = MemoryStore::builder();
