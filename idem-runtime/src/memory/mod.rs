@@ -278,11 +278,12 @@ impl Store for MemoryStore {
             // Within the lock, so that of two requests the later one has the later time.
             let now = shared.clock().now();
             if let Some(slot) = claims.get_mut(key) {
-                return Ok(match slot.try_own() {
-                    Some(ownership) if slot.fingerprint() == fingerprint => {
+                let abandoned = if slot.fingerprint() == fingerprint { slot.try_own() } else { None };
+                return Ok(match abandoned {
+                    Some(ownership) => {
                         Begin::Abandoned(MemoryClaim::new(shared, *key, Some(ownership), options.info.clone()))
                     }
-                    _ => Begin::InFlight(*slot.fingerprint()),
+                    None => Begin::InFlight(*slot.fingerprint()),
                 });
             }
             if let Some(record) = shard.records.replay(key, fingerprint, now) {
