@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::{Arc, PoisonError};
+use std::sync::{Arc, PoisonError, Weak};
 use std::time::Duration;
 
 use super::quota::QuotaPermit;
@@ -34,6 +34,15 @@ pub(super) struct ClaimSlot {
 
 /// The ownership of a claim, with its part of the quota until that moves to a record.
 pub(super) type Ownership = OwnedMutexGuard<Option<QuotaPermit>>;
+
+/// An owner whose claim was revoked.
+pub(super) struct PreviousOwner(Weak<AsyncMutex<Option<QuotaPermit>>>);
+
+impl PreviousOwner {
+    pub(super) fn is_alive(&self) -> bool {
+        self.0.strong_count() > 0
+    }
+}
 
 impl Claims {
     pub(super) fn new(hasher: KeyHasher) -> Self {
@@ -83,16 +92,13 @@ impl LockedClaims<'_> {
         self.remove(key)
     }
 
-    /// Gives the claim a new owner, who has disappeared, with `permit` for its part of the quota. Returns whether its owner was alive.
-    pub(super) fn revoke(&mut self, key: &StorageKey, permit: impl FnOnce() -> QuotaPermit) -> bool {
-        match self.0.get_mut(key) {
-            Some(slot) if !slot.is_abandoned() => {
-                slot.owner = Arc::new(AsyncMutex::new(Some(permit())));
-                wake(slot.waiters.take());
-                true
-            }
-            _ => false,
-        }
+    /// Gives the claim a new owner, who has disappeared, with `permit` for its part of the quota. Returns its owner, if that was alive.
+    pub(super) fn revoke(&mut self, key: &StorageKey, permit: impl FnOnce() -> QuotaPermit) -> Option<PreviousOwner> {
+        let slot = self.0.get_mut(key).filter(|slot| !slot.is_abandoned())?;
+        let previous = Arc::downgrade(&slot.owner);
+        slot.owner = Arc::new(AsyncMutex::new(Some(permit())));
+        wake(slot.waiters.take());
+        Some(PreviousOwner(previous))
     }
 
     /// Adds keys whose owner disappeared.

@@ -6,12 +6,12 @@
 use std::fmt;
 use std::hash::BuildHasher;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
 
-use self::claims::{ClaimSlot, Claims};
+use self::claims::{ClaimSlot, Claims, PreviousOwner};
 use self::janitor::Janitor;
 use self::quota::{Quota, QuotaPermit};
 use self::records::{KeyHasher, Recorded, Records, Swept};
@@ -21,7 +21,7 @@ use crate::fingerprint::Fingerprint;
 use crate::key::StorageKey;
 use crate::record::Record;
 use crate::store::{Begin, BeginOptions, KeyPage, Store, StoreCapabilities, StoredEntry};
-use crate::sync::AtomicUsize;
+use crate::sync::{AtomicUsize, Mutex, MutexGuard};
 
 mod claims;
 mod janitor;
@@ -89,6 +89,8 @@ struct Shared {
     clock: OnceLock<Arc<dyn Clock>>,
     /// The shard in which the next request that needs room, or the janitor, begins to look.
     next_shard: AtomicUsize,
+    /// The owners whose claims were revoked, until they have ended.
+    revoked: Mutex<Vec<PreviousOwner>>,
     janitor: Janitor,
 }
 
@@ -118,6 +120,13 @@ impl Shared {
 
     fn clock(&self) -> &dyn Clock {
         self.clock.get_or_init(|| Arc::new(SystemClock::new()))
+    }
+
+    /// Returns the owners whose claims were revoked, and that have not ended.
+    fn revoked(&self) -> MutexGuard<'_, Vec<PreviousOwner>> {
+        let mut revoked = self.revoked.lock().unwrap_or_else(PoisonError::into_inner);
+        revoked.retain(PreviousOwner::is_alive);
+        revoked
     }
 
     /// Makes what is to take the place of a claim, and room for it.
@@ -182,9 +191,11 @@ impl MemoryStore {
     pub fn usage(&self) -> Usage {
         let shared = &self.inner.shared;
         let in_flight = shared.shards.iter().map(|shard| shard.claims.lock().len()).sum();
-        // Each key has one permit, whether it is claimed or recorded.
+        let revoked = shared.revoked().len();
+        // Each key has one permit, whether it is claimed or recorded, and so has an owner whose claim was revoked.
         let entries = shared.quota.entries();
-        Usage { in_flight, completed: entries.saturating_sub(in_flight), entries, bytes: shared.quota.bytes() }
+        let completed = entries.saturating_sub(in_flight + revoked);
+        Usage { in_flight, completed, entries, bytes: shared.quota.bytes() }
     }
 }
 
@@ -208,7 +219,7 @@ pub struct Usage {
     pub in_flight: usize,
     /// Records whose memory has not been reclaimed yet.
     pub completed: usize,
-    /// Keys that count against the limit.
+    /// Keys that count against the limit, and executions whose claim was revoked, until they end.
     pub entries: usize,
     /// Bytes that count against the limit: a fixed part for each key, and the records.
     pub bytes: usize,
@@ -254,6 +265,7 @@ impl MemoryStoreBuilder {
             quota: Arc::new(Quota::new(self.max_entries, self.max_bytes)),
             clock: OnceLock::new(),
             next_shard: AtomicUsize::new(0),
+            revoked: Mutex::default(),
             janitor: Janitor::new(),
         });
         #[cfg(feature = "metrics")]
@@ -354,7 +366,10 @@ impl Store for MemoryStore {
     /// of executions that hang.
     async fn revoke(&self, key: &StorageKey) -> Result<bool, StoreError> {
         let shared = &self.inner.shared;
-        Ok(shared.shard(key).claims.lock().revoke(key, || shared.quota.admit_beyond_limits()))
+        let previous = shared.shard(key).claims.lock().revoke(key, || shared.quota.admit_beyond_limits());
+        let is_revoked = previous.is_some();
+        shared.revoked().extend(previous);
+        Ok(is_revoked)
     }
 
     /// The store judges expiry itself, by the engine's clock, in the same step in which it grants a claim; and a claim

@@ -173,8 +173,11 @@ async fn a_claim_is_revoked_even_if_the_store_is_full_and_nothing_else_takes_roo
     assert_eq!(store.usage().entries, 1);
     assert!(store.revoke(&key(1)).await.unwrap());
     assert!(matches!(begin(&store, 1).await, Ok(Begin::Abandoned(_))));
+    let Usage { in_flight, completed, entries, .. } = store.usage();
+    assert_eq!((in_flight, completed, entries), (1, 0, 2), "the previous owner takes room, and has left no record");
     assert!(matches!(held.complete(record(1), TTL).await, Err(StoreError::Lost)));
-    assert_eq!(store.usage().entries, 1);
+    let Usage { in_flight, completed, entries, .. } = store.usage();
+    assert_eq!((in_flight, completed, entries), (1, 0, 1));
 }
 
 #[tokio::test]
