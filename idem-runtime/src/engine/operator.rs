@@ -139,7 +139,7 @@ pub enum SettleError {
     NotUnknown(KeyStatus),
     /// A record with a TTL of zero would leave the key free. To let a retry run the handler, settle with [`Outcome::Release`].
     ZeroTtl,
-    /// The store failed. Whether the key was settled is not known, so inspect it.
+    /// The store failed. Whether the key was settled is not known, so inspect it. A store that cannot be inspected has settled nothing.
     Store(StoreError),
 }
 
@@ -152,6 +152,9 @@ impl fmt::Display for SettleError {
             }
             Self::NotUnknown(status) => write!(f, "the key is {status}, and only an unknown outcome can be settled"),
             Self::ZeroTtl => f.write_str("the TTL of a record is zero; to let a retry run, settle it as released"),
+            Self::Store(StoreError::CannotInspect) => {
+                f.write_str("this store cannot be inspected, so nothing was settled")
+            }
             Self::Store(_) => f.write_str("the store failed, and whether the key was settled is not known; inspect it"),
         }
     }

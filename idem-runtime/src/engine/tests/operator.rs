@@ -456,6 +456,7 @@ fn an_error_of_an_operator_says_what_the_key_is_and_what_to_do() {
         (SettleError::NotUnknown(KeyStatus::OutcomeUnknown), "another execution claimed the key meanwhile"),
         (SettleError::ZeroTtl, "settle it as released"),
         (SettleError::Store(StoreError::Full), "inspect it"),
+        (SettleError::Store(StoreError::CannotInspect), "cannot be inspected, so nothing was settled"),
     ] {
         assert!(error.to_string().contains(text), "{error}");
     }
