@@ -218,7 +218,9 @@ impl Idempotency {
 
     pub(crate) async fn forget_key(&self, key: StorageKey) -> Result<bool, StoreError> {
         let forgotten = within(STORE_TIMEOUT, Arc::clone(&self.handle.core.store).forget(key)).await?;
-        tracing::info!(%key, forgotten, "an operator had a key forgotten");
+        if forgotten {
+            tracing::info!(%key, "an operator had a key forgotten");
+        }
         Ok(forgotten)
     }
 
@@ -335,7 +337,9 @@ impl Idempotency {
     pub async fn revoke(&self, scope: &Scope, key: &Key) -> Result<bool, StoreError> {
         let key = self.storage_key(scope, key);
         let revoked = within(STORE_TIMEOUT, Arc::clone(&self.handle.core.store).revoke(key)).await?;
-        tracing::info!(%key, revoked, "an operator took a claim away from its execution");
+        if revoked {
+            tracing::info!(%key, "an operator took a claim away from its execution");
+        }
         Ok(revoked)
     }
 
@@ -428,7 +432,7 @@ impl Core {
                 continue;
             }
             match within(STORE_TIMEOUT, claim.renew(self.lease)).await {
-                Ok(()) => {}
+                Ok(()) => ClaimStep::TakenOver.report(&key),
                 // Another request or operator was first.
                 Err(StoreError::Lost) => continue,
                 Err(error) => return Err(error.into()),

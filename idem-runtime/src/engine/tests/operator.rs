@@ -497,3 +497,34 @@ async fn a_settlement_whose_reply_was_lost_is_found_in_the_store() {
     let settled = idempotency.settle(&Scope::GLOBAL, &a(), response("settled")).await;
     assert!(matches!(settled, Ok(Settled::Now)), "{settled:?}");
 }
+
+#[tokio::test]
+async fn an_operator_who_settles_takes_the_claim_over_and_ends_it() {
+    for outcome in [response("one"), Outcome::NotReplayable, Outcome::Release] {
+        let operated = Operated::new();
+        operated.abandon().await;
+        let steps = Arc::<AtomicUsize>::default();
+        let counts = far::Events(tracing::Level::DEBUG, Arc::clone(&steps));
+        let _counts = crate::test_support::subscriber::set_default(counts);
+        assert_eq!(operated.settle(outcome).await.unwrap(), Settled::Now);
+        assert_eq!(steps.load(Ordering::SeqCst), 2, "taken over, and then completed or released");
+    }
+}
+
+#[tokio::test]
+async fn what_an_operator_did_is_logged_and_what_they_tried_is_not() {
+    let operated = Operated::new();
+    let done = Arc::<AtomicUsize>::default();
+    let counts = far::Events(tracing::Level::INFO, Arc::clone(&done));
+    let _counts = crate::test_support::subscriber::set_default(counts);
+    let forget = async || operated.idempotency.forget(&Scope::GLOBAL, &a()).await.unwrap();
+    let revoke = async || operated.idempotency.revoke(&Scope::GLOBAL, &a()).await.unwrap();
+    assert!(!forget().await && !revoke().await);
+    assert_eq!(done.load(Ordering::SeqCst), 0);
+    let held = begin(&operated.idempotency).await;
+    assert!(!forget().await && revoke().await);
+    assert_eq!(done.load(Ordering::SeqCst), 1);
+    drop(held);
+    assert!(!revoke().await && forget().await);
+    assert_eq!(done.load(Ordering::SeqCst), 2);
+}
