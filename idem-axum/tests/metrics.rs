@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use axum::Router;
@@ -13,6 +13,7 @@ use axum::extract::{FromRequestParts, State};
 use axum::http::request::Parts;
 use axum::http::{Request, StatusCode, Uri};
 use axum::routing::{any, post};
+use futures_util::FutureExt;
 use idem_axum::metrics::{ALL, Kind};
 use idem_axum::{
     Begin, BeginOptions, Clock, Fingerprint, Idempotency, IdempotencyKey, IdempotencyLayer, Key, MemoryClaim,
@@ -252,7 +253,12 @@ fn a_store_that_fails_is_counted_by_step() {
 }
 
 /// The store panics in one step, and never replies to another.
-struct Stuck;
+#[derive(Default)]
+struct Stuck {
+    /// A claim can be completed again, which it is too late for.
+    clones: bool,
+    completions: AtomicUsize,
+}
 
 impl Hooks<MemoryStore> for Stuck {
     /// As a store outside the process: its leases are renewed.
@@ -266,7 +272,19 @@ impl Hooks<MemoryStore> for Stuck {
     }
 
     async fn complete(&self, _: MemoryClaim, _: Record, _: Duration) -> Result<(), StoreError> {
-        std::future::pending().await
+        match self.completions.fetch_add(1, Ordering::SeqCst) {
+            0 => std::future::pending().await,
+            _ => Err(StoreError::Lost),
+        }
+    }
+
+    fn try_clone(&self, _: &MemoryClaim) -> Option<MemoryClaim> {
+        // Any claim will do.
+        let (key, fingerprint) = (StorageKey::from_bytes([1; 32]), Fingerprint::from_bytes([2; 32]));
+        let (store, options) = (MemoryStore::new(), BeginOptions::new(Duration::ZERO, Duration::MAX));
+        let begun = store.begin(&key, &fingerprint, &options).now_or_never()?;
+        let Ok(Begin::Claimed(claim)) = begun else { return None };
+        self.clones.then_some(claim)
     }
 
     async fn inspect(&self, _: &MemoryStore, _: &StorageKey) -> Result<Option<StoredEntry>, StoreError> {
@@ -276,24 +294,26 @@ impl Hooks<MemoryStore> for Stuck {
 
 #[test]
 fn a_step_that_gets_no_reply_or_panics_has_failed() {
-    Counted::during(|counted| async move {
-        let idempotency =
-            Idempotency::builder(Intercept::new(MemoryStore::new(), Stuck)).lease(Duration::from_millis(240)).build();
-        let app = setup(&idempotency);
-        assert_eq!(ask(&app, "POST", "/orders/1", Some("a")).await, 200);
-        idempotency.drain().await;
-        let failed = |operation| format!(r#"store_errors_total{{store="Intercept",operation="{operation}"}}"#);
-        // The handler ended while the second renewal was still awaited.
-        counted.assert(&[
-            (&failed("renew"), 1.0),
-            (&failed("complete"), 1.0),
-            (&failed("inspect"), 1.0),
-            ("failed_completions_total", 1.0),
-        ]);
-        let key = Key::parse(b"b").unwrap();
-        assert!(idempotency.inspect(&Scope::GLOBAL, &key).await.is_err());
-        counted.assert(&[(&failed("inspect"), 2.0)]);
-    });
+    for clones in [false, true] {
+        Counted::during(|counted| async move {
+            let store = Intercept::new(MemoryStore::new(), Stuck { clones, ..Stuck::default() });
+            let idempotency = Idempotency::builder(store).lease(Duration::from_millis(240)).build();
+            let app = setup(&idempotency);
+            assert_eq!(ask(&app, "POST", "/orders/1", Some("a")).await, 200);
+            idempotency.drain().await;
+            let failed = |operation| format!(r#"store_errors_total{{store="Intercept",operation="{operation}"}}"#);
+            // The handler ended while the second renewal was still awaited. If the completion is repeated, one comes between.
+            counted.assert(&[
+                (&failed("renew"), if clones { 2.0 } else { 1.0 }),
+                (&failed("complete"), 1.0),
+                (&failed("inspect"), 1.0),
+                ("failed_completions_total", 1.0),
+            ]);
+            let key = Key::parse(b"b").unwrap();
+            assert!(idempotency.inspect(&Scope::GLOBAL, &key).await.is_err());
+            counted.assert(&[(&failed("inspect"), 2.0)]);
+        });
+    }
 }
 
 #[derive(Debug, PartialEq, Serialize, Deserialize)]

@@ -9,6 +9,7 @@ use tokio::time::{Instant, sleep};
 
 use super::begin::{STORE_TIMEOUT, within};
 use super::dyn_store::{BoxClaim, StoreFuture};
+use super::renew::renewal_timeout;
 use super::{Core, poll_now};
 use crate::attempt::Rules;
 use crate::clock::Clock;
@@ -147,7 +148,9 @@ impl ClaimCompletion {
         let mut pause = FIRST_PAUSE;
         let mut attempts = 1_u32;
         loop {
-            let Err(error) = within(STORE_TIMEOUT, asked).await else {
+            // A claim that can be renewed is, before a try without a reply has cost its lease.
+            let time = lease.filter(|_| again.is_some()).map_or(STORE_TIMEOUT, renewal_timeout);
+            let Err(error) = within(time, asked).await else {
                 step.report(&key);
                 return Ok(());
             };
@@ -172,7 +175,7 @@ impl ClaimCompletion {
             if let Some(lease) = lease {
                 pause = pause.min(lease / 3);
                 // The result does not matter: the next try reports the state of the claim.
-                let _ = within(STORE_TIMEOUT, claim.renew(lease)).await;
+                let _ = within(renewal_timeout(lease), claim.renew(lease)).await;
             }
             sleep(jitter(pause)).await;
             pause = (pause * 2).min(MAX_PAUSE);

@@ -62,6 +62,41 @@ async fn the_lease_is_renewed_between_the_tries_of_a_completion() {
     }
 }
 
+/// As a network that loses the first completions: they have no reply.
+struct LosesCompletions(AtomicUsize);
+
+impl Hooks<Faulty> for LosesCompletions {
+    async fn complete(&self, claim: FaultyClaim, record: Record, ttl: Duration) -> Result<(), StoreError> {
+        if self.0.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)).is_ok() {
+            return std::future::pending().await;
+        }
+        claim.complete(record, ttl).await
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_lease_expires_while_a_completion_has_no_reply() {
+    for lease in [2, 3, 5, 7, 30].map(Duration::from_secs) {
+        let store = Intercept::new(Faulty::default(), LosesCompletions(AtomicUsize::new(10)));
+        let idempotency = Idempotency::builder(store.clone()).lease(lease).build();
+        let mut renewed_last = Instant::now();
+        // It ends just before the first renewal.
+        let handler = move |_| async move {
+            tokio::time::sleep(lease * 33 / 100).await;
+            Executed { response: 1, recording: Recording::Done(response("one")) }
+        };
+        assert_eq!(ran(idempotency.run(attempt("a", "x"), handler).await), 1);
+        idempotency.drain().await;
+        let renewed_at = store.store.0.renewed_at.lock().unwrap().clone();
+        assert_eq!(renewed_at.len(), 10);
+        for renewed_at in renewed_at {
+            assert!(renewed_at - renewed_last < lease, "{lease:?}: renewed after {:?}", renewed_at - renewed_last);
+            renewed_last = renewed_at;
+        }
+        assert_eq!(recorded(idempotency.run(attempt("a", "x"), Handler::ready().run(response("two"))).await), "one");
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_store_that_hangs_or_panics_withholds_no_response() {
     let attempt = |key| {
