@@ -147,6 +147,7 @@ impl ClaimCompletion {
         let started = Instant::now();
         let mut pause = FIRST_PAUSE;
         let mut attempts = 1_u32;
+        let end_claim = if matches!(step, ClaimStep::Released) { "release" } else { "complete" };
         loop {
             // A claim that can be renewed is, before a try without a reply has cost its lease.
             let time = lease.filter(|_| again.is_some()).map_or(STORE_TIMEOUT, renewal_timeout);
@@ -163,13 +164,16 @@ impl ClaimCompletion {
                     step.report(&key);
                     return Ok(());
                 }
-                let claim = if matches!(error, StoreError::Lost) { "lost" } else { "unconfirmed" };
-                tracing::error!(%key, claim, %error, cause, attempts, "could not complete the claim; retries are refused with `outcome unknown` until it expires");
+                if matches!(error, StoreError::Lost) {
+                    tracing::error!(%key, claim = "lost", %error, cause, attempts, "the claim was lost before its end was recorded; what retries get is up to its new owner");
+                } else {
+                    tracing::error!(%key, claim = "unconfirmed", %error, cause, attempts, "could not {end_claim} the claim; retries are refused with `outcome unknown` until it expires");
+                }
                 counters::completion_failed();
                 return Err(error);
             };
             if attempts.is_power_of_two() {
-                tracing::warn!(%key, %error, cause, attempts, "could not complete the claim yet; trying again");
+                tracing::warn!(%key, %error, cause, attempts, "could not {end_claim} the claim yet; trying again");
             }
             attempts = attempts.saturating_add(1);
             if let Some(lease) = lease {

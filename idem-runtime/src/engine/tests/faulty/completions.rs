@@ -163,3 +163,62 @@ async fn a_record_without_the_id_of_its_execution_is_not_known_by_its_tombstone(
     let ended = ClaimCompletion::begin(attempt.key, claim, end, Some(lease), ttl).finish(core).await;
     assert!(matches!(ended, Err(StoreError::Lost)), "{ended:?}");
 }
+
+/// Keeps the messages of errors.
+#[derive(Clone, Default)]
+struct Errors(Arc<Mutex<Vec<String>>>);
+
+impl tracing::field::Visit for Errors {
+    fn record_debug(&mut self, field: &tracing::field::Field, value: &dyn std::fmt::Debug) {
+        if field.name() == "message" {
+            self.0.lock().unwrap().push(format!("{value:?}"));
+        }
+    }
+}
+
+impl tracing::Subscriber for Errors {
+    fn enabled(&self, metadata: &tracing::Metadata<'_>) -> bool {
+        *metadata.level() == tracing::Level::ERROR
+    }
+    fn new_span(&self, _: &tracing::span::Attributes<'_>) -> tracing::span::Id {
+        tracing::span::Id::from_u64(1)
+    }
+    fn record(&self, _: &tracing::span::Id, _: &tracing::span::Record<'_>) {}
+    fn record_follows_from(&self, _: &tracing::span::Id, _: &tracing::span::Id) {}
+    fn event(&self, event: &tracing::Event<'_>) {
+        event.record(&mut self.clone());
+    }
+    fn enter(&self, _: &tracing::span::Id) {}
+    fn exit(&self, _: &tracing::span::Id) {}
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_error_of_a_claim_that_has_no_end_says_which_step_failed_and_what_retries_get() {
+    let unconfirmed = "retries are refused with `outcome unknown` until it expires";
+    for (faults, outcome, message) in [
+        (
+            Faults { lost: true, ..Faults::default() },
+            response("one"),
+            "the claim was lost before its end was recorded; what retries get is up to its new owner".to_owned(),
+        ),
+        (
+            Faults { step: Step::Hangs, ..Faults::default() },
+            response("one"),
+            format!("could not complete the claim; {unconfirmed}"),
+        ),
+        (
+            Faults { step: Step::Hangs, ..Faults::default() },
+            Outcome::Release,
+            format!("could not release the claim; {unconfirmed}"),
+        ),
+    ] {
+        let errors = Errors::default();
+        let _keeps = crate::test_support::subscriber::set_default(errors.clone());
+        let idempotency = Idempotency::new(Faulty(Arc::new(faults)));
+        let mut attempt = attempt("a", "x");
+        attempt.rules.ttl = Duration::from_secs(60);
+        assert_eq!(ran(idempotency.run(attempt, Handler::ready().run(outcome)).await), 1);
+        idempotency.drain().await;
+        assert_eq!(*errors.0.lock().unwrap(), [message]);
+    }
+}
