@@ -36,6 +36,8 @@ pub enum Fault {
     ReportsExpired,
     /// A record that cannot be read counts as none.
     UnreadableIsAMiss,
+    /// An owner that repeats its release is told that it has lost the claim.
+    RepeatedReleaseIsLost,
 }
 
 /// Claims release the key when they are dropped: what a middleware does that cleans up after a client that hung up, or after a

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::collections::hash_map::Entry as Place;
 use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -49,6 +50,8 @@ pub struct MapClaim {
     lease: Duration,
     /// The owner that left the claim and the end of its lease, while this one has not taken it over.
     former: Option<(u64, Timestamp)>,
+    /// Whether its owner has released it. Shared by clones.
+    released: Arc<AtomicBool>,
 }
 
 impl MapStore {
@@ -80,7 +83,7 @@ impl MapStore {
     }
 
     fn claim(&self, key: StorageKey, owner: u64, lease: Duration, former: Option<(u64, Timestamp)>) -> MapClaim {
-        MapClaim { store: self.clone(), key, owner, lease, former }
+        MapClaim { store: self.clone(), key, owner, lease, former, released: Arc::default() }
     }
 
     /// Makes room for one more key, if it can be had.
@@ -198,11 +201,17 @@ impl Claim for MapClaim {
     }
 
     async fn release(self) -> Result<(), StoreError> {
-        self.change(|entry| entry.owner == self.owner && entry.record.is_none(), |_| None)
+        if self.released.load(Ordering::SeqCst) && !self.store.has(Fault::RepeatedReleaseIsLost) {
+            return Ok(());
+        }
+        self.change(|entry| entry.owner == self.owner && entry.record.is_none(), |_| None)?;
+        self.released.store(true, Ordering::SeqCst);
+        Ok(())
     }
 
     fn try_clone(&self) -> Option<Self> {
-        Some(self.store.claim(self.key, self.owner, self.lease, self.former))
+        let released = Arc::clone(&self.released);
+        Some(Self { released, ..self.store.claim(self.key, self.owner, self.lease, self.former) })
     }
 }
 

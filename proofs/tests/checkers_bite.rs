@@ -98,6 +98,12 @@ async fn the_suite_finds_a_missing_owner_token() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_suite_finds_a_release_that_cannot_be_repeated() {
+    assert!(conforms!(a_cloned_claim_repeats_its_release, MapStore::new(10, None)));
+    assert!(!conforms!(a_cloned_claim_repeats_its_release, MapStore::new(10, Some(Fault::RepeatedReleaseIsLost))));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_suite_finds_a_claim_that_vanishes_with_its_lease() {
     assert!(!conforms!(a_previous_owner_changes_nothing, MapStore::new(10, Some(Fault::ClaimVanishesWithLease))));
 }

@@ -333,6 +333,30 @@ pub async fn a_cloned_claim_repeats_its_completion<S: Store>(store: &Attached<S>
     assert_eq!(content(&store.record(&key, &mine).await).as_deref(), Some(&b"response"[..]));
 }
 
+/// The same owner releasing twice gets the same result, since acknowledgements get lost. It leaves the key to the request that has
+/// claimed it meanwhile.
+pub async fn a_cloned_claim_repeats_its_release<S: Store>(store: &Attached<S>) {
+    for claimed_meanwhile in [false, true] {
+        let (key, mine) = (key(), fingerprint("mine"));
+        let claim = store.claim(&key, &mine).await;
+        let [Some(clone), Some(other)] = [(); 2].map(|()| claim.try_clone()) else { return };
+        claim.release().await.expect("the owner releases");
+        let next = if claimed_meanwhile { Some(store.claim(&key, &mine).await) } else { None };
+        clone.release().await.expect("the owner releases again");
+        let next = match next {
+            None => store.claim(&key, &mine).await,
+            Some(next) => {
+                let begun = store.begin(&key, &mine).await;
+                assert!(matches!(begun, Ok(Begin::InFlight(_))), "the claim of another request was released");
+                next
+            }
+        };
+        next.complete(record(&mine, b"next", TTL), TTL).await.expect("the next owner completes");
+        other.release().await.expect("the owner releases again");
+        assert_eq!(content(&store.record(&key, &mine).await).as_deref(), Some(&b"next"[..]));
+    }
+}
+
 /// `ended` resolves for everybody who waits, however the claim ends.
 pub async fn waiters_wake_when_the_claim_ends<S: Store>(store: &Attached<S>) {
     for how in 0..3 {

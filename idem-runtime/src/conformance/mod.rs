@@ -73,6 +73,7 @@ macro_rules! __conformance_cases {
             a_claim_outlives_its_lease_even_if_the_ttl_is_shorter
             a_renewed_claim_stays
             a_cloned_claim_repeats_its_completion
+            a_cloned_claim_repeats_its_release
             waiters_wake_when_the_claim_ends
             a_begin_that_is_dropped_leaves_no_claim_without_an_end
             bytes_come_back_as_they_went_in
