@@ -8,7 +8,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, timeout};
 
 use super::complete::ClaimCompletion;
-use super::decide::{Decision, decide, mismatch};
+use super::decide::{Blocked, Decision, decide, mismatch};
 use super::dyn_store::{BoxClaim, BoxFuture, StoreFuture};
 use super::execute::ClaimedExecution;
 use super::operator::KeyReport;
@@ -19,7 +19,7 @@ use crate::error::StoreError;
 use crate::execution_info::ExecutionInfo;
 use crate::fingerprint::Fingerprint;
 use crate::key::StorageKey;
-use crate::outcome::{RefusalReason, Replay};
+use crate::outcome::RefusalReason;
 use crate::store::{Begin, BeginOptions};
 use crate::telemetry::claim::ClaimStep;
 use crate::telemetry::counters::{self, GaugeGuard};
@@ -47,15 +47,6 @@ pub(super) enum Pending {
     Asked(BeginFuture, Instant),
     /// An abandoned claim is to be taken over.
     TakeOver(BoxClaim),
-}
-
-/// What an attempt came to whose handler does not start now.
-pub(super) enum Blocked {
-    Replay(Replay),
-    Wait,
-    /// The reason is what [`Core::mismatch`] returns.
-    Mismatch,
-    Refuse(RefusalReason),
 }
 
 /// What follows from a decision.
@@ -211,10 +202,7 @@ impl Core {
                 None => Next::Blocked(Blocked::Refuse(RefusalReason::TooManyExecutions)),
             },
             Decision::TakeOver(claim) => Next::Pending(Pending::TakeOver(claim)),
-            Decision::Replay(replay) => Next::Blocked(Blocked::Replay(replay)),
-            Decision::Wait => Next::Blocked(Blocked::Wait),
-            Decision::Mismatch => Next::Blocked(Blocked::Mismatch),
-            Decision::Refuse(reason) => Next::Blocked(Blocked::Refuse(reason)),
+            Decision::Blocked(blocked) => Next::Blocked(blocked),
         }
     }
 

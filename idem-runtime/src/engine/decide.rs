@@ -16,45 +16,51 @@ pub(super) enum Decision<C = BoxClaim> {
     TakeOver(C),
     /// The store is unavailable, and the policy allows it: the handler runs without a claim.
     RunWithoutStore(StoreError),
+    /// The handler does not run now.
+    Blocked(Blocked),
+}
+
+/// What an attempt gets whose handler does not run now.
+pub(super) enum Blocked {
     /// The record is replayed.
     Replay(Replay),
-    /// The execution in flight is awaited, if the policy says so; then the store is asked again.
+    /// The policy waits for the execution in flight; then the store is asked again.
     Wait,
-    /// The key is claimed with another fingerprint. The store is asked whether the policy changed, and the handler does not run.
+    /// The key is claimed with another fingerprint. The reason for the refusal is what [`Core::mismatch`](super::Core::mismatch) returns.
     Mismatch,
-    /// The handler does not run.
+    /// The request is refused.
     Refuse(RefusalReason),
 }
 
 /// Decides what `attempt` gets, after the store reported `begun`.
 pub(super) fn decide<C>(attempt: &Attempt, begun: Result<Begin<C>, StoreError>) -> Decision<C> {
     let rules = &attempt.rules;
-    match begun {
-        Ok(Begin::Claimed(claim)) => Decision::Run(claim),
+    Decision::Blocked(match begun {
+        Ok(Begin::Claimed(claim)) => return Decision::Run(claim),
         // A claim that is dropped here stays abandoned. It is never released, since its handler may have run.
         Ok(Begin::Abandoned(claim)) => match rules.abandoned {
-            Abandoned::Rerun => Decision::TakeOver(claim),
-            Abandoned::Refuse => Decision::Refuse(RefusalReason::OutcomeUnknown),
+            Abandoned::Rerun => return Decision::TakeOver(claim),
+            Abandoned::Refuse => Blocked::Refuse(RefusalReason::OutcomeUnknown),
         },
-        Ok(Begin::InFlight(other)) if other != attempt.fingerprint => Decision::Mismatch,
-        Ok(Begin::InFlight(_)) if rules.wait.is_some() => Decision::Wait,
-        Ok(Begin::InFlight(_)) => Decision::Refuse(RefusalReason::InFlight),
+        Ok(Begin::InFlight(other)) if other != attempt.fingerprint => Blocked::Mismatch,
+        Ok(Begin::InFlight(_)) if rules.wait.is_some() => Blocked::Wait,
+        Ok(Begin::InFlight(_)) => Blocked::Refuse(RefusalReason::InFlight),
         Ok(Begin::Completed(record)) if *record.fingerprint() != attempt.fingerprint => {
-            Decision::Refuse(mismatch(attempt, record.execution_info().as_ref()))
+            Blocked::Refuse(mismatch(attempt, record.execution_info().as_ref()))
         }
         Ok(Begin::Completed(record)) => match record.read() {
             Ok(read) => match read.content {
-                Some(content) => Decision::Replay(Replay { content, record }),
-                None => Decision::Refuse(RefusalReason::NotReplayable),
+                Some(content) => Blocked::Replay(Replay { content, record }),
+                None => Blocked::Refuse(RefusalReason::NotReplayable),
             },
-            Err(error) => Decision::Refuse(RefusalReason::StoreUnavailable(StoreError::unreadable(error))),
+            Err(error) => Blocked::Refuse(RefusalReason::StoreUnavailable(StoreError::unreadable(error))),
         },
-        Err(StoreError::Full) => Decision::Refuse(RefusalReason::StoreFull),
+        Err(StoreError::Full) => Blocked::Refuse(RefusalReason::StoreFull),
         // The handler has run, or may have, so it does not run without protection either.
-        Err(error @ StoreError::Unreadable(_)) => Decision::Refuse(RefusalReason::StoreUnavailable(error)),
-        Err(error) if rules.run_without_store => Decision::RunWithoutStore(error),
-        Err(error) => Decision::Refuse(RefusalReason::StoreUnavailable(error)),
-    }
+        Err(error @ StoreError::Unreadable(_)) => Blocked::Refuse(RefusalReason::StoreUnavailable(error)),
+        Err(error) if rules.run_without_store => return Decision::RunWithoutStore(error),
+        Err(error) => Blocked::Refuse(RefusalReason::StoreUnavailable(error)),
+    })
 }
 
 /// Returns why `attempt` is refused if `info` is that of a request with another fingerprint under the same key.

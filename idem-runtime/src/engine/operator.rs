@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use super::begin::{STORE_TIMEOUT, within};
 use super::complete::{ClaimCompletion, ClaimEnd};
-use super::decide::{Decision, decide};
+use super::decide::{Blocked, Decision, decide};
 use super::{Core, Idempotency};
 use crate::attempt::{Abandoned, Attempt, Rules};
 use crate::clock::Timestamp;
@@ -422,7 +422,7 @@ impl Core {
                     self.release(key, claim);
                     return Err(SettleError::Free);
                 }
-                Decision::Refuse(RefusalReason::StoreUnavailable(error)) => return Err(error.into()),
+                Decision::Blocked(Blocked::Refuse(RefusalReason::StoreUnavailable(error))) => return Err(error.into()),
                 // It has changed since, and the next look tells how.
                 _ => continue,
             };

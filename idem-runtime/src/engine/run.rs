@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::begin::{Blocked, Next, Pending, Start};
+use super::begin::{Next, Pending, Start};
+use super::decide::Blocked;
 use super::dyn_store::BoxFuture;
 use super::execute::unprotected;
 use super::wait::InFlightWait;
@@ -15,7 +16,7 @@ use crate::attempt::Attempt;
 use crate::error::StoreError;
 use crate::execution_info::ExecutionInfo;
 use crate::lease::Lease;
-use crate::outcome::{Executed, Outcome, RefusalReason, RunResult};
+use crate::outcome::{Executed, Outcome, RefusalReason, Replay, RunResult};
 
 /// What one try came to.
 enum TryOutcome<H, T> {
@@ -66,19 +67,8 @@ impl Idempotency {
                         blocked
                     }
                 };
-                match blocked {
-                    Blocked::Replay(replay) => return Ok(RunResult::Replayed(replay)),
-                    Blocked::Refuse(reason) => {
-                        reason.count_if_full();
-                        return Err(reason);
-                    }
-                    // Boxed, since it is large, and most requests do not need it.
-                    Blocked::Mismatch => return Err(Box::pin(core.mismatch(attempt)).await),
-                    Blocked::Wait => {
-                        if !core.wait(&attempt, &mut waiter).await {
-                            return Err(RefusalReason::InFlight);
-                        }
-                    }
+                if let Some(result) = core.blocked(blocked, &attempt, &mut waiter).await {
+                    return result.map(RunResult::Replayed);
                 }
             }
         }
@@ -86,6 +76,26 @@ impl Idempotency {
 }
 
 impl Core {
+    /// Returns what a blocked request gets. `None` if it waited for the execution in flight, and the store is to be asked again.
+    pub(super) async fn blocked(
+        self: &Arc<Self>,
+        blocked: Blocked,
+        attempt: &Attempt,
+        waiter: &mut Option<InFlightWait>,
+    ) -> Option<Result<Replay, RefusalReason>> {
+        Some(match blocked {
+            Blocked::Replay(replay) => Ok(replay),
+            Blocked::Refuse(reason) => {
+                reason.count_if_full();
+                Err(reason)
+            }
+            // Boxed, since it is large, and most requests do not need it.
+            Blocked::Mismatch => Err(Box::pin(Arc::clone(self).mismatch(*attempt)).await),
+            Blocked::Wait if self.wait(attempt, waiter).await => return None,
+            Blocked::Wait => Err(RefusalReason::InFlight),
+        })
+    }
+
     /// Asks the store once, and runs the handler if it may start.
     ///
     /// `begin` must not be cut in half, or a claim could be left without an owner. It is polled once in place, which is all that

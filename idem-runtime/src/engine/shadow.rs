@@ -13,7 +13,7 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::begin::BeginFuture;
-use super::decide::Decision;
+use super::decide::{Blocked, Decision};
 use super::execute::ClaimedExecution;
 use super::{Core, Idempotency, poll_once};
 use crate::attempt::Attempt;
@@ -39,10 +39,10 @@ impl ShadowOutcome {
     fn of(decision: &Decision) -> Self {
         match decision {
             Decision::Run(_) | Decision::TakeOver(_) | Decision::RunWithoutStore(_) => Self::Execute,
-            Decision::Replay(_) => Self::Replay,
-            Decision::Wait => Self::Wait,
-            Decision::Mismatch => Self::Refuse(RefusalReason::Mismatch),
-            Decision::Refuse(reason) => Self::Refuse(reason.clone()),
+            Decision::Blocked(Blocked::Replay(_)) => Self::Replay,
+            Decision::Blocked(Blocked::Wait) => Self::Wait,
+            Decision::Blocked(Blocked::Mismatch) => Self::Refuse(RefusalReason::Mismatch),
+            Decision::Blocked(Blocked::Refuse(reason)) => Self::Refuse(reason.clone()),
         }
     }
 }
@@ -130,7 +130,7 @@ impl Idempotency {
                 }
                 // To take over or to renew a claim, a task has to wait for the store.
                 decision @ (Decision::Run(_) | Decision::TakeOver(_)) => Shadowed::Decided(decision),
-                Decision::Mismatch => {
+                Decision::Blocked(Blocked::Mismatch) => {
                     let mut mismatch = Box::pin(Arc::clone(core).mismatch(attempt));
                     match poll_once(&mut mismatch).await {
                         Some(reason) => report(ShadowOutcome::Refuse(reason)),
@@ -178,7 +178,7 @@ impl Core {
         let (mut claim, take_over) = match decision {
             Decision::Run(claim) => (claim, false),
             Decision::TakeOver(claim) => (claim, true),
-            Decision::Mismatch => return report(ShadowOutcome::Refuse(self.mismatch(attempt).await)),
+            Decision::Blocked(Blocked::Mismatch) => return report(ShadowOutcome::Refuse(self.mismatch(attempt).await)),
             _ => return report(outcome),
         };
         let Some(permit) = self.shadow_permit() else {

@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::begin::{Blocked, STORE_TIMEOUT, within};
+use super::begin::{STORE_TIMEOUT, within};
 use super::complete::{ClaimCompletion, ClaimEnd};
-use super::decide::{Decision, decide};
+use super::decide::{Blocked, Decision, decide};
 use super::execute::ClaimedExecution;
 use super::wait::InFlightWait;
 use super::{Core, Idempotency, for_at_most};
@@ -64,18 +64,8 @@ impl Idempotency {
                 Err(_) => return Err(RefusalReason::OutcomeUnknown),
             };
             handler = unused;
-            match blocked {
-                Blocked::Replay(replay) => return Ok(RunResult::Replayed(replay)),
-                Blocked::Refuse(reason) => {
-                    reason.count_if_full();
-                    return Err(reason);
-                }
-                Blocked::Mismatch => return Err(Arc::clone(core).mismatch(attempt).await),
-                Blocked::Wait => {
-                    if !core.wait(&attempt, &mut waiter).await {
-                        return Err(RefusalReason::InFlight);
-                    }
-                }
+            if let Some(result) = core.blocked(blocked, &attempt, &mut waiter).await {
+                return result.map(RunResult::Replayed);
             }
         }
     }
@@ -97,19 +87,15 @@ impl Idempotency {
             let is_take_over = match core.decide(&attempt, begun) {
                 Decision::Run(()) => false,
                 Decision::TakeOver(()) => true,
-                Decision::Replay(replay) => return Ok(RunResult::Replayed(replay)),
-                Decision::Wait => {
-                    if core.wait(&attempt, &mut waiter).await {
-                        continue;
+                Decision::Blocked(blocked) => {
+                    if let Blocked::Refuse(_) = blocked {
+                        // An abandoned claim is not taken over, so the transaction must not keep it.
+                        let _ = transaction.undo().await;
                     }
-                    return Err(RefusalReason::InFlight);
-                }
-                Decision::Mismatch => return Err(Arc::clone(core).mismatch(attempt).await),
-                Decision::Refuse(reason) => {
-                    // An abandoned claim is not taken over, so the transaction must not keep it.
-                    let _ = transaction.undo().await;
-                    reason.count_if_full();
-                    return Err(reason);
+                    match core.blocked(blocked, &attempt, &mut waiter).await {
+                        Some(result) => return result.map(RunResult::Replayed),
+                        None => continue,
+                    }
                 }
                 Decision::RunWithoutStore(error) => return Err(RefusalReason::StoreUnavailable(error)),
             };
@@ -213,10 +199,7 @@ impl Core {
                 }
                 // Without a claim there would be no transaction.
                 Decision::RunWithoutStore(error) => return Err(unavailable(error)),
-                Decision::Replay(replay) => return Err(Blocked::Replay(replay)),
-                Decision::Wait => return Err(Blocked::Wait),
-                Decision::Mismatch => return Err(Blocked::Mismatch),
-                Decision::Refuse(reason) => return Err(Blocked::Refuse(reason)),
+                Decision::Blocked(blocked) => return Err(blocked),
             };
             return self.opened(execution, slot).await;
         }

@@ -204,7 +204,7 @@ async fn a_transaction_that_is_never_first_to_take_over_is_refused_in_the_end() 
         let (asked_at, slot) = (Instant::now(), TransactionSlot::default());
         let start = core.start_in_transaction(&lost, &slot, time_left);
         let started = tokio::time::timeout(Duration::from_secs(60), start).await.expect("it asks for ever");
-        let is_in_flight = matches!(started, Err(super::super::begin::Blocked::Refuse(RefusalReason::InFlight)));
+        let is_in_flight = matches!(started, Err(super::super::decide::Blocked::Refuse(RefusalReason::InFlight)));
         assert!(is_in_flight, "{time_left:?}");
         assert!(asked_at.elapsed() <= Duration::from_secs(longest), "{time_left:?}: {:?}", asked_at.elapsed());
     }

@@ -1,7 +1,8 @@
 //! A store whose replies come late, or not at all, before the handler starts.
 
 use super::*;
-use crate::engine::begin::{Blocked, Pending};
+use crate::engine::begin::Pending;
+use crate::engine::decide::Blocked;
 use crate::execution_info::ExecutionInfo;
 
 #[tokio::test]
