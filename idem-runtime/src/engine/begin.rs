@@ -180,13 +180,19 @@ impl Core {
         mismatch(&attempt, report.as_ref().and_then(KeyReport::execution_info))
     }
 
-    /// Returns what follows from a decision at once.
-    pub(super) fn next(self: &Arc<Self>, attempt: &Attempt, info: &ExecutionInfo, decision: Decision) -> Next {
+    /// Turns a decision into the next step, without waiting. The store was asked at `asked_at`.
+    pub(super) fn next(
+        self: &Arc<Self>,
+        attempt: &Attempt,
+        info: &ExecutionInfo,
+        decision: Decision,
+        asked_at: Instant,
+    ) -> Next {
         match decision {
             Decision::Run(claim) => match self.permit() {
                 // Only new keys are refused because too many executions run, so this comes after the store was asked.
                 Some(permit) => {
-                    Next::Start(Start::Protected(ClaimedExecution::new(self, attempt, info, claim, permit)))
+                    Next::Start(Start::Protected(ClaimedExecution::new(self, attempt, info, claim, permit, asked_at)))
                 }
                 None => {
                     self.release(attempt.key, claim);
@@ -227,10 +233,7 @@ impl Core {
                             None if told_in_flight => return Err(Blocked::Refuse(RefusalReason::InFlight)),
                             None => Err(store_timeout(STORE_TIMEOUT)),
                         };
-                        match self.next(&attempt, &info, self.decide(&attempt, begun)) {
-                            Next::Start(Start::Protected(execution)) => {
-                                return Ok(Start::Protected(execution.asked_at(asked_at)));
-                            }
+                        match self.next(&attempt, &info, self.decide(&attempt, begun), asked_at) {
                             Next::Start(start) => return Ok(start),
                             Next::Blocked(blocked) => return Err(blocked),
                             Next::Pending(pending) => pending,
@@ -243,8 +246,8 @@ impl Core {
                         };
                         match self.take_over(&attempt.key, &mut claim).await {
                             Ok(asked_at) => {
-                                let execution = ClaimedExecution::new(&self, &attempt, &info, claim, permit);
-                                return Ok(Start::Protected(execution.asked_at(asked_at)));
+                                let execution = ClaimedExecution::new(&self, &attempt, &info, claim, permit, asked_at);
+                                return Ok(Start::Protected(execution));
                             }
                             // Another request was first, so the store is asked again.
                             Err(StoreError::Lost) => {

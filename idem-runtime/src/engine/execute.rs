@@ -40,14 +40,19 @@ pub(super) struct ClaimedExecution {
 }
 
 impl ClaimedExecution {
+    /// An execution under `claim`. The store was asked for it at `asked_at`: its lease counts from then on.
     pub(super) fn new(
         core: &Arc<Core>,
         attempt: &Attempt,
         info: &ExecutionInfo,
         claim: BoxClaim,
         permit: impl Into<Option<Permit>>,
+        asked_at: Instant,
     ) -> Self {
-        let renewal = || Renewal::new(core.lease);
+        let renewal = (!core.capabilities.claims_live_with_owner).then(|| Renewal::new(core.lease, asked_at));
+        if let Some(renewal) = &renewal {
+            core.warn_of_round_trip(asked_at, renewal.bounded_lease());
+        }
         Self {
             core: Arc::clone(core),
             key: attempt.key,
@@ -55,18 +60,9 @@ impl ClaimedExecution {
             rules: attempt.rules,
             info: info.clone(),
             claim,
-            renewal: (!core.capabilities.claims_live_with_owner).then(renewal),
+            renewal,
             permit: permit.into(),
         }
-    }
-
-    /// Says when the store was asked for the claim: its lease counts from then on.
-    pub(super) fn asked_at(mut self, asked_at: Instant) -> Self {
-        if let Some(renewal) = &mut self.renewal {
-            renewal.sent_at = asked_at;
-            self.core.warn_of_round_trip(asked_at, renewal.bounded_lease());
-        }
-        self
     }
 
     /// Returns what the handler can learn about its claim.

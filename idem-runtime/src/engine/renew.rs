@@ -29,14 +29,13 @@ const MAX_TICK: Duration = Duration::from_secs(10);
 pub(super) struct Renewal {
     pub(super) lease: Duration,
     /// When the lease was asked for. The store may count from then on.
-    pub(super) sent_at: Instant,
+    asked_at: Instant,
     lost: watch::Sender<bool>,
 }
 
 impl Renewal {
-    /// The lease was asked for just now.
-    pub(super) fn new(lease: Duration) -> Self {
-        Self { lease, sent_at: Instant::now(), lost: watch::Sender::new(false) }
+    pub(super) fn new(lease: Duration, asked_at: Instant) -> Self {
+        Self { lease, asked_at, lost: watch::Sender::new(false) }
     }
 
     /// Returns what the handler can learn about its claim.
@@ -68,7 +67,7 @@ impl Core {
         let mut task = Self::spawn_untracked(work);
         let (lease, bounded) = (renewal.lease, renewal.bounded_lease());
         let mut ticks = self.ticks.watch(bounded);
-        let mut due = renewal.sent_at + bounded / RENEWALS;
+        let mut due = renewal.asked_at + bounded / RENEWALS;
         loop {
             tokio::select! {
                 biased;

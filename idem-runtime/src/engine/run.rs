@@ -117,7 +117,7 @@ impl Core {
             let (mut begin, asked_at) = (self.begin(attempt, info.clone()), Instant::now());
             let next = match poll_once(&mut begin).await {
                 None => Next::Pending(Pending::Asked(begin, asked_at)),
-                Some(begun) => self.next(attempt, &info, self.decide(attempt, begun)),
+                Some(begun) => self.next(attempt, &info, self.decide(attempt, begun), asked_at),
             };
             let task = match next {
                 Next::Blocked(blocked) => return TryOutcome::Blocked(blocked, handler),

@@ -125,7 +125,7 @@ impl Idempotency {
                         return Shadow(ShadowState::Unclaimed);
                     };
                     report(ShadowOutcome::Execute);
-                    let execution = ClaimedExecution::new(core, &attempt, &info, claim, permit);
+                    let execution = ClaimedExecution::new(core, &attempt, &info, claim, permit, asked_at);
                     return Shadow(ShadowState::Claimed(Box::new(execution)));
                 }
                 // To take over or to renew a claim, a task has to wait for the store.
@@ -194,7 +194,7 @@ impl Core {
             let Ok(asked_now) = self.take_over(&attempt.key, &mut claim).await else { return };
             asked_at = asked_now;
         }
-        let mut execution = ClaimedExecution::new(&self, &attempt, &info, claim, permit).asked_at(asked_at);
+        let mut execution = ClaimedExecution::new(&self, &attempt, &info, claim, permit, asked_at);
         let outcome = execution.keep_claim(Box::pin(async { ended.await.unwrap_or(Outcome::Release) })).await;
         // Failures are logged.
         let _ = execution.end(outcome).await;

@@ -169,7 +169,7 @@ impl Core {
             // Without a key there is no claim to report, and no execution that would take a permit.
             let is_unkeyed = slot.is_unkeyed();
             let decision = if is_unkeyed { decide(attempt, begun) } else { self.decide(attempt, begun) };
-            let execution = match decision {
+            let (claim, permit) = match decision {
                 Decision::Run(claim) => {
                     let permit = if is_unkeyed { None } else { self.permit() };
                     if permit.is_none() && !is_unkeyed {
@@ -177,7 +177,7 @@ impl Core {
                         let _ = ClaimCompletion::release(attempt.key, claim).finish(Arc::clone(self)).await;
                         return Err(Blocked::Refuse(RefusalReason::TooManyExecutions));
                     }
-                    ClaimedExecution::new(self, attempt, &info, claim, permit)
+                    (claim, permit)
                 }
                 Decision::TakeOver(mut claim) => {
                     // Without a permit the claim stays abandoned: its handler may have run.
@@ -187,7 +187,7 @@ impl Core {
                     match within(STORE_TIMEOUT, claim.renew(self.lease)).await {
                         Ok(()) => {
                             ClaimStep::TakenOver.report(&attempt.key);
-                            ClaimedExecution::new(self, attempt, &info, claim, permit)
+                            (claim, Some(permit))
                         }
                         // Another request was first, so the store is asked again.
                         Err(StoreError::Lost) => {
@@ -201,6 +201,8 @@ impl Core {
                 Decision::RunWithoutStore(error) => return Err(unavailable(error)),
                 Decision::Blocked(blocked) => return Err(blocked),
             };
+            // A transaction needs no renewal, and may have queued: its claim begins now.
+            let execution = ClaimedExecution::new(self, attempt, &info, claim, permit, Instant::now());
             return self.opened(execution, slot).await;
         }
     }

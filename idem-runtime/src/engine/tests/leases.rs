@@ -6,6 +6,7 @@ use std::sync::{Condvar, mpsc};
 use super::far::Events;
 use super::*;
 use crate::clock::Timestamp;
+use crate::engine::execute::ClaimedExecution;
 use crate::execution_info::ExecutionInfo;
 use crate::store::{KeyState, StoredEntry};
 
@@ -333,7 +334,7 @@ async fn an_outcome_that_was_recorded_after_all_is_not_unknown() {
         let info = ExecutionInfo::start(&attempt, core.clock.now());
         let Ok(Begin::Claimed(claim)) = core.begin(&attempt, info.clone()).await else { panic!("a free key") };
         let permit = core.permit().unwrap();
-        let execution = super::super::execute::ClaimedExecution::new(&core, &attempt, &info, claim, permit);
+        let execution = ClaimedExecution::new(&core, &attempt, &info, claim, permit, Instant::now());
         let ended = execution.end(response("one")).await;
         assert!(matches!(ended, Some(Ok(()))), "{clones}: {ended:?}");
         assert_eq!(recorded(idempotency.run(attempt, Handler::ready().run(response("two"))).await), "one");
@@ -348,7 +349,7 @@ async fn what_an_operator_settled_meanwhile_is_not_what_the_execution_recorded()
     let attempt = rerun();
     let info = ExecutionInfo::start(&attempt, core.clock.now());
     let Ok(Begin::Claimed(claim)) = core.begin(&attempt, info.clone()).await else { panic!("a free key") };
-    let execution = super::super::execute::ClaimedExecution::new(&core, &attempt, &info, claim, core.permit().unwrap());
+    let execution = ClaimedExecution::new(&core, &attempt, &info, claim, core.permit().unwrap(), Instant::now());
     // The lease was lost, and an operator said what became of the execution, whose id the record has.
     let mut settled = RecordBuilder::new();
     settled.put(b"settled");
