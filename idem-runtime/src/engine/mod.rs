@@ -167,24 +167,23 @@ impl Idempotency {
 impl Core {
     /// Spawns a task that [`Idempotency::drain`] waits for, within the request's spans.
     fn spawn<T: Send + 'static>(&self, task: impl Future<Output = T> + Send + 'static) -> JoinHandle<T> {
-        match RequestSpan::current().carry(task) {
-            Ok(task) => self.tracker.spawn(in_current_context(task)),
-            Err(task) => self.tracker.spawn(in_current_context(task)),
-        }
+        self.tracker.spawn(in_request(task))
     }
 
     /// Spawns a task within the request's spans, for a task of [`spawn`](Self::spawn) that waits for it.
     fn spawn_untracked<T: Send + 'static>(task: impl Future<Output = T> + Send + 'static) -> JoinHandle<T> {
-        match RequestSpan::current().carry(task) {
-            Ok(task) => tokio::spawn(in_current_context(task)),
-            Err(task) => tokio::spawn(in_current_context(task)),
-        }
+        tokio::spawn(in_request(task))
     }
 
     /// Returns the lock under which an expired record of `key` is replaced.
     fn expiry_lock(&self, key: &StorageKey) -> &Arc<Mutex<()>> {
         &self.expiry_locks[usize::from(key.as_bytes()[31]) % self.expiry_locks.len()]
     }
+}
+
+/// Returns `task` within the spans and the subscriber of the current request.
+fn in_request<F: Future>(task: F) -> impl Future<Output = F::Output> {
+    in_current_context(RequestSpan::current().carry(task))
 }
 
 impl fmt::Debug for Idempotency {

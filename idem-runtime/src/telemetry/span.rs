@@ -12,7 +12,7 @@ use std::thread;
 use std::time::Duration;
 
 use tokio::time::Instant;
-
+use tokio_util::either::Either;
 use tracing::field::{Empty, display};
 use tracing::{Instrument, Span};
 
@@ -255,12 +255,11 @@ impl RequestSpan {
         Self(CURRENT.try_with(Arc::clone).ok())
     }
 
-    /// Makes this the current span of `task`, which goes on with the request's work. `Err` returns the task if nothing is
-    /// measured.
-    pub(crate) fn carry<F: Future>(self, task: F) -> Result<impl Future<Output = F::Output>, F> {
+    /// Makes this the current span of `task`, which goes on with the request's work.
+    pub(crate) fn carry<F: Future>(self, task: F) -> impl Future<Output = F::Output> {
         match self.0 {
-            Some(inner) => Ok(CURRENT.scope(inner, task)),
-            None => Err(task),
+            Some(inner) => Either::Left(CURRENT.scope(inner, task)),
+            None => Either::Right(task),
         }
     }
 }
