@@ -42,18 +42,16 @@ const MAX_AGE: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 #[derive(Clone)]
 pub struct CachedStore<S> {
     store: S,
-    cache: Cache,
+    cache: Arc<Cache>,
 }
 
 /// The cache, and the clock by which its records expire.
-#[derive(Clone)]
 struct Cache {
     records: MokaCache<StorageKey, CachedRecord>,
     /// How many calls of `forget` there were. A record whose acknowledgement comes after one is not cached.
-    forgets: Arc<Mutex<u64>>,
-    /// The engine's clock, once the store is attached.
-    clock: Arc<OnceLock<Arc<dyn Clock>>>,
-    system_clock: SystemClock,
+    forgets: Mutex<u64>,
+    /// The clock of the first engine, or the system clock if the store was used before.
+    clock: OnceLock<Arc<dyn Clock>>,
 }
 
 #[derive(Clone)]
@@ -64,7 +62,7 @@ struct CachedRecord {
 
 impl Cache {
     fn now(&self) -> Timestamp {
-        self.clock.get().map_or_else(|| self.system_clock.now(), Clock::now)
+        self.clock.get_or_init(|| Arc::new(SystemClock::new())).now()
     }
 
     fn get(&self, key: &StorageKey) -> Option<Record> {
@@ -147,8 +145,8 @@ impl<S: Store> CachedStoreBuilder<S> {
             .max_capacity(self.max_bytes)
             .time_to_live(self.max_age.min(MAX_AGE))
             .build();
-        let cache = Cache { records, forgets: Arc::default(), clock: Arc::default(), system_clock: SystemClock::new() };
-        CachedStore { store: self.store, cache }
+        let cache = Cache { records, forgets: Mutex::default(), clock: OnceLock::new() };
+        CachedStore { store: self.store, cache: Arc::new(cache) }
     }
 }
 
@@ -175,7 +173,8 @@ impl<S: Store> Store for CachedStore<S> {
         if let Some(record) = self.cache.get(key) {
             return Ok(Begin::Completed(record));
         }
-        let cached = |claim| CachedClaim { claim, key: *key, cache: self.cache.clone(), completed_at: Arc::default() };
+        let cached =
+            |claim| CachedClaim { claim, key: *key, cache: Arc::clone(&self.cache), completed_at: Arc::default() };
         Ok(match self.store.begin(key, fingerprint, options).await? {
             Begin::Claimed(claim) => Begin::Claimed(cached(claim)),
             Begin::Abandoned(claim) => Begin::Abandoned(cached(claim)),
@@ -245,7 +244,7 @@ impl Drop for Forgetting<'_> {
 pub struct CachedClaim<C> {
     claim: C,
     key: StorageKey,
-    cache: Cache,
+    cache: Arc<Cache>,
     /// When the store was first asked to complete the claim. A clone that asks again has the same record.
     completed_at: Arc<OnceLock<Timestamp>>,
 }
@@ -279,7 +278,7 @@ impl<C: Claim> Claim for CachedClaim<C> {
         claim.try_clone().map(|claim| Self {
             claim,
             key: *key,
-            cache: cache.clone(),
+            cache: Arc::clone(cache),
             completed_at: Arc::clone(completed_at),
         })
     }
