@@ -19,7 +19,9 @@ pub fn recorded(policy: &Policy, response: Response) -> Option<Bytes> {
     let (framing, warnings) = (response::Framing::default(), Warnings::default());
     let request = response::RecordedRequest { policy, framing, body_failed: false, warnings };
     match response::record(&request, response, usize::MAX).now_or_never()?.ok()? {
-        Executed { recording: Recording::Done(Outcome::Record(record)), .. } => Some(record.bytes()),
+        Executed { recording: Recording::Done(Outcome::Record(record)), .. } => {
+            Some(Bytes::copy_from_slice(record.as_slice()))
+        }
         _ => None,
     }
 }

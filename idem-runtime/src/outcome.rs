@@ -120,7 +120,7 @@ pub enum Outcome {
 impl Outcome {
     /// Returns what would be recorded, of an execution without a claim.
     pub(crate) fn into_content(self) -> Option<Bytes> {
-        if let Self::Record(record) = self { Some(record.bytes()) } else { None }
+        if let Self::Record(record) = self { Some(record.into_content()) } else { None }
     }
 }
 

@@ -179,7 +179,7 @@ pub(crate) struct DecodedRecord {
 /// let mut record = RecordBuilder::with_capacity(16);
 /// record.put(b"201 ");
 /// record.put(b"created");
-/// assert_eq!((record.len(), &record.bytes()[..]), (11, &b"201 created"[..]));
+/// assert_eq!((record.len(), record.as_slice()), (11, &b"201 created"[..]));
 /// ```
 pub struct RecordBuilder(Vec<u8>);
 
@@ -209,9 +209,9 @@ impl RecordBuilder {
         &self.0[HEAD..]
     }
 
-    /// Returns a copy of what was written so far.
-    pub fn bytes(&self) -> Bytes {
-        Bytes::copy_from_slice(self.as_slice())
+    /// Returns what was written, without a copy.
+    pub(crate) fn into_content(self) -> Bytes {
+        Bytes::from(self.0).slice(HEAD..)
     }
 
     /// Returns how many bytes were written.
@@ -287,6 +287,7 @@ mod tests {
         assert!(builder.is_empty());
         builder.put(b"content");
         assert_eq!((builder.is_empty(), builder.len(), builder.as_slice()), (false, 7, &b"content"[..]));
+        assert_eq!(builder.into_content(), b"content"[..]);
     }
 
     #[test]

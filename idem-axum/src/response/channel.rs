@@ -291,7 +291,7 @@ mod tests {
     }
 
     fn content(outcome: Outcome) -> Option<Bytes> {
-        if let Outcome::Record(record) = outcome { Some(record.bytes()) } else { None }
+        if let Outcome::Record(record) = outcome { Some(Bytes::copy_from_slice(record.as_slice())) } else { None }
     }
 
     #[test]

@@ -469,7 +469,7 @@ fn name(outcome: &Outcome) -> &'static str {
 /// Returns whether the key has what `outcome` would leave.
 fn is_already(found: &KeyReport, outcome: &Outcome) -> bool {
     match outcome {
-        Outcome::Record(builder) => found.content().is_some_and(|content| *content == builder.bytes()),
+        Outcome::Record(builder) => found.content().is_some_and(|content| *content == builder.as_slice()),
         Outcome::NotReplayable => found.status() == KeyStatus::NotReplayable,
         Outcome::Release => false,
     }
