@@ -8,7 +8,7 @@ use crate::fingerprint::Fingerprint;
 use crate::hash::{PartHasher, domain, hex};
 use crate::scope::Scope;
 
-/// The longest key that is accepted, in characters.
+/// The longest key that [`Key::parse`] accepts, in characters.
 pub const MAX_KEY: usize = 255;
 
 /// A well-formed key: 1 to 255 visible ASCII characters, unquoted; or any text that [`Key::from_text`] took.
@@ -197,12 +197,11 @@ fn parameters(mut rest: &[u8]) -> Result<(), InvalidKey> {
 /// Skips one bare item: a string, or a run of the characters that tokens, numbers, booleans and byte sequences have.
 fn bare_item(value: &[u8]) -> Result<&[u8], InvalidKey> {
     if let Some((b'"', string)) = value.split_first() {
-        let mut escaped = false;
-        for (at, &byte) in string.iter().enumerate() {
+        let mut bytes = string.iter().enumerate();
+        while let Some((at, byte)) = bytes.next() {
             match byte {
-                _ if escaped => escaped = false,
-                b'\\' => escaped = true,
                 b'"' => return Ok(&string[at + 1..]),
+                b'\\' if !matches!(bytes.next(), Some((_, b'"' | b'\\'))) => return Err(InvalidKey::Syntax),
                 b' '..=b'~' => {}
                 _ => return Err(InvalidKey::Syntax),
             }
