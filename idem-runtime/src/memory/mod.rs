@@ -249,7 +249,7 @@ impl MemoryStoreBuilder {
     }
 
     /// Sets how many bytes the store may hold, as it counts them: 640 for each key, plus the size of each record. In addition, a store for
-    /// a million keys takes up to 30 MB for its tables, which it makes as it is used. Default: 1 GiB.
+    /// a million keys takes up to 6 MB for its tables, which it makes as it is used. Default: 1 GiB.
     pub fn max_bytes(mut self, max_bytes: usize) -> Self {
         self.max_bytes = max_bytes;
         self

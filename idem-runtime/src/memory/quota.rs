@@ -6,8 +6,9 @@ use std::sync::atomic::Ordering;
 
 use crate::sync::AtomicUsize;
 
-/// What one key costs apart from the bytes of its record: moka's entry and its share of the tables. Measured as resident memory,
-/// 553 bytes with a million keys and 625 with 300,000, and rounded up. With fewer keys the tables take a larger share.
+/// What one key is charged apart from the bytes of its record: moka's entry and its share of the tables. These are 431 allocated bytes
+/// with a million keys and 489 with 100,000 (BENCHMARKS.md, less the record of 150 bytes). With fewer keys the tables take a larger
+/// share, and the allocator adds to all of it.
 pub(super) const KEY_BYTES: usize = 640;
 
 /// What requests may fill within a second or two, in a store of any size.
