@@ -114,8 +114,8 @@ impl Core {
         Err(StoreError::unavailable("the store keeps an expired record that it was told to forget"))
     }
 
-    /// Awaits what the store reports that was asked at `asked_at`, for [`STORE_TIMEOUT`] at most. A claim that is granted later, or after
-    /// its lease has expired, is released: its client is told that nothing was done.
+    /// Waits at most [`STORE_TIMEOUT`] for the reply to a `begin` that was sent at `asked_at`. A claim that is granted later, or after its
+    /// lease has expired, is released: its client is told that nothing was done.
     pub(super) async fn begun_in_time(
         self: &Arc<Self>,
         key: StorageKey,
@@ -126,7 +126,7 @@ impl Core {
         begun.unwrap_or_else(|| Err(store_timeout(STORE_TIMEOUT)))
     }
 
-    /// As [`begun_in_time`](Self::begun_in_time), for `time` at most. `None` if it was too short.
+    /// Waits as [`begun_in_time`](Self::begun_in_time) does, but at most `time`. Returns `None` if that was too short.
     async fn begun_within(
         self: &Arc<Self>,
         time: Duration,
@@ -152,12 +152,12 @@ impl Core {
         None
     }
 
-    /// Returns whether a lease that was asked for then may have expired. Others may have found its claim abandoned since.
+    /// Returns whether a lease that was asked for at `asked_at` may have expired. Others may have found its claim abandoned since.
     pub(super) fn has_expired(&self, asked_at: Instant) -> bool {
         !self.capabilities.claims_live_with_owner && asked_at.elapsed() >= self.lease
     }
 
-    /// Decides what follows from what the store reported, and reports it to operators.
+    /// Decides what `attempt` gets, after the store reported `begun`, and reports granted and abandoned claims to operators.
     pub(super) fn decide<C>(&self, attempt: &Attempt, begun: Result<Begin<C>, StoreError>) -> Decision<C> {
         match begun {
             Ok(Begin::Claimed(_)) => ClaimStep::Granted.report(&attempt.key),
@@ -167,8 +167,8 @@ impl Core {
         decide(attempt, begun)
     }
 
-    /// Returns why `attempt` is refused, whose key is claimed with another fingerprint. One look at the store tells whether the
-    /// policy changed; if it fails, nothing is known of a change.
+    /// The key of `attempt` is claimed with another fingerprint. Returns whether that is a mismatch or a changed policy. One look at the
+    /// store tells which; if it fails, nothing is known of a change.
     pub(super) async fn mismatch(self: Arc<Self>, attempt: Attempt) -> RefusalReason {
         if attempt.policy == PolicyTag::NONE {
             return RefusalReason::Mismatch;
@@ -212,8 +212,9 @@ impl Core {
         }
     }
 
-    /// Takes every step that is left until the handler may start, or is blocked. `time_left` is how long a request still waits that
-    /// was told of an execution in flight. One that is too late to take a claim over is told the same, and asks again within its time.
+    /// Takes every step that is left until the handler may start, or is blocked. `time_left` is set if the request already waits for
+    /// another execution: when it is up, the request is refused as in flight. So is one that is too late to take a claim over, if asking
+    /// again within its time does not help.
     pub(super) fn start(
         self: Arc<Self>,
         attempt: Attempt,

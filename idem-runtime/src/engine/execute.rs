@@ -40,7 +40,7 @@ pub(super) struct ClaimedExecution {
 }
 
 impl ClaimedExecution {
-    /// An execution under `claim`. The store was asked for it at `asked_at`: its lease counts from then on.
+    /// Makes an execution under `claim`. The store was asked for it at `asked_at`: its lease counts from then on.
     pub(super) fn new(
         core: &Arc<Core>,
         attempt: &Attempt,
@@ -168,7 +168,7 @@ impl ClaimedExecution {
         ClaimEnd::new(outcome, self.fingerprint, Some(&self.info), self.rules.ttl, &*self.core.clock)
     }
 
-    /// As [`end`](Self::end), in this way. The permit returns when the claim has ended.
+    /// Ends the claim with `end`, as [`end`](Self::end) does with an outcome. The permit returns when the claim has ended.
     fn end_with<P: Send + 'static>(
         self,
         end: ClaimEnd,

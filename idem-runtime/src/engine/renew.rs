@@ -98,7 +98,8 @@ impl Core {
         }
     }
 
-    /// A claim whose lease takes so long to come is soon abandoned, although its handler runs.
+    /// Warns once if the store took more than a third of `lease` to reply to what was sent at `sent_at`. Such a claim is soon abandoned,
+    /// although its handler runs.
     pub(super) fn warn_of_round_trip(&self, sent_at: Instant, lease: Duration) {
         let took = sent_at.elapsed();
         if took > lease / RENEWALS {

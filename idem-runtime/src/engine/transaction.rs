@@ -144,8 +144,8 @@ impl Idempotency {
 }
 
 impl Core {
-    /// Takes every step until the handler may start, or is blocked. The store limits the time: a transaction may queue. `time_left` is how
-    /// long a request still waits that was told of an execution in flight.
+    /// Takes every step until the handler may start, or is blocked. The store limits the time: a transaction may queue. `time_left` is set
+    /// if the request already waits for another execution: when it is up, the request is refused as in flight.
     pub(super) async fn start_in_transaction(
         self: &Arc<Self>,
         attempt: &Attempt,
