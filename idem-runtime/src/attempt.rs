@@ -26,7 +26,7 @@ pub struct Attempt {
 }
 
 impl Attempt {
-    /// An attempt on a key, at an endpoint without a name.
+    /// Makes an attempt on a key, at an endpoint without a name.
     pub const fn new(key: StorageKey, fingerprint: Fingerprint, rules: Rules) -> Self {
         Self { key, fingerprint, rules, policy: PolicyTag::NONE, endpoint: Endpoint::UNKNOWN, trace: None }
     }

@@ -1,7 +1,6 @@
-//! Time as the engine sees it.
+//! Clocks, and the points in time that they return.
 //!
-//! Whether a record is still good is decided by a [`Clock`] alone, so a test can stand at the very last nanosecond of
-//! a TTL and step over it. What a cache or a server does with its own timers only gives memory back.
+//! The engine's [`Clock`] alone decides whether a record has expired. Timers of a cache or a server only reclaim memory.
 
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -28,25 +27,25 @@ impl Timestamp {
     /// A time that never comes: a record with this expiry lives for ever.
     pub const NEVER: Self = Self(u64::MAX);
 
-    /// The point `nanos` nanoseconds after the Unix epoch.
+    /// Returns the point `nanos` nanoseconds after the Unix epoch.
     pub const fn from_nanos(nanos: u64) -> Self {
         Self(nanos)
     }
 
-    /// Nanoseconds since the Unix epoch.
+    /// Returns the nanoseconds since the Unix epoch.
     pub const fn as_nanos(self) -> u64 {
         self.0
     }
 
-    /// This time plus `duration`; [`Timestamp::NEVER`] where the sum does not fit, so a TTL that is too long to
-    /// count never becomes a short one.
+    /// Returns this time plus `duration`, or [`Timestamp::NEVER`] if the sum does not fit: a TTL that is too long never becomes a short
+    /// one.
     #[must_use]
     pub fn after(self, duration: Duration) -> Self {
         let nanos = u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
         Self(self.0.saturating_add(nanos))
     }
 
-    /// How long `earlier` was before this time; zero if it was not.
+    /// Returns how long `earlier` was before this time, or zero if it was not.
     #[must_use]
     pub fn since(self, earlier: Self) -> Duration {
         Duration::from_nanos(self.0.saturating_sub(earlier.0))
@@ -72,7 +71,7 @@ impl Timestamp {
 /// # let _ = idempotency;
 /// ```
 pub trait Clock: Send + Sync + 'static {
-    /// The time now.
+    /// Returns the time now.
     fn now(&self) -> Timestamp;
 
     /// Returns whether this clock goes as fast as the machine's monotonic one. Only then may a timer of the operating system or
@@ -94,8 +93,8 @@ impl<C: Clock + ?Sized> Clock for Arc<C> {
     }
 }
 
-/// The machine's clock, read once and then carried on by the monotonic one: setting the wall clock back or forth
-/// while the process runs neither shortens nor lengthens a TTL.
+/// The machine's wall clock, which is read once. From then on the monotonic clock counts, so a change of the wall clock while the
+/// process runs neither shortens nor lengthens a TTL.
 ///
 /// ```
 /// use idem_runtime::{Clock, SystemClock};
@@ -111,7 +110,7 @@ pub struct SystemClock {
 }
 
 impl SystemClock {
-    /// A clock that starts at the machine's present wall time.
+    /// Makes a clock that starts at the machine's present wall time.
     pub fn new() -> Self {
         // A wall clock before 1970 counts as 1970: only differences matter within one process.
         let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
@@ -150,7 +149,7 @@ impl Clock for SystemClock {
 pub struct ManualClock(Arc<AtomicU64>);
 
 impl ManualClock {
-    /// A clock that shows the wall time at which it was made.
+    /// Makes a clock that shows the wall time at which it was made.
     pub fn new() -> Self {
         Self(Arc::new(AtomicU64::new(SystemClock::new().now().as_nanos())))
     }
@@ -158,7 +157,7 @@ impl ManualClock {
     /// Moves this clock, and every clone of it, forward.
     pub fn advance(&self, duration: Duration) {
         let nanos = u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
-        // `update` cannot fail: the closure always gives a value.
+        // It cannot fail, since the closure always returns a value.
         let _ = self.0.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |now| Some(now.saturating_add(nanos)));
     }
 }

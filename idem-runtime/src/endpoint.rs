@@ -19,7 +19,7 @@ impl Endpoint {
     /// No endpoint, for callers that have none.
     pub const UNKNOWN: Self = Self { length: 0, text: [0; Self::MAX_LENGTH] };
 
-    /// The endpoint with this method and this route template.
+    /// Makes the endpoint with this method and this route template.
     ///
     /// ```
     /// use idem_runtime::Endpoint;

@@ -33,12 +33,12 @@ pub enum StoreError {
 }
 
 impl StoreError {
-    /// The store could not be reached, or its reply was not understood, because of `source`.
+    /// Makes the error of a store that could not be reached, or whose reply was not understood, because of `source`.
     pub fn unavailable(source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
         Self::Unavailable(Arc::from(source.into()))
     }
 
-    /// The value under the key could not be read, because of `source`.
+    /// Makes the error of a value that could not be read, because of `source`.
     pub fn unreadable(source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
         Self::Unreadable(Arc::from(source.into()))
     }

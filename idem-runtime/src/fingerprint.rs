@@ -30,12 +30,12 @@ impl Fingerprint {
         FingerprintBuilder(PartHasher::new(domain::FINGERPRINT))
     }
 
-    /// A fingerprint that was stored earlier.
+    /// Returns a fingerprint that was stored earlier.
     pub const fn from_bytes(bytes: [u8; 32]) -> Self {
         Self(bytes)
     }
 
-    /// The hash, as it is.
+    /// Returns the hash.
     pub const fn as_bytes(&self) -> &[u8; 32] {
         &self.0
     }
@@ -67,7 +67,7 @@ impl FingerprintBuilder {
         self.0.part(tag, value);
     }
 
-    /// The fingerprint of all parts so far.
+    /// Returns the fingerprint of all parts so far.
     pub fn finish(self) -> Fingerprint {
         Fingerprint(self.0.finish())
     }

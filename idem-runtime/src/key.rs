@@ -66,7 +66,7 @@ impl Key {
         if text.is_empty() { None } else { Some(Self(text.into())) }
     }
 
-    /// The key as the client sent it, without the quotes. It may be a secret: do not log it.
+    /// Returns the key as the client sent it, without the quotes. It may be a secret: do not log it.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -293,7 +293,7 @@ impl Hash for StorageKey {
 }
 
 impl StorageKey {
-    /// The storage key of `key` within `scope` and `namespace`. An empty namespace is a namespace like any other.
+    /// Makes the storage key of `key` within `scope` and `namespace`. An empty namespace is a namespace like any other.
     pub fn new(namespace: &str, scope: &Scope, key: &Key) -> Self {
         let mut hasher = PartHasher::new(domain::STORAGE_KEY);
         if !namespace.is_empty() {
@@ -307,7 +307,7 @@ impl StorageKey {
         Self(hasher.finish())
     }
 
-    /// The storage key of a function without HTTP. Its domain differs from that of [`new`](Self::new), so the two never meet.
+    /// Makes the storage key of a function without HTTP. Its domain differs from that of [`new`](Self::new), so the two never meet.
     pub(crate) fn once(namespace: &str, scope: &[u8], key: &[u8]) -> Self {
         let mut hasher = PartHasher::new(domain::ONCE_KEY);
         if !namespace.is_empty() {
@@ -318,7 +318,7 @@ impl StorageKey {
         Self(hasher.finish())
     }
 
-    /// A storage key that was stored earlier.
+    /// Returns a storage key that was stored earlier.
     pub const fn from_bytes(bytes: [u8; 32]) -> Self {
         Self(bytes)
     }

@@ -36,13 +36,13 @@ pub struct Lease {
 }
 
 impl Lease {
-    /// The lease of which `lost` says whether it was lost.
+    /// Makes a lease of which `lost` says whether it was lost.
     pub(crate) fn watching(lost: &watch::Sender<bool>) -> Self {
         Self { lost: Some(lost.subscribe()) }
     }
 
-    /// Whether the store said that the claim is not this execution's any more. `false` is no guarantee: the store may say so
-    /// the next time it is asked.
+    /// Returns whether the store has reported that the claim is no longer this execution's. `false` is no guarantee: the store may report
+    /// it the next time it is asked.
     pub fn is_lost(&self) -> bool {
         self.lost.as_ref().is_some_and(|lost| *lost.borrow())
     }

@@ -30,7 +30,7 @@ const NOT_REPLAYABLE: u8 = 2;
 const SHORT: DecodeError = DecodeError("shorter than its head");
 
 impl Record {
-    /// A record that was stored earlier.
+    /// Returns a record that was stored earlier.
     pub fn new(fingerprint: Fingerprint, bytes: Bytes) -> Self {
         Self { fingerprint, bytes }
     }
@@ -187,12 +187,12 @@ impl RecordBuilder {
     /// Room for most execution infos.
     const TAIL: usize = 48;
 
-    /// An empty builder.
+    /// Makes an empty builder.
     pub fn new() -> Self {
         Self::with_capacity(0)
     }
 
-    /// An empty builder with room for `bytes` bytes.
+    /// Makes an empty builder with room for `bytes` bytes.
     pub fn with_capacity(bytes: usize) -> Self {
         let mut buffer = Vec::with_capacity(HEAD + bytes + Self::TAIL);
         buffer.resize(HEAD, 0);

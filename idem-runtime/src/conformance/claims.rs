@@ -145,7 +145,7 @@ async fn abandoned<S: Store>(
 
 /// When a lease has expired and a new owner has taken the claim over, the previous owner changes nothing any more.
 ///
-/// Passes where the store keeps a claim for as long as its owner lives, or for ever.
+/// Passes if the store keeps a claim for as long as its owner lives, or for ever.
 pub async fn a_previous_owner_changes_nothing<S: Store>(store: &Attached<S>) {
     for (how, has_ended) in [(0, false), (1, false), (2, false), (0, true), (1, true), (2, true)] {
         let (key, mine) = (key(), fingerprint("mine"));
@@ -179,7 +179,7 @@ pub async fn a_previous_owner_changes_nothing<S: Store>(store: &Attached<S>) {
 
 /// A request that is late to take an abandoned claim over leaves what the first new owner has left: its record, or a free key.
 ///
-/// Passes where the store keeps a claim for as long as its owner lives, or for ever.
+/// Passes if the store keeps a claim for as long as its owner lives, or for ever.
 pub async fn a_new_owner_that_is_late_changes_nothing<S: Store>(store: &Attached<S>) {
     // The key of a record may have less time left than that of an abandoned claim.
     let ttl = TTL / 2;
@@ -239,7 +239,7 @@ pub async fn of_many_new_owners_one_takes_over<S: Store>(store: &Attached<S>) {
 
 /// An owner that renews or completes its claim after the lease has expired, and before another request takes it over, keeps it.
 ///
-/// Passes where the store keeps a claim for as long as its owner lives, or for ever, and where such an owner has lost it.
+/// Passes if the store keeps a claim for as long as its owner lives, or for ever, and if such an owner has lost it.
 pub async fn an_owner_that_is_only_late_keeps_its_claim<S: Store>(store: &Attached<S>) {
     for completes in [false, true] {
         let (key, mine) = (key(), fingerprint("mine"));
@@ -272,15 +272,15 @@ pub async fn an_owner_that_is_only_late_keeps_its_claim<S: Store>(store: &Attach
 /// A claim is in flight until its lease has expired, and abandoned then, also if the TTL is shorter than the lease. It is not free:
 /// its owner may be cut off from the store and still run the handler.
 ///
-/// Passes where the store keeps a claim for as long as its owner lives, or for ever.
+/// Passes if the store keeps a claim for as long as its owner lives, or for ever.
 pub async fn a_claim_outlives_its_lease_even_if_the_ttl_is_shorter<S: Store>(store: &Attached<S>) {
     const SHORT: Duration = Duration::from_millis(500);
     const SHORTER: Duration = Duration::from_millis(400);
-    let terms = BeginOptions::new(SHORT, SHORTER);
+    let options = BeginOptions::new(SHORT, SHORTER);
     for renewed in [false, true] {
         let (key, mine) = (key(), fingerprint("mine"));
         let mut begun_at = Instant::now();
-        let mut claim = match within("`begin` returns", store.store.begin(&key, &mine, &terms)).await {
+        let mut claim = match within("`begin` returns", store.store.begin(&key, &mine, &options)).await {
             Ok(Begin::Claimed(claim)) => claim,
             begun => panic!("a free key can be claimed, but `begin` gave {}", shown(&begun)),
         };
@@ -291,7 +291,7 @@ pub async fn a_claim_outlives_its_lease_even_if_the_ttl_is_shorter<S: Store>(sto
         // No earlier than so, by any clock, are the lease and the life of the claim over.
         let (lease_until, kept_until) = (begun_at + SHORT, begun_at + SHORT + SHORTER);
         while Instant::now() < kept_until {
-            let begun = within("`begin` returns", store.store.begin(&key, &mine, &terms)).await;
+            let begun = within("`begin` returns", store.store.begin(&key, &mine, &options)).await;
             let returned_at = Instant::now();
             match begun {
                 Ok(Begin::InFlight(_)) => tokio::time::sleep(SHORTER / 20).await,
@@ -357,7 +357,7 @@ pub async fn a_cloned_claim_repeats_its_release<S: Store>(store: &Attached<S>) {
     }
 }
 
-/// `ended` resolves for everybody who waits, however the claim ends.
+/// `ended` resolves for all who wait, however the claim ends.
 pub async fn waiters_wake_when_the_claim_ends<S: Store>(store: &Attached<S>) {
     for how in 0..3 {
         let (key, mine) = (key(), fingerprint("mine"));

@@ -38,8 +38,8 @@ impl<S: Store> Attached<S> {
         lease: Duration,
         info: &ExecutionInfo,
     ) -> Result<Begin<S::Claim>, StoreError> {
-        let terms = BeginOptions::new(lease, TTL).with_info(info.clone());
-        within("`begin` returns", self.store.begin(key, fingerprint, &terms)).await
+        let options = BeginOptions::new(lease, TTL).with_info(info.clone());
+        within("`begin` returns", self.store.begin(key, fingerprint, &options)).await
     }
 
     async fn claim_from(&self, key: &StorageKey, lease: Duration, info: &ExecutionInfo) -> S::Claim {

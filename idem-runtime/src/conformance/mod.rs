@@ -14,7 +14,7 @@
 //! # }
 //! ```
 //!
-//! or each from a separate test with [`conformance_tests!`](crate::conformance_tests). A case panics where the store
+//! or each from a separate test with [`conformance_tests!`](crate::conformance_tests). A case panics if the store
 //! breaks the [contract](Store#contract), and says which sentence of it. The suite is not part of the stable API: it grows
 //! with what is found out about stores.
 //!

@@ -100,7 +100,10 @@ pub async fn a_record_expires_at_its_ttl_and_not_before<S: Store>(store: &Attach
             match store.begin(&key, &mine).await {
                 Ok(Begin::Completed(_)) => tokio::time::sleep(Duration::from_millis(5)).await,
                 Ok(Begin::Claimed(_)) => break assert!(clock.now() >= earliest, "the record was gone before its TTL"),
-                begun => panic!("a record is there or over, but `begin` gave {}", shown(&begun)),
+                begun => panic!(
+                    "a record is found until it expires, and then the key is free, but `begin` returned {}",
+                    shown(&begun)
+                ),
             }
         }
     })

@@ -29,7 +29,7 @@ impl OwnerToken {
         }
     }
 
-    /// The token with these bytes, which a store kept.
+    /// Returns the token with these bytes, which a store kept.
     pub const fn from_bytes(bytes: [u8; 16]) -> Self {
         Self(bytes)
     }

@@ -108,7 +108,7 @@ enum NextTry<C> {
 }
 
 impl<R: ReleaseUnconfirmed> UnconfirmedClaims<R> {
-    /// Nothing to follow up yet.
+    /// Makes a list of unconfirmed claims that is empty.
     pub fn new(store: R) -> Self {
         let shared = Shared { store, queue: Mutex::default(), added: Notify::new(), count: Arc::default() };
         Self { shared: Arc::new(shared), tasks: Mutex::default() }

@@ -29,7 +29,7 @@
 //! | `idempotency_memory_expiry_lag_seconds` | gauge | | how long the oldest expired record in them has been waiting to be removed |
 //!
 //! `endpoint` is what the adapter calls the endpoint when it opens an [`RequestSpan`](crate::RequestSpan): method and route
-//! template, and never what a client chose; `unknown` where the engine runs without one. `store` is the name of the store's type,
+//! template, and never what a client chose; `unknown` if the engine runs without one. `store` is the name of the store's type,
 //! `operation` one of `begin`, `renew`, `complete`, `release`, `forget`, `inspect` and `revoke`, `code` that of the refusal.
 
 use ::metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge};
