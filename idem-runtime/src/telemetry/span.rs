@@ -14,7 +14,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tokio_util::either::Either;
 use tracing::field::{Empty, display};
-use tracing::{Instrument, Span};
+use tracing::{Instrument, Span, record_all};
 
 use super::counters::{self, Operation};
 use crate::endpoint::Endpoint;
@@ -106,18 +106,14 @@ impl TimeSum {
 
 impl Drop for SpanInner {
     fn drop(&mut self) {
-        self.span.record("outcome", self.outcome.get().copied().unwrap_or("left"));
-        for (field, sum) in [("store_us", &self.store), ("handler_us", &self.handler)] {
-            if let Some(microseconds) = sum.microseconds() {
-                self.span.record(field, microseconds);
-            }
-        }
-        if let Some(code) = self.code.get() {
-            self.span.record("code", code);
-        }
-        if let Some(would) = self.would.get() {
-            self.span.record("would", would);
-        }
+        record_all!(
+            self.span,
+            outcome = self.outcome.get().unwrap_or(&"left"),
+            code = self.code.get(),
+            would = self.would.get(),
+            store_us = self.store.microseconds(),
+            handler_us = self.handler.microseconds(),
+        );
     }
 }
 
