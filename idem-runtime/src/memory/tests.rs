@@ -29,7 +29,8 @@ mod conformance {
 #[test]
 fn an_arc_of_a_store_has_the_name_of_the_store() {
     use crate::telemetry::counters::name_of;
-    assert_eq!((name_of::<MemoryStore>(), name_of::<Arc<MemoryStore>>()), ("MemoryStore", "MemoryStore"));
+    assert_eq!([name_of::<MemoryStore>(), name_of::<Arc<Arc<MemoryStore>>>()], ["MemoryStore"; 2]);
+    assert_eq!([name_of::<Option<MemoryStore>>(), name_of::<Arc<Option<Arc<MemoryStore>>>>()], ["Option"; 2]);
 }
 
 fn key(number: usize) -> StorageKey {

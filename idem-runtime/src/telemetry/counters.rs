@@ -126,9 +126,13 @@ impl Operation {
 
 /// Returns the name of a store's type, without an `Arc` around it, its path and its parameters.
 pub(crate) fn name_of<S>() -> &'static str {
-    let name = std::any::type_name::<S>();
-    let path = name.trim_start_matches("alloc::sync::Arc<").split(['<', '>']).next().unwrap_or_default();
-    path.rsplit("::").next().unwrap_or_default()
+    // At each step of a store, so without a search for more than one character.
+    let mut name = std::any::type_name::<S>();
+    while let Some(inner) = name.strip_prefix("alloc::sync::Arc<") {
+        name = inner;
+    }
+    let path = name.split('<').next().unwrap_or_default().trim_end_matches('>');
+    path.rsplit(':').next().unwrap_or_default()
 }
 
 /// Starts the counters of a store's errors at zero.
