@@ -193,14 +193,14 @@ pub(crate) struct Statements {
     /// `session`: for how many milliseconds the transaction of a session has waited for its next statement. No row if it runs one, or
     /// is in no transaction. For databases in which a session can be asked for.
     pub(crate) idle: Option<Arc<str>>,
-    /// `session, whether to cancel (1)`: a row if a session runs a statement, which is cancelled. For databases in which a session can
-    /// be asked for.
+    /// `session, whether to cancel (1), microseconds since its transaction was known`: a row if it runs a statement, which is cancelled. For
+    /// databases in which a session can be asked for.
     pub(crate) end: Option<Arc<str>>,
     /// `key, owner, fingerprint, lease, retention, info`: a claim, or the row that prevents it, or nothing if it has changed
     /// meanwhile.
     pub(crate) begin: Arc<str>,
-    /// As `begin`, and quicker, for a transaction: only a claim of a key that has no row. Its last parameters are `endpoint, policy`.
-    pub(crate) claim: Option<Arc<str>>,
+    /// As `begin`, in a transaction of the caller. It may have more parameters: `endpoint, policy`.
+    pub(crate) claim_in_transaction: Arc<str>,
     /// `key, owner, lease, retention`: a row if done.
     pub(crate) renew: Arc<str>,
     /// `key, owner, lease, retention, previous owner, fingerprint, info`: a row if done. Without an info, that of the previous

@@ -31,16 +31,20 @@ CREATE INDEX {index} ON {table} (clean_after);
 
 -- The server plans the statements of a function once for each session, and those of a transaction each time they are sent.
 
--- Claims a key in a transaction of a handler, and returns whether it got the claim.
+-- Claims a key in a transaction of a handler. Returns a row of NULLs if it got the claim, the row of the key if that is in the way, and
+-- no row if another transaction holds the key. Of a record with another fingerprint, which may be long, it returns the info in the place
+-- of the record, and no `has_expired`.
 CREATE OR REPLACE FUNCTION {claim}(
     new_key bytea, new_owner bytea, new_fingerprint bytea, lease bigint, retention bigint, new_info bytea,
     -- What tells others the policy: see `policy_lock` in the crate. NULL without a policy.
     endpoint int, policy int,
     -- What tells the locks of this table from those of others.
     salt bigint
-) RETURNS boolean LANGUAGE plpgsql
+) RETURNS TABLE (found_owner bytea, found_fingerprint bytea, found_record bytea, has_expired boolean) LANGUAGE plpgsql
 -- Less than a step of a transaction may take: when the store gives up, the statement must not wait on at the server.
 SET lock_timeout = '4s' AS $$
+DECLARE
+    got_lock boolean;
 BEGIN
     -- The shared locks are never waited for, and come first: see `statements` in the crate.
     PERFORM pg_advisory_xact_lock_shared(
@@ -48,16 +52,34 @@ BEGIN
             (hashtextextended(encode(new_fingerprint, 'hex'), salt) & 2147483647)::int
         ),
         pg_advisory_xact_lock_shared(endpoint, policy);
-    IF NOT pg_try_advisory_xact_lock(hashtextextended(encode(new_key, 'hex'), salt)) THEN
-        RETURN false;
+    got_lock := pg_try_advisory_xact_lock(hashtextextended(encode(new_key, 'hex'), salt));
+    IF got_lock THEN
+        INSERT INTO {table} (key, owner, fingerprint, clean_after, lease_until, expires_at, info)
+        VALUES (
+            new_key, new_owner, new_fingerprint, clock_timestamp() + retention * interval '1 microsecond',
+            clock_timestamp() + lease * interval '1 microsecond', clock_timestamp() + retention * interval '1 microsecond', new_info
+        )
+        ON CONFLICT (key) DO NOTHING;
+        IF FOUND THEN
+            RETURN NEXT;
+            RETURN;
+        END IF;
     END IF;
-    INSERT INTO {table} (key, owner, fingerprint, clean_after, lease_until, expires_at, info)
-    VALUES (
-        new_key, new_owner, new_fingerprint, clock_timestamp() + retention * interval '1 microsecond',
-        clock_timestamp() + lease * interval '1 microsecond', clock_timestamp() + retention * interval '1 microsecond', new_info
-    )
-    ON CONFLICT (key) DO NOTHING;
-    RETURN FOUND;
+    RETURN QUERY SELECT owner, fingerprint,
+        CASE WHEN fingerprint = new_fingerprint OR record IS NULL THEN record ELSE info END,
+        CASE WHEN fingerprint = new_fingerprint OR record IS NULL THEN lease_until <= clock_timestamp() END
+    FROM {table} WHERE key = new_key AND expires_at > clock_timestamp();
+    IF got_lock AND NOT FOUND THEN
+        UPDATE {table} SET owner = new_owner, fingerprint = new_fingerprint,
+            clean_after = clock_timestamp() + retention * interval '1 microsecond',
+            lease_until = clock_timestamp() + lease * interval '1 microsecond',
+            expires_at = clock_timestamp() + retention * interval '1 microsecond',
+            awaited = false, record = NULL, info = new_info, replays = 0
+        WHERE key = new_key AND expires_at <= clock_timestamp();
+        IF FOUND THEN
+            RETURN NEXT;
+        END IF;
+    END IF;
 END
 $$;
 

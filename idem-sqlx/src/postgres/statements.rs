@@ -67,11 +67,14 @@ pub(super) fn statements(location: &Location) -> Statements {
         lock: Some(sql("SELECT 1 WHERE pg_try_advisory_xact_lock({key lock})")),
         idle: Some(sql("SELECT (extract(epoch FROM {now} - state_change) * 1000)::bigint FROM pg_stat_activity \
              WHERE pid = $1::bigint AND state LIKE 'idle in transaction%'")),
-        // With `track_activities = off` the server shows only whether a session waits for its client: it is waited for, and not cancelled.
+        // By its number alone a session may be a later one. A transaction that is younger than what is known of ours is not ours; its age
+        // is that of one clock. With `track_activities = off` the server shows only whether a session waits for its client: it is waited
+        // for, and not cancelled.
         end: Some(sql(
             "SELECT CASE WHEN $2::bigint = 1 AND state = 'active' THEN pg_cancel_backend(pid) END FROM pg_stat_activity \
              WHERE pid = $1::bigint \
-                 AND (state = 'active' OR state = 'disabled' AND wait_event IS DISTINCT FROM 'ClientRead')",
+                 AND (state = 'active' AND {now} - xact_start >= $3::bigint * interval '1 microsecond' \
+                     OR state = 'disabled' AND wait_event IS DISTINCT FROM 'ClientRead')",
         )),
         // `held` reads an existing row without a lock and without a write, and leaves out a record of another fingerprint, which may be
         // long. If there is none, `begun` is the one step that
@@ -100,7 +103,7 @@ pub(super) fn statements(location: &Location) -> Statements {
              UNION ALL SELECT owner, fingerprint, record, lapsed FROM held"),
         // A transaction sends its statements as they are, and the server would plan each of them: this calls a function, whose
         // statements are planned once for each session.
-        claim: Some(sql("SELECT NULL::bytea WHERE {claim}($1, $2, $3, $4, $5, $6, $7, $8, {salt})")),
+        claim_in_transaction: sql("SELECT * FROM {claim}($1, $2, $3, $4, $5, $6, $7, $8, {salt})"),
         renew: sql("UPDATE {t} SET lease_until = {now} + $3 * interval '1 microsecond', \
                  expires_at = {now} + $4 * interval '1 microsecond' \
              WHERE key = $1 AND owner = $2 AND record IS NULL RETURNING 1"),
@@ -238,13 +241,38 @@ mod tests {
         assert!(by_index.is_some_and(|(_, how)| how.contains("Index Cond: (clean_after <= ")), "{plan}");
     }
 
+    /// After a restart of the server a later session may have the number of ours.
+    #[tokio::test]
+    async fn a_step_is_cancelled_only_in_a_transaction_that_is_old_enough_to_be_ours() {
+        let server = Postgres::quick().await;
+        let store = store(&server).await;
+        let mut other = PgConnection::connect(&server.url()).await.unwrap();
+        let session: i32 = sqlx::query_scalar("SELECT pg_backend_pid()").fetch_one(&mut other).await.unwrap();
+        let runs = tokio::spawn(async move { other.execute("BEGIN; SELECT pg_sleep(60)").await.map(drop) });
+        server
+            .wait_until(
+                "SELECT count(*) FROM pg_stat_activity WHERE query LIKE 'BEGIN%' AND wait_event = 'PgSleep'",
+                "1",
+            )
+            .await;
+        let age = server.sql("SELECT (extract(epoch FROM clock_timestamp() - xact_start) * 1000000)::bigint FROM pg_stat_activity WHERE query LIKE 'BEGIN%'");
+        let age: i64 = age.trim().parse().unwrap();
+        let end = store.executor().statements.end.as_ref().unwrap();
+        for (known_for, runs) in [(age + 60_000_000, 0), (age, 1)] {
+            let values = [i64::from(session), 1, known_for].map(Value::Number);
+            assert_eq!(store.executor().read(Step::Wait, end, &values).await.unwrap().rows.len(), runs, "{known_for}");
+        }
+        let ended = runs.await.unwrap().unwrap_err();
+        assert_eq!(ended.as_database_error().unwrap().code().as_deref(), Some("57014"));
+    }
+
     /// Who finds that a key is locked finds the lock that tells the fingerprint as well.
     #[tokio::test]
     async fn the_lock_of_a_key_is_taken_after_the_one_that_tells_the_fingerprint() {
         let server = Postgres::quick().await;
         let store = store(&server).await;
         let statements = &store.executor().statements;
-        let claim = statements.claim.as_ref().unwrap().replace("$7", "7").replace("$8", "8");
+        let claim = statements.claim_in_transaction.replace("$7", "7").replace("$8", "8");
         let salt = hash(store.location().channel.bytes()).cast_signed();
         let half = |digits: &str| format!("(hashtextextended(repeat('{digits}', 32), {salt}) & 2147483647)::int");
         for sql in [statements.begin.to_string(), claim] {

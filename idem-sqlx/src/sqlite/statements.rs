@@ -15,10 +15,20 @@ pub(super) fn statements(table: &str) -> Statements {
     let complete = sql("UPDATE {t} SET record = coalesce(record, ?3), \
              expires_at = CASE WHEN record IS NULL THEN {now} + ?4 ELSE expires_at END \
          WHERE key = ?1 AND owner = ?2 RETURNING 0");
+    let look = sql("SELECT owner, fingerprint, record, lease_until <= {now} FROM {t} \
+         WHERE key = ?1 AND expires_at > {now} AND NOT (owner = ?2 AND record IS NULL)");
+    let begin = sql("INSERT INTO {t} (key, owner, fingerprint, lease_until, expires_at, info) \
+         VALUES (?1, ?2, ?3, {now} + ?4, {now} + ?5, ?6) \
+         ON CONFLICT (key) DO UPDATE SET owner = excluded.owner, fingerprint = excluded.fingerprint, \
+             lease_until = excluded.lease_until, expires_at = excluded.expires_at, record = NULL, \
+             info = excluded.info, replays = 0 \
+         WHERE expires_at <= {now} OR (owner = excluded.owner AND record IS NULL) \
+         RETURNING NULL, NULL, NULL, NULL");
+    // The claim has no row if the key is not free.
+    let claim_in_transaction = format!("{begin}; {look}").into();
     Statements {
         // Reading needs no lock, so a retry gets its replay while others write.
-        look: sql("SELECT owner, fingerprint, record, lease_until <= {now} FROM {t} \
-             WHERE key = ?1 AND expires_at > {now} AND NOT (owner = ?2 AND record IS NULL)"),
+        look,
         looks_first: true,
         holder: None,
         lock: None,
@@ -26,14 +36,8 @@ pub(super) fn statements(table: &str) -> Statements {
         end: None,
         // One statement takes the lock to write at once. Reading first and writing then, in one transaction, would be
         // refused (SQLITE_BUSY) if another process has written in between, and no timeout helps against that.
-        begin: sql("INSERT INTO {t} (key, owner, fingerprint, lease_until, expires_at, info) \
-             VALUES (?1, ?2, ?3, {now} + ?4, {now} + ?5, ?6) \
-             ON CONFLICT (key) DO UPDATE SET owner = excluded.owner, fingerprint = excluded.fingerprint, \
-                 lease_until = excluded.lease_until, expires_at = excluded.expires_at, record = NULL, \
-                 info = excluded.info, replays = 0 \
-             WHERE expires_at <= {now} OR (owner = excluded.owner AND record IS NULL) \
-             RETURNING NULL, NULL, NULL, NULL"),
-        claim: None,
+        begin,
+        claim_in_transaction,
         renew: sql("UPDATE {t} SET lease_until = {now} + ?3, expires_at = {now} + ?4 \
              WHERE key = ?1 AND owner = ?2 AND record IS NULL RETURNING 1"),
         take_over: sql(

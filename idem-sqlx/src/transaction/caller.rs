@@ -73,8 +73,7 @@ impl<'t, D: Dialect> InCallersTransaction<'t, D> {
         table: &Table<D>,
         claim: &mut ClaimInTransaction,
     ) -> Result<Option<BeginRow>, StoreError> {
-        let statements = &table.executor.statements;
-        let claim_sql = claim.row.claim::<D>(statements);
+        let claim_sql = claim.row.claim::<D>(&table.executor.statements);
         // The claim comes before anything that reads: in SQLite a transaction that has read may be refused the lock to write.
         let savepoint = &claim.savepoint;
         let changes = D::CHANGES.map(|changes| format!("{changes}; ")).unwrap_or_default();
@@ -100,15 +99,7 @@ impl<'t, D: Dialect> InCallersTransaction<'t, D> {
             self.roll_back(claim).await?;
             return Err(error);
         }
-        let read = |rows: &[D::Row]| rows.first().map(|row| BeginRow::read::<D>(row, &claim.row.key)).transpose();
-        let row = match read(rows) {
-            // The key has a row, or another transaction holds it.
-            Ok(None) if statements.claim.is_some() => match self.run(claim.row.fill::<D>(&statements.begin)).await {
-                Ok(rows) => read(&rows),
-                Err(error) => Err(D::problem(error, self.table_name())),
-            },
-            row => row,
-        };
+        let row = rows.first().map(|row| BeginRow::read::<D>(row, &claim.row.key)).transpose();
         if row.is_err() {
             self.roll_back(claim).await?;
         }

@@ -53,7 +53,7 @@ impl<D: Dialect> TransactionClaim<D> {
         Self {
             table: Arc::clone(beginner.table),
             slot: beginner.slot,
-            session: open.session,
+            session: open.session(),
             changes,
             savepoint: beginner.row.savepoint(),
             row: beginner.row,

@@ -161,26 +161,17 @@ impl<D: Dialect> Beginner<'_, D> {
             let mut rows = rows.iter();
             let mut number = |sql: Option<_>| sql.and_then(|_| rows.next()).map(rows::number::<D>).transpose();
             let (session, changes) = (number(D::SESSION)?, number(D::CHANGES)?);
-            open.session = session;
+            open.set_begun(session);
             let row = match rows.next() {
                 _ if self.slot.is_unkeyed() => Some(BeginRow::Claimed),
-                Some(row) => Some(BeginRow::read::<D>(row, &self.row.key)?),
-                None if executor.statements.claim.is_none() => None,
-                // The key has a row, or a transaction holds it.
-                None => match open.run(self.row.fill::<D>(&executor.statements.begin)).await {
-                    Ok(rows) => rows.first().map(|row| BeginRow::read::<D>(row, &self.row.key)).transpose()?,
-                    Err(error) => match self.failed(open, error, &mut in_the_way).await? {
-                        Some(row) => return Ok(self.judge(row)),
-                        None => continue,
-                    },
-                },
+                row => row.map(|row| BeginRow::read::<D>(row, &self.row.key)).transpose()?,
             };
             let previous_owner = match row {
                 Some(BeginRow::Claimed) => None,
                 Some(BeginRow::Claim { owner, fingerprint, lease_has_expired: true })
                     if fingerprint == self.row.fingerprint =>
                 {
-                    let is_taken_over = self.table.is_taken_over(&self.row.key, open.session).await;
+                    let is_taken_over = self.table.is_taken_over(&self.row.key, open.session()).await;
                     if is_taken_over.map_err(|error| error.problem)? {
                         open.undo().await;
                         return Ok(Begin::InFlight(fingerprint));

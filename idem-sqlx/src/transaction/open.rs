@@ -1,7 +1,7 @@
 //! A connection within a transaction.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use sqlx::pool::PoolConnection;
 use sqlx::{AssertSqlSafe, Connection, SqlSafeStr};
@@ -24,7 +24,9 @@ pub(crate) struct OpenTransaction<D: Dialect> {
     table: Arc<Table<D>>,
     connection: Option<PoolConnection<D>>,
     /// See [`SESSION`](crate::dialect::sealed::Dialect::SESSION). `None` also until it is known.
-    pub(super) session: Option<i64>,
+    session: Option<i64>,
+    /// Since when the transaction is known to have begun.
+    begun: Instant,
     sent: Option<Sent>,
 }
 
@@ -40,7 +42,22 @@ enum Sent {
 
 impl<D: Dialect> OpenTransaction<D> {
     pub(super) fn new(table: &Arc<Table<D>>, connection: PoolConnection<D>) -> Self {
-        Self { table: Arc::clone(table), connection: Some(connection), session: None, sent: None }
+        Self {
+            table: Arc::clone(table),
+            connection: Some(connection),
+            session: None,
+            begun: Instant::now(),
+            sent: None,
+        }
+    }
+
+    /// Sets the session in which the transaction has begun.
+    pub(super) fn set_begun(&mut self, session: Option<i64>) {
+        (self.session, self.begun) = (session, Instant::now());
+    }
+
+    pub(super) fn session(&self) -> Option<i64> {
+        self.session
     }
 
     #[allow(clippy::expect_used, reason = "only `put_back` and `drop` take it")]
@@ -117,7 +134,8 @@ impl<D: Dialect> Drop for OpenTransaction<D> {
         match (self.sent, Handle::try_current()) {
             // A session that is not known yet cannot be asked for.
             (Some(sent), Ok(runtime)) if self.session.is_some() || D::SESSION.is_none() => {
-                drop(runtime.spawn(end(Arc::clone(&self.table), connection, self.session, sent)));
+                let session = self.session.map(|session| (session, self.begun));
+                drop(runtime.spawn(end(Arc::clone(&self.table), connection, session, sent)));
             }
             _ => drop(connection.detach()),
         }
@@ -137,18 +155,26 @@ fn return_to_pool<D: Dialect>(mut connection: PoolConnection<D>) {
     }
 }
 
-/// Keeps the place of a connection in its pool until the server has ended the step that was sent.
-async fn end<D: Dialect>(table: Arc<Table<D>>, mut connection: PoolConnection<D>, session: Option<i64>, sent: Sent) {
+/// Keeps the place of a connection in its pool until the server has ended the step that was sent. `session` is the session and since when
+/// its transaction is known.
+async fn end<D: Dialect>(
+    table: Arc<Table<D>>,
+    mut connection: PoolConnection<D>,
+    session: Option<(i64, Instant)>,
+    sent: Sent,
+) {
     let ended = async {
         let executor = &table.executor;
-        let (Some(end), Some(session)) = (&executor.statements.end, session) else {
+        let (Some(end), Some((session, begun))) = (&executor.statements.end, session) else {
             return std::future::pending().await;
         };
-        let values = [Value::Number(session), Value::Number(i64::from(sent == Sent::Within))];
         let mut pause = FIRST_PAUSE;
         loop {
             sleep(pause).await;
             pause = (pause * 2).min(MAX_PAUSE);
+            // A part less, since the clock of the server may be slower.
+            let age = i64::try_from((begun.elapsed() * 9 / 10).as_micros()).unwrap_or(i64::MAX);
+            let values = [Value::Number(session), Value::Number(i64::from(sent == Sent::Within)), Value::Number(age)];
             // If it runs nothing, its reply was lost.
             if executor.read(Step::Wait, end, &values).await.is_ok_and(|running| running.rows.is_empty()) {
                 return;

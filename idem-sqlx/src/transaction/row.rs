@@ -33,20 +33,8 @@ impl ClaimRow {
         format!("idem_{}", hex(self.owner.as_bytes()))
     }
 
-    /// Returns the statements that claim the key. They have a row, unless the key has to be looked at by
-    /// [`begin`](Statements::begin).
+    /// Returns the statement that claims the key. It has the row that prevents it, or no row if another transaction holds the key.
     pub(super) fn claim<D: Dialect>(&self, statements: &Statements) -> String {
-        let mut sql = self.fill::<D>(statements.claim.as_ref().unwrap_or(&statements.begin));
-        if statements.looks_first {
-            // The claim has no row if the key is not free.
-            sql.push_str("; ");
-            sql.push_str(&self.fill::<D>(&statements.look));
-        }
-        sql
-    }
-
-    /// Returns a statement that claims the key, or looks at it.
-    pub(super) fn fill<D: Dialect>(&self, sql: &str) -> String {
         let info = self.info.as_ref();
         let [endpoint, policy] =
             policy_lock(&self.key, info).map_or([Value::Nullable(None); 2], |lock| lock.map(Value::Number));
@@ -61,7 +49,7 @@ impl ClaimRow {
             endpoint,
             policy,
         ];
-        fill::<D>(sql, &values)
+        fill::<D>(&statements.claim_in_transaction, &values)
     }
 
     /// Returns the statement that takes over the claim of an owner that disappeared.

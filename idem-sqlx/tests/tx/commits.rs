@@ -349,21 +349,30 @@ async fn the_server_has_nothing_to_warn_of() {
 
 /// Each line of this log is a round trip. The client does not wait for the last one.
 #[tokio::test]
-async fn it_costs_one_round_trip_more_than_a_bare_transaction() {
+async fn a_first_execution_costs_one_round_trip_more_than_a_bare_transaction_and_a_replay_takes_two() {
     let shop = with_log(&["log_min_messages=warning", "log_statement=all", "log_line_prefix=%a|"]).await;
     shop.send("/act/201", "warm").await;
-    let before = log(&shop, "warm").await.len();
-    assert_eq!(shop.send("/act/201", "a").await.status, 201);
-    let log = log(&shop, "end").await;
-    let statements: Vec<_> =
-        log[before..].lines().filter_map(|line| Some(line.split_once("|LOG:  statement: ")?.1)).collect();
-    let starts = ["BEGIN; ", "SAVEPOINT ", "INSERT INTO effects ", "RELEASE SAVEPOINT ", "ROLLBACK"];
-    let ours: Vec<_> = statements.iter().filter(|line| starts.iter().any(|start| line.starts_with(start))).collect();
-    assert_eq!(ours.len(), starts.len(), "{statements:#?}");
-    assert!(ours.iter().zip(starts).all(|(line, start)| line.starts_with(start)), "{statements:#?}");
-    let commits = statements.iter().filter(|line| line.contains("COMMIT")).count();
-    assert_eq!(commits, 1, "one commit: {statements:#?}");
-    // The store has not looked at the table. It prepares each statement on its connections.
-    let looks = |line: &&str| line.contains("|LOG:  execute ") && line.contains("\"idempotency\"");
-    assert_eq!(log[before..].lines().filter(looks).collect::<Vec<_>>(), [""; 0]);
+    let mut end = log(&shop, "warm").await.len();
+    let first = &["BEGIN; ", "SAVEPOINT ", "INSERT INTO effects ", "RELEASE SAVEPOINT ", "ROLLBACK"][..];
+    let expire = "UPDATE idempotency SET expires_at = now()";
+    for (request, starts) in [("first", first), ("replay", &["BEGIN; ", "ROLLBACK"]), ("expired", first)] {
+        if request == "expired" {
+            shop.keeper.sql(expire);
+        }
+        let response = shop.send("/act/201", "a").await;
+        assert_eq!((response.status, response.replayed), (201, request == "replay"), "{request}");
+        let log = log(&shop, request).await;
+        let lines = log[end..].lines();
+        end = log.len();
+        let statements: Vec<_> =
+            lines.clone().filter_map(|line| Some(line.split_once("|LOG:  statement: ")?.1)).collect();
+        let ours: Vec<_> = statements.iter().filter(|line| first.iter().any(|start| line.starts_with(start))).collect();
+        assert_eq!(ours.len(), starts.len(), "{request}: {statements:#?}");
+        assert!(ours.iter().zip(starts).all(|(line, start)| line.starts_with(start)), "{request}: {statements:#?}");
+        let commits = statements.iter().filter(|line| line.contains("COMMIT")).count();
+        assert_eq!(commits, usize::from(request != "replay"), "{request}: {statements:#?}");
+        // The store has not looked at the table. It prepares each statement on its connections.
+        let looks = |line: &&str| line.contains("|LOG:  execute ") && line.contains("\"idempotency\"");
+        assert_eq!(lines.filter(looks).collect::<Vec<_>>(), [""; 0], "{request}");
+    }
 }
