@@ -1,31 +1,31 @@
 //! A consumer of a queue that delivers some messages more than once. Run it:
 //!
 //! ```console
-//! $ cargo run --example consumer --features jobs
+//! $ DATABASE_URL=postgres://postgres@localhost/postgres cargo run --example consumer --features jobs
 //! ```
 //!
-//! The queue is a table of SQLite, in a temporary file. Two consumers take messages from it. Some messages are there twice, some
-//! acknowledgements are lost, and one message repeats an id with other contents. Each order is shipped exactly once: its id, its
-//! parcel and the recorded value are one commit.
+//! The queue is a table of PostgreSQL, in a schema that the example creates and drops. Two consumers take messages from it. Some messages
+//! are there twice, some acknowledgements are lost, and one message repeats an id with other contents. Each order is shipped exactly
+//! once: its id, its parcel and the recorded value are one commit.
 
 use std::error::Error;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use idem_axum::{Idempotency, RefusalReason};
-use idem_sqlx::{OnceExt, SqliteStore};
+use idem_sqlx::{OnceExt, PostgresStore};
 use serde::{Deserialize, Serialize};
-use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqliteJournalMode};
-use sqlx::{SqliteExecutor, SqlitePool};
+use sqlx::postgres::{PgConnectOptions, PgConnection, PgPoolOptions};
+use sqlx::{AssertSqlSafe, PgExecutor, PgPool};
 
-/// After how long a message that was not acknowledged is delivered again.
-const REDELIVERY: Duration = Duration::from_millis(100);
+/// How long a consumer waits if there are only messages that another one has taken.
+const PAUSE: Duration = Duration::from_millis(25);
 /// How long the value of an order is kept: for longer than the queue keeps delivering its message.
 const WEEK: Duration = Duration::from_secs(7 * 86_400);
 
 #[derive(Clone)]
 struct App {
     idempotency: Idempotency,
-    pool: SqlitePool,
+    pool: PgPool,
 }
 
 #[derive(Clone, Debug, Serialize)]
@@ -58,7 +58,7 @@ impl From<RefusalReason> for ShipError {
 }
 
 /// Ships an order.
-async fn ship(tx: &mut SqliteConnection, order: &Order) -> Result<Parcel, ShipError> {
+async fn ship(tx: &mut PgConnection, order: &Order) -> Result<Parcel, ShipError> {
     let insert = sqlx::query_scalar("INSERT INTO parcels (order_id, item) VALUES ($1, $2) RETURNING number");
     let number = insert.bind(order.id).bind(&order.item).fetch_one(tx).await?;
     Ok(Parcel { number })
@@ -66,7 +66,7 @@ async fn ship(tx: &mut SqliteConnection, order: &Order) -> Result<Parcel, ShipEr
 
 /// Ships an order once, however often its message is delivered.
 async fn ship_once(app: &App, order: &Order) -> Result<Parcel, ShipError> {
-    let mut tx = app.pool.begin_with("BEGIN IMMEDIATE").await?;
+    let mut tx = app.pool.begin().await?;
     let once = app.idempotency.once("ship", order.id.to_string()).ttl(WEEK).fingerprint(order);
     let parcel = once.run_in(&mut tx, async |tx| ship(tx, order).await).await?;
     tx.commit().await?;
@@ -104,7 +104,7 @@ async fn consume(app: App, name: &str) -> Result<(), sqlx::Error> {
             Err(ShipError::Refused(reason)) => {
                 println!("{what}: to the dead letters, since {reason}");
                 // In one commit, so that a message is neither lost nor buried twice.
-                let mut tx = app.pool.begin_with("BEGIN IMMEDIATE").await?;
+                let mut tx = app.pool.begin().await?;
                 let bury = "INSERT INTO dead_letters (message_id, reason) VALUES ($1, $2)";
                 sqlx::query(bury).bind(message.id).bind(reason.to_string()).execute(&mut *tx).await?;
                 acknowledge(&mut *tx, message.id).await?;
@@ -115,54 +115,47 @@ async fn consume(app: App, name: &str) -> Result<(), sqlx::Error> {
     Ok(())
 }
 
-/// Returns the next message, and hides it from other consumers for a while. `None` if the queue is empty.
-async fn next(pool: &SqlitePool) -> Result<Option<Message>, sqlx::Error> {
-    // PostgreSQL: `.. ORDER BY id LIMIT 1 FOR UPDATE SKIP LOCKED`.
-    let take = "UPDATE messages SET deliveries = deliveries + 1, hidden_until = $1 + $2 WHERE id = \
-        (SELECT id FROM messages WHERE hidden_until <= $1 ORDER BY id LIMIT 1) RETURNING id, order_id, item, deliveries";
+/// Takes the next message, which is delivered again if it is not acknowledged soon. `None` if the queue is empty.
+async fn next(pool: &PgPool) -> Result<Option<Message>, sqlx::Error> {
+    // Two consumers do not wait for each other.
+    let take = "UPDATE messages SET deliveries = deliveries + 1, hidden_until = now() + interval '100 milliseconds' WHERE id = \
+        (SELECT id FROM messages WHERE hidden_until <= now() ORDER BY id LIMIT 1 FOR UPDATE SKIP LOCKED) \
+        RETURNING id, order_id, item, deliveries";
     loop {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let take = sqlx::query_as(take).bind(milliseconds(now)).bind(milliseconds(REDELIVERY));
-        if let Some((id, order_id, item, deliveries)) = take.fetch_optional(pool).await? {
+        if let Some((id, order_id, item, deliveries)) = sqlx::query_as(take).fetch_optional(pool).await? {
             return Ok(Some(Message { id, order_id, item, deliveries }));
         }
         if sqlx::query_scalar::<_, i64>("SELECT count(*) FROM messages").fetch_one(pool).await? == 0 {
             return Ok(None);
         }
-        tokio::time::sleep(REDELIVERY / 4).await;
+        tokio::time::sleep(PAUSE).await;
     }
 }
 
-async fn acknowledge(database: impl SqliteExecutor<'_>, message: i64) -> Result<(), sqlx::Error> {
+async fn acknowledge(database: impl PgExecutor<'_>, message: i64) -> Result<(), sqlx::Error> {
     sqlx::query("DELETE FROM messages WHERE id = $1").bind(message).execute(database).await?;
     Ok(())
 }
 
-fn milliseconds(time: Duration) -> i64 {
-    i64::try_from(time.as_millis()).unwrap_or(i64::MAX)
-}
-
 const TABLES: &str = "
-    CREATE TABLE messages (id INTEGER PRIMARY KEY, order_id INTEGER NOT NULL, item TEXT NOT NULL,
-        deliveries INTEGER NOT NULL DEFAULT 0, hidden_until INTEGER NOT NULL DEFAULT 0);
-    CREATE TABLE parcels (number INTEGER PRIMARY KEY, order_id INTEGER NOT NULL, item TEXT NOT NULL);
-    CREATE TABLE dead_letters (message_id INTEGER NOT NULL, reason TEXT NOT NULL);
+    CREATE TABLE messages (id bigserial PRIMARY KEY, order_id bigint NOT NULL, item text NOT NULL,
+        deliveries bigint NOT NULL DEFAULT 0, hidden_until timestamptz NOT NULL DEFAULT now());
+    CREATE TABLE parcels (number bigserial PRIMARY KEY, order_id bigint NOT NULL, item text NOT NULL);
+    CREATE TABLE dead_letters (message_id bigint NOT NULL, reason text NOT NULL);
     INSERT INTO messages (order_id, item) VALUES (1, 'tea'), (2, 'tea'), (3, 'cups'), (1, 'tea'), (4, 'tea'), (5, 'a pot'),
         (3, 'cups'), (6, 'tea'), (7, 'tea'), (2, 'tea'), (8, 'spoons'), (5, 'a pot'), (7, 'coffee')";
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
-    let folder = std::env::temp_dir().join(format!("idem-consumer-{}", std::process::id()));
-    std::fs::create_dir_all(&folder)?;
-    let options = SqliteConnectOptions::new()
-        .filename(folder.join("queue.db"))
-        .create_if_missing(true)
-        .journal_mode(SqliteJournalMode::Wal)
-        .busy_timeout(Duration::from_secs(10));
-    let pool = SqlitePool::connect_with(options).await?;
-    sqlx::raw_sql(TABLES).execute(&pool).await?;
-    let store = SqliteStore::from_pool(pool.clone());
+    let url = std::env::var("DATABASE_URL")
+        .map_err(|_| "set `DATABASE_URL`, as in postgres://postgres@localhost/postgres")?;
+    let schema = format!("idem_consumer_{}", std::process::id());
+    let options = url.parse::<PgConnectOptions>()?.options([("search_path", &schema)]);
+    let pool = PgPoolOptions::new().max_connections(5).connect_with(options).await?;
+    let store = PostgresStore::builder().schema(&schema).with_pool(pool.clone())?;
+    // It creates the schema as well.
     store.migrate().await?;
+    sqlx::raw_sql(TABLES).execute(&pool).await?;
     let app = App { idempotency: Idempotency::builder(store).namespace("consumer").build(), pool };
 
     let (first, second) = tokio::join!(consume(app.clone(), "first"), consume(app.clone(), "second"));
@@ -177,7 +170,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         count("SELECT count(*) FROM dead_letters").await?,
     );
     app.idempotency.drain().await;
+    sqlx::raw_sql(AssertSqlSafe(format!("DROP SCHEMA {schema} CASCADE"))).execute(&app.pool).await?;
     app.pool.close().await;
-    std::fs::remove_dir_all(folder)?;
     Ok(())
 }

@@ -6,27 +6,35 @@ use std::collections::HashMap;
 use std::path::Path;
 use std::process::Command;
 
-fn run(example: &str) -> String {
+use idem_testkit::postgres::Postgres;
+
+fn run(example: &str, database: Option<&str>) -> String {
     // Cargo puts examples beside the folder of the tests.
     let tests = std::env::current_exe().unwrap();
     let program = tests.parent().and_then(Path::parent).unwrap().join("examples").join(example);
     assert!(program.exists(), "{} is not built: run `cargo build --examples --all-features` first", program.display());
-    let output = Command::new(program).output().unwrap();
+    let mut example = Command::new(program);
+    if let Some(database) = database {
+        example.env("DATABASE_URL", database);
+    }
+    let output = example.output().unwrap();
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));
     text
 }
 
-#[test]
-fn the_consumer_ships_each_order_once() {
-    let text = run("consumer");
+#[tokio::test]
+async fn the_consumer_ships_each_order_once_and_leaves_nothing_behind() {
+    let server = Postgres::quick().await;
+    let text = run("consumer", Some(&server.url()));
     assert!(text.contains("the acknowledgement is lost"), "{text}");
     assert!(text.ends_with("orders: 8, parcels: 8, dead letters: 1\n"), "{text}");
+    assert_eq!(server.sql("SELECT count(*) FROM pg_namespace WHERE nspname LIKE 'idem%'").trim(), "0");
 }
 
 #[test]
 fn of_three_processes_one_makes_the_report_of_a_minute() {
-    let text = run("cron");
+    let text = run("cron", None);
     let mut made: HashMap<&str, usize> = HashMap::new();
     let mut found = 0;
     for line in text.lines() {
