@@ -1,8 +1,11 @@
 //! Values and fingerprints, as they are written and read again.
 
+use std::any::type_name;
 use std::collections::{BTreeMap, HashMap};
 
+use bytes::Bytes;
 use serde::Deserialize;
+use serde_json::Value;
 
 use super::*;
 

@@ -1,19 +1,19 @@
 //! Idempotency for plain functions: queue consumers, webhook receivers and cron jobs.
 
-use std::any::{Any, type_name};
+mod fingerprint;
+mod value;
+
+use std::any::Any;
 use std::fmt;
 use std::future::{Future, poll_fn};
-use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-use bytes::Bytes;
+use serde::Serialize;
 use serde::de::DeserializeOwned;
-use serde::{Serialize, ser};
-use serde_json::Value;
 use tokio::sync::oneshot;
 
 use crate::attempt::{Abandoned, Attempt, Rules};
@@ -25,16 +25,11 @@ use crate::fingerprint::Fingerprint;
 use crate::key::StorageKey;
 use crate::lease::Lease;
 use crate::outcome::{Executed, Outcome, Recording, RefusalReason, Replay, RunResult, codes};
-use crate::panics::{discard, drop_quietly};
-use crate::record::RecordBuilder;
+use crate::panics::drop_quietly;
 use crate::store::Store;
 use crate::telemetry::span::RequestSpan;
-
-/// The first byte of a recorded value, before its JSON. A recorded HTTP response starts with its version, a small number.
-const JSON: u8 = b'J';
-
-/// The largest integer that the numbers of RFC 8785, which are `f64`, tell from its neighbours.
-const MAX_SAFE: u64 = (1 << 53) - 1;
+use fingerprint::fingerprint;
+use value::{decode, record};
 
 /// So much of a scope is decoded for its name, which is cut far below that.
 const MAX_NAME: usize = 256;
@@ -336,21 +331,6 @@ impl Once {
     }
 }
 
-impl Outcome {
-    /// Returns a record of a value, in the format of [`Idempotency::once`], for [`Once::settle`]. What a function returns is recorded by
-    /// the engine itself.
-    ///
-    /// # Errors
-    /// The value does not serialize as JSON. Nothing was recorded.
-    pub fn value(value: &impl Serialize) -> Result<Self, io::Error> {
-        let json = serde_json::to_vec(value)?;
-        let mut record = RecordBuilder::with_capacity(1 + json.len());
-        record.put(&[JSON]);
-        record.put(&json);
-        Ok(Self::Record(record))
-    }
-}
-
 impl fmt::Debug for Once {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { key, rules, fingerprint, .. } = self;
@@ -413,69 +393,6 @@ where
         Err(panic) => Poll::Ready(Err(panic)),
     })
     .await
-}
-
-fn fingerprint(value: &impl Serialize) -> Result<Fingerprint, serde_json::Error> {
-    // Refuses a name that occurs twice, of which a `Value` keeps the last.
-    serde_json_canonicalizer::to_vec(value)?;
-    let mut value = serde_json::to_value(value)?;
-    spell_large_integers(&mut value)?;
-    let mut fingerprint = Fingerprint::builder();
-    fingerprint.part(b'j', &serde_json_canonicalizer::to_vec(&value)?);
-    Ok(fingerprint.finish())
-}
-
-/// Replaces integers beyond [`MAX_SAFE`] by strings.
-///
-/// # Errors
-/// An integer of more than 64 bits, which is a number only if another crate of the build enables `arbitrary_precision` of
-/// `serde_json`. A fingerprint must not depend on that.
-fn spell_large_integers(value: &mut Value) -> Result<(), serde_json::Error> {
-    match value {
-        Value::Number(number) => {
-            let magnitude = number.as_u64().or(number.as_i64().map(i64::unsigned_abs));
-            if magnitude.is_none() && !number.is_f64() {
-                return Err(ser::Error::custom("an integer of more than 64 bits"));
-            }
-            if magnitude.is_some_and(|magnitude| magnitude > MAX_SAFE) {
-                *value = Value::String(number.to_string());
-            }
-            Ok(())
-        }
-        Value::Array(values) => values.iter_mut().try_for_each(spell_large_integers),
-        Value::Object(fields) => fields.values_mut().try_for_each(spell_large_integers),
-        Value::Null | Value::Bool(_) | Value::String(_) => Ok(()),
-    }
-}
-
-/// Returns what to remember of a function that succeeded. It had its effects, so nothing that fails here releases the claim.
-fn record<T: Serialize>(key: StorageKey, value: &T) -> Outcome {
-    let error = match catch_unwind(AssertUnwindSafe(|| Outcome::value(value))) {
-        Ok(Ok(outcome)) => return outcome,
-        Ok(Err(error)) => error.to_string(),
-        Err(panic) => {
-            discard(panic);
-            "it panicked".to_owned()
-        }
-    };
-    let value = type_name::<T>();
-    tracing::error!(%key, value, error, "the value of a function does not serialize; it is returned, and later calls are refused as not replayable");
-    Outcome::NotReplayable
-}
-
-/// Reads what [`Outcome::value`] wrote.
-fn decode<T: DeserializeOwned>(key: StorageKey, content: &Bytes) -> Result<T, RefusalReason> {
-    let unreadable = |cause: &dyn fmt::Display| {
-        let text = format!(
-            "the value recorded under key {key} does not decode as `{}`: {cause}; change the type back, or forget the key",
-            type_name::<T>()
-        );
-        RefusalReason::StoreUnavailable(StoreError::unreadable(text))
-    };
-    match content.split_first() {
-        Some((&JSON, json)) => serde_json::from_slice(json).map_err(|error| unreadable(&error)),
-        _ => Err(unreadable(&"it has another format")),
-    }
 }
 
 /// Returns the name of a refusal in spans and metrics, the same as for HTTP.

@@ -1,0 +1,64 @@
+//! The value of a function: what is recorded of it, and read again.
+
+use std::any::type_name;
+use std::fmt;
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use bytes::Bytes;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::error::StoreError;
+use crate::key::StorageKey;
+use crate::outcome::{Outcome, RefusalReason};
+use crate::panics::discard;
+use crate::record::RecordBuilder;
+
+/// The first byte of a recorded value, before its JSON. A recorded HTTP response starts with its version, a small number.
+const JSON: u8 = b'J';
+
+impl Outcome {
+    /// Returns a record of a value, in the format of [`Idempotency::once`], for [`Once::settle`]. What a function returns is recorded by
+    /// the engine itself.
+    ///
+    /// # Errors
+    /// The value does not serialize as JSON. Nothing was recorded.
+    pub fn value(value: &impl Serialize) -> Result<Self, io::Error> {
+        let json = serde_json::to_vec(value)?;
+        let mut record = RecordBuilder::with_capacity(1 + json.len());
+        record.put(&[JSON]);
+        record.put(&json);
+        Ok(Self::Record(record))
+    }
+}
+
+/// Returns what to remember of a function that succeeded. It had its effects, so nothing that fails here releases the claim.
+pub(super) fn record<T: Serialize>(key: StorageKey, value: &T) -> Outcome {
+    let error = match catch_unwind(AssertUnwindSafe(|| Outcome::value(value))) {
+        Ok(Ok(outcome)) => return outcome,
+        Ok(Err(error)) => error.to_string(),
+        Err(panic) => {
+            discard(panic);
+            "it panicked".to_owned()
+        }
+    };
+    let value = type_name::<T>();
+    tracing::error!(%key, value, error, "the value of a function does not serialize; it is returned, and later calls are refused as not replayable");
+    Outcome::NotReplayable
+}
+
+/// Reads what [`Outcome::value`] wrote.
+pub(super) fn decode<T: DeserializeOwned>(key: StorageKey, content: &Bytes) -> Result<T, RefusalReason> {
+    let unreadable = |cause: &dyn fmt::Display| {
+        let text = format!(
+            "the value recorded under key {key} does not decode as `{}`: {cause}; change the type back, or forget the key",
+            type_name::<T>()
+        );
+        RefusalReason::StoreUnavailable(StoreError::unreadable(text))
+    };
+    match content.split_first() {
+        Some((&JSON, json)) => serde_json::from_slice(json).map_err(|error| unreadable(&error)),
+        _ => Err(unreadable(&"it has another format")),
+    }
+}
