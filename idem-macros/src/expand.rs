@@ -152,10 +152,11 @@ fn wrap(handler: &Handler, resolved: &ResolvedOptions, parameters: &Parameters) 
     };
     let opened = or_return(&opened, &quote_spanned!(Span::mixed_site()=> __call.open(#policy)));
     let extracted = arguments.iter().map(|argument| argument.extracted(&private, body));
-    let ready = arguments.is_empty().then(|| {
+    // A handler without arguments takes nothing of the request, as `()` does.
+    let nothing = arguments.is_empty().then(|| {
         or_return(
-            &quote_spanned!(Span::mixed_site()=> __call),
-            &quote_spanned!(Span::mixed_site()=> __call.ready().await),
+            &quote_spanned!(Span::mixed_site()=> ((), __call)),
+            &quote_spanned!(Span::mixed_site()=> __call.last::<(), _>().await),
         )
     });
     let (before, closure) = scope_and_closure(handler, &arguments, resolved, &private);
@@ -176,7 +177,7 @@ fn wrap(handler: &Handler, resolved: &ResolvedOptions, parameters: &Parameters) 
             #debug_handler
             #opened
             #(#extracted)*
-            #ready
+            #nothing
             #before
             #run
         }

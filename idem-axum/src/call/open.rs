@@ -90,27 +90,6 @@ where
             Err(rejected.send().await)
         })
     }
-
-    /// Goes on with a handler without arguments.
-    ///
-    /// # Errors
-    /// The rejection of a body which is too large or breaks off, or a refusal of the request.
-    pub fn ready(self) -> BoxFuture<'static, Result<ReadyCall, Response>> {
-        let request = self.request;
-        Box::pin(async move {
-            let mut open = match request {
-                Ok(open) => open,
-                Err(mut refused) => return Err(refused.send().await),
-            };
-            let body = open.read_body().await;
-            let (request, call) = open.into_ready(body.is_some());
-            drop(request);
-            match call.checked(body) {
-                Ok(call) => Ok(call),
-                Err(mut refused) => Err(refused.send().await),
-            }
-        })
-    }
 }
 
 /// A request whose key is known, unless its arguments say the key.
