@@ -1,8 +1,9 @@
 //! The command line.
 
 use std::path::Path;
+use std::process::{self, Command, Stdio};
 use std::time::Duration;
-use std::{env, fs};
+use std::{env, fs, thread};
 
 use tokio::runtime::Builder;
 
@@ -12,7 +13,7 @@ use crate::stores::ratios::{self, Numbers};
 use crate::stores::report::Results;
 use crate::stores::throughput::{self, TASKS};
 use crate::stores::transactions;
-use crate::{Failure, document, machine};
+use crate::{Failure, document, http, machine};
 
 const USAGE: &str = "usage: stores [--quick] [--write] [--rounds <number>] [<part>..]
 parts, all of them if none is named: ratios throughput transactions
@@ -35,6 +36,13 @@ pub fn main() -> Result<(), Failure> {
         println!("\n## {name}\n\n{table}");
     }
     options.save(&results)
+}
+
+/// Lets this process, and those that it starts from now on, run on these processors only.
+fn run_on(processors: &str) -> Result<(), Failure> {
+    let mut taskset = Command::new("taskset");
+    taskset.args(["--all-tasks", "--cpu-list", "--pid", processors, &process::id().to_string()]);
+    if taskset.stdout(Stdio::null()).status()?.success() { Ok(()) } else { Err("taskset failed: see above".into()) }
 }
 
 #[derive(Debug)]
@@ -75,29 +83,42 @@ impl Options {
     }
 
     fn measure(&self) -> Result<Results, Failure> {
-        let machine = machine::described(self.rounds, "client and servers not pinned");
+        let is_pinned = http::can_pin();
+        let placed = if is_pinned {
+            "client and servers on one processor, but for many tasks at once"
+        } else {
+            "client and servers not pinned"
+        };
+        let machine = machine::described(self.rounds, placed);
+        let processors = thread::available_parallelism()?.get();
+        // Otherwise a round trip takes longer if a process is woken on another processor, and some runs do that and some do not.
+        if is_pinned {
+            run_on("0")?;
+        }
         let mut results = Results { machine, quick: self.quick, rounds: self.rounds, ..Results::default() };
         // One thread, as cheap as a client can be, so that nothing hides what the store adds.
         let alone = Builder::new_current_thread().enable_all().build()?;
-        let places = alone.block_on(Place::all())?;
-        if self.wants("ratios") {
+        if self.wants("ratios") || self.wants("transactions") {
+            let places = alone.block_on(Place::all())?;
             let mut numbers = Numbers::default();
-            for place in &places {
+            for place in places.iter().filter(|_| self.wants("ratios")) {
                 let batch = if self.quick { 4 } else { 200 };
                 results.ratios.extend(ratios::measure(&alone, place, &mut numbers, self.rounds, batch)?);
             }
+            for place in places.iter().filter(|_| self.wants("transactions")) {
+                let batch = if self.quick { 10 } else { 300 };
+                results.transactions.extend(alone.block_on(transactions::measure(place, self.rounds, batch))?);
+            }
         }
         if self.wants("throughput") {
+            if is_pinned {
+                run_on(&format!("0-{}", processors - 1))?;
+            }
+            let places = alone.block_on(Place::all())?;
             let runtime = Builder::new_multi_thread().enable_all().build()?;
             let (tasks, time): (&[usize], _) = if self.quick { (&[1, 4], 5) } else { (&TASKS, 200) };
             let time = Duration::from_millis(time);
             results.throughput = throughput::measure(&runtime, &places, tasks, self.rounds, time)?;
-        }
-        if self.wants("transactions") {
-            let batch = if self.quick { 10 } else { 300 };
-            for place in &places {
-                results.transactions.extend(alone.block_on(transactions::measure(place, self.rounds, batch))?);
-            }
         }
         Ok(results)
     }
