@@ -1,12 +1,13 @@
 //! What may be annotated: an async function that axum can call, taken apart.
 
 use crate::{errors::Errors, expression::Variables};
-use proc_macro2::{Delimiter, Group, TokenStream, TokenTree};
+use proc_macro2::{Delimiter, Group, Ident, TokenStream, TokenTree};
 use quote::ToTokens;
 use syn::{
     Abi, AssocType, Attribute, FnArg, Generics, Lifetime, Meta, MetaList, ParenthesizedGenericArguments, PatType,
-    Safety, Signature, Token, Type, TypeFnPtr, TypeReference, Visibility,
+    Receiver, Safety, Signature, Token, Type, TypeFnPtr, TypeReference, Visibility,
     parse::{ParseStream, Parser},
+    spanned::Spanned,
     visit_mut::{self, VisitMut},
 };
 
@@ -44,14 +45,20 @@ pub(crate) fn parse(
 }
 
 fn read(input: ParseStream) -> syn::Result<Handler> {
-    let attributes = input.call(Attribute::parse_outer)?;
+    let mut attributes = input.call(Attribute::parse_outer)?;
     let visibility = input.parse()?;
-    let signature = signature(input)?;
+    let mut signature = signature(input)?;
+    attributes.iter_mut().for_each(allow_what_is_expected);
+    for argument in &mut signature.inputs {
+        let (FnArg::Typed(PatType { attrs, .. }) | FnArg::Receiver(Receiver { attrs, .. })) = argument;
+        attrs.iter_mut().for_each(allow_what_is_expected);
+    }
     if input.peek(Token![;]) {
         let message = "`#[idempotent]` needs the function's block: put it where the function is implemented";
         return Err(syn::Error::new_spanned(&signature.ident, message));
     }
-    let (inner_attributes, block) = split_inner_attributes(block(input)?);
+    let (mut inner_attributes, block) = split_inner_attributes(block(input)?);
+    inner_attributes.iter_mut().for_each(allow_what_is_expected);
     let (debug_handler, attributes) = attributes.into_iter().partition(is_debug_handler);
     let arguments = signature.inputs.iter().filter_map(|argument| match argument {
         FnArg::Typed(typed) => Some(with_static_lifetimes(typed, &signature.generics)),
@@ -59,6 +66,15 @@ fn read(input: ParseStream) -> syn::Result<Handler> {
     });
     let arguments = arguments.collect();
     Ok(Handler { attributes, debug_handler, visibility, signature, arguments, inner_attributes, block })
+}
+
+/// Writes `allow` for `expect`: what a lint reports of the user's function it may not report of the generated one.
+fn allow_what_is_expected(attribute: &mut Attribute) {
+    if attribute.path().is_ident("expect")
+        && let Meta::List(list) = &mut attribute.meta
+    {
+        list.path = Ident::new("allow", list.path.span()).into();
+    }
 }
 
 fn signature(input: ParseStream) -> syn::Result<Signature> {

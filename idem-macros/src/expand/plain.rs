@@ -27,7 +27,8 @@ use syn::{Expr, FnArg, Lit, spanned::Spanned};
 /// }
 /// ```
 ///
-/// The block's future owns every argument, used or not: a guard among them lives as long as the block runs.
+/// The block's future owns every argument that has a name, used or not: a guard among them lives as long as the block runs. One that is
+/// `_` stays with the caller, and so may borrow.
 pub(super) fn wrap(function: &Handler, options: &FunctionOptions) -> TokenStream {
     let Handler { attributes, debug_handler, visibility, signature, inner_attributes, block, .. } = function;
     let FunctionOptions { krate, engine, scope, key, fingerprint, settings } = options;

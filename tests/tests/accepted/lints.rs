@@ -49,11 +49,21 @@ pub async fn unfinished(_body: ::std::string::String) -> &'static str {
     ::std::todo!()
 }
 
+/// What is expected of the function need not be so of the generated one.
+#[::idem_axum::idempotent(scope = tenant)]
+#[expect(clippy::unused_async, reason = "axum calls async functions only")]
+pub async fn expected(
+    #[expect(unused_variables, reason = "it is there for its extractor")] uri: ::axum::http::Uri,
+    ::axum::extract::Path(tenant): ::axum::extract::Path<u64>,
+) {
+}
+
 #[test]
 fn compiles() {
     let app: ::axum::Router = ::axum::Router::new()
         .route("/create/{tenant}", ::axum::routing::post(create))
         .route("/hello", ::axum::routing::post(hello))
+        .route("/expected/{tenant}", ::axum::routing::post(expected))
         .route("/unfinished", ::axum::routing::post(unfinished));
     ::core::mem::drop(app);
 }
