@@ -18,17 +18,20 @@ use tokio::time::{Instant, timeout};
 
 use crate::context::{self, LayerConfig};
 use crate::policy::{Policy, Refusal};
+use crate::request::UnreadBody;
 use crate::response::{self, Framing, RecordedRequest, Unrecorded};
 use crate::telemetry::{self, ExecutionSpan, Keyless};
 
-/// What an execution needs to know of its request. It has no handle of the engine: a task that outlives the last one would hide
-/// that the engine was dropped while it ran.
+/// What an execution needs to know of its request. It has no handle of the engine by itself: a task that outlives the last one would
+/// hide that the engine was dropped while it ran.
 pub(crate) struct Execution {
     request: RecordedRequest<'static>,
     link: Option<HeaderValue>,
     span: ExecutionSpan,
     /// The handler's transaction, if it has one.
     slot: Option<TransactionSlot>,
+    /// The body of the request, as far as the handler does not read it.
+    unread: UnreadBody,
 }
 
 impl Execution {
@@ -37,17 +40,19 @@ impl Execution {
         config: &LayerConfig,
         span: ExecutionSpan,
         slot: Option<TransactionSlot>,
+        unread: UnreadBody,
     ) -> Self {
         if let Some(slot) = &slot {
             slot.set_timeout(timeout_of(request.policy));
         }
-        Self { request, link: config.link.clone(), span, slot }
+        Self { request, link: config.link.clone(), span, slot, unread }
     }
 
     /// Runs the handler. A panic, even one while the response is made, and a timeout become refusals that are recorded under the
     /// same rules as any response, since the handler may have had effects.
     pub(crate) async fn run(self, handler: BoxFuture<'static, Response>) -> Executed<Response> {
         tracing::debug!("an execution starts");
+        self.unread.release();
         let limit = timeout_of(self.request.policy).map(Limit::new);
         let refusal = match self.respond(handler, limit).await {
             Ok(response) => {
@@ -84,6 +89,7 @@ impl Execution {
                 // The database ends a statement after the same time, and a handler may see that before the timer ends here.
                 Ok(ended) if self.slot.is_none() || !limit.left().is_zero() => ended,
                 late => {
+                    self.unread.keep();
                     panics::drop_quietly(late);
                     panics::drop_quietly(handler);
                     return Err(Refusal::HandlerTimedOut { policy, undone: self.slot.is_some() });
@@ -183,7 +189,7 @@ pub(crate) fn run_without_key(
     slot: TransactionSlot,
     framing: Framing,
     keyless: Option<Arc<Keyless>>,
-    handler: BoxFuture<'static, Response>,
+    (handler, unread): (BoxFuture<'static, Response>, UnreadBody),
 ) -> BoxFuture<'static, Response> {
     // No two requests may have one storage key. Those of keys are hashes.
     static REQUESTS: AtomicU64 = AtomicU64::new(0);
@@ -193,8 +199,14 @@ pub(crate) fn run_without_key(
     Box::pin(async move {
         let span =
             keyless.clone().map_or_else(|| ExecutionSpan::Request(RequestSpan::default()), ExecutionSpan::Keyless);
-        let request = RecordedRequest { policy, framing, body_failed: false, warnings: config.warnings.clone() };
-        let execution = Execution::new(request, &config, span.clone(), Some(slot.clone()));
+        let request = RecordedRequest {
+            policy,
+            framing,
+            has_transaction: true,
+            body_failed: false,
+            warnings: config.warnings.clone(),
+        };
+        let execution = Execution::new(request, &config, span.clone(), Some(slot.clone()), unread.clone());
         let attempt = Attempt::new(StorageKey::from_bytes(key), Fingerprint::from_bytes([0; 32]), policy.rules());
         let execute = move || {
             if let Some(keyless) = &keyless {
@@ -203,12 +215,13 @@ pub(crate) fn run_without_key(
             execution.run(handler)
         };
         let run = config.idempotency.run_in_transaction(attempt, slot.clone(), execute);
-        match run.await {
+        let response = match run.await {
             Ok(RunResult::Executed(response)) => response,
             // There are no records without keys.
             Ok(RunResult::Replayed(_)) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
             Err(reason) => refused(policy, &config, || span.get(), Some(&slot), reason),
-        }
+        };
+        unread.discard_if_refused(response).await
     })
 }
 
@@ -231,7 +244,8 @@ pub(crate) fn refused(
                     "a handler with an argument `Tx` failed: its response was not sent and not recorded"
                 );
             });
-            StatusCode::INTERNAL_SERVER_ERROR.into_response()
+            // Shadow mode records it no more than the engine did.
+            (Unrecorded, StatusCode::INTERNAL_SERVER_ERROR).into_response()
         }
     }
 }

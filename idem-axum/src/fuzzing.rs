@@ -17,7 +17,7 @@ pub use idem_runtime::{Key, Scope, StorageKey, fuzzing::*};
 /// Returns the record of a response whose body is ready; `None` if there is none.
 pub fn recorded(policy: &Policy, response: Response) -> Option<Bytes> {
     let (framing, warnings) = (response::Framing::default(), Warnings::default());
-    let request = response::RecordedRequest { policy, framing, body_failed: false, warnings };
+    let request = response::RecordedRequest { policy, framing, has_transaction: false, body_failed: false, warnings };
     match response::record(&request, response, usize::MAX).now_or_never()?.ok()? {
         Executed { recording: Recording::Done(Outcome::Record(record)), .. } => {
             Some(Bytes::copy_from_slice(record.as_slice()))

@@ -27,9 +27,9 @@ use crate::warnings::Warnings;
 /// ```
 ///
 /// # One engine, one set of endpoints
-/// A key is bound to the Rust path of the handler, the method and the route template. If two routers serve the same handler at the same
-/// template for different purposes, say on two ports, give each an [`Idempotency`] with a different namespace, or declare scopes that
-/// differ.
+/// A key is bound to the Rust path of the handler, the method and the route template. The path is that of its module and its name: methods
+/// of two types in one module may have the same. If two routers serve the same handler at the same template for different purposes, say
+/// on two ports, give each an [`Idempotency`] with a different namespace, or declare scopes that differ.
 ///
 /// # Order of layers
 /// Every extractor runs on every request, so authentication in an extractor always guards the record. Authentication in middleware guards
@@ -37,10 +37,11 @@ use crate::warnings::Warnings;
 /// continues, and a retry gets its response.
 ///
 /// # Request bodies that were not read
-/// A replay or a refusal may be ready before the request body was read. Many clients cannot read a response that comes during their upload.
-/// So the rest of the body is read and discarded first, up to 64 MiB and 30 seconds, whatever the body limit is. If that is not all of it,
-/// the response over HTTP/1.1 has `Connection: close`. A client that waits for `100 Continue` gets its response at once, with the same
-/// header. No key is claimed meanwhile. The async runtime needs its time driver, which `#[tokio::main]` enables.
+/// A replay or a refusal may be ready before the request body was read, and so may the 504 or 500 of a handler that is stopped while it
+/// reads it. Many clients cannot read a response that comes during their upload. So the rest of the body is read and discarded first, up
+/// to 64 MiB and 30 seconds, whatever the body limit is. If that is not all of it, the response over HTTP/1.1 has `Connection: close`. A
+/// client that waits for `100 Continue` gets its response at once, with the same header. No key is claimed meanwhile. The async runtime
+/// needs its time driver, which `#[tokio::main]` enables.
 #[derive(Clone, Debug)]
 #[must_use = "a layer has no effect until it is mounted"]
 pub struct IdempotencyLayer {

@@ -69,8 +69,13 @@ impl KeyedRequest {
         (handler, slot): (BoxFuture<'static, Response>, Option<TransactionSlot>),
     ) -> BoxFuture<'static, Response> {
         let Self { owner, mut fingerprint, framing, info, span } = *self;
-        let request =
-            RecordedRequest { policy, framing, body_failed: unread.has_failed(), warnings: config.warnings.clone() };
+        let request = RecordedRequest {
+            policy,
+            framing,
+            has_transaction: slot.is_some(),
+            body_failed: unread.has_failed(),
+            warnings: config.warnings.clone(),
+        };
         let (scope, caller) = owner.scope(scope);
         if let Some(caller) = &caller {
             fingerprint.bind_caller(caller);
@@ -86,18 +91,21 @@ impl KeyedRequest {
         key.set_identity(attempt.key, attempt.fingerprint);
         span.set_key(&attempt.key);
         if policy.shadow {
-            unread.release();
             let handler = match slot {
-                None => handler,
-                Some(slot) => execution::run_without_key(policy, Arc::clone(&config), slot, framing, None, handler),
+                None => {
+                    unread.release();
+                    handler
+                }
+                Some(slot) => {
+                    execution::run_without_key(policy, Arc::clone(&config), slot, framing, None, (handler, unread))
+                }
             };
             return Box::pin(shadow::run(config.idempotency.clone(), request, attempt, span, handler));
         }
-        let execution = Execution::new(request, &config, ExecutionSpan::Request(span.clone()), slot.clone());
-        let body = unread.clone();
+        let execution =
+            Execution::new(request, &config, ExecutionSpan::Request(span.clone()), slot.clone(), unread.clone());
         let execute = move |lease: Lease| {
             key.set_lease(lease);
-            body.release();
             execution.run(handler)
         };
         let idempotency = config.idempotency.clone();
@@ -130,7 +138,8 @@ impl AfterRun {
     ) -> BoxFuture<'static, Response> {
         Box::pin(async move {
             let response = match run.await {
-                Ok(RunResult::Executed(response)) => return response,
+                Ok(RunResult::Executed(response)) if self.unread.is_nothing() => return response,
+                Ok(RunResult::Executed(response)) => return self.unread.discard_if_refused(response).await,
                 Ok(RunResult::Replayed(replay)) => self.replay(&replay),
                 Err(reason) => {
                     execution::refused(self.policy, &self.config, || self.span.clone(), self.slot.as_ref(), reason)

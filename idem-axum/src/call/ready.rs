@@ -93,10 +93,14 @@ impl ReadyCall {
                 return if span.is_on() { Box::pin(async move { span.instrument(response).await }) } else { response };
             }
         };
-        unread.release();
         match slot {
-            None => unprotected(policy, config, keyless, handler),
-            Some(slot) => execution::run_without_key(policy, config, slot, framing, keyless.map(Arc::new), handler),
+            None => {
+                unread.release();
+                unprotected(policy, config, keyless, handler, unread)
+            }
+            Some(slot) => {
+                execution::run_without_key(policy, config, slot, framing, keyless.map(Arc::new), (handler, unread))
+            }
         }
     }
 
@@ -144,6 +148,7 @@ fn unprotected(
     config: Arc<LayerConfig>,
     keyless: Option<Keyless>,
     handler: BoxFuture<'static, Response>,
+    unread: UnreadBody,
 ) -> BoxFuture<'static, Response> {
     if let Some(keyless) = &keyless {
         keyless.starts();
@@ -155,9 +160,10 @@ fn unprotected(
             if let Ok(response) = timeout(longest, &mut handler).await {
                 return response;
             }
+            unread.keep();
             panics::drop_quietly(handler);
             let span = keyless.as_ref().map(Keyless::span).unwrap_or_default();
-            config.refuse(&span, Refusal::HandlerTimedOut { policy, undone: false })
+            unread.discard_if_refused(config.refuse(&span, Refusal::HandlerTimedOut { policy, undone: false })).await
         }),
     }
 }

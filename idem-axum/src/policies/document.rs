@@ -189,7 +189,7 @@ impl DescribedRules {
                 wait: in_flight.wait.map(Time::of),
             },
             mismatch: Status { status: policy.mismatch },
-            record: ranges(policy.recorded()),
+            record: ranges(policy.recorded(false)),
             replay: DescribedReplay {
                 status: replay.status,
                 headers: replay.headers,

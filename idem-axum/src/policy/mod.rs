@@ -298,10 +298,12 @@ impl Policy {
         self
     }
 
-    /// Returns the statuses whose responses are recorded.
-    pub(crate) const fn recorded(&self) -> Statuses {
+    /// Returns the statuses whose responses are recorded, of a handler with a transaction or without one.
+    pub(crate) const fn recorded(&self, has_transaction: bool) -> Statuses {
         match self.record {
             Some(statuses) => statuses,
+            // What it wrote is rolled back, so a retry is meant to run it again.
+            None if has_transaction => Statuses::ALL.minus(Statuses::SERVER_ERROR),
             None => Statuses::ALL,
         }
     }

@@ -57,7 +57,7 @@ fn after_string(mut text: &[u8]) -> &[u8] {
     text
 }
 
-/// Returns the value of a number, if no other number gives the same `f64`: an integer up to 2^53, or a fraction of at most 15
+/// Returns the value of a number, if no other number gives the same `f64`: an integer below 2^53, or a fraction of at most 15
 /// significant digits that is not too small to be told from zero.
 fn exact(number: &[u8]) -> Option<Number> {
     let value = std::str::from_utf8(number).ok()?.parse::<f64>().ok().filter(|value| value.abs() <= MAX_SAFE)?;

@@ -3,10 +3,11 @@
 //! A server closes the connection if a response is sent before the body was read, and many clients then report a broken pipe
 //! instead of the response. So a replay or a refusal is sent after the rest of the body was read and discarded.
 
-use std::future::poll_fn;
+use std::future::{poll_fn, ready};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
+use std::thread;
 use std::time::Duration;
 
 use axum::BoxError;
@@ -19,8 +20,10 @@ use http::header::{CONNECTION, EXPECT};
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Version};
 use http_body::{Body as HttpBody, Frame, SizeHint};
+use idem_runtime::panics::drop_quietly;
 use tokio::time::timeout;
 
+use crate::policy::Refusal;
 use crate::response::BufferedFrames;
 
 /// How many bytes of a body are discarded, and for how long. They are more than most limits of a body, since a client that is
@@ -104,7 +107,23 @@ impl UnreadBody {
         shared.released = true;
         let unread = if shared.handed { None } else { shared.body.take() };
         drop(shared);
-        drop(unread);
+        drop_quietly(unread);
+    }
+
+    /// Keeps the body if its reader drops it from now on: the handler is stopped.
+    pub(crate) fn keep(&self) {
+        if let Some(shared) = &self.shared {
+            lock(shared).released = false;
+        }
+    }
+
+    /// As [`discard`](Self::discard), if the response is a refusal, of a handler that was stopped or did not run. If a task of the handler
+    /// still reads the body, the response is not delayed.
+    pub(crate) fn discard_if_refused(self, response: Response) -> BoxFuture<'static, Response> {
+        if response.extensions().get::<Refusal>().is_none() || self.is_handed() {
+            return Box::pin(ready(response));
+        }
+        self.discard(response)
     }
 
     /// Reads the rest of the body, discards it, and returns the response. If not all of it can be read, the response says that
@@ -182,7 +201,7 @@ impl HttpBody for HandedBody {
         // A stream may panic if it is asked again after its end.
         let ended = if matches!(polled, Poll::Ready(None)) { shared.body.take() } else { None };
         drop(shared);
-        drop(ended);
+        drop_quietly(ended);
         // `Body::new` wraps the error again.
         polled.map_err(axum::Error::into_inner)
     }
@@ -200,9 +219,10 @@ impl Drop for HandedBody {
     fn drop(&mut self) {
         let mut shared = lock(&self.0);
         shared.handed = false;
-        let unread = if shared.released { shared.body.take() } else { None };
+        // If the handler panics, the response may still be sent without it.
+        let unread = if shared.released && !thread::panicking() { shared.body.take() } else { None };
         drop(shared);
-        drop(unread);
+        drop_quietly(unread);
     }
 }
 

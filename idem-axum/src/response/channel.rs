@@ -267,7 +267,7 @@ mod tests {
         let (parts, body) = response.into_parts();
         let policy = &Policy::DEFAULT;
         let (framing, warnings) = (Framing::default(), Warnings::default());
-        let request = RecordedRequest { policy, framing, body_failed: false, warnings };
+        let request = RecordedRequest { policy, framing, has_transaction: false, body_failed: false, warnings };
         new(start(&request, &parts, &body).unwrap(), None)
     }
 

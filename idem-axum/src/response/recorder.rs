@@ -141,6 +141,8 @@ impl Framing {
 pub(crate) struct RecordedRequest<'a> {
     pub(crate) policy: &'a Policy,
     pub(crate) framing: Framing,
+    /// Whether the handler has a `Tx`.
+    pub(crate) has_transaction: bool,
     /// Whether an extractor saw the body break off, and the handler ran nevertheless. The client will send the whole body under the
     /// same key, so nothing is recorded.
     pub(crate) body_failed: bool,
@@ -157,7 +159,7 @@ pub(crate) fn start(request: &RecordedRequest<'_>, parts: &Parts, body: &Body) -
     // The tunnel is that of one connection: a retry needs its own.
     let is_tunnel = is_connect && parts.status.is_success();
     // 1xx, the 101 of an upgrade among them, are in no set of statuses.
-    let is_recorded = policy.recorded().contains(parts.status.as_u16()) && !is_tunnel;
+    let is_recorded = policy.recorded(request.has_transaction).contains(parts.status.as_u16()) && !is_tunnel;
     if unrecorded || refused || request.body_failed || !is_recorded {
         return Err(Outcome::Release);
     }

@@ -14,7 +14,7 @@ use crate::policy::{Policy, Replay};
 use crate::warnings::Warnings;
 
 fn request(policy: &Policy, framing: Framing) -> RecordedRequest<'_> {
-    RecordedRequest { policy, framing, body_failed: false, warnings: Warnings::default() }
+    RecordedRequest { policy, framing, has_transaction: false, body_failed: false, warnings: Warnings::default() }
 }
 
 fn head() -> Framing {

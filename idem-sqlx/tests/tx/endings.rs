@@ -7,7 +7,7 @@ use axum::body::Body;
 use axum::extract::Path;
 use axum::http::StatusCode;
 use axum::routing::post;
-use idem_axum::{IdempotencyLayer, idempotent};
+use idem_axum::{IdempotencyLayer, Key, Scope, idempotent};
 use idem_sqlx::Tx;
 use idem_testkit::wait::within;
 use sqlx::{Database, Sqlite};
@@ -239,8 +239,15 @@ where
     for run in 1..=2 {
         assert_eq!(shop.send("/shadowed/201", "a").await.brief(), (201, &*format!("run {run}")));
     }
-    assert_eq!(shop.send("/shadowed/402", "b").await.status, 402);
-    assert_eq!(shop.effects().await, 2);
+    let endings = [("402", 402, true), ("500", 500, false), ("commit-201", 500, false)];
+    for (ending, status, _) in endings {
+        assert_eq!(shop.send(&format!("/shadowed/{ending}"), ending).await.status, status);
+    }
+    within("what is recorded", shop.idempotency.drain()).await;
+    for (ending, _, is_recorded) in endings {
+        let report = shop.idempotency.inspect(&Scope::GLOBAL, &Key::parse(ending.as_bytes()).unwrap()).await.unwrap();
+        assert_eq!(report.is_some(), is_recorded, "{ending}: {report:?}");
+    }
 }
 
 async fn a_timeout_undoes_everything<D: Database, K>(shop: Shop<D, K>)

@@ -277,7 +277,7 @@ macro_rules! endpoints {
                 act_on(app, &mut tx, &what).await
             }
 
-            #[idempotent(shadow)]
+            #[idempotent(shadow, scope = global)]
             pub(crate) async fn shadowed(
                 State(app): State<App<$database>>,
                 Path(what): Path<String>,

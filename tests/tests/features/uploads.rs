@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use axum::body::Body;
 use axum::extract::rejection::JsonRejection;
@@ -14,8 +15,10 @@ use axum::routing::post;
 use axum::{Json, Router};
 use futures_util::{StreamExt, stream};
 use idem_axum::{IdempotencyKey, Part, Policy, idempotent};
+use idem_testkit::wait::until;
 use idem_tests::support::{self, TestServer, read_all, read_until};
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::time::timeout;
 
 const WITHOUT_BODY: Policy = Policy::DEFAULT.fingerprint(&[Part::Method, Part::Path]);
 const REQUIRED: Policy = WITHOUT_BODY.required();
@@ -57,6 +60,18 @@ async fn key_too_early(uri: Uri, _: Named, _: Body) {
 #[idempotent(policy = WITHOUT_BODY)]
 async fn key_last(_: IdempotencyKey) {}
 
+#[idempotent(policy = WITHOUT_BODY, timeout = "200ms")]
+async fn takes_long(body: Body) -> String {
+    length(body).await.to_string()
+}
+
+#[idempotent(policy = WITHOUT_BODY)]
+async fn panics(body: Body) {
+    let mut frames = body.into_data_stream();
+    frames.next().await;
+    panic!("after the first frame");
+}
+
 #[idempotent]
 async fn in_fingerprint(State(runs): State<Runs>, body: Body) -> String {
     runs.fetch_add(1, Ordering::SeqCst);
@@ -72,6 +87,8 @@ fn routes(runs: &Runs) -> Router {
         .route("/key-last", post(key_last))
         .route("/key-too-early", post(key_too_early))
         .route("/in-fingerprint", post(in_fingerprint))
+        .route("/takes-long", post(takes_long))
+        .route("/panics", post(panics))
         .with_state(runs.clone())
 }
 
@@ -142,6 +159,31 @@ async fn a_client_that_awaits_100_continue_is_not_asked_for_its_body() {
     assert_eq!(read_until(&mut connection, "\r\n\r\n").await, "HTTP/1.1 100 Continue\r\n\r\n");
     connection.write_all(&vec![b'x'; SIZE]).await.unwrap();
     assert!(read_until(&mut connection, "\r\n\r\n8388608").await.starts_with("HTTP/1.1 200"));
+}
+
+/// The handler has the body when it ends.
+#[tokio::test]
+async fn a_connection_is_used_again_after_a_handler_that_reads_the_body_was_stopped() {
+    let served = TestServer::new(routes(&Runs::default())).await;
+    let mut connection = served.connect().await;
+    for (path, key, end) in [
+        ("/takes-long", "idempotency-key: a\r\n", "idempotency_handler_timed_out\"}"),
+        ("/takes-long", "", "idempotency_handler_timed_out\"}"),
+        ("/panics", "idempotency-key: b\r\n", "idempotency_handler_panicked\"}"),
+    ] {
+        let head = format!("POST {path} HTTP/1.1\r\nhost: a\r\n{key}content-length: {SIZE}\r\n\r\n");
+        connection.write_all(&[head.as_bytes(), &[b'x'; 4]].concat()).await.unwrap();
+        let ended = served.idempotency.clone();
+        until("the handler has ended", async || key.is_empty() || ended.executions() == 0).await;
+        let mut early = [0];
+        let early = timeout(Duration::from_millis(300), connection.read(&mut early)).await;
+        assert!(early.is_err(), "{path} {key}: the upload is not at its end: {early:?}");
+        connection.write_all(&vec![b'x'; SIZE - 4]).await.unwrap();
+        let response = read_until(&mut connection, end).await;
+        let status = if path == "/panics" { "500" } else { "504" };
+        assert!(response.starts_with(&format!("HTTP/1.1 {status} ")), "{path} {key}: {response}");
+        assert!(!response.contains("connection: close"), "{path} {key}: {response}");
+    }
 }
 
 #[tokio::test]
