@@ -19,8 +19,8 @@ use crate::record::RecordBuilder;
 const JSON: u8 = b'J';
 
 impl Outcome {
-    /// Returns a record of a value, in the format of [`Idempotency::once`], for [`Once::settle`]. What a function returns is recorded by
-    /// the engine itself.
+    /// Returns a record of a value, in the format of [`Idempotency::once`](crate::Idempotency::once), for
+    /// [`Once::settle`](super::Once::settle). What a function returns is recorded by the engine itself.
     ///
     /// # Errors
     /// The value does not serialize as JSON. Nothing was recorded.
