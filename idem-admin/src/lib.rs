@@ -48,6 +48,7 @@
 //! the `next` of one page as the `from` of the following request. To make changes, call the methods of [`Idempotency`] instead.
 //!
 //! ```console
+//! $ printf %s 'order-17' > key.txt
 //! $ curl -H 'Accept: application/json' --data-urlencode key@key.txt \
 //!        --data scope=header --data header=X-Tenant --data header_values=acme https://shop.example/support/keys
 //! {"state":"recorded","key":"c4a1f09e","endpoint":"POST /orders", ..}

@@ -99,11 +99,9 @@ impl Cluster {
 
     /// Returns the nodes that have slots, in the order of their addresses.
     pub(crate) async fn primaries(&self, deadline: Instant) -> Result<Vec<(String, Arc<Node>)>, Error> {
-        if self.is_stale.load(Ordering::SeqCst) {
-            let version = self.read(|state| state.version);
-            // If no node replies, there is none.
-            let _ = timeout_at(deadline, self.ask(version)).await;
-        }
+        let version = self.read(|state| state.version);
+        // In a process whose steps meet no key that has moved, no other question would tell. If no node replies, what was known counts.
+        let _ = timeout_at(deadline, self.ask(version)).await;
         let primaries: BTreeMap<_, _> = self.read(|state| {
             let primaries = state.slots.iter().flatten().filter_map(|at| state.nodes.get_key_value(at));
             primaries.map(|(at, node)| (format!("{}:{}", at.host, at.port), Arc::clone(node))).collect()

@@ -11,7 +11,8 @@ const MIN_WAIT: Duration = Duration::from_millis(1);
 /// No step is waited for longer.
 const MAX_WAIT: Duration = Duration::from_secs(60 * 60);
 
-/// How many copies of a claim there must be before the handler runs, and of a record before the response is sent.
+/// How many copies of a claim there must be before the handler runs. The response waits a second for those of its record, and is then sent;
+/// the engine goes on trying.
 ///
 /// ```
 /// use std::time::Duration;

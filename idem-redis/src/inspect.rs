@@ -118,7 +118,13 @@ impl Client {
             starts.cmd("GETRANGE").arg(self.name(key).0).arg(0).arg(CLAIM.len() - 1);
         }
         let starts = if found.is_empty() { Vec::new() } else { server.connection.send(&starts, deadline).await?.value };
-        let claims = found.into_iter().zip(starts).filter(|(_, start)| *start == Value::BulkString(CLAIM.to_vec()));
+        let may_be_claim = |start: &Value| match start {
+            Value::BulkString(start) => *start == CLAIM,
+            // It may have moved to another node, or a right may be missing. What has another type is not ours.
+            Value::ServerError(error) => error.code() != "WRONGTYPE",
+            _ => false,
+        };
+        let claims = found.into_iter().zip(starts).filter(|(_, start)| may_be_claim(start));
         let claims: Vec<_> = claims.map(|(key, _)| key).collect();
         let mut looks = Pipeline::new();
         for (number, key) in claims.iter().enumerate() {

@@ -48,7 +48,9 @@
 //! - `appendonly yes`, unless the server may forget everything when it restarts.
 //! - A user with the [rights](#rights) below.
 //!
-//! The store checks version, policy, role and rights on each new connection, since a failover may lead to another server.
+//! The store checks version, policy, role and rights on each new connection, since a failover may lead to another server. With a
+//! [connection manager](RedisStore::from_connection_manager), which reconnects by itself, it checks before its first step and after a step
+//! that failed.
 //! [`connect`](RedisStore::connect) refuses a server that does not meet the requirements, and so does each later step. The error says what
 //! to set.
 //!

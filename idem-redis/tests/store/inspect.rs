@@ -186,6 +186,19 @@ async fn a_failover_between_two_pages_hides_no_unknown_outcome() {
     .await;
 }
 
+/// As after a failover, when the node that was demoted refuses to read.
+#[tokio::test]
+async fn a_key_that_cannot_be_looked_at_is_not_left_out() {
+    let server = Redis::start().await;
+    let store = RedisStore::connect(server.url()).await.unwrap();
+    let short = BeginOptions::new(Duration::from_millis(50), TTL);
+    drop(store.begin(&key(1), &fingerprint(1), &short).await.unwrap());
+    until("it is listed", async || !store.inspect_unknown(None).await.unwrap().keys.is_empty()).await;
+    server.say("ACL SETUSER default -getrange").await;
+    let page = store.inspect_unknown(None).await;
+    assert!(page.as_ref().map_or(true, |page| page.keys.len() == 1), "{page:?}");
+}
+
 #[tokio::test]
 async fn a_restart_between_two_pages_hides_no_unknown_outcome() {
     let mut server = Redis::durable().await;
