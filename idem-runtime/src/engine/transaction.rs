@@ -130,7 +130,7 @@ impl Idempotency {
                 ClaimEnd::Complete(record, ttl) => transaction.complete(&record, ttl).await,
                 ClaimEnd::Release => match transaction.undo().await {
                     Err(StoreError::Lost) => Err(StoreError::Lost),
-                    // The connection is broken, and so is the transaction.
+                    // The connection is broken, or a statement failed: nothing of the transaction can be committed.
                     Ok(()) | Err(_) => Ok(()),
                 },
             };

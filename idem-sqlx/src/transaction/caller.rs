@@ -8,7 +8,7 @@ use idem_runtime::remote::{OwnerToken, jitter};
 use idem_runtime::{Begin, BeginOptions, Fingerprint, Record, StorageKey, StoreError};
 use tokio::time::sleep;
 
-use super::{ClaimRow, MAX_ATTEMPTS, PAUSE, lock_sql, nothing_is_left};
+use super::{ClaimRow, MAX_ATTEMPTS, PAUSE, lock_sql, nothing_is_left, read_late_replies};
 use crate::dialect::{Dialect, TransactionState};
 use crate::errors::{DatabaseError, Problem, Step};
 use crate::rows::{self, BeginRow};
@@ -27,7 +27,7 @@ struct ClaimInTransaction {
     savepoint: String,
     /// The owner that disappeared, until its claim is taken over.
     previous_owner: Option<OwnerToken>,
-    /// See [`CHANGES`](crate::dialect::sealed::Dialect::CHANGES). The number after the claim.
+    /// See [`CHANGES`](crate::dialect::sealed::Dialect::CHANGES). The number before the claim.
     changes: Option<i64>,
 }
 
@@ -56,6 +56,7 @@ impl<'t, D: Dialect> InCallersTransaction<'t, D> {
     }
 
     async fn run(&mut self, sql: String) -> Result<Vec<D::Row>, sqlx::Error> {
+        read_late_replies::<D>(self.connection).await?;
         D::run(self.connection, sql).await
     }
 
@@ -74,10 +75,10 @@ impl<'t, D: Dialect> InCallersTransaction<'t, D> {
         claim: &mut ClaimInTransaction,
     ) -> Result<Option<BeginRow>, StoreError> {
         let claim_sql = claim.row.claim::<D>(&table.executor.statements);
-        // The claim comes before anything that reads: in SQLite a transaction that has read may be refused the lock to write.
+        // The claim comes before anything that reads a table: in SQLite a transaction that has read may be refused the lock to write.
         let savepoint = &claim.savepoint;
         let changes = D::CHANGES.map(|changes| format!("{changes}; ")).unwrap_or_default();
-        let sql = format!("SAVEPOINT {savepoint}; SAVEPOINT {savepoint}_; {claim_sql}; {changes}{}", D::DATABASE);
+        let sql = format!("{changes}SAVEPOINT {savepoint}; SAVEPOINT {savepoint}_; {claim_sql}; {}", D::DATABASE);
         let rows = match self.run(sql).await {
             Ok(rows) => rows,
             Err(error) => {
@@ -91,7 +92,7 @@ impl<'t, D: Dialect> InCallersTransaction<'t, D> {
         };
         let Some((database, mut rows)) = rows.split_last() else { return Ok(None) };
         if D::CHANGES.is_some()
-            && let Some((changes, others)) = rows.split_last()
+            && let Some((changes, others)) = rows.split_first()
         {
             (claim.changes, rows) = (rows::number::<D>(changes).ok(), others);
         }
@@ -150,7 +151,7 @@ impl<'t, D: Dialect> InCallersTransaction<'t, D> {
     /// The function has ended the transaction: what it wrote before may be committed. The outcome is unknown to later calls.
     async fn gone(&mut self, claim: &ClaimInTransaction) -> StoreError {
         if let Some(table) = &self.table
-            && nothing_is_left(self.connection, table, &claim.row, claim.changes).await
+            && nothing_is_left(self.connection, table, &claim.row, claim.changes.map(|changes| changes + 1)).await
         {
             self.begin_again().await;
             return StoreError::unavailable(

@@ -11,6 +11,7 @@ use std::time::Duration;
 use idem_runtime::remote::jitter;
 use idem_runtime::transaction::TransactionSlot;
 use idem_runtime::{Begin, BeginOptions, Fingerprint, StorageKey, StoreError};
+use sqlx::Connection;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, sleep, timeout};
 
@@ -267,6 +268,18 @@ impl<D: Dialect> Beginner<'_, D> {
             sql.push_str(&self.row.claim::<D>(&self.table.executor.statements));
         }
         sql
+    }
+}
+
+/// Waits for the replies to statements that were given up, whose errors are in the state of the transaction. sqlx would read them before
+/// it sends the next statement, and return an error of theirs as if that statement, which it then does not send, had failed.
+async fn read_late_replies<D: Dialect>(connection: &mut D::Connection) -> Result<(), sqlx::Error> {
+    loop {
+        match connection.flush().await {
+            // Each is taken out of what has come.
+            Err(sqlx::Error::Database(_)) => {}
+            ended => return ended,
+        }
     }
 }
 

@@ -9,6 +9,7 @@ use sqlx_core::transaction::TransactionManager;
 use tokio::runtime::Handle;
 use tokio::time::{sleep, timeout};
 
+use super::read_late_replies;
 use crate::dialect::{Dialect, TransactionState, Value};
 use crate::errors::Step;
 use crate::table::Table;
@@ -81,8 +82,14 @@ impl<D: Dialect> OpenTransaction<D> {
     }
 
     async fn step(&mut self, sql: String, sent: Sent) -> Result<Vec<D::Row>, sqlx::Error> {
-        self.sent = Some(sent);
-        let rows = timeout(D::STEP_TIMEOUT, D::run(self.connection_mut(), sql)).await.map_err(|_| timed_out())?;
+        // A statement of the handler's that is waited for may be cancelled.
+        self.sent = Some(Sent::Within);
+        let step = async {
+            read_late_replies::<D>(self.connection_mut()).await?;
+            self.sent = Some(sent);
+            D::run(self.connection_mut(), sql).await
+        };
+        let rows = timeout(D::STEP_TIMEOUT, step).await.map_err(|_| timed_out())?;
         self.sent = None;
         rows
     }

@@ -1,8 +1,10 @@
 //! Statements that fail, and connections that break.
 
+use futures_util::FutureExt;
+use idem_runtime::{Abandoned, RefusalReason};
 use idem_sqlx::OnceExt;
 use idem_testkit::postgres::Postgres as Server;
-use sqlx::{PgConnection, Postgres, Sqlite, SqliteConnection};
+use sqlx::{Connection, PgConnection, Postgres, Sqlite, SqliteConnection};
 use tempfile::TempDir;
 
 use crate::shop::{Failure, Shop, Sql};
@@ -49,6 +51,26 @@ async fn a_first_write_that_finds_no_room_in_sqlite_leaves_the_key_free() {
     tx.commit().await.unwrap();
     assert_eq!((shop.effects("before").await, shop.records().await), (0, 0));
     assert_eq!(shop.deliver(shop.once("a")).await.unwrap(), "run 1");
+}
+
+/// The claim that is taken over is one change of the connection, as a new one is.
+#[tokio::test]
+async fn a_first_write_of_a_take_over_that_finds_no_room_in_sqlite_leaves_the_outcome_unknown_as_it_was() {
+    let shop = Shop::sqlite().await;
+    shop.leave_unknown().await;
+    let mut tx = shop.pool.begin_with("BEGIN IMMEDIATE").await.unwrap();
+    sqlx::raw_sql("PRAGMA max_page_count = 50").execute(&mut *tx).await.unwrap();
+    let write = async |tx: &mut SqliteConnection| {
+        let large = sqlx::raw_sql("INSERT INTO effects VALUES (zeroblob(1000000))").execute(tx).await;
+        large.map(|_| String::new()).map_err(|_| Failure::AsAsked)
+    };
+    let failed = shop.once("a").abandoned(Abandoned::Rerun).run_in(&mut tx, write).await.unwrap_err();
+    assert!(matches!(failed, Failure::AsAsked), "{failed:?}");
+    sqlx::raw_sql("PRAGMA max_page_count = 1000000").execute(&mut *tx).await.unwrap();
+    tx.commit().await.unwrap();
+    let refused = shop.deliver(shop.once("a")).await.unwrap_err();
+    assert!(matches!(refused.reason(), RefusalReason::OutcomeUnknown), "{refused:?}");
+    assert_eq!(shop.deliver(shop.once("a").abandoned(Abandoned::Rerun)).await.unwrap(), "run 2");
 }
 
 /// SQLite does so too if the disk refuses a write.
@@ -127,4 +149,69 @@ async fn after_the_connection_broke_an_error_is_that_of_the_function_and_the_key
     drop(tx);
     assert_eq!(shop.deliver(shop.once("a")).await.unwrap(), "run 2");
     assert_eq!(shop.effects("shipped").await, 1);
+}
+
+/// Sends a statement that fails after a while, and stops waiting for it.
+fn give_up(connection: &mut PgConnection) {
+    let given_up = sqlx::raw_sql("SELECT pg_sleep(0.2); SELECT 1 / 0").execute(connection).now_or_never();
+    assert!(given_up.is_none(), "it takes a while");
+}
+
+/// sqlx returns the error of such a statement as that of the next one, which is never sent.
+#[tokio::test]
+async fn an_error_after_a_statement_that_was_given_up_undoes_what_the_function_wrote_and_nothing_else() {
+    for is_nested in [false, true] {
+        let shop = Shop::postgres().await;
+        let mut tx = shop.begin().await;
+        Shop::<Postgres, Server>::run(&mut tx, "INSERT INTO effects VALUES ('before')").await;
+        let hasty = async |tx: &mut PgConnection| {
+            shop.ship(tx).await?;
+            if is_nested {
+                give_up(&mut Connection::begin(&mut *tx).await.unwrap());
+            } else {
+                give_up(tx);
+            }
+            Err::<String, _>(Failure::AsAsked)
+        };
+        let failed = shop.once("a").run_in(&mut tx, hasty).await.unwrap_err();
+        assert!(matches!(failed, Failure::AsAsked), "{failed:?}");
+        tx.commit().await.unwrap();
+        let effects = (shop.effects("before").await, shop.effects("shipped").await, shop.records().await);
+        assert_eq!(effects, (1, 0, 0), "nested: {is_nested}");
+    }
+}
+
+#[tokio::test]
+async fn a_success_after_a_statement_that_was_given_up_is_undone_if_the_statement_fails() {
+    for is_nested in [false, true] {
+        let shop = Shop::postgres().await;
+        let mut tx = shop.begin().await;
+        Shop::<Postgres, Server>::run(&mut tx, "INSERT INTO effects VALUES ('before')").await;
+        let hasty = async |tx: &mut PgConnection| {
+            let value = shop.ship(tx).await;
+            if is_nested {
+                give_up(&mut Connection::begin(&mut *tx).await.unwrap());
+            } else {
+                give_up(tx);
+            }
+            value
+        };
+        let ended = shop.once("a").run_in(&mut tx, hasty).await;
+        // A failure within a nested transaction is undone with that.
+        assert_eq!(ended.is_ok(), is_nested, "{ended:?}");
+        tx.commit().await.unwrap();
+        let left = usize::from(is_nested);
+        assert_eq!((shop.effects("before").await, shop.effects("shipped").await), (1, left), "nested: {is_nested}");
+        assert_eq!(shop.records().await, left, "nested: {is_nested}");
+    }
+}
+
+#[tokio::test]
+async fn a_statement_that_the_caller_gave_up_in_a_nested_transaction_is_not_the_failure_of_the_claim() {
+    let shop = Shop::postgres().await;
+    let mut tx = shop.begin().await;
+    give_up(&mut tx.begin().await.unwrap());
+    assert_eq!(shop.once("a").run_in(&mut tx, async |tx| shop.ship(tx).await).await.unwrap(), "run 1");
+    tx.commit().await.unwrap();
+    assert_eq!((shop.effects("shipped").await, shop.records().await), (1, 1));
 }

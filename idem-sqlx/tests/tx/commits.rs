@@ -267,6 +267,32 @@ async fn a_statement_that_the_handler_stopped_waiting_for_does_not_go_on_at_the_
     assert_eq!(shop.send("/act/201", "b").await.brief(), (201, "run 2"));
 }
 
+/// sqlx reads the reply to it before it sends the next one. Its error would be that of the commit, which was never sent.
+#[tokio::test]
+async fn a_client_error_after_a_statement_that_was_given_up_and_failed_is_recorded() {
+    let shop = Shop::postgres(4).await;
+    for replayed in [false, true] {
+        let reply = shop.send("/act/fickle-402", "a").await;
+        assert_eq!((reply.brief(), reply.replayed), ((402, "run 1"), replayed));
+    }
+    let refused = shop.send("/act/fickle-201", "b").await;
+    assert_eq!(refused.status, 500, "{refused:?}");
+    assert_eq!(shop.effects().await, 0);
+    assert_eq!(shop.send("/act/201", "b").await.brief(), (201, "run 3"));
+}
+
+/// Nothing is recorded, since the commit would come after it. It would hold its connection, and its locks, for ten minutes.
+#[tokio::test]
+async fn a_response_that_is_to_be_recorded_does_not_wait_for_a_statement_that_was_given_up() {
+    let shop = Shop::postgres(4).await;
+    let reply = shop.send("/act/hasty-402", "a").await;
+    assert!(reply.status == 503 && reply.retry_after, "{reply:?}");
+    let running =
+        "SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%pg_sleep(600)%' AND pid <> pg_backend_pid()";
+    shop.keeper.wait_until(running, "0").await;
+    assert_eq!(shop.send("/act/201", "a").await.brief(), (201, "run 2"));
+}
+
 /// Otherwise each try would leave another server process behind, up to the limit of the server.
 #[tokio::test]
 async fn a_commit_that_waits_keeps_its_place_in_the_pool() {

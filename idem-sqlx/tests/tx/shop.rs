@@ -12,7 +12,7 @@ use axum::extract::{FromRequestParts, Path, State};
 use axum::http::{Request, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
-use futures_util::StreamExt;
+use futures_util::{FutureExt, StreamExt};
 use http_body_util::BodyExt;
 use idem_axum::{Idempotency, IdempotencyKey, IdempotencyLayer, Policy, Refusal, Unrecorded, idempotent};
 use idem_sqlx::{PostgresStore, SqliteStore, Tx};
@@ -132,6 +132,11 @@ macro_rules! endpoints {
                         "hasty" => {
                             let query = sqlx::raw_sql("SELECT pg_sleep(600)").execute(&mut **tx);
                             assert!(tokio::time::timeout(Duration::from_millis(50), query).await.is_err());
+                        }
+                        // As above, and the statement fails.
+                        "fickle" => {
+                            let query = sqlx::raw_sql("SELECT pg_sleep(0.2); SELECT 1 / 0").execute(&mut **tx);
+                            assert!(query.now_or_never().is_none());
                         }
                         "guest" => drop(sqlx::raw_sql("SET LOCAL ROLE guest").execute(&mut **tx).await.unwrap()),
                         "pool" => drop(sqlx::raw_sql("SELECT 1").execute(&app.pool).await.unwrap()),
