@@ -12,22 +12,57 @@ use tokio::time::{Instant, timeout_at};
 use crate::dialect::{Dialect, Options};
 use crate::errors::Problem;
 
+/// Where the options of a connection come from.
+pub(crate) enum OptionsFrom<D: Dialect> {
+    /// One host, or several of which one takes writes. Never empty.
+    Hosts(Vec<Options<D>>),
+    /// That of the pool of the handlers, whose options may change, as when a password does.
+    Pool(sqlx::Pool<D>),
+}
+
 /// How to connect to a database that is on one host, or on any of several.
 pub(crate) struct Hosts<D: Dialect> {
-    /// Never empty.
-    options: Vec<Options<D>>,
+    options_from: OptionsFrom<D>,
+    /// Adds the settings of the store to options.
+    with_settings: Box<dyn Fn(Options<D>) -> Options<D> + Send + Sync>,
     /// The index of the host that was connected to last.
     last: AtomicUsize,
 }
 
 impl<D: Dialect> Hosts<D> {
-    pub(crate) fn new(options: Vec<Options<D>>) -> Self {
-        Self { options, last: AtomicUsize::new(0) }
+    pub(crate) fn new(
+        options_from: OptionsFrom<D>,
+        with_settings: impl Fn(Options<D>) -> Options<D> + Send + Sync + 'static,
+    ) -> Self {
+        Self { options_from, with_settings: Box::new(with_settings), last: AtomicUsize::new(0) }
+    }
+
+    /// Returns the pool of the handlers, if the database is that of one.
+    pub(crate) fn pool(&self) -> Option<sqlx::Pool<D>> {
+        match &self.options_from {
+            OptionsFrom::Hosts(_) => None,
+            OptionsFrom::Pool(pool) => Some(pool.clone()),
+        }
+    }
+
+    fn count(&self) -> usize {
+        match &self.options_from {
+            OptionsFrom::Hosts(hosts) => hosts.len(),
+            OptionsFrom::Pool(_) => 1,
+        }
+    }
+
+    fn options(&self, host: usize) -> Options<D> {
+        let options = match &self.options_from {
+            OptionsFrom::Hosts(hosts) => hosts[host].clone(),
+            OptionsFrom::Pool(pool) => (*pool.connect_options()).clone(),
+        };
+        (self.with_settings)(options)
     }
 
     /// Returns how to connect to the host that was connected to last.
-    pub(crate) fn last(&self) -> &Options<D> {
-        &self.options[self.last.load(Ordering::Relaxed)]
+    pub(crate) fn last(&self) -> Options<D> {
+        self.options(self.last.load(Ordering::Relaxed))
     }
 
     /// Connects to the one host. Of several it is the first that takes writes, in their order, beginning with the one that was
@@ -37,9 +72,9 @@ impl<D: Dialect> Hosts<D> {
         until: Instant,
         waited: Duration,
     ) -> Result<(D::Connection, D::Session), Problem> {
-        let count = self.options.len();
+        let count = self.count();
         if count == 1 {
-            return connect_to::<D>(self.last(), false, until, waited).await;
+            return connect_to::<D>(&self.last(), false, until, waited).await;
         }
         let last = self.last.load(Ordering::Relaxed);
         let mut passed_over = Vec::new();
@@ -47,8 +82,9 @@ impl<D: Dialect> Hosts<D> {
             let host = (last + tried) % count;
             let now = Instant::now();
             let share = until.saturating_duration_since(now) / u32::try_from(count - tried).unwrap_or(u32::MAX);
-            let address = D::address(&self.options[host]);
-            match connect_to::<D>(&self.options[host], true, now + share, waited).await {
+            let options = self.options(host);
+            let address = D::address(&options);
+            match connect_to::<D>(&options, true, now + share, waited).await {
                 Ok(connected) => {
                     self.last.store(host, Ordering::Relaxed);
                     return Ok(connected);

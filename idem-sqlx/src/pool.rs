@@ -347,6 +347,7 @@ mod tests {
     use sqlx::sqlite::SqliteConnectOptions;
 
     use super::*;
+    use crate::hosts::OptionsFrom;
 
     const TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -357,7 +358,11 @@ mod tests {
 
     #[tokio::test]
     async fn one_more_place_is_made_if_none_moves_and_is_gone_when_all_have_come_back() {
-        let pool = &Pool::new(Arc::new(Hosts::new(vec![SqliteConnectOptions::new()])), 1, None);
+        let pool = &Pool::new(
+            Arc::new(Hosts::new(OptionsFrom::Hosts(vec![SqliteConnectOptions::new()]), |options| options)),
+            1,
+            None,
+        );
         let last_moved = |before| *pool.shared.moved.lock().unwrap() = Instant::now() - before;
         let none_is_free = async || tokio::join!(take(pool), take(pool), take(pool));
         last_moved(2 * STUCK);

@@ -128,6 +128,12 @@ impl fmt::Display for MigrateError {
                 "nothing was migrated: {source}. If it was made from the shipped .sql files, leave out `migrate()`; if other code \
                  has made it, choose another name with the builder's `table`"
             ),
+            // The reply to a commit may be lost.
+            Self::Database(source @ sqlx::Error::Io(_)) => write!(
+                f,
+                "it is unknown whether anything was migrated: the connection failed ({source}). Call `migrate()` again; it does \
+                 nothing twice"
+            ),
             Self::Database(source) => write!(
                 f,
                 "nothing was migrated: the database refused ({source}). The user needs the right to create the schema \
@@ -173,6 +179,15 @@ mod tests {
             let text = shown(error);
             assert!(text.contains("as asked). Check its address") && !text.contains("file"), "{text}");
         }
+    }
+
+    #[test]
+    fn a_migration_whose_connection_broke_does_not_say_that_nothing_was_migrated() {
+        let broke = MigrateError::Database(std::io::Error::other("as asked").into()).to_string();
+        assert!(broke.contains("unknown whether") && broke.contains("as asked"), "{broke}");
+        assert!(broke.contains("Call `migrate()` again") && !broke.contains("right"), "{broke}");
+        let refused = MigrateError::Database(raised("42501", "as asked")).to_string();
+        assert!(refused.contains("nothing was migrated") && refused.contains("needs the right"), "{refused}");
     }
 
     #[test]

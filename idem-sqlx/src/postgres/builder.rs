@@ -4,14 +4,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sqlx::postgres::PgConnectOptions;
-use sqlx::{ConnectOptions, PgPool};
+use sqlx::{ConnectOptions, PgPool, Postgres};
 use tokio::time::Instant;
 
 use super::statements::{channel, statements};
 use super::{Location, PostgresStore, url};
 use crate::errors::{ConnectError, Problem, check_timeout};
 use crate::execute::{Executor, lock_wait};
-use crate::hosts::Hosts;
+use crate::hosts::{Hosts, OptionsFrom};
 use crate::names;
 use crate::pool::Pool;
 use crate::store::SqlStore;
@@ -126,7 +126,7 @@ impl PostgresStoreBuilder {
     async fn open(self, hosts: Vec<PgConnectOptions>) -> Result<PostgresStore, ConnectError> {
         self.check()?;
         let timeout = self.timeout;
-        let store = self.build(hosts, None);
+        let store = self.build(OptionsFrom::Hosts(hosts));
         match store.executor().pool.acquire(Instant::now() + timeout, timeout).await {
             Ok(connection) => connection.put_back(),
             Err(Problem::Refused(error) | Problem::Unreachable { source: Some(error), .. }) => {
@@ -145,8 +145,7 @@ impl PostgresStoreBuilder {
     /// A name or a setting is not valid.
     pub fn with_pool(self, pool: PgPool) -> Result<PostgresStore, ConnectError> {
         self.check()?;
-        let options = pool.connect_options().as_ref().clone();
-        Ok(self.build(vec![options], Some(pool)))
+        Ok(self.build(OptionsFrom::Pool(pool)))
     }
 
     fn check(&self) -> Result<(), ConnectError> {
@@ -159,7 +158,7 @@ impl PostgresStoreBuilder {
         Ok(())
     }
 
-    pub(super) fn build(self, hosts: Vec<PgConnectOptions>, pool: Option<PgPool>) -> PostgresStore {
+    pub(super) fn build(self, options_from: OptionsFrom<Postgres>) -> PostgresStore {
         // These override what the caller set. Without them a claim that was acknowledged could be lost in a crash, or every loser
         // of a race would get an error.
         let settings = [
@@ -167,18 +166,19 @@ impl PostgresStoreBuilder {
             ("default_transaction_isolation", "read committed".to_owned()),
             ("statement_timeout", lock_wait(self.timeout).as_millis().max(1).to_string()),
         ];
-        let hosts = hosts.into_iter().map(|host| host.options(settings.clone()).disable_statement_logging());
-        let hosts = Arc::new(Hosts::new(hosts.collect()));
+        let with_settings =
+            move |options: PgConnectOptions| options.options(settings.clone()).disable_statement_logging();
+        let hosts = Arc::new(Hosts::new(options_from, with_settings));
         let channel = channel(&self.schema, &self.table);
         let location = Location { schema: self.schema, table: self.table, hosts: Arc::clone(&hosts), channel };
         let table = location.quoted("");
         let executor = Executor {
             statements: statements(&location),
-            pool: Pool::new(hosts, self.max_connections, Some(self.idle_timeout)),
+            pool: Pool::new(Arc::clone(&hosts), self.max_connections, Some(self.idle_timeout)),
             readers: None,
             table,
             timeout: self.timeout,
         };
-        SqlStore::new(location, executor, self.cleanup_batch, self.count_replays, pool)
+        SqlStore::new(location, executor, self.cleanup_batch, self.count_replays, hosts.pool())
     }
 }

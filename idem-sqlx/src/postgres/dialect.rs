@@ -265,7 +265,7 @@ mod tests {
     use super::*;
     use crate::dialect::sealed::Dialect;
     use crate::errors::ConnectionHealth;
-    use crate::hosts::Hosts;
+    use crate::hosts::{Hosts, OptionsFrom};
     use crate::raised::raised;
 
     /// The clock of the database leaves a part of a tick out, at both ends of the time that has passed.
@@ -281,7 +281,7 @@ mod tests {
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn a_statement_is_cancelled_only_if_its_process_still_runs_it() {
         let server = Server::quick().await;
-        let hosts = Hosts::<Postgres>::new(vec![server.url().parse().unwrap()]);
+        let hosts = Hosts::<Postgres>::new(OptionsFrom::Hosts(vec![server.url().parse().unwrap()]), |options| options);
         let within = Duration::from_secs(10);
         let connect = || hosts.connect(Instant::now() + within, within);
         let (mut connection, session) = connect().await.unwrap();

@@ -40,7 +40,7 @@ async fn receive(location: &Location, waiters: &Waiters) -> Result<(), sqlx::Err
         .idle_timeout(None)
         .acquire_timeout(CONNECT_TIMEOUT)
         // A standby refuses to listen, and after a failover the store's steps find the new primary.
-        .connect_lazy_with(location.hosts.last().clone());
+        .connect_lazy_with(location.hosts.last());
     let mut listener = PgListener::connect_with(&pool).await?;
     listener.listen(&location.channel).await?;
     loop {

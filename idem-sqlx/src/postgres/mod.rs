@@ -8,7 +8,7 @@ use sqlx::postgres::PgConnectOptions;
 
 use crate::claim::SqlClaim;
 use crate::errors::ConnectError;
-use crate::hosts::Hosts;
+use crate::hosts::{Hosts, OptionsFrom};
 use crate::store::SqlStore;
 
 mod builder;
@@ -131,18 +131,17 @@ impl SqlStore<Postgres> {
     /// Makes a store in the database that `options` lead to, with the default settings. The options of `sqlx` say what a URL cannot: a
     /// socket, certificates, a password from elsewhere. No connection is made yet.
     pub fn from_options(options: PgConnectOptions) -> Self {
-        Self::builder().build(vec![options], None)
+        Self::builder().build(OptionsFrom::Hosts(vec![options]))
     }
 
     /// Makes a store in the database of `pool`, which is the pool of the handlers, with the default settings. With such a store a
     /// handler can have an argument `Tx<Postgres>` (feature `axum`), whose transaction is in this pool.
     ///
     /// The pool is used for these transactions alone: at most three quarters of its connections at once, and at least one, so that
-    /// handlers may use the pool as well. For everything else the store opens connections with the same options, up to
+    /// handlers may use the pool as well. For everything else the store opens connections with the options that the pool has then, up to
     /// [`max_connections`](PostgresStoreBuilder::max_connections). No connection is made yet.
     pub fn from_pool(pool: sqlx::PgPool) -> Self {
-        let options = pool.connect_options().as_ref().clone();
-        Self::builder().build(vec![options], Some(pool))
+        Self::builder().build(OptionsFrom::Pool(pool))
     }
 
     /// Returns a builder, to change the default settings.

@@ -15,7 +15,7 @@ use super::{Location, NEEDS_A_FILE, SqliteStore, file};
 use crate::dialect::sealed::Dialect;
 use crate::errors::{ConnectError, Problem, check_timeout};
 use crate::execute::{Executor, lock_wait};
-use crate::hosts::Hosts;
+use crate::hosts::{Hosts, OptionsFrom};
 use crate::names;
 use crate::pool::Pool;
 use crate::store::SqlStore;
@@ -96,7 +96,8 @@ impl SqliteStoreBuilder {
 
     /// Sets how many bytes the file may have at most, without its WAL. At the limit new keys are refused
     /// ([`StoreError::Full`](idem_runtime::StoreError::Full)). A response for which there is no room is sent, and its retry is refused.
-    /// Space that the cleanup frees is used again. Default: what the disk has.
+    /// Space that the cleanup frees is used again. It is counted in pages of 4096 bytes, as a new file has them. Default: what the disk
+    /// has.
     pub fn max_bytes(mut self, max_bytes: u64) -> Self {
         self.max_bytes = Some(max_bytes);
         self
@@ -151,7 +152,7 @@ impl SqliteStoreBuilder {
             file::create(path);
         }
         let options = options.create_if_missing(creates).journal_mode(SqliteJournalMode::Wal);
-        let store = self.build(options, None);
+        let store = self.build(OptionsFrom::Hosts(vec![options]));
         first_connection(store.executor()).await?;
         Ok(store)
     }
@@ -163,8 +164,7 @@ impl SqliteStoreBuilder {
     /// A name or a setting is not valid.
     pub fn with_pool(self, pool: SqlitePool) -> Result<SqliteStore, ConnectError> {
         self.check()?;
-        let options = pool.connect_options().as_ref().clone();
-        Ok(self.build(options, Some(pool)))
+        Ok(self.build(OptionsFrom::Pool(pool)))
     }
 
     fn check(&self) -> Result<(), ConnectError> {
@@ -177,29 +177,34 @@ impl SqliteStoreBuilder {
         Ok(())
     }
 
-    pub(super) fn build(self, options: SqliteConnectOptions, pool: Option<SqlitePool>) -> SqliteStore {
-        // In a cache that they shared, one that reads would wait for one that writes.
-        let mut options = options
-            .shared_cache(false)
-            .synchronous(SqliteSynchronous::Full)
-            .busy_timeout(lock_wait(self.timeout))
-            .disable_statement_logging();
-        // What is deleted is overwritten in the file.
-        options = options.pragma("secure_delete", "on");
-        if let Some(max_bytes) = self.max_bytes {
-            options = options.pragma("max_page_count", (max_bytes / PAGE).to_string());
-        }
+    pub(super) fn build(self, options_from: OptionsFrom<Sqlite>) -> SqliteStore {
+        let (busy_timeout, max_pages) = (lock_wait(self.timeout), self.max_bytes.map(|max_bytes| max_bytes / PAGE));
+        let with_settings = move |options: SqliteConnectOptions| {
+            let options = options
+                // In a cache that they shared, one that reads would wait for one that writes.
+                .shared_cache(false)
+                // Without WAL, `FULL` leaves a commit to the next sync of the folder.
+                .synchronous(SqliteSynchronous::Extra)
+                .busy_timeout(busy_timeout)
+                // What is deleted is overwritten in the file.
+                .pragma("secure_delete", "on")
+                .disable_statement_logging();
+            match max_pages {
+                Some(max_pages) => options.pragma("max_page_count", max_pages.to_string()),
+                None => options,
+            }
+        };
         let table = format!("\"{}\"", self.table);
-        let hosts = Arc::new(Hosts::new(vec![options.clone()]));
+        let hosts = Arc::new(Hosts::new(options_from, with_settings));
         let executor = Executor {
             statements: statements(&table),
             pool: Pool::new(Arc::clone(&hosts), 1, None),
-            readers: Some(Pool::new(hosts, self.max_readers, None)),
+            readers: Some(Pool::new(Arc::clone(&hosts), self.max_readers, None)),
             table,
             timeout: self.timeout,
         };
-        let location = Location { path: options.get_filename().to_owned(), table: self.table, options };
-        SqlStore::new(location, executor, self.cleanup_batch, self.count_replays, pool)
+        let location = Location { table: self.table, hosts: Arc::clone(&hosts) };
+        SqlStore::new(location, executor, self.cleanup_batch, self.count_replays, hosts.pool())
     }
 }
 

@@ -14,7 +14,7 @@ const ALL: &[Migration] =
 pub(super) async fn run(location: &Location) -> Result<(), MigrateError> {
     let work = async {
         // It waits for other migrations, and longer than a step would.
-        let mut connection = location.options.clone().busy_timeout(MIGRATION_TIMEOUT).connect().await?;
+        let mut connection = location.hosts.last().busy_timeout(MIGRATION_TIMEOUT).connect().await?;
         if !has_file(&mut connection).await? {
             return Err(sqlx::Error::Configuration(NEEDS_A_FILE.into()).into());
         }

@@ -1,13 +1,14 @@
 //! The store in SQLite.
 
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
+use std::sync::Arc;
 
 use sqlx::Sqlite;
-use sqlx::sqlite::SqliteConnectOptions;
 
 use crate::claim::SqlClaim;
 use crate::errors::ConnectError;
+use crate::hosts::{Hosts, OptionsFrom};
 use crate::store::SqlStore;
 
 mod builder;
@@ -40,7 +41,7 @@ const NEEDS_A_FILE: &str = "an SQLite store needs a file: in memory each of its 
 ///
 /// # How it works
 ///
-/// The file is in WAL mode with `synchronous = FULL`: what was acknowledged is on the disk. With `from_pool` the pool decides about WAL
+/// The file is in WAL mode with `synchronous = EXTRA`: what was acknowledged is on the disk. With `from_pool` the pool decides about WAL
 /// mode. A process writes over one connection, one statement at a time, and processes take turns; those that only read do not wait for
 /// those that write.
 ///
@@ -71,15 +72,14 @@ pub type SqliteClaim = SqlClaim<Sqlite>;
 
 /// Where the table is.
 pub struct Location {
-    path: PathBuf,
     table: String,
     /// For a connection outside the pools: one that migrates.
-    options: SqliteConnectOptions,
+    hosts: Arc<Hosts<Sqlite>>,
 }
 
 impl fmt::Debug for Location {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "\"{}\" in {}", self.table, self.path.display())
+        write!(f, "\"{}\" in {}", self.table, self.hosts.last().get_filename().display())
     }
 }
 
@@ -105,8 +105,8 @@ impl SqlStore<Sqlite> {
     /// can have an argument `Tx<Sqlite>` (feature `axum`), whose transaction is in this pool: one at a time, since SQLite has one writer.
     /// The database must be a file: [`migrate`](Self::migrate) refuses one in memory.
     ///
-    /// For everything else the store opens connections with the same options, but with `synchronous = FULL` and without a shared cache.
-    /// No connection is made yet.
+    /// For everything else the store opens connections with the options that the pool has then, but with `synchronous = EXTRA` and without
+    /// a shared cache. No connection is made yet.
     ///
     /// Set `journal_mode(SqliteJournalMode::Wal)` in the options of the pool, as [`open`](Self::open) does. With a rollback journal, the
     /// default of SQLite, a transaction that only reads keeps others from committing. Meanwhile requests with a key wait, replays
@@ -119,12 +119,11 @@ impl SqlStore<Sqlite> {
     /// - With `journal_mode = OFF` SQLite cannot roll back, so what a handler wrote stays although it failed, and is written again by a
     ///   retry.
     /// - With `journal_mode = MEMORY` a process that dies in a commit may leave a damaged file.
-    /// - With `synchronous = NORMAL` or `OFF` the last commits may be lost if the machine loses its power: what handlers wrote, together with
+    /// - With `synchronous = NORMAL` or `OFF`, or with `FULL` and no WAL, the last commits may be lost if the machine loses its power: what handlers wrote, together with
     ///   their records, so that a retry runs again.
     /// - With `locking_mode = EXCLUSIVE` the pool keeps the store's own connections out, and all requests with a key get 503.
     pub fn from_pool(pool: sqlx::SqlitePool) -> Self {
-        let options = pool.connect_options().as_ref().clone();
-        Self::builder().build(options, Some(pool))
+        Self::builder().build(OptionsFrom::Pool(pool))
     }
 
     /// Returns a builder, to change the default settings.

@@ -402,6 +402,20 @@ async fn options_of_sqlx_lead_to_a_store() {
     assert!(matches!(refused, Err(StoreError::Unavailable(_))), "{refused:?}");
 }
 
+/// As when a password changes.
+#[tokio::test]
+async fn new_options_of_the_pool_of_the_handlers_are_those_of_the_store() {
+    let server = Postgres::quick().await;
+    server.sql("CREATE ROLE rotated SUPERUSER LOGIN");
+    let pool = PgPool::connect(&server.url()).await.unwrap();
+    let store = PostgresStore::from_pool(pool.clone());
+    pool.set_connect_options((*pool.connect_options()).clone().username("rotated"));
+    store.migrate().await.unwrap();
+    assert_eq!(server.sql("SELECT tableowner FROM pg_tables WHERE tablename = 'idempotency'").trim(), "rotated");
+    assert_eq!(state_of(&store, &key()).await, "claimed");
+    server.wait_until("SELECT count(*) FROM pg_stat_activity WHERE usename = 'rotated'", "1").await;
+}
+
 /// A program without `async` may drive a runtime for one step at a time, and keep it.
 #[test]
 fn connections_that_are_made_in_a_runtime_that_is_not_driven_do_not_keep_their_places() {

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use idem_runtime::{Begin, Claim, Idempotency, RefusalReason, RunResult, StorageKey, Store, StoreError};
 use idem_sqlx::{ConnectError, MigrateError, Problem, SqliteStore};
 use idem_testkit::wait::{until, within};
-use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
+use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqliteSynchronous};
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Executor, SqlitePool};
 use tempfile::TempDir;
 use tokio::sync::Barrier;
@@ -325,6 +325,38 @@ async fn a_pool_in_memory_is_not_migrated() {
         assert!(said.contains("nothing was migrated") && said.contains("needs a file"), "{url}: {said}");
         assert!(!said.contains("needs the right"), "{url}: {said}");
     }
+}
+
+/// As after a move of the file that the service knows of.
+#[tokio::test]
+async fn new_options_of_the_pool_of_the_handlers_are_those_of_the_store() {
+    let folder = tempfile::tempdir().unwrap();
+    let options = |name| SqliteConnectOptions::new().filename(folder.path().join(name)).create_if_missing(true);
+    let pool = SqlitePool::connect_with(options("old.db")).await.unwrap();
+    let store = SqliteStore::from_pool(pool.clone());
+    pool.set_connect_options(options("new.db"));
+    store.migrate().await.unwrap();
+    assert_eq!(state_of(&store, &key()).await, "claimed");
+    let mut new = options("new.db").connect().await.unwrap();
+    let claims: i64 = sqlx::query_scalar("SELECT count(*) FROM idempotency").fetch_one(&mut new).await.unwrap();
+    assert_eq!(claims, 1);
+}
+
+/// Such a store may be on a disk that loses what is not synced. In WAL mode it is as with `FULL`.
+#[tokio::test]
+async fn the_commits_of_the_store_are_on_the_disk_without_wal_too() {
+    let folder = tempfile::tempdir().unwrap();
+    let options = SqliteConnectOptions::new().filename(folder.path().join("a.db")).create_if_missing(true);
+    let pool = SqlitePool::connect_with(options.synchronous(SqliteSynchronous::Off)).await.unwrap();
+    let store = SqliteStore::from_pool(pool.clone());
+    store.migrate().await.unwrap();
+    let trigger = "CREATE TABLE seen (synchronous INTEGER); CREATE TRIGGER see AFTER INSERT ON idempotency \
+         BEGIN INSERT INTO seen SELECT synchronous FROM pragma_synchronous; END";
+    pool.execute(trigger).await.unwrap();
+    assert_eq!(state_of(&store, &key()).await, "claimed");
+    let seen: i64 = sqlx::query_scalar("SELECT synchronous FROM seen").fetch_one(&pool).await.unwrap();
+    // <https://sqlite.org/pragma.html#pragma_synchronous>: the folder is synced after the journal is deleted.
+    assert_eq!(seen, 3);
 }
 
 /// As in a container to which a file was given and not its folder. The test takes a mount that every Linux has: the store looks at the
