@@ -36,6 +36,10 @@ pub enum Fault {
     ReportsExpired,
     /// A record that cannot be read counts as none.
     UnreadableIsAMiss,
+    /// An abandoned claim is given to a request with another fingerprint.
+    AbandonedForAll,
+    /// An owner whose claim was released or forgotten records its response nevertheless.
+    RecordsUnderAFreeKey,
     /// An owner that repeats its release is told that it has lost the claim.
     RepeatedReleaseIsLost,
 }

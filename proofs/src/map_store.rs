@@ -123,7 +123,7 @@ impl Store for MapStore {
                 place.remove();
             } else if let Some(record) = &entry.record {
                 return Ok(Begin::Completed(record.clone()));
-            } else if now < entry.until || entry.fingerprint != *fingerprint {
+            } else if now < entry.until || (entry.fingerprint != *fingerprint && !self.has(Fault::AbandonedForAll)) {
                 return Ok(Begin::InFlight(entry.fingerprint));
             } else {
                 return Ok(Begin::Abandoned(self.claim(*key, me, lease, Some((entry.owner, entry.until)))));
@@ -190,6 +190,11 @@ impl Claim for MapClaim {
     async fn complete(self, record: Record, ttl: Duration) -> Result<(), StoreError> {
         let lives = if self.store.has(Fault::RecordDiesWithLease) { self.lease } else { ttl };
         let until = self.store.now().after(lives);
+        if self.store.has(Fault::RecordsUnderAFreeKey) {
+            let (fingerprint, owner) = (*record.fingerprint(), self.owner);
+            let entry = Entry { fingerprint, owner, record: None, until };
+            self.store.lock().entries.entry(self.key).or_insert(entry);
+        }
         self.change(
             |entry| entry.owner == self.owner,
             |entry| {

@@ -94,7 +94,26 @@ async fn the_suite_finds_a_missing_owner_token() {
     assert!(conforms!(a_previous_owner_changes_nothing, MapStore::new(10, None)));
     assert!(conforms!(a_previous_owner_changes_nothing, memory()));
     assert!(!conforms!(a_previous_owner_changes_nothing, MapStore::new(10, Some(Fault::NoOwnerToken))));
-    assert!(!conforms!(an_owner_that_is_only_late_keeps_its_claim, map(Fault::NoOwnerToken)));
+    for case in [
+        conforms!(an_owner_that_is_only_late_keeps_its_claim, map(Fault::NoOwnerToken)),
+        conforms!(an_abandoned_claim_can_be_taken_over_once, map(Fault::NoOwnerToken)),
+        conforms!(of_many_new_owners_one_takes_over, map(Fault::NoOwnerToken)),
+    ] {
+        assert!(!case);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_suite_finds_an_abandoned_claim_that_others_can_have() {
+    assert!(conforms!(an_abandoned_claim_is_in_flight_for_another_fingerprint, map(None)));
+    let faulty = map(Fault::AbandonedForAll);
+    assert!(!conforms!(an_abandoned_claim_is_in_flight_for_another_fingerprint, faulty));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_suite_finds_a_record_of_an_owner_whose_claim_has_ended() {
+    assert!(conforms!(a_key_that_is_free_has_no_owner, map(None)));
+    assert!(!conforms!(a_key_that_is_free_has_no_owner, map(Fault::RecordsUnderAFreeKey)));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -89,9 +89,14 @@ pub async fn a_dropped_claim_is_abandoned_and_not_free<S: Store>(store: &Attache
 }
 
 /// An abandoned claim with another fingerprint is reported in flight with its own, and cannot be taken over.
+///
+/// Passes if the store keeps a claim for ever.
 pub async fn an_abandoned_claim_is_in_flight_for_another_fingerprint<S: Store>(store: &Attached<S>) {
     let (key, mine) = (key(), fingerprint("mine"));
-    drop(store.claim(&key, &mine).await);
+    drop(brief_claim(store, &key, &mine).await);
+    if found_abandoned(store, &key, &mine).await.is_none() {
+        return;
+    }
     match store.begin(&key, &fingerprint("other")).await {
         Ok(Begin::InFlight(found)) => assert_eq!(found, mine, "the fingerprint of the claim is reported"),
         begun => panic!("another fingerprint cannot have an abandoned claim, but `begin` gave {}", shown(&begun)),
@@ -99,24 +104,51 @@ pub async fn an_abandoned_claim_is_in_flight_for_another_fingerprint<S: Store>(s
 }
 
 /// Of those who find a claim abandoned, one at most takes it over, and then it is the owner.
+///
+/// Passes if the store keeps a claim for ever.
 pub async fn an_abandoned_claim_can_be_taken_over_once<S: Store>(store: &Attached<S>) {
     let (key, mine) = (key(), fingerprint("mine"));
-    drop(store.claim(&key, &mine).await);
-    let Ok(Begin::Abandoned(mut new_owner)) = store.begin(&key, &mine).await else {
-        // A store with leases needs the lease to end, which its own tests arrange.
-        return;
+    drop(brief_claim(store, &key, &mine).await);
+    let Some(mut new_owner) = found_abandoned(store, &key, &mine).await else { return };
+    // A store may report it to one request at a time.
+    let late = match store.begin(&key, &mine).await {
+        Ok(Begin::Abandoned(claim)) => Some(claim),
+        Ok(Begin::InFlight(_)) => None,
+        begun => panic!("a claim is abandoned until it is taken over, but `begin` gave {}", shown(&begun)),
     };
     new_owner.renew(LEASE).await.expect("the first new owner takes the claim over");
-    match store.begin(&key, &mine).await {
-        Ok(Begin::InFlight(_)) => {}
-        Ok(Begin::Abandoned(mut late)) => {
-            let renewed = late.renew(LEASE).await;
-            assert!(matches!(renewed, Err(StoreError::Lost)), "a claim was taken over twice: {renewed:?}");
-        }
-        begun => panic!("a claim that was taken over is in flight, but `begin` gave {}", shown(&begun)),
+    if let Some(mut late) = late {
+        let renewed = late.renew(LEASE).await;
+        assert!(matches!(renewed, Err(StoreError::Lost)), "a claim was taken over twice: {renewed:?}");
     }
+    assert!(matches!(store.begin(&key, &mine).await, Ok(Begin::InFlight(_))), "it is in flight now");
     new_owner.complete(record(&mine, b"new_owner", TTL), TTL).await.expect("the new owner completes");
     assert_eq!(content(&store.record(&key, &mine).await).as_deref(), Some(&b"new_owner"[..]));
+}
+
+/// The lease of a claim that is to be abandoned.
+const BRIEF: Duration = Duration::from_millis(200);
+
+/// Claims `key` for a moment.
+async fn brief_claim<S: Store>(store: &Attached<S>, key: &StorageKey, mine: &Fingerprint) -> S::Claim {
+    match within("`begin` returns", store.store.begin(key, mine, &BeginOptions::new(BRIEF, TTL))).await {
+        Ok(Begin::Claimed(claim)) => claim,
+        begun => panic!("a free key can be claimed, but `begin` gave {}", shown(&begun)),
+    }
+}
+
+/// Returns the claim of a request that has found a [brief one](brief_claim) abandoned. `None` if that does not happen.
+async fn found_abandoned<S: Store>(store: &Attached<S>, key: &StorageKey, mine: &Fingerprint) -> Option<S::Claim> {
+    let abandoned = tokio::time::timeout(BRIEF * 10, async {
+        loop {
+            match store.begin(key, mine).await {
+                Ok(Begin::Abandoned(claim)) => break claim,
+                Ok(Begin::InFlight(_)) => tokio::time::sleep(BRIEF / 10).await,
+                begun => panic!("a claim whose lease has expired is abandoned, but `begin` gave {}", shown(&begun)),
+            }
+        }
+    });
+    abandoned.await.ok()
 }
 
 /// Claims `key` for a moment, and returns the claim, and that of a request that has found it abandoned. `None` if the store keeps a claim
@@ -126,21 +158,8 @@ async fn abandoned<S: Store>(
     key: &StorageKey,
     mine: &Fingerprint,
 ) -> Option<(S::Claim, S::Claim)> {
-    const SHORT: Duration = Duration::from_millis(200);
-    let previous = match within("`begin` returns", store.store.begin(key, mine, &BeginOptions::new(SHORT, TTL))).await {
-        Ok(Begin::Claimed(claim)) => claim,
-        begun => panic!("a free key can be claimed, but `begin` gave {}", shown(&begun)),
-    };
-    let abandoned = tokio::time::timeout(SHORT * 10, async {
-        loop {
-            match store.begin(key, mine).await {
-                Ok(Begin::Abandoned(claim)) => break claim,
-                Ok(Begin::InFlight(_)) => tokio::time::sleep(SHORT / 10).await,
-                begun => panic!("a claim whose lease has expired is abandoned, but `begin` gave {}", shown(&begun)),
-            }
-        }
-    });
-    Some((previous, abandoned.await.ok()?))
+    let previous = brief_claim(store, key, mine).await;
+    Some((previous, found_abandoned(store, key, mine).await?))
 }
 
 /// When a lease has expired and a new owner has taken the claim over, the previous owner changes nothing any more.
@@ -209,17 +228,25 @@ pub async fn a_new_owner_that_is_late_changes_nothing<S: Store>(store: &Attached
 }
 
 /// Of many who take an abandoned claim over at the same time, one succeeds.
+///
+/// Passes if the store keeps a claim for ever.
 pub async fn of_many_new_owners_one_takes_over<S: Store>(store: &Attached<S>) {
     const NEW_OWNERS: usize = 16;
     let (key, mine) = (key(), fingerprint("mine"));
-    drop(store.claim(&key, &mine).await);
+    drop(brief_claim(store, &key, &mine).await);
+    // One that is dropped leaves the claim as it is.
+    if found_abandoned(store, &key, &mine).await.is_none() {
+        return;
+    }
     let together = Arc::new(Barrier::new(NEW_OWNERS));
     let mut new_owners = JoinSet::new();
     for _ in 0..NEW_OWNERS {
         let (store, together) = (Arc::clone(&store.store), Arc::clone(&together));
         new_owners.spawn(async move {
             together.wait().await;
-            match store.begin(&key, &mine, &options()).await {
+            let begun = store.begin(&key, &mine, &options()).await;
+            together.wait().await;
+            match begun {
                 Ok(Begin::Abandoned(mut claim)) => match claim.renew(LEASE).await {
                     Ok(()) => Some(claim),
                     Err(StoreError::Lost) => None,
@@ -234,7 +261,7 @@ pub async fn of_many_new_owners_one_takes_over<S: Store>(store: &Attached<S>) {
     while let Some(new_owner) = within("`begin` returns to all new owners", new_owners.join_next()).await {
         owners.extend(new_owner.expect("no panic"));
     }
-    assert!(owners.len() <= 1, "{} new owners took one claim over", owners.len());
+    assert_eq!(owners.len(), 1, "of many new owners exactly one takes a claim over");
 }
 
 /// An owner that renews or completes its claim after the lease has expired, and before another request takes it over, keeps it.
@@ -354,6 +381,34 @@ pub async fn a_cloned_claim_repeats_its_release<S: Store>(store: &Attached<S>) {
         next.complete(record(&mine, b"next", TTL), TTL).await.expect("the next owner completes");
         other.release().await.expect("the owner releases again");
         assert_eq!(content(&store.record(&key, &mine).await).as_deref(), Some(&b"next"[..]));
+    }
+}
+
+/// A claim that has ended is no owner's: an owner that comes late neither renews nor records anything under a key that is free.
+///
+/// Passes if the store has no clones of a claim, and keeps a claim for as long as its owner lives, or for ever.
+pub async fn a_key_that_is_free_has_no_owner<S: Store>(store: &Attached<S>) {
+    let lost = |what, step| assert!(matches!(step, Err(StoreError::Lost)), "{what} of a free key succeeded: {step:?}");
+    let late = async |key: &StorageKey, mine: &Fingerprint, mut renews: S::Claim, completes: Option<S::Claim>| {
+        lost("a renewal", renews.renew(LEASE).await);
+        // Nor does a renewal that has failed make it an owner.
+        for claim in [Some(renews), completes].into_iter().flatten() {
+            lost("a completion", claim.complete(record(mine, b"late", TTL), TTL).await);
+        }
+        store.claim(key, mine).await.release().await.expect("the owner releases");
+    };
+    let (released, mine) = (key(), fingerprint("mine"));
+    let claim = store.claim(&released, &mine).await;
+    if let [Some(renews), Some(completes)] = [(); 2].map(|()| claim.try_clone()) {
+        claim.release().await.expect("the owner releases");
+        late(&released, &mine, renews, Some(completes)).await;
+    }
+    for renews_first in [false, true] {
+        let forgotten = key();
+        let Some((previous, found)) = abandoned(store, &forgotten, &mine).await else { return };
+        assert!(store.store.forget(&forgotten).await.expect("`forget` returns"), "there was an abandoned claim");
+        let (first, second) = if renews_first { (previous, found) } else { (found, previous) };
+        late(&forgotten, &mine, first, Some(second)).await;
     }
 }
 

@@ -118,11 +118,11 @@ impl Core {
     /// lease has expired, is released: its client is told that nothing was done.
     pub(super) async fn begun_in_time(
         self: &Arc<Self>,
-        key: StorageKey,
+        attempt: &Attempt,
         begin: BeginFuture,
         asked_at: Instant,
     ) -> Begun {
-        let begun = self.begun_within(STORE_TIMEOUT, key, begin, asked_at).await;
+        let begun = self.begun_within(STORE_TIMEOUT, attempt, begin, asked_at).await;
         begun.unwrap_or_else(|| Err(store_timeout(STORE_TIMEOUT)))
     }
 
@@ -130,23 +130,23 @@ impl Core {
     async fn begun_within(
         self: &Arc<Self>,
         time: Duration,
-        key: StorageKey,
+        attempt: &Attempt,
         mut begin: BeginFuture,
         asked_at: Instant,
     ) -> Option<Begun> {
         match for_at_most(time, &mut begin).await {
             Some(Ok(Begin::Claimed(late))) if self.has_expired(asked_at) => {
-                self.release(key, late);
+                self.release(attempt, late);
                 return Some(Err(store_timeout(self.lease)));
             }
             None => {}
             begun => return begun,
         }
-        let (core, lease) = (Arc::clone(self), self.lease);
+        let (core, attempt, lease) = (Arc::clone(self), *attempt, self.lease);
         drop(self.spawn(async move {
             // After a lease the claim has expired by itself. An abandoned claim is not released: its handler may have run.
             if let Ok(Ok(Begin::Claimed(late))) = timeout(lease, begin).await {
-                core.release(key, late);
+                core.release(&attempt, late);
             }
         }));
         None
@@ -195,7 +195,7 @@ impl Core {
                     Next::Start(Start::Protected(ClaimedExecution::new(self, attempt, info, claim, permit, asked_at)))
                 }
                 None => {
-                    self.release(attempt.key, claim);
+                    self.release(attempt, claim);
                     Next::Blocked(Blocked::Refuse(RefusalReason::TooManyExecutions))
                 }
             },
@@ -229,7 +229,7 @@ impl Core {
                 pending = match pending {
                     Pending::Asked(begin, asked_at) => {
                         let time = until.saturating_duration_since(Instant::now()).min(STORE_TIMEOUT);
-                        let begun = match self.begun_within(time, attempt.key, begin, asked_at).await {
+                        let begun = match self.begun_within(time, &attempt, begin, asked_at).await {
                             Some(begun) => begun,
                             None if told_in_flight => return Err(Blocked::Refuse(RefusalReason::InFlight)),
                             None => Err(store_timeout(STORE_TIMEOUT)),
@@ -275,8 +275,8 @@ impl Core {
     }
 
     /// Releases a claim under which nothing has happened. Nothing waits for it.
-    pub(super) fn release(self: &Arc<Self>, key: StorageKey, claim: BoxClaim) {
-        let mut release = Box::pin(ClaimCompletion::release(key, claim).finish(Arc::clone(self)));
+    pub(super) fn release(self: &Arc<Self>, attempt: &Attempt, claim: BoxClaim) {
+        let mut release = Box::pin(ClaimCompletion::release(attempt, claim, self.lease).finish(Arc::clone(self)));
         // Failures are logged.
         if poll_now(&mut release).is_none() {
             drop(self.spawn(release));

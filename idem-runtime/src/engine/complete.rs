@@ -11,7 +11,7 @@ use super::begin::{STORE_TIMEOUT, within};
 use super::dyn_store::{BoxClaim, StoreFuture};
 use super::renew::renewal_timeout;
 use super::{Core, poll_now};
-use crate::attempt::Rules;
+use crate::attempt::Attempt;
 use crate::clock::Clock;
 use crate::error::StoreError;
 use crate::execution_info::ExecutionInfo;
@@ -115,9 +115,9 @@ impl ClaimCompletion {
         Self { key, step, asked, again, record, lease, limit: lease.unwrap_or_default().saturating_add(ttl) }
     }
 
-    /// Releases a claim under which nothing has happened.
-    pub(super) fn release(key: StorageKey, claim: BoxClaim) -> Self {
-        Self::begin(key, claim, ClaimEnd::Release, None, Rules::DEFAULT.ttl)
+    /// Releases the claim of an attempt under which nothing has happened. It is not renewed meanwhile.
+    pub(super) fn release(attempt: &Attempt, claim: BoxClaim, lease: Duration) -> Self {
+        Self::begin(attempt.key, claim, ClaimEnd::Release, None, lease.saturating_add(attempt.rules.ttl))
     }
 
     /// Asks the store again for this long only.

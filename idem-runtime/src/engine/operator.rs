@@ -409,17 +409,17 @@ impl Core {
                 };
             }
             let ttl = ttl.or(found.execution_info().map(ExecutionInfo::ttl)).unwrap_or(Rules::DEFAULT.ttl);
-            let rules = Rules { abandoned: Abandoned::Rerun, ..Rules::DEFAULT };
+            let rules = Rules { abandoned: Abandoned::Rerun, ttl, ..Rules::DEFAULT };
             let attempt = Attempt::new(key, *found.fingerprint(), rules);
             let mut options = BeginOptions::new(self.lease, ttl);
             options.info = found.execution_info().cloned();
             let beginning = self.begin_with(&attempt, options);
             // An operator is no request that found an abandoned claim, so this is not counted.
-            let mut claim = match decide(&attempt, self.begun_in_time(key, beginning, Instant::now()).await) {
+            let mut claim = match decide(&attempt, self.begun_in_time(&attempt, beginning, Instant::now()).await) {
                 Decision::TakeOver(claim) => claim,
                 Decision::Run(claim) => {
                     ClaimStep::Granted.report(&key);
-                    self.release(key, claim);
+                    self.release(&attempt, claim);
                     return Err(SettleError::Free);
                 }
                 Decision::Blocked(Blocked::Refuse(RefusalReason::StoreUnavailable(error))) => return Err(error.into()),

@@ -121,7 +121,7 @@ impl Idempotency {
                 Decision::Run(claim) if core.capabilities.claims_live_with_owner => {
                     let Some(permit) = core.shadow_permit() else {
                         report(ShadowOutcome::Refuse(RefusalReason::TooManyExecutions));
-                        core.release(attempt.key, claim);
+                        core.release(&attempt, claim);
                         return Shadow(ShadowState::Unclaimed);
                     };
                     report(ShadowOutcome::Execute);
@@ -169,7 +169,7 @@ impl Core {
     ) {
         let decision = match shadowed {
             Shadowed::Asked(begin) => {
-                let begun = self.begun_in_time(attempt.key, begin, asked_at).await;
+                let begun = self.begun_in_time(&attempt, begin, asked_at).await;
                 self.decide(&attempt, begun)
             }
             Shadowed::Decided(decision) => decision,
@@ -185,7 +185,7 @@ impl Core {
             report(ShadowOutcome::Refuse(RefusalReason::TooManyExecutions));
             // An abandoned claim is not released: its handler may have run.
             if !take_over {
-                self.release(attempt.key, claim);
+                self.release(&attempt, claim);
             }
             return;
         };

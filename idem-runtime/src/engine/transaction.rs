@@ -174,7 +174,7 @@ impl Core {
                     let permit = if is_unkeyed { None } else { self.permit() };
                     if permit.is_none() && !is_unkeyed {
                         // Before the refusal is sent, so that a retry does not find the key in flight. Failures are logged.
-                        let _ = ClaimCompletion::release(attempt.key, claim).finish(Arc::clone(self)).await;
+                        let _ = ClaimCompletion::release(attempt, claim, self.lease).finish(Arc::clone(self)).await;
                         return Err(Blocked::Refuse(RefusalReason::TooManyExecutions));
                     }
                     (claim, permit)

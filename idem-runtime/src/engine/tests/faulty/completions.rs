@@ -62,6 +62,31 @@ async fn the_lease_is_renewed_between_the_tries_of_a_completion() {
     }
 }
 
+struct NeverReleases;
+
+impl Hooks<Faulty> for NeverReleases {
+    async fn release(&self, _: FaultyClaim) -> Result<(), StoreError> {
+        Err(StoreError::unavailable("as asked"))
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_release_before_the_handler_is_repeated_for_as_long_as_the_claim_can_live() {
+    let lease = Duration::from_secs(60);
+    for ttl in [60, 7 * 24 * 60 * 60].map(Duration::from_secs) {
+        let store = Intercept::new(Faulty::default(), NeverReleases);
+        let idempotency = Idempotency::builder(store).max_executions(0).lease(lease).build();
+        let mut attempt = attempt("a", "x");
+        attempt.rules.ttl = ttl;
+        let refused = idempotency.run(attempt, Handler::ready().run(response("one"))).await;
+        assert!(matches!(refused, Err(RefusalReason::TooManyExecutions)), "{refused:?}");
+        let asked = Instant::now();
+        idempotency.drain().await;
+        let repeated = asked.elapsed();
+        assert!(repeated >= lease + ttl && repeated < lease + ttl + Duration::from_secs(30), "{ttl:?}: {repeated:?}");
+    }
+}
+
 /// As a network that loses the first completions: they have no reply.
 struct LosesCompletions(AtomicUsize);
 
