@@ -109,7 +109,7 @@ impl KeyReport {
         self.expires_at
     }
 
-    /// Returns how often the record was replayed. `None` if the store does not count.
+    /// Returns how often the record was replayed, or would have been in shadow mode. `None` if the store does not count.
     pub fn replays(&self) -> Option<u64> {
         self.replays
     }

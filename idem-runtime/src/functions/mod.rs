@@ -69,7 +69,7 @@ impl Idempotency {
     ///
     /// Both may be any bytes. `scope` names the function or the queue. Operators see it in spans, in metrics and in
     /// [`KeyReport::endpoint`], so use few different scopes, and no secrets. `key` identifies one message, event or date; only its hash is
-    /// stored. The same key in another scope is another key, and so is the same key that a client sent in a header.
+    /// stored. An empty key is a key as well: if some messages have no id, refuse them, or all of them are the same message. The same key in another scope is another key, and so is the same key that a client sent in a header.
     ///
     /// ```
     /// use std::time::Duration;
@@ -182,7 +182,7 @@ impl Once {
     /// JSON does not tell `Some(())` from `None`, and has no `NaN`, which becomes `null`: later calls get `None`, or an error. So return a
     /// value that JSON keeps.
     ///
-    /// A value that does not serialize, or whose serialization panics, is returned to this caller, and an error is logged. Later calls get
+    /// A value that does not serialize, or is nested too deeply, or whose serialization panics, is returned to this caller, and an error is logged. Later calls get
     /// [`RefusalReason::NotReplayable`], since the function ran.
     ///
     /// # Errors

@@ -17,15 +17,22 @@ use crate::record::RecordBuilder;
 
 /// The first byte of a recorded value, before its JSON. A recorded HTTP response starts with its version, a small number.
 const JSON: u8 = b'J';
+/// How deeply arrays and objects may be nested for `serde_json` to read them. It writes deeper ones as well.
+const MAX_DEPTH: usize = 127;
 
 impl Outcome {
     /// Returns a record of a value, in the format of [`Idempotency::once`](crate::Idempotency::once), for
     /// [`Once::settle`](super::Once::settle). What a function returns is recorded by the engine itself.
     ///
     /// # Errors
-    /// The value does not serialize as JSON. Nothing was recorded.
+    /// The value does not serialize as JSON, or has more than 127 arrays and objects within each other, which could not be read again.
+    /// Nothing was recorded.
     pub fn value(value: &impl Serialize) -> Result<Self, io::Error> {
         let json = serde_json::to_vec(value)?;
+        // Most values are too small to be read for that.
+        if json.iter().filter(|byte| matches!(byte, b'[' | b'{')).count() > MAX_DEPTH {
+            serde_json::from_slice::<serde_json::Value>(&json)?;
+        }
         let mut record = RecordBuilder::with_capacity(1 + json.len());
         record.put(&[JSON]);
         record.put(&json);

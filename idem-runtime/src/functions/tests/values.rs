@@ -92,6 +92,48 @@ async fn a_result_that_does_not_serialize_is_returned_and_never_computed_again()
     assert!(matches!(refused(run().await), RefusalReason::NotReplayable));
 }
 
+/// `serde_json` writes values that it does not read.
+#[tokio::test]
+async fn a_result_that_is_nested_too_deeply_to_be_read_is_returned_and_never_computed_again() {
+    #[derive(Serialize, Deserialize)]
+    struct Nested {
+        inner: Option<Box<Self>>,
+    }
+    impl Nested {
+        fn new(depth: usize) -> Self {
+            Self { inner: (depth > 1).then(|| Box::new(Self::new(depth - 1))) }
+        }
+
+        fn depth(&self) -> usize {
+            1 + self.inner.as_deref().map_or(0, Self::depth)
+        }
+    }
+    let idempotency = Idempotency::in_memory();
+    let run = |depth: usize| {
+        let once = idempotency.once("ship", depth.to_string());
+        once.run(async move || Ok::<_, Failure>(Nested::new(depth)))
+    };
+    for _ in 0..2 {
+        assert_eq!(run(127).await.map(|nested| nested.depth()).unwrap(), 127);
+    }
+    assert_eq!(run(128).await.map(|nested| nested.depth()).unwrap(), 128);
+    let reason = refused(run(128).await.map(|nested| nested.depth()));
+    assert!(matches!(reason, RefusalReason::NotReplayable), "{reason:?}");
+    let many = (0..1000).map(|_| Nested::new(1)).collect::<Vec<_>>();
+    Outcome::value(&many).unwrap();
+    assert!(Outcome::value(&Nested::new(128)).is_err());
+}
+
+#[test]
+fn a_number_is_read_as_it_was_written() {
+    let key = StorageKey::from_bytes([1; 32]);
+    // Without `float_roundtrip`, serde_json reads some of these as their neighbours.
+    for number in (1..10_000).map(|number| 1.0 / f64::from(number)) {
+        let json = format!("J{}", serde_json::to_string(&number).unwrap());
+        assert_eq!(decode::<f64>(key, &Bytes::from(json)).unwrap().to_bits(), number.to_bits(), "{number}");
+    }
+}
+
 /// A value whose serialization panics.
 #[derive(Debug, PartialEq, Deserialize)]
 struct Panicking;
