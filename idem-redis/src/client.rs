@@ -90,10 +90,10 @@ impl Client {
         }
     }
 
-    /// Returns the servers that share the keys, in the order of their names. A single server has no name.
-    pub(crate) async fn servers(&self, deadline: Instant) -> Result<Vec<(String, Arc<Node>)>, Error> {
+    /// Returns the servers that share the keys, always in the same order, and a text that says which one has which.
+    pub(crate) async fn servers(&self, deadline: Instant) -> Result<(Vec<Arc<Node>>, String), Error> {
         match &self.servers {
-            Servers::One(node) => Ok(vec![(String::new(), Arc::clone(node))]),
+            Servers::One(node) => Ok((vec![Arc::clone(node)], String::new())),
             Servers::Cluster(cluster) => cluster.primaries(deadline).await,
         }
     }

@@ -97,19 +97,29 @@ impl Cluster {
         })
     }
 
-    /// Returns the nodes that have slots, in the order of their addresses.
-    pub(crate) async fn primaries(&self, deadline: Instant) -> Result<Vec<(String, Arc<Node>)>, Error> {
+    /// Returns the nodes that have slots, in the order of their addresses, and a text that says which node has which slots.
+    pub(crate) async fn primaries(&self, deadline: Instant) -> Result<(Vec<Arc<Node>>, String), Error> {
         let version = self.read(|state| state.version);
         // In a process whose steps meet no key that has moved, no other question would tell. If no node replies, what was known counts.
         let _ = timeout_at(deadline, self.ask(version)).await;
-        let primaries: BTreeMap<_, _> = self.read(|state| {
-            let primaries = state.slots.iter().flatten().filter_map(|at| state.nodes.get_key_value(at));
-            primaries.map(|(at, node)| (format!("{}:{}", at.host, at.port), Arc::clone(node))).collect()
+        let (mut primaries, mut slots) = (BTreeMap::new(), String::new());
+        self.read(|state| {
+            for (number, at) in state.slots.iter().enumerate() {
+                // Of neighbours that have the same node, the first one.
+                if number > 0 && state.slots[number - 1] == *at {
+                    continue;
+                }
+                let address = at.as_ref().map(|at| format!("{}:{}", at.host, at.port)).unwrap_or_default();
+                slots.push_str(&format!("{number} {address} "));
+                if let Some(node) = at.as_ref().and_then(|at| state.nodes.get(at)) {
+                    primaries.insert(address, Arc::clone(node));
+                }
+            }
         });
         if primaries.is_empty() {
             Err(Error::NotConnected(self.new.timeout))
         } else {
-            Ok(primaries.into_iter().collect())
+            Ok((primaries.into_values().collect(), slots))
         }
     }
 
@@ -389,9 +399,8 @@ mod tests {
         }
         assert!(cluster.subscriber().is_some());
         cluster.is_stale.store(false, Ordering::SeqCst);
-        let primaries = cluster.primaries(Instant::now() + timeout).await.unwrap();
-        let names: Vec<_> = primaries.iter().map(|(name, _)| name.as_str()).collect();
-        assert_eq!(names, ["a:6379", "b:6379"]);
+        let (primaries, slots) = cluster.primaries(Instant::now() + timeout).await.unwrap();
+        assert_eq!((primaries.len(), &*slots), (2, "0 b:6379 100 a:6379 "));
     }
 
     #[test]

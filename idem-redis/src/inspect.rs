@@ -86,22 +86,20 @@ impl Client {
         Ok(Some(entry))
     }
 
-    /// Returns a page of the keys whose outcome is unknown. `from` names the servers, and says where the page is: at the number of a
-    /// server, in which run of it, and at its cursor of SCAN.
+    /// Returns a page of the keys whose outcome is unknown. `from` says which server had which keys, and where the page is: at the number of
+    /// a server, in which run of it, and at its cursor of SCAN.
     pub(crate) async fn inspect_unknown(&self, from: Option<&Bytes>) -> Result<KeyPage<StoredEntry>, Error> {
         let deadline = self.deadline();
-        let servers = self.servers(deadline).await?;
-        let mut topology = Sha1::new();
-        servers.iter().for_each(|(name, _)| topology.update(format!("{name} ").as_bytes()));
-        let topology = topology.digest().to_string();
+        let (servers, topology) = self.servers(deadline).await?;
+        let topology = Sha1::from(topology).digest().to_string();
         let from = from.map(|from| String::from_utf8_lossy(from));
         let place = from.as_deref().and_then(|from| {
             let mut parts = from.strip_prefix(&topology)?.strip_prefix(' ')?.splitn(3, ' ');
             Some((parts.next()?.parse().ok()?, parts.next()?, parts.next()?))
         });
-        // If a server has come or gone, keys may have moved to one that was read: so the first page comes again.
+        // Keys may have moved to a server that was read: so the first page comes again.
         let (at, run, cursor) = place.filter(|(at, ..)| *at < servers.len()).unwrap_or((0, "", "0"));
-        let (_, server) = &servers[at];
+        let server = &servers[at];
         let mut scanned = self.scan(server, cursor, deadline).await?;
         if cursor != "0" && scanned.run != run {
             // It was restarted, or another server has taken its place, and has its keys in another order.

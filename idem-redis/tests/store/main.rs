@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a failed check panics")]
 
 mod cluster;
+mod cluster_pages;
 #[allow(unreachable_pub, reason = "a module of two binaries of tests")]
 #[path = "../common/mod.rs"]
 mod common;
