@@ -27,7 +27,7 @@ pub(super) struct KeyDetails {
     pub(super) started_at: Option<Timestamp>,
     pub(super) expires_at: Option<Timestamp>,
     pub(super) replays: Option<u64>,
-    /// What a retry gets. Whatever a handler wrote, so it may be hostile.
+    /// What is recorded; the endpoint may change what a retry gets of it. Whatever a handler wrote, so it may be hostile.
     pub(super) response: Option<Result<RecordedResponse, DecodeError>>,
     /// When it was looked up, by the clock of the engine.
     pub(super) now: Timestamp,

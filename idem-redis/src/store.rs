@@ -23,8 +23,8 @@ use crate::waiting::Waiting;
 /// A clone is cheap and shares the connection. The [crate's front page](crate) says what is guaranteed and what is not.
 ///
 /// A `begin` whose reply is lost, or that is dropped half-way, may leave an unconfirmed claim. It is released in the background, as soon as
-/// the server replies, and [`Idempotency::drain`](idem_runtime::Idempotency::drain) waits for that, two leases at most. If the process exits earlier, the key
-/// is in flight until the lease expires, and then its outcome is unknown for the TTL, although no handler started.
+/// the server replies, and [`Idempotency::drain`](idem_runtime::Idempotency::drain) waits for that, two leases at most. If the process exits
+/// earlier, the key is in flight until the lease expires, and then its outcome is unknown for the TTL, although no handler started.
 ///
 /// ```no_run
 /// # async fn example() -> Result<(), idem_redis::ConnectError> {

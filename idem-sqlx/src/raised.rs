@@ -70,6 +70,12 @@ pub(crate) fn raised(code: &str, message: &str) -> sqlx::Error {
     sqlx::Error::Database(Box::new(Raised { code: Some(code.to_owned()), message: message.to_owned() }))
 }
 
+/// Returns an error that is none of the database.
+#[cfg(test)]
+pub(crate) fn failure() -> sqlx::Error {
+    sqlx::Error::Protocol("a byte too many".into())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -83,7 +89,7 @@ mod tests {
             io::Error::other("no route").into(),
             sqlx::Error::Configuration("no TLS".into()),
             sqlx::Error::Tls("unknown issuer".into()),
-            sqlx::Error::Protocol("a byte too many".into()),
+            failure(),
             sqlx::Error::WorkerCrashed,
         ];
         for error in [refused].into_iter().chain(others) {

@@ -75,7 +75,7 @@ impl Frame<'_> {
                 (facts(fields, details))
                 @match &details.response {
                     None => {}
-                    Some(Ok(recorded)) => { h3 { "What a retry gets" } (response(recorded)) }
+                    Some(Ok(recorded)) => { h3 { "What is recorded" } (response(recorded)) }
                     Some(Err(unreadable)) => .note.alert { p { "The response cannot be shown: " (unreadable) "." } }
                 }
                 @if !self.read_only { (self.changes(fields, details, mistake)) }

@@ -146,11 +146,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::raised::raised;
-
-    fn failure() -> sqlx::Error {
-        sqlx::Error::Protocol("a byte too many".into())
-    }
+    use crate::raised::{failure, raised};
 
     #[test]
     fn a_failed_step_is_named_with_what_it_leaves_and_why() {

@@ -212,10 +212,7 @@ fn is_from_server(error: &sqlx::Error) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn failure() -> sqlx::Error {
-        sqlx::Error::Protocol("a byte too many".into())
-    }
+    use crate::raised::failure;
 
     #[test]
     fn a_try_without_time_says_what_the_one_before_learned() {
