@@ -76,6 +76,8 @@ pub trait OnceExt {
     /// With [`WhenInFlight::Wait`] the call waits while `tx` is open, and so keeps a connection of its pool. In SQLite it does not wait,
     /// since the transaction that waits would keep the other one from ending.
     ///
+    /// In PostgreSQL, sqlx rolls back all of `tx` if a nested `begin` is dropped before it is ready. The outcome is then unknown.
+    ///
     /// If a write finds no room on the disk, SQLite rolls back all of `tx`. If it was the claim, the record or the first write of `function`,
     /// the next call runs its function. Otherwise the outcome is unknown, since SQLite commits at once what is written after that.
     ///

@@ -6,6 +6,7 @@ use std::time::Duration;
 use idem_runtime::caller_transaction::CallerTransaction;
 use idem_runtime::remote::{OwnerToken, jitter};
 use idem_runtime::{Begin, BeginOptions, Fingerprint, Record, StorageKey, StoreError};
+use sqlx_core::transaction::TransactionManager;
 use tokio::time::sleep;
 
 use super::{ClaimRow, MAX_ATTEMPTS, PAUSE, lock_sql, nothing_is_left, read_late_replies};
@@ -136,10 +137,12 @@ impl<'t, D: Dialect> InCallersTransaction<'t, D> {
         }
     }
 
-    /// Begins a transaction in the place of the one that is gone: the caller will end one. Without one, sqlx would return the connection
-    /// to its pool in a wrong state.
+    /// Begins a transaction in the place of the one that is gone, if sqlx will end one. Without one, it would return the connection to its
+    /// pool in a wrong state. It counts none any more if it has rolled back by itself: the beginning of a nested one was dropped.
     async fn begin_again(&mut self) {
-        let _ = self.run("BEGIN".to_owned()).await;
+        if D::TransactionManager::get_transaction_depth(self.connection) > 0 {
+            let _ = self.run("BEGIN".to_owned()).await;
+        }
     }
 
     async fn check_database(&mut self, table: &Table<D>) -> Result<(), StoreError> {

@@ -206,6 +206,94 @@ async fn a_success_after_a_statement_that_was_given_up_is_undone_if_the_statemen
     }
 }
 
+/// Where a statement is given up.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum GivenUp {
+    Nowhere,
+    Plainly,
+    Nested,
+    /// Twice, in a nested transaction and in the one around it.
+    Doubly,
+}
+
+impl GivenUp {
+    const ALL: [Self; 4] = [Self::Nowhere, Self::Plainly, Self::Nested, Self::Doubly];
+
+    async fn run(self, connection: &mut PgConnection, statement: &'static str) {
+        match self {
+            Self::Nowhere => {}
+            Self::Plainly => drop(sqlx::raw_sql(statement).execute(connection).now_or_never()),
+            Self::Nested => {
+                let mut nested = Connection::begin(connection).await.unwrap();
+                drop(sqlx::raw_sql(statement).execute(&mut *nested).now_or_never());
+            }
+            Self::Doubly => {
+                let mut outer = Connection::begin(connection).await.unwrap();
+                let mut inner = Connection::begin(&mut *outer).await.unwrap();
+                drop(sqlx::raw_sql(statement).execute(&mut *inner).now_or_never());
+                drop(inner);
+                drop(sqlx::raw_sql(statement).execute(&mut *outer).now_or_never());
+            }
+        }
+    }
+}
+
+/// Before the call and within it, whether it fails or not, whatever the function returns: all or nothing.
+#[tokio::test]
+async fn whatever_statement_is_given_up_the_effect_and_the_record_are_one() {
+    let shop = &Shop::postgres().await;
+    for (number, (statement, fails)) in
+        [("SELECT pg_sleep(0.01)", false), ("SELECT pg_sleep(0.01); SELECT 1 / 0", true)].into_iter().enumerate()
+    {
+        for before in GivenUp::ALL {
+            for within in GivenUp::ALL {
+                for succeeds in [true, false] {
+                    let case = format!("{number} {before:?} {within:?} {succeeds}");
+                    sqlx::raw_sql("DELETE FROM effects").execute(&shop.pool).await.unwrap();
+                    let mut tx = shop.begin().await;
+                    Shop::<Postgres, Server>::run(&mut tx, "INSERT INTO effects VALUES ('before')").await;
+                    before.run(&mut tx, statement).await;
+                    let call = shop.once(&case).run_in(&mut tx, async |tx| {
+                        let value = shop.ship(tx).await?;
+                        within.run(tx, statement).await;
+                        if succeeds { Ok(value) } else { Err(Failure::AsAsked) }
+                    });
+                    let is_ok = call.await.is_ok();
+                    tx.commit().await.unwrap();
+                    let is_recorded = shop.once(&case).inspect().await.unwrap().is_some();
+                    let is_aborted = fails && before == GivenUp::Plainly;
+                    let wanted = succeeds && !is_aborted && !(fails && within == GivenUp::Plainly);
+                    let (kept, shipped) = (shop.effects("before").await, shop.effects("shipped").await);
+                    assert_eq!((is_ok, is_recorded, shipped), (wanted, wanted, usize::from(wanted)), "{case}");
+                    assert_eq!(kept, usize::from(!is_aborted), "{case}");
+                }
+            }
+        }
+    }
+}
+
+/// sqlx then rolls the whole transaction back, and counts none any more: it would not end one that is begun in its place.
+#[tokio::test]
+async fn a_nested_transaction_whose_beginning_is_given_up_leaves_no_transaction_in_the_pool() {
+    for statement in ["SELECT pg_sleep(0.1)", "SELECT pg_sleep(0.1); SELECT 1 / 0"] {
+        let shop = Shop::postgres().await;
+        let mut tx = shop.begin().await;
+        let call = shop.once("a").run_in(&mut tx, async |tx| {
+            let value = shop.ship(tx).await;
+            // So that the next one waits.
+            assert!(sqlx::raw_sql(statement).execute(&mut *tx).now_or_never().is_none());
+            assert!(Connection::begin(&mut *tx).now_or_never().is_none());
+            value
+        });
+        let refused = call.await.unwrap_err();
+        assert!(matches!(refused.reason(), RefusalReason::OutcomeUnknown), "{refused:?}");
+        tx.commit().await.unwrap();
+        let open = "SELECT count(*) FROM pg_stat_activity WHERE state LIKE 'idle in transaction%'";
+        assert_eq!(shop.keeper.sql(open).trim(), "0");
+        assert_eq!(shop.effects("shipped").await, 0);
+    }
+}
+
 #[tokio::test]
 async fn a_statement_that_the_caller_gave_up_in_a_nested_transaction_is_not_the_failure_of_the_claim() {
     let shop = Shop::postgres().await;

@@ -53,6 +53,22 @@ where
     assert_eq!(shop.send("/act/201", "after").await.status, 201);
 }
 
+#[tokio::test]
+async fn a_nested_transaction_whose_beginning_is_dropped_ends_the_transaction_in_postgres() {
+    let shop = Shop::postgres(4).await;
+    for (path, effects) in [("/act/cancel-201", 0), ("/act/cancel-402", 0), ("/act/cancel-write-201", 1)] {
+        let reply = shop.send(path, path).await;
+        assert_eq!((reply.status, reply.body.as_str()), (500, ""), "{path}");
+        let retry = shop.send(path, path).await;
+        assert!(retry.status == 409 && retry.is("idempotency_outcome_unknown"), "{path}: {retry:?}");
+        // What it wrote after that is outside of any transaction.
+        assert_eq!(shop.effects().await, effects, "{path}");
+    }
+    let open = "SELECT count(*) FROM pg_stat_activity WHERE state LIKE 'idle in transaction%'";
+    shop.keeper.wait_until(open, "0").await;
+    assert_eq!(shop.send("/act/201", "after").await.status, 201);
+}
+
 async fn a_transaction_that_outlives_its_handler_is_undone<D: Database, K>(shop: Shop<D, K>)
 where
     Shop<D, K>: Effects,

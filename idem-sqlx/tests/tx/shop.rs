@@ -115,6 +115,12 @@ macro_rules! endpoints {
                             let mut dropped = tx.begin().await.unwrap();
                             sqlx::raw_sql(WRITE).execute(&mut *dropped).await.unwrap();
                         }
+                        // sqlx then rolls the whole transaction back, in PostgreSQL.
+                        "cancel" => {
+                            // So that the next one waits.
+                            drop(sqlx::raw_sql("SELECT pg_sleep(0.1)").execute(&mut **tx).now_or_never());
+                            assert!(tx.begin().now_or_never().is_none());
+                        }
                         "commit" => drop(sqlx::raw_sql("COMMIT").execute(&mut **tx).await.unwrap()),
                         "rollback" => drop(sqlx::raw_sql("ROLLBACK").execute(&mut **tx).await.unwrap()),
                         "prepare" => drop(sqlx::raw_sql("PREPARE TRANSACTION 'a'").execute(&mut **tx).await.unwrap()),
