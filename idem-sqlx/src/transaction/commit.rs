@@ -51,7 +51,7 @@ impl<D: Dialect> TransactionClaim<D> {
             if self.slot.keeps_writes() { String::new() } else { format!("ROLLBACK TO SAVEPOINT {savepoint}; ") };
         let end = if self.slot.is_unkeyed() { String::new() } else { format!("{end}; ") };
         let sql = format!("{undo}RELEASE SAVEPOINT {savepoint}; {end}{}", D::COMMIT);
-        let error = match open.run_last(sql).await {
+        let error = match open.run_last(sql, !self.slot.keeps_writes()).await {
             Ok(rows) => {
                 open.put_back();
                 // The row was in the transaction, so only the handler can have removed it.
@@ -98,7 +98,7 @@ impl<D: Dialect> TransactionClaim<D> {
     async fn roll_back(mut self) -> Result<(), StoreError> {
         let mut open = self.taken()?;
         let sql = format!("ROLLBACK TO SAVEPOINT {}; {}", self.savepoint, D::ROLLBACK);
-        match open.run(sql).await {
+        match open.run_last(sql, true).await {
             Ok(_) => open.put_back(),
             Err(error) => {
                 let state = self.state(&mut open, &error).await;

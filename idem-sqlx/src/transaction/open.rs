@@ -1,5 +1,6 @@
 //! A connection within a transaction.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -61,6 +62,11 @@ impl<D: Dialect> OpenTransaction<D> {
         self.session
     }
 
+    /// Returns the session, and since when its transaction is known.
+    fn known_session(&self) -> Option<(i64, Instant)> {
+        self.session.map(|session| (session, self.begun))
+    }
+
     #[allow(clippy::expect_used, reason = "only `put_back` and `drop` take it")]
     pub(crate) fn connection(&self) -> &D::Connection {
         self.connection.as_ref().expect("a connection")
@@ -76,13 +82,37 @@ impl<D: Dialect> OpenTransaction<D> {
         self.step(sql, Sent::Within).await
     }
 
-    /// Runs statements of which the last one ends the transaction.
-    pub(super) async fn run_last(&mut self, sql: String) -> Result<Vec<D::Row>, sqlx::Error> {
+    /// Runs statements of which the last one ends the transaction. If they undo what the handler wrote, a statement that it gave up is
+    /// cancelled first. Otherwise its end is waited for.
+    pub(super) async fn run_last(&mut self, sql: String, undoes: bool) -> Result<Vec<D::Row>, sqlx::Error> {
+        if undoes {
+            self.end_given_up().await?;
+        }
         self.step(sql, Sent::Last).await
     }
 
+    /// Waits for the replies to statements that the handler gave up, and has the server cancel them.
+    async fn end_given_up(&mut self) -> Result<(), sqlx::Error> {
+        self.sent = Some(Sent::Within);
+        let (table, session) = (Arc::clone(&self.table), self.known_session());
+        let ended = async {
+            let mut replies = pin!(read_late_replies::<D>(self.connection_mut()));
+            loop {
+                tokio::select! {
+                    // Usually there are none.
+                    biased;
+                    replied = &mut replies => return replied,
+                    () = sleep(FIRST_PAUSE) => {}
+                }
+                // To its end: what is sent later must not be cancelled.
+                has_ended(&table, session, Sent::Within).await;
+            }
+        };
+        timeout(D::STEP_TIMEOUT, ended).await.unwrap_or_else(|_| Err(timed_out()))
+    }
+
     async fn step(&mut self, sql: String, sent: Sent) -> Result<Vec<D::Row>, sqlx::Error> {
-        // A statement of the handler's that is waited for may be cancelled.
+        // A statement of the handler that is waited for may be cancelled.
         self.sent = Some(Sent::Within);
         let step = async {
             read_late_replies::<D>(self.connection_mut()).await?;
@@ -111,7 +141,7 @@ impl<D: Dialect> OpenTransaction<D> {
         if self.sent.is_some() {
             return;
         }
-        let is_undone = match self.run_last("ROLLBACK".to_owned()).await {
+        let is_undone = match self.run_last("ROLLBACK".to_owned(), true).await {
             Ok(_) => true,
             // It did not even begin.
             Err(error) => D::transaction_state(&error) == TransactionState::Gone,
@@ -141,7 +171,7 @@ impl<D: Dialect> Drop for OpenTransaction<D> {
         match (self.sent, Handle::try_current()) {
             // A session that is not known yet cannot be asked for.
             (Some(sent), Ok(runtime)) if self.session.is_some() || D::SESSION.is_none() => {
-                let session = self.session.map(|session| (session, self.begun));
+                let session = self.known_session();
                 drop(runtime.spawn(end(Arc::clone(&self.table), connection, session, sent)));
             }
             _ => drop(connection.detach()),
@@ -171,21 +201,12 @@ async fn end<D: Dialect>(
     sent: Sent,
 ) {
     let ended = async {
-        let executor = &table.executor;
-        let (Some(end), Some((session, begun))) = (&executor.statements.end, session) else {
-            return std::future::pending().await;
-        };
         let mut pause = FIRST_PAUSE;
-        loop {
-            sleep(pause).await;
+        sleep(pause).await;
+        // If it runs nothing, its reply was lost.
+        while !has_ended(&table, session, sent).await {
             pause = (pause * 2).min(MAX_PAUSE);
-            // A part less, since the clock of the server may be slower.
-            let age = i64::try_from((begun.elapsed() * 9 / 10).as_micros()).unwrap_or(i64::MAX);
-            let values = [Value::Number(session), Value::Number(i64::from(sent == Sent::Within)), Value::Number(age)];
-            // If it runs nothing, its reply was lost.
-            if executor.read(Step::Wait, end, &values).await.is_ok_and(|running| running.rows.is_empty()) {
-                return;
-            }
+            sleep(pause).await;
         }
     };
     // The ping is replied to after the step; if the connection is broken, it fails.
@@ -195,6 +216,16 @@ async fn end<D: Dialect>(
         () = table.pool_closed() => {}
     }
     drop(connection.detach());
+}
+
+/// Asks whether the server runs nothing in a session, and has it cancel what it runs if that may be.
+async fn has_ended<D: Dialect>(table: &Table<D>, session: Option<(i64, Instant)>, sent: Sent) -> bool {
+    let executor = &table.executor;
+    let (Some(end), Some((session, begun))) = (&executor.statements.end, session) else { return false };
+    // A part less, since the clock of the server may be slower.
+    let age = i64::try_from((begun.elapsed() * 9 / 10).as_micros()).unwrap_or(i64::MAX);
+    let values = [Value::Number(session), Value::Number(i64::from(sent == Sent::Within)), Value::Number(age)];
+    executor.read(Step::Wait, end, &values).await.is_ok_and(|running| running.rows.is_empty())
 }
 
 fn timed_out() -> sqlx::Error {

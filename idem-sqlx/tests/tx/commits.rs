@@ -1,9 +1,12 @@
 //! Commits that fail, and commits that are not confirmed.
 
+use std::time::Duration;
+
 use idem_testkit::postgres::Postgres as Server;
 use idem_testkit::proxy::{Direction, Fault, Proxy};
 use idem_testkit::wait::until;
 use sqlx::postgres::PgPoolOptions;
+use tokio::time::timeout;
 
 use crate::shop::{Effects, Shop, postgres_service, send, start};
 
@@ -257,13 +260,18 @@ async fn a_handler_whose_statement_ran_out_of_time_has_timed_out() {
     }
 }
 
+/// Less than a step of the store may take.
+const STEP: Duration = Duration::from_secs(4);
+
+/// How many servers run the statement of a handler that is hasty.
+const RUNS_ON: &str = "SELECT count(*) FROM pg_stat_activity WHERE state = 'active' AND query LIKE '%pg_sleep(600)%' AND pid <> pg_backend_pid()";
+
 #[tokio::test]
 async fn a_statement_that_the_handler_stopped_waiting_for_does_not_go_on_at_the_server() {
     let shop = Shop::postgres(4).await;
-    assert_eq!(shop.send("/act/hasty-500", "a").await.status, 500);
-    let running =
-        "SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%pg_sleep(600)%' AND pid <> pg_backend_pid()";
-    shop.keeper.wait_until(running, "0").await;
+    let reply = timeout(STEP, shop.send("/act/hasty-500", "a")).await.expect("it is cancelled");
+    assert_eq!(reply.status, 500);
+    assert_eq!(shop.keeper.sql(RUNS_ON).trim(), "0");
     assert_eq!(shop.send("/act/201", "b").await.brief(), (201, "run 2"));
 }
 
@@ -281,15 +289,24 @@ async fn a_client_error_after_a_statement_that_was_given_up_and_failed_is_record
     assert_eq!(shop.send("/act/201", "b").await.brief(), (201, "run 3"));
 }
 
-/// Nothing is recorded, since the commit would come after it. It would hold its connection, and its locks, for ten minutes.
+/// The statement would hold the connection, and its locks, for ten minutes.
 #[tokio::test]
-async fn a_response_that_is_to_be_recorded_does_not_wait_for_a_statement_that_was_given_up() {
+async fn a_client_error_does_not_wait_for_a_statement_that_was_given_up() {
     let shop = Shop::postgres(4).await;
-    let reply = shop.send("/act/hasty-402", "a").await;
+    for replayed in [false, true] {
+        let reply = timeout(STEP, shop.send("/act/hasty-402", "a")).await.expect("it is cancelled");
+        assert_eq!((reply.brief(), reply.replayed), ((402, "run 1"), replayed));
+    }
+    assert_eq!(shop.keeper.sql(RUNS_ON).trim(), "0");
+}
+
+/// It would be committed with the rest, so only the time limit of a step ends it.
+#[tokio::test]
+async fn a_success_waits_for_a_statement_that_was_given_up_and_not_for_long() {
+    let shop = Shop::postgres(4).await;
+    let reply = shop.send("/act/hasty-201", "a").await;
     assert!(reply.status == 503 && reply.retry_after, "{reply:?}");
-    let running =
-        "SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%pg_sleep(600)%' AND pid <> pg_backend_pid()";
-    shop.keeper.wait_until(running, "0").await;
+    shop.keeper.wait_until(RUNS_ON, "0").await;
     assert_eq!(shop.send("/act/201", "a").await.brief(), (201, "run 2"));
 }
 
